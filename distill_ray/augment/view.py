@@ -1,0 +1,76 @@
+"""What a view is: the images that a training step sees, as a pure function of (seed, epoch, position)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from distill_ray._lazy import LazyModule
+from distill_ray.registry import Registry
+from distill_ray.settings import check
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from distill_ray.augment.epoch import BatchSource
+else:
+    torch = LazyModule("torch")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One group of images that goes through the networks together, with its own batch statistics.
+
+    `images` is float (B, C, H, W) in [0, 1]; `labels` is int64 (B,). Where images are mixed from two, `partner_labels` (B,)
+    holds the labels of the second and `label_weight` (B,) in [0, 1] the share of the first.
+    """
+
+    images: Tensor
+    labels: Tensor
+    partner_labels: Tensor | None = None
+    label_weight: Tensor | None = None
+
+    def targets(self, num_classes: int) -> Tensor:
+        """Class probabilities that the labels stand for, float32 (B, K)."""
+        own = torch.nn.functional.one_hot(self.labels, num_classes).float()
+        if self.partner_labels is None or self.label_weight is None:
+            return own
+        partner = torch.nn.functional.one_hot(self.partner_labels, num_classes).float()
+        weight = self.label_weight.float().unsqueeze(1)
+        return weight * own + (1 - weight) * partner
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees: one or more parts, and the positions in the epoch that they were made from."""
+
+    parts: tuple[Part, ...]
+    positions: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(ABC):
+    """A way to present the training images; its settings are its fields.
+
+    A view is batched tensor code on the device where training happens. Every random draw comes from `source`, which answers
+    by address (seed, epoch, position), so that a resumed run, another number of workers, and teacher and student all see the
+    same images.
+    """
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @abstractmethod
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        """The parts of the batch that `source` gives access to."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and settings, as JSON values; the part of a job's identity that belongs to the view."""
+        return {"name": self.name} | {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+VIEWS: Registry[type[View]] = Registry("view")

@@ -1,0 +1,20 @@
+"""The two ways a command can end badly, and what each owes the reader."""
+
+
+class DistillRayError(Exception):
+    """Base of the errors that carry a message for the user instead of a traceback."""
+
+    exit_code = 1
+
+
+class RequestError(DistillRayError):
+    """What was asked for is wrong: a bad study file, an impossible combination, an unreadable data set.
+
+    The message says what is wrong, where (file, line, field) and what to do. The command line exits with 2.
+    """
+
+    exit_code = 2
+
+
+class RunError(DistillRayError):
+    """The request was fine, and something failed while it ran. The command line exits with 1."""

@@ -1,0 +1,158 @@
+"""A job: one fully resolved training run, and the identity that its result is stored under.
+
+Teachers, trials and confirmations are all jobs. Two jobs with the same `id` are the same run, in whatever study they occur,
+so the second one is never trained.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
+
+from distill_ray.augment import VIEWS, CropFlip, View
+from distill_ray.methods import METHODS, Method, Supervised
+from distill_ray.settings import Setting, check, setting_fields
+
+SCHEMA_VERSION = 1
+"""Part of every job's identity. Raise it when a change of code changes what the same job computes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a network is trained: everything the user chooses, apart from data, seed and teachers."""
+
+    model: Annotated[str, Setting("architecture, such as wrn-16-2")]
+    method: Annotated[Method, Setting("what the network learns from, and how")] = Supervised()
+    augment: Annotated[View, Setting("how the training images are presented")] = CropFlip()
+    epochs: Annotated[int, Setting("passes over the training split", at_least=1)] = 12
+    batch_size: Annotated[int, Setting("images per step, over all workers together", at_least=1)] = 64
+    lr: Annotated[float, Setting("peak learning rate", above=0)] = 0.1
+    momentum: Annotated[float, Setting("SGD momentum", at_least=0, below=1)] = 0.9
+    nesterov: Annotated[bool, Setting("Nesterov momentum")] = True
+    weight_decay: Annotated[float, Setting("L2 penalty on every parameter", at_least=0)] = 5e-4
+    schedule: Annotated[Literal["cosine", "step"], Setting("how the learning rate falls")] = "cosine"
+    warmup_epochs: Annotated[float, Setting("epochs of linear warm-up from 0", at_least=0)] = 0.0
+    milestones: Annotated[tuple[int, ...], Setting("epochs after which the step schedule multiplies lr by decay", at_least=1)] = ()
+    decay: Annotated[float, Setting("factor of the step schedule at each milestone", above=0, at_most=1)] = 0.1
+    drop_last: Annotated[bool, Setting("leave out the last, smaller batch of each epoch")] = False
+    keep: Annotated[
+        Literal["last", "best-accuracy", "best-nll"], Setting("which epoch's weights are the result, by the validation split")
+    ] = "last"
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"], Setting("arithmetic of the forward pass; auto takes bf16 where the device is fast at it")
+    ] = "auto"
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting as a JSON value."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"method": self.method.to_dict(), "augment": self.augment.to_dict(), "milestones": list(self.milestones)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """The inverse of `to_dict`."""
+        method, augment = dict(values["method"]), dict(values["augment"])
+        return cls(
+            **values
+            | {
+                "method": METHODS[method.pop("name")](**_tuples(method)),
+                "augment": VIEWS[augment.pop("name")](**_tuples(augment)),
+                "milestones": tuple(values["milestones"]),
+            }
+        )
+
+    def params(self) -> dict[str, str | int | float | bool]:
+        """The settings flat, by the names they have in a study file: what MLflow, the search and the report show.
+
+        The method's settings stand beside the common ones (`temperature`); the view's carry its field (`augment.padding`).
+        """
+        flat: dict[str, Any] = {}
+        for name, value in self.to_dict().items():
+            if name in ("method", "augment"):
+                flat[name] = value.pop("name")
+                prefix = "" if name == "method" else "augment."
+                flat |= {prefix + key: setting for key, setting in value.items()}
+            else:
+                flat[name] = value
+        return {name: value if isinstance(value, str | int | float | bool) else json.dumps(value) for name, value in flat.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """How the validation split is cut from the training split. Either `stratified` by class with a seed, or the `last` images."""
+
+    validation: int
+    train: int | None = None
+    rule: Literal["stratified", "last"] = "stratified"
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Which images a job learns from: `digest` says what they are, `location` only where they were found."""
+
+    name: str
+    digest: str
+    location: str
+    label: str
+    split: Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training run. `id` is a hash of everything that decides its result, and of nothing else."""
+
+    recipe: Recipe
+    data: Data
+    seed: int
+    teachers: tuple[str, ...] = ()
+    workers: int = 1
+
+    @property
+    def id(self) -> str:
+        """Twenty hexadecimal digits, the same on every machine and in every study."""
+        identity = self.to_dict() | {"schema": SCHEMA_VERSION}
+        del identity["data"]["location"], identity["data"]["name"]
+        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The job as JSON values."""
+        split = {field.name: getattr(self.data.split, field.name) for field in fields(Split)}
+        data = {field.name: getattr(self.data, field.name) for field in fields(Data)} | {"split": split}
+        return {
+            "recipe": self.recipe.to_dict(),
+            "data": data,
+            "seed": self.seed,
+            "teachers": list(self.teachers),
+            "workers": self.workers,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Job:
+        """The inverse of `to_dict`."""
+        data = dict(values["data"])
+        return cls(
+            recipe=Recipe.from_dict(values["recipe"]),
+            data=Data(**data | {"split": Split(**data["split"])}),
+            seed=values["seed"],
+            teachers=tuple(values["teachers"]),
+            workers=values["workers"],
+        )
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys, no spaces and no NaN: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def method_setting_names(method: str) -> list[str]:
+    """The names that method `method` adds to a recipe."""
+    return list(setting_fields(METHODS[method]))

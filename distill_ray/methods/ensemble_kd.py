@@ -1,0 +1,50 @@
+"""Distillation of an ensemble into one network by softened outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from distill_ray._lazy import LazyModule
+from distill_ray.methods.method import METHODS, Method, Student, Teachers
+from distill_ray.settings import Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distill_ray.augment.view import Batch
+    from distill_ray.methods import losses
+else:
+    losses = LazyModule("distill_ray.methods.losses")
+
+
+@METHODS.register("kd")
+@dataclass(frozen=True, kw_only=True)
+class EnsembleKD(Method):
+    """`(1 - alpha) * cross-entropy + alpha * T² KL(teachers || student)`, outputs softened by the temperature T.
+
+    Source: Hinton et al. 2015 for one teacher; the three combinations of several are those of the "ensemble of calibrated
+    models" system. The gradients of mean-loss and mean-softmax are equal; that of add-loss is N times as large.
+    """
+
+    name = "kd"
+    needs_teachers = True
+
+    temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0
+    alpha: Annotated[float, Setting("weight of the teachers; the labels have 1 - alpha", at_least=0, at_most=1)] = 0.9
+    combine: Annotated[
+        Literal["mean-softmax", "mean-loss", "add-loss"], Setting("how the teachers are combined")
+    ] = "mean-softmax"
+
+    def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
+        """The weighted sum, with its two components as `"loss/labels"` and `"loss/teachers"`, averaged over the parts."""
+        from_labels, from_teachers = [], []
+        for part in batch.parts:
+            logits = student(part.images)
+            from_labels.append(losses.cross_entropy(logits, part))
+            from_teachers.append(losses.ensemble_kd(logits, teachers(part), self.temperature, self.combine))
+        labels = sum(from_labels[1:], from_labels[0]) / len(from_labels)
+        distilled = sum(from_teachers[1:], from_teachers[0]) / len(from_teachers)
+        total = (1 - self.alpha) * labels + self.alpha * distilled
+        return {"loss": total, "loss/labels": labels, "loss/teachers": distilled}

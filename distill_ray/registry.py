@@ -1,0 +1,68 @@
+"""Families of variants by name: methods, views, models, metrics, data sources. A member registers itself under its name."""
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+Member = TypeVar("Member")
+
+
+class Registry(Mapping[str, Member], Generic[Member]):
+    """The members of one family by the name they have in a study file.
+
+    Members of this package register with the decorator `register`; members of other packages are found through the entry
+    point group `distill_ray.<family>` when a name is not known otherwise.
+
+    Example::
+
+        METHODS: Registry[type[Method]] = Registry("method")
+
+        @METHODS.register("kd")
+        class EnsembleKD(Method): ...
+    """
+
+    def __init__(self, family: str) -> None:
+        self.family = family
+        self._members: dict[str, Member] = {}
+        self._searched = False
+
+    def register(self, name: str) -> Callable[[Member], Member]:
+        """Decorator that adds a member under `name`. Raises `ValueError` when the name is taken."""
+
+        def add(member: Member) -> Member:
+            if name in self._members:
+                raise ValueError(f"{self.family} {name!r} is registered twice")
+            self._members[name] = member
+            return member
+
+        return add
+
+    def _search_entry_points(self) -> None:
+        if not self._searched:
+            self._searched = True
+            for point in entry_points(group=f"distill_ray.{self.family}"):
+                self._members.setdefault(point.name, point.load())
+
+    def __getitem__(self, name: str) -> Member:
+        if name not in self._members:
+            self._search_entry_points()
+        if name not in self._members:
+            raise KeyError(unknown_name(self.family, name, self._members))
+        return self._members[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self._search_entry_points()
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        self._search_entry_points()
+        return len(self._members)
+
+
+def unknown_name(what: str, name: str, known: Iterator[str] | Mapping[str, object] | list[str]) -> str:
+    """The sentence for a name that is not known: what it should be, and the nearest known name if one is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {name!r}{hint} (known: {', '.join(names)})"

@@ -1,0 +1,197 @@
+"""The store: where results live, by content, on any file system that pyarrow reaches.
+
+A *record* is a set of files with a manifest. The manifest is written last and in one piece, and names every file with its
+size and SHA-256. A record with a manifest is done and is never made again; without one it does not exist, whatever files lie
+there. That one rule gives resuming, sharing between studies, and safety after a crash.
+
+    jobs/<job.id>/manifest.json                      a finished training run
+    jobs/<job.id>/evaluations/test/manifest.json     its predictions on the test split
+    work/<job.id>/                                   checkpoints of a run that is under way
+    studies/<name>/                                  the search's history, the report
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import posixpath
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pyarrow import fs
+
+from distill_ray.errors import RequestError, RunError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished set of files: `info` is what was said of it, `read` gives a file's checked content."""
+
+    store: Store
+    key: str
+    info: dict[str, Any]
+    files: dict[str, dict[str, Any]] = field(repr=False)
+
+    def read(self, name: str) -> bytes:
+        """The content of file `name`.
+
+        A file that is missing or does not match its checksum makes the whole record void: it is set aside, so that the next
+        run makes it again, and `RunError` says so.
+        """
+        entry = self.files[name]
+        content = self.store.read(entry["path"])
+        if content is None or hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            self.store.set_aside(posixpath.join(self.key, MANIFEST))
+            raise RunError(
+                f"{self.store.uri}: {entry['path']} is {'missing' if content is None else 'damaged'}; "
+                "its record was set aside, run the same command again to make it anew"
+            )
+        return content
+
+
+@dataclass(frozen=True)
+class Store:
+    """Records and files under one root: a local folder or a URI such as `s3://bucket/prefix`."""
+
+    uri: str
+
+    @classmethod
+    def open(cls, uri: str) -> Store:
+        """The store at `uri`, made if need be. Raises `RequestError` when it cannot be reached or written."""
+        store = cls(uri if "://" in uri else str(Path(uri).expanduser().absolute()))
+        probe = f"probe-{secrets.token_hex(4)}"
+        try:
+            store.write(probe, b"distill_ray")
+            store.delete(probe)
+        except RunError:
+            raise
+        except (OSError, ValueError) as error:
+            raise RequestError(f"store {uri}: cannot be written ({error}); choose another with --store") from None
+        return store
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is a folder of this machine."""
+        return "://" not in self.uri
+
+    @cached_property
+    def _files(self) -> fs.FileSystem:
+        if self.is_local:
+            os.makedirs(self.uri, exist_ok=True)
+            return fs.SubTreeFileSystem(self.uri, fs.LocalFileSystem())
+        base, path = fs.FileSystem.from_uri(self.uri)
+        return fs.SubTreeFileSystem(path, base)
+
+    def __reduce__(self) -> tuple[type[Store], tuple[str]]:
+        return Store, (self.uri,)
+
+    def local_path(self, path: str) -> Path:
+        """Where `path` lies on this machine's disk, its folder made; only for a local store."""
+        if not self.is_local:
+            raise RequestError(f"store {self.uri}: {path} must lie on a local disk")
+        local = Path(self.uri, path)
+        local.parent.mkdir(parents=True, exist_ok=True)
+        return local
+
+    def put(self, key: str, files: Mapping[str, bytes], info: Mapping[str, Any]) -> Record:
+        """Write a record: first the files, each attempt in a folder of its own, then the manifest that makes them count."""
+        attempt = posixpath.join(key, secrets.token_hex(4))
+        entries = {}
+        for name, content in files.items():
+            path = posixpath.join(attempt, name)
+            self.write(path, content)
+            entries[name] = {"path": path, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        manifest = {"info": dict(info), "files": entries}
+        self.write(posixpath.join(key, MANIFEST), json.dumps(manifest, indent=1).encode(), durable=True)
+        return Record(self, key, manifest["info"], entries)
+
+    def get(self, key: str) -> Record | None:
+        """The record under `key`, or None. A manifest that cannot be read or whose files are gone is set aside."""
+        path = posixpath.join(key, MANIFEST)
+        content = self.read(path)
+        if content is None:
+            return None
+        try:
+            manifest = json.loads(content)
+            record = Record(self, key, dict(manifest["info"]), dict(manifest["files"]))
+            sizes = {entry["path"]: entry["bytes"] for entry in record.files.values()}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self.set_aside(path)
+            return None
+        found = {info.path: info.size for info in self._files.get_file_info(list(sizes))}
+        if found != sizes:
+            self.set_aside(path)
+            return None
+        return record
+
+    def read(self, path: str) -> bytes | None:
+        """The content of a file, or None when there is none."""
+        try:
+            with self._files.open_input_stream(path) as stream:
+                content: bytes = stream.read()
+                return content
+        except FileNotFoundError:
+            return None
+
+    def write(self, path: str, content: bytes, *, durable: bool = False) -> None:
+        """Write a file in one piece: a reader, or a run after a crash, sees the old content or the new, never a part.
+
+        `durable` also waits until a local disk has it. Raises `RunError` when the disk is full.
+        """
+        with self._full_disk_explained(path):
+            if not self.is_local:
+                with self._files.open_output_stream(path) as stream:
+                    stream.write(content)
+                return
+            target = self.local_path(path)
+            temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(content)
+                    if durable:
+                        file.flush()
+                        os.fsync(file.fileno())
+                os.replace(temporary, target)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+
+    def delete(self, path: str) -> None:
+        """Remove a file or folder; nothing happens when there is none."""
+        kind = self._files.get_file_info(path).type
+        if kind == fs.FileType.Directory:
+            self._files.delete_dir(path)
+        elif kind == fs.FileType.File:
+            self._files.delete_file(path)
+
+    def names(self, path: str) -> list[str]:
+        """The names of the files and folders directly under `path`, sorted."""
+        selector = fs.FileSelector(path, allow_not_found=True)
+        return sorted(info.base_name for info in self._files.get_file_info(selector))
+
+    def set_aside(self, path: str) -> None:
+        """Move a damaged file out of the way, to be looked at, under a name that no reader asks for."""
+        content = self.read(path)
+        if content is not None:
+            self.write(f"{path}.damaged-{secrets.token_hex(4)}", content)
+            self.delete(path)
+
+    @contextmanager
+    def _full_disk_explained(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise RunError(
+                    f"store {self.uri}: no space left while writing {path}; free some space and run the same command again"
+                ) from None
+            raise
