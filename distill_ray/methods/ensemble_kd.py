@@ -33,9 +33,9 @@ class EnsembleKD(Method):
 
     temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0
     alpha: Annotated[float, Setting("weight of the teachers; the labels have 1 - alpha", at_least=0, at_most=1)] = 0.9
-    combine: Annotated[
-        Literal["mean-softmax", "mean-loss", "add-loss"], Setting("how the teachers are combined")
-    ] = "mean-softmax"
+    combine: Annotated[Literal["mean-softmax", "mean-loss", "add-loss"], Setting("how the teachers are combined")] = (
+        "mean-softmax"
+    )
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The weighted sum, with its two components as `"loss/labels"` and `"loss/teachers"`, averaged over the parts."""

@@ -1,0 +1,79 @@
+"""Losses that methods are made of: pure functions of logits, labels and the teachers' logits.
+
+All of them work in float32 at least, whatever precision the network ran in, and in float64 where the logits are float64.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from distill_ray.augment.view import Part
+
+Combine = Literal["mean-softmax", "mean-loss", "add-loss"]
+
+
+def ensemble_kd(
+    student: Tensor, teachers: Tensor, temperature: float, combine: Combine = "mean-softmax", weights: Tensor | None = None
+) -> Tensor:
+    """Temperature-squared Kullback-Leibler divergence from an ensemble to the student, summed over classes, averaged over images.
+
+    With q_n and p the outputs of teacher n and of the student, softened by T, and N teachers:
+
+    - `mean-softmax`: T² KL(mean_n q_n || p);
+    - `mean-loss`: mean_n T² KL(q_n || p), which is larger by a constant and has the same gradient;
+    - `add-loss`: sum_n T² KL(q_n || p), N times the loss before it.
+
+    Args:
+        student: logits (B, K).
+        teachers: logits (N, B, K); no gradient reaches them.
+        temperature: T, above 0.
+        combine: how the teachers are combined.
+        weights: share of each teacher (N,), in any unit; equal by default.
+
+    Source: Hinton et al. 2015, in the normalisation of Tian et al. 2020 (`DistillKL`).
+    """
+    log_p = (at_least_float32(student) / temperature).log_softmax(-1)
+    with torch.no_grad():
+        log_q = (teachers.to(log_p.dtype) / temperature).log_softmax(-1)
+        if weights is None:
+            shares = log_q.new_full((len(teachers),), 1 / len(teachers))
+        else:
+            shares = weights.to(log_q) / weights.sum()
+        log_mean = (log_q + shares.log().view(-1, 1, 1)).logsumexp(0)
+    divergence = _divergence(log_mean, log_p).mean()
+    if combine != "mean-softmax":
+        with torch.no_grad():
+            disagreement = shares.dot(_divergence(log_q, log_mean).mean(1))
+        divergence = divergence + disagreement
+    scale = temperature**2 * (len(teachers) if combine == "add-loss" else 1)
+    return scale * divergence
+
+
+def cross_entropy(logits: Tensor, part: Part) -> Tensor:
+    """Mean cross-entropy of logits (B, K) against the labels of `part`, or against the mix of labels where images are mixed.
+
+    A mixed image costs w CE(first label) + (1 - w) CE(second label), which is the cross-entropy against the mixed
+    probabilities. Source: Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix).
+    """
+    logits = at_least_float32(logits)
+    if part.partner_labels is None or part.label_weight is None:
+        return functional.cross_entropy(logits, part.labels)
+    log_p = logits.log_softmax(-1)
+    own = functional.nll_loss(log_p, part.labels, reduction="none")
+    partner = functional.nll_loss(log_p, part.partner_labels, reduction="none")
+    return torch.lerp(partner, own, part.label_weight.to(log_p.dtype)).mean()
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """`values`, widened to float32 where they are narrower."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """KL(q || p) over the last axis."""
+    return (log_q.exp() * (log_q - log_p)).sum(-1)
