@@ -1,0 +1,5 @@
+"""Networks by name. Importing this package is cheap: names are checked without torch, which comes in with the first network."""
+
+from distill_ray.models.catalogue import FAMILIES, ModelFamily, build_model, check_model_name, model_names
+
+__all__ = ["FAMILIES", "ModelFamily", "build_model", "check_model_name", "model_names"]

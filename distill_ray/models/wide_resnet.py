@@ -1,0 +1,49 @@
+"""Wide residual networks for small images, as used by CRD and its successors."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distill_ray.models.network import GlobalAveragePool
+
+
+def wide_resnet(image_shape: tuple[int, int, int], num_classes: int, depth: int, width: int) -> tuple[nn.Sequential, nn.Linear]:
+    """Features and classifier of WRN-depth-width: three stages of (depth - 4) / 6 blocks, 16, 32 and 64 times `width` wide.
+
+    Source: Zagoruyko and Komodakis 2016, as coded in RepDistiller: no dropout, no normalisation after the stem, and convolutions
+    drawn from N(0, 2 / (k * k * out)).
+    """
+    features = nn.Sequential(nn.Conv2d(image_shape[0], 16, 3, padding=1, bias=False))
+    wide = 16
+    for stage in range(3):
+        for block in range((depth - 4) // 6):
+            narrow, wide = wide, 16 * width * 2**stage
+            features.append(WideBlock(narrow, wide, stride=2 if stage > 0 and block == 0 else 1))
+    features.append(nn.Sequential(nn.BatchNorm2d(wide), nn.ReLU(inplace=True), GlobalAveragePool()))
+    for module in features.modules():
+        if isinstance(module, nn.Conv2d):
+            kernel = module.kernel_size[0] * module.kernel_size[1]
+            nn.init.normal_(module.weight, 0.0, math.sqrt(2 / (kernel * module.out_channels)))
+    classifier = nn.Linear(wide, num_classes)
+    nn.init.zeros_(classifier.bias)
+    return features, classifier
+
+
+class WideBlock(nn.Module):
+    """Pre-activation block; where the width changes, the shortcut projects the activated input, not the raw one."""
+
+    def __init__(self, narrow: int, wide: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(narrow)
+        self.conv1 = nn.Conv2d(narrow, wide, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(wide)
+        self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(narrow, wide, 1, stride=stride, bias=False) if narrow != wide else None
+
+    def forward(self, maps: Tensor) -> Tensor:
+        active = functional.relu(self.bn1(maps), inplace=True)
+        residual: Tensor = self.conv2(functional.relu(self.bn2(self.conv1(active)), inplace=True))
+        return residual.add_(maps if self.shortcut is None else self.shortcut(active))

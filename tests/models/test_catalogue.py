@@ -1,0 +1,43 @@
+"""Names of networks, checked without torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from distill_ray.models import build_model, check_model_name, model_names
+
+
+def test_names_are_checked_without_torch() -> None:
+    code = (
+        "import sys; from distill_ray.models import check_model_name, model_names\n"
+        "[check_model_name(name, (3, 32, 32)) for name in model_names() if '/' not in name]\n"
+        "assert not {'torch', 'torchvision'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_every_example_is_a_name(name: str) -> None:
+    check_model_name(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("wrn-17-2", "depth 17 does not fit wrn-d-k: d - 4 must be a multiple of 6"),
+        ("wrn-4-2", "depth 4 does not fit wrn-d-k"),
+        ("wnr-16-2", "unknown model 'wnr-16-2'; did you mean 'wrn-16-2'?"),
+        ("wrn-16-0", "unknown model 'wrn-16-0'"),
+        ("wrn-16-2-3", "unknown model"),
+    ],
+)
+def test_wrong_name_is_explained(name: str, sentence: str) -> None:
+    with pytest.raises(ValueError) as error:
+        check_model_name(name)
+    assert sentence in str(error.value)
+
+
+def test_statistics_need_one_value_per_channel() -> None:
+    with pytest.raises(ValueError, match="one value for each of 3 channels, found 1 and 3"):
+        build_model("wrn-10-1", num_classes=10, image_shape=(3, 8, 8), seed=0, mean=[0.5], std=[1, 1, 1])
