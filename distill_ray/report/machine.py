@@ -1,0 +1,89 @@
+"""The report for machines: one JSON object with everything that a program may want to know about a study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from distill_ray.report.results import StudyResults, TrialRow
+from distill_ray.report.table import Row, table
+
+FORMAT = 1
+"""Raised when a field changes its meaning or goes away."""
+
+
+def as_json(results: StudyResults, rows: list[Row] | None = None) -> dict[str, Any]:
+    """The study, its stages, the table, every trial and the champion, as values that JSON has; infinite and NaN become None.
+
+    Table rows map metric -> {mean, std, n}: fractions, nats; std is None for a single run. `rows` spares computing the table
+    again.
+    """
+    rows = table(results) if rows is None else rows
+    report: dict[str, Any] = _plain(
+        {
+            "format": FORMAT,
+            "study": {
+                "name": results.name,
+                "digest": results.digest,
+                "status": results.status,
+                "created": results.created,
+                "data": results.data,
+                "objectives": results.objectives,
+                "seeds": results.seeds,
+                "git_commit": results.git_commit,
+                "versions": results.versions,
+                "machine": results.machine,
+                "command": results.command,
+                "tracking_uri": results.tracking_uri,
+                "file": results.study_file,
+            },
+            "stages": [asdict(stage) for stage in results.stages],
+            "table": [_row(row) for row in rows],
+            "trials": [_trial(trial) for trial in results.trials],
+            "champion": None if results.champion is None else asdict(results.champion),
+        }
+    )
+    return report
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "name": row.contender.name,
+        "label": row.contender.label,
+        "parameters": row.contender.parameters,
+        "split": row.split,
+        "metrics": {name: asdict(cell) for name, cell in row.cells.items()},
+        "params": row.contender.params,
+        "seeds": row.contender.seeds,
+        "jobs": row.contender.job_ids,
+        "temperatures": row.temperatures,
+    }
+
+
+def _trial(trial: TrialRow) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "state": trial.state,
+        "params": trial.params,
+        "values": trial.values,
+        "epochs": len(trial.epochs),
+        "seconds": trial.seconds,
+        "job": trial.job_id,
+        "reason": trial.reason,
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,149 @@
+"""What a report is made from: the results of a study as pure data, collected by the stages and shown by this package.
+
+A study that is still running has fewer stages, trials and contenders, and perhaps no champion; everything here is allowed to
+be missing, and the report shows what there is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+ENSEMBLE = "ensemble"
+TEACHER = "teacher"
+SCRATCH = "scratch"
+DEFAULT_KD = "default-kd"
+BEST = "best"
+"""Names of contenders. Several configurations found by the search are `best-1`, `best-2`, ..., the first being the best."""
+
+Value = str | int | float | bool
+"""A setting of a recipe, by the name that `Recipe.params` gives it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What one network says about one split: log-probabilities (N, K) in nats, and the true labels (N,) as integers."""
+
+    log_probabilities: NDArray[Any]
+    labels: NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """One row of the table: a network or an ensemble, once per seed.
+
+    `name` is one of the names above, or another baseline's; `label` is what people read. `params` are the settings of its
+    recipe, `parameters` counts the weights of what is deployed (of all members for the ensemble). `seeds`, `validation`,
+    `test` and `job_ids` go together by position; `test` is empty as long as the test split has not been read. An ensemble is
+    one run, with the seed and the jobs of its members in `seeds` and `job_ids`.
+    """
+
+    name: str
+    label: str
+    params: Mapping[str, Value]
+    parameters: int
+    seeds: tuple[int, ...]
+    validation: tuple[Predictions, ...]
+    test: tuple[Predictions, ...] = ()
+    job_ids: tuple[str, ...] = ()
+
+    @property
+    def found(self) -> bool:
+        """Whether the search found this configuration."""
+        return self.name == BEST or self.name.startswith(f"{BEST}-")
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial of the search.
+
+    `params` are the searched settings alone; a conditional one is absent where it does not apply. `values` maps objective to
+    value and is empty unless the trial is COMPLETE; `epochs` holds the metrics reported after each epoch (`epoch` among them,
+    from 1), in order. `reason` says why a trial failed or was pruned.
+    """
+
+    number: int
+    state: Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
+    params: Mapping[str, Value]
+    values: Mapping[str, float] = field(default_factory=dict)
+    epochs: tuple[Mapping[str, float], ...] = ()
+    job_id: str = ""
+    seconds: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage: how long it took and how many jobs it trained (`done`) or found finished in the store (`reused`)."""
+
+    stage: str
+    seconds: float
+    done: int
+    reused: int
+    status: Literal["finished", "running", "failed"] = "finished"
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The student to deploy: its job, its recipe's settings, and the temperature that calibrates it (fitted on validation)."""
+
+    job_id: str
+    params: Mapping[str, Value]
+    temperature: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResults:
+    """Everything that a report says about a study.
+
+    `objectives` maps each objective to `min` or `max`, the first being the one that ranks. `data` says in words what the study
+    learned from, `log_scale` names the searched settings that were drawn on a logarithmic scale. Credentials in URIs
+    (`user:password@`) are taken out of the study file, the command and the tracking URI.
+    """
+
+    name: str
+    digest: str
+    study_file: str
+    created: str
+    status: Literal["running", "finished", "failed"]
+    objectives: Mapping[str, Literal["min", "max"]]
+    stages: tuple[StageRow, ...] = ()
+    trials: tuple[TrialRow, ...] = ()
+    contenders: tuple[Contender, ...] = ()
+    champion: Champion | None = None
+    data: str = ""
+    class_names: tuple[str, ...] = ()
+    log_scale: frozenset[str] = frozenset()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    git_commit: str | None = None
+    seeds: tuple[int, ...] = ()
+    machine: str = ""
+    command: str = ""
+    tracking_uri: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("study_file", "command", "tracking_uri"):
+            object.__setattr__(self, name, without_credentials(getattr(self, name)))
+
+    def contender(self, name: str) -> Contender | None:
+        """The contender called `name`, if it is there."""
+        return next((contender for contender in self.contenders if contender.name == name), None)
+
+    @property
+    def best(self) -> Contender | None:
+        """The best configuration that the search found, if it was confirmed."""
+        return next((contender for contender in self.contenders if contender.found), None)
+
+    @property
+    def split(self) -> Literal["test", "validation"]:
+        """The split that the report compares on: test as soon as a contender was evaluated there."""
+        return "test" if any(contender.test for contender in self.contenders) else "validation"
+
+
+def without_credentials(text: str) -> str:
+    """`text` with the user and password of every URI in it taken out."""
+    return re.sub(r"://[^/\s'\"]*@", "://", text)

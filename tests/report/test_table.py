@@ -1,0 +1,94 @@
+"""The table: means and spreads over runs, and how it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from distill_ray.metrics import fit_temperature
+from distill_ray.report.results import Contender, Predictions, StudyResults
+from distill_ray.report.table import METRICS, Cell, as_markdown, as_text, table
+
+
+def certain(accuracy: float, confidence: float) -> Predictions:
+    """100 samples of two classes, all predicted as class 0 with `confidence`; `accuracy` of them are."""
+    labels = np.array([0] * round(100 * accuracy) + [1] * round(100 * (1 - accuracy)))
+    return Predictions(np.log(np.tile([confidence, 1 - confidence], (100, 1))), labels)
+
+
+def test_cell_is_mean_and_sample_deviation() -> None:
+    assert Cell.of([1.0, 2.0, 4.0]) == Cell(pytest.approx(7 / 3), pytest.approx(1.5275252316519468), 3)
+    assert Cell.of([0.25]) == Cell(0.25, None, 1)
+
+
+def test_metrics_of_known_predictions(study: StudyResults) -> None:
+    contender = Contender(
+        "best", "best", {}, 10, (0, 1), (certain(0.5, 0.8), certain(0.5, 0.8)), (certain(0.6, 0.8), certain(0.7, 0.8)), ("a", "b")
+    )
+    (row,) = table(replace(study, contenders=(contender,)))
+    assert row.cells["accuracy"] == Cell(pytest.approx(0.65), pytest.approx(np.sqrt(0.005)), 2)
+    assert row.cells["ece"].mean == pytest.approx(0.15)
+    assert row.cells["oe"].mean == pytest.approx(0.8 * 0.15)
+    assert row.cells["nll"].mean == pytest.approx(-0.65 * np.log(0.8) - 0.35 * np.log(0.2))
+    # On validation half are right, so the fitted temperature makes every prediction uniform.
+    assert row.cells["cnll"].mean == pytest.approx(np.log(2), abs=1e-2)
+    assert row.cells["cece"].mean == pytest.approx(0.15, abs=2e-2)
+
+
+def test_temperature_is_fitted_on_the_same_run(study: StudyResults) -> None:
+    for row in table(study):
+        fitted = [fit_temperature(run.log_probabilities, run.labels) for run in row.contender.validation]
+        assert list(row.temperatures) == fitted
+        assert tuple(row.cells) == METRICS
+
+
+def test_single_teacher_is_the_mean_over_members_and_ensemble_one_run(study: StudyResults) -> None:
+    ensemble, teacher, *_ = table(study)
+    assert {cell.n for cell in ensemble.cells.values()} == {1}
+    assert all(cell.std is None for cell in ensemble.cells.values())
+    accuracies = [np.mean(run.log_probabilities.argmax(axis=1) == run.labels) for run in teacher.contender.test]
+    assert teacher.cells["accuracy"] == Cell(pytest.approx(np.mean(accuracies)), pytest.approx(np.std(accuracies, ddof=1)), 3)
+
+
+def test_before_confirmation_the_table_is_of_validation_without_calibrated_metrics(young_study: StudyResults) -> None:
+    rows = table(young_study)
+    assert {row.split for row in rows} == {"validation"}
+    assert set(rows[0].cells) == set(METRICS) - {"cnll", "cece"}
+    assert as_text(rows).count(" - ") + as_text(rows).count(" -\n") >= 2
+
+
+def test_contender_without_test_predictions_is_shown_empty_beside_others(study: StudyResults) -> None:
+    rows = table(replace(study, contenders=(*study.contenders[:4], replace(study.contenders[4], test=()))))
+    assert rows[4].split == "test" and not rows[4].cells and rows[3].cells
+
+
+def test_text_fits_and_lines_up(study: StudyResults) -> None:
+    lines = as_text(table(study)).splitlines()
+    body = lines[: lines.index("")]
+    assert max(map(len, lines)) <= 100
+    positions = [line.index("±") for line in body if "±" in line]
+    assert len(positions) == 4 and len(set(positions)) == 1
+    decimals = {line.index(".", body[0].index("accuracy")) for line in body[2:]}
+    assert len(decimals) == 1
+
+
+def test_long_labels_are_cut_to_keep_the_width(study: StudyResults) -> None:
+    contenders = (*study.contenders[:4], replace(study.contenders[4], label="a configuration with\na very, very long name"))
+    text = as_text(table(replace(study, contenders=contenders)))
+    assert "a configuration with... 95.82" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_markdown_has_one_cell_per_metric_and_escapes_bars(study: StudyResults) -> None:
+    contenders = (replace(study.contenders[0], label="a|b"), *study.contenders[1:])
+    lines = as_markdown(table(replace(study, contenders=contenders))).splitlines()
+    cells = [line.replace("\\|", "").count("|") for line in lines[: lines.index("")]]
+    assert all(a == b == len(METRICS) + 3 for a, b in pairwise(cells))
+    assert "a\\|b" in lines[2]
+
+
+def test_no_contender_yet(study: StudyResults) -> None:
+    assert "nothing evaluated yet" in as_text(table(replace(study, contenders=())))
