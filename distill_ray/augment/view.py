@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from distill_ray._lazy import LazyModule
+from distill_ray.augment.draws import Draws
 from distill_ray.registry import Registry
 from distill_ray.settings import check
 
@@ -42,12 +43,25 @@ class Part:
         return weight * own + (1 - weight) * partner
 
 
+_NOWHERE = Draws(seed=0, epoch=0)
+
+
 @dataclass(frozen=True)
 class Batch:
-    """What one training step sees: one or more parts, and the positions in the epoch that they were made from."""
+    """What one training step of one worker sees: one or more parts, and where they come from.
+
+    `positions` (B,) are the places in the epoch's order and `rows` (B,) those in the training split, both int64 on the CPU,
+    ready to look up what is stored per image. `weight` is the factor for this worker's mean loss with which the average over
+    the workers is the mean over the whole batch; it differs from 1 only where a batch does not divide evenly. `draws` and
+    `step` address the random numbers of methods that need some: `batch.draws.uniform("pairs", batch.step, batch.step + 1, 2)`.
+    """
 
     parts: tuple[Part, ...]
     positions: Tensor
+    rows: Tensor | None = None
+    weight: float = 1.0
+    step: int = 0
+    draws: Draws = _NOWHERE
 
 
 @dataclass(frozen=True, kw_only=True)

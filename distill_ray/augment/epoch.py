@@ -1,0 +1,162 @@
+"""One epoch of training batches: the order of the images, each worker's share, and the source that a view draws from."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from distill_ray.augment.draws import Draws
+from distill_ray.augment.view import Batch, View
+
+
+def epoch_batches(
+    view: View,
+    images: ArrayLike | Tensor,
+    labels: ArrayLike | Tensor,
+    *,
+    rows: ArrayLike | None = None,
+    seed: int,
+    epoch: int,
+    batch_size: int,
+    device: torch.device | str,
+    rank: int = 0,
+    world_size: int = 1,
+    drop_last: bool = False,
+    first_step: int = 0,
+) -> Iterator[Batch]:
+    """The batches of one epoch, in an order that (seed, epoch) decides, beginning with step `first_step`.
+
+    `images` is uint8 (N, H, W, C), an array (memory-mapped or not) or a tensor that may already live on `device`; `labels` is
+    (N,). `rows` are those of the training split, all when None. `batch_size` counts the images of all `world_size` workers together; worker `rank` gets its contiguous share of every
+    batch. On a GPU nothing here waits for the device.
+
+    Raises `ValueError` when the arrays do not fit each other, or when a batch is too small to give every worker an image.
+    """
+    draws, device = Draws(seed, epoch), torch.device(device)
+    pixels, targets = _as_tensor(images), _as_tensor(labels).long()
+    total = len(pixels) if rows is None else len(np.asarray(rows))
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4:
+        raise ValueError(f"images must be uint8 (N, H, W, C), found {pixels.dtype} {tuple(pixels.shape)}")
+    if targets.shape != (len(pixels),):
+        raise ValueError(f"labels must be ({len(pixels)},) like the images, found {tuple(targets.shape)}")
+    steps = steps_per_epoch(total, batch_size, drop_last)
+    smallest = batch_size if steps * batch_size <= total else total % batch_size
+    if steps == 0 or smallest < world_size:
+        raise ValueError(
+            f"batch_size {batch_size} splits {total} images into {steps} batches, the last of {smallest}: "
+            f"too few for {world_size} workers{'' if drop_last else '; drop_last leaves the last one out'}"
+        )
+    order = torch.from_numpy(draws.permutation("order", total))
+    if rows is not None:
+        order = torch.from_numpy(np.asarray(rows, dtype=np.int64))[order]
+    store = _Store(pixels, targets, order, order.to(pixels.device), order.to(targets.device))
+    for step in range(first_step, steps):
+        first, last = step * batch_size, min((step + 1) * batch_size, total)
+        start, stop = share(first, last, rank, world_size)
+        source = BatchSource(store, draws, step, first, last, start, stop, device)
+        yield Batch(
+            parts=view.parts(source),
+            positions=torch.arange(start, stop),
+            rows=order[start:stop],
+            weight=(stop - start) * world_size / (last - first),
+            step=step,
+            draws=draws,
+        )
+
+
+def steps_per_epoch(images: int, batch_size: int, drop_last: bool = False) -> int:
+    """How many batches one pass over that many images has."""
+    return images // batch_size if drop_last else -(-images // batch_size)
+
+
+def share(first: int, last: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Worker `rank`'s contiguous share (start, stop) of the positions from `first` to `last`; shares differ by at most one."""
+    size = last - first
+    return first + size * rank // world_size, first + size * (rank + 1) // world_size
+
+
+@dataclass(frozen=True)
+class _Store:
+    """The training split, and the epoch's order of it where the images and where the labels are."""
+
+    images: Tensor
+    labels: Tensor
+    order: Tensor
+    order_of_images: Tensor
+    order_of_labels: Tensor
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """What a view makes a batch from: the images of the epoch by position, and random numbers by address.
+
+    The whole batch has the positions from `first` to `last`, this worker's share those from `start` to `stop`. Draws are
+    NumPy arrays on the host, so that a view can decide by them without waiting for the device; `tensor` carries what it
+    derives from them over.
+    """
+
+    store: _Store
+    draws: Draws
+    step: int
+    first: int
+    last: int
+    start: int
+    stop: int
+    device: torch.device
+
+    def __len__(self) -> int:
+        """Images in this worker's share."""
+        return self.stop - self.start
+
+    @property
+    def epoch_size(self) -> int:
+        """Images in the training split."""
+        return len(self.store.order)
+
+    def images(self, positions: NDArray[np.int64] | None = None) -> Tensor:
+        """The unchanged images of this share, or of any `positions` (B,): uint8 (B, C, H, W) on the device, channels last."""
+        return self._take(self.store.images, self.store.order_of_images, positions).permute(0, 3, 1, 2)
+
+    def labels(self, positions: NDArray[np.int64] | None = None) -> Tensor:
+        """The labels that belong to `images(positions)`: int64 (B,) on the device."""
+        return self._take(self.store.labels, self.store.order_of_labels, positions)
+
+    def per_image(self, purpose: str, count: int) -> NDArray[np.float64]:
+        """`count` numbers in [0, 1) for each image of this share, by position: (B, count)."""
+        return self.draws.uniform(purpose, self.start, self.stop, count)
+
+    def per_batch(self, purpose: str, count: int) -> NDArray[np.float64]:
+        """`count` numbers in [0, 1) that all workers share in this step: (1, count)."""
+        return self.draws.uniform(f"{purpose} per batch", self.step, self.step + 1, count)
+
+    def tensor(self, array: NDArray[np.generic]) -> Tensor:
+        """`array` as a tensor on the device."""
+        return _send(torch.from_numpy(array), self.device)
+
+    def _take(self, values: Tensor, order: Tensor, positions: NDArray[np.int64] | None) -> Tensor:
+        if positions is None:
+            rows = order[self.start : self.stop]
+        else:
+            rows = order.index_select(0, _send(torch.from_numpy(positions), order.device))
+        return _send(values.index_select(0, rows), self.device)
+
+
+def _send(values: Tensor, device: torch.device) -> Tensor:
+    """`values` on `device`; to a GPU through pinned memory, so that the host does not wait for the copy."""
+    if values.device == device or device.type != "cuda" or values.device.type == "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+def _as_tensor(values: ArrayLike | Tensor) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
+        return torch.from_numpy(np.asarray(values))
