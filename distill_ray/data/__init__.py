@@ -1,0 +1,40 @@
+"""Images and labels: where they come from, decoded once per node, and how the validation split is cut from them.
+
+A `Source` is a data set that was found but not decoded; `load_images` turns one of its splits into memory-mapped uint8
+pixels. The names below are imported at first use, so that checking a study file does not pay for NumPy or pyarrow.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distill_ray.data.images import Images, load_images
+    from distill_ray.data.source import SOURCES, Source, open_source
+    from distill_ray.data.split import split_indices
+    from distill_ray.data.statistics import channel_statistics
+
+__all__ = [
+    "SOURCES",
+    "Images",
+    "Source",
+    "channel_statistics",
+    "load_images",
+    "open_source",
+    "split_indices",
+]
+
+_MODULES = {
+    "SOURCES": "source",
+    "Images": "images",
+    "Source": "source",
+    "channel_statistics": "statistics",
+    "load_images": "images",
+    "open_source": "source",
+    "split_indices": "split",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

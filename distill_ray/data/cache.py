@@ -1,0 +1,94 @@
+"""The node-local cache: decoded images and digests, shared by every process of a user on one machine.
+
+Nothing in it is precious; deleting it costs only the time to decode again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from distill_ray.errors import RequestError, RunError
+
+VARIABLE = "DISTILL_RAY_CACHE"
+
+
+def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The cache folder: `cache_dir`, else the environment variable DISTILL_RAY_CACHE, else a per-user temporary folder.
+
+    Raises:
+        RequestError: it cannot be made or written, or a temporary folder of that name belongs to somebody else.
+    """
+    chosen = cache_dir or os.environ.get(VARIABLE)
+    root = Path(chosen).expanduser() if chosen else Path(tempfile.gettempdir(), f"distill_ray-{_user()}")
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owned = bool(chosen) or not hasattr(os, "getuid") or root.stat().st_uid == os.getuid()
+        usable = os.access(root, os.R_OK | os.W_OK | os.X_OK)
+    except OSError as error:
+        raise RequestError(f"cache folder {root} cannot be made ({error.strerror}); set {VARIABLE} to one that can") from error
+    if not (owned and usable):
+        raise RequestError(f"cache folder {root} is not yours to write; set {VARIABLE} to a folder that is")
+    return root
+
+
+def remembered_digest(facts: str, compute: Callable[[], str]) -> str:
+    """The digest of data described by `facts` (such as paths, sizes and times), computed when they are new or have changed.
+
+    A cache that cannot be used costs only the time to compute.
+    """
+    key = hashlib.sha256(facts.encode(errors="surrogateescape")).hexdigest()[:32]
+    with contextlib.suppress(OSError, RequestError):
+        path = cache_root() / "digests" / key
+        known = path.read_text("ascii", errors="replace")
+        if len(known) == 32:
+            return known
+    digest = compute()
+    with contextlib.suppress(OSError, RequestError):
+        path = cache_root() / "digests" / key
+        path.parent.mkdir(exist_ok=True)
+        partial = path.with_name(f"{key}.{os.getpid()}")
+        partial.write_text(digest, "ascii")
+        partial.replace(path)
+    return digest
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which becomes `folder` when the block ends well and disappears when it does not.
+
+    Raises:
+        RunError: the disk is full.
+    """
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
+    for left_over in folder.parent.glob(f"{folder.name}.partial-*"):
+        shutil.rmtree(left_over)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in partial.iterdir():
+            _flush_to_disk(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RunError(f"no space left for {folder}; free some, or choose another disk") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _user() -> str:
+    return str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")

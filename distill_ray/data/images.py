@@ -1,0 +1,143 @@
+"""A split of a data set as memory-mapped uint8 pixels, decoded once per node."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from distill_ray.data.cache import VARIABLE, cache_root, new_folder
+from distill_ray.data.decoding import ColourFound, Shape, decode, decoder, shape_of
+from distill_ray.data.source import Batch, Source, SplitName
+from distill_ray.data.statistics import PixelSums
+from distill_ray.errors import RequestError
+
+FORMAT = 1
+"""Part of every cache key. Raise it when the files in the cache change their meaning."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One split, decoded."""
+
+    images: np.ndarray
+    """(N, H, W, C) uint8, memory-mapped and shared between processes; writing to it changes this process's copy only."""
+    labels: np.ndarray
+    """(N,) int64, each in 0..num_classes-1."""
+    class_names: tuple[str, ...]
+    digest: str
+    """The digest of the source."""
+    mean: tuple[float, ...]
+    """Per channel over the whole split, 255 being 1."""
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+def load_images(source: Source, split: SplitName, cache_dir: str | os.PathLike[str] | None = None) -> Images:
+    """Decode `split` of `source`, or take it from the cache of this node when any process has decoded it before.
+
+    Processes that ask at the same time wait for the one that decodes. A data set of both grey and colour images (1.8 % of
+    Tiny ImageNet is grey) is loaded as RGB. The cache is `cache_dir`, see `cache_root` for its default.
+
+    Raises:
+        RequestError: the data are not usable (the message names the row), or the cache folder is not.
+        RunError: the disk filled up.
+    """
+    if source.rows(split) == 0:
+        raise RequestError(f"data.name: {source.location} has no {split} split")
+    key = json.dumps([FORMAT, source.digest, source.label, split])
+    root = cache_root(cache_dir)
+    folder = root / "images" / hashlib.sha256(key.encode()).hexdigest()[:32]
+    images = _from_cache(folder, source)
+    if images is None:
+        try:
+            folder.parent.mkdir(exist_ok=True)
+            with FileLock(folder.with_suffix(".lock")):
+                images = _from_cache(folder, source)
+                if images is None:
+                    _decode_into_cache(source, split, folder)
+                    images = _from_cache(folder, source)
+        except PermissionError as error:
+            raise RequestError(
+                f"cache folder {root} cannot be written ({error.strerror}); set {VARIABLE} to one that can"
+            ) from error
+    if images is None:
+        raise RequestError(f"cache folder {root} does not keep what is written to it; set {VARIABLE} to one that does")
+    return images
+
+
+def _from_cache(folder: Path, source: Source) -> Images | None:
+    """What the cache holds, or None when that is nothing or not what was written."""
+    try:
+        about = json.loads((folder / "about.json").read_bytes())
+        pixels = np.load(folder / "images.npy", mmap_mode="c")
+        labels = np.load(folder / "labels.npy")
+        if [_checksum(pixels), _checksum(labels)] != about["checksums"]:
+            return None
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        return None
+    return Images(pixels, labels, source.class_names, source.digest, tuple(about["mean"]), tuple(about["std"]))
+
+
+def _checksum(array: np.ndarray) -> list[int]:
+    return [*array.shape, zlib.crc32(array.data)]
+
+
+def _decode_into_cache(source: Source, split: SplitName, folder: Path) -> None:
+    with new_folder(folder) as partial:
+        try:
+            about = _decode_all(source, split, partial, colour=False)
+        except ColourFound:
+            shutil.rmtree(partial)
+            partial.mkdir()
+            about = _decode_all(source, split, partial, colour=True)
+        (partial / "about.json").write_text(json.dumps(about))
+
+
+def _decode_all(source: Source, split: SplitName, folder: Path, *, colour: bool) -> dict[str, object]:
+    """Stream the rows into `images.npy` and `labels.npy` and return what there is to know about them."""
+    rows = source.rows(split)
+    shape: Shape | None = None
+    labels = []
+    done = crc = 0
+    with (folder / "images.npy").open("wb") as file, decoder() as threads:
+        for batch in source.batches(split):
+            if shape is None:
+                shape = shape_of(batch, colour=colour)
+                sums = PixelSums(shape.channels)
+                dimensions = (rows, shape.height, shape.width, shape.channels)
+                header = {"descr": "|u1", "fortran_order": False, "shape": dimensions}
+                np.lib.format.write_array_header_1_0(file, header)
+            _check_labels(batch, source)
+            pixels = decode(batch, shape, threads)
+            sums.add(pixels)
+            crc = zlib.crc32(pixels.data, crc)
+            file.write(pixels.data)
+            labels.append(batch.labels)
+            done += len(pixels)
+    if done != rows or shape is None:
+        raise RequestError(f"{source.location}: the {split} split holds {done} rows, not the {rows} it announces; get it again")
+    all_labels = np.concatenate(labels).astype(np.int64)
+    np.save(folder / "labels.npy", all_labels)
+    mean, std = sums.statistics()
+    return {"checksums": [[*dimensions, crc], _checksum(all_labels)], "mean": mean, "std": std, "source": source.location}
+
+
+def _check_labels(batch: Batch, source: Source) -> None:
+    wrong = np.flatnonzero((batch.labels < 0) | (batch.labels >= source.num_classes))
+    if len(wrong):
+        row = int(wrong[0])
+        raise RequestError(
+            f"{batch.where(row)}: {source.label} is {batch.labels[row]}, but the {source.num_classes} classes are "
+            f"0 to {source.num_classes - 1}; correct it or remove the row"
+        )

@@ -1,0 +1,175 @@
+"""Data sets in Parquet, the Hugging Face layout: encoded images in one column, integer labels in others."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from distill_ray.data.files import Folder, reading
+from distill_ray.data.source import Batch, Source, SplitName, pick_label
+from distill_ray.errors import RequestError
+
+SHARD = re.compile(r"(?P<split>train|test)(-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?)?\.parquet")
+ROWS_PER_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file of a split."""
+
+    entry: fs.FileInfo
+    shown: str
+    rows: int
+    schema: pa.Schema
+
+
+class ParquetSource(Source):
+    """A folder of `train-00000-of-0000N.parquet` and `test-...` files (or `train.parquet`, `test.parquet`).
+
+    The image column is the one that the Hugging Face metadata declare, else `img` or `image`: a struct with a field `bytes`,
+    or plain binary. Label columns are the integer columns; class names come from the metadata.
+    """
+
+    def __init__(self, folder: Folder, label: str | None) -> None:
+        self.name = folder.location.rstrip("/").rpartition("/")[2]
+        self.location = folder.location
+        self._folder = folder
+        self._shards = {split: [self._open(entry) for entry in files] for split, files in _files_by_split(folder).items()}
+        first = next(shard for shards in self._shards.values() for shard in shards)
+        self._features = _features(first.schema)
+        self._image = self._image_column(first)
+        integers = [field.name for field in first.schema if pa.types.is_integer(field.type)]
+        declared = [name for name in integers if _names(self._features.get(name))]
+        self.label_columns = tuple(declared or integers)
+        if label in first.schema.names and label not in integers:
+            kind = first.schema.field(label).type
+            raise RequestError(f"data.label: column {label} of {first.shown} holds {kind}, not integers; choose another")
+        self.label = pick_label(label, integers if label in integers else self.label_columns, self.location)
+        for shard in (shard for shards in self._shards.values() for shard in shards):
+            for column in (self._image, self.label):
+                if shard.schema.get_all_field_indices(column) != [index := shard.schema.get_field_index(column)] or (
+                    shard.schema.field(index).type != first.schema.field(column).type
+                ):
+                    raise RequestError(f"{shard.shown}: column {column} is missing or not of the type it has in {first.shown}")
+
+    def rows(self, split: SplitName) -> int:
+        return sum(shard.rows for shard in self._shards[split])
+
+    @cached_property
+    def digest(self) -> str:
+        return self._folder.digest([(split, [shard.entry for shard in shards]) for split, shards in self._shards.items()])
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        names = _names(self._features.get(self.label))
+        if names:
+            return names
+        largest, rows = -1, 0
+        for shard in (shard for shards in self._shards.values() for shard in shards):
+            for batch in self._read(shard, [self.label]):
+                largest = max(largest, int(self._labels(batch, shard, 0).max()))
+            rows += shard.rows
+        if largest >= rows:
+            raise RequestError(f"{self.location}: {self.label} goes up to {largest} in only {rows} rows; classes count from 0")
+        return tuple(str(number) for number in range(largest + 1))
+
+    def batches(self, split: SplitName) -> Iterator[Batch]:
+        is_struct = pa.types.is_struct(self._shards[split][0].schema.field(self._image).type)
+        columns = [f"{self._image}.bytes" if is_struct else self._image, self.label]
+        for shard in self._shards[split]:
+            start = 0
+            for rows in self._read(shard, columns):
+                with reading(shard.shown, "read"):
+                    column = rows.column(self._image)
+                    encoded = (column.field("bytes") if is_struct else column).to_pylist()
+                yield Batch(encoded, self._labels(rows, shard, start), partial(_row_of, shard.shown, start))
+                start += len(encoded)
+
+    def _open(self, entry: fs.FileInfo) -> Shard:
+        shown = self._folder.shown(entry.path)
+        with reading(shown, "read as Parquet"), pq.ParquetFile(entry.path, filesystem=self._folder.filesystem) as file:
+            return Shard(entry, shown, file.metadata.num_rows, file.schema_arrow)
+
+    def _read(self, shard: Shard, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        with (
+            reading(shard.shown, "read as Parquet"),
+            pq.ParquetFile(shard.entry.path, filesystem=self._folder.filesystem, page_checksum_verification=True) as file,
+        ):
+            for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns):
+                if batch.num_rows:
+                    yield batch
+
+    def _labels(self, rows: pa.RecordBatch, shard: Shard, start: int) -> np.ndarray:
+        column = rows.column(self.label)
+        if column.null_count:
+            row = start + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+            raise RequestError(f"{shard.shown}, row {row}: {self.label} is missing; fill it in or remove the row")
+        with reading(shard.shown, "read"):
+            return np.asarray(column.cast(pa.int64()).to_numpy(), np.int64)
+
+    def _image_column(self, shard: Shard) -> str:
+        declared = [name for name, feature in self._features.items() if _kind(feature) == "Image"]
+        for name in [*declared, "img", "image"]:
+            if name in shard.schema.names and _holds_bytes(shard.schema.field(name).type):
+                return name
+        raise RequestError(
+            f"{shard.shown}: no column of encoded images (img or image, with a field bytes) among {', '.join(shard.schema.names)}"
+        )
+
+
+def _row_of(shown: str, start: int, row: int) -> str:
+    return f"{shown}, row {start + row}"
+
+
+def _files_by_split(folder: Folder) -> dict[SplitName, list[fs.FileInfo]]:
+    """The Parquet files of each split in order. Raises `RequestError` when there are none or a shard is missing."""
+    files: dict[SplitName, list[fs.FileInfo]] = {"train": [], "test": []}
+    for split, found in files.items():
+        counts, indices = set(), []
+        for entry in folder.entries():
+            match = SHARD.fullmatch(entry.base_name)
+            if match and match["split"] == split and entry.is_file:
+                found.append(entry)
+                counts.add(int(match["count"] or 1))
+                indices.append(int(match["index"] or 0))
+        if found and (len(counts) > 1 or indices != list(range(counts.pop()))):
+            names = ", ".join(entry.base_name for entry in found[:8])
+            raise RequestError(f"{folder.location}: the {split} files are not one complete set ({names}); get the others")
+    if not any(files.values()):
+        raise RequestError(
+            f"{folder.location}: none of its Parquet files is named train-00000-of-00001.parquet or test-..., rename them"
+        )
+    return files
+
+
+def _features(schema: pa.Schema) -> Mapping[str, Any]:
+    """What the Hugging Face metadata say of the columns; empty where there are none that can be understood."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _kind(feature: object) -> object:
+    return feature.get("_type") if isinstance(feature, dict) else None
+
+
+def _names(feature: object) -> tuple[str, ...]:
+    names = feature.get("names") if isinstance(feature, dict) else None
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return kind.get_field_index("bytes") >= 0 and _holds_bytes(kind.field("bytes").type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

@@ -1,0 +1,116 @@
+"""What a data set offers before anything is decoded, and how a study file's `data.name` is resolved to one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from distill_ray.errors import RequestError
+from distill_ray.registry import Registry, unknown_name
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SplitName = Literal["train", "test"]
+
+SOURCES: Registry[Callable[[str | None], Source]] = Registry("data")
+"""Data sets that have a name of their own. A member takes the label column asked for (or None) and returns the source."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive rows of a split. Labels are as found, not yet checked against the number of classes."""
+
+    encoded: Sequence[bytes | None]
+    """One encoded image per row (PNG, JPEG, WebP, ...); None where the data set has no image."""
+    labels: np.ndarray
+    """int64, one per row."""
+    where: Callable[[int], str]
+    """Names row `i` of this batch for the user: the file, and the row within it."""
+
+
+class Source(ABC):
+    """A data set that was found: its columns, classes and row counts, and a way to read its rows in order.
+
+    Rows keep the order of the files, so that splits by index range mean what the papers mean. Subclasses read
+    the rows in batches of limited size, never a whole split at once.
+    """
+
+    name: str
+    location: str
+    label: str
+    """The column that is learned."""
+    label_columns: tuple[str, ...]
+    """Every column that could be."""
+
+    @cached_property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class, by label. The labels themselves, as text, where the data set has no names."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @abstractmethod
+    def rows(self, split: SplitName) -> int:
+        """The number of images in `split`; 0 where the data set has no such split."""
+
+    @cached_property
+    @abstractmethod
+    def digest(self) -> str:
+        """32 hexadecimal digits of SHA-256 over the content of both splits, wherever they are stored."""
+
+    @abstractmethod
+    def batches(self, split: SplitName) -> Iterator[Batch]:
+        """The rows of `split` in order. Raises `RequestError` where they cannot be read."""
+
+
+def open_source(name_or_path: str, *, label: str | None = None) -> Source:
+    """Find a data set: a name such as `digits`, a folder, or a pyarrow file system URI such as `s3://bucket/folder`.
+
+    A folder holds either Parquet in the Hugging Face layout (`train-00000-of-00002.parquet`, `test-...`) or an image tree
+    (`train/<class>/*.png`, `test/<class>/...`). `label` picks the label column; without it `label` or `fine_label` is taken
+    when there are several. Reads names, schemas and row counts only; the digest is computed when it is first asked for.
+
+    Raises:
+        RequestError: nothing is there, it cannot be read, or it has no such label column.
+    """
+    import distill_ray.data.digits  # noqa: F401  (registers its name)
+
+    if name_or_path in SOURCES:
+        return SOURCES[name_or_path](label)
+    from distill_ray.data.files import Folder
+    from distill_ray.data.parquet import ParquetSource
+    from distill_ray.data.tree import ImageTree
+
+    folder = Folder.find(name_or_path)
+    if folder is None:
+        raise RequestError(f"data.name: {unknown_name('data set or folder', name_or_path, SOURCES)}, or a folder or URI")
+    names = [entry.base_name for entry in folder.entries()]
+    if any(name.endswith(".parquet") for name in names):
+        return ParquetSource(folder, label)
+    if {"train", "test"} & set(names):
+        return ImageTree(folder, label)
+    found = ", ".join(sorted(names)[:8]) or "nothing"
+    raise RequestError(
+        f"data.name: {folder.location} holds neither train-*.parquet and test-*.parquet nor the folders train and test "
+        f"(found: {found}); name the folder that does"
+    )
+
+
+def pick_label(wanted: str | None, columns: Sequence[str], location: str) -> str:
+    """The label column to learn: `wanted`, else the only one, else `label` or `fine_label`. Raises `RequestError`."""
+    if wanted is not None:
+        if wanted in columns:
+            return wanted
+        raise RequestError(f"data.label: {unknown_name('label column', wanted, list(columns))} in {location}")
+    usual = [name for name in ("label", "fine_label") if name in columns]
+    if usual or len(columns) == 1:
+        return (usual or list(columns))[0]
+    if not columns:
+        raise RequestError(f"data.name: {location} has no column of integer labels")
+    raise RequestError(f"data.label: {location} has several label columns, name one: {', '.join(columns)}")
