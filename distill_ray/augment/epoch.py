@@ -20,11 +20,11 @@ def epoch_batches(
     images: ArrayLike | Tensor,
     labels: ArrayLike | Tensor,
     *,
-    rows: ArrayLike | None = None,
     seed: int,
     epoch: int,
     batch_size: int,
     device: torch.device | str,
+    rows: ArrayLike | None = None,
     rank: int = 0,
     world_size: int = 1,
     drop_last: bool = False,
@@ -33,18 +33,20 @@ def epoch_batches(
     """The batches of one epoch, in an order that (seed, epoch) decides, beginning with step `first_step`.
 
     `images` is uint8 (N, H, W, C), an array (memory-mapped or not) or a tensor that may already live on `device`; `labels` is
-    (N,). `rows` are those of the training split, all when None. `batch_size` counts the images of all `world_size` workers together; worker `rank` gets its contiguous share of every
-    batch. On a GPU nothing here waits for the device.
+    (N,). `rows` (n,) says which of them are the training split, all by default. `batch_size` counts the images of all
+    `world_size` workers together; worker `rank` gets its contiguous share of every batch. On a GPU nothing here waits for the
+    device.
 
     Raises `ValueError` when the arrays do not fit each other, or when a batch is too small to give every worker an image.
     """
     draws, device = Draws(seed, epoch), torch.device(device)
     pixels, targets = _as_tensor(images), _as_tensor(labels).long()
-    total = len(pixels) if rows is None else len(np.asarray(rows))
     if pixels.dtype != torch.uint8 or pixels.ndim != 4:
         raise ValueError(f"images must be uint8 (N, H, W, C), found {pixels.dtype} {tuple(pixels.shape)}")
     if targets.shape != (len(pixels),):
         raise ValueError(f"labels must be ({len(pixels)},) like the images, found {tuple(targets.shape)}")
+    split = np.arange(len(pixels)) if rows is None else np.asarray(rows, dtype=np.int64)
+    total = len(split)
     steps = steps_per_epoch(total, batch_size, drop_last)
     smallest = batch_size if steps * batch_size <= total else total % batch_size
     if steps == 0 or smallest < world_size:
@@ -52,9 +54,7 @@ def epoch_batches(
             f"batch_size {batch_size} splits {total} images into {steps} batches, the last of {smallest}: "
             f"too few for {world_size} workers{'' if drop_last else '; drop_last leaves the last one out'}"
         )
-    order = torch.from_numpy(draws.permutation("order", total))
-    if rows is not None:
-        order = torch.from_numpy(np.asarray(rows, dtype=np.int64))[order]
+    order = torch.from_numpy(split[draws.permutation("order", total)])
     store = _Store(pixels, targets, order, order.to(pixels.device), order.to(targets.device))
     for step in range(first_step, steps):
         first, last = step * batch_size, min((step + 1) * batch_size, total)
@@ -83,7 +83,7 @@ def share(first: int, last: int, rank: int, world_size: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class _Store:
-    """The training split, and the epoch's order of it where the images and where the labels are."""
+    """The images, and the rows of the training split in the epoch's order: on the host, with the images, with the labels."""
 
     images: Tensor
     labels: Tensor

@@ -50,7 +50,7 @@ _NOWHERE = Draws(seed=0, epoch=0)
 class Batch:
     """What one training step of one worker sees: one or more parts, and where they come from.
 
-    `positions` (B,) are the places in the epoch's order and `rows` (B,) those in the training split, both int64 on the CPU,
+    `positions` (B,) are the places in the epoch's order and `rows` (B,) those in the data set's images, both int64 on the CPU,
     ready to look up what is stored per image. `weight` is the factor for this worker's mean loss with which the average over
     the workers is the mean over the whole batch; it differs from 1 only where a batch does not divide evenly. `draws` and
     `step` address the random numbers of methods that need some: `batch.draws.uniform("pairs", batch.step, batch.step + 1, 2)`.

@@ -2,17 +2,18 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from distill_ray.augment import Flip, Identity
 from distill_ray.augment.epoch import epoch_batches, share, steps_per_epoch
 
 IMAGES = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1).repeat(8, 1).repeat(8, 2)
 LABELS = np.arange(50)
-WAYS = {"seed": 0, "epoch": 0, "device": "cpu"}
 
 
 def test_every_image_comes_once_with_its_label() -> None:
@@ -24,6 +25,15 @@ def test_every_image_comes_once_with_its_label() -> None:
     assert sorted(labels.tolist()) == list(range(50))
     assert labels.tolist() != list(range(50))
     assert torch.equal(pixels, labels / 255)
+    assert torch.equal(labels, torch.cat([batch.rows for batch in batches if batch.rows is not None]))
+
+
+def test_rows_choose_the_training_split() -> None:
+    rows = np.arange(1, 50, 3)
+    batches = list(epoch_batches(Identity(), IMAGES, LABELS, rows=rows, seed=0, epoch=0, batch_size=8, device="cpu"))
+    assert [len(batch.positions) for batch in batches] == [8, 8, 1]
+    labels = torch.cat([batch.parts[0].labels for batch in batches])
+    assert sorted(labels.tolist()) == rows.tolist()
     assert torch.equal(labels, torch.cat([batch.rows for batch in batches if batch.rows is not None]))
 
 
@@ -73,8 +83,8 @@ def test_steps_per_epoch(images: int, size: int, drop: bool, steps: int) -> None
 
 
 def test_wrong_arguments_are_refused_by_name() -> None:
-    def first(images: object, labels: object, **options: int | bool) -> object:
-        settings = {"seed": 0, "epoch": 0, "batch_size": 16, "device": "cpu"} | options
+    def first(images: NDArray[Any], labels: NDArray[Any], **options: Any) -> object:
+        settings: dict[str, Any] = {"seed": 0, "epoch": 0, "batch_size": 16, "device": "cpu"} | options
         return next(epoch_batches(Identity(), images, labels, **settings))
 
     with pytest.raises(ValueError, match="images must be uint8"):

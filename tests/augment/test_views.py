@@ -18,7 +18,7 @@ LABELS = np.arange(45) % 7
 
 def run(view: View, images: NDArray[np.uint8] = IMAGES, **options: Any) -> list[Batch]:
     labels = LABELS if images is IMAGES else np.arange(len(images)) % 7
-    settings = {"seed": 5, "epoch": 2, "batch_size": 16, "device": "cpu"} | options
+    settings: dict[str, Any] = {"seed": 5, "epoch": 2, "batch_size": 16, "device": "cpu"} | options
     return list(epoch_batches(view, images, labels, **settings))
 
 
