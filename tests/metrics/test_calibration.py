@@ -2,6 +2,10 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, logsumexp
+
 from distill_ray.metrics import Binning, calibrated_score, fit_temperature, reliability, score
 from distill_ray.metrics.calibration import (
     CALIBRATED_ENSEMBLE,
@@ -13,9 +17,6 @@ from distill_ray.metrics.calibration import (
     oe,
     with_temperature,
 )
-from numpy.testing import assert_allclose
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logsumexp
 
 # "Ensemble of calibrated models", section 9.
 CONFIDENCES = [0.9055, 0.9075, 0.5025, 0.5085, 0.3315, 0.3385, 0.7555, 0.9985, 1.0, 0.2105]
@@ -81,7 +82,7 @@ def test_a_short_last_batch_weighs_as_much_as_it_holds():
 
 
 def test_latent_batchensemble_temperature_oracle():
-    """The system adds 1e-8 inside its logarithms, which moves no printed digit of T and the cNLL by 3e-8; this package does not."""
+    """The system adds 1e-8 inside its logarithms, which moves the cNLL by 3e-8; this package does not."""
     logs = log_softmax(LOGITS, axis=1)
     before = score(logs, LABELS)
     assert before["accuracy"] == 0.5

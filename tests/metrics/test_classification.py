@@ -1,13 +1,17 @@
 """Scores of classifiers: printed oracles, agreement with scikit-learn, and what every classification metric must do."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
-from distill_ray.metrics import DIRECTIONS, calibrated_score, fit_temperature, mean_log_probabilities, score
-from distill_ray.metrics.calibration import ece, oe
-from distill_ray.metrics.classification import accuracy, brier, nll
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
+
+from distill_ray.metrics import DIRECTIONS, calibrated_score, mean_log_probabilities, score
+from distill_ray.metrics.calibration import ece, oe
+from distill_ray.metrics.classification import accuracy, brier, nll
 
 METRICS = {
     "accuracy": accuracy,
@@ -147,3 +151,16 @@ def test_a_label_of_probability_0_has_infinite_nll():
 def test_wrong_arguments_are_named(metric, logs, labels, argument):
     with pytest.raises(ValueError, match=f"^{argument}: "):
         metric(logs, labels)
+
+
+def test_importing_metrics_imports_neither_torch_nor_scipy():
+    """They are scored after every epoch and checked in study files, by processes that should start at once."""
+    program = """
+import pkgutil, sys
+import distill_ray.metrics as metrics
+for module in pkgutil.iter_modules(metrics.__path__):
+    __import__(f"distill_ray.metrics.{module.name}")
+print(*sorted({name.split(".")[0] for name in sys.modules} & {"torch", "scipy", "sklearn", "pandas", "ray", "mlflow"}))
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from distill_ray.metrics import mean_log_probabilities, score
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax
+
+from distill_ray.metrics import mean_log_probabilities, score
 
 
 def test_latent_batchensemble_oracle():

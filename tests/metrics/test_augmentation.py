@@ -1,0 +1,88 @@
+"""T. stddev: the printed oracle, the bound that a certain teacher reaches, and how groups are formed."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from scipy.special import log_softmax
+
+from distill_ray.metrics.augmentation import TeacherDeviation
+
+# Oracle of good-augmentation, section 12: three groups of two original and two augmented rows.
+GROUPS = np.array(
+    [
+        [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2], [0.2, 0.5, 0.3]],
+        [[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.4, 0.3, 0.3], [0.3, 0.3, 0.4]],
+        [[0.1, 0.1, 0.8], [0.9, 0.05, 0.05], [0.25, 0.25, 0.5], [0.6, 0.2, 0.2]],
+    ]
+)
+
+
+def feed(blocks, per_group):
+    deviation = TeacherDeviation(per_group)
+    for block in blocks:
+        deviation.update(block)
+    return deviation
+
+
+def test_oracle():
+    deviation = TeacherDeviation(blocks=2)
+    for group, expected in zip(GROUPS, (None, 0.08249579, 0.10487771), strict=True):
+        deviation.update(np.log(group[:2]))
+        deviation.update(np.log(group[2:]))
+        if expected:
+            assert_allclose(deviation.value, expected, atol=5e-9)
+    assert deviation.groups == 3
+    assert_allclose(deviation.mean_entropy, 0.87913279, atol=5e-9)
+    means = GROUPS.mean(axis=1)
+    assert_allclose(means, [[0.375, 0.45, 0.175], [0.375, 0.275, 0.35], [0.4625, 0.15, 0.3875]])
+    assert_allclose(means.std(axis=0, ddof=1), [0.05051815, 0.15069284, 0.11342215], atol=5e-9)
+
+
+@pytest.mark.parametrize(("classes", "bound"), [(100, 0.00556215), (200, 0.00394295)])
+def test_a_certain_teacher_without_augmentation_comes_near_the_bound(classes, bound):
+    """Independent one-hot rows, each fed as original and as copy, 5 iterations of 64 a group."""
+    assert_allclose(np.sqrt((1 / classes) * (1 - 1 / classes) / 320), bound, atol=5e-9)
+    generator = np.random.default_rng(0)
+    with np.errstate(divide="ignore"):
+        one_hot = np.log(np.eye(classes))
+    deviation = TeacherDeviation()
+    for _ in range(250 * 5):
+        block = one_hot[generator.integers(0, classes, 64)]
+        deviation.update(block)
+        deviation.update(block)
+    assert deviation.groups == 250
+    assert_allclose(deviation.value, bound, rtol=0.015)
+    assert deviation.mean_entropy == 0
+
+
+def test_short_blocks_weigh_by_their_rows():
+    rows = GROUPS.reshape(12, 3)
+    uneven = feed(np.split(np.log(rows), [3, 4, 6, 8, 9]), 2)
+    expected = np.std([rows[:4].mean(axis=0), rows[4:8].mean(axis=0), rows[8:].mean(axis=0)], axis=0, ddof=1).mean()
+    assert_allclose(uneven.value, expected, rtol=1e-12)
+
+
+def test_an_unfinished_group_does_not_count_until_it_is_complete():
+    blocks = log_softmax(np.random.default_rng(0).normal(size=(25, 8, 4)), axis=-1)
+    unfinished = feed(blocks, 10)
+    assert unfinished.groups == 2
+    assert unfinished.value == feed(blocks[:20], 10).value
+    for block in blocks[:5]:
+        unfinished.update(block)
+    assert unfinished.groups == 3
+    assert unfinished.value != feed(blocks[:20], 10).value
+
+
+def test_one_group_has_no_deviation():
+    with pytest.raises(ValueError, match="2 groups"):
+        _ = feed(np.log(GROUPS[:1]), 1).value
+    with pytest.raises(ValueError, match="block"):
+        _ = TeacherDeviation().mean_entropy
+
+
+@pytest.mark.parametrize("block", [np.zeros(3), np.zeros((2, 4)), np.zeros((0, 3)), np.full((2, 3), np.nan)])
+@pytest.mark.parametrize("before", [1, 2])
+def test_blocks_that_do_not_fit_are_refused(block, before):
+    deviation = feed(np.log(GROUPS[:before]), 2)
+    with pytest.raises(ValueError, match="^log_probabilities: "):
+        deviation.update(block)
