@@ -1,0 +1,27 @@
+"""The study file: typed, validated in one pass, and free of torch, Ray and MLflow."""
+
+from distill_ray.study.checks import check_against_data
+from distill_ray.study.reading import load_study
+from distill_ray.study.sections import OBJECTIVES, Asha, Confirm, DataSection, Resources, Search, TeacherGroup
+from distill_ray.study.space import Choice, Condition, Dimension, Label, Range, SearchSpace, Trial
+from distill_ray.study.study import Study
+
+__all__ = [
+    "OBJECTIVES",
+    "Asha",
+    "Choice",
+    "Condition",
+    "Confirm",
+    "DataSection",
+    "Dimension",
+    "Label",
+    "Range",
+    "Resources",
+    "Search",
+    "SearchSpace",
+    "Study",
+    "TeacherGroup",
+    "Trial",
+    "check_against_data",
+    "load_study",
+]

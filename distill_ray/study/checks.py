@@ -1,0 +1,115 @@
+"""What fields of a study ask of each other, and of the data once it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from distill_ray.job import Recipe
+from distill_ray.study.problems import Path, Problems, shown
+from distill_ray.study.sections import Resources, Search, TeacherGroup
+from distill_ray.study.space import Range, SearchSpace
+from distill_ray.study.study import Study
+
+
+def check_teachers(groups: tuple[TeacherGroup, ...], listed: bool, resources: Resources, problems: Problems) -> None:
+    """Each group's recipe, and that no teacher is there twice."""
+    first: dict[tuple[Recipe, int], Path] = {}
+    for index, group in enumerate(groups):
+        path: Path = ("teachers", index) if listed else ("teachers",)
+        check_recipe(group.recipe, path, resources.workers_per_teacher, problems)
+        for seed in set(group.seeds):
+            known = first.setdefault((group.recipe, seed), path)
+            if known != path:
+                message = f"seed {seed} is there already: teachers.{known[-1]} has the same settings; the two would be one network"
+                problems.add((*path, "seeds"), message, about=[path, known])
+
+
+def check_student(student: Recipe, search: Search, resources: Resources, problems: Problems) -> None:
+    """The recipes that trials can have."""
+    check_recipe(student, ("student",), resources.workers_per_trial, problems, space=search.space)
+
+
+def check_recipe(
+    recipe: Recipe,
+    path: Path,
+    workers: int,
+    problems: Problems,
+    *,
+    about: Iterable[Path] = (),
+    space: SearchSpace | None = None,
+) -> None:
+    """The fields of a recipe against each other; with a `space`, for every value that they can take in it."""
+    reach = _Reach(recipe, path, space)
+    about = list(about)
+
+    def wrong(name: str, message: str, *others: str) -> None:
+        where, mine = reach.place(name)
+        problems.add(where, f"found {shown(mine)}, {message}", about=[*about, where, *(reach.place(other)[0] for other in others)])
+
+    epochs = min(reach.values("epochs"))
+    if max(reach.values("warmup_epochs")) >= epochs:
+        wrong("warmup_epochs", f"must be below epochs ({epochs})", "epochs")
+    for milestones in reach.values("milestones"):
+        if any(later <= earlier for earlier, later in zip(milestones, milestones[1:], strict=False)):
+            wrong("milestones", "must rise")
+        elif milestones and milestones[-1] >= epochs:
+            wrong("milestones", f"must be below epochs ({epochs})", "epochs")
+        elif milestones and "step" not in reach.values("schedule"):
+            wrong("milestones", "which is for schedule: step", "schedule")
+    if min(reach.values("momentum")) == 0 and True in reach.values("nesterov"):
+        wrong("momentum", "must be above 0 with nesterov: true", "nesterov")
+    if min(reach.values("batch_size")) < workers:
+        wrong("batch_size", f"must be at least the number of workers that share it ({workers})", "workers")
+
+
+class _Reach:
+    """The values that a field of a recipe can take, and the place in the file that decides."""
+
+    def __init__(self, recipe: Recipe, path: Path, space: SearchSpace | None) -> None:
+        self._recipe = recipe
+        self._path = path
+        self._searched = {dimension.name: dimension for dimension in space.dimensions} if space else {}
+
+    def values(self, name: str) -> list[Any]:
+        dimension = self._searched.get(name)
+        if dimension is None:
+            return [getattr(self._recipe, name)]
+        fixed = [getattr(self._recipe, name)] if dimension.when else []
+        return [*fixed, *((dimension.low, dimension.high) if isinstance(dimension, Range) else dimension.values)]
+
+    def place(self, name: str) -> tuple[Path, Any]:
+        dimension = self._searched.get(name)
+        if dimension is None:
+            return (*self._path, name), getattr(self._recipe, name, None)
+        return ("search", "space", name), next(iter(dimension.to_file().values()))
+
+
+def check_against_data(study: Study, rows: int, num_classes: int | None = None) -> None:
+    """Check a study against a training file with that many rows. Raises `RequestError` as `load_study` does."""
+    split = study.data.cut(rows)
+    train = rows - split.validation if split.train is None else split.train
+    problems: list[tuple[str, str]] = []
+    if split.validation >= rows:
+        problems.append(("data.validation", f"found {split.validation}, must leave some of the {rows} training images"))
+    elif train + split.validation > rows:
+        left = rows - split.validation
+        problems.append(("data.train", f"found {train}, but only {left} of the {rows} training images are left after validation"))
+    else:
+        if split.rule == "stratified" and num_classes and min(split.validation, train) < num_classes:
+            name = "validation" if split.validation < num_classes else "train"
+            problems.append((f"data.{name}", f"a stratified split needs an image of each of the {num_classes} classes"))
+        problems += _batches(study, train)
+    if problems:
+        raise study.error(problems)
+
+
+def _batches(study: Study, train: int) -> Iterable[tuple[str, str]]:
+    recipes = {f"teachers.{index}" if len(study.teachers) > 1 else "teachers": group.recipe for index, group in enumerate(study.teachers)}
+    recipes |= {f"confirm.baselines.{name}": recipe for name, recipe in study.confirm.baselines.items()}
+    sizes = {f"{place}.batch_size": recipe.batch_size for place, recipe in recipes.items()}
+    reach = _Reach(study.student, ("student",), study.search.space)
+    sizes[".".join(map(str, reach.place("batch_size")[0]))] = max(reach.values("batch_size"))
+    for place, size in sizes.items():
+        if size > train and not (place.startswith("confirm") and size == study.student.batch_size):
+            yield place, f"found {size}, but the training split has only {train} images"

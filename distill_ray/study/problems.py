@@ -1,0 +1,79 @@
+"""Everything that is wrong with a study file, collected so that one pass reports all of it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from distill_ray.errors import RequestError
+
+Path = tuple[str | int, ...]
+"""Where a value is in the file, `("search", "space", "lr")`; items of a list by their position from 0."""
+
+Origins = Mapping[Path, int | str]
+"""Where each value was written: a line of the file, or `"--set"`."""
+
+
+class Problems:
+    """What is wrong so far, and where. `raise_any` ends the reading with all of it."""
+
+    def __init__(self, source: str, origins: Origins) -> None:
+        self._source = source
+        self._origins = origins
+        self._found: dict[tuple[Path, str], None] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._found)
+
+    def add(self, path: Path, message: str, *, about: Iterable[Path] = ()) -> None:
+        """Note that the value at `path` is wrong.
+
+        A problem between several values names the others in `about`; it is left out when one of them is wrong already, because
+        then it may be only a consequence.
+        """
+        if not any(self.concern(other) for other in about):
+            self._found[path, message] = None
+
+    def concern(self, path: Path) -> bool:
+        """Whether the value at `path`, or something within it, is wrong."""
+        return any(found[: len(path)] == path for found, _ in self._found)
+
+    def error(self) -> RequestError:
+        """One line per problem, in the order of the file and then of the command line."""
+        lines = []
+        for path, message in self._found:
+            origin = origin_of(path, self._origins)
+            place = origin if isinstance(origin, str) else f"{self._source}:{origin}" if origin else self._source
+            rank = origin if isinstance(origin, int) else (0 if origin is None else len(self._origins) ** 2)
+            lines.append((rank, f"{place}: {dotted(path)}: {message}" if path else f"{place}: {message}"))
+        return RequestError("\n".join(line for _, line in sorted(lines, key=lambda line: line[0])))
+
+    def raise_any(self) -> None:
+        """Raise `RequestError` when anything is wrong."""
+        if self:
+            raise self.error()
+
+
+def origin_of(path: Path, origins: Origins) -> int | str | None:
+    """Where the value at `path` was written, or the nearest section around it; `None` when the file is empty."""
+    return next((origins[path[:length]] for length in range(len(path), -1, -1) if path[:length] in origins), None)
+
+
+def dotted(path: Path) -> str:
+    """The path as `--set` takes it: `search.space.lr`."""
+    return ".".join(map(str, path))
+
+
+def shown(value: Any) -> str:
+    """A value of the file as a message quotes it: as JSON, shortened."""
+    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def unknown_field(name: str, known: Iterable[str]) -> str:
+    """The message for a field that does not exist: the nearest that does, or all of them when none is near."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"unknown field; did you mean {near[0]!r}?" if near else f"unknown field (known: {', '.join(names)})"

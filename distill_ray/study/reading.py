@@ -1,0 +1,207 @@
+"""Reads a study from its document: every section for itself, then what the sections ask of each other."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from distill_ray.augment import VIEWS, CropFlip
+from distill_ray.job import Recipe
+from distill_ray.methods import METHODS, EnsembleKD, Supervised
+from distill_ray.settings import Setting, SettingField
+from distill_ray.study.checks import check_recipe, check_student, check_teachers
+from distill_ray.study.document import Document, read_document
+from distill_ray.study.fields import INVALID, check_value, read_fields, section
+from distill_ray.study.problems import Path, Problems, shown, unknown_field
+from distill_ray.study.read_search import read_search
+from distill_ray.study.read_space import Reach, choice_of
+from distill_ray.study.recipes import COMMON, assemble, change, read_settings
+from distill_ray.study.sections import MAX_SEED, Confirm, DataSection, Resources, TeacherGroup
+from distill_ray.study.study import Study
+
+SECTIONS = ("name", "data", "teachers", "student", "search", "confirm", "resources", "seed")
+BASELINES = ("scratch", "default-kd")
+RESERVED = ("ensemble", "teacher", "best")
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME_RULE = "letters, digits and . _ -, first a letter or digit, at most 100 of them"
+_SEED = SettingField("seed", int, Setting("", at_least=0, at_most=MAX_SEED), 0)
+_MEMBERS = SettingField("members", int, Setting("", at_least=1, at_most=100), 3)
+_SEEDS = SettingField("seeds", tuple[int, ...] | None, Setting("", at_least=0, at_most=MAX_SEED), None)
+
+
+def load_study(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Study:
+    """The study in file `path`, with overrides such as `"search.trials=4"` applied.
+
+    Raises `RequestError` with one line for everything that is wrong: file and line, field, what was found, what is allowed.
+    """
+    return read_study(read_document(path, overrides), tuple(overrides))
+
+
+def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
+    """The study that `document` describes. Raises `RequestError` with a line for everything that is wrong with it."""
+    values, problems = document.values, document.problems
+    for key in values:
+        if key not in SECTIONS:
+            problems.add((key,), unknown_field(key, SECTIONS))
+    name = _name(values, problems)
+    seed = check_value(_SEED, values.get("seed", 0), ("seed",), problems)
+    seed = 0 if seed is INVALID else seed
+    data = DataSection(**read_fields(DataSection, values.get("data"), ("data",), problems))
+    resources = Resources(**read_fields(Resources, values.get("resources"), ("resources",), problems))
+    teachers = _teachers(values, seed, problems)
+    student, fixed, reach = _student(values, problems)
+    search = read_search(values.get("search"), problems, student, fixed, reach, seed)
+    confirm = _confirm(values.get("confirm"), problems, student, reach, search.trials)
+    if resources.gpus_per_worker > 1 and resources.gpus_per_worker % 1:
+        found = shown(resources.gpus_per_worker)
+        problems.add(("resources", "gpus_per_worker"), f"found {found}, must be a whole number, or below 1 to share a GPU")
+    check_teachers(teachers, "teachers" in values and isinstance(values["teachers"], list), resources, problems)
+    check_student(student, search, resources, problems)
+    for baseline, recipe in confirm.baselines.items():
+        path = ("confirm", "baselines", baseline)
+        check_recipe(recipe, path, resources.workers_per_trial, problems, about=[("student",)])
+    problems.raise_any()
+    return Study(
+        name=name,
+        data=data,
+        teachers=teachers,
+        student=student,
+        search=search,
+        confirm=confirm,
+        resources=resources,
+        seed=seed,
+        overrides=overrides,
+        document=document,
+    )
+
+
+def _name(values: Mapping[str, Any], problems: Problems) -> str:
+    name = values.get("name")
+    if "name" not in values:
+        problems.add(("name",), f"missing; it names the study in the store and in MLflow ({_NAME_RULE})")
+    elif not isinstance(name, str) or not _NAME.fullmatch(name):
+        problems.add(("name",), f"found {shown(name)}, must be {_NAME_RULE}")
+    return str(name)
+
+
+def _teachers(values: Mapping[str, Any], seed: int, problems: Problems) -> tuple[TeacherGroup, ...]:
+    given = values.get("teachers")
+    if given is None or given == []:
+        problems.add(("teachers",), "missing; name at least their model: {model: wrn-16-2, members: 3}")
+        return ()
+    groups: list[TeacherGroup] = []
+    for index, content in enumerate(given if isinstance(given, list) else [given]):
+        path: Path = ("teachers", index) if isinstance(given, list) else ("teachers",)
+        first = seed + sum(len(group.seeds) for group in groups)
+        groups.append(_teacher_group(content, path, first, problems))
+    return tuple(groups)
+
+
+def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems) -> TeacherGroup:
+    fields = section(content, path, problems)
+    members = check_value(_MEMBERS, fields.get("members", 3), (*path, "members"), problems)
+    seeds = check_value(_SEEDS, fields.get("seeds"), (*path, "seeds"), problems)
+    if members is INVALID or seeds is INVALID:
+        seeds = ()
+    elif seeds is None:
+        seeds = tuple(range(first_seed, first_seed + members))
+    elif not seeds or len(set(seeds)) < len(seeds):
+        problems.add((*path, "seeds"), f"found {shown(fields['seeds'])}, must be at least one seed, all different")
+    elif "members" in fields and members != len(seeds):
+        problems.add((*path, "members"), f"found {members}, but there are {len(seeds)} seeds; leave one of the two out")
+    method = _own_method(content, "supervised")
+    if method and METHODS[method].needs_teachers:
+        problems.add((*path, "method"), f"method {method!r} needs teachers itself; teachers learn from labels (supervised)")
+    methods = None if method is None else (method,)
+    settings = read_settings(content, path, problems, methods=methods, elsewhere=("members", "seeds"))
+    return TeacherGroup(recipe=_recipe(settings, content, method or "supervised", path, problems), seeds=seeds)
+
+
+def _student(values: Mapping[str, Any], problems: Problems) -> tuple[Recipe, dict[str, Any], Reach]:
+    """The base recipe, the settings of methods that the section names, and what trials can reach from there."""
+    path: Path = ("student",)
+    content = values.get("student")
+    search = values.get("search")
+    space = search.get("space") if isinstance(search, dict) else None
+    listed = choice_of(space, "method")
+    searched = None if listed is None else [name for name in listed if isinstance(name, str) and name in METHODS]
+    default = "kd" if not searched or "kd" in searched else searched[0]
+    method = _own_method(content, default)
+    known = method is not None and (searched is None or (len(searched) == len(listed or []) > 0))
+    methods = tuple(dict.fromkeys([*(searched or []), method or default])) if known else None
+    settings = read_settings(content, path, problems, methods=methods)
+    recipe = _recipe(settings, content, method or default, path, problems)
+    fixed = {name: value for name, value in settings.items() if name not in (*COMMON, "augment", "method")}
+    return recipe, fixed if searched else {}, Reach(tuple(searched) if searched and known else methods, _views(space, recipe))
+
+
+def _views(space: Any, student: Recipe) -> tuple[str, ...] | None:
+    listed = choice_of(space, "augment")
+    if listed is None:
+        return (student.augment.name,)
+    names = [view.get("name") if isinstance(view, dict) else view for view in listed]
+    return tuple(dict.fromkeys(names)) if names and all(isinstance(name, str) and name in VIEWS for name in names) else None
+
+
+def _own_method(content: Any, default: str) -> str | None:
+    """The method that a section names, `default` when it names none, `None` when it names none that exists."""
+    name = content.get("method", default) if isinstance(content, dict) else default
+    return name if isinstance(name, str) and name in METHODS else None
+
+
+def _recipe(settings: Mapping[str, Any], content: Any, method: str, path: Path, problems: Problems) -> Recipe:
+    """The recipe of a section. What is missing or wrong is noted, and replaced for the sake of the checks that follow."""
+    if not isinstance(content, dict) or "model" not in content:
+        problems.add((*path, "model"), "missing; name an architecture, such as wrn-16-2")
+    filled = {"model": "", "augment": CropFlip(), **settings, "method": method}
+    try:
+        return assemble(filled)
+    except ValueError as error:
+        problems.add((*path, "method"), str(error))
+        return Recipe(model="")
+
+
+def _confirm(values: Any, problems: Problems, student: Recipe, reach: Reach, trials: int) -> Confirm:
+    path: Path = ("confirm",)
+    given = section(values, path, problems)
+    read = read_fields(Confirm, values, path, problems, elsewhere=("baselines",))
+    baselines = _baselines(given.get("baselines", list(BASELINES)), (*path, "baselines"), problems, student)
+    confirm = Confirm(**read, baselines=baselines)
+    if confirm.top > trials:
+        message = f"found {confirm.top}, but the search has only {trials} trials"
+        problems.add((*path, "top"), message, about=[("search", "trials")])
+    return confirm
+
+
+def _baselines(given: Any, path: Path, problems: Problems, student: Recipe) -> dict[str, Recipe]:
+    built_in = {"scratch": replace(student, method=Supervised()), "default-kd": replace(student, method=EnsembleKD())}
+    if isinstance(given, list):
+        for index, name in enumerate(given):
+            if not isinstance(name, str) or name not in built_in:
+                problems.add((*path, index), f"found {shown(name)}, must be {' or '.join(built_in)}; others are written {_OTHERS}")
+        return {name: built_in[name] for name in given if isinstance(name, str) and name in built_in}
+    if not isinstance(given, dict):
+        problems.add(path, f"found {shown(given)}, must be a list of {', '.join(built_in)}, or {_OTHERS}")
+        return {}
+    return {name: _baseline(name, content, (*path, name), problems, built_in.get(name, student)) for name, content in given.items()}
+
+
+_OTHERS = "{name: {setting: value}} with what differs from the student"
+
+
+def _baseline(name: str, content: Any, path: Path, problems: Problems, base: Recipe) -> Recipe:
+    if not _NAME.fullmatch(name) or name in RESERVED:
+        problems.add(path, f"must be {_NAME_RULE}, and none of {', '.join(RESERVED)}")
+    method = _own_method(content, base.method.name)
+    settings = read_settings(content, path, problems, methods=None if method is None else (method,))
+    if not settings and name not in BASELINES:
+        problems.add(path, "has no setting, so it is the student itself", about=[path])
+    try:
+        return change(base, settings)
+    except ValueError as error:
+        problems.add(path, str(error))
+        return base

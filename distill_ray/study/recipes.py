@@ -1,0 +1,180 @@
+"""Between the flat settings of the study file and a `Recipe`: the one place that converts in either direction.
+
+Flat settings have the common fields of a recipe, `method` as a name with the method's settings beside it, and `augment` as a
+`View`. `augment.<setting>` changes one setting of that view.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from distill_ray.augment import VIEWS, View
+from distill_ray.job import Recipe
+from distill_ray.methods import METHODS
+from distill_ray.models import check_model_name
+from distill_ray.registry import Registry, unknown_name
+from distill_ray.settings import SettingField, setting_fields
+from distill_ray.study.fields import INVALID, check_value, section
+from distill_ray.study.problems import Path, Problems, shown, unknown_field
+
+COMMON = tuple(name for name in setting_fields(Recipe) if name not in ("method", "augment"))
+"""The fields that every recipe has, apart from the two that bring settings of their own."""
+
+
+def flatten(recipe: Recipe) -> dict[str, Any]:
+    """Every setting of `recipe`, flat."""
+    return (
+        {name: getattr(recipe, name) for name in COMMON}
+        | {"method": recipe.method.name, "augment": recipe.augment}
+        | {field.name: getattr(recipe.method, field.name) for field in dataclasses.fields(recipe.method)}
+    )
+
+
+def assemble(settings: Mapping[str, Any]) -> Recipe:
+    """The recipe with these flat settings; those of methods and views other than its own are left out.
+
+    Raises `ValueError`, naming the field, when settings do not fit each other.
+    """
+    method_class = METHODS[settings["method"]]
+    method = method_class(**_typed(setting_fields(method_class), settings))
+    view = settings["augment"]
+    changes = {name.removeprefix("augment."): value for name, value in settings.items() if name.startswith("augment.")}
+    view = dataclasses.replace(view, **_typed(setting_fields(type(view)), changes))
+    return Recipe(**_typed({name: setting_fields(Recipe)[name] for name in COMMON}, settings), method=method, augment=view)
+
+
+def change(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
+    """`recipe` with some flat settings replaced.
+
+    Another method keeps the settings that both have and that `recipe` moved away from the default of its method. Raises
+    `ValueError` as `assemble` does.
+    """
+    kept = flatten(recipe)
+    if settings.get("method", recipe.method.name) != recipe.method.name:
+        for name, field in setting_fields(type(recipe.method)).items():
+            if kept[name] == field.default:
+                del kept[name]
+    return assemble(kept | dict(settings))
+
+
+def view_text(view: View) -> str:
+    """A view on one line, with the settings that are not the default: `cutout(size=8)`."""
+    fields = setting_fields(type(view))
+    changed = {name: getattr(view, name) for name, field in fields.items() if getattr(view, name) != field.default}
+    return f"{view.name}({', '.join(f'{name}={json.dumps(value)}' for name, value in changed.items())})" if changed else view.name
+
+
+def to_file(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings as the study file writes them, in JSON values."""
+    written: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, View):
+            value = value.to_dict()
+        written[name] = list(value) if isinstance(value, tuple) else value
+    return written
+
+
+def read_settings(
+    values: Any, path: Path, problems: Problems, *, methods: Collection[str] | None, elsewhere: Collection[str] = ()
+) -> dict[str, Any]:
+    """The valid flat settings of section `values`.
+
+    `methods` are those that the section is for, `None` when they cannot be known; a setting that none of them has is a
+    problem. Fields named in `elsewhere` belong to the section but are no settings of a recipe.
+    """
+    read: dict[str, Any] = {}
+    for name, value in section(values, path, problems).items():
+        if name in elsewhere:
+            continue
+        here = (*path, name)
+        owners = setting_owners(name, methods)
+        if name == "method":
+            if isinstance(found := read_method(value, here, problems), str):
+                read[name] = found
+        elif name == "augment":
+            if (view := read_view(value, here, problems)) is not None:
+                read[name] = view
+        elif not owners:
+            problems.add(here, unknown_setting(name, methods, elsewhere))
+        else:
+            checked = [check_value(field, value, here, problems) for field in owners]
+            if INVALID not in checked and (name != "model" or is_model(checked[0], here, problems)):
+                read[name] = checked[0]
+    return read
+
+
+def setting_owners(name: str, methods: Collection[str] | None) -> list[SettingField]:
+    """What field `name` takes: once for a common field, else once for each of `methods` (of all, when `None`) that has it."""
+    if name in COMMON:
+        return [setting_fields(Recipe)[name]]
+    fields = (setting_fields(METHODS[method]) for method in (METHODS if methods is None else methods))
+    return [owned[name] for owned in fields if name in owned]
+
+
+def unknown_setting(name: str, methods: Collection[str] | None, elsewhere: Iterable[str] = ()) -> str:
+    """The message for a setting that no recipe of these methods has."""
+    having = [method for method in METHODS if name in setting_fields(METHODS[method])]
+    if having and methods:
+        return f"no setting of method {', '.join(methods)} ({', '.join(having)} has it)"
+    known = [*elsewhere, *setting_fields(Recipe)]
+    for method in METHODS if methods is None else methods:
+        known += [setting for setting in setting_fields(METHODS[method]) if setting not in known]
+    return unknown_field(name, known)
+
+
+def read_method(value: Any, path: Path, problems: Problems) -> str | None:
+    """`value` if it is the name of a method."""
+    return value if _is_member(METHODS, value, path, problems) else None
+
+
+def read_view(value: Any, path: Path, problems: Problems) -> View | None:
+    """The view that a name, or a mapping with a name and settings, stands for."""
+    settings = dict(value) if isinstance(value, dict) else {"name": value}
+    if "name" not in settings:
+        problems.add(path, f"found {shown(value)}, must be the name of a view, or name and settings: {{name: crop-flip, ...}}")
+        return None
+    name = settings.pop("name")
+    if not _is_member(VIEWS, name, path, problems):
+        return None
+    fields = setting_fields(VIEWS[name])
+    read = {}
+    for setting, given in settings.items():
+        if setting not in fields:
+            known = unknown_field(setting, fields) if fields else f"view {name!r} has no settings"
+            problems.add((*path, setting), known)
+        elif (found := check_value(fields[setting], given, (*path, setting), problems)) is not INVALID:
+            read[setting] = found
+    try:
+        return VIEWS[name](**read) if len(read) == len(settings) else None
+    except ValueError as error:
+        problems.add(path, str(error))
+        return None
+
+
+def is_model(name: str, path: Path, problems: Problems) -> bool:
+    """Whether there is a model of that name; a problem when not."""
+    try:
+        check_model_name(name)
+    except ValueError as error:
+        problems.add(path, str(error))
+        return False
+    return True
+
+
+def _is_member(registry: Registry[Any], value: Any, path: Path, problems: Problems) -> bool:
+    if not isinstance(value, str):
+        problems.add(path, f"found {shown(value)}, must be the name of a {registry.family}: {', '.join(sorted(registry))}")
+    elif value not in registry:
+        problems.add(path, unknown_name(registry.family, value, registry))
+    else:
+        return True
+    return False
+
+
+def _typed(fields: Mapping[str, SettingField], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among `fields`; a whole number that was drawn for a field with fractions becomes one."""
+    own = {name: settings[name] for name in fields if name in settings}
+    return {name: float(value) if fields[name].type is float else value for name, value in own.items()}

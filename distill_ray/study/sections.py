@@ -1,0 +1,118 @@
+"""The sections of a study, as the rest of the package sees them: resolved, with every default filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from distill_ray.job import Recipe, Split
+from distill_ray.settings import Setting
+from distill_ray.study.recipes import flatten, to_file
+from distill_ray.study.space import Label, SearchSpace
+
+OBJECTIVES = {"val/accuracy": "max", "val/nll": "min", "val/ece": "min", "val/brier": "min", "val/oe": "min"}
+"""What a search can optimise, and the direction in which it is better."""
+
+MAX_SEED = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSection:
+    """Which images the study is about, and how the validation split is cut."""
+
+    source: Annotated[str, Setting("digits, or the folder of a data set")] = "digits"
+    validation: Annotated[int | None, Setting("images held out for every selection; unset: a tenth", at_least=1)] = None
+    train: Annotated[int | None, Setting("images to train on; unset: all the others", at_least=1)] = None
+    split: Annotated[Literal["stratified", "last"], Setting("how the validation images are taken")] = "stratified"
+    label: Annotated[str | None, Setting("label column, where a data set has several")] = None
+    seed: Annotated[int, Setting("of the stratified split", at_least=0, at_most=MAX_SEED)] = 0
+
+    def cut(self, rows: int) -> Split:
+        """The split of a training file with that many rows."""
+        validation = max(1, rows // 10) if self.validation is None else self.validation
+        return Split(validation=validation, train=self.train, rule=self.split, seed=self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherGroup:
+    """Members of the ensemble that are trained alike, one per seed."""
+
+    recipe: Recipe
+    seeds: tuple[int, ...]
+
+    def to_file(self) -> dict[str, Any]:
+        """The group as the study file writes it."""
+        return {"members": len(self.seeds), "seeds": list(self.seeds)} | to_file(flatten(self.recipe))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asha:
+    """Asynchronous successive halving: of the trials that reach a rung, one in `reduction` goes on."""
+
+    grace_epochs: Annotated[int, Setting("epochs that every trial gets", at_least=1)]
+    reduction: Annotated[int, Setting("one in how many trials goes on at each rung", at_least=2)] = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How the student is searched. `time_limit` is in seconds; no `scheduler` means that every trial runs to its end."""
+
+    trials: Annotated[int, Setting("configurations to try", at_least=1)] = 20
+    objectives: Mapping[str, str]
+    sampler: Annotated[Literal["tpe", "random", "nsga2"], Setting("how configurations are suggested")] = "tpe"
+    seed: Annotated[int, Setting("of the sampler; unset: the study's", at_least=0, at_most=MAX_SEED)]
+    scheduler: Asha | None
+    max_failed_trials: Annotated[
+        int, Setting("failed trials after which the search gives up; unset: a quarter of the trials, at least 3", at_least=1)
+    ]
+    retries: Annotated[int, Setting("further attempts for a trial that fails", at_least=0)] = 1
+    time_limit: float | None
+    max_concurrent: Annotated[int | None, Setting("trials at the same time; unset: as many as fit", at_least=1)] = None
+    try_first: tuple[Mapping[str, Label], ...]
+    space: SearchSpace
+
+    def to_file(self) -> dict[str, Any]:
+        """The section as the study file writes it."""
+        scheduler: str | dict[str, Any] = "none"
+        if self.scheduler:
+            scheduler = {"name": "asha", "grace_epochs": self.scheduler.grace_epochs, "reduction": self.scheduler.reduction}
+        return {
+            "trials": self.trials,
+            "objectives": dict(self.objectives),
+            "sampler": self.sampler,
+            "seed": self.seed,
+            "scheduler": scheduler,
+            "max_failed_trials": self.max_failed_trials,
+            "retries": self.retries,
+            "time_limit": None if self.time_limit is None else f"{self.time_limit:.3f}s",
+            "max_concurrent": self.max_concurrent,
+            "try_first": [
+                to_file({name: self.space[name].value(label) for name, label in trial.items()}) for trial in self.try_first
+            ],
+            "space": self.space.to_file(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirm:
+    """What is trained again over several seeds and judged on the test split."""
+
+    seeds: Annotated[int, Setting("trainings of each candidate, each with its own seed", at_least=1, at_most=100)] = 3
+    top: Annotated[int, Setting("best configurations of the search to confirm", at_least=1)] = 1
+    baselines: Mapping[str, Recipe]
+
+    def to_file(self) -> dict[str, Any]:
+        """The section as the study file writes it."""
+        baselines = {name: to_file(flatten(recipe)) for name, recipe in self.baselines.items()}
+        return {"seeds": self.seeds, "top": self.top, "baselines": baselines}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one job gets."""
+
+    workers_per_teacher: Annotated[int, Setting("processes that train one teacher together", at_least=1)] = 1
+    workers_per_trial: Annotated[int, Setting("processes that train one student together", at_least=1)] = 1
+    cpus_per_worker: Annotated[int, Setting("CPU cores of each", at_least=1)] = 1
+    gpus_per_worker: Annotated[float, Setting("GPUs of each; a fraction lets several share one", at_least=0)] = 0

@@ -1,0 +1,162 @@
+"""The search space: which settings of the student are drawn, from what, and under which condition."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from distill_ray.augment import View
+from distill_ray.job import Recipe
+from distill_ray.study.recipes import change, to_file, view_text
+
+Label = str | int | float | bool
+"""What the search shows for a value: the value itself, or one line of text for a view or a list."""
+
+
+class Trial(Protocol):
+    """The part of an Optuna trial that a search space needs."""
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float: ...
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
+
+    def suggest_categorical(self, name: str, choices: Sequence[Label]) -> Any: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """Holds when choice `field` is active and its label is one of `labels`."""
+
+    field: str
+    labels: tuple[Label, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Numbers from `low` to `high`, both included: of any kind or whole, evenly or by their logarithm, at all or in steps."""
+
+    name: str
+    low: float
+    high: float
+    whole: bool = False
+    log: bool = False
+    step: float | None = None
+    when: tuple[Condition, ...] = ()
+
+    def suggest(self, trial: Trial) -> Label:
+        """The value that `trial` draws."""
+        if self.whole:
+            return trial.suggest_int(self.name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+
+    def label(self, value: Any) -> Label | None:
+        """`value` as the search writes it, or `None` when it cannot be drawn."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return None
+        if self.whole and value != int(value):
+            return None
+        if self.step:
+            steps = (value - self.low) / self.step
+            if abs(steps - round(steps)) > 1e-8:
+                return None
+        return int(value) if self.whole else float(value)
+
+    def value(self, label: Label) -> Any:
+        """The setting that `label` stands for."""
+        return label
+
+    def described(self) -> str:
+        """The range on one line, `log [1, 20]`."""
+        kind = ("log " if self.log else "") + ("int" if self.whole else "" if self.log else "uniform")
+        return f"{kind.strip()} [{self.low:g}, {self.high:g}]" + (f" step {self.step:g}" if self.step else "")
+
+    def to_file(self) -> dict[str, Any]:
+        """The range as the study file writes it."""
+        written: dict[str, Any] = {"int" if self.whole else "log" if self.log else "uniform": [self.low, self.high]}
+        return written | ({"log": True} if self.whole and self.log else {}) | ({"step": self.step} if self.step else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One of some settings."""
+
+    name: str
+    values: tuple[Any, ...]
+    when: tuple[Condition, ...] = ()
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        """The label of each value, in order."""
+        return tuple(label_of(value) for value in self.values)
+
+    def suggest(self, trial: Trial) -> Label:
+        """The label of the value that `trial` draws."""
+        chosen: Label = trial.suggest_categorical(self.name, self.labels)
+        return chosen
+
+    def label(self, value: Any) -> Label | None:
+        """The label of `value`, or `None` when it is none of the choices."""
+        return next((label for label, choice in zip(self.labels, self.values, strict=True) if choice == value), None)
+
+    def value(self, label: Label) -> Any:
+        """The setting that `label` stands for. Raises `ValueError` for any other label."""
+        return self.values[self.labels.index(label)]
+
+    def described(self) -> str:
+        """The choices on one line."""
+        return ", ".join(map(str, self.labels))
+
+    def to_file(self) -> dict[str, Any]:
+        """The choices as the study file writes them."""
+        return {"choice": [to_file({"": value})[""] for value in self.values]}
+
+
+Dimension = Range | Choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """What a trial draws, in an order in which every condition is decided before it is asked.
+
+    `fixed` holds the settings of methods that the student section names, also those that only another method in the space has.
+    """
+
+    dimensions: tuple[Dimension, ...]
+    fixed: Mapping[str, Any]
+
+    def suggest(self, trial: Trial) -> dict[str, Label]:
+        """Draw the active dimensions from an Optuna trial: label by name, exactly what Optuna has in `trial.params`."""
+        drawn: dict[str, Label] = {}
+        for dimension in self.dimensions:
+            if self.is_active(dimension, drawn):
+                drawn[dimension.name] = dimension.suggest(trial)
+        return drawn
+
+    def is_active(self, dimension: Dimension, drawn: Mapping[str, Label]) -> bool:
+        """Whether `dimension` is drawn after these values."""
+        return all(condition.field in drawn and drawn[condition.field] in condition.labels for condition in dimension.when)
+
+    def recipe(self, base: Recipe, drawn: Mapping[str, Label]) -> Recipe:
+        """The student's recipe for what a trial has drawn. Raises `ValueError` when the settings do not fit each other."""
+        return change(base, {**self.fixed, **{name: self[name].value(label) for name, label in drawn.items()}})
+
+    def __getitem__(self, name: str) -> Dimension:
+        """The dimension of that name. Raises `KeyError` when there is none."""
+        return {dimension.name: dimension for dimension in self.dimensions}[name]
+
+    def to_file(self) -> dict[str, Any]:
+        """The space as the study file writes it."""
+        written = {}
+        for dimension in self.dimensions:
+            when = {condition.field: list(condition.labels) for condition in dimension.when}
+            written[dimension.name] = dimension.to_file() | ({"when": when} if when else {})
+        return written
+
+
+def label_of(value: Any) -> Label:
+    """The label of a setting: itself, or text for a view (`cutout(size=8)`) and for a list (`[3, 6]`)."""
+    if isinstance(value, View):
+        return view_text(value)
+    label: Label = str(list(value)) if isinstance(value, tuple) else value
+    return label

@@ -1,0 +1,92 @@
+"""A study: the study file, validated and resolved."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from distill_ray.errors import RequestError
+from distill_ray.job import Recipe, canonical_json
+from distill_ray.study.document import Document
+from distill_ray.study.problems import Path, Problems
+from distill_ray.study.recipes import COMMON, flatten, to_file
+from distill_ray.study.sections import Confirm, DataSection, Resources, Search, TeacherGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is to be found out, and within which bounds. Two studies with the same `digest` ask for the same.
+
+    `student` is the recipe that trials start from. Seeds are derived from `seed` so that no student starts from the weights
+    of a teacher: teachers count from it, trials have `trial_seed`, confirmations `confirm_seeds`.
+    """
+
+    name: str
+    data: DataSection
+    teachers: tuple[TeacherGroup, ...]
+    student: Recipe
+    search: Search
+    confirm: Confirm
+    resources: Resources
+    seed: int
+    overrides: tuple[str, ...] = field(default=(), compare=False)
+    document: Document = field(compare=False, repr=False)
+
+    @property
+    def path(self) -> str:
+        """The study file, as it was named."""
+        return self.document.source
+
+    @property
+    def source_text(self) -> str:
+        """The text of the study file."""
+        return self.document.text
+
+    @property
+    def trial_seed(self) -> int:
+        """The seed that all trials share, so that they differ by their configuration alone."""
+        return self.seed + 1000
+
+    @property
+    def confirm_seeds(self) -> tuple[int, ...]:
+        """The seeds that every confirmed candidate is trained with."""
+        return tuple(self.seed + 2000 + index for index in range(self.confirm.seeds))
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of what the study asks for, whatever the file's comments, order or defaults."""
+        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The study as a study file with nothing left out, in JSON values."""
+        return {
+            "name": self.name,
+            "data": dataclasses.asdict(self.data),
+            "teachers": [group.to_file() for group in self.teachers],
+            "student": self._student(),
+            "search": self.search.to_file(),
+            "confirm": self.confirm.to_file(),
+            "resources": dataclasses.asdict(self.resources),
+            "seed": self.seed,
+        }
+
+    def _student(self) -> dict[str, Any]:
+        """The student section. Where the method is searched, a setting counts for all methods that have it, so defaults stay out."""
+        settings = flatten(self.student)
+        if any(dimension.name == "method" for dimension in self.search.space.dimensions):
+            settings = {name: settings[name] for name in (*COMMON, "method", "augment")} | dict(self.search.space.fixed)
+        return to_file(settings)
+
+    def error(self, problems: Iterable[tuple[str, str]]) -> RequestError:
+        """The error for `(field, message)` pairs that show only later, `("student.batch_size", "...")`, with their lines."""
+        collected = Problems(self.path, self.document.origins)
+        for name, message in problems:
+            collected.add(_located(name), message)
+        return collected.error()
+
+
+def _located(name: str) -> Path:
+    return tuple(int(part) if part.isdecimal() else part for part in name.split("."))
