@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distill_ray.data.images import Images, load_images
+    from distill_ray.data.importing import import_dataset
     from distill_ray.data.source import SOURCES, Source, open_source
     from distill_ray.data.split import split_indices
     from distill_ray.data.statistics import channel_statistics
@@ -18,6 +19,7 @@ __all__ = [
     "Images",
     "Source",
     "channel_statistics",
+    "import_dataset",
     "load_images",
     "open_source",
     "split_indices",
@@ -28,6 +30,7 @@ _MODULES = {
     "Images": "images",
     "Source": "source",
     "channel_statistics": "statistics",
+    "import_dataset": "importing",
     "load_images": "images",
     "open_source": "source",
     "split_indices": "split",

@@ -61,28 +61,34 @@ def remembered_digest(facts: str, compute: Callable[[], str]) -> str:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which becomes `folder` when the block ends well and disappears when it does not.
-
-    Raises:
-        RunError: the disk is full.
-    """
-    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}")
-    for left_over in folder.parent.glob(f"{folder.name}.partial-*"):
-        shutil.rmtree(left_over)
+    """A temporary folder to fill, which becomes `folder` when the block ends well and disappears when it does not."""
+    partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}-{os.urandom(4).hex()}")
+    partial.mkdir(parents=True)
     try:
-        partial.mkdir(parents=True)
         yield partial
         for path in partial.iterdir():
             _flush_to_disk(path)
         if folder.exists():
             shutil.rmtree(folder)
         partial.rename(folder)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise RunError(f"no space left for {folder}; free some, or choose another disk") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(folder: Path, advice: str) -> Iterator[None]:
+    """Turns errors of writing to `folder` into one line for the user, ending in `advice`.
+
+    Raises:
+        RunError: the disk is full.
+        RequestError: the folder cannot be written at all.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RunError(f"no space left to write {folder}; free some, or {advice}") from error
+        raise RequestError(f"{folder} cannot be written ({error.strerror or error}); {advice}") from error
 
 
 def _flush_to_disk(path: Path) -> None:

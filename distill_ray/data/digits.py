@@ -32,7 +32,7 @@ class Digits(Source):
     class_names = tuple("0123456789")
 
     def __init__(self, label: str | None = None) -> None:
-        self.location = "scikit-learn"
+        self.location = "digits"
         self.label = pick_label(label, self.label_columns, "digits")
 
     def rows(self, split: SplitName) -> int:

@@ -21,7 +21,7 @@ CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder at `path` of `filesystem`; `location` is how the user named it."""
+    """A folder at `path` of `filesystem`; `location` is the absolute path or the URI that names it."""
 
     filesystem: fs.FileSystem
     path: str
@@ -29,7 +29,7 @@ class Folder:
 
     @classmethod
     def find(cls, path_or_uri: str) -> Folder | None:
-        """The folder that a path or URI names; None where a local path does not exist.
+        """The folder that a path or URI names; None where there is nothing.
 
         Raises:
             RequestError: the URI is malformed or cannot be reached, or names a file.
@@ -39,13 +39,11 @@ class Folder:
                 filesystem, path = fs.FileSystem.from_uri(path_or_uri)
                 location = path_or_uri
             else:
-                filesystem, location = fs.LocalFileSystem(), str(Path(path_or_uri).expanduser())
-                path = os.path.abspath(location)
+                filesystem = fs.LocalFileSystem()
+                path = location = os.path.abspath(Path(path_or_uri).expanduser())
             kind = filesystem.get_file_info(path).type
         except (pa.ArrowException, OSError, ValueError) as error:
             raise RequestError(f"data.name: {path_or_uri!r} cannot be reached: {one_line(error)}") from error
-        if kind == fs.FileType.NotFound and location != path_or_uri:
-            raise RequestError(f"data.name: {path_or_uri} does not exist")
         if kind == fs.FileType.NotFound:
             return None
         if kind != fs.FileType.Directory:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from distill_ray.data.cache import VARIABLE, cache_root, new_folder
+from distill_ray.data.cache import VARIABLE, cache_root, new_folder, writing
 from distill_ray.data.decoding import ColourFound, Shape, decode, decoder, shape_of
-from distill_ray.data.source import Batch, Source, SplitName
+from distill_ray.data.source import Source, SplitName
 from distill_ray.data.statistics import PixelSums
 from distill_ray.errors import RequestError
 
@@ -40,6 +40,7 @@ class Images:
 
     @property
     def num_classes(self) -> int:
+        """How many classes there are."""
         return len(self.class_names)
 
 
@@ -60,17 +61,13 @@ def load_images(source: Source, split: SplitName, cache_dir: str | os.PathLike[s
     folder = root / "images" / hashlib.sha256(key.encode()).hexdigest()[:32]
     images = _from_cache(folder, source)
     if images is None:
-        try:
+        with writing(folder.parent, f"set {VARIABLE} to a folder on another disk"):
             folder.parent.mkdir(exist_ok=True)
             with FileLock(folder.with_suffix(".lock")):
                 images = _from_cache(folder, source)
                 if images is None:
                     _decode_into_cache(source, split, folder)
                     images = _from_cache(folder, source)
-        except PermissionError as error:
-            raise RequestError(
-                f"cache folder {root} cannot be written ({error.strerror}); set {VARIABLE} to one that can"
-            ) from error
     if images is None:
         raise RequestError(f"cache folder {root} does not keep what is written to it; set {VARIABLE} to one that does")
     return images
@@ -94,6 +91,8 @@ def _checksum(array: np.ndarray) -> list[int]:
 
 
 def _decode_into_cache(source: Source, split: SplitName, folder: Path) -> None:
+    for left_over in folder.parent.glob(f"{folder.name}.partial-*"):
+        shutil.rmtree(left_over)
     with new_folder(folder) as partial:
         try:
             about = _decode_all(source, split, partial, colour=False)
@@ -118,7 +117,7 @@ def _decode_all(source: Source, split: SplitName, folder: Path, *, colour: bool)
                 dimensions = (rows, shape.height, shape.width, shape.channels)
                 header = {"descr": "|u1", "fortran_order": False, "shape": dimensions}
                 np.lib.format.write_array_header_1_0(file, header)
-            _check_labels(batch, source)
+            batch.check_labels(source.label, source.num_classes)
             pixels = decode(batch, shape, threads)
             sums.add(pixels)
             crc = zlib.crc32(pixels.data, crc)
@@ -131,13 +130,3 @@ def _decode_all(source: Source, split: SplitName, folder: Path, *, colour: bool)
     np.save(folder / "labels.npy", all_labels)
     mean, std = sums.statistics()
     return {"checksums": [[*dimensions, crc], _checksum(all_labels)], "mean": mean, "std": std, "source": source.location}
-
-
-def _check_labels(batch: Batch, source: Source) -> None:
-    wrong = np.flatnonzero((batch.labels < 0) | (batch.labels >= source.num_classes))
-    if len(wrong):
-        row = int(wrong[0])
-        raise RequestError(
-            f"{batch.where(row)}: {source.label} is {batch.labels[row]}, but the {source.num_classes} classes are "
-            f"0 to {source.num_classes - 1}; correct it or remove the row"
-        )

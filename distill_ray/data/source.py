@@ -31,6 +31,14 @@ class Batch:
     where: Callable[[int], str]
     """Names row `i` of this batch for the user: the file, and the row within it."""
 
+    def check_labels(self, column: str, num_classes: int) -> None:
+        """Raise `RequestError`, naming the row, when a label is not one of 0..num_classes-1."""
+        for row in ((self.labels < 0) | (self.labels >= num_classes)).nonzero()[0]:
+            raise RequestError(
+                f"{self.where(int(row))}: {column} is {self.labels[row]}, but the {num_classes} classes are "
+                f"0 to {num_classes - 1}; correct it or remove the row"
+            )
+
 
 class Source(ABC):
     """A data set that was found: its columns, classes and row counts, and a way to read its rows in order.
@@ -53,6 +61,7 @@ class Source(ABC):
 
     @property
     def num_classes(self) -> int:
+        """How many classes there are; labels are 0 to `num_classes - 1`."""
         return len(self.class_names)
 
     @abstractmethod
@@ -89,7 +98,7 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
 
     folder = Folder.find(name_or_path)
     if folder is None:
-        raise RequestError(f"data.name: {unknown_name('data set or folder', name_or_path, SOURCES)}, or a folder or URI")
+        raise RequestError(f"data.name: {unknown_name('data set', name_or_path, SOURCES)}, and no such folder exists")
     names = [entry.base_name for entry in folder.entries()]
     if any(name.endswith(".parquet") for name in names):
         return ParquetSource(folder, label)

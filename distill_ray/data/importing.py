@@ -1,0 +1,127 @@
+"""Other forms of data sets, written once as Parquet in the Hugging Face layout."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distill_ray.data.cache import new_folder, writing
+from distill_ray.data.decoding import decode, decoder, shape_of
+from distill_ray.data.files import Folder
+from distill_ray.data.originals import ORIGINALS, Original
+from distill_ray.data.parquet import SHARD
+from distill_ray.data.source import Batch, Source, SplitName, open_source
+from distill_ray.data.tree import ImageTree
+from distill_ray.errors import RequestError
+from distill_ray.registry import unknown_name
+
+ROWS_PER_SHARD = 100_000
+
+
+class LabelledImages(Protocol):
+    """What can be written: a `Source`, or an `Original`."""
+
+    label: str
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class."""
+
+    def rows(self, split: SplitName) -> int:
+        """The number of images in `split`."""
+
+    def batches(self, split: SplitName) -> Iterator[Batch]:
+        """The rows of `split` in order."""
+
+
+def import_dataset(
+    source: str,
+    out: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    download: bool = True,
+    overwrite: bool = False,
+) -> Source:
+    """Write a data set as `train-00000-of-0000N.parquet` and `test-...` in the new folder `out`, and open it.
+
+    Every image and label is checked on the way. The folder appears when it is complete, or not at all. The class names are in
+    the files, as Hugging Face metadata.
+
+    Args:
+        source: `cifar10`, `cifar100`, `svhn` or `fashion-mnist`, which torchvision reads and which are written as PNG; or an
+            image tree with the folders `train/<class>` and `test/<class>`, whose files are kept byte for byte.
+        root: Where torchvision finds the original files, or puts them. Default: a folder in the cache.
+        download: Whether torchvision may fetch original files that are not in `root`.
+        overwrite: Whether to replace a data set that is in `out` already. A folder that holds anything else is never replaced.
+
+    Raises:
+        RequestError: there is no such source, it is not usable, or `out` exists or cannot be written.
+        RunError: the download failed, or the disk is full.
+    """
+    target = Path(os.path.abspath(Path(out).expanduser()))
+    _check_target(target, overwrite)
+    images: LabelledImages = Original(source, root, download=download) if source in ORIGINALS else _tree(source)
+    with writing(target, "choose another folder"), new_folder(target) as partial:
+        for split in ("train", "test"):
+            if images.rows(split):
+                _write_split(images, split, partial)
+    return open_source(str(target))
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not overwrite:
+        raise RequestError(f"{target} exists; choose another folder, or ask to overwrite it")
+    if not target.is_dir() or not all(SHARD.fullmatch(path.name) for path in target.iterdir()):
+        raise RequestError(f"{target} holds something other than a data set and is not overwritten; choose another folder")
+
+
+def _tree(source: str) -> ImageTree:
+    folder = Folder.find(source)
+    if folder is None:
+        raise RequestError(f"{unknown_name('data set', source, list(ORIGINALS))}, and no such folder exists")
+    return ImageTree(folder, None)
+
+
+def _write_split(images: LabelledImages, split: SplitName, folder: Path) -> None:
+    rows = images.rows(split)
+    shards = -(-rows // ROWS_PER_SHARD)
+    schema = _schema(images)
+    writer: pq.ParquetWriter | None = None
+    shape = None
+    done = shard = 0
+    with decoder() as threads:
+        for batch in images.batches(split):
+            shape = shape or shape_of(batch, colour=True)
+            batch.check_labels(images.label, len(images.class_names))
+            decode(batch, shape, threads)
+            if writer is None or done * shards // rows > shard:
+                if writer is not None:
+                    writer.close()
+                    shard += 1
+                path = folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
+                writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
+            writer.write_batch(_record_batch(batch, schema))
+            done += len(batch.labels)
+    if writer is not None:
+        writer.close()
+
+
+def _schema(images: LabelledImages) -> pa.Schema:
+    features = {"img": {"_type": "Image"}, images.label: {"_type": "ClassLabel", "names": list(images.class_names)}}
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema([("img", image), (images.label, pa.int64())], metadata=metadata)
+
+
+def _record_batch(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
+    encoded = pa.array(batch.encoded, pa.binary())
+    images = pa.StructArray.from_arrays([encoded, pa.nulls(len(encoded), pa.string())], fields=list(schema.field("img").type))
+    return pa.record_batch([images, pa.array(batch.labels)], schema=schema)
