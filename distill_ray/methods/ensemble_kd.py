@@ -13,7 +13,7 @@ from distill_ray.settings import Setting
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distill_ray.augment.view import Batch
+    from distill_ray.augment.view import Batch, View
     from distill_ray.methods import losses
 else:
     losses = LazyModule("distill_ray.methods.losses")
@@ -32,19 +32,40 @@ class EnsembleKD(Method):
     needs_teachers = True
 
     temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0
-    alpha: Annotated[float, Setting("weight of the teachers; the labels have 1 - alpha", at_least=0, at_most=1)] = 0.9
-    combine: Annotated[Literal["mean-softmax", "mean-loss", "add-loss"], Setting("how the teachers are combined")] = (
-        "mean-softmax"
-    )
+    alpha: Annotated[
+        float,
+        Setting("weight of the teachers; the labels have 1 - alpha", at_least=0, at_most=1),
+    ] = 0.9
+    combine: Annotated[
+        Literal["mean-softmax", "mean-loss", "add-loss"],
+        Setting("how the teachers are combined"),
+    ] = "mean-softmax"
+    weights: Annotated[
+        tuple[float, ...],
+        Setting("share of each teacher, in any unit; all equal when empty", at_least=0),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights and not any(self.weights):
+            raise ValueError("weights must not all be 0")
+
+    def check_fit(self, *, model: str, view: View, teachers: int) -> None:
+        """Besides the common rules: one weight for each teacher, if there are weights."""
+        super().check_fit(model=model, view=view, teachers=teachers)
+        if self.weights and len(self.weights) != teachers:
+            raise ValueError(f"weights must be one for each of {teachers} teachers, found {len(self.weights)}")
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The weighted sum, with its two components as `"loss/labels"` and `"loss/teachers"`, averaged over the parts."""
         from_labels, from_teachers = [], []
         for part in batch.parts:
-            logits = student(part.images)
+            logits = losses.at_least_float32(student(part.images))
             from_labels.append(losses.cross_entropy(logits, part))
-            from_teachers.append(losses.ensemble_kd(logits, teachers(part), self.temperature, self.combine))
-        labels = sum(from_labels[1:], from_labels[0]) / len(from_labels)
-        distilled = sum(from_teachers[1:], from_teachers[0]) / len(from_teachers)
-        total = (1 - self.alpha) * labels + self.alpha * distilled
-        return {"loss": total, "loss/labels": labels, "loss/teachers": distilled}
+            from_teachers.append(losses.ensemble_kd(logits, teachers(part), self.temperature, self.combine, self.weights))
+        labels, distilled = losses.average(from_labels), losses.average(from_teachers)
+        return {
+            "loss": labels.lerp(distilled, self.alpha),
+            "loss/labels": labels,
+            "loss/teachers": distilled,
+        }

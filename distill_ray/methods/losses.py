@@ -5,6 +5,8 @@ All of them work in float32 at least, whatever precision the network ran in, and
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -18,7 +20,11 @@ Combine = Literal["mean-softmax", "mean-loss", "add-loss"]
 
 
 def ensemble_kd(
-    student: Tensor, teachers: Tensor, temperature: float, combine: Combine = "mean-softmax", weights: Tensor | None = None
+    student: Tensor,
+    teachers: Tensor,
+    temperature: float,
+    combine: Combine = "mean-softmax",
+    weights: Sequence[float] = (),
 ) -> Tensor:
     """Temperature-squared Kullback-Leibler divergence from an ensemble to the student, summed over classes, averaged over images.
 
@@ -26,31 +32,29 @@ def ensemble_kd(
 
     - `mean-softmax`: T² KL(mean_n q_n || p);
     - `mean-loss`: mean_n T² KL(q_n || p), which is larger by a constant and has the same gradient;
-    - `add-loss`: sum_n T² KL(q_n || p), N times the loss before it.
+    - `add-loss`: sum_n T² KL(q_n || p), N times the loss before it. A sum of softmaxes as the target, as in the published
+      script that is called "avg softmax", has this gradient too.
 
     Args:
         student: logits (B, K).
         teachers: logits (N, B, K); no gradient reaches them.
         temperature: T, above 0.
         combine: how the teachers are combined.
-        weights: share of each teacher (N,), in any unit; equal by default.
+        weights: the share of each teacher in the means, in any unit; equal by default.
 
     Source: Hinton et al. 2015, in the normalisation of Tian et al. 2020 (`DistillKL`).
     """
     log_p = (at_least_float32(student) / temperature).log_softmax(-1)
     with torch.no_grad():
         log_q = (teachers.to(log_p.dtype) / temperature).log_softmax(-1)
-        if weights is None:
-            shares = log_q.new_full((len(teachers),), 1 / len(teachers))
-        else:
-            shares = weights.to(log_q) / weights.sum()
-        log_mean = (log_q + shares.log().view(-1, 1, 1)).logsumexp(0)
-    divergence = _divergence(log_mean, log_p).mean()
+        log_mean = _log_mean(log_q, weights)
+    scale = temperature**2 / len(student) * (len(teachers) if combine == "add-loss" else 1)
+    divergence = functional.kl_div(log_p, log_mean, reduction="sum", log_target=True)
     if combine != "mean-softmax":
         with torch.no_grad():
-            disagreement = shares.dot(_divergence(log_q, log_mean).mean(1))
+            from_mean = functional.kl_div(log_mean, log_q, reduction="none", log_target=True).sum((1, 2))
+            disagreement = (from_mean * _shares(from_mean, weights)).sum() if weights else from_mean.mean()
         divergence = divergence + disagreement
-    scale = temperature**2 * (len(teachers) if combine == "add-loss" else 1)
     return scale * divergence
 
 
@@ -69,11 +73,25 @@ def cross_entropy(logits: Tensor, part: Part) -> Tensor:
     return torch.lerp(partner, own, part.label_weight.to(log_p.dtype)).mean()
 
 
+def average(terms: Sequence[Tensor]) -> Tensor:
+    """The mean of scalars, such as one loss per part of a batch."""
+    return terms[0] if len(terms) == 1 else torch.stack(tuple(terms)).mean()
+
+
 def at_least_float32(values: Tensor) -> Tensor:
     """`values`, widened to float32 where they are narrower."""
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _divergence(log_q: Tensor, log_p: Tensor) -> Tensor:
-    """KL(q || p) over the last axis."""
-    return (log_q.exp() * (log_q - log_p)).sum(-1)
+def _log_mean(log_q: Tensor, weights: Sequence[float]) -> Tensor:
+    """Log of the mean over the first axis of probabilities that are given by their logs."""
+    if not weights:
+        return log_q.logsumexp(0) - math.log(len(log_q))
+    return (log_q + _shares(log_q, weights).log().view(-1, 1, 1)).logsumexp(0)
+
+
+def _shares(like: Tensor, weights: Sequence[float]) -> Tensor:
+    """`weights`, one for each entry of the first axis of `like`, as shares of 1."""
+    if len(weights) != len(like):
+        raise ValueError(f"weights must be one for each of {len(like)} teachers, found {len(weights)}")
+    return like.new_tensor(weights) / sum(weights)

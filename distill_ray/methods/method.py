@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from distill_ray.registry import Registry
 from distill_ray.settings import check
@@ -13,20 +14,16 @@ from distill_ray.settings import check
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from distill_ray.augment.view import Batch, Part
-
-Student = Callable[["Tensor"], "Tensor"]
-"""The student in training: images (B, C, H, W) in [0, 1] to logits (B, K), or (B, M, K) for M members or heads."""
-
-Teachers = Callable[["Part"], "Tensor"]
-"""Raw logits of every teacher for one part, (N, B, K), without gradient; the order of the teachers is that of the job."""
+    from distill_ray.augment.view import Batch, Part, View
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method(ABC):
     """A way to learn from teachers or labels; its settings are its fields, all of them searchable.
 
-    The training loop calls `student` once, `loss` at every step and `deploy` at every evaluation and at the end.
+    The training loop calls `student` once, `loss` at every step and `deploy` at every evaluation and at the end. A method is
+    a value: what it has to remember from step to step lies in the buffers of the student, and what it draws comes from
+    `batch.draws`, so that a resumed run goes on as an undisturbed one.
     """
 
     name: ClassVar[str]
@@ -35,8 +32,18 @@ class Method(ABC):
     def __post_init__(self) -> None:
         check(self)
 
-    def student(self, network: nn.Module, teachers: int) -> nn.Module:
-        """The network as it is trained, made from the plain `network` that the recipe names, for that many teachers."""
+    def check_fit(self, *, model: str, view: View, teachers: int) -> None:
+        """Raise `ValueError` with the reason when the method cannot be used with that model, view or number of teachers."""
+        if self.needs_teachers and not teachers:
+            raise ValueError(f"method {self.name!r} learns from teachers, and there are none")
+
+    @property
+    def live_teachers(self) -> bool:
+        """Whether teachers must run in every step: their answers for the view's images alone, stored, are not enough."""
+        return False
+
+    def student(self, network: nn.Module, setup: Setup) -> nn.Module:
+        """The network as it is trained, made from the plain `network` that the recipe names."""
         return network
 
     @abstractmethod
@@ -47,9 +54,68 @@ class Method(ABC):
         """The network that is evaluated, saved and shipped: images to logits (B, K)."""
         return student
 
+    def deployable(self, network: nn.Module) -> nn.Module:
+        """A network of the shape that `deploy` returns, made from the plain `network`: what saved weights are loaded into."""
+        return network
+
     def to_dict(self) -> dict[str, Any]:
         """Name and settings, as JSON values; the part of a job's identity that belongs to the method."""
-        return {"name": self.name} | {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"name": self.name} | {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a student may depend on besides its network: the teachers, and the number of images in the data set.
+
+    `networks` holds the teachers themselves where the method wants them live, and is empty otherwise.
+    """
+
+    teachers: int = 0
+    images: int = 0
+    networks: Sequence[nn.Module] = ()
+
+
+@dataclass(frozen=True)
+class Student:
+    """The student in training; calling it takes images (B, C, H, W) in [0, 1] to logits (B, K), or (B, M, K) for M members.
+
+    `network` is what `Method.student` made, `parallel` the same with gradients averaged over the workers, `autocast` the
+    arithmetic of forward passes, and `gather` puts the rows of all workers one below the other, in the order of positions.
+    """
+
+    network: nn.Module
+    parallel: Callable[[Tensor], Tensor]
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+    gather: Callable[[Tensor], Tensor] = lambda rows: rows
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with self.autocast():
+            return self.parallel(images)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[nn.Module]:
+        """The network as in evaluation, for a pass beside training: running statistics are used and stay as they are."""
+        self.network.eval()
+        try:
+            with self.autocast():
+                yield self.network
+        finally:
+            self.network.train()
+
+
+class Teachers(Protocol):
+    """The teachers, in the order of the job."""
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """The teachers themselves, in eval mode with frozen weights and so differentiable with respect to images.
+
+        Only a method with `live_teachers` may rely on them.
+        """
+
+    def __call__(self, part: Part) -> Tensor:
+        """Raw logits of every teacher for one part, (N, B, K), without gradient."""
 
 
 METHODS: Registry[type[Method]] = Registry("method")

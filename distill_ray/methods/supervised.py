@@ -27,5 +27,4 @@ class Supervised(Method):
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The mean cross-entropy over the parts of the batch."""
-        terms = [losses.cross_entropy(student(part.images), part) for part in batch.parts]
-        return {"loss": sum(terms[1:], terms[0]) / len(terms)}
+        return {"loss": losses.average([losses.cross_entropy(student(part.images), part) for part in batch.parts])}
