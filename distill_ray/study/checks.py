@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distill_ray.job import Recipe
-from distill_ray.study.problems import Path, Problems, shown
-from distill_ray.study.sections import Resources, Search, TeacherGroup
+from distill_ray.study.problems import Path, Problems, dotted, shown
+from distill_ray.study.sections import TeacherGroup
 from distill_ray.study.space import Range, SearchSpace
 from distill_ray.study.study import Study
 
 
-def check_teachers(groups: tuple[TeacherGroup, ...], listed: bool, resources: Resources, problems: Problems) -> None:
+def check_teachers(groups: Mapping[Path, TeacherGroup], workers: int, problems: Problems) -> None:
     """Each group's recipe, and that no teacher is there twice."""
     first: dict[tuple[Recipe, int], Path] = {}
-    for index, group in enumerate(groups):
-        path: Path = ("teachers", index) if listed else ("teachers",)
-        check_recipe(group.recipe, path, resources.workers_per_teacher, problems)
+    for path, group in groups.items():
+        check_recipe(group.recipe, path, workers, problems)
         for seed in set(group.seeds):
             known = first.setdefault((group.recipe, seed), path)
             if known != path:
-                message = f"seed {seed} is there already: teachers.{known[-1]} has the same settings; the two would be one network"
+                message = f"seed {seed} with the same settings is in teachers.{known[-1]} already; the two would be one network"
                 problems.add((*path, "seeds"), message, about=[path, known])
-
-
-def check_student(student: Recipe, search: Search, resources: Resources, problems: Problems) -> None:
-    """The recipes that trials can have."""
-    check_recipe(student, ("student",), resources.workers_per_trial, problems, space=search.space)
 
 
 def check_recipe(
@@ -45,13 +40,14 @@ def check_recipe(
 
     def wrong(name: str, message: str, *others: str) -> None:
         where, mine = reach.place(name)
-        problems.add(where, f"found {shown(mine)}, {message}", about=[*about, where, *(reach.place(other)[0] for other in others)])
+        involved = [reach.place(other)[0] for other in (name, *others)]
+        problems.add(where, f"found {shown(mine)}, {message}", about=[*about, *involved])
 
     epochs = min(reach.values("epochs"))
     if max(reach.values("warmup_epochs")) >= epochs:
         wrong("warmup_epochs", f"must be below epochs ({epochs})", "epochs")
     for milestones in reach.values("milestones"):
-        if any(later <= earlier for earlier, later in zip(milestones, milestones[1:], strict=False)):
+        if any(later <= earlier for earlier, later in itertools.pairwise(milestones)):
             wrong("milestones", "must rise")
         elif milestones and milestones[-1] >= epochs:
             wrong("milestones", f"must be below epochs ({epochs})", "epochs")
@@ -105,11 +101,15 @@ def check_against_data(study: Study, rows: int, num_classes: int | None = None) 
 
 
 def _batches(study: Study, train: int) -> Iterable[tuple[str, str]]:
-    recipes = {f"teachers.{index}" if len(study.teachers) > 1 else "teachers": group.recipe for index, group in enumerate(study.teachers)}
-    recipes |= {f"confirm.baselines.{name}": recipe for name, recipe in study.confirm.baselines.items()}
-    sizes = {f"{place}.batch_size": recipe.batch_size for place, recipe in recipes.items()}
+    listed = isinstance(study.document.values["teachers"], list)
+    sizes: dict[Path, int] = {
+        ("teachers", index) if listed else ("teachers",): group.recipe.batch_size for index, group in enumerate(study.teachers)
+    }
     reach = _Reach(study.student, ("student",), study.search.space)
-    sizes[".".join(map(str, reach.place("batch_size")[0]))] = max(reach.values("batch_size"))
-    for place, size in sizes.items():
-        if size > train and not (place.startswith("confirm") and size == study.student.batch_size):
-            yield place, f"found {size}, but the training split has only {train} images"
+    sizes[reach.place("batch_size")[0][:-1]] = max(reach.values("batch_size"))
+    for name, baseline in study.confirm.baselines.items():
+        if baseline.batch_size != study.student.batch_size:
+            sizes["confirm", "baselines", name] = baseline.batch_size
+    for path, size in sizes.items():
+        if size > train:
+            yield dotted((*path, "batch_size")), f"found {size}, but the training split has only {train} images"

@@ -26,7 +26,8 @@ class _StudyLoader(yaml.SafeLoader):
     """The safe loader, which also reads `1e-3` as a number, as YAML 1.2 does."""
 
 
-_StudyLoader.add_implicit_resolver(_PREFIX + "float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789"))
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+_StudyLoader.add_implicit_resolver(_PREFIX + "float", _NUMBER, list("-+.0123456789"))
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def read_document(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Do
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise RequestError(f"{source}:{line}: not UTF-8 text (byte 0x{content[error.start]:02x}); is this a study file?") from None
+        byte = f"0x{content[error.start]:02x}"
+        raise RequestError(f"{source}:{line}: not UTF-8 text (byte {byte}); is this a study file?") from None
     return parse_document(text, source, overrides)
 
 
@@ -72,20 +74,21 @@ def parse_document(text: str, source: str, overrides: Sequence[str] = ()) -> Doc
         if not overrides:
             raise RequestError(f"{source}: the study file is empty; studies/quickstart.yaml shows what one looks like")
     if not isinstance(values, dict):
-        raise RequestError(f"{source}:{origins[()]}: a study file is a mapping of sections (name, data, ...), found {shown(values)}")
+        found = shown(values)
+        raise RequestError(f"{source}:{origins[()]}: a study file is a mapping of sections (name, data, ...), found {found}")
     for override in overrides:
         _apply(override, values, origins, problems)
     return Document(source, text, values, origins, problems)
 
 
 class _Reader:
-    """Turns the nodes of one YAML text into values. `label` replaces the line numbers, for text that has no file."""
+    """Turns the nodes of one YAML text into values; text of an option has `source` for its place instead of lines."""
 
-    def __init__(self, source: str, origins: dict[Path, int | str], problems: Problems, label: str | None = None) -> None:
+    def __init__(self, source: str, origins: dict[Path, int | str], problems: Problems, *, option: bool = False) -> None:
         self._source = source
         self._origins = origins
         self._problems = problems
-        self._label = label
+        self._option = option
         self._budget = MAX_VALUES
 
     def read(self, text: str, at: Path = ()) -> Any:
@@ -104,15 +107,19 @@ class _Reader:
             raise RequestError(f"{self._place(1)}: nested too deeply to be a study file") from None
 
     def _place(self, line: int) -> str:
-        return self._label or f"{self._source}:{line}"
+        return self._source if self._option else f"{self._source}:{line}"
+
+    def _note(self, path: Path, line: int) -> None:
+        self._origins[path] = "--set" if self._option else line
 
     def _value(self, node: yaml.Node, path: Path, depth: int) -> Any:
         line = node.start_mark.line + 1
-        self._origins.setdefault(path, self._label or line)
+        if path not in self._origins:
+            self._note(path, line)
         self._budget -= 1
         if self._budget < 0 or depth > MAX_DEPTH:
-            how = "grows to too many values" if self._budget < 0 else "is nested too deeply"
-            raise RequestError(f"{self._place(line)}: {dotted(path[:3])}: {how} to be a study file; are anchors and aliases meant?")
+            how = "grows too large" if self._budget < 0 else "is nested too deeply"
+            raise RequestError(f"{self._place(line)}: {dotted(path[:3])}: {how} for a study file; are all anchors meant?")
         if isinstance(node, yaml.MappingNode) and node.tag == _PREFIX + "map":
             return self._mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode) and node.tag == _PREFIX + "seq":
@@ -144,14 +151,14 @@ class _Reader:
                 continue
             if not isinstance(key, yaml.ScalarNode) or key.tag not in _TEXT_TAGS:
                 text = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-                self._problems.add(path, f"found {text} as the name of a field, must be text (in quotes if it looks like something else)")
+                self._problems.add(path, f"found {text} as the name of a field, must be text (in quotes, perhaps)")
                 continue
             name = str(key.value)
             if name in own:
                 line = self._origins[*path, name]
                 self._problems.add((*path, name), f"given twice, on lines {line} and {key.start_mark.line + 1}")
                 continue
-            self._origins[*path, name] = self._label or key.start_mark.line + 1
+            self._note((*path, name), key.start_mark.line + 1)
             own[name] = self._value(value, (*path, name), depth + 1)
         return merged | own
 
@@ -178,7 +185,7 @@ def _apply(override: str, values: dict[str, Any], origins: dict[Path, int | str]
             continue
         for old in [old for old in origins if old[: len(here)] == here]:
             del origins[old]
-        target[here[-1]] = _Reader("--set", origins, problems, label="--set").read(text, here)
+        target[here[-1]] = _Reader(label, origins, problems, option=True).read(text, here)
 
 
 def _path(field: str) -> Path:

@@ -11,7 +11,7 @@ from pydantic import Strict, TypeAdapter, ValidationError
 from pydantic.types import AllowInfNan
 
 from distill_ray.settings import SettingField, setting_fields
-from distill_ray.study.problems import Path, Problems, shown, unknown_field
+from distill_ray.study.problems import Path, Problems, nearest, shown, unknown_field
 
 
 def read_fields(cls: type, values: Any, path: Path, problems: Problems, *, elsewhere: Collection[str] = ()) -> dict[str, Any]:
@@ -54,21 +54,23 @@ def check_value(field: SettingField, value: Any, path: Path, problems: Problems)
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_context=False):
             place = tuple(part for part in detail["loc"] if isinstance(part, int))
-            message = "must be finite" if detail["type"] == "finite_number" else f"must be {requirement(field, bool(place))}"
-            problems.add((*path, *place), f"found {shown(detail['input'])}, {message}")
+            rule = "finite" if detail["type"] == "finite_number" else requirement(field, bool(place))
+            near = nearest(value, map(str, get_args(field.type))) if detail["type"] == "literal_error" else ""
+            problems.add((*path, *place), f"found {shown(detail['input'])}, must be {rule}{near}")
         return INVALID
     items = enumerate(found) if isinstance(found, tuple) else [(None, found)]
     wrong = [(index, item) for index, item in items if _is_number(item) and not field.setting.admits(item)]
-    for index, item in wrong:
-        problems.add(path if index is None else (*path, index), f"found {shown(item)}, must be {field.setting.allowed()}")
+    for index, _ in wrong:
+        place, written = (path, value) if index is None else ((*path, index), value[index])
+        problems.add(place, f"found {shown(written)}, must be {field.setting.allowed()}")
     return INVALID if wrong else found
 
 
 def requirement(field: SettingField, item: bool = False) -> str:
-    """In words, what `field` takes (or an item of its list): `"a number above 0, at most 1"`."""
+    """In words, what `field` takes (or an item of its list): `"a number, above 0, at most 1"`."""
     declared = get_args(field.type)[0] if item else field.type
     limits = field.setting.allowed()
-    return f"{_kind(declared)} {limits}" if limits else _kind(declared)
+    return f"{_kind(declared)}, {limits}" if limits else _kind(declared)
 
 
 def number_type(field: SettingField) -> type[int] | type[float] | None:

@@ -67,13 +67,20 @@ def dotted(path: Path) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of the file as a message quotes it: as JSON, shortened."""
-    text = "nothing" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+    """A value of the file as a message quotes it: on one line, shortened."""
+    if value is None:
+        return "nothing"
+    text = repr(value) if isinstance(value, str | float) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
     """The message for a field that does not exist: the nearest that does, or all of them when none is near."""
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"unknown field; did you mean {near[0]!r}?" if near else f"unknown field (known: {', '.join(names)})"
+    return "unknown field" + (nearest(name, names) or f" (known: {', '.join(names)})")
+
+
+def nearest(name: Any, known: Iterable[str]) -> str:
+    """`"; did you mean 'crop-flip'?"` for a name that is nearly one of `known`, else nothing."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -50,13 +50,12 @@ def _objectives(given: Mapping[str, Any], problems: Problems) -> dict[str, str]:
         if metric not in OBJECTIVES:
             problems.add((*path, metric), unknown_name("metric", metric, OBJECTIVES))
         elif direction != OBJECTIVES[metric]:
-            problems.add((*path, metric), f"found {shown(direction)}, must be {OBJECTIVES[metric]}: that is where {metric} is better")
+            better = OBJECTIVES[metric]
+            problems.add((*path, metric), f"found {shown(direction)}, must be {better}: that is where {metric} is better")
     return objectives
 
 
-def _scheduler(
-    given: Mapping[str, Any], problems: Problems, student: Recipe, space: SearchSpace, objectives: int
-) -> Asha | None:
+def _scheduler(given: Mapping[str, Any], problems: Problems, student: Recipe, space: SearchSpace, objectives: int) -> Asha | None:
     path = (*PATH, "scheduler")
     content = given.get("scheduler", "asha" if objectives == 1 else "none")
     name = content.get("name") if isinstance(content, dict) else content

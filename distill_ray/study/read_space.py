@@ -206,7 +206,8 @@ def _matching(choice: Choice, value: Any) -> list[Label]:
         return [] if view is None or choice.label(view) is None else [choice.label(view) or ""]
     if isinstance(value, list):
         value = str(value)
-    named = [label for label, view in zip(choice.labels, choice.values, strict=True) if isinstance(view, View) and view.name == value]
+    views = [(label, view) for label, view in zip(choice.labels, choice.values, strict=True) if isinstance(view, View)]
+    named = [label for label, view in views if view.name == value]
     exact = [label for label in choice.labels if label == value and isinstance(label, bool) == isinstance(value, bool)]
     return exact or named
 
@@ -249,7 +250,7 @@ def _ordered(dimensions: Mapping[str, Dimension], path: Path, problems: Problems
     ordered: list[str] = []
     waiting = dict(dimensions)
     while waiting:
-        ready = [name for name, dimension in waiting.items() if not any(condition.field in waiting for condition in dimension.when)]
+        ready = [name for name, dimension in waiting.items() if waiting.keys().isdisjoint(c.field for c in dimension.when)]
         if not ready:
             problems.add((*path, next(iter(waiting)), "when"), f"the conditions of {', '.join(waiting)} depend on each other")
             return ()

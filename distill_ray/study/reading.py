@@ -12,9 +12,10 @@ from distill_ray.augment import VIEWS, CropFlip
 from distill_ray.job import Recipe
 from distill_ray.methods import METHODS, EnsembleKD, Supervised
 from distill_ray.settings import Setting, SettingField
-from distill_ray.study.checks import check_recipe, check_student, check_teachers
+from distill_ray.study.checks import check_recipe, check_teachers
 from distill_ray.study.document import Document, read_document
 from distill_ray.study.fields import INVALID, check_value, read_fields, section
+from distill_ray.study.fit import check_baselines_fit, check_students_fit, check_teachers_fit
 from distill_ray.study.problems import Path, Problems, shown, unknown_field
 from distill_ray.study.read_search import read_search
 from distill_ray.study.read_space import Reach, choice_of
@@ -52,23 +53,27 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     seed = 0 if seed is INVALID else seed
     data = DataSection(**read_fields(DataSection, values.get("data"), ("data",), problems))
     resources = Resources(**read_fields(Resources, values.get("resources"), ("resources",), problems))
-    teachers = _teachers(values, seed, problems)
+    groups = _teachers(values, seed, problems)
     student, fixed, reach = _student(values, problems)
     search = read_search(values.get("search"), problems, student, fixed, reach, seed)
     confirm = _confirm(values.get("confirm"), problems, student, reach, search.trials)
     if resources.gpus_per_worker > 1 and resources.gpus_per_worker % 1:
         found = shown(resources.gpus_per_worker)
         problems.add(("resources", "gpus_per_worker"), f"found {found}, must be a whole number, or below 1 to share a GPU")
-    check_teachers(teachers, "teachers" in values and isinstance(values["teachers"], list), resources, problems)
-    check_student(student, search, resources, problems)
+    check_teachers(groups, resources.workers_per_teacher, problems)
+    check_recipe(student, ("student",), resources.workers_per_trial, problems, space=search.space)
     for baseline, recipe in confirm.baselines.items():
         path = ("confirm", "baselines", baseline)
         check_recipe(recipe, path, resources.workers_per_trial, problems, about=[("student",)])
+    teachers = sum(len(group.seeds) for group in groups.values())
+    check_teachers_fit(groups, problems)
+    check_students_fit(student, search.space, teachers, problems)
+    check_baselines_fit(confirm.baselines, teachers, problems)
     problems.raise_any()
     return Study(
         name=name,
         data=data,
-        teachers=teachers,
+        teachers=tuple(groups.values()),
         student=student,
         search=search,
         confirm=confirm,
@@ -88,17 +93,17 @@ def _name(values: Mapping[str, Any], problems: Problems) -> str:
     return str(name)
 
 
-def _teachers(values: Mapping[str, Any], seed: int, problems: Problems) -> tuple[TeacherGroup, ...]:
+def _teachers(values: Mapping[str, Any], seed: int, problems: Problems) -> dict[Path, TeacherGroup]:
     given = values.get("teachers")
     if given is None or given == []:
         problems.add(("teachers",), "missing; name at least their model: {model: wrn-16-2, members: 3}")
-        return ()
-    groups: list[TeacherGroup] = []
+        return {}
+    groups: dict[Path, TeacherGroup] = {}
     for index, content in enumerate(given if isinstance(given, list) else [given]):
         path: Path = ("teachers", index) if isinstance(given, list) else ("teachers",)
-        first = seed + sum(len(group.seeds) for group in groups)
-        groups.append(_teacher_group(content, path, first, problems))
-    return tuple(groups)
+        first = seed + sum(len(group.seeds) for group in groups.values())
+        groups[path] = _teacher_group(content, path, first, problems)
+    return groups
 
 
 def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems) -> TeacherGroup:
@@ -143,7 +148,7 @@ def _views(space: Any, student: Recipe) -> tuple[str, ...] | None:
     listed = choice_of(space, "augment")
     if listed is None:
         return (student.augment.name,)
-    names = [view.get("name") if isinstance(view, dict) else view for view in listed]
+    names: list[Any] = [view.get("name") if isinstance(view, dict) else view for view in listed]
     return tuple(dict.fromkeys(names)) if names and all(isinstance(name, str) and name in VIEWS for name in names) else None
 
 
@@ -182,12 +187,15 @@ def _baselines(given: Any, path: Path, problems: Problems, student: Recipe) -> d
     if isinstance(given, list):
         for index, name in enumerate(given):
             if not isinstance(name, str) or name not in built_in:
-                problems.add((*path, index), f"found {shown(name)}, must be {' or '.join(built_in)}; others are written {_OTHERS}")
+                message = f"found {shown(name)}, must be {' or '.join(built_in)}; others are written {_OTHERS}"
+                problems.add((*path, index), message)
         return {name: built_in[name] for name in given if isinstance(name, str) and name in built_in}
     if not isinstance(given, dict):
         problems.add(path, f"found {shown(given)}, must be a list of {', '.join(built_in)}, or {_OTHERS}")
         return {}
-    return {name: _baseline(name, content, (*path, name), problems, built_in.get(name, student)) for name, content in given.items()}
+    return {
+        name: _baseline(name, content, (*path, name), problems, built_in.get(name, student)) for name, content in given.items()
+    }
 
 
 _OTHERS = "{name: {setting: value}} with what differs from the student"

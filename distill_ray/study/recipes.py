@@ -40,7 +40,7 @@ def assemble(settings: Mapping[str, Any]) -> Recipe:
     """
     method_class = METHODS[settings["method"]]
     method = method_class(**_typed(setting_fields(method_class), settings))
-    view = settings["augment"]
+    view: View = settings["augment"]
     changes = {name.removeprefix("augment."): value for name, value in settings.items() if name.startswith("augment.")}
     view = dataclasses.replace(view, **_typed(setting_fields(type(view)), changes))
     return Recipe(**_typed({name: setting_fields(Recipe)[name] for name in COMMON}, settings), method=method, augment=view)

@@ -17,11 +17,14 @@ Label = str | int | float | bool
 class Trial(Protocol):
     """The part of an Optuna trial that a search space needs."""
 
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float: ...
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+        """A number of the range."""
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """A whole number of the range."""
 
-    def suggest_categorical(self, name: str, choices: Sequence[Label]) -> Any: ...
+    def suggest_categorical(self, name: str, choices: Sequence[Label]) -> Any:
+        """One of the choices."""
 
 
 @dataclass(frozen=True, kw_only=True)

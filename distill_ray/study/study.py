@@ -74,7 +74,7 @@ class Study:
         }
 
     def _student(self) -> dict[str, Any]:
-        """The student section. Where the method is searched, a setting counts for all methods that have it, so defaults stay out."""
+        """The student section. Where the method is searched, a setting here holds for every method, so defaults stay out."""
         settings = flatten(self.student)
         if any(dimension.name == "method" for dimension in self.search.space.dimensions):
             settings = {name: settings[name] for name in (*COMMON, "method", "augment")} | dict(self.search.space.fixed)
