@@ -1,11 +1,14 @@
 """T. stddev: the printed oracle, the bound that a certain teacher reaches, and how groups are formed."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax
 
 from distill_ray.metrics.augmentation import TeacherDeviation
+from distill_ray.metrics.classification import FloatArray
 
 # Oracle of good-augmentation, section 12: three groups of two original and two augmented rows.
 GROUPS = np.array(
@@ -17,14 +20,14 @@ GROUPS = np.array(
 )
 
 
-def feed(blocks, per_group):
+def feed(blocks: Iterable[FloatArray], per_group: int) -> TeacherDeviation:
     deviation = TeacherDeviation(per_group)
     for block in blocks:
         deviation.update(block)
     return deviation
 
 
-def test_oracle():
+def test_oracle() -> None:
     deviation = TeacherDeviation(blocks=2)
     for group, expected in zip(GROUPS, (None, 0.08249579, 0.10487771), strict=True):
         deviation.update(np.log(group[:2]))
@@ -39,7 +42,7 @@ def test_oracle():
 
 
 @pytest.mark.parametrize(("classes", "bound"), [(100, 0.00556215), (200, 0.00394295)])
-def test_a_certain_teacher_without_augmentation_comes_near_the_bound(classes, bound):
+def test_a_certain_teacher_without_augmentation_comes_near_the_bound(classes: int, bound: float) -> None:
     """Independent one-hot rows, each fed as original and as copy, 5 iterations of 64 a group."""
     assert_allclose(np.sqrt((1 / classes) * (1 - 1 / classes) / 320), bound, atol=5e-9)
     generator = np.random.default_rng(0)
@@ -55,14 +58,14 @@ def test_a_certain_teacher_without_augmentation_comes_near_the_bound(classes, bo
     assert deviation.mean_entropy == 0
 
 
-def test_short_blocks_weigh_by_their_rows():
+def test_short_blocks_weigh_by_their_rows() -> None:
     rows = GROUPS.reshape(12, 3)
     uneven = feed(np.split(np.log(rows), [3, 4, 6, 8, 9]), 2)
     expected = np.std([rows[:4].mean(axis=0), rows[4:8].mean(axis=0), rows[8:].mean(axis=0)], axis=0, ddof=1).mean()
     assert_allclose(uneven.value, expected, rtol=1e-12)
 
 
-def test_an_unfinished_group_does_not_count_until_it_is_complete():
+def test_an_unfinished_group_does_not_count_until_it_is_complete() -> None:
     blocks = log_softmax(np.random.default_rng(0).normal(size=(25, 8, 4)), axis=-1)
     unfinished = feed(blocks, 10)
     assert unfinished.groups == 2
@@ -73,7 +76,7 @@ def test_an_unfinished_group_does_not_count_until_it_is_complete():
     assert unfinished.value != feed(blocks[:20], 10).value
 
 
-def test_one_group_has_no_deviation():
+def test_one_group_has_no_deviation() -> None:
     with pytest.raises(ValueError, match="2 groups"):
         _ = feed(np.log(GROUPS[:1]), 1).value
     with pytest.raises(ValueError, match="block"):
@@ -82,7 +85,7 @@ def test_one_group_has_no_deviation():
 
 @pytest.mark.parametrize("block", [np.zeros(3), np.zeros((2, 4)), np.zeros((0, 3)), np.full((2, 3), np.nan)])
 @pytest.mark.parametrize("before", [1, 2])
-def test_blocks_that_do_not_fit_are_refused(block, before):
+def test_blocks_that_do_not_fit_are_refused(block: FloatArray, before: int) -> None:
     deviation = feed(np.log(GROUPS[:before]), 2)
-    with pytest.raises(ValueError, match="^log_probabilities: "):
+    with pytest.raises(ValueError, match=r"^log_probabilities: "):
         deviation.update(block)

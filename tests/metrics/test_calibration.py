@@ -1,8 +1,11 @@
 """Calibration against the printed oracles of the published systems, and against independent reckoning."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp
 
@@ -17,6 +20,7 @@ from distill_ray.metrics.calibration import (
     oe,
     with_temperature,
 )
+from distill_ray.metrics.classification import FloatArray, IntegerArray
 
 # "Ensemble of calibrated models", section 9.
 CONFIDENCES = [0.9055, 0.9075, 0.5025, 0.5085, 0.3315, 0.3385, 0.7555, 0.9985, 1.0, 0.2105]
@@ -27,7 +31,7 @@ LOGITS = np.array([[4, 0, 1], [0.5, 3, 2.5], [2, 2.2, -1], [-1, 0, 5], [3, 1, 0]
 LABELS = np.array([0, 2, 0, 2, 0, 2])
 
 
-def predictions(confidences, correct, classes=40):
+def predictions(confidences: ArrayLike, correct: ArrayLike, classes: int = 40) -> tuple[FloatArray, IntegerArray]:
     """Log-probabilities whose top class 0 has these confidences, and labels that make the predictions correct or not."""
     rest = (1 - np.asarray(confidences, np.float64)) / (classes - 1)
     probabilities = np.tile(rest[:, None], (1, classes))
@@ -36,7 +40,7 @@ def predictions(confidences, correct, classes=40):
         return np.log(probabilities), 1 - np.asarray(correct)
 
 
-def random_predictions(samples=400, classes=7, seed=3):
+def random_predictions(samples: int = 400, classes: int = 7, seed: int = 3) -> tuple[FloatArray, IntegerArray]:
     generator = np.random.default_rng(seed)
     logs = log_softmax(generator.normal(0, 2, (samples, classes)), axis=1)
     return logs, np.where(generator.random(samples) < 0.6, logs.argmax(axis=1), generator.integers(0, classes, samples))
@@ -52,21 +56,21 @@ def random_predictions(samples=400, classes=7, seed=3):
         (Binning(10, "left", "fold"), 0.26075000, 0.17760038),
     ],
 )
-def test_calibrated_ensemble_oracle(binning, expected_ece, expected_oe):
+def test_calibrated_ensemble_oracle(binning: Binning, expected_ece: float, expected_oe: float) -> None:
     found = diagram(CONFIDENCES, CORRECT, binning)
     assert_allclose([found.ece, found.oe], [expected_ece, expected_oe], atol=5e-9)
     logs, labels = predictions(CONFIDENCES, CORRECT)
     assert_allclose([ece(logs, labels, binning), oe(logs, labels, binning)], [expected_ece, expected_oe], atol=5e-9)
 
 
-def test_latent_batchensemble_ece_oracle():
+def test_latent_batchensemble_ece_oracle() -> None:
     confidences = [0.95, 0.91, 0.82, 0.78, 0.62, 0.61, 0.55, 0.41, 0.405, 1.0]
     correct = [1, 1, 0, 1, 1, 0, 1, 0, 0, 1]
     assert_allclose(diagram(confidences, correct).ece, 0.2675, atol=1e-12)
     assert_allclose(score(*predictions(confidences, correct))["ece"], 0.2675, atol=1e-12)
 
 
-def test_multi_head_ece_oracle():
+def test_multi_head_ece_oracle() -> None:
     logs, labels = predictions([0.95, 0.85, 0.85, 0.62, 0.55, 0.35, 0.88, 0.97], [1, 1, 0, 1, 0, 0, 1, 1])
     assert_allclose(100 * ece(logs, labels, MULTI_HEAD), 24.25, atol=1e-12)
     assert_allclose(100 * ece(logs[:4], labels[:4], MULTI_HEAD), 28.25, atol=1e-12)
@@ -75,13 +79,13 @@ def test_multi_head_ece_oracle():
     assert batchwise_ece(logs, labels, 8, MULTI_HEAD) == ece(logs, labels, MULTI_HEAD)
 
 
-def test_a_short_last_batch_weighs_as_much_as_it_holds():
+def test_a_short_last_batch_weighs_as_much_as_it_holds() -> None:
     logs, labels = random_predictions(25)
     expected = (10 * ece(logs[:10], labels[:10]) + 10 * ece(logs[10:20], labels[10:20]) + 5 * ece(logs[20:], labels[20:])) / 25
     assert_allclose(batchwise_ece(logs, labels, 10), expected)
 
 
-def test_latent_batchensemble_temperature_oracle():
+def test_latent_batchensemble_temperature_oracle() -> None:
     """The system adds 1e-8 inside its logarithms, which moves the cNLL by 3e-8; this package does not."""
     logs = log_softmax(LOGITS, axis=1)
     before = score(logs, LABELS)
@@ -95,7 +99,7 @@ def test_latent_batchensemble_temperature_oracle():
     assert_allclose(after["cece"], 0.3255376664, atol=1e-8)
 
 
-def test_the_temperature_is_the_minimum_of_the_nll():
+def test_the_temperature_is_the_minimum_of_the_nll() -> None:
     logs, labels = random_predictions()
     found = minimize_scalar(
         lambda t: np.mean(logsumexp(logs / t, axis=1) - logs[np.arange(len(labels)), labels] / t),
@@ -107,25 +111,25 @@ def test_the_temperature_is_the_minimum_of_the_nll():
     assert_allclose(calibrated_score(logs, labels, fit_temperature(logs, labels))["cnll"], found.fun, rtol=1e-10)
 
 
-def test_temperature_scaling_of_what_was_scaled_undoes_it():
+def test_temperature_scaling_of_what_was_scaled_undoes_it() -> None:
     logs, labels = random_predictions()
     first = fit_temperature(logs, labels)
     assert_allclose(fit_temperature(with_temperature(logs, 3.0), labels), first / 3, rtol=1e-8)
     assert_allclose(fit_temperature(with_temperature(logs, first), labels), 1, rtol=1e-8)
 
 
-def test_the_temperature_stays_within_bounds_where_the_nll_has_no_minimum():
+def test_the_temperature_stays_within_bounds_where_the_nll_has_no_minimum() -> None:
     logs, _ = random_predictions()
     assert fit_temperature(logs, logs.argmax(axis=1)) == 0.01
     assert fit_temperature(logs, logs.argmin(axis=1)) == 100
 
 
-def test_the_temperature_survives_impossible_classes():
+def test_the_temperature_survives_impossible_classes() -> None:
     logs = log_softmax(np.concatenate([LOGITS, np.full((6, 1), -np.inf)], axis=1), axis=1)
     assert_allclose(fit_temperature(logs, LABELS), fit_temperature(log_softmax(LOGITS, axis=1), LABELS), rtol=1e-12)
 
 
-def test_ece_and_oe_agree_with_a_plain_loop_over_bins():
+def test_ece_and_oe_agree_with_a_plain_loop_over_bins() -> None:
     logs, labels = random_predictions()
     probabilities = np.exp(logs)
     confidences, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
@@ -139,20 +143,23 @@ def test_ece_and_oe_agree_with_a_plain_loop_over_bins():
     assert_allclose([ece(logs, labels), oe(logs, labels)], [expected_ece, expected_oe], rtol=1e-12)
 
 
-def test_bins_are_closed_where_they_say():
+def test_bins_are_closed_where_they_say() -> None:
     at_edges = np.array([0.2, 0.29, 0.4, 0.6, 1.0])
     assert Binning(5).indices(at_edges).tolist() == [0, 1, 1, 2, 4]
     assert Binning(5, "left").indices(at_edges).tolist() == [1, 1, 2, 3, 4]
+    just_beyond = np.nextafter(at_edges[[0, 2, 3]], [1, 1, 0])
+    assert Binning(5).indices(just_beyond).tolist() == [1, 2, 2]
+    assert Binning(5, "left").indices(just_beyond).tolist() == [1, 2, 2]
     assert Binning(100, "left").indices(np.arange(100) / 100).tolist() == list(range(100))
     assert Binning(100).indices(np.arange(1, 101) / 100).tolist() == list(range(100))
 
 
-def test_certain_means_1_in_single_precision():
+def test_certain_means_1_in_single_precision() -> None:
     nearly = np.array([1 - 1e-9, 1 - 1e-6])
     assert Binning(10, "left", "own").indices(nearly).tolist() == [10, 9]
 
 
-def test_the_reliability_diagram_holds_what_ece_sums():
+def test_the_reliability_diagram_holds_what_ece_sums() -> None:
     logs, labels = random_predictions()
     found = reliability(logs, labels)
     assert found.binning == STANDARD
@@ -166,11 +173,11 @@ def test_the_reliability_diagram_holds_what_ece_sums():
 
 
 @pytest.mark.parametrize(("arguments", "field"), [((0,), "bins"), ((10, "right", "skip"), "certain")])
-def test_impossible_binnings_are_refused(arguments, field):
+def test_impossible_binnings_are_refused(arguments: tuple[Any, ...], field: str) -> None:
     with pytest.raises(ValueError, match=field):
         Binning(*arguments)
 
 
-def test_a_temperature_of_0_is_refused():
+def test_a_temperature_of_0_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature"):
         calibrated_score(*random_predictions(), 0.0)

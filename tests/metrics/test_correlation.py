@@ -5,12 +5,13 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from numpy.typing import ArrayLike
 
 from distill_ray.metrics.correlation import correlate
 
 # T. stddev and student test loss in the order identity, flip, crop-flip, cutout, autoaugment, mixup, cutmix, cutmixpick by the
 # student's and by the teacher's entropy; then coefficient and p-value in percent of Pearson, Spearman and Kendall.
-PUBLISHED = {
+PUBLISHED: dict[str, tuple[list[float], list[float], list[tuple[float, float]]]] = {
     "cifar-100 wrn_40_2/wrn_16_2": (
         [0.005473, 0.005471, 0.005410, 0.005255, 0.005110, 0.004988, 0.004719, 0.004400, 0.004154],
         [1.0976, 1.0774, 1.0837, 1.0564, 1.0305, 1.0486, 1.0275, 1.0054, 0.9746],
@@ -65,7 +66,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("pair", PUBLISHED)
-def test_published_correlations(pair):
+def test_published_correlations(pair: str) -> None:
     deviations, losses, expected = PUBLISHED[pair]
     found = astuple(correlate(deviations, losses))
     assert [(round(value, 4), round(100 * p, 2)) for value, p in found] == expected
@@ -87,12 +88,12 @@ def test_published_correlations(pair):
     ],
     ids=["first column", "no ties", "ties"],
 )
-def test_oracle(x, y, expected):
+def test_oracle(x: ArrayLike, y: ArrayLike, expected: list[tuple[float, float]]) -> None:
     found = astuple(correlate(x, y))
     assert_allclose(found, expected, rtol=2e-9, atol=5e-9)
 
 
-def test_the_order_of_points_and_monotone_changes():
+def test_the_order_of_points_and_monotone_changes() -> None:
     x, y = np.random.default_rng(0).normal(size=(2, 12))
     order = np.random.default_rng(1).permutation(12)
     assert_allclose(astuple(correlate(x[order], y[order])), astuple(correlate(x, y)), rtol=1e-12)
@@ -113,6 +114,6 @@ def test_the_order_of_points_and_monotone_changes():
         ([[1, 2, 3]], [[1, 2, 3]], "x"),
     ],
 )
-def test_wrong_arguments_are_named(x, y, argument):
+def test_wrong_arguments_are_named(x: ArrayLike, y: ArrayLike, argument: str) -> None:
     with pytest.raises(ValueError, match=f"^{argument}: "):
         correlate(x, y)
