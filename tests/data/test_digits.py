@@ -2,12 +2,13 @@ import subprocess
 import sys
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from distill_ray.data import load_images, open_source, split_indices
 
 
 def test_digits_are_those_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
     source = open_source("digits")
     train, test = load_images(source, "train"), load_images(source, "test")
     values, labels = load_digits(return_X_y=True)

@@ -1,0 +1,170 @@
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from distill_ray.data import load_images, open_source
+from distill_ray.data.files import Folder
+from distill_ray.data.parquet import ParquetSource
+from distill_ray.errors import RequestError, RunError
+
+
+def decoded(cache):
+    """The folders of decoded images, complete or not."""
+    return [path for path in (cache / "images").iterdir() if path.is_dir()]
+
+
+def test_decoded_once(small, cache, monkeypatch):
+    first = load_images(open_source(str(small)), "train")
+    monkeypatch.setattr(ParquetSource, "batches", lambda *_: pytest.fail("decoded again"))
+    second = load_images(open_source(str(small)), "train")
+    assert (first.images == second.images).all()
+    assert (second.mean, second.std, second.digest) == (first.mean, first.std, first.digest)
+    assert isinstance(second.images, np.memmap)
+    assert len(decoded(cache)) == 1
+
+
+def test_writing_to_the_pixels_changes_no_other_process(small):
+    images = load_images(open_source(str(small)), "train").images
+    before = images.copy()
+    images[:] = 0
+    assert (load_images(open_source(str(small)), "train").images == before).all()
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "about.json"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "removed"])
+def test_damage_is_repaired(small, cache, name, damage):
+    expected = load_images(open_source(str(small)), "train")
+    pixels = expected.images.copy()
+    path = decoded(cache)[0] / name
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        content[-2] ^= 1
+    path.write_bytes({"truncated": content[:-1], "flipped": content, "emptied": b"", "removed": b""}[damage])
+    if damage == "removed":
+        path.unlink()
+    again = load_images(open_source(str(small)), "train")
+    assert (again.images == pixels).all()
+    assert again.labels.tolist() == expected.labels.tolist()
+    assert load_images(open_source(str(small)), "train").mean == expected.mean
+
+
+def test_two_processes_decode_once(small, cache, tmp_path):
+    code = """
+import sys, time, pathlib
+from distill_ray.data import load_images, open_source
+from distill_ray.data.parquet import ParquetSource
+whole = ParquetSource.batches
+def slow(self, split):
+    with open(sys.argv[2], "a") as file:
+        file.write("decoding\\n")
+    time.sleep(1)
+    yield from whole(self, split)
+ParquetSource.batches = slow
+source = open_source(sys.argv[1])
+source.digest
+pathlib.Path(sys.argv[2] + sys.argv[3]).touch()
+while not all(pathlib.Path(sys.argv[2] + number).exists() for number in "012"):
+    time.sleep(0.01)
+print(load_images(source, "train").images.sum())
+"""
+    log = tmp_path / "log"
+    started = [
+        subprocess.Popen([sys.executable, "-c", code, str(small), str(log), number], stdout=subprocess.PIPE) for number in "012"
+    ]
+    sums = {process.communicate(timeout=60)[0] for process in started}
+    assert sums == {f"{load_images(open_source(str(small)), 'train').images.sum()}\n".encode()}
+    assert log.read_text() == "decoding\n"
+    assert len(decoded(cache)) == 1
+
+
+def test_a_killed_process_leaves_nothing_that_counts(small, cache):
+    code = """
+import sys, time
+from distill_ray.data import load_images, open_source
+from distill_ray.data.parquet import ParquetSource
+whole = ParquetSource.batches
+def stuck(self, split):
+    yield next(whole(self, split))
+    print("half way", flush=True)
+    time.sleep(60)
+ParquetSource.batches = stuck
+load_images(open_source(sys.argv[1]), "train")
+"""
+    process = subprocess.Popen([sys.executable, "-c", code, str(small)], stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"half way\n"
+    process.kill()
+    process.communicate()
+    assert [".partial-" in path.name for path in decoded(cache)] == [True]
+    assert len(load_images(open_source(str(small)), "train").images) == 8
+    assert [".partial-" in path.name for path in decoded(cache)] == [False]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk(small, cache, monkeypatch, number):
+    def full(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(RunError, match=f"no space left to write {cache}/images; free some, or set DISTILL_RAY_CACHE"):
+        load_images(open_source(str(small)), "train")
+    assert decoded(cache) == []
+
+
+def test_a_cache_that_cannot_be_written(small, cache, tmp_path, monkeypatch):
+    cache.write_text("a file")
+    with pytest.raises(RequestError, match=rf"cache folder {cache} cannot be made .*; set DISTILL_RAY_CACHE"):
+        load_images(open_source(str(small)), "train")
+    elsewhere = tmp_path / "elsewhere"
+    assert len(load_images(open_source(str(small)), "train", elsewhere).images) == 8
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(RequestError, match="is not yours to write; set DISTILL_RAY_CACHE"):
+        load_images(open_source(str(small)), "train", elsewhere)
+
+
+def test_the_default_cache_is_refused_when_it_is_somebody_elses(small, tmp_path, monkeypatch):
+    monkeypatch.delenv("DISTILL_RAY_CACHE")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert len(load_images(open_source(str(small)), "train").images) == 8
+    (folder,) = tmp_path.glob("distill_ray-*")
+    assert folder.stat().st_mode & 0o777 == 0o700
+    owner = os.getuid()
+    folder.rename(tmp_path / f"distill_ray-{owner + 1}")
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    with pytest.raises(RequestError, match="is not yours to write"):
+        load_images(open_source(str(small)), "train")
+
+
+def test_a_column_name_is_never_a_path(tmp_path, cache, write_shard, pictures):
+    name = "../../../escaped"
+    write_shard(tmp_path / "d" / "train.parquet", pictures(2), **{name: [0, 1]})
+    load_images(open_source(str(tmp_path / "d")), "train")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "d"]
+    assert not (tmp_path.parent / "escaped").exists()
+
+
+def test_unchanged_files_are_hashed_once(small, monkeypatch):
+    digest = open_source(str(small)).digest
+    hashed = []
+    whole = Folder._file_digest
+    monkeypatch.setattr(Folder, "_file_digest", lambda self, path: hashed.append(path) or whole(self, path))
+    assert open_source(str(small)).digest == digest
+    assert hashed == []
+    time.sleep(0.01)
+    (small / "test-00000-of-00001.parquet").touch()
+    assert open_source(str(small)).digest == digest
+    assert len(hashed) == 3
+
+
+def test_changed_data_are_decoded_again(small, write_shard, pictures):
+    first = load_images(open_source(str(small)), "train")
+    shutil.rmtree(small)
+    write_shard(small / "train.parquet", pictures(8, seed=5), label=[0] * 8)
+    second = load_images(open_source(str(small)), "train")
+    assert first.digest != second.digest
+    assert (second.images == np.stack(pictures(8, seed=5))).all()

@@ -1,0 +1,183 @@
+import hashlib
+import json
+import pickle
+import struct
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from distill_ray.data import import_dataset, load_images, open_source
+from distill_ray.data.importing import ROWS_PER_SHARD
+from distill_ray.errors import RequestError, RunError
+
+
+def md5(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def cifar(tmp_path, rng, monkeypatch):
+    """Writes the official pickled files of a tiny CIFAR, and makes torchvision take their checksums for the official ones."""
+
+    def write(name, train_files, test_files, label_key, names_key, names):
+        import torchvision.datasets
+
+        dataset = getattr(torchvision.datasets, name)
+        root, parts = tmp_path / "root", {}
+        base = root / dataset.base_folder
+        base.mkdir(parents=True)
+        for file in [*train_files, *test_files]:
+            pixels, labels = rng.integers(0, 256, (6, 3072), np.uint8), rng.integers(0, len(names), 6).tolist()
+            (base / file).write_bytes(pickle.dumps({"data": pixels, label_key: labels}))
+            parts[file] = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+        (base / dataset.meta["filename"]).write_bytes(pickle.dumps({names_key: names}))
+        monkeypatch.setattr(dataset, "train_list", [[file, md5(base / file)] for file in train_files])
+        monkeypatch.setattr(dataset, "test_list", [[file, md5(base / file)] for file in test_files])
+        monkeypatch.setattr(dataset, "meta", dataset.meta | {"md5": md5(base / dataset.meta["filename"])})
+        return root, parts
+
+    return write
+
+
+def test_cifar10(tmp_path, cifar):
+    root, parts = cifar("CIFAR10", ["data_batch_1", "data_batch_2"], ["test_batch"], "labels", "label_names", ["cat", "dog"])
+    source = import_dataset("cifar10", tmp_path / "out", root=root, download=False)
+    train, test = load_images(source, "train"), load_images(source, "test")
+    assert (train.images == np.concatenate([parts["data_batch_1"][0], parts["data_batch_2"][0]])).all()
+    assert train.labels.tolist() == parts["data_batch_1"][1] + parts["data_batch_2"][1]
+    assert (test.images == parts["test_batch"][0]).all()
+    assert (source.label, source.class_names) == ("label", ("cat", "dog"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "test-00000-of-00001.parquet",
+        "train-00000-of-00001.parquet",
+    ]
+
+
+def test_cifar100(tmp_path, cifar):
+    root, parts = cifar("CIFAR100", ["train"], ["test"], "fine_labels", "fine_label_names", ["apple", "bear", "bee"])
+    source = import_dataset("cifar100", tmp_path / "out", root=root, download=False)
+    assert (source.label, source.class_names) == ("fine_label", ("apple", "bear", "bee"))
+    assert (load_images(source, "train").images == parts["train"][0]).all()
+    assert load_images(source, "test").labels.tolist() == parts["test"][1]
+
+
+def test_svhn(tmp_path, rng, monkeypatch):
+    import scipy.io
+    import torchvision.datasets
+
+    root, parts = tmp_path / "root", {}
+    root.mkdir()
+    official = dict(torchvision.datasets.SVHN.split_list)
+    for split in ("train", "test"):
+        pixels, labels = rng.integers(0, 256, (32, 32, 3, 7), np.uint8), rng.integers(1, 11, (7, 1), np.uint8)
+        path = root / official[split][1]
+        scipy.io.savemat(path, {"X": pixels, "y": labels})
+        official[split] = [*official[split][:2], md5(path)]
+        parts[split] = pixels.transpose(3, 0, 1, 2), (labels[:, 0] % 10).tolist()
+    monkeypatch.setattr(torchvision.datasets.SVHN, "split_list", official)
+    source = import_dataset("svhn", tmp_path / "out", root=root, download=False)
+    for split, (pixels, labels) in parts.items():
+        images = load_images(source, split)
+        assert (images.images == pixels).all()
+        assert images.labels.tolist() == labels
+    assert source.class_names == tuple("0123456789")
+
+
+def test_fashion_mnist(tmp_path, rng):
+    raw = tmp_path / "root" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    parts = {}
+    for split, prefix in (("train", "train"), ("test", "t10k")):
+        pixels, labels = rng.integers(0, 256, (5, 28, 28), np.uint8), rng.integers(0, 10, 5, np.uint8)
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, 5, 28, 28) + pixels.tobytes())
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, 5) + labels.tobytes())
+        parts[split] = pixels[..., None], labels.tolist()
+    source = import_dataset("fashion-mnist", tmp_path / "out", root=tmp_path / "root", download=False)
+    for split, (pixels, labels) in parts.items():
+        images = load_images(source, split)
+        assert (images.images == pixels).all()
+        assert images.labels.tolist() == labels
+    assert source.class_names[:2] == ("T-shirt/top", "Trouser")
+
+
+def test_a_tree_keeps_its_bytes(tmp_path, encode, pictures):
+    files = {"train/dog/1.png": 0, "train/cat/1.png": 1, "test/cat/1.png": 2}
+    for name, number in files.items():
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(encode(pictures(3)[number]))
+    source = import_dataset(str(tmp_path / "tree"), tmp_path / "out")
+    table = pq.read_table(tmp_path / "out" / "train-00000-of-00001.parquet")
+    assert table["img"].to_pylist() == [{"bytes": encode(pictures(3)[i]), "path": None} for i in (1, 0)]
+    assert table["label"].to_pylist() == [0, 1]
+    features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+    assert features == {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    assert source.rows("test") == 1
+
+
+def test_large_splits_are_sharded(tmp_path, encode, pictures, monkeypatch):
+    monkeypatch.setattr("distill_ray.data.importing.ROWS_PER_SHARD", 2000)
+    monkeypatch.setattr("distill_ray.data.tree.FILES_PER_BATCH", 300)
+    image = encode(pictures(1)[0])
+    for name in ("cat", "dog"):
+        (tmp_path / "tree" / "train" / name).mkdir(parents=True)
+        for number in range(2200):
+            (tmp_path / "tree" / "train" / name / f"{number}.png").write_bytes(image)
+    source = import_dataset(str(tmp_path / "tree"), tmp_path / "out")
+    rows = [pq.read_metadata(path).num_rows for path in sorted((tmp_path / "out").iterdir())]
+    assert len(rows) == 3
+    assert max(rows) <= 2000
+    assert load_images(source, "train").labels.tolist() == [0] * 2200 + [1] * 2200
+    assert ROWS_PER_SHARD > 2000
+
+
+def test_nothing_is_overwritten_by_accident(small, tmp_path, encode, pictures):
+    path = tmp_path / "tree" / "train" / "cat" / "1.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(encode(pictures(1)[0]))
+    before = open_source(str(small)).digest
+    with pytest.raises(RequestError, match="exists; choose another folder, or ask to overwrite it"):
+        import_dataset(str(tmp_path / "tree"), small)
+    assert open_source(str(small)).digest == before
+    with pytest.raises(RequestError, match="holds something other than a data set and is not overwritten"):
+        import_dataset(str(tmp_path / "tree"), tmp_path / "tree", overwrite=True)
+    assert path.exists()
+    assert import_dataset(str(tmp_path / "tree"), small, overwrite=True).rows("train") == 1
+
+
+def test_a_failed_import_leaves_nothing(tmp_path, encode, pictures):
+    for name, content in (("1.png", encode(pictures(1)[0])), ("2.png", b"nonsense")):
+        path = tmp_path / "tree" / "train" / "cat" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    with pytest.raises(RequestError, match=r"cat/2\.png: the image cannot be decoded"):
+        import_dataset(str(tmp_path / "tree"), tmp_path / "made" / "out")
+    assert list((tmp_path / "made").iterdir()) == []
+
+
+def test_unusable_sources(tmp_path, monkeypatch):
+    with pytest.raises(RequestError, match="unknown data set 'cifar1O'; did you mean 'cifar10'"):
+        import_dataset("cifar1O", tmp_path / "out")
+    with pytest.raises(RequestError, match="does not hold the official files of cifar10"):
+        import_dataset("cifar10", tmp_path / "out", root=tmp_path / "empty", download=False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match="cannot be written"):
+        (tmp_path / "tree" / "train" / "cat").mkdir(parents=True)
+        (tmp_path / "tree" / "train" / "cat" / "1.pgm").write_bytes(b"P5 2 2 255\nabcd")
+        import_dataset(str(tmp_path / "tree"), tmp_path / "file" / "out")
+
+    import torchvision.datasets.cifar
+
+    def unreachable(*_, **__):
+        raise OSError("<urlopen error [Errno -2] Name or service not known>")
+
+    monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", unreachable)
+    with pytest.raises(RunError, match=r"cifar10 could not be downloaded to .*Name or service not known.*try again"):
+        import_dataset("cifar10", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
