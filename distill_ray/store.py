@@ -19,7 +19,7 @@ import os
 import posixpath
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -67,13 +67,12 @@ class Store:
     @classmethod
     def open(cls, uri: str) -> Store:
         """The store at `uri`, made if need be. Raises `RequestError` when it cannot be reached or written."""
-        store = cls(uri if "://" in uri else str(Path(uri).expanduser().absolute()))
         probe = f"probe-{secrets.token_hex(4)}"
         try:
-            store.write(probe, b"distill_ray")
+            folder = fs.FileSystem.from_uri(uri)[1] if uri.startswith("file://") else uri
+            store = cls(folder if "://" in folder else str(Path(folder).expanduser().absolute()))
+            store._write(probe, b"distill_ray", durable=False)
             store.delete(probe)
-        except RunError:
-            raise
         except (OSError, ValueError) as error:
             raise RequestError(f"store {uri}: cannot be written ({error}); choose another with --store") from None
         return store
@@ -110,9 +109,9 @@ class Store:
             path = posixpath.join(attempt, name)
             self.write(path, content)
             entries[name] = {"path": path, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        manifest = {"info": dict(info), "files": entries}
-        self.write(posixpath.join(key, MANIFEST), json.dumps(manifest, indent=1).encode(), durable=True)
-        return Record(self, key, manifest["info"], entries)
+        manifest = json.dumps({"info": dict(info), "files": entries}, indent=1)
+        self.write(posixpath.join(key, MANIFEST), manifest.encode(), durable=True)
+        return Record(self, key, json.loads(manifest)["info"], entries)
 
     def get(self, key: str) -> Record | None:
         """The record under `key`, or None. A manifest that cannot be read or whose files are gone is set aside."""
@@ -123,11 +122,12 @@ class Store:
         try:
             manifest = json.loads(content)
             record = Record(self, key, dict(manifest["info"]), dict(manifest["files"]))
-            sizes = {entry["path"]: entry["bytes"] for entry in record.files.values()}
+            sizes = {str(entry["path"]): entry["bytes"] for entry in record.files.values()}
         except (ValueError, TypeError, KeyError, AttributeError):
             self.set_aside(path)
             return None
-        found = {info.path: info.size for info in self._files.get_file_info(list(sizes))}
+        with self._explained(path):
+            found = {info.path: info.size for info in self._files.get_file_info(list(sizes))}
         if found != sizes:
             self.set_aside(path)
             return None
@@ -135,48 +135,63 @@ class Store:
 
     def read(self, path: str) -> bytes | None:
         """The content of a file, or None when there is none."""
-        try:
-            with self._files.open_input_stream(path) as stream:
-                content: bytes = stream.read()
-                return content
-        except FileNotFoundError:
-            return None
+        with self._explained(path):
+            try:
+                with self._files.open_input_stream(path) as stream:
+                    content: bytes = stream.read()
+                    return content
+            except FileNotFoundError:
+                return None
 
     def write(self, path: str, content: bytes, *, durable: bool = False) -> None:
         """Write a file in one piece: a reader, or a run after a crash, sees the old content or the new, never a part.
 
-        `durable` also waits until a local disk has it. Raises `RunError` when the disk is full.
+        `durable` also waits until a local disk has it. Raises `RunError` when the disk is full or cannot be written.
         """
-        with self._full_disk_explained(path):
-            if not self.is_local:
-                with self._files.open_output_stream(path) as stream:
-                    stream.write(content)
-                return
-            target = self.local_path(path)
-            temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-            try:
-                with open(temporary, "wb") as file:
-                    file.write(content)
-                    if durable:
-                        file.flush()
-                        os.fsync(file.fileno())
-                os.replace(temporary, target)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+        with self._explained(path):
+            self._write(path, content, durable)
+
+    def _write(self, path: str, content: bytes, durable: bool) -> None:
+        if self.is_local:
+            self._write_locally(self.local_path(path), content, durable)
+            return
+        try:
+            stream = self._files.open_output_stream(path)
+        except FileNotFoundError:  # a file system with folders, unlike an object store
+            folder = posixpath.dirname(posixpath.join(self._files.base_path, path))
+            self._files.base_fs.create_dir(folder, recursive=True)
+            stream = self._files.open_output_stream(path)
+        with stream:
+            stream.write(content)
+
+    @staticmethod
+    def _write_locally(target: Path, content: bytes, durable: bool) -> None:
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def delete(self, path: str) -> None:
         """Remove a file or folder; nothing happens when there is none."""
-        kind = self._files.get_file_info(path).type
-        if kind == fs.FileType.Directory:
-            self._files.delete_dir(path)
-        elif kind == fs.FileType.File:
-            self._files.delete_file(path)
+        with self._explained(path), suppress(FileNotFoundError):
+            kind = self._files.get_file_info(path).type
+            if kind == fs.FileType.Directory:
+                self._files.delete_dir(path)
+            elif kind == fs.FileType.File:
+                self._files.delete_file(path)
 
     def names(self, path: str) -> list[str]:
-        """The names of the files and folders directly under `path`, sorted."""
-        selector = fs.FileSelector(path, allow_not_found=True)
-        return sorted(info.base_name for info in self._files.get_file_info(selector))
+        """The names of the files and folders directly under `path`, sorted; what a killed write left behind is not among them."""
+        with self._explained(path):
+            found = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in found if not info.base_name.startswith("."))
 
     def set_aside(self, path: str) -> None:
         """Move a damaged file out of the way, to be looked at, under a name that no reader asks for."""
@@ -186,7 +201,7 @@ class Store:
             self.delete(path)
 
     @contextmanager
-    def _full_disk_explained(self, path: str) -> Iterator[None]:
+    def _explained(self, path: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -194,4 +209,4 @@ class Store:
                 raise RunError(
                     f"store {self.uri}: no space left while writing {path}; free some space and run the same command again"
                 ) from None
-            raise
+            raise RunError(f"store {self.uri}: {path} cannot be reached ({error}); run the same command again") from None
