@@ -130,7 +130,7 @@ def fit_temperature(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
 
     predicted, truth = checked(log_probabilities, labels)
     # At T <= 100 anything this far below the top class has no weight; -inf would make 0 * inf.
-    logits = np.maximum(predicted - predicted.max(axis=1, keepdims=True), -1e4)
+    logits = np.maximum(np.subtract(predicted, predicted.max(axis=1, keepdims=True), dtype=np.float64), -1e4)
     of_labels = logits[np.arange(len(truth)), truth].mean()
 
     def slope(log_temperature: float) -> float:

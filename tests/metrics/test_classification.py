@@ -145,6 +145,7 @@ def test_a_label_of_probability_0_has_infinite_nll() -> None:
         (np.zeros((0, 3)), np.zeros(0, int), "log_probabilities"),
         (np.log([[0.5, 0.5], [np.nan, 1]]), [0, 1], "log_probabilities"),
         ([[0.5, 0.5]], [0], "log_probabilities"),
+        (np.zeros((1, 2), int), [0], "log_probabilities"),
         (np.log([[0.5, 0.5]]), [0, 1], "labels"),
         (np.log([[0.5, 0.5]]), [[0]], "labels"),
         (np.log([[0.5, 0.5]]), [2], "labels"),
