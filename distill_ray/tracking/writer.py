@@ -1,0 +1,184 @@
+"""Writes the runs of one study through MLflow's client. Used by one thread; the only module that loads MLflow for tracking."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from distill_ray.tracking.record import KEY_TAG, LOGGED_TAG, STUDY_KEY, STUDY_TAG, DataSet, Pending, Recorded
+
+POINTS_PER_CALL = 800
+OTHERS_PER_CALL = 100
+"""MLflow takes 1000 metrics, 100 parameters and 100 tags in a call, and 1000 of all together."""
+
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # The tracker itself waits and tries again, and has to notice soon that it must.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+"""Environment that MLflow runs under here, where the user has not set it."""
+
+TRY_AGAIN = (401, 403, 404, 408, 429)
+"""HTTP statuses of a client's error that may pass: a token renewed, a run deleted while it was written, a busy server."""
+
+
+class Unavailable(Exception):
+    """MLflow cannot be reached or cannot work now; the same call may succeed later."""
+
+
+class Refused(Exception):
+    """MLflow does not accept what was written, now or later."""
+
+
+class RunWriter:
+    """The runs of study `study_key` in experiment `study_name`. Every method raises `Unavailable` or `Refused`.
+
+    `restored` says that the experiment had been deleted and is back now, with the runs it had.
+    """
+
+    def __init__(self, uri: str, study_name: str, study_key: str, artifacts: str | None) -> None:
+        self.study_name, self.study_key, self.artifacts = study_name, study_key, artifacts
+        with _explained():
+            for name, value in SETTINGS.items():
+                os.environ.setdefault(name, value)
+            from mlflow import MlflowClient
+
+            _silence_this_thread()
+            self.client = MlflowClient(uri, uri)
+            self.experiment_id, self.restored = self._open_experiment()
+
+    def recorded(self) -> dict[str, Recorded]:
+        """What MLflow has of the study, by key of the run."""
+        runs: dict[str, Recorded] = {}
+        page = None
+        with _explained():
+            while True:
+                found = self.client.search_runs(
+                    [self.experiment_id], f"tags.`{STUDY_TAG}` = '{self.study_key}'", max_results=1000, page_token=page
+                )
+                for run in found:
+                    if key := run.data.tags.get(KEY_TAG):
+                        runs[key] = Recorded(run.info.run_id, run.info.status, run.data.tags, run.data.metrics)
+                page = found.token
+                if not page:
+                    return runs
+
+    def write(self, pending: Pending, known: Recorded | None, parent: Recorded | None) -> Recorded:
+        """Bring a run up to date with `pending`, and return what MLflow has of it then. Doing it twice changes nothing."""
+        with _explained():
+            if known is None:
+                known = self._create(pending, parent)
+            status = pending.status or known.status
+            if status == "RUNNING" != known.status:
+                self.client.update_run(known.run_id, status=status)
+            self._log_inputs(known.run_id, pending.datasets)
+            self._log_artifacts(known.run_id, pending)
+            tags = dict(pending.tags)
+            if pending.key == STUDY_KEY and (logged := pending.digests()):
+                tags[LOGGED_TAG] = json.dumps(known.logged | logged, sort_keys=True)
+            self._log_values(
+                known.run_id, pending, {name: value for name, value in tags.items() if known.tags.get(name) != value}
+            )
+            if pending.status not in (None, "RUNNING"):
+                ended = None if pending.ended is None else int(pending.ended * 1000)
+                self.client.set_terminated(known.run_id, status, ended)
+        metrics = {point.metric: point.value for point in pending.points}
+        return Recorded(known.run_id, status, dict(known.tags) | tags, dict(known.metrics) | metrics)
+
+    def _create(self, pending: Pending, parent: Recorded | None) -> Recorded:
+        tags = pending.tags | {STUDY_TAG: self.study_key, KEY_TAG: pending.key, "study": self.study_name}
+        tags |= {"mlflow.source.name": "distill-ray", "mlflow.source.type": "LOCAL", "mlflow.user": getpass.getuser()}
+        if parent is not None:
+            tags["mlflow.parentRunId"] = parent.run_id
+        started = time.time() if pending.started is None else pending.started
+        run = self.client.create_run(self.experiment_id, int(started * 1000), tags, pending.name)
+        return Recorded(run.info.run_id, run.info.status, tags)
+
+    def _open_experiment(self) -> tuple[str, bool]:
+        experiment = self.client.get_experiment_by_name(self.study_name)
+        if experiment is None:
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            return self.client.create_experiment(self.study_name, self.artifacts, tags), False
+        deleted = experiment.lifecycle_stage != "active"
+        if deleted:
+            self.client.restore_experiment(experiment.experiment_id)
+        return experiment.experiment_id, deleted
+
+    def _log_values(self, run_id: str, pending: Pending, tags: dict[str, str]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [Metric(point.metric, point.value, point.time, point.step) for point in pending.points]
+        params = [Param(name, value) for name, value in pending.params.items()]
+        labels = [RunTag(name, value) for name, value in tags.items()]
+        while metrics or params or labels:
+            self.client.log_batch(run_id, metrics[:POINTS_PER_CALL], params[:OTHERS_PER_CALL], labels[:OTHERS_PER_CALL])
+            metrics, params, labels = metrics[POINTS_PER_CALL:], params[OTHERS_PER_CALL:], labels[OTHERS_PER_CALL:]
+
+    def _log_inputs(self, run_id: str, datasets: list[DataSet]) -> None:
+        from mlflow.entities import DatasetInput, InputTag
+
+        if datasets:
+            inputs = [DatasetInput(_entity(one), [InputTag("mlflow.data.context", one.context)]) for one in datasets]
+            self.client.log_inputs(run_id, inputs)
+
+    def _log_artifacts(self, run_id: str, pending: Pending) -> None:
+        if not pending.files:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in pending.files.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            self.client.log_artifacts(run_id, folder)
+
+
+def _entity(dataset: DataSet) -> Any:
+    # Made without mlflow.data.from_numpy, which would want the images themselves.
+    from mlflow.entities import Dataset
+
+    features = [{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, *dataset.shape]}}]
+    kind = dataset.source.partition("://")[0] if "://" in dataset.source else "local"
+    return Dataset(
+        name=dataset.name,
+        digest=dataset.digest[:36],
+        source_type=kind,
+        source=json.dumps({"uri": dataset.source}),
+        schema=json.dumps({"mlflow_tensorspec": {"features": json.dumps(features), "targets": None}}),
+        profile=json.dumps({"num_rows": dataset.rows, "image_shape": list(dataset.shape)}),
+    )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn whatever goes wrong inside into `Unavailable` or `Refused`."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(_line(error)) from error
+    except Exception as error:
+        status = getattr(error, "get_http_status_code", lambda: 400)()
+        kind = Refused if 400 <= status < 500 and status not in TRY_AGAIN else Unavailable
+        raise kind(_line(error)) from error
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def _silence_this_thread() -> None:
+    """Keep what MLflow logs in this thread off the terminal: the tracker says in one line what matters."""
+    writer = threading.get_ident()
+    for handler in logging.getLogger("mlflow").handlers:
+        handler.addFilter(lambda record: record.thread != writer)
