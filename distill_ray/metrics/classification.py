@@ -23,7 +23,7 @@ def nll(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
 def brier(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Mean over samples of the squared distance between p and the one-hot label, summed over classes (0 to 2).
 
-    Source: Brier 1950, equation 2; some libraries report half of it for two classes.
+    Source: Brier 1950; some libraries report half of it for two classes.
     """
     predicted, truth = checked(log_probabilities, labels)
     squares = 0.0

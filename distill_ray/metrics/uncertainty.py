@@ -42,7 +42,7 @@ def decompose(members: ArrayLike) -> Uncertainty:
 def decompose_dirichlet(concentrations: ArrayLike) -> Uncertainty:
     """The same decomposition, in closed form, of categorical distributions drawn from Dir(alpha), alpha (N, K) above 0.
 
-    Source: Malinin et al. 2020, "Ensemble Distribution Distillation", in place of the samples that Hydra+ draws.
+    Source: Malinin and Gales 2018, "Prior Networks"; exact where Hydra+ draws 20 samples.
     """
     from scipy.special import digamma
 
