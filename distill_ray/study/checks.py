@@ -9,7 +9,7 @@ from typing import Any
 from distill_ray.job import Recipe
 from distill_ray.study.problems import Path, Problems, dotted, shown
 from distill_ray.study.sections import TeacherGroup
-from distill_ray.study.space import Range, SearchSpace
+from distill_ray.study.space import SearchSpace
 from distill_ray.study.study import Study
 
 
@@ -72,7 +72,7 @@ class _Reach:
         if dimension is None:
             return [getattr(self._recipe, name)]
         fixed = [getattr(self._recipe, name)] if dimension.when else []
-        return [*fixed, *((dimension.low, dimension.high) if isinstance(dimension, Range) else dimension.values)]
+        return [*fixed, *dimension.limits]
 
     def place(self, name: str) -> tuple[Path, Any]:
         dimension = self._searched.get(name)

@@ -61,8 +61,9 @@ def check_value(field: SettingField, value: Any, path: Path, problems: Problems)
     items = enumerate(found) if isinstance(found, tuple) else [(None, found)]
     wrong = [(index, item) for index, item in items if _is_number(item) and not field.setting.admits(item)]
     for index, _ in wrong:
-        place, written = (path, value) if index is None else ((*path, index), value[index])
-        problems.add(place, f"found {shown(written)}, must be {field.setting.allowed()}")
+        where = path if index is None else (*path, index)
+        written = value if index is None else value[index]
+        problems.add(where, f"found {shown(written)}, must be {field.setting.allowed()}")
     return INVALID if wrong else found
 
 

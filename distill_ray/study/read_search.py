@@ -13,7 +13,7 @@ from distill_ray.study.fields import INVALID, read_fields, section
 from distill_ray.study.problems import Path, Problems, shown
 from distill_ray.study.read_space import Reach, read_setting, read_space
 from distill_ray.study.sections import OBJECTIVES, Asha, Search
-from distill_ray.study.space import Label, Range, SearchSpace
+from distill_ray.study.space import Label, SearchSpace
 
 PATH: Path = ("search",)
 DEFAULT_SPACE = {"temperature": {"log": [1.0, 20.0]}, "alpha": {"uniform": [0.1, 1.0]}}
@@ -77,10 +77,8 @@ def _scheduler(given: Mapping[str, Any], problems: Problems, student: Recipe, sp
 
 def longest(student: Recipe, space: SearchSpace) -> int:
     """The most epochs that a trial can have."""
-    dimension = next((dimension for dimension in space.dimensions if dimension.name == "epochs"), None)
-    if dimension is None:
-        return student.epochs
-    return int(dimension.high) if isinstance(dimension, Range) else max(dimension.values)
+    searched = [dimension for dimension in space.dimensions if dimension.name == "epochs"]
+    return int(max(searched[0].limits)) if searched else student.epochs
 
 
 def _time_limit(given: Mapping[str, Any], problems: Problems) -> float | None:

@@ -25,9 +25,9 @@ from distill_ray.study.study import Study
 
 SECTIONS = ("name", "data", "teachers", "student", "search", "confirm", "resources", "seed")
 BASELINES = ("scratch", "default-kd")
-RESERVED = ("ensemble", "teacher", "best")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_RESERVED = re.compile(r"ensemble|teachers?|best(-\d+)?")
 _NAME_RULE = "letters, digits and . _ -, first a letter or digit, at most 100 of them"
 _SEED = SettingField("seed", int, Setting("", at_least=0, at_most=MAX_SEED), 0)
 _MEMBERS = SettingField("members", int, Setting("", at_least=1, at_most=100), 3)
@@ -56,7 +56,7 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     groups = _teachers(values, seed, problems)
     student, fixed, reach = _student(values, problems)
     search = read_search(values.get("search"), problems, student, fixed, reach, seed)
-    confirm = _confirm(values.get("confirm"), problems, student, reach, search.trials)
+    confirm = _confirm(values.get("confirm"), problems, student, search.trials)
     if resources.gpus_per_worker > 1 and resources.gpus_per_worker % 1:
         found = shown(resources.gpus_per_worker)
         problems.add(("resources", "gpus_per_worker"), f"found {found}, must be a whole number, or below 1 to share a GPU")
@@ -141,13 +141,14 @@ def _student(values: Mapping[str, Any], problems: Problems) -> tuple[Recipe, dic
     settings = read_settings(content, path, problems, methods=methods)
     recipe = _recipe(settings, content, method or default, path, problems)
     fixed = {name: value for name, value in settings.items() if name not in (*COMMON, "augment", "method")}
-    return recipe, fixed if searched else {}, Reach(tuple(searched) if searched and known else methods, _views(space, recipe))
+    reach = Reach(tuple(searched) if searched and known else methods, _views(space, recipe, problems))
+    return recipe, fixed if searched else {}, reach
 
 
-def _views(space: Any, student: Recipe) -> tuple[str, ...] | None:
+def _views(space: Any, student: Recipe, problems: Problems) -> tuple[str, ...] | None:
     listed = choice_of(space, "augment")
     if listed is None:
-        return (student.augment.name,)
+        return None if problems.concern(("student", "augment")) else (student.augment.name,)
     names: list[Any] = [view.get("name") if isinstance(view, dict) else view for view in listed]
     return tuple(dict.fromkeys(names)) if names and all(isinstance(name, str) and name in VIEWS for name in names) else None
 
@@ -160,7 +161,7 @@ def _own_method(content: Any, default: str) -> str | None:
 
 def _recipe(settings: Mapping[str, Any], content: Any, method: str, path: Path, problems: Problems) -> Recipe:
     """The recipe of a section. What is missing or wrong is noted, and replaced for the sake of the checks that follow."""
-    if not isinstance(content, dict) or "model" not in content:
+    if content is None or (isinstance(content, dict) and "model" not in content):
         problems.add((*path, "model"), "missing; name an architecture, such as wrn-16-2")
     filled = {"model": "", "augment": CropFlip(), **settings, "method": method}
     try:
@@ -170,7 +171,7 @@ def _recipe(settings: Mapping[str, Any], content: Any, method: str, path: Path, 
         return Recipe(model="")
 
 
-def _confirm(values: Any, problems: Problems, student: Recipe, reach: Reach, trials: int) -> Confirm:
+def _confirm(values: Any, problems: Problems, student: Recipe, trials: int) -> Confirm:
     path: Path = ("confirm",)
     given = section(values, path, problems)
     read = read_fields(Confirm, values, path, problems, elsewhere=("baselines",))
@@ -202,12 +203,10 @@ _OTHERS = "{name: {setting: value}} with what differs from the student"
 
 
 def _baseline(name: str, content: Any, path: Path, problems: Problems, base: Recipe) -> Recipe:
-    if not _NAME.fullmatch(name) or name in RESERVED:
-        problems.add(path, f"must be {_NAME_RULE}, and none of {', '.join(RESERVED)}")
+    if not _NAME.fullmatch(name) or _RESERVED.fullmatch(name):
+        problems.add(path, f"not a name for a baseline: must be {_NAME_RULE}, and not ensemble, teacher or best")
     method = _own_method(content, base.method.name)
     settings = read_settings(content, path, problems, methods=None if method is None else (method,))
-    if not settings and name not in BASELINES:
-        problems.add(path, "has no setting, so it is the student itself", about=[path])
     try:
         return change(base, settings)
     except ValueError as error:

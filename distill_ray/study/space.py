@@ -47,6 +47,11 @@ class Range:
     step: float | None = None
     when: tuple[Condition, ...] = ()
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Values between which all others lie."""
+        return self.low, self.high
+
     def suggest(self, trial: Trial) -> Label:
         """The value that `trial` draws."""
         if self.whole:
@@ -87,6 +92,11 @@ class Choice:
     name: str
     values: tuple[Any, ...]
     when: tuple[Condition, ...] = ()
+
+    @property
+    def limits(self) -> tuple[Any, ...]:
+        """Values between which all others lie, where they are numbers."""
+        return self.values
 
     @property
     def labels(self) -> tuple[Label, ...]:
