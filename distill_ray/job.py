@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
@@ -34,7 +35,9 @@ class Recipe:
     weight_decay: Annotated[float, Setting("L2 penalty on every parameter", at_least=0)] = 5e-4
     schedule: Annotated[Literal["cosine", "step"], Setting("how the learning rate falls")] = "cosine"
     warmup_epochs: Annotated[float, Setting("epochs of linear warm-up from 0", at_least=0)] = 0.0
-    milestones: Annotated[tuple[int, ...], Setting("epochs after which the step schedule multiplies lr by decay", at_least=1)] = ()
+    milestones: Annotated[
+        tuple[int, ...], Setting("epochs after which the step schedule multiplies lr by decay", at_least=1)
+    ] = ()
     decay: Annotated[float, Setting("factor of the step schedule at each milestone", above=0, at_most=1)] = 0.1
     drop_last: Annotated[bool, Setting("leave out the last, smaller batch of each epoch")] = False
     keep: Annotated[
@@ -145,8 +148,17 @@ class Job:
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys, no spaces and no NaN: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """JSON with sorted keys, no spaces and no NaN: equal values give equal text, 4 and 4.0 too."""
+    return json.dumps(_whole(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _whole(value: Any) -> Any:
+    """`value` with every float that is a whole number as an int."""
+    if isinstance(value, Mapping):
+        return {name: _whole(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
+
+from distill_ray.errors import RequestError
 
 Member = TypeVar("Member")
 
@@ -40,9 +42,19 @@ class Registry(Mapping[str, Member], Generic[Member]):
 
     def _search_entry_points(self) -> None:
         if not self._searched:
-            self._searched = True
             for point in entry_points(group=f"distill_ray.{self.family}"):
-                self._members.setdefault(point.name, point.load())
+                if point.name not in self._members:
+                    self._members[point.name] = self._load(point)
+            self._searched = True
+
+    def _load(self, point: EntryPoint) -> Member:
+        try:
+            member: Member = point.load()
+        except (ImportError, AttributeError) as error:
+            raise RequestError(
+                f"{self.family} {point.name!r} ({point.value}) cannot be loaded ({error}); mend or remove its package"
+            ) from error
+        return member
 
     def __getitem__(self, name: str) -> Member:
         if name not in self._members:

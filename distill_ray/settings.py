@@ -9,7 +9,7 @@ annotation, and `check` enforces it for instances made in Python.
 """
 
 import dataclasses
-import functools
+import math
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
@@ -29,9 +29,10 @@ class Setting:
         return ", ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
 
     def admits(self, value: float) -> bool:
-        """Whether `value` lies within the limits. NaN never does when there is a limit."""
+        """Whether `value` is a finite number within the limits."""
         return (
-            (self.above is None or value > self.above)
+            math.isfinite(value)
+            and (self.above is None or value > self.above)
             and (self.at_least is None or value >= self.at_least)
             and (self.below is None or value < self.below)
             and (self.at_most is None or value <= self.at_most)
@@ -52,27 +53,31 @@ class SettingField:
         return self.default is dataclasses.MISSING
 
 
-@functools.cache
+_declared: dict[type, dict[str, SettingField]] = {}
+
+
 def setting_fields(cls: type) -> dict[str, SettingField]:
     """The settings that dataclass `cls` declares, by name, in the order they are declared."""
-    hints = get_type_hints(cls, include_extras=True)
-    fields = {}
-    for field in dataclasses.fields(cls):
-        declared, *extras = get_args(hints[field.name]) if hasattr(hints[field.name], "__metadata__") else (hints[field.name],)
-        setting = next((extra for extra in extras if isinstance(extra, Setting)), Setting(""))
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        fields[field.name] = SettingField(field.name, declared, setting, default)
-    return fields
+    if cls not in _declared:
+        hints = get_type_hints(cls, include_extras=True)
+        _declared[cls] = {field.name: _setting_field(field, hints[field.name]) for field in dataclasses.fields(cls)}
+    return _declared[cls]
 
 
-def check(instance: Any) -> None:
+def _setting_field(field: dataclasses.Field[Any], hint: Any) -> SettingField:
+    declared, *extras = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
+    setting = next((extra for extra in extras if isinstance(extra, Setting)), Setting(""))
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    return SettingField(field.name, declared, setting, default)
+
+
+def check(instance: object) -> None:
     """Raise `ValueError`, naming the field, when a setting of dataclass `instance` is outside what it takes."""
     for field in setting_fields(type(instance)).values():
         value = getattr(instance, field.name)
         for choice in value if isinstance(value, tuple) else (value,):
             if isinstance(choice, int | float) and not isinstance(choice, bool) and not field.setting.admits(choice):
-                raise ValueError(f"{field.name} must be {field.setting.allowed()}, found {value!r}")
+                allowed = field.setting.allowed() if math.isfinite(choice) else "a finite number"
+                raise ValueError(f"{field.name} must be {allowed}, found {value!r}")
         if get_origin(field.type) is Literal and value not in get_args(field.type):
             raise ValueError(f"{field.name} must be one of {', '.join(map(repr, get_args(field.type)))}, found {value!r}")

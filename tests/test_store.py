@@ -152,6 +152,12 @@ def test_files_and_folders(store: Store) -> None:
     assert store.read("work/b/checkpoint") is None
 
 
+def test_what_a_killed_write_left_is_not_listed(local: Store) -> None:
+    local.write("work/a", b"1")
+    Path(local.uri, "work", ".a.0123abcd").write_bytes(b"half")
+    assert local.names("work") == ["a"]
+
+
 def test_a_store_can_be_sent_to_another_process(local: Store) -> None:
     local.put("jobs/a", WEIGHTS, {})
     copy = pickle.loads(pickle.dumps(local))
