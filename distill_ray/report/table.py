@@ -10,7 +10,7 @@ from statistics import mean, stdev
 from typing import Literal
 
 from distill_ray.metrics import DIRECTIONS, calibrated_score, fit_temperature, score
-from distill_ray.report.results import Contender, StudyResults
+from distill_ray.report.results import Contender, Predictions, StudyResults
 
 METRICS = tuple(DIRECTIONS)
 """The columns of the table, in order: fractions, except nll, brier and cnll."""
@@ -50,6 +50,11 @@ class Row:
     split: Literal["test", "validation"]
     runs: tuple[dict[str, float], ...]
     temperatures: tuple[float, ...]
+
+    @property
+    def predictions(self) -> tuple[Predictions, ...]:
+        """The predictions behind `runs`, run by run."""
+        return self.contender.test if self.split == "test" else self.contender.validation
 
     @cached_property
     def cells(self) -> dict[str, Cell]:

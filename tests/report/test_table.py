@@ -78,7 +78,7 @@ def test_text_fits_and_lines_up(study: StudyResults) -> None:
 def test_long_labels_are_cut_to_keep_the_width(study: StudyResults) -> None:
     contenders = (*study.contenders[:4], replace(study.contenders[4], label="a configuration with\na very, very long name"))
     text = as_text(table(replace(study, contenders=contenders)))
-    assert "a configuration with... 95.82" in text
+    assert "a configuration" in text and "... 95.82" in text
     assert max(map(len, text.splitlines())) <= 100
 
 

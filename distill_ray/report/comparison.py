@@ -1,0 +1,162 @@
+"""Is the difference real: the best student against every other contender, over seeds and over test samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill_ray.metrics import DIRECTIONS
+from distill_ray.report.results import ENSEMBLE, TEACHER, Contender
+from distill_ray.report.table import METRICS, Row
+
+LEVEL = 0.95
+"""Confidence level of every interval."""
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval of a difference."""
+
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The difference in one metric, best student minus the other, in the metric's own unit.
+
+    `over_seeds` says how much the difference depends on the seed, by the t-test that `test` names with p-value `p`;
+    `over_samples` how much it depends on which samples the test split happens to hold (bootstrap, for metrics that are a mean
+    over samples). Either is None where it cannot be had.
+    """
+
+    metric: str
+    difference: float
+    over_seeds: Interval | None
+    p: float | None
+    test: str
+    over_samples: Interval | None
+
+    @property
+    def improves(self) -> bool:
+        """Whether the best student has the better mean."""
+        return self.difference > 0 if self.better_up else self.difference < 0
+
+    @property
+    def better_up(self) -> bool:
+        """Whether a positive difference is a better one."""
+        return DIRECTIONS[self.metric] == "max"
+
+    @property
+    def evidence(self) -> Literal["clear", "partial", "none"]:
+        """`clear` when every interval that there is lies on one side of zero, `partial` when only one does."""
+        intervals = [interval for interval in (self.over_seeds, self.over_samples) if interval is not None]
+        sure = [interval.excludes_zero for interval in intervals]
+        return "none" if not any(sure) else "clear" if all(sure) else "partial"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The best student against `other`: one gain per metric that both have."""
+
+    other: Contender
+    gains: dict[str, Gain]
+
+
+def comparisons(rows: Sequence[Row], *, seed: int = 0) -> list[Comparison]:
+    """The best found student against each other contender that was evaluated, in the order of the table.
+
+    Students of equal seeds are compared run by run (paired t-test), single teachers as independent runs (Welch), the ensemble
+    as a fixed value (one-sample t-test). The bootstrap draws test samples, the same for all, from a generator with `seed`.
+    """
+    best = next((row for row in rows if row.contender.found and row.runs), None)
+    if best is None:
+        return []
+    others = [row for row in rows if row.runs and row is not best]
+    intervals = _over_samples(best, others, seed)
+    return [
+        Comparison(
+            row.contender,
+            {name: _gain(name, best, row, intervals.get((row.contender.name, name))) for name in METRICS if name in row.cells},
+        )
+        for row in others
+    ]
+
+
+def _gain(metric: str, best: Row, other: Row, over_samples: Interval | None) -> Gain:
+    difference = best.cells[metric].mean - other.cells[metric].mean
+    interval, p, test = _over_seeds(metric, best, other)
+    return Gain(metric, difference, interval, p, test, over_samples)
+
+
+def _over_seeds(metric: str, best: Row, other: Row) -> tuple[Interval | None, float | None, str]:
+    mine, theirs = (np.array([run[metric] for run in row.runs]) for row in (best, other))
+    if other.contender.name == ENSEMBLE or len(theirs) == 1:
+        differences, test = mine - theirs[0], "one-sample t-test"
+    elif other.contender.name == TEACHER:
+        if min(len(mine), len(theirs)) < 2:
+            return None, None, ""
+        shares = np.array([runs.var(ddof=1) / len(runs) for runs in (mine, theirs)])
+        degrees = shares.sum() ** 2 / (shares**2 / [len(mine) - 1, len(theirs) - 1]).sum() if shares.any() else np.nan
+        return *_student(mine.mean() - theirs.mean(), np.sqrt(shares.sum()), degrees), "Welch t-test"
+    else:
+        shared = sorted(set(best.contender.seeds) & set(other.contender.seeds))
+        positions = [(best.contender.seeds.index(seed), other.contender.seeds.index(seed)) for seed in shared]
+        differences, test = np.array([mine[i] - theirs[j] for i, j in positions]), "paired t-test"
+    if len(differences) < 2:
+        return None, None, ""
+    return *_student(differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences)), len(differences) - 1), test
+
+
+def _student(difference: float, error: float, degrees: float) -> tuple[Interval | None, float | None]:
+    """Interval and two-sided p-value by Student's t; neither when there is no spread to judge by.
+
+    Written with the distribution alone: importing `scipy.stats` takes longer than the rest of a comparison together.
+    """
+    from scipy.special import stdtr, stdtrit
+
+    if not (np.isfinite(difference) and error > 0):
+        return None, None
+    half = error * stdtrit(degrees, (1 + LEVEL) / 2)
+    return Interval(float(difference - half), float(difference + half)), float(2 * stdtr(degrees, -abs(difference) / error))
+
+
+def _over_samples(best: Row, others: Sequence[Row], seed: int) -> dict[tuple[str, str], Interval]:
+    """Percentile bootstrap intervals by (contender, metric), all from the same resampled test sets."""
+    mine, labels = _per_sample(best), best.predictions[0].labels
+    differences: dict[tuple[str, str], NDArray[np.float64]] = {}
+    for row in others:
+        if np.array_equal(row.predictions[0].labels, labels):
+            theirs = _per_sample(row)
+            differences |= {(row.contender.name, name): mine[name] - theirs[name] for name in mine}
+    differences = {key: value for key, value in differences.items() if np.isfinite(value).all()}
+    if not differences:
+        return {}
+    rng, columns, size = np.random.default_rng(seed), np.stack(list(differences.values()), axis=1), len(labels)
+    draws = (np.bincount(rng.integers(size, size=size), minlength=size) for _ in range(RESAMPLES))
+    means = np.stack([counts @ columns for counts in draws]) / size
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    return {key: Interval(float(low[i]), float(high[i])) for i, key in enumerate(differences)}
+
+
+def _per_sample(row: Row) -> dict[str, NDArray[np.float64]]:
+    """The metrics that are means over samples, for every sample, averaged over the runs: (N,) each."""
+    accuracy, nll, brier = [], [], []
+    for run in row.predictions:
+        logs, labels = np.asarray(run.log_probabilities, np.float64), run.labels
+        probabilities = np.exp(logs)
+        right = np.take_along_axis(logs, labels[:, None], axis=1)[:, 0]
+        accuracy.append(logs.argmax(axis=1) == labels)
+        nll.append(-right)
+        brier.append((probabilities**2).sum(axis=1) - 2 * np.exp(right) + 1)
+    return {"accuracy": np.mean(accuracy, axis=0), "nll": np.mean(nll, axis=0), "brier": np.mean(brier, axis=0)}

@@ -1,0 +1,50 @@
+"""The report in Markdown: short enough for an issue, a pull request or the description of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distill_ray.report.answer import JUDGED, found_settings, lead, verdict
+from distill_ray.report.comparison import Comparison
+from distill_ray.report.results import StudyResults
+from distill_ray.report.table import PERCENT, TITLES, Row, as_markdown, figure_of
+from distill_ray.report.wording import counted, duration
+
+
+def markdown(results: StudyResults, rows: list[Row], compared: Sequence[Comparison]) -> str:
+    """The answer, the table, the stages and how to run it again."""
+    found = found_settings(results)
+    parts = [
+        f"# {_inline(results.name)}: distillation study ({results.status})",
+        lead(results, rows) + (f" Settings: {_inline(found)}." if found else ""),
+        "\n".join(f"- against {_inline(each.other.label)}: {_differences(each)}: **{verdict(each).words}**" for each in compared),
+        as_markdown(rows) if rows else "",
+        ", ".join(
+            f"{stage.stage} {duration(stage.seconds)} ({counted(stage.done, 'job')} trained, {stage.reused} reused)"
+            for stage in results.stages
+        ),
+        _block(results.command, "sh") if results.command else "",
+        _block(results.study_file, "yaml"),
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def _differences(compared: Comparison) -> str:
+    gains = [compared.gains[metric] for metric in JUDGED if metric in compared.gains]
+    return ", ".join(
+        f"{TITLES[gain.metric]} {figure_of(gain.metric, gain.difference, sign=True)}{' points' if gain.metric in PERCENT else ''}"
+        for gain in gains
+    )
+
+
+def _inline(text: str) -> str:
+    """Text that Markdown takes for nothing else."""
+    special = "\\`*_[]<>#|"
+    return "".join(f"\\{letter}" if letter in special else letter for letter in " ".join(text.split()))
+
+
+def _block(text: str, language: str) -> str:
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"

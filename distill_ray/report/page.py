@@ -1,0 +1,109 @@
+"""The report as one HTML page that needs nothing else: styles and figures are inside, and nothing is fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from distill_ray.metrics import DIRECTIONS
+from distill_ray.report import answer, wording
+from distill_ray.report.comparison import LEVEL, Comparison, comparisons
+from distill_ray.report.plots.calibration import calibration_panels
+from distill_ray.report.plots.classes import class_panel
+from distill_ray.report.plots.drawing import PALETTE, Panel, contender_colors, for_page
+from distill_ray.report.plots.gains import gain_panel
+from distill_ray.report.plots.trials import search_panels
+from distill_ray.report.results import ENSEMBLE, StudyResults
+from distill_ray.report.search import best_trial
+from distill_ray.report.table import METRICS, PERCENT, TITLES, Row, figure_of, legend, parameter_count, table
+
+MEANINGS = {
+    "accuracy": "share of the samples that are classified correctly",
+    "nll": "negative log-likelihood of the true class, in nats; punishes confident errors",
+    "ece": "expected calibration error: how far confidence is from accuracy",
+    "brier": "squared distance between the predicted probabilities and the truth, 0 to 2",
+    "oe": "overconfidence error: calibration error where confidence exceeds accuracy, weighted by confidence",
+    "cnll": "NLL after temperature scaling fitted on the validation split",
+    "cece": "ECE after temperature scaling fitted on the validation split",
+}
+"""What each metric says, for the table's header."""
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Everything that is computed and drawn once for all forms of a report."""
+
+    results: StudyResults
+    rows: list[Row]
+    compared: list[Comparison]
+    sections: dict[str, list[Panel]]
+    drawings: dict[str, str]
+
+    @classmethod
+    def of(cls, results: StudyResults) -> Report:
+        """Compute the table and the comparisons of `results`, and draw the figures."""
+        rows = table(results)
+        compared = comparisons(rows)
+        sections = {
+            "gains": _present(gain_panel(compared, results.contenders)),
+            "search": search_panels(results),
+            "calibration": calibration_panels(rows),
+            "classes": _present(class_panel(results.class_names, rows)),
+        }
+        plots = [plot for panels in sections.values() for panel in panels for plot in panel.plots]
+        return cls(results, rows, compared, sections, {plot.name: plot.svg() for plot in plots})
+
+    def html(self) -> str:
+        """The page."""
+        from jinja2 import Environment, StrictUndefined
+        from markupsafe import Markup
+
+        environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        environment.globals |= {
+            name: getattr(wording, name) for name in ("counted", "duration", "objective_title", "setting", "settings")
+        }
+        environment.globals |= {"figure_of": figure_of, "parameter_count": parameter_count, "verdict": answer.verdict}
+        template = environment.from_string(files(__package__).joinpath("page.html.j2").read_text("utf-8"))
+        best = best_trial(self.results)
+        return template.render(
+            results=self.results,
+            rows=self.rows,
+            compared=self.compared,
+            sections=self.sections,
+            drawings={name: Markup(for_page(svg, name)) for name, svg in self.drawings.items()},
+            lead=answer.lead(self.results, self.rows),
+            facts=answer.facts(self.rows),
+            found=answer.found_settings(self.results),
+            leaders=_leaders(self.rows),
+            legend=legend(self.rows),
+            best_trial=None if best is None else best.number,
+            searched=list(dict.fromkeys(name for trial in self.results.trials for name in trial.params)),
+            colors={name: _variable(shade) for name, shade in contender_colors(self.results.contenders).items()},
+            palette=PALETTE,
+            metrics=METRICS,
+            titles=TITLES,
+            meanings=MEANINGS,
+            percent=PERCENT,
+            level=f"{LEVEL:.0%}".replace("%", " %"),
+        )
+
+
+def _present(panel: Panel | None) -> list[Panel]:
+    return [] if panel is None else [panel]
+
+
+def _leaders(rows: Sequence[Row]) -> dict[str, str]:
+    """The contender with the best mean of each metric among single networks."""
+    single = [row for row in rows if row.contender.name != ENSEMBLE]
+    leaders = {}
+    for metric in METRICS:
+        having = [row for row in single if metric in row.cells]
+        if len(having) > 1:
+            choose = max if DIRECTIONS[metric] == "max" else min
+            leaders[metric] = choose(having, key=lambda row: row.cells[metric].mean).contender.name
+    return leaders
+
+
+def _variable(shade: str) -> str:
+    return next(f"var(--{name})" for name, (light, _) in PALETTE.items() if light == shade)

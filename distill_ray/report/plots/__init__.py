@@ -1,0 +1,1 @@
+"""The figures of a report, one subject per module: plain data in, matplotlib figures with captions out."""

@@ -1,0 +1,79 @@
+"""The picture of the classes: which are hard, for whom, and what they are taken for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distill_ray.report.plots.drawing import WIDE, Panel, Plot, axes_in, color, contender_colors, figure
+from distill_ray.report.table import Row
+from distill_ray.report.wording import cut
+
+MOST_CLASSES = 20
+"""Of more classes than this only those with the most errors are drawn."""
+
+
+def class_panel(class_names: Sequence[str], rows: Sequence[Row]) -> Panel | None:
+    """The error rate of every class, for the best student (the first contender before there is one) beside the others."""
+    evaluated = [row for row in rows if row.runs]
+    if not evaluated:
+        return None
+    subject = next((row for row in evaluated if row.contender.found), evaluated[0])
+    errors = class_errors(subject)
+    names = class_names or [str(each) for each in range(len(errors))]
+    known = np.flatnonzero(np.isfinite(errors))
+    order = known[np.argsort(-errors[known], kind="stable")][:MOST_CLASSES]
+    label = subject.contender.label
+    worst = f"Hardest for {label}: {names[order[0]]} ({100 * errors[order[0]]:.1f} % wrong)."
+    kept = "" if len(order) == len(known) else f" Shown are the {len(order)} classes with the most errors, of {len(known)}."
+    return Panel(
+        "Errors by class",
+        f"Classes from the hardest to the easiest for {label} (large points). Where a student stands far to the right of its "
+        f"teachers, distillation did not carry that class over. {worst}{_confusions(subject, names)}{kept}",
+        (_errors(evaluated, subject, order, [cut(names[each], 16) for each in order], worst),),
+    )
+
+
+def _errors(rows: Sequence[Row], subject: Row, order: NDArray[np.intp], names: Sequence[str], words: str) -> Plot:
+    colors = contender_colors(tuple(row.contender for row in rows))
+    places = np.arange(len(order))[::-1]
+    shares = [100 * class_errors(row)[order] for row in rows]
+    with figure((WIDE[0], 80 + 24 * len(order))) as canvas:
+        axes = axes_in(canvas, left=24 + 8 * max(map(len, names)), top=26)
+        axes.hlines(places, np.nanmin(shares, axis=0), np.nanmax(shares, axis=0), color=color("grid"), lw=5)
+        for row, values in zip(rows, shares, strict=True):
+            marker, size, layer = ("o", 9, 4) if row is subject else ("D", 5, 3)
+            label, shade = cut(row.contender.label, 28), colors[row.contender.name]
+            axes.plot(values, places, marker, ms=size, color=shade, label=label, zorder=layer, clip_on=False)
+        axes.set_yticks(places, names)
+        axes.set(xlim=(0, None), ylim=(-0.6, len(order) - 0.4))
+        axes.set_xlabel(f"% of the class's {subject.split} samples that are classified wrong")
+        axes.grid(False, axis="y")
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=6, borderaxespad=0.2, handletextpad=0.2, columnspacing=1.0
+        )
+    return Plot("class-errors", "Error rate by class", words, canvas)
+
+
+def class_errors(row: Row) -> NDArray[np.float64]:
+    """Share of each class's samples that are classified wrong, over all runs, (K,); NaN for a class without samples."""
+    found = confusion(row)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(1 - np.diag(found) / found.sum(axis=1))
+
+
+def confusion(row: Row) -> NDArray[np.int64]:
+    """How often each class (first axis) was taken for each class (second axis), over all runs, (K, K)."""
+    classes = row.predictions[0].log_probabilities.shape[1]
+    pairs = [run.labels.astype(np.int64) * classes + run.log_probabilities.argmax(axis=1) for run in row.predictions]
+    return np.bincount(np.concatenate(pairs), minlength=classes**2).reshape(classes, classes)
+
+
+def _confusions(row: Row, names: Sequence[str]) -> str:
+    errors = confusion(row)
+    np.fill_diagonal(errors, 0)
+    most = [divmod(int(each), len(errors)) for each in np.argsort(-errors, axis=None, kind="stable")[:3]]
+    pairs = [f"{names[i]} for {names[j]} ({errors[i, j] / len(row.runs):.3g})" for i, j in most if errors[i, j]]
+    return f" Most often mistaken, in samples per run: {', '.join(pairs)}." if pairs else ""

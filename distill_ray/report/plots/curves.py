@@ -1,0 +1,67 @@
+"""The pictures of the trials' training curves, pruned and failed ones among them."""
+
+from __future__ import annotations
+
+import math
+
+from distill_ray.report.plots.drawing import Panel, Plot, axes_in, color, figure, size_of, whole_numbers
+from distill_ray.report.results import StudyResults, TrialRow
+from distill_ray.report.search import best_trial, epoch_metrics
+from distill_ray.report.wording import counted, file_name, objective_title, settings
+
+MOST_CURVES = 120
+"""More training curves than this in one figure cannot be told apart."""
+
+MOST_POINTS = 100
+"""A longer curve is drawn by about this many of its points."""
+
+Curve = list[tuple[float, float]]
+
+
+def curve_panel(results: StudyResults) -> Panel | None:
+    """Objectives, validation accuracy and training loss by epoch, as far as the trials reported them."""
+    metrics = epoch_metrics(results)
+    if not metrics:
+        return None
+    best = best_trial(results)
+    strong = "" if best is None else f" The best, trial {best.number} ({settings(best.params)}), is drawn strong."
+    total, shown = len(results.trials), results.trials[-MOST_CURVES:]
+    fewer = "" if len(shown) == total else f" Of {total} trials the last {MOST_CURVES} are shown, and the best."
+    if best is not None and best not in shown:
+        shown = (best, *shown)
+    return Panel(
+        "Training curves of the trials",
+        "One line per trial; grey ones that end in a cross were pruned, red ones failed. Pruned trials should have been on the "
+        "way to a bad value: many that were cut while still closing in on the best say that pruning is too eager."
+        f"{strong}{fewer}",
+        tuple(_curves(shown, best, metric, size_of(len(metrics))) for metric in metrics),
+    )
+
+
+def _curves(trials: tuple[TrialRow, ...], best: TrialRow | None, metric: str, size: tuple[int, int]) -> Plot:
+    curves = [(trial, curve) for trial in trials if (curve := _curve(trial, metric))]
+    with figure(size) as canvas:
+        axes = axes_in(canvas)
+        for trial, curve in curves:
+            shade = color({"PRUNED": "muted", "FAIL": "bad"}.get(trial.state, "best"))
+            x, y = zip(*curve, strict=True)
+            if trial is best:
+                axes.plot(x, y, color=color("ink"), lw=2.2, zorder=4)
+            else:
+                axes.plot(x, y, color=shade, lw=1.1, alpha=0.6)
+            if trial.state in ("PRUNED", "FAIL") or len(curve) == 1:
+                axes.plot(x[-1], y[-1], "x", color=shade, ms=6, mew=1.5)
+        # The first epochs, where everything is bad, would leave no room for the differences that matter.
+        late = [value for _, curve in curves for _, value in curve[len(curve) // 4 :]]
+        pad = 0.06 * (max(late) - min(late)) or 1.0
+        axes.set_ylim(min(late) - pad, max(late) + pad)
+        axes.set_title(objective_title(metric))
+        axes.set_xlabel("epoch")
+        whole_numbers(axes)
+    title = f"{objective_title(metric)} of the trials by epoch"
+    return Plot(f"curves-{file_name(metric)}", title, f"{title}: {counted(len(curves), 'curve')}.", canvas)
+
+
+def _curve(trial: TrialRow, metric: str) -> Curve:
+    points = [(each["epoch"], each[metric]) for each in trial.epochs if math.isfinite(each.get(metric, math.nan))]
+    return points[: -1 : max(1, len(points) // MOST_POINTS)] + points[-1:]
