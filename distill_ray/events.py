@@ -1,0 +1,92 @@
+"""What happens in a study, as those are told who watch it: the progress view, and the record in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from distill_ray.job import Job
+
+State = Literal["finished", "pruned", "failed"]
+Metrics = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One job in its role in the study.
+
+    `key` is unique in the study. `role` says what the job is: `teacher`, `trial`, or the name of a contender; `number` tells
+    those of one role apart. `searched` holds what a trial has drawn.
+    """
+
+    key: str
+    stage: str
+    role: str
+    job: Job
+    number: int = 0
+    searched: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+class Observer(Protocol):
+    """Somebody who is told. No call blocks for long, none raises."""
+
+    def stage_started(self, stage: str, jobs: int) -> None:
+        """A stage begins that has that many jobs, finished ones included."""
+
+    def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
+        """A job had come to its end before the stage began; `epochs` reads their records."""
+
+    def started(self, run: Run) -> None:
+        """A job begins."""
+
+    def epoch(self, run: Run, record: Metrics) -> None:
+        """A job has finished an epoch."""
+
+    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
+        """A job has come to its end."""
+
+    def stage_ended(self, stage: str) -> None:
+        """A stage is over."""
+
+
+@contextmanager
+def stage(observer: Observer, name: str, jobs: int) -> Iterator[None]:
+    """A stage, of which the observer hears the beginning and, however it comes, the end."""
+    observer.stage_started(name, jobs)
+    try:
+        yield
+    finally:
+        observer.stage_ended(name)
+
+
+@dataclass(frozen=True)
+class Observers:
+    """Several observers as one."""
+
+    members: Sequence[Observer]
+
+    def stage_started(self, stage: str, jobs: int) -> None:
+        for member in self.members:
+            member.stage_started(stage, jobs)
+
+    def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
+        for member in self.members:
+            member.past(run, state, epochs, metrics, reason)
+
+    def started(self, run: Run) -> None:
+        for member in self.members:
+            member.started(run)
+
+    def epoch(self, run: Run, record: Metrics) -> None:
+        for member in self.members:
+            member.epoch(run, record)
+
+    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
+        for member in self.members:
+            member.ended(run, state, metrics, reason)
+
+    def stage_ended(self, stage: str) -> None:
+        for member in self.members:
+            member.stage_ended(stage)

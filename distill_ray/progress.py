@@ -1,0 +1,143 @@
+"""What a person sees while a study runs: a live view on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from distill_ray.events import Metrics, Run, State
+
+Objectives = Mapping[str, str]
+
+
+class Progress:
+    """Follows a study as an `Observer` and shows it on `console`.
+
+    On a terminal: the stage, its jobs (running, finished, pruned, failed), the best value so far, and the time left, judged by
+    the jobs that have ended. Elsewhere one line for each job that begins or ends.
+    """
+
+    def __init__(self, console: Console, objectives: Objectives) -> None:
+        self._console = console
+        (self._objective, self._mode), *_ = objectives.items()
+        self._live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._stage = ""
+        self._jobs = 0
+        self._begun = 0.0
+        self._running: dict[str, tuple[Run, Metrics]] = {}
+        self._counts: dict[str, int] = {}
+        self._reused = 0
+        self._best: tuple[float, str] | None = None
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, text: str) -> None:
+        """One line that stays."""
+        self._console.print(Text(text), soft_wrap=True)
+
+    def stage_started(self, stage: str, jobs: int) -> None:
+        self._stage, self._jobs, self._begun = stage, jobs, time.monotonic()
+        self._running, self._counts, self._reused, self._best = {}, {}, 0, None
+
+    def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
+        self._reused += 1
+        self._counts[state] = self._counts.get(state, 0) + 1
+        self._compare(run, metrics)
+
+    def started(self, run: Run) -> None:
+        self._running[run.key] = (run, {})
+        if self._live is None:
+            self.say(f"[{self._stage}] {describe(run)} begins")
+
+    def epoch(self, run: Run, record: Metrics) -> None:
+        if run.key in self._running:
+            self._running[run.key] = (run, record)
+
+    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
+        _, last = self._running.pop(run.key, (run, {}))
+        self._counts[state] = self._counts.get(state, 0) + 1
+        self._compare(run, metrics)
+        shown = _scores(metrics or last, self._objective)
+        done = sum(self._counts.values())
+        if self._live is None or state == "failed":
+            self.say(f"[{self._stage} {done}/{self._jobs}] {describe(run)} {state}{': ' + reason if reason else ''} {shown}".rstrip())
+
+    def stage_ended(self, stage: str) -> None:
+        trained = sum(self._counts.values()) - self._reused
+        parts = [f"{trained} run" + ("" if trained == 1 else "s")] if trained else []
+        parts += [f"{self._reused} found in the store"] if self._reused else []
+        parts += [f"{count} {state}" for state, count in self._counts.items() if state != "finished"]
+        if self._best:
+            parts.append(f"best {self._objective} {self._best[0]:.4f} ({self._best[1]})")
+        self.say(f"{stage:<8} {_duration(time.monotonic() - self._begun):>8}   {', '.join(parts) or 'nothing done'}")
+        self._stage = ""
+
+    def _compare(self, run: Run, metrics: Metrics) -> None:
+        value = metrics.get(self._objective)
+        if value is not None and run.stage == "search":
+            better = self._best is None or (value < self._best[0] if self._mode == "min" else value > self._best[0])
+            if better:
+                self._best = (value, describe(run))
+
+    def _view(self) -> RenderableType:
+        if not self._stage:
+            return Text("")
+        done = sum(self._counts.values())
+        elapsed = time.monotonic() - self._begun
+        head = Text.assemble((f"{self._stage} ", "bold"), f"{done}/{self._jobs} done, {len(self._running)} running")
+        for state in ("pruned", "failed"):
+            if self._counts.get(state):
+                head.append(f", {self._counts[state]} {state}")
+        head.append(f"   {_duration(elapsed)}")
+        trained = done - self._reused
+        if trained:
+            head.append(f", about {_duration(elapsed / trained * (self._jobs - done))} left")
+        if self._best:
+            head.append(f"   best {self._objective} {self._best[0]:.4f}")
+        grid = Table.grid(padding=(0, 2))
+        for run, record in self._running.values():
+            epoch = int(record.get("epoch", 0))
+            grid.add_row(describe(run), f"epoch {epoch}/{run.job.recipe.epochs}", _scores(record, self._objective))
+        return Group(head, grid)
+
+
+def describe(run: Run) -> str:
+    """A run in a few words: `teacher 2 · wrn-10-1 · seed 1`, `trial 7 · kd · T 3.1 · α 0.62`."""
+    if run.role == "trial":
+        return " · ".join([f"trial {run.number}", *_settings(run)])
+    return f"{run.role} {run.number} · {run.job.recipe.model} · seed {run.job.seed}"
+
+
+_SHORT = {"temperature": "T", "alpha": "α"}
+
+
+def _settings(run: Run) -> list[str]:
+    texts = []
+    for name, value in run.searched.items():
+        number = f"{value:.3g}" if isinstance(value, float) else str(value)
+        texts.append(number if isinstance(value, str) else f"{_SHORT.get(name, name)} {number}")
+    return texts
+
+
+def _scores(metrics: Metrics, objective: str) -> str:
+    names = dict.fromkeys((objective, "val/accuracy"))
+    return "  ".join(f"{name.removeprefix('val/')} {metrics[name]:.4f}" for name in names if name in metrics)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

@@ -1,0 +1,148 @@
+"""What a finished job leaves in the store, and how it is read back."""
+
+from __future__ import annotations
+
+import io
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distill_ray.job import Job
+from distill_ray.store import Record, Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS = "weights.safetensors"
+EPOCHS = "epochs.parquet"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network says of one split: log-probabilities (N, K) in nats, float32, and the true labels (N,)."""
+
+    log_probabilities: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A finished job: what it was, what it scored, and its files."""
+
+    record: Record
+
+    @property
+    def job(self) -> Job:
+        return Job.from_dict(self.record.info["job"])
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers in the deployed network."""
+        return int(self.record.info["parameters"])
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in its epochs."""
+        return float(self.record.info["seconds"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the epoch whose weights were kept."""
+        return dict(self.record.info["metrics"])
+
+    def epochs(self) -> list[dict[str, float]]:
+        """One record of metrics per epoch, in order."""
+        rows: list[dict[str, float]] = pq.read_table(io.BytesIO(self.record.read(EPOCHS))).to_pylist()
+        return rows
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights of the deployed network."""
+        from safetensors.torch import load
+
+        return load(self.record.read(WEIGHTS))
+
+    @property
+    def has_read_test(self) -> bool:
+        """Whether it has predicted the test split."""
+        return self._evaluation("test") is not None
+
+    def predictions(self, split: Literal["validation", "test"]) -> Predictions | None:
+        """The predictions on a split; None while the test split has not been read with this job."""
+        record = self.record if split == "validation" else self._evaluation(split)
+        if record is None:
+            return None
+        table = pq.read_table(io.BytesIO(record.read(f"predictions-{split}.parquet")))
+        flat = table["log_probabilities"].combine_chunks().flatten().to_numpy()
+        return Predictions(flat.reshape(table.num_rows, -1), table["label"].to_numpy())
+
+    def _evaluation(self, split: str) -> Record | None:
+        return self.record.store.get(_evaluation_key(self.record.key, split))
+
+
+def find_job(store: Store, job_id: str) -> JobRecord | None:
+    """The finished job with that id, or None."""
+    record = store.get(job_key(job_id))
+    return None if record is None else JobRecord(record)
+
+
+def save_job(
+    store: Store,
+    job: Job,
+    *,
+    weights: Mapping[str, Tensor],
+    epochs: Sequence[Mapping[str, float]],
+    kept_epoch: int,
+    predictions: Predictions,
+    parameters: int,
+) -> JobRecord:
+    """Put a finished job into the store."""
+    from safetensors.torch import save
+
+    files = {
+        WEIGHTS: save(dict(weights)),
+        EPOCHS: _parquet(pa.Table.from_pylist([dict(epoch) for epoch in epochs])),
+        "predictions-validation.parquet": _predictions_file(predictions),
+    }
+    kept = epochs[kept_epoch - 1]
+    info: dict[str, Any] = {
+        "job": job.to_dict(),
+        "parameters": parameters,
+        "seconds": sum(epoch["seconds"] for epoch in epochs),
+        "kept_epoch": kept_epoch,
+        "metrics": {name: value for name, value in kept.items() if name.startswith(("val/", "train/"))},
+    }
+    return JobRecord(store.put(job_key(job.id), files, info))
+
+
+def save_test_predictions(store: Store, job_id: str, predictions: Predictions) -> None:
+    """Put what a finished job says of the test split into the store, beside it."""
+    files = {"predictions-test.parquet": _predictions_file(predictions)}
+    store.put(_evaluation_key(job_key(job_id), "test"), files, {"job_id": job_id})
+
+
+def job_key(job_id: str) -> str:
+    """The folder of a job in the store."""
+    return posixpath.join("jobs", job_id)
+
+
+def _evaluation_key(key: str, split: str) -> str:
+    return posixpath.join(key, "evaluations", split)
+
+
+def _predictions_file(predictions: Predictions) -> bytes:
+    rows, classes = predictions.log_probabilities.shape
+    flat = pa.array(predictions.log_probabilities.astype(np.float32).reshape(rows * classes))
+    columns = {"label": pa.array(predictions.labels), "log_probabilities": pa.FixedSizeListArray.from_arrays(flat, classes)}
+    return _parquet(pa.table(columns))
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    content: bytes = sink.getvalue().to_pybytes()
+    return content

@@ -1,0 +1,58 @@
+"""Running one job on several workers, data-parallel, through Ray Train."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from typing import Any
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.util.queue import Queue
+
+from distill_ray.errors import RunError
+from distill_ray.job import Job
+from distill_ray.stages.execution import Epochs, WorkerResources, train_here
+from distill_ray.store import Store
+from distill_ray.training import Worker
+
+
+def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epochs:
+    """Train `job` with `TorchTrainer`: DDP over nccl on GPUs, over gloo on CPUs; yields the records of its epochs.
+
+    The trainer runs in a thread beside the one that yields, and its workers hand their records over through a queue, so that
+    a trial can be stopped between two epochs. The actors of the run belong to the calling process and end with it.
+    """
+    queue = Queue(actor_options={"num_cpus": 0})
+    per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"store": store, "job": job.to_dict(), "records": queue},
+        scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker),
+        run_config=RunConfig(name=job.id, storage_path=tempfile.gettempdir(), failure_config=FailureConfig(max_failures=0)),
+    )
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            failure.append(error)
+        finally:
+            queue.put(None)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    while (record := queue.get()) is not None:
+        yield record
+    thread.join()
+    queue.shutdown(force=True)
+    if failure:
+        raise RunError(f"training on {job.workers} workers failed: {failure[0]}")
+
+
+def _work(config: dict[str, Any]) -> None:
+    worker = Worker.here()
+    for record in train_here(config["store"], Job.from_dict(config["job"]), worker):
+        if worker.rank == 0:
+            config["records"].put(record)

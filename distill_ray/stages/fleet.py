@@ -1,0 +1,81 @@
+"""Many jobs at once as Ray tasks: the teachers, and the confirmations."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from distill_ray.errors import RunError
+from distill_ray.job import Job
+from distill_ray.records import find_job
+from distill_ray.stages.cluster import Cluster
+from distill_ray.events import Observer, Run
+from distill_ray.stages.execution import WorkerResources, log_path, run_job
+from distill_ray.store import Store
+
+
+def run_jobs(
+    cluster: Cluster,
+    store: Store,
+    runs: Sequence[Run],
+    resources: WorkerResources,
+    observer: Observer,
+    *,
+    read_test: bool = False,
+    retries: int = 2,
+) -> None:
+    """Run the jobs side by side, as many as fit, until all are in the store.
+
+    A job whose process dies is started again, up to `retries` times, and goes on from its last checkpoint. A job that fails on
+    its own account would fail again: raises `RunError` with its message and its log file, after the jobs beside it were stopped.
+    """
+    waiting, running = deque((run, 0) for run in runs), dict[Any, tuple[Run, int]]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < cluster.capacity(waiting[0][0].job.workers, resources):
+                run, attempt = waiting.popleft()
+                running[_start(store, run, resources, read_test)] = (run, attempt)
+                if attempt == 0:
+                    observer.started(run)
+            (stream, *_), _ = ray.wait(list(running), num_returns=1)
+            run, attempt = running[stream]
+            try:
+                record = ray.get(next(stream))
+            except StopIteration:
+                del running[stream]
+                found = find_job(store, run.job.id)
+                if found is None:
+                    raise RunError(f"{run.role} {run.job.id} ended without a result; see {store.uri}/{log_path(run.job)}") from None
+                observer.ended(run, "finished", found.metrics, "")
+            except RayError:
+                del running[stream]
+                if attempt >= retries:
+                    raise RunError(f"{run.role} {run.job.id}: its process died {attempt + 1} times; is there enough memory?") from None
+                waiting.append((run, attempt + 1))
+            else:
+                if "failure" in record:
+                    observer.ended(run, "failed", {}, record["failure"])
+                    raise RunError(f"{run.role} {run.number}: {record['failure']} (log: {store.uri}/{log_path(run.job)})")
+                observer.epoch(run, record)
+    finally:
+        for stream in running:
+            ray.cancel(stream, force=True)
+
+
+def _start(store: Store, run: Run, resources: WorkerResources, read_test: bool) -> Any:
+    single = run.job.workers == 1
+    task = _job.options(num_cpus=resources.cpus if single else 0, num_gpus=resources.gpus if single else 0)
+    return task.remote(store, run.job.to_dict(), resources, read_test)
+
+
+@ray.remote(num_returns="streaming", max_retries=0)
+def _job(store: Store, job: dict[str, Any], resources: WorkerResources, read_test: bool) -> Generator[dict[str, Any], None, None]:
+    """The records of a job's epochs; last `failure`, the reason, where it failed on its own account."""
+    try:
+        yield from run_job(store, Job.from_dict(job), resources, read_test=read_test)
+    except Exception as error:
+        yield {"failure": str(error) or type(error).__name__}

@@ -1,0 +1,91 @@
+"""The search's history in Optuna: opened for a study, and read back for whoever wants to know."""
+
+from __future__ import annotations
+
+import posixpath
+import warnings
+from collections.abc import Sequence
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from distill_ray.job import Data, Recipe
+from distill_ray.events import State
+from distill_ray.stages.resolve import search_name
+from distill_ray.store import Store
+from distill_ray.study import Search, Study
+
+ABANDONED = "its driver ended before it did"
+"""Why a trial failed that a dead driver had left behind."""
+
+
+STATES: dict[TrialState, State] = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+
+def open_history(study: Study, data: Data, teachers: Sequence[str], store: Store, storage_uri: str | None) -> optuna.Study:
+    """Optuna's study for the search, made when it is not there yet, with the configurations to try first in its queue.
+
+    It lives in a journal file in the study's folder of a local store, or in the storage at `storage_uri`.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    storage: str | BaseStorage
+    if storage_uri is None:
+        path = store.local_path(posixpath.join("studies", study.name, "search.journal"))
+        storage = JournalStorage(JournalFileBackend(str(path)))
+    else:
+        storage = storage_uri
+    history = optuna.create_study(
+        storage=storage,
+        study_name=search_name(study, data, teachers),
+        directions=["minimize" if mode == "min" else "maximize" for mode in study.search.objectives.values()],
+        load_if_exists=True,
+    )
+    if not history.get_trials(deepcopy=False):
+        history.set_metric_names(list(study.search.objectives))
+        for settings in study.search.try_first:
+            history.enqueue_trial(dict(settings))
+    return history
+
+
+def counted(history: optuna.Study) -> list[FrozenTrial]:
+    """The trials that have ended and count: all but those that a dead driver left and that were tried again."""
+    return [
+        trial
+        for trial in history.get_trials(deepcopy=False)
+        if trial.state.is_finished() and trial.user_attrs.get("reason") != ABANDONED
+    ]
+
+
+def is_over(history: optuna.Study, search: Search) -> bool:
+    """Whether the search has had its trials, its failures or its time."""
+    trials = counted(history)
+    failed = sum(trial.state == TrialState.FAIL for trial in trials)
+    return len(trials) >= search.trials or failed >= search.max_failed_trials or time_left(history, search) <= 0
+
+
+def time_left(history: optuna.Study, search: Search) -> float:
+    """Seconds of search that the study file still grants, over all drivers there have been."""
+    limit = float("inf") if search.time_limit is None else search.time_limit
+    return limit - float(history.user_attrs.get("seconds", 0.0))
+
+
+def best_trials(history: optuna.Study, search: Search) -> list[FrozenTrial]:
+    """The `COMPLETE` trials, best first: of several objectives those on the Pareto front, by the first objective."""
+    complete = history.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if len(search.objectives) > 1:
+        complete = history.best_trials
+    sign = 1 if next(iter(search.objectives.values())) == "min" else -1
+    return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
+
+
+def best_recipes(study: Study, history: optuna.Study, top: int) -> list[Recipe]:
+    """The best `top` different recipes that the search found; fewer when it found fewer."""
+    recipes: list[Recipe] = []
+    for trial in best_trials(history, study.search):
+        recipe = study.search.space.recipe(study.student, trial.params)
+        if recipe not in recipes:
+            recipes.append(recipe)
+    return recipes[:top]

@@ -1,0 +1,90 @@
+"""The study as MLflow shows it: which runs there are, and what they are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from distill_ray.data import load_images, open_source
+from distill_ray.events import Metrics, Run, State
+from distill_ray.job import Data
+from distill_ray.progress import describe
+from distill_ray.report.results import StudyResults
+from distill_ray.report.table import as_markdown, table
+from distill_ray.study import Study
+from distill_ray.tracking import DataSet, Status, Tracker
+
+_STATUS: dict[State, Status] = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+
+
+class MlflowRecord:
+    """Tells the tracker of everything that happens, as an observer of the stages."""
+
+    def __init__(self, tracker: Tracker, study: Study, data: Data) -> None:
+        self._tracker = tracker
+        self._study = study
+        self._data = data
+
+    def study_started(self) -> None:
+        """The study's own run, with its data sets and its file."""
+        study = self._study
+        self._tracker.start_study(
+            f"study {study.name}",
+            description=f"Ensemble distillation study `{study.name}` on {self._data.name}, under way.",
+            params={"teachers": sum(len(group.seeds) for group in study.teachers), "trials": study.search.trials, "seed": study.seed},
+            tags={"study": study.name, "study_digest": study.digest},
+            study_file=study.source_text,
+        )
+        self._tracker.log_dataset(_datasets(self._data))
+
+    def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
+        if not self._tracker.is_recorded(run.key):
+            self.started(run)
+            for record in epochs():
+                self.epoch(run, record)
+            self.ended(run, state, metrics, reason)
+
+    def started(self, run: Run) -> None:
+        recipe = run.job.recipe
+        tags = {
+            "study": self._study.name,
+            "stage": run.stage,
+            "role": run.role,
+            "job_id": run.job.id,
+            "method": recipe.method.name,
+            "augment": recipe.augment.name,
+            "seed": str(run.job.seed),
+        }
+        self._tracker.start_job(run.key, describe(run), recipe.params() | {"seed": run.job.seed, "workers": run.job.workers}, tags)
+
+    def epoch(self, run: Run, record: Metrics) -> None:
+        metrics = {name: value for name, value in record.items() if name not in ("epoch", "time")}
+        self._tracker.log_epoch(run.key, int(record["epoch"]), record.get("time", 0.0), metrics)
+
+    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
+        self._tracker.finish_job(run.key, _STATUS[state], {}, {"reason": reason} if reason else {})
+
+    def stage_started(self, stage: str, jobs: int) -> None:
+        pass
+
+    def stage_ended(self, stage: str) -> None:
+        pass
+
+    def study_ended(self, results: StudyResults, files: Mapping[str, Path]) -> None:
+        """The result table as description and metrics of the study's run, the report among its artifacts."""
+        rows = table(results)
+        self._tracker.set_description(f"## {results.name}\n\n{as_markdown(rows)}")
+        self._tracker.log_results(
+            {f"{row.contender.name}/{row.split}/{metric}": cell.mean for row in rows for metric, cell in row.cells.items()}
+        )
+        self._tracker.log_artifacts(files)
+        self._tracker.finish_study("FINISHED")
+
+
+def _datasets(data: Data) -> list[DataSet]:
+    source = open_source(data.location, label=data.label)
+    shape = load_images(source, "train").images.shape[1:]
+    rows = source.rows("train")
+    training = data.split.train or rows - data.split.validation
+    counts = (("training", training), ("validation", data.split.validation), ("test", source.rows("test")))
+    return [DataSet(f"{data.name} {name}", data.digest, data.location, name, count, shape) for name, count in counts]

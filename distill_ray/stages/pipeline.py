@@ -1,0 +1,113 @@
+"""A study from beginning to end: teach, search, confirm, report. What the store has already is not done again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import optuna
+
+from distill_ray.errors import RunError
+from distill_ray.job import Data
+from distill_ray.records import find_job
+from distill_ray.stages.cluster import Cluster
+from distill_ray.events import Observer, Observers, Run, stage
+from distill_ray.stages.execution import WorkerResources
+from distill_ray.stages.history import STATES, best_recipes, counted, is_over, open_history
+from distill_ray.stages.resolve import CONFIRM, SEARCH, TEACH, confirm_runs, data_of, teacher_runs, trial_run
+from distill_ray.store import Store
+from distill_ray.study import Study
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a study runs with: its data, its store, Optuna's storage, the cluster, and those who watch."""
+
+    study: Study
+    data: Data
+    store: Store
+    search_storage: str | None
+    cluster: Cluster
+    observer: Observer
+
+    @property
+    def resources(self) -> WorkerResources:
+        """What each worker of a job gets."""
+        return WorkerResources(self.study.resources.cpus_per_worker, self.study.resources.gpus_per_worker)
+
+
+def run_stages(around: Surroundings) -> None:
+    """Run the stages that train; when it returns, every job of the study is in the store, and so is Optuna's history."""
+    teachers = _teach(around)
+    history = _search(around, teachers)
+    _confirm(around, teachers, history)
+
+
+def _teach(around: Surroundings) -> list[str]:
+    runs = teacher_runs(around.study, around.data)
+    with stage(around.observer, TEACH, len(runs)):
+        _train(around, runs)
+    return [run.job.id for run in runs]
+
+
+def _search(around: Surroundings, teachers: Sequence[str]) -> optuna.Study:
+    study = around.study
+    history = open_history(study, around.data, teachers, around.store, around.search_storage)
+    with stage(around.observer, SEARCH, study.search.trials):
+        for trial in counted(history):
+            run = trial_run(study, around.data, teachers, trial.number, trial.params)
+            found = find_job(around.store, run.job.id)
+            (objective, *_) = study.search.objectives
+            values = [{"epoch": epoch, objective: value} for epoch, value in sorted(trial.intermediate_values.items())]
+            around.observer.past(
+                run,
+                STATES[trial.state],
+                found.epochs if found else lambda values=values: values,
+                found.metrics if found else {},
+                trial.user_attrs.get("reason", ""),
+            )
+        if not is_over(history, study.search):
+            from distill_ray.stages.search import run_search
+
+            _connect(around)
+            run_search(study, around.data, teachers, history, around.store, around.cluster, around.observer)
+    return history
+
+
+def _confirm(around: Surroundings, teachers: Sequence[str], history: optuna.Study) -> None:
+    found = best_recipes(around.study, history, around.study.confirm.top)
+    if not found:
+        raise RunError(f"the search of study {around.study.name} found nothing: no trial came to its end")
+    runs = confirm_runs(around.study, around.data, teachers, found)
+    with stage(around.observer, CONFIRM, len(runs)):
+        _train(around, runs, read_test=True)
+        _train(around, teacher_runs(around.study, around.data), read_test=True, observer=Observers(()))
+
+
+def _train(around: Surroundings, runs: Sequence[Run], *, read_test: bool = False, observer: Observer | None = None) -> None:
+    observer = observer or around.observer
+    missing = []
+    for run in runs:
+        found = find_job(around.store, run.job.id)
+        if found is None or (read_test and not found.has_read_test):
+            missing.append(run)
+        else:
+            observer.past(run, "finished", found.epochs, found.metrics, "")
+    if missing:
+        from distill_ray.stages.fleet import run_jobs
+
+        _connect(around)
+        run_jobs(
+            around.cluster,
+            around.store,
+            missing,
+            around.resources,
+            observer,
+            read_test=read_test,
+            retries=around.study.search.retries,
+        )
+
+
+def _connect(around: Surroundings) -> None:
+    around.cluster.connect()
+    around.cluster.check(around.study)

@@ -1,0 +1,81 @@
+"""What a study will cost, before it is begun: its jobs, the images they train on, and the time, judged from a few timed steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from distill_ray.job import Data, Job, Recipe
+from distill_ray.records import find_job
+from distill_ray.stages.resolve import CONFIRM, SEARCH, TEACH, confirm_runs, data_of, teacher_runs
+from distill_ray.store import Store
+from distill_ray.study import Study
+from distill_ray.training import Dataset, LiveTeachers, Worker, load_dataset, make_network, precision_of, train
+
+TIMED_BATCHES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """A stage before it is run: its jobs, how many of them the store has, and what the others cost.
+
+    `images` counts training images over all epochs, `job_seconds` the time of all jobs one after another, each on one worker
+    of this machine, and `seconds` that of the stage with as many jobs side by side as fit here. Early stopping makes the search
+    shorter than this.
+    """
+
+    stage: str
+    jobs: int
+    done: int
+    images: int
+    job_seconds: float
+    seconds: float
+
+
+def plan_study(study: Study, store: Store) -> list[StagePlan]:
+    """The plan of every stage that trains. Starts no Ray and writes nothing into the store."""
+    data = data_of(study)
+    dataset = load_dataset(data)
+    teachers = teacher_runs(study, data)
+    ids = [run.job.id for run in teachers]
+    ensemble = LiveTeachers([make_network(run.job, dataset) for run in teachers], Worker.here().device, "fp32")
+    per_epoch: dict[Recipe, float] = {}
+
+    def seconds(job: Job) -> float:
+        timed = dataclasses.replace(job.recipe, epochs=2, warmup_epochs=0.0, milestones=())
+        if timed not in per_epoch:
+            per_epoch[timed] = _epoch_seconds(dataclasses.replace(job, recipe=timed), dataset, ensemble)
+        return per_epoch[timed] * job.recipe.epochs
+
+    def stage(name: str, jobs: list[Job], done: int, workers: int) -> StagePlan:
+        total = sum(map(seconds, jobs))
+        cores = workers * study.resources.cpus_per_worker
+        beside = max(1, min((os.cpu_count() or 1) // cores, len(jobs)))
+        images = sum(job.recipe.epochs for job in jobs) * len(dataset.train)
+        return StagePlan(name, len(jobs) + done, done, images, total, total / beside)
+
+    trial = _student(study, data, ids)
+    confirmed = [run.job for run in confirm_runs(study, data, ids, [study.student] * study.confirm.top)]
+    missing = [run.job for run in teachers if find_job(store, run.job.id) is None]
+    wanted = study.resources
+    return [
+        stage(TEACH, missing, len(teachers) - len(missing), wanted.workers_per_teacher),
+        stage(SEARCH, [trial] * study.search.trials, 0, wanted.workers_per_trial),
+        stage(CONFIRM, confirmed, 0, wanted.workers_per_trial),
+    ]
+
+
+def _student(study: Study, data: Data, teachers: list[str]) -> Job:
+    return Job(recipe=study.student, data=data, seed=study.trial_seed, teachers=tuple(teachers))
+
+
+def _epoch_seconds(job: Job, dataset: Dataset, teachers: LiveTeachers) -> float:
+    """An epoch's time, judged from the second of two epochs over a few batches."""
+    worker = Worker.here()
+    rows = min(len(dataset.train), TIMED_BATCHES * job.recipe.batch_size)
+    share = rows / len(dataset.train)
+    few = dataclasses.replace(
+        dataset, train=dataset.train[:rows], validation=dataset.validation[: max(1, round(share * len(dataset.validation)))]
+    )
+    *_, last = train(job, few, teachers if job.teachers else None, worker=worker)
+    return last["seconds"] / share

@@ -1,0 +1,76 @@
+"""From a study to its jobs: every teacher, trial and confirmation, with the identity its result has in the store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from distill_ray.data import open_source
+from distill_ray.job import Data, Job, Recipe, canonical_json
+from distill_ray.events import Run
+from distill_ray.study import Study, check_against_data
+from distill_ray.study.space import Label
+
+TEACH, SEARCH, CONFIRM, REPORT = "teach", "search", "confirm", "report"
+
+
+def data_of(study: Study) -> Data:
+    """The data set of the study, found and identified. Raises `RequestError` when it is not there or the cut does not fit."""
+    source = open_source(study.data.source, label=study.data.label)
+    rows = source.rows("train")
+    check_against_data(study, rows, source.num_classes)
+    if source.rows("test") == 0:
+        raise study.error([("data.source", f"{source.location} has no test split, which confirm needs")])
+    return Data(name=source.name, digest=source.digest, location=source.location, label=source.label, split=study.data.cut(rows))
+
+
+def teacher_runs(study: Study, data: Data) -> list[Run]:
+    """The members of the ensemble, in their order."""
+    workers = study.resources.workers_per_teacher
+    jobs = [
+        Job(recipe=group.recipe, data=data, seed=seed, workers=workers) for group in study.teachers for seed in group.seeds
+    ]
+    return [Run(f"teach/{job.id}", TEACH, "teacher", job, number) for number, job in enumerate(jobs)]
+
+
+def trial_run(study: Study, data: Data, teachers: Sequence[str], number: int, drawn: Mapping[str, Label]) -> Run:
+    """The trial that has drawn these settings. Raises `ValueError` when they do not fit each other."""
+    recipe = study.search.space.recipe(study.student, drawn)
+    return Run(f"trial/{number}", SEARCH, "trial", _student(study, recipe, data, teachers, study.trial_seed), number, dict(drawn))
+
+
+def confirm_runs(study: Study, data: Data, teachers: Sequence[str], found: Sequence[Recipe]) -> list[Run]:
+    """The baselines and the configurations that the search found, best first, each once per seed."""
+    names = ["best"] if len(found) == 1 else [f"best-{rank}" for rank in range(1, len(found) + 1)]
+    contenders = dict(study.confirm.baselines) | dict(zip(names, found, strict=True))
+    return [
+        Run(f"confirm/{role}/{seed}", CONFIRM, role, _student(study, recipe, data, teachers, seed), number)
+        for role, recipe in contenders.items()
+        for number, seed in enumerate(study.confirm_seeds)
+    ]
+
+
+def search_name(study: Study, data: Data, teachers: Sequence[str]) -> str:
+    """The name of the search in Optuna's storage: the same as long as its trials can be compared with each other."""
+    content = study.to_dict()
+    identity = {
+        "student": content["student"],
+        "space": content["search"]["space"],
+        "objectives": content["search"]["objectives"],
+        "workers": study.resources.workers_per_trial,
+        "seed": study.trial_seed,
+        "data": data.digest,
+        "split": content["data"],
+        "teachers": list(teachers),
+    }
+    return f"{study.name}-{hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:8]}"
+
+
+def _student(study: Study, recipe: Recipe, data: Data, teachers: Sequence[str], seed: int) -> Job:
+    return Job(
+        recipe=recipe,
+        data=data,
+        seed=seed,
+        teachers=tuple(teachers) if recipe.method.needs_teachers else (),
+        workers=study.resources.workers_per_trial,
+    )

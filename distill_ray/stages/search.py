@@ -1,0 +1,156 @@
+"""The search stage: Ray Tune runs the trials that Optuna suggests, and stops early those that do not promise."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from optuna.trial import Trial, TrialState
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+
+from distill_ray.errors import RunError
+from distill_ray.job import Data
+from distill_ray.stages.cluster import Cluster
+from distill_ray.events import Observer, Run
+from distill_ray.stages.execution import WorkerResources
+from distill_ray.stages.history import STATES, best_trials, counted, time_left
+from distill_ray.stages.resolve import trial_run
+from distill_ray.stages.searcher import OptunaSearcher, make_sampler, settle_abandoned
+from distill_ray.stages.trial import TrialRunner
+from distill_ray.store import Store
+from distill_ray.study import Study
+
+def run_search(
+    study: Study,
+    data: Data,
+    teachers: Sequence[str],
+    history: optuna.Study,
+    store: Store,
+    cluster: Cluster,
+    observer: Observer,
+) -> None:
+    """Run trials until the search is over. Raises `RunError` when none of them came to its end."""
+    settle_abandoned(history)
+    search, wanted = study.search, study.resources
+    resources = WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker)
+    single = wanted.workers_per_trial == 1
+    fits = cluster.capacity(wanted.workers_per_trial, resources)
+    history.sampler = make_sampler(search, len(history.get_trials(deepcopy=False)))
+    begun = time.time()
+    left = time_left(history, search)
+    trials = _Trials(study, data, teachers, store, resources, observer)
+    searcher = OptunaSearcher(history, search, trials.configure, trials.ended, deadline=begun + left)
+    per_trial = {"cpu": resources.cpus, "gpu": resources.gpus} if single else {"cpu": 0, "gpu": 0}
+    folder = tempfile.mkdtemp(prefix="distill-ray-tune-")
+    tuner = tune.Tuner(
+        tune.with_resources(TrialRunner, per_trial),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=_scheduler(study, history),
+            num_samples=-1,
+            max_concurrent_trials=min(fits, search.max_concurrent or fits),
+            time_budget_s=None if left == float("inf") else left,
+            reuse_actors=single,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=folder,
+            name=history.study_name,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=search.retries),
+            callbacks=[_Epochs(trials)],
+        ),
+    )
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            tuner.fit()
+    finally:
+        history.set_user_attr("seconds", history.user_attrs.get("seconds", 0.0) + time.time() - begun)
+        shutil.rmtree(folder, ignore_errors=True)
+    if not best_trials(history, search):
+        reasons = {trial.user_attrs.get("reason", "") for trial in counted(history) if trial.state == TrialState.FAIL}
+        raise RunError(f"no trial of the search came to its end: {'; '.join(sorted(reasons)) or 'all were stopped'}")
+
+
+class _Trials:
+    """The runs behind Tune's trials: made when one is drawn, and told of to the observer."""
+
+    def __init__(
+        self,
+        study: Study,
+        data: Data,
+        teachers: Sequence[str],
+        store: Store,
+        resources: WorkerResources,
+        observer: Observer,
+    ) -> None:
+        self._study = study
+        self._data = data
+        self._teachers = teachers
+        self._store = store
+        self._resources = resources
+        self._observer = observer
+        self.runs: dict[int, Run] = {}
+
+    def configure(self, trial: Trial) -> dict[str, Any]:
+        """The Tune configuration of a drawn trial."""
+        run = trial_run(self._study, self._data, self._teachers, trial.number, trial.params)
+        self.runs[trial.number] = run
+        trial.set_user_attr("job_id", run.job.id)
+        self._observer.started(run)
+        return {"store": self._store, "job": run.job.to_dict(), "resources": self._resources, "number": trial.number}
+
+    def epoch(self, number: int, record: dict[str, Any]) -> None:
+        """A trial has finished an epoch."""
+        metrics = {name: value for name, value in record.items() if "/" in name or name in ("epoch", "time", "seconds", "lr")}
+        self._observer.epoch(self.runs[number], metrics)
+
+    def ended(self, number: int, state: TrialState, reason: str, metrics: dict[str, float]) -> None:
+        """A trial has come to its end, one way or another."""
+        self._observer.ended(self.runs.pop(number), STATES[state], metrics, reason)
+
+
+class _Epochs(tune.Callback):
+    """Passes the epochs of all trials on, as Tune hears of them. Tune pickles it with its own state, which nobody reads."""
+
+    def __init__(self, trials: _Trials) -> None:
+        self._trials = trials
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        if "epoch" in result:
+            self._trials.epoch(trial.config["number"], result)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _scheduler(study: Study, history: optuna.Study) -> TrialScheduler:
+    """ASHA as the study file has it, knowing the trials that an earlier driver ran; or none."""
+    asha = study.search.scheduler
+    if asha is None:
+        return FIFOScheduler()
+    (metric, mode), *_ = study.search.objectives.items()
+    epochs = [dimension for dimension in study.search.space.dimensions if dimension.name == "epochs"]
+    longest = max(int(limit) for limit in epochs[0].limits) if epochs else study.student.epochs
+    scheduler = ASHAScheduler(
+        time_attr="epoch",
+        metric=metric,
+        mode=mode,
+        max_t=longest,
+        grace_period=asha.grace_epochs,
+        reduction_factor=asha.reduction,
+        stop_last_trials=False,
+    )
+    for past in counted(history):
+        stand_in: Any = SimpleNamespace(trial_id=f"past-{past.number}")
+        scheduler.on_trial_add(None, stand_in)
+        for epoch, value in sorted(past.intermediate_values.items()):
+            scheduler.on_trial_result(None, stand_in, {"epoch": epoch, metric: value})
+    return scheduler

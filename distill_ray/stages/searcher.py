@@ -1,0 +1,125 @@
+"""Optuna's side of the search: what to try next, and the truth about every trial in Optuna's own storage."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.trial import Trial, TrialState
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from distill_ray.stages.history import ABANDONED, counted
+from distill_ray.study import Search
+
+
+class OptunaSearcher(OptunaSearch):
+    """Ray's `OptunaSearch` on a study's search space, with true trial states and with the limits of the study file.
+
+    It differs from its base in what Optuna gets to know:
+
+    - a trial that the scheduler stopped is PRUNED with its last value, not COMPLETE; one that failed is FAIL with its reason;
+    - every epoch is an intermediate value, the last one included;
+    - nothing is pickled: Optuna's storage is the only state.
+
+    `configure` makes the Tune configuration of a trial from what it has drawn; `on_end` hears of its number, its state, the
+    reason for anything but success, and the metrics of its result.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        search: Search,
+        configure: Callable[[Trial], dict[str, Any]],
+        on_end: Callable[[int, TrialState, str, dict[str, float]], None],
+        deadline: float = math.inf,
+    ) -> None:
+        names, modes = list(search.objectives), list(search.objectives.values())
+        super().__init__(
+            space=search.space.suggest,
+            metric=names if len(names) > 1 else names[0],
+            mode=modes if len(modes) > 1 else modes[0],
+            sampler=study.sampler,
+            study_name=study.study_name,
+            storage=study._storage,
+        )
+        self._search = search
+        self._configure = configure
+        self._on_end = on_end
+        self._deadline = deadline
+        self._reported: dict[str, int] = {}
+        past = counted(study)
+        self._begun = len(past)
+        self._failed = sum(trial.state == TrialState.FAIL for trial in past)
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The configuration of the next trial, or Tune's word for "that was all"."""
+        if self._begun >= self._search.trials or self._failed >= self._search.max_failed_trials or time.time() > self._deadline:
+            finished: Any = Searcher.FINISHED
+            return finished
+        super().suggest(trial_id)
+        self._begun += 1
+        return self._configure(self._ot_trials[trial_id])
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keep the value of an epoch, once though a retried trial repeats it; Optuna takes them for a single objective only."""
+        if isinstance(self.metric, str) and result.get("epoch", 0) > self._reported.get(trial_id, 0):
+            self._reported[trial_id] = result["epoch"]
+            self._ot_trials[trial_id].report(result[self.metric], result["epoch"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell Optuna how a trial ended, and why."""
+        result = result or {}
+        self.on_trial_result(trial_id, result)
+        self._reported.pop(trial_id, None)
+        trial = self._ot_trials.pop(trial_id)
+        values, state, reason = None, TrialState.FAIL, result.get("failure", "")
+        if error or not result:
+            reason = "its process died, and so did those of its retries"
+        elif "outcome" in result:
+            values, state = [result["outcome"][name] for name in self._search.objectives], TrialState.COMPLETE
+            trial.set_user_attr("seconds", result["seconds_total"])
+        elif not reason and time.time() > self._deadline:
+            reason = "the time limit of the search was reached"
+        elif not reason:
+            state, reason = TrialState.PRUNED, f"stopped after epoch {result['epoch']}"
+        if reason:
+            trial.set_user_attr("reason", reason)
+        self._failed += state == TrialState.FAIL
+        self._ot_study.tell(trial, values, state=state)
+        self._on_end(trial.number, state, reason, result.get("outcome", {}))
+
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to write: Optuna's storage has it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def settle_abandoned(study: optuna.Study) -> int:
+    """Mark the trials that a dead driver left RUNNING as failed, and queue their settings to be tried again; their number.
+
+    Only for the one driver that holds the study.
+    """
+    abandoned = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in abandoned:
+        Trial(study, trial._trial_id).set_user_attr("reason", ABANDONED)
+        study.tell(trial.number, state=TrialState.FAIL)
+        if trial.params:
+            study.enqueue_trial(trial.params)
+    return len(abandoned)
+
+
+def make_sampler(search: Search, past_trials: int) -> optuna.samplers.BaseSampler:
+    """The sampler of the study file. After a restart it goes on with other random numbers, not with the first ones again."""
+    seed = search.seed + past_trials
+    if search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if search.sampler == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed)
+    startup = min(10, max(4, search.trials // 4))
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=True)

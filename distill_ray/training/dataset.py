@@ -1,0 +1,62 @@
+"""The data of a job, ready to train on: images in memory that the node's processes share, and the rows of each split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from distill_ray.data import Images, load_images, open_source, split_indices
+from distill_ray.errors import RunError
+from distill_ray.job import Data, Split
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images with labels, and the rows of the splits among them.
+
+    `images` is uint8 (N, H, W, C), usually memory-mapped; `labels` is int64 (N,); `train` and `validation` are rows, int64;
+    `mean` and `std` are per channel, for images in [0, 1].
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    train: np.ndarray
+    validation: np.ndarray
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        _, height, width, channels = self.images.shape
+        return channels, height, width
+
+
+def load_dataset(data: Data) -> Dataset:
+    """The training images of `data`, cut into training and validation rows.
+
+    Raises `RunError` when what lies at its location is no longer the data set that the job was made for.
+    """
+    images = _images(data, "train")
+    cut = {field.name: getattr(data.split, field.name) for field in fields(Split)}
+    train, validation = split_indices(images.labels, **cut)
+    return Dataset(images.images, images.labels, train, validation, images.class_names, images.mean, images.std)
+
+
+def load_test_split(data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """The images (N, H, W, C) and labels (N,) of the test split. Raises `RunError` as `load_dataset` does."""
+    images = _images(data, "test")
+    return images.images, images.labels
+
+
+def _images(data: Data, split: str) -> Images:
+    source = open_source(data.location, label=data.label)
+    if source.digest != data.digest:
+        raise RunError(f"data set {data.location} has changed since this study began; run the same command again to begin anew")
+    return load_images(source, "train" if split == "train" else "test")

@@ -1,0 +1,84 @@
+"""Where training runs: the device, the arithmetic that pays there, and this process's place among the workers."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from distill_ray.job import Recipe
+
+
+def precision_of(recipe: Recipe, device: torch.device) -> Literal["fp32", "bf16"]:
+    """The arithmetic of the recipe's forward passes; `auto` takes bf16 where `device` multiplies matrices faster in it.
+
+    That is on CUDA devices since Ampere and on CPUs with AMX.
+    """
+    if recipe.precision != "auto":
+        return recipe.precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """The context of a forward pass in that precision."""
+    if precision == "bf16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process's place: a device, and a rank among the workers that share each batch."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def here(cls) -> Worker:
+        """The place as torch and its process group, if there is one, see it."""
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        if dist.is_available() and dist.is_initialized():
+            return cls(device, dist.get_rank(), dist.get_world_size())
+        return cls(device)
+
+    def parallel(self, student: nn.Module) -> nn.Module:
+        """`student` with gradients averaged over the workers; batch statistics stay each worker's own."""
+        if self.world_size == 1:
+            return student
+        return nn.parallel.DistributedDataParallel(student, broadcast_buffers=False)
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Make the running statistics of all workers their mean, as they are after each epoch."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                if buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= self.world_size
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of `value` over the workers."""
+        if self.world_size > 1:
+            dist.all_reduce(value)
+            value /= self.world_size
+        return value
+
+    def gather_equal_rows(self, rows: Tensor) -> Tensor:
+        """The rows of all workers one below the other, where each has as many."""
+        return self.gather_rows(rows, [len(rows)] * self.world_size)
+
+    def gather_rows(self, rows: Tensor, counts: list[int]) -> Tensor:
+        """The rows of all workers one below the other; worker r contributes `counts[r]` of them."""
+        if self.world_size == 1:
+            return rows
+        padded = rows.new_zeros((max(counts), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        parts = [torch.empty_like(padded) for _ in counts]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])

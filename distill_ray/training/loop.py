@@ -1,0 +1,168 @@
+"""The training loop: one job, read from top to bottom.
+
+Plain PyTorch. It runs the same in a notebook, in a Ray actor, and on every rank of a data-parallel group.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distill_ray.augment.epoch import epoch_batches, steps_per_epoch
+from distill_ray.errors import RunError
+from distill_ray.job import Job
+from distill_ray.methods.method import Setup, Student
+from distill_ray.metrics import score
+from distill_ray.models import build_model
+from distill_ray.training import checkpoint
+from distill_ray.training.checkpoint import Progress
+from distill_ray.training.dataset import Dataset
+from distill_ray.training.device import Worker, autocast, precision_of
+from distill_ray.training.optimisation import learning_rate, make_optimizer
+from distill_ray.training.prediction import predict
+from distill_ray.training.teachers import NO_TEACHERS, LiveTeachers
+
+
+class DivergedError(RunError):
+    """The loss was no longer finite. The same job would do the same again, so it is not tried again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished job leaves: the deployable weights, one record of metrics per epoch, predictions on the validation split.
+
+    Weights and predictions are those of epoch `kept_epoch`, the last one unless the recipe keeps the best.
+    """
+
+    weights: dict[str, Tensor]
+    epochs: tuple[dict[str, float], ...]
+    kept_epoch: int
+    log_probabilities: np.ndarray
+    labels: np.ndarray
+    parameters: int
+
+
+def train(
+    job: Job,
+    dataset: Dataset,
+    teachers: LiveTeachers | None = None,
+    *,
+    worker: Worker | None = None,
+    saved: bytes | None = None,
+    save: Callable[[bytes], None] | None = None,
+) -> Generator[dict[str, float], None, Outcome]:
+    """Train `job` on `dataset`, yielding a record of metrics after each epoch and returning the `Outcome`.
+
+    A record holds `epoch` (1-based), `time` (seconds since 1970), `seconds` (of this epoch), `lr`, the losses of the training
+    split under `train/` and the scores of the validation split under `val/`. With `saved`, the content of a checkpoint, the
+    run goes on where that one was, after yielding its records again, and ends with the same weights as an undisturbed run;
+    `save` receives a checkpoint after every epoch. All workers of a data-parallel run call this together, each with its `worker`; one passes `save`.
+
+    Raises `DivergedError` when the loss is not finite.
+    """
+    recipe = job.recipe
+    worker = worker or Worker.here()
+    precision = precision_of(recipe, worker.device)
+
+    setup = Setup(teachers=len(job.teachers), images=len(dataset.train), networks=teachers.networks if teachers else ())
+    network = recipe.method.student(make_network(job, dataset), setup).to(worker.device, memory_format=torch.channels_last)
+    optimizer = make_optimizer(recipe, network.parameters())
+    progress = Progress(job_id=job.id)
+    if saved is not None:
+        progress = checkpoint.unpack(saved, network, optimizer)
+        yield from progress.history
+    student = Student(
+        network, worker.parallel(network), functools.partial(autocast, worker.device, precision), worker.gather_equal_rows
+    )
+    steps = steps_per_epoch(len(dataset.train), recipe.batch_size, recipe.drop_last)
+
+    for epoch in range(progress.epoch + 1, recipe.epochs + 1):
+        started = time.perf_counter()
+        network.train()
+        losses: dict[str, Tensor] = {}
+        batches = epoch_batches(
+            recipe.augment,
+            dataset.images,
+            dataset.labels,
+            rows=dataset.train,
+            seed=job.seed,
+            epoch=epoch,
+            batch_size=recipe.batch_size,
+            device=worker.device,
+            rank=worker.rank,
+            world_size=worker.world_size,
+            drop_last=recipe.drop_last,
+        )
+        for step, batch in enumerate(batches, start=(epoch - 1) * steps):
+            optimizer.param_groups[0]["lr"] = learning_rate(recipe, step, steps)
+            terms = recipe.method.loss(student, batch, teachers or NO_TEACHERS)
+            (terms["loss"] * batch.weight).backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            for name, term in terms.items():
+                losses[name] = losses.get(name, 0) + term.detach()
+
+        worker.average_buffers(network)
+        means = {f"train/{name}": worker.mean(total / steps).item() for name, total in losses.items()}
+        if not math.isfinite(means["train/loss"]):
+            raise DivergedError(f"the loss was {means['train/loss']} in epoch {epoch}; try a lower lr, more warmup_epochs or precision: fp32")
+        deployed = recipe.method.deploy(network)
+        log_probabilities = predict(deployed, dataset.images, dataset.validation, worker=worker, precision=precision)
+        scores = score(log_probabilities, dataset.labels[dataset.validation])
+        progress.epoch = epoch
+        _keep_best(progress, recipe.keep, scores, deployed)
+        progress.history.append(
+            {"epoch": epoch, "time": time.time(), "seconds": time.perf_counter() - started, "lr": optimizer.param_groups[0]["lr"]}
+            | means
+            | {f"val/{name}": value for name, value in scores.items()}
+        )
+        if save is not None:
+            save(checkpoint.pack(progress, network, optimizer))
+        yield progress.history[-1]
+
+    deployed = recipe.method.deploy(network)
+    if progress.best_weights:
+        deployed.load_state_dict(progress.best_weights)
+    return Outcome(
+        weights={name: tensor.detach().cpu().contiguous() for name, tensor in deployed.state_dict().items()},
+        epochs=tuple(progress.history),
+        kept_epoch=progress.best_epoch or recipe.epochs,
+        log_probabilities=predict(deployed, dataset.images, dataset.validation, worker=worker, precision=precision),
+        labels=dataset.labels[dataset.validation],
+        parameters=sum(parameter.numel() for parameter in deployed.parameters()),
+    )
+
+
+def make_network(job: Job, dataset: Dataset) -> nn.Module:
+    """The plain network that the recipe names, with its initial weights: a pure function of the job and of the data's shape."""
+    return build_model(
+        job.recipe.model,
+        num_classes=dataset.num_classes,
+        image_shape=dataset.image_shape,
+        mean=dataset.mean,
+        std=dataset.std,
+        seed=job.seed,
+    )
+
+
+def load_network(job: Job, weights: Mapping[str, Tensor], dataset: Dataset) -> nn.Module:
+    """The deployable network of a finished job, in eval mode: images (B, C, H, W) in [0, 1] to logits (B, K)."""
+    network = job.recipe.method.deployable(make_network(job, dataset))
+    network.load_state_dict(dict(weights))
+    return network.eval()
+
+
+def _keep_best(progress: Progress, keep: str, scores: Mapping[str, float], network: nn.Module) -> None:
+    if keep == "last":
+        return
+    value = scores["accuracy"] if keep == "best-accuracy" else -scores["nll"]
+    if progress.best_score is None or value > progress.best_score:
+        progress.best_epoch, progress.best_score = progress.epoch, value
+        progress.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}

@@ -1,0 +1,37 @@
+"""What a network says of images it is shown as they are."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from distill_ray.training.device import Worker, autocast
+
+
+def predict(
+    network: nn.Module,
+    images: np.ndarray,
+    rows: np.ndarray,
+    *,
+    worker: Worker,
+    precision: str = "fp32",
+    batch_size: int = 500,
+) -> np.ndarray:
+    """Log-probabilities of the classes for `rows` of uint8 `images` (N, H, W, C): float32 (len(rows), K).
+
+    The network is put into eval mode. The workers of a data-parallel run share the rows and all return the whole.
+    """
+    network.eval()
+    shares = np.array_split(rows, worker.world_size)
+    outputs = []
+    with torch.inference_mode():
+        for first in range(0, len(shares[worker.rank]), batch_size):
+            batch = torch.from_numpy(images[shares[worker.rank][first : first + batch_size]])
+            batch = batch.to(worker.device).permute(0, 3, 1, 2).float().div_(255)
+            with autocast(worker.device, precision):
+                logits = network(batch)
+            outputs.append(torch.log_softmax(logits.float(), dim=-1))
+        gathered = worker.gather_rows(torch.cat(outputs), [len(share) for share in shares])
+    log_probabilities: np.ndarray = gathered.cpu().numpy()
+    return log_probabilities
