@@ -1,15 +1,16 @@
-"""Which networks there are: names, the rules that names obey, and where each is built. Free of torch."""
+"""Which networks there are, and how one is made from its name. Names are checked without torch."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distill_ray._lazy import LazyModule
+from distill_ray.models.families import OWN_FAMILIES
+from distill_ray.models.family import ModelFamily
 from distill_ray.registry import Registry
 
 if TYPE_CHECKING:
@@ -20,35 +21,18 @@ else:
     torch = LazyModule("torch")
     network = LazyModule("distill_ray.models.network")
 
-
-@dataclass(frozen=True)
-class ModelFamily:
-    """Architectures whose names follow one pattern.
-
-    `pattern` is for people, `expression` (a regular expression, matched against the whole name) for us; `arguments` turns its
-    groups into the keyword arguments of the builder, or raises `ValueError` with the reason why they do not fit. `builder` is
-    `"module:function"`, imported at first use; the function takes `image_shape` (C, H, W), `num_classes` and those arguments,
-    and returns the features (a chain of units, images to vectors (B, D)) and the classifier. Images must be at least
-    `smallest_side` pixels high and wide.
-
-    Another package adds a family with an entry point of group `distill_ray.model` that loads an instance of this class.
-    """
-
-    pattern: str
-    expression: str
-    examples: tuple[str, ...]
-    builder: str
-    arguments: Callable[..., dict[str, Any]]
-    smallest_side: int = 1
+FAMILIES: Registry[ModelFamily] = Registry("model")
+"""The families of other packages, searched when a name fits none of ours."""
 
 
 def check_model_name(name: str, image_shape: tuple[int, int, int] | None = None) -> None:
-    """Raise `ValueError` with the reason when no network is called `name`, or when it cannot take images of that shape."""
-    family, _ = _resolve(name)
-    if image_shape is not None and min(image_shape[1:]) < family.smallest_side:
-        height, width = image_shape[1:]
-        side = family.smallest_side
-        raise ValueError(f"model {name!r} takes images of at least {side}x{side} pixels, found {height}x{width}")
+    """Raise `ValueError` with the reason when no network is called `name`, or when it cannot take images of that (C, H, W)."""
+    family, arguments = _resolve(name)
+    if image_shape is not None:
+        try:
+            family.check_images(image_shape, **arguments)
+        except ValueError as error:
+            raise ValueError(f"model {name!r} {error}") from None
 
 
 def model_names() -> list[str]:
@@ -98,23 +82,3 @@ def _resolve(name: str) -> tuple[ModelFamily, dict[str, Any]]:
 def _families() -> Iterator[ModelFamily]:
     yield from OWN_FAMILIES
     yield from FAMILIES.values()
-
-
-def _wide(depth: str, width: str) -> dict[str, Any]:
-    if int(depth) < 10 or (int(depth) - 4) % 6:
-        raise ValueError(f"depth {depth} does not fit wrn-d-k: d - 4 must be a multiple of 6 (10, 16, 22, 28, 40)")
-    return {"depth": int(depth), "width": int(width)}
-
-
-FAMILIES: Registry[ModelFamily] = Registry("model")
-"""The families of other packages, searched when a name fits none of ours."""
-
-OWN_FAMILIES = (
-    ModelFamily(
-        pattern="wrn-d-k",
-        expression=r"wrn-([1-9]\d*)-([1-9]\d*)",
-        examples=("wrn-10-1", "wrn-16-2", "wrn-28-4", "wrn-28-10", "wrn-40-2"),
-        builder="distill_ray.models.wide_resnet:wide_resnet",
-        arguments=_wide,
-    ),
-)

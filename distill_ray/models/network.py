@@ -40,10 +40,3 @@ class Normalise(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return (images - self.mean).div_(self.std)
-
-
-class GlobalAveragePool(nn.Module):
-    """Feature maps (B, D, H, W) to their means (B, D)."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return maps.mean((2, 3))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distill_ray.models.network import GlobalAveragePool
+from distill_ray.models.layers import GlobalAveragePool, draw_fan_out
 
 
 def wide_resnet(image_shape: tuple[int, int, int], num_classes: int, depth: int, width: int) -> tuple[nn.Sequential, nn.Linear]:
@@ -23,10 +21,7 @@ def wide_resnet(image_shape: tuple[int, int, int], num_classes: int, depth: int,
             narrow, wide = wide, 16 * width * 2**stage
             features.append(WideBlock(narrow, wide, stride=2 if stage > 0 and block == 0 else 1))
     features.append(nn.Sequential(nn.BatchNorm2d(wide), nn.ReLU(inplace=True), GlobalAveragePool()))
-    for module in features.modules():
-        if isinstance(module, nn.Conv2d):
-            kernel = module.kernel_size[0] * module.kernel_size[1]
-            nn.init.normal_(module.weight, 0.0, math.sqrt(2 / (kernel * module.out_channels)))
+    draw_fan_out(features)
     classifier = nn.Linear(wide, num_classes)
     nn.init.zeros_(classifier.bias)
     return features, classifier

@@ -5,13 +5,13 @@ import sys
 
 import pytest
 
-from distill_ray.models import build_model, check_model_name, model_names
+from distill_ray.models import FAMILIES, ModelFamily, build_model, check_model_name, model_names
 
 
 def test_names_are_checked_without_torch() -> None:
     code = (
         "import sys; from distill_ray.models import check_model_name, model_names\n"
-        "[check_model_name(name, (3, 32, 32)) for name in model_names() if '/' not in name]\n"
+        "[check_model_name(name, (3, 32, 32)) for name in model_names() if not name.startswith('torchvision/')]\n"
         "assert not {'torch', 'torchvision'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -30,6 +30,11 @@ def test_every_example_is_a_name(name: str) -> None:
         ("wnr-16-2", "unknown model 'wnr-16-2'; did you mean 'wrn-16-2'?"),
         ("wrn-16-0", "unknown model 'wrn-16-0'"),
         ("wrn-16-2-3", "unknown model"),
+        ("resnet18", "depth 18 does not fit resnetN: N - 2 must be a multiple of 6"),
+        ("resnet18", "torchvision/resnet18"),
+        ("vgg16", "did you mean 'vgg13'?"),
+        ("mobilenetv2", "did you mean 'mobilenet-v2'?"),
+        ("torchvision/resnet19", "did you mean 'torchvision/resnet18'?"),
     ],
 )
 def test_wrong_name_is_explained(name: str, sentence: str) -> None:
@@ -41,3 +46,18 @@ def test_wrong_name_is_explained(name: str, sentence: str) -> None:
 def test_statistics_need_one_value_per_channel() -> None:
     with pytest.raises(ValueError, match="one value for each of 3 channels, found 1 and 3"):
         build_model("wrn-10-1", num_classes=10, image_shape=(3, 8, 8), seed=0, mean=[0.5], std=[1, 1, 1])
+
+
+def test_another_package_adds_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = ModelFamily(
+        pattern="flat-w",
+        expression="flat-([1-9][0-9]*)",
+        examples=("flat-3",),
+        builder="distill_ray.models.mlp:mlp",
+        arguments=lambda width: {"widths": (int(width),)},
+    )
+    monkeypatch.setattr(FAMILIES, "_members", {"flat": family})
+    assert "flat-3" in model_names()
+    network = build_model("flat-6", num_classes=2, image_shape=(1, 2, 2), seed=0)
+    assert network.classifier.in_features == 6
+    assert network.name == "flat-6"
