@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from distill_ray.errors import RequestError
-from distill_ray.study.problems import Path, Problems, dotted, shown
+from distill_ray.study.problems import Path, Problems, dotted, one_line, shown
 
 MAX_BYTES = 1 << 20
 MAX_VALUES = 20_000
@@ -99,10 +99,13 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else 1
-            raise RequestError(f"{self._place(line)}: not valid YAML: {error.problem or error.context}") from None
+            what = ", ".join(filter(None, (error.context, error.problem)))
+            raise RequestError(f"{self._place(line)}: not valid YAML: {what}") from None
         except yaml.reader.ReaderError as error:
             line = text[: error.position].count("\n") + 1
-            raise RequestError(f"{self._place(line)}: not text: it holds the control character {error.character!r}") from None
+            raise RequestError(
+                f"{self._place(line)}: not text: it holds the control character {chr(error.character)!r}"
+            ) from None
         except RecursionError:
             raise RequestError(f"{self._place(1)}: nested too deeply to be a study file") from None
 
@@ -119,7 +122,8 @@ class _Reader:
         self._budget -= 1
         if self._budget < 0 or depth > MAX_DEPTH:
             how = "grows too large" if self._budget < 0 else "is nested too deeply"
-            raise RequestError(f"{self._place(line)}: {dotted(path[:3])}: {how} for a study file; are all anchors meant?")
+            where = one_line(dotted(path[:3]))
+            raise RequestError(f"{self._place(line)}: {where}: {how} for a study file; are all anchors meant?")
         if isinstance(node, yaml.MappingNode) and node.tag == _PREFIX + "map":
             return self._mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode) and node.tag == _PREFIX + "seq":

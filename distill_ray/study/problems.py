@@ -16,6 +16,9 @@ Origins = Mapping[Path, int | str]
 """Where each value was written: a line of the file, or `"--set"`."""
 
 
+MAX_LINE = 500
+
+
 class Problems:
     """What is wrong so far, and where. `raise_any` ends the reading with all of it."""
 
@@ -47,7 +50,7 @@ class Problems:
             origin = origin_of(path, self._origins)
             place = origin if isinstance(origin, str) else f"{self._source}:{origin}" if origin else self._source
             rank = origin if isinstance(origin, int) else (0 if origin is None else len(self._origins) ** 2)
-            lines.append((rank, f"{place}: {dotted(path)}: {message}" if path else f"{place}: {message}"))
+            lines.append((rank, f"{place}: " + one_line(f"{dotted(path)}: {message}" if path else message)))
         return RequestError("\n".join(line for _, line in sorted(lines, key=lambda line: line[0])))
 
     def raise_any(self) -> None:
@@ -66,6 +69,12 @@ def dotted(path: Path) -> str:
     return ".".join(map(str, path))
 
 
+def one_line(text: str) -> str:
+    """`text` as it can stand on one line of a terminal, whatever the file had in its names."""
+    visible = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return visible if len(visible) <= MAX_LINE else f"{visible[:MAX_LINE]}..."
+
+
 def shown(value: Any) -> str:
     """A value of the file as a message quotes it: on one line, shortened."""
     if value is None:
@@ -82,5 +91,7 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
 
 def nearest(name: Any, known: Iterable[str]) -> str:
     """`"; did you mean 'crop-flip'?"` for a name that is nearly one of `known`, else nothing."""
-    near = difflib.get_close_matches(str(name), list(known), n=1)
+    names = list(known)
+    longer = [other for other in names if len(str(name)) > 2 and other.startswith(str(name))]
+    near = difflib.get_close_matches(str(name), names, n=1) or longer
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -95,7 +95,7 @@ def _time_limit(given: Mapping[str, Any], problems: Problems) -> float | None:
 
 def _dimensions(given: Mapping[str, Any], problems: Problems, reach: Reach) -> tuple[Any, ...]:
     path = (*PATH, "space")
-    default = {name: content for name, content in DEFAULT_SPACE.items() if reach.methods and reach.owners(name)}
+    default = {name: content for name, content in DEFAULT_SPACE.items() if reach.owners(name)}
     content = given.get("space", default)
     if not content:
         problems.add(path, "nothing to search; name a field of the student and its range: {lr: {log: [0.01, 0.3]}}")
