@@ -69,7 +69,7 @@ class Cluster:
             raise (RequestError if self._address else RunError)(f"no Ray cluster at {where}: {cause}") from None
         if not self._verbose:
             for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-                logging.getLogger(name).setLevel(logging.ERROR)
+                logging.getLogger(name).setLevel(logging.CRITICAL)
         self._connected = True
 
     def capacity(self, workers: int, resources: WorkerResources) -> int:

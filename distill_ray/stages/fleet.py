@@ -76,6 +76,7 @@ def _start(store: Store, run: Run, resources: WorkerResources, read_test: bool) 
 def _job(store: Store, job: dict[str, Any], resources: WorkerResources, read_test: bool) -> Generator[dict[str, Any], None, None]:
     """The records of a job's epochs; last `failure`, the reason, where it failed on its own account."""
     try:
-        yield from run_job(store, Job.from_dict(job), resources, read_test=read_test)
+        for record in run_job(store, Job.from_dict(job), resources, read_test=read_test):
+            yield dict(record)
     except Exception as error:
         yield {"failure": str(error) or type(error).__name__}

@@ -9,10 +9,13 @@ from distill_ray.data import load_images, open_source
 from distill_ray.events import Metrics, Run, State
 from distill_ray.job import Data
 from distill_ray.progress import describe
+from distill_ray.records import WEIGHTS, find_job
+from distill_ray.report.answer import found_settings
 from distill_ray.report.results import StudyResults
 from distill_ray.report.table import as_markdown, table
+from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.tracking import DataSet, Status, Tracker
+from distill_ray.tracking import Champion, DataSet, Status, Tracker
 
 _STATUS: dict[State, Status] = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
@@ -70,14 +73,27 @@ class MlflowRecord:
     def stage_ended(self, stage: str) -> None:
         pass
 
-    def study_ended(self, results: StudyResults, files: Mapping[str, Path]) -> None:
-        """The result table as description and metrics of the study's run, the report among its artifacts."""
+    def study_ended(self, results: StudyResults, files: Mapping[str, Path], store: Store) -> None:
+        """The result table as description and metrics of the study's run, the report as artifacts, the champion as a model."""
         rows = table(results)
-        self._tracker.set_description(f"## {results.name}\n\n{as_markdown(rows)}")
+        self._tracker.set_description(f"## Study {results.name}\n\n{as_markdown(rows)}")
         self._tracker.log_results(
             {f"{row.contender.name}/{row.split}/{metric}": cell.mean for row in rows for metric, cell in row.cells.items()}
         )
-        self._tracker.log_artifacts(files)
+        self._tracker.log_artifacts({f"report/{name}": file for name, file in files.items()})
+        champion = results.champion
+        found = find_job(store, champion.job_id) if champion else None
+        if champion and found and results.best:
+            examples = load_images(open_source(self._data.location, label=self._data.label), "test")
+            student = Champion(
+                job=found.job,
+                weights=found.record.read(WEIGHTS),
+                class_names=examples.class_names,
+                examples=examples.images[:4],
+                temperature=champion.temperature,
+                description=f"Best student of study {results.name}: {found_settings(results)}",
+            )
+            self._tracker.log_champion(f"confirm/{results.best.name}/{found.job.seed}", student)
         self._tracker.finish_study("FINISHED")
 
 

@@ -14,12 +14,11 @@ from rich.console import Console
 
 from distill_ray.errors import RequestError
 from distill_ray.progress import Progress
-from distill_ray.records import find_job
-from distill_ray.report import write_report
 from distill_ray.report.results import StudyResults
+from distill_ray.report.write import write_report
 from distill_ray.stages.cluster import Cluster
 from distill_ray.stages.collect import StageLog, collect
-from distill_ray.events import Observers
+from distill_ray.events import Observers, stage
 from distill_ray.stages.mlflow_record import MlflowRecord
 from distill_ray.stages.resolve import REPORT, data_of
 from distill_ray.stages.pipeline import Surroundings, run_stages
@@ -72,17 +71,13 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
         record.study_started()
         observer = Observers((progress, StageLog(study, store), record))
         run_stages(Surroundings(study, data, store, places.search_storage, cluster, observer))
-        progress.stage_started(REPORT, 0)
-        results = collect(study, data, store, search_storage=places.search_storage, tracking_uri=shown(tracking_uri))
-        with tempfile.TemporaryDirectory() as folder:
-            files = write_report(results, Path(folder))
-            for file in files:
-                store.write(posixpath.join(report_folder(study), file.relative_to(folder).as_posix()), file.read_bytes())
-            record.study_ended(results, {f"report/{file.relative_to(folder).as_posix()}": file for file in files})
-        assert results.champion is not None
-        champion = find_job(store, results.champion.job_id)
-        assert champion is not None
-        record.champion(results.champion, champion)
+        with stage(progress, REPORT, 0):
+            results = collect(study, data, store, search_storage=places.search_storage, tracking_uri=shown(tracking_uri))
+            with tempfile.TemporaryDirectory() as folder:
+                files = {file.relative_to(folder).as_posix(): file for file in write_report(results, Path(folder))}
+                for name, file in files.items():
+                    store.write(posixpath.join(report_folder(study), name), file.read_bytes())
+                record.study_ended(results, files, store)
     return results
 
 

@@ -65,6 +65,7 @@ def run_search(
             name=history.study_name,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=search.retries),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             callbacks=[_Epochs(trials)],
         ),
     )

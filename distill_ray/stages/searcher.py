@@ -73,14 +73,15 @@ class OptunaSearcher(OptunaSearch):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended, and why."""
         result = result or {}
+        outcome = {name.removeprefix("outcome/"): value for name, value in result.items() if name.startswith("outcome/")}
         self.on_trial_result(trial_id, result)
         self._reported.pop(trial_id, None)
         trial = self._ot_trials.pop(trial_id)
         values, state, reason = None, TrialState.FAIL, result.get("failure", "")
         if error or not result:
             reason = "its process died, and so did those of its retries"
-        elif "outcome" in result:
-            values, state = [result["outcome"][name] for name in self._search.objectives], TrialState.COMPLETE
+        elif outcome:
+            values, state = [outcome[name] for name in self._search.objectives], TrialState.COMPLETE
             trial.set_user_attr("seconds", result["seconds_total"])
         elif not reason and time.time() > self._deadline:
             reason = "the time limit of the search was reached"
@@ -90,7 +91,7 @@ class OptunaSearcher(OptunaSearch):
             trial.set_user_attr("reason", reason)
         self._failed += state == TrialState.FAIL
         self._ot_study.tell(trial, values, state=state)
-        self._on_end(trial.number, state, reason, result.get("outcome", {}))
+        self._on_end(trial.number, state, reason, outcome)
 
 
     def save(self, checkpoint_path: str) -> None:

@@ -48,6 +48,10 @@ class TrialRunner(tune.Trainable):
         assert found is not None
         return record | {"outcome": found.metrics, "seconds_total": found.seconds, "done": True}
 
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing: the job's checkpoints are in the store."""
+        return {}
+
     def cleanup(self) -> None:
         """Let go of the job, whose last checkpoint is in the store."""
         self._epochs.close()
