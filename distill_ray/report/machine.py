@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from distill_ray.report.comparison import Comparison, comparisons
 from distill_ray.report.results import StudyResults, TrialRow
 from distill_ray.report.table import Row, table
 
@@ -16,13 +17,16 @@ FORMAT = 1
 """Raised when a field changes its meaning or goes away."""
 
 
-def as_json(results: StudyResults, rows: list[Row] | None = None) -> dict[str, Any]:
+def as_json(
+    results: StudyResults, rows: Sequence[Row] | None = None, compared: Sequence[Comparison] | None = None
+) -> dict[str, Any]:
     """The study, its stages, the table, every trial and the champion, as values that JSON has; infinite and NaN become None.
 
-    Table rows map metric -> {mean, std, n}: fractions, nats; std is None for a single run. `rows` spares computing the table
-    again.
+    Table rows map metric -> {mean, std, n}: fractions, nats; std is None for a single run. `rows` and `compared` spare
+    computing the table and the comparisons again.
     """
     rows = table(results) if rows is None else rows
+    compared = comparisons(rows) if compared is None else compared
     report: dict[str, Any] = _plain(
         {
             "format": FORMAT,
@@ -43,6 +47,7 @@ def as_json(results: StudyResults, rows: list[Row] | None = None) -> dict[str, A
             },
             "stages": [asdict(stage) for stage in results.stages],
             "table": [_row(row) for row in rows],
+            "comparisons": [_comparison(each) for each in compared],
             "trials": [_trial(trial) for trial in results.trials],
             "champion": None if results.champion is None else asdict(results.champion),
         }
@@ -62,6 +67,11 @@ def _row(row: Row) -> dict[str, Any]:
         "jobs": row.contender.job_ids,
         "temperatures": row.temperatures,
     }
+
+
+def _comparison(compared: Comparison) -> dict[str, Any]:
+    """Best student minus the other, per metric."""
+    return {"against": compared.other.name, "metrics": {name: asdict(gain) for name, gain in compared.gains.items()}}
 
 
 def _trial(trial: TrialRow) -> dict[str, Any]:

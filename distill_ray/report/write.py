@@ -19,7 +19,7 @@ def write_report(results: StudyResults, folder: Path) -> list[Path]:
     report = Report.of(results)
     contents = {
         "report.html": report.html(),
-        "report.json": json.dumps(as_json(results, report.rows), indent=1, allow_nan=False) + "\n",
+        "report.json": json.dumps(as_json(results, report.rows, report.compared), indent=1, allow_nan=False) + "\n",
         "report.md": markdown(results, report.rows, report.compared),
         **{f"plots/{name}.svg": svg for name, svg in report.drawings.items()},
     }

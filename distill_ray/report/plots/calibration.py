@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distill_ray.metrics import reliability
 from distill_ray.metrics.calibration import Reliability, with_temperature
-from distill_ray.report.plots.drawing import SMALL, Panel, Plot, color, contender_colors, figure
+from distill_ray.report.plots.drawing import Panel, Plot, color, contender_colors, figure, size_of
 from distill_ray.report.results import Predictions
 from distill_ray.report.table import Row
 from distill_ray.report.wording import counted, cut, file_name
@@ -38,11 +38,11 @@ def calibration_panels(rows: Sequence[Row]) -> list[Panel]:
     return [
         Panel(
             "Reliability and confidence",
-            f"Above: accuracy among predictions of about equal confidence, all runs of a contender together, "
-            f"{rows[0].split} split. Points on the diagonal mean what they say, points below it are overconfident; bars are 95 % intervals for the "
-            f"samples of one run, and bins of fewer than {FEWEST_SAMPLES} predictions are left out. {after} Below: how many "
-            "predictions have that confidence; a peak at the right is a network that is nearly always sure.",
-            tuple(_diagram(row, colors[row.contender.name], index) for index, row in enumerate(rows)),
+            f"Above: accuracy among predictions of about equal confidence, {rows[0].split} split, all runs of a contender together. "
+            "Points on the diagonal mean what they say, points below it are overconfident; bars are 95 % intervals for the samples "
+            f"of one run, and bins of fewer than {FEWEST_SAMPLES} predictions are left out. {after} Below: how many predictions have "
+            "that confidence; a peak at the right is a network that is nearly always sure.",
+            tuple(_diagram(row, colors[row.contender.name], index, size_of(len(rows))) for index, row in enumerate(rows)),
         )
     ]
 
@@ -63,12 +63,12 @@ def _at(run: Predictions, temperature: float) -> NDArray[np.float64]:
     )
 
 
-def _diagram(row: Row, shade: str, index: int) -> Plot:
+def _diagram(row: Row, shade: str, index: int, size: tuple[int, int]) -> Plot:
     contender, scaled = row.contender, row.split == "test"
     before = pooled(row, calibrated=False)
-    width, height = SMALL
-    with figure(SMALL) as canvas:
-        upper = canvas.add_axes((50 / width, 116 / height, (width - 62) / width, (height - 142) / height))
+    width, height = size
+    with figure(size) as canvas:
+        upper = canvas.add_axes((50 / width, 116 / height, (width - 62) / width, (height - 150) / height))
         lower = canvas.add_axes((50 / width, 44 / height, (width - 62) / width, 58 / height), sharex=upper)
         upper.plot([0, 1], [0, 1], color=color("muted"), lw=1, ls=(0, (1, 2)))
         _points(upper, before, len(row.runs), shade, "o", "-", "as it is")

@@ -45,7 +45,7 @@ def _errors(rows: Sequence[Row], subject: Row, order: NDArray[np.intp], names: S
         axes.hlines(places, np.nanmin(shares, axis=0), np.nanmax(shares, axis=0), color=color("grid"), lw=5)
         for row, values in zip(rows, shares, strict=True):
             marker, size, layer = ("o", 9, 4) if row is subject else ("D", 5, 3)
-            label, shade = cut(row.contender.label, 28), colors[row.contender.name]
+            label, shade = cut(row.contender.label, 22), colors[row.contender.name]
             axes.plot(values, places, marker, ms=size, color=shade, label=label, zorder=layer, clip_on=False)
         axes.set_yticks(places, names)
         axes.set(xlim=(0, None), ylim=(-0.6, len(order) - 0.4))

@@ -42,15 +42,16 @@ def _curves(trials: tuple[TrialRow, ...], best: TrialRow | None, metric: str, si
     curves = [(trial, curve) for trial in trials if (curve := _curve(trial, metric))]
     with figure(size) as canvas:
         axes = axes_in(canvas)
+        faint = min(0.6, 15 / len(curves))
         for trial, curve in curves:
             shade = color({"PRUNED": "muted", "FAIL": "bad"}.get(trial.state, "best"))
             x, y = zip(*curve, strict=True)
             if trial is best:
                 axes.plot(x, y, color=color("ink"), lw=2.2, zorder=4)
             else:
-                axes.plot(x, y, color=shade, lw=1.1, alpha=0.6)
+                axes.plot(x, y, color=shade, lw=1.1, alpha=faint)
             if trial.state in ("PRUNED", "FAIL") or len(curve) == 1:
-                axes.plot(x[-1], y[-1], "x", color=shade, ms=6, mew=1.5)
+                axes.plot(x[-1], y[-1], "x", color=shade, ms=6, mew=1.5, alpha=max(faint, 0.4))
         # The first epochs, where everything is bad, would leave no room for the differences that matter.
         late = [value for _, curve in curves for _, value in curve[len(curve) // 4 :]]
         pad = 0.06 * (max(late) - min(late)) or 1.0

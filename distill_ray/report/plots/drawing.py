@@ -49,6 +49,8 @@ _STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.titlesize": 13.5,
     "axes.titleweight": "bold",
+    "axes.titlepad": 10,
+    "axes.titley": 1.0,  # a place that need not be worked out anew at each drawing
     "axes.unicode_minus": True,
     "figure.dpi": 72,
     "figure.facecolor": PALETTE["surface"][0],
@@ -124,7 +126,7 @@ def figure(size: tuple[int, int] = WIDE) -> Iterator[Figure]:
         yield Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72)
 
 
-def axes_in(figure: Figure, left: float = 56, right: float = 12, bottom: float = 46, top: float = 30) -> Axes:
+def axes_in(figure: Figure, left: float = 56, right: float = 12, bottom: float = 46, top: float = 34) -> Axes:
     """Axes that fill `figure` but for margins in pixels."""
     width, height = figure.get_size_inches() * 72
     return figure.add_axes((left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height))
@@ -134,7 +136,7 @@ def whole_numbers(axes: Axes) -> None:
     """Ticks along x at whole numbers only."""
     from matplotlib.ticker import MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=9, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
 
 def color(name: str) -> str:

@@ -34,7 +34,7 @@ def _trade_off(results: StudyResults, front: Sequence[TrialRow], first: str, sec
     rest = [(t.values[first], t.values[second]) for t in finished(results) if t.number not in chosen]
     line = [(trial.values[first], trial.values[second]) for trial in front]
     with figure(size_of(len(results.objectives) - 1)) as canvas:
-        axes = axes_in(canvas, left=70)
+        axes = axes_in(canvas, left=70, top=10)
         if rest:
             axes.plot(*zip(*rest, strict=True), "o", ms=6, mew=0, color=color("muted"), alpha=0.6)
         axes.plot(*zip(*line, strict=True), "o-" if len(results.objectives) == 2 else "o", ms=8, lw=1.2, color=color("best"))

@@ -117,8 +117,8 @@ def _slices(results: StudyResults) -> Panel | None:
         f"{title[0].upper()}{title[1:]} against each searched setting",
         f"One picture per setting, the same trials in each; {better} is good. Look for a valley or a slope: a good region at an "
         "edge says that the range should be widened, a cloud without shape that the setting matters little. The ringed point is "
-        f"the best trial, crosses are pruned trials at their last value; {EDGE} Lines are the medians of categories. A setting that "
-        "only some trials have is shown for those.",
+        f"the best trial, crosses are pruned trials at their last value; {EDGE} Lines are the medians of categories. A setting "
+        "that only some trials have is shown for those.",
         tuple(_slice(results, name, objective, index, size_of(len(names))) for index, name in enumerate(names)),
     )
 
@@ -128,7 +128,7 @@ def _slice(results: StudyResults, name: str, objective: str, index: int, size: t
     best = best_trial(results)
     values = [trial.params[name] for trial in trials]
     with figure(size) as canvas:
-        axes = axes_in(canvas, bottom=62)
+        axes = axes_in(canvas, bottom=58)
         if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
             positions = [float(value) for value in values]
             if name in results.log_scale:
@@ -156,7 +156,7 @@ def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
 
     axes.set_xscale("log")
     decades = np.log10(max(values) / min(values))
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 2.5 else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 1.5 else (1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
