@@ -32,7 +32,7 @@ class Shape:
 
 
 class ColourFound(Exception):
-    """A colour image in a data set that looked grey so far."""
+    """A colour image in a data set that looked grey so far. Its argument names the row."""
 
 
 @contextmanager
@@ -43,11 +43,10 @@ def decoder() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
-def shape_of(batch: Batch, *, colour: bool) -> Shape:
-    """The shape that the first image of `batch` sets. With `colour`, three channels even where that image is grey."""
+def shape_of(batch: Batch) -> Shape:
+    """The shape that the first image of `batch` sets, with one channel if it is grey and three otherwise."""
     with _image(batch, 0) as image:
-        grey = _is_grey(image, batch, 0) and not colour
-        return Shape(image.height, image.width, 1 if grey else 3, batch.where(0))
+        return Shape(image.height, image.width, 1 if _is_grey(image, batch, 0) else 3, batch.where(0))
 
 
 def decode(batch: Batch, shape: Shape, threads: ThreadPoolExecutor) -> np.ndarray:
@@ -78,7 +77,7 @@ def _decode_one(batch: Batch, row: int, shape: Shape, out: np.ndarray) -> None:
             )
         grey = _is_grey(image, batch, row)
         if shape.channels == 1 and not grey:
-            raise ColourFound
+            raise ColourFound(batch.where(row))
         mode = "L" if shape.channels == 1 else "RGB"
         out[:] = np.asarray(image if image.mode == mode else image.convert(mode)).reshape(out.shape)
 

@@ -32,17 +32,20 @@ class Folder:
         """The folder that a path or URI names; None where there is nothing.
 
         Raises:
-            RequestError: the URI is malformed or cannot be reached, or names a file.
+            RequestError: the URI is malformed, holds a password or cannot be reached, or names a file.
         """
         try:
-            if len(urlsplit(path_or_uri).scheme) > 1:
+            uri = urlsplit(path_or_uri)
+            if "@" in uri.netloc:
+                raise RequestError("data.name: a URI must not hold a password; put credentials in the environment")
+            if len(uri.scheme) > 1:
                 filesystem, path = fs.FileSystem.from_uri(path_or_uri)
                 location = path_or_uri
             else:
                 filesystem = fs.LocalFileSystem()
                 path = location = os.path.abspath(Path(path_or_uri).expanduser())
             kind = filesystem.get_file_info(path).type
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (pa.ArrowException, OSError, ValueError, RuntimeError) as error:
             raise RequestError(f"data.name: {path_or_uri!r} cannot be reached: {one_line(error)}") from error
         if kind == fs.FileType.NotFound:
             return None
@@ -58,7 +61,7 @@ class Folder:
 
     def shown(self, path: str) -> str:
         """How `path`, somewhere in this folder, is shown to the user."""
-        return self.location.rstrip("/") + path.removeprefix(self.path)
+        return self.location.partition("?")[0].rstrip("/") + path.removeprefix(self.path)
 
     def read(self, path: str) -> bytes:
         """The content of one file."""

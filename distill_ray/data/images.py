@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,8 @@ def load_images(source: Source, split: SplitName, cache_dir: str | os.PathLike[s
     """Decode `split` of `source`, or take it from the cache of this node when any process has decoded it before.
 
     Processes that ask at the same time wait for the one that decodes. A data set of both grey and colour images (1.8 % of
-    Tiny ImageNet is grey) is loaded as RGB. The cache is `cache_dir`, see `cache_root` for its default.
+    Tiny ImageNet is grey) is loaded as RGB. Test images must have the shape of the training images, if there are any. The
+    cache is `cache_dir`, see `cache_root` for its default.
 
     Raises:
         RequestError: the data are not usable (the message names the row), or the cache folder is not.
@@ -66,7 +67,7 @@ def load_images(source: Source, split: SplitName, cache_dir: str | os.PathLike[s
             with FileLock(folder.with_suffix(".lock")):
                 images = _from_cache(folder, source)
                 if images is None:
-                    _decode_into_cache(source, split, folder)
+                    _decode_into_cache(source, split, folder, root)
                     images = _from_cache(folder, source)
     if images is None:
         raise RequestError(f"cache folder {root} does not keep what is written to it; set {VARIABLE} to one that does")
@@ -90,33 +91,45 @@ def _checksum(array: np.ndarray) -> list[int]:
     return [*array.shape, zlib.crc32(array.data)]
 
 
-def _decode_into_cache(source: Source, split: SplitName, folder: Path) -> None:
+def _decode_into_cache(source: Source, split: SplitName, folder: Path, root: Path) -> None:
     for left_over in folder.parent.glob(f"{folder.name}.partial-*"):
         shutil.rmtree(left_over)
+    like_training = split == "test" and source.rows("train") > 0
+    shape = _shape_of_training_images(source, root) if like_training else _first_shape(source, split)
     with new_folder(folder) as partial:
         try:
-            about = _decode_all(source, split, partial, colour=False)
-        except ColourFound:
+            about = _decode_all(source, split, partial, shape)
+        except ColourFound as found:
+            if like_training:
+                raise RequestError(f"{found}: the image has colours, but all training images are grey; make both alike") from None
             shutil.rmtree(partial)
             partial.mkdir()
-            about = _decode_all(source, split, partial, colour=True)
+            about = _decode_all(source, split, partial, replace(shape, channels=3))
         (partial / "about.json").write_text(json.dumps(about))
 
 
-def _decode_all(source: Source, split: SplitName, folder: Path, *, colour: bool) -> dict[str, object]:
+def _first_shape(source: Source, split: SplitName) -> Shape:
+    for batch in source.batches(split):
+        return shape_of(batch)
+    raise RequestError(f"{source.location}: no rows in the {split} split, which announces {source.rows(split)}; get it again")
+
+
+def _shape_of_training_images(source: Source, root: Path) -> Shape:
+    """The shape that test images must have too. Only where the first training image is grey must the others be seen."""
+    first = _first_shape(source, "train")
+    return first if first.channels == 3 else replace(first, channels=load_images(source, "train", root).images.shape[-1])
+
+
+def _decode_all(source: Source, split: SplitName, folder: Path, shape: Shape) -> dict[str, object]:
     """Stream the rows into `images.npy` and `labels.npy` and return what there is to know about them."""
     rows = source.rows(split)
-    shape: Shape | None = None
-    labels = []
+    dimensions = (rows, shape.height, shape.width, shape.channels)
+    sums = PixelSums(shape.channels)
+    labels: list[np.ndarray] = []
     done = crc = 0
     with (folder / "images.npy").open("wb") as file, decoder() as threads:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": dimensions})
         for batch in source.batches(split):
-            if shape is None:
-                shape = shape_of(batch, colour=colour)
-                sums = PixelSums(shape.channels)
-                dimensions = (rows, shape.height, shape.width, shape.channels)
-                header = {"descr": "|u1", "fortran_order": False, "shape": dimensions}
-                np.lib.format.write_array_header_1_0(file, header)
             batch.check_labels(source.label, source.num_classes)
             pixels = decode(batch, shape, threads)
             sums.add(pixels)
@@ -124,7 +137,7 @@ def _decode_all(source: Source, split: SplitName, folder: Path, *, colour: bool)
             file.write(pixels.data)
             labels.append(batch.labels)
             done += len(pixels)
-    if done != rows or shape is None:
+    if done != rows:
         raise RequestError(f"{source.location}: the {split} split holds {done} rows, not the {rows} it announces; get it again")
     all_labels = np.concatenate(labels).astype(np.int64)
     np.save(folder / "labels.npy", all_labels)

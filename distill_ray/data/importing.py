@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -75,7 +76,7 @@ def import_dataset(
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
-    if not target.exists():
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not overwrite:
         raise RequestError(f"{target} exists; choose another folder, or ask to overwrite it")
@@ -99,7 +100,7 @@ def _write_split(images: LabelledImages, split: SplitName, folder: Path) -> None
     done = shard = 0
     with decoder() as threads:
         for batch in images.batches(split):
-            shape = shape or shape_of(batch, colour=True)
+            shape = shape or replace(shape_of(batch), channels=3)
             batch.check_labels(images.label, len(images.class_names))
             decode(batch, shape, threads)
             if writer is None or done * shards // rows > shard:

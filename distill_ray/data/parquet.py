@@ -44,7 +44,8 @@ class ParquetSource(Source):
         self.location = folder.location
         self._folder = folder
         self._shards = {split: [self._open(entry) for entry in files] for split, files in _files_by_split(folder).items()}
-        first = next(shard for shards in self._shards.values() for shard in shards)
+        every = [shard for shards in self._shards.values() for shard in shards]
+        first = every[0]
         self._features = _features(first.schema)
         self._image = self._image_column(first)
         integers = [field.name for field in first.schema if pa.types.is_integer(field.type)]
@@ -54,12 +55,17 @@ class ParquetSource(Source):
             kind = first.schema.field(label).type
             raise RequestError(f"data.label: column {label} of {first.shown} holds {kind}, not integers; choose another")
         self.label = pick_label(label, integers if label in integers else self.label_columns, self.location)
-        for shard in (shard for shards in self._shards.values() for shard in shards):
-            for column in (self._image, self.label):
-                if shard.schema.get_all_field_indices(column) != [index := shard.schema.get_field_index(column)] or (
-                    shard.schema.field(index).type != first.schema.field(column).type
-                ):
-                    raise RequestError(f"{shard.shown}: column {column} is missing or not of the type it has in {first.shown}")
+        for shard in every:
+            self._check_agrees(shard, first)
+
+    def _check_agrees(self, shard: Shard, first: Shard) -> None:
+        for column in (self._image, self.label):
+            if shard.schema.get_all_field_indices(column) != [index := shard.schema.get_field_index(column)] or (
+                shard.schema.field(index).type != first.schema.field(column).type
+            ):
+                raise RequestError(f"{shard.shown}: column {column} is missing or not of the type it has in {first.shown}")
+        if _names(_features(shard.schema).get(self.label)) != _names(self._features.get(self.label)):
+            raise RequestError(f"{shard.shown}: the classes of {self.label} are not those of {first.shown}")
 
     def rows(self, split: SplitName) -> int:
         return sum(shard.rows for shard in self._shards[split])
@@ -121,9 +127,8 @@ class ParquetSource(Source):
         for name in [*declared, "img", "image"]:
             if name in shard.schema.names and _holds_bytes(shard.schema.field(name).type):
                 return name
-        raise RequestError(
-            f"{shard.shown}: no column of encoded images (img or image, with a field bytes) among {', '.join(shard.schema.names)}"
-        )
+        found = ", ".join(map(repr, shard.schema.names))
+        raise RequestError(f"{shard.shown}: no column of encoded images (img or image, with a field bytes) among {found}")
 
 
 def _row_of(shown: str, start: int, row: int) -> str:

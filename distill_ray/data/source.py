@@ -122,4 +122,4 @@ def pick_label(wanted: str | None, columns: Sequence[str], location: str) -> str
         return (usual or list(columns))[0]
     if not columns:
         raise RequestError(f"data.name: {location} has no column of integer labels")
-    raise RequestError(f"data.label: {location} has several label columns, name one: {', '.join(columns)}")
+    raise RequestError(f"data.label: {location} has several label columns, name one: {', '.join(map(repr, columns))}")

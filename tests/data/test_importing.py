@@ -149,6 +149,8 @@ def test_nothing_is_overwritten_by_accident(small, tmp_path, encode, pictures):
         import_dataset(str(tmp_path / "tree"), tmp_path / "tree", overwrite=True)
     assert path.exists()
     assert import_dataset(str(tmp_path / "tree"), small, overwrite=True).rows("train") == 1
+    (tmp_path / "empty").mkdir()
+    assert import_dataset(str(tmp_path / "tree"), tmp_path / "empty").rows("train") == 1
 
 
 def test_a_failed_import_leaves_nothing(tmp_path, encode, pictures):

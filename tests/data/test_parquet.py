@@ -61,7 +61,7 @@ def test_which_label_column(tmp_path, write_shard, pictures):
     refused(r"data.label: unknown label column 'fine_lable'; did you mean 'fine_label'", tmp_path / "c", label="fine_lable")
     refused(r"data.label: column img of .* holds struct", tmp_path / "c", label="img")
     write_shard(tmp_path / "s" / "train.parquet", images, animal=[0, 0, 1, 1], size=[0, 1, 0, 1])
-    refused("data.label: .* has several label columns, name one: animal, size", tmp_path / "s")
+    refused("data.label: .* has several label columns, name one: 'animal', 'size'", tmp_path / "s")
     write_shard(tmp_path / "f" / "train.parquet", images, names=None, label=[0.0, 1.0, 0.5, 1.0])
     refused("has no column of integer labels", tmp_path / "f")
     refused("data.label: column label of .* holds double, not integers", tmp_path / "f", label="label")
@@ -109,6 +109,22 @@ def test_one_colour_image_makes_all_of_them_rgb(tmp_path, write_shard, pictures,
     assert (loaded == expected).all()
 
 
+def test_test_images_are_like_training_images(tmp_path, write_shard, pictures):
+    grey, colour = pictures(3, channels=1), pictures(3)
+
+    def dataset(name, train, test):
+        write_shard(tmp_path / name / "train.parquet", train, label=[0, 1, 0])
+        write_shard(tmp_path / name / "test.parquet", test, label=[0, 1, 0])
+        return tmp_path / name
+
+    for name, train in (("colour", colour), ("mixed", [grey[0], *colour[1:]])):
+        test = load_images(open_source(str(dataset(name, train, grey))), "test").images
+        assert (test == np.repeat(np.stack(grey)[..., None], 3, 3)).all()
+    assert load_images(open_source(str(dataset("grey", grey, grey))), "test").images.shape == (3, 6, 5, 1)
+    refused(r"test.parquet, row 2: the image has colours", dataset("new", grey, [*grey[:2], colour[0]]), "test")
+    refused(r"row 0: the image is 5x9, but .*train.parquet, row 0 is 5x6", dataset("size", colour, pictures(3, 9)), "test")
+
+
 def test_grey_stays_one_channel_and_alpha_is_dropped(tmp_path, write_shard, pictures):
     write_shard(tmp_path / "g" / "train.parquet", pictures(3, channels=1), label=[0, 1, 0])
     assert load_images(open_source(str(tmp_path / "g")), "train").images.shape == (3, 6, 5, 1)
@@ -119,7 +135,7 @@ def test_grey_stays_one_channel_and_alpha_is_dropped(tmp_path, write_shard, pict
 
 def test_images_that_cannot_be_decoded(tmp_path, write_shard, encode, pictures):
     whole = encode(pictures(1, 40, 40)[0])
-    for number, broken in enumerate([b"", whole[:-200], whole[:300] + b"\xff" + whole[301:], b"%!PS-Adobe"]):
+    for number, broken in enumerate([b"", whole[:-200], whole[:300] + b"\xff" + whole[301:], encode(pictures(1)[0], "PCX")]):
         write_shard(tmp_path / f"{number}" / "train.parquet", [whole, broken], label=[0, 1])
         refused("row 1: the image cannot be decoded", tmp_path / f"{number}")
     write_shard(tmp_path / "none" / "train.parquet", [whole, None], label=[0, 1])
@@ -150,6 +166,8 @@ def test_folders_that_hold_no_data_set(tmp_path, small):
     (small / "test-00000-of-00001.parquet").rename(small / "some.parquet")
     refused("none of its Parquet files is named", small)
     refused("cannot be reached", "s4://bucket/folder")
+    refused("data.name: a URI must not hold a password; put", "s3://name:password@bucket/folder")
+    refused("'~nobody-of-this-name' cannot be reached", "~nobody-of-this-name")
 
 
 def test_shards_must_agree(small, write_shard, pictures):
@@ -157,12 +175,19 @@ def test_shards_must_agree(small, write_shard, pictures):
     refused("train-00001-of-00002.parquet: column label is missing", small)
     write_shard(small / "train-00001-of-00002.parquet", pictures(3), label=["a", "b", "c"])
     refused("train-00001-of-00002.parquet: column label is missing or not of the type", small)
+    write_shard(small / "train-00001-of-00002.parquet", pictures(3), names=("dog", "cat"), label=[0, 1, 0])
+    refused("train-00001-of-00002.parquet: the classes of label are not those of .*train-00000-of-00002", small)
 
 
 def test_truncated_parquet_names_the_file(small):
     path = small / "train-00001-of-00002.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     refused("train-00001-of-00002.parquet cannot be read as Parquet", small)
+
+
+def test_fewer_rows_than_announced(small, monkeypatch):
+    monkeypatch.setattr("distill_ray.data.parquet.ParquetSource.rows", lambda *_: 9)
+    refused("the train split holds 8 rows, not the 9 it announces", small)
 
 
 def test_a_damaged_page_is_noticed(tmp_path, write_shard, pictures):
