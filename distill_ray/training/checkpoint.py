@@ -59,7 +59,8 @@ def unpack(content: bytes, student: nn.Module, optimizer: torch.optim.Optimizer)
     parameters = dict(student.named_parameters())
     for path, value in _under("optimizer/", tensors).items():
         key, name = path.split("/", 1)
-        optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
+        # The fused optimiser walks through memory, so its state must lie there in the order of the parameter's.
+        optimizer.state[parameters[name]][key] = torch.empty_like(parameters[name]).copy_(value)
     return Progress(
         job_id=header["job_id"],
         epoch=int(header["epoch"]),

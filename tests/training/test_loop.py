@@ -1,0 +1,99 @@
+"""The loop: the same losses as ever, exact resume, the best epoch, and a clear end when the loss is not finite."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distill_ray.augment import CropFlip, Identity
+from distill_ray.job import Data, Job, Recipe
+from distill_ray.methods import METHODS
+from distill_ray.metrics import score
+from distill_ray.training import Dataset, DivergedError, LiveTeachers, Outcome, Worker, load_network, predict, train
+from distill_ray.training.loop import make_network
+
+TRACES = Path(__file__).parent / "traces"
+HERE = Worker(torch.device("cpu"))
+
+
+def tiny_job(data: Data, method: str = "supervised", **settings: Any) -> Job:
+    made = METHODS[method]()
+    recipe = Recipe(model="wrn-10-1", method=made, augment=CropFlip(), epochs=3, batch_size=16, lr=0.05, precision="fp32")
+    teachers = ("a", "b") if made.needs_teachers else ()
+    return Job(recipe=replace(recipe, **settings), data=data, seed=3, teachers=teachers)
+
+
+def teachers_for(job: Job, dataset: Dataset) -> LiveTeachers | None:
+    networks = [make_network(replace(job, seed=seed), dataset) for seed in range(len(job.teachers))]
+    return LiveTeachers(networks, HERE.device, "fp32") if networks else None
+
+
+def finish(job: Job, dataset: Dataset, **arguments: Any) -> tuple[list[dict[str, float]], Outcome]:
+    records = []
+    running = train(job, dataset, teachers_for(job, dataset), worker=HERE, **arguments)
+    while True:
+        try:
+            records.append(next(running))
+        except StopIteration as end:
+            return records, end.value
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_losses_are_those_of_the_stored_trace(method: str, small_dataset: Dataset, small_data: Data) -> None:
+    """A refactoring that changes what a job computes shows here. `python tests/training/store_traces.py` writes the files."""
+    records, _ = finish(tiny_job(small_data, method), small_dataset)
+    trace = json.loads((TRACES / f"{method}.json").read_text())
+    for record, stored in zip(records, trace, strict=True):
+        assert {name: record[name] for name in stored} == pytest.approx(stored, rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_an_interrupted_run_ends_as_an_undisturbed_one(method: str, small_dataset: Dataset, small_data: Data) -> None:
+    job = tiny_job(small_data, method, keep="best-nll")
+    saved: list[bytes] = []
+    whole, expected = finish(job, small_dataset, save=saved.append)
+    for epoch in (1, 2, 3):
+        records, outcome = finish(job, small_dataset, saved=saved[epoch - 1])
+        assert [record["train/loss"] for record in records] == [record["train/loss"] for record in whole]
+        assert outcome.kept_epoch == expected.kept_epoch
+        assert all(torch.equal(outcome.weights[name], weight) for name, weight in expected.weights.items())
+        np.testing.assert_array_equal(outcome.log_probabilities, expected.log_probabilities)
+
+
+def test_a_record_says_what_the_saved_predictions_say(small_dataset: Dataset, small_data: Data) -> None:
+    records, outcome = finish(tiny_job(small_data), small_dataset)
+    assert [record["epoch"] for record in records] == [1, 2, 3]
+    for name, value in score(outcome.log_probabilities, outcome.labels).items():
+        assert records[-1][f"val/{name}"] == pytest.approx(value, abs=1e-12)
+
+
+def test_the_kept_epoch_is_the_best_one(small_dataset: Dataset, small_data: Data) -> None:
+    records, outcome = finish(tiny_job(small_data, keep="best-nll", lr=0.5, schedule="step", epochs=5), small_dataset)
+    values = [record["val/nll"] for record in records]
+    assert outcome.kept_epoch == 1 + values.index(min(values))
+    assert score(outcome.log_probabilities, outcome.labels)["nll"] == pytest.approx(min(values), abs=1e-12)
+
+
+def test_weights_load_into_a_network_that_predicts_the_same(small_dataset: Dataset, small_data: Data) -> None:
+    job = tiny_job(small_data, "kd")
+    _, outcome = finish(job, small_dataset)
+    network = load_network(job, outcome.weights, small_dataset)
+    again = predict(network, small_dataset.images, small_dataset.validation, worker=HERE, batch_size=7)
+    np.testing.assert_allclose(again, outcome.log_probabilities, atol=1e-5)
+    assert outcome.parameters == sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_it_learns(small_dataset: Dataset, small_data: Data) -> None:
+    records, _ = finish(tiny_job(small_data, augment=Identity(), epochs=8, lr=0.1), small_dataset)
+    assert records[-1]["val/accuracy"] >= 0.9
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(small_dataset: Dataset, small_data: Data) -> None:
+    with pytest.raises(DivergedError, match=r"the loss was (nan|inf) in epoch 1; try a lower lr"):
+        finish(tiny_job(small_data, lr=1e30), small_dataset)

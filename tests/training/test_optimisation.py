@@ -1,0 +1,68 @@
+"""Learning rates and the optimiser, against the numbers printed in the specifications of the published systems."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distill_ray.job import Recipe
+from distill_ray.training.optimisation import learning_rate, make_optimizer
+
+LATENT_BE = Recipe(model="wrn-28-4", epochs=200, lr=0.1, warmup_epochs=5, schedule="cosine")
+GOOD_DA = Recipe(model="wrn-16-2", epochs=240, lr=0.05, schedule="step", milestones=(150, 180, 210))
+CALIBRATED_KD = Recipe(model="wrn-16-2", epochs=500, lr=0.01, schedule="step", milestones=(149, 179, 209))
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (0, 0.0),
+        (1, 5.69800570e-5),
+        (351, 0.02),
+        (1754, 0.099943019943),
+        (1755, 0.1),
+        (1756, 0.0999999999473),
+        (35977, 0.050001147488),
+        (65000, 0.00141742570),
+        (70199, 5.26691e-11),
+    ],
+)
+def test_cosine_with_warm_up(step: int, expected: float) -> None:
+    assert learning_rate(LATENT_BE, step, 351) == pytest.approx(expected, rel=1e-6, abs=1e-15)
+
+
+@pytest.mark.parametrize(("epoch", "mean"), [(1, 9.9715e-3), (2, 2.9972e-2), (40, 9.2474e-2), (186, 1.3589e-3), (200, 2.1722e-6)])
+def test_cosine_means_of_epochs(epoch: int, mean: float) -> None:
+    rates = [learning_rate(LATENT_BE, step, 351) for step in range((epoch - 1) * 351, epoch * 351)]
+    assert sum(rates) / 351 == pytest.approx(mean, rel=5e-5)
+
+
+@pytest.mark.parametrize(("epoch", "expected"), [(150, 0.05), (151, 0.005), (181, 5e-4), (211, 5e-5), (240, 5e-5)])
+def test_steps_after_milestones(epoch: int, expected: float) -> None:
+    for step in ((epoch - 1) * 782, epoch * 782 - 1):
+        assert learning_rate(GOOD_DA, step, 782) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("epoch", "expected"), [(148, 0.01), (149, 0.001), (179, 1e-4), (209, 1e-5)])
+def test_steps_counted_from_zero(epoch: int, expected: float) -> None:
+    assert learning_rate(CALIBRATED_KD, epoch * 10, 10) == pytest.approx(expected)
+
+
+def test_nesterov() -> None:
+    weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+    optimizer = make_optimizer(Recipe(model="wrn-16-2", momentum=0.9, weight_decay=0.0), [weight])
+    seen = []
+    for gradient, rate in ((0.5, 0.0), (0.5, 0.1), (-0.2, 0.2)):
+        weight.grad = torch.full_like(weight, gradient)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        seen.append(weight.item())
+    assert seen == pytest.approx([1, 0.8645, 0.7866], abs=1e-12)
+
+
+def test_weight_decay_is_an_l2_penalty() -> None:
+    weight = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    optimizer = make_optimizer(Recipe(model="wrn-16-2", lr=0.5, momentum=0.0, nesterov=False, weight_decay=0.1), [weight])
+    weight.grad = torch.tensor([1.0], dtype=torch.float64)
+    optimizer.step()
+    assert weight.item() == pytest.approx(2 - 0.5 * (1 + 0.1 * 2))
