@@ -1,0 +1,134 @@
+"""What Optuna gets to know of a trial, without the trials: Tune's calls made by hand, on Optuna's real storage."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from distill_ray.job import Data, Split
+from distill_ray.stages.history import ABANDONED, best_recipes, counted, is_over, open_history
+from distill_ray.stages.searcher import OptunaSearcher, make_sampler, settle_abandoned
+from distill_ray.store import Store
+from distill_ray.study import Study
+
+DATA = Data(name="digits", digest="d" * 32, location="digits", label="label", split=Split(validation=100))
+
+
+@pytest.fixture
+def history(tiny_study: Callable[..., Study], tmp_path: Path) -> Callable[..., tuple[Study, optuna.Study]]:
+    def opened(*overrides: str) -> tuple[Study, optuna.Study]:
+        study = tiny_study(*overrides)
+        return study, open_history(study, DATA, ["a", "b"], Store.open(str(tmp_path / "store")), None)
+
+    return opened
+
+
+def searcher(study: Study, history: optuna.Study, deadline: float = math.inf) -> tuple[OptunaSearcher, list[Any]]:
+    ended: list[Any] = []
+    history.sampler = make_sampler(study.search, 0)
+
+    def configure(trial: optuna.Trial) -> dict[str, Any]:
+        return {"number": trial.number, **trial.params}
+
+    return OptunaSearcher(history, study.search, configure, lambda *news: ended.append(news), deadline), ended
+
+
+def test_what_is_tried_first_comes_first(history: Any) -> None:
+    study, past = history()
+    made, _ = searcher(study, past)
+    assert made.suggest("x") == {"number": 0, "temperature": 4, "alpha": 0.9, "augment": "identity"}
+
+
+def test_states_are_true(history: Any) -> None:
+    study, past = history("search.trials=5")
+    made, ended = searcher(study, past)
+    for name in ("complete", "pruned", "failed", "died", "reused"):
+        assert isinstance(made.suggest(name), dict)
+    made.on_trial_result("complete", {"epoch": 1, "val/nll": 0.9})
+    made.on_trial_complete("complete", {"epoch": 2, "val/nll": 0.5, "outcome/val/nll": 0.4, "seconds_total": 1.5})
+    made.on_trial_result("pruned", {"epoch": 1, "val/nll": 2.0})
+    made.on_trial_complete("pruned", {"epoch": 1, "val/nll": 2.0})
+    made.on_trial_complete("failed", {"failure": "the loss was nan in epoch 1", "done": True})
+    made.on_trial_complete("died", None, error=True)
+    made.on_trial_complete("reused", {"epoch": 2, "val/nll": 0.7, "outcome/val/nll": 0.7, "seconds_total": 0.1})
+    complete, pruned, failed, died, reused = past.trials
+    assert (complete.state, complete.value, complete.intermediate_values) == (TrialState.COMPLETE, 0.4, {1: 0.9, 2: 0.5})
+    assert (pruned.state, pruned.intermediate_values) == (TrialState.PRUNED, {1: 2.0})
+    assert pruned.user_attrs["reason"] == "stopped after epoch 1"
+    assert (failed.state, failed.user_attrs["reason"]) == (TrialState.FAIL, "the loss was nan in epoch 1")
+    assert (died.state, died.user_attrs["reason"]) == (TrialState.FAIL, "its process died, and so did those of its retries")
+    assert reused.state == TrialState.COMPLETE
+    assert [number for number, *_ in ended] == [0, 1, 2, 3, 4]
+    assert is_over(past, study.search)
+    assert made.suggest("more") == Searcher.FINISHED
+
+
+def test_a_retried_trial_repeats_its_epochs_without_harm(history: Any) -> None:
+    study, past = history()
+    made, _ = searcher(study, past)
+    made.suggest("x")
+    for epoch, value in ((1, 0.9), (1, 0.9), (2, 0.8)):
+        made.on_trial_result("x", {"epoch": epoch, "val/nll": value})
+    assert past.trials[0].intermediate_values == {1: 0.9, 2: 0.8}
+
+
+def test_too_many_failures_end_the_search(history: Any) -> None:
+    study, past = history("search.trials=10", "search.max_failed_trials=2")
+    made, _ = searcher(study, past)
+    for name in "ab":
+        made.suggest(name)
+        made.on_trial_complete(name, {"failure": "no"})
+    assert made.suggest("c") == Searcher.FINISHED
+    assert is_over(past, study.search)
+
+
+def test_a_time_limit_fails_what_was_running(history: Any) -> None:
+    study, past = history("search.time_limit=1s")
+    made, _ = searcher(study, past, deadline=time.time() + 3600)
+    made.suggest("x")
+    made._deadline = time.time() - 1
+    made.on_trial_complete("x", {"epoch": 1, "val/nll": 1.0})
+    assert past.trials[0].state == TrialState.FAIL
+    assert past.trials[0].user_attrs["reason"] == "the time limit of the search was reached"
+    assert made.suggest("y") == Searcher.FINISHED
+
+
+def test_what_a_dead_driver_left_is_settled_and_tried_again(history: Any) -> None:
+    study, past = history()
+    made, _ = searcher(study, past)
+    first, second = made.suggest("x"), made.suggest("y")
+    assert settle_abandoned(past) == 2
+    assert [(trial.state, trial.user_attrs["reason"]) for trial in past.trials[:2]] == [(TrialState.FAIL, ABANDONED)] * 2
+    assert counted(past) == []
+    again, _ = searcher(study, past)
+    drawn = [again.suggest("x"), again.suggest("y")]
+    assert [{**each, "number": 0} for each in drawn] == [{**each, "number": 0} for each in (first, second)]
+    assert settle_abandoned(past) == 2
+
+
+def test_several_objectives_have_a_front(history: Any) -> None:
+    study, past = history("search.objectives={val/accuracy: max, val/nll: min}", "search.scheduler=none", "confirm.top=3")
+    made, _ = searcher(study, past)
+    for name, accuracy, loss in (("a", 0.9, 0.5), ("b", 0.8, 0.4), ("c", 0.7, 0.6)):
+        made.suggest(name)
+        made.on_trial_result(name, {"epoch": 1, "val/accuracy": accuracy, "val/nll": loss})
+        made.on_trial_complete(name, {"epoch": 2, "outcome/val/accuracy": accuracy, "outcome/val/nll": loss, "seconds_total": 1.0})
+    assert [trial.values for trial in past.trials] == [[0.9, 0.5], [0.8, 0.4], [0.7, 0.6]]
+    found = best_recipes(study, past, 3)
+    assert [recipe.method.temperature for recipe in found] == [past.trials[number].params["temperature"] for number in (0, 1)]
+
+
+def test_another_space_is_another_search(history: Any) -> None:
+    _, first = history()
+    _, second = history("search.space.alpha={uniform: [0.2, 0.9]}")
+    _, third = history("search.trials=9", "search.time_limit=1h")
+    assert first.study_name != second.study_name
+    assert first.study_name == third.study_name
