@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 else:
     np = LazyModule("numpy")
+special = LazyModule("scipy.special")
 
 WORDS_PER_BLOCK = 4
 """64-bit words that Philox makes of one value of its counter."""
@@ -35,7 +36,7 @@ class Draws:
     def uniform(self, purpose: str, start: int, stop: int, count: int) -> NDArray[np.float64]:
         """`count` numbers in [0, 1) for each index from `start` to `stop`: (stop - start, count), multiples of 2^-53.
 
-        Row i depends on the index and on `count` alone, not on the range that is asked for.
+        A row depends on its index and on `count`, not on the range that is asked for, and costs the same wherever it lies.
         """
         address = f"{self.seed}/{self.epoch}/{purpose}".encode()
         key = int.from_bytes(hashlib.blake2b(address, digest_size=16).digest(), "little")
@@ -56,3 +57,19 @@ def order_of(uniform: NDArray[np.float64]) -> NDArray[np.int64]:
 def integers(uniform: NDArray[np.float64], choices: int) -> NDArray[np.int64]:
     """Integers 0 ... choices - 1 from numbers in [0, 1), of the same shape."""
     return np.floor(uniform * choices).astype(np.int64)
+
+
+def beta(uniform: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
+    """Beta(alpha, alpha) numbers in [0, 1] by the inverse of the distribution function, of the same shape.
+
+    They are rounded to multiples of 2^-24, which float32 holds exactly and which hide how SciPy rounds its last digits.
+    """
+    quantile = uniform if alpha == 1 else special.betaincinv(alpha, alpha, uniform)
+    rounded: NDArray[np.float64] = np.round(quantile * 2.0**24) * 2.0**-24
+    return rounded
+
+
+def shares(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Dirichlet(1, ..., 1) weights (n, k + 1) from numbers (n, k): the gaps that they, sorted, leave in [0, 1]."""
+    ends = np.ones((len(uniform), 1))
+    return np.diff(np.sort(uniform, axis=1), axis=1, prepend=0 * ends, append=ends)

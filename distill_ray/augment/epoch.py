@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from distill_ray.augment.draws import Draws
-from distill_ray.augment.view import Batch, View
+from distill_ray.augment.view import Batch, Per, View
 
 
 def epoch_batches(
@@ -25,6 +25,7 @@ def epoch_batches(
     batch_size: int,
     device: torch.device | str,
     rows: ArrayLike | None = None,
+    mean: Sequence[float] | None = None,
     rank: int = 0,
     world_size: int = 1,
     drop_last: bool = False,
@@ -33,11 +34,12 @@ def epoch_batches(
     """The batches of one epoch, in an order that (seed, epoch) decides, beginning with step `first_step`.
 
     `images` is uint8 (N, H, W, C), an array (memory-mapped or not) or a tensor that may already live on `device`; `labels` is
-    (N,). `rows` (n,) says which of them are the training split, all by default. `batch_size` counts the images of all
-    `world_size` workers together; worker `rank` gets its contiguous share of every batch. On a GPU nothing here waits for the
-    device.
+    (N,). `rows` (n,) says which of them are the training split, all by default. `mean` is the mean colour of the data set, one
+    number in [0, 1] per channel, which some views erase to. `batch_size` counts the images of all `world_size` workers
+    together; worker `rank` gets its contiguous share of every batch. On a GPU nothing here waits for the device.
 
-    Raises `ValueError` when the arrays do not fit each other, or when a batch is too small to give every worker an image.
+    Raises `ValueError` when the arrays do not fit each other, when the view cannot present such images, or when a batch is too
+    small to give every worker an image.
     """
     draws, device = Draws(seed, epoch), torch.device(device)
     pixels, targets = _as_tensor(images), _as_tensor(labels).long()
@@ -45,6 +47,7 @@ def epoch_batches(
         raise ValueError(f"images must be uint8 (N, H, W, C), found {pixels.dtype} {tuple(pixels.shape)}")
     if targets.shape != (len(pixels),):
         raise ValueError(f"labels must be ({len(pixels)},) like the images, found {tuple(targets.shape)}")
+    view.check_images(pixels.shape[3], pixels.shape[1], pixels.shape[2])
     split = np.arange(len(pixels)) if rows is None else np.asarray(rows, dtype=np.int64)
     total = len(split)
     steps = steps_per_epoch(total, batch_size, drop_last)
@@ -55,7 +58,7 @@ def epoch_batches(
             f"too few for {world_size} workers{'' if drop_last else '; drop_last leaves the last one out'}"
         )
     order = torch.from_numpy(split[draws.permutation("order", total)])
-    store = _Store(pixels, targets, order, order.to(pixels.device), order.to(targets.device))
+    store = _Store(pixels, targets, order, order.to(pixels.device), order.to(targets.device), mean)
     for step in range(first_step, steps):
         first, last = step * batch_size, min((step + 1) * batch_size, total)
         start, stop = share(first, last, rank, world_size)
@@ -90,6 +93,7 @@ class _Store:
     order: Tensor
     order_of_images: Tensor
     order_of_labels: Tensor
+    mean: Sequence[float] | None
 
 
 @dataclass(frozen=True)
@@ -115,9 +119,21 @@ class BatchSource:
         return self.stop - self.start
 
     @property
+    def within(self) -> tuple[int, int]:
+        """This worker's share, counted from the beginning of the whole batch."""
+        return self.start - self.first, self.stop - self.first
+
+    @property
     def epoch_size(self) -> int:
         """Images in the training split."""
         return len(self.store.order)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean colour of the data set, float32 (C, 1, 1) on the device. Raises `ValueError` when it was not given."""
+        if self.store.mean is None:
+            raise ValueError("mean: this view needs the mean colour of the data set")
+        return self.tensor(np.array(self.store.mean, np.float32)).view(-1, 1, 1)
 
     def images(self, positions: NDArray[np.int64] | None = None) -> Tensor:
         """The unchanged images of this share, or of any `positions` (B,): uint8 (B, C, H, W) on the device, channels last."""
@@ -127,13 +143,20 @@ class BatchSource:
         """The labels that belong to `images(positions)`: int64 (B,) on the device."""
         return self._take(self.store.labels, self.store.order_of_labels, positions)
 
-    def per_image(self, purpose: str, count: int) -> NDArray[np.float64]:
-        """`count` numbers in [0, 1) for each image of this share, by position: (B, count)."""
-        return self.draws.uniform(purpose, self.start, self.stop, count)
+    def uniform(
+        self, purpose: str, count: int, per: Per = "image", positions: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """`count` numbers in [0, 1) for each image of this share, or of any `positions`: (B, count).
 
-    def per_batch(self, purpose: str, count: int) -> NDArray[np.float64]:
-        """`count` numbers in [0, 1) that all workers share in this step: (1, count)."""
-        return self.draws.uniform(f"{purpose} per batch", self.step, self.step + 1, count)
+        Per image they belong to its position, in whatever batch it lies; per batch all workers and images have the same.
+        """
+        if per == "batch":
+            drawn = self.draws.uniform(f"{purpose} per batch", self.step, self.step + 1, count)
+            return np.repeat(drawn, len(self), axis=0)
+        if positions is None:
+            return self.draws.uniform(purpose, self.start, self.stop, count)
+        lowest, highest = int(positions.min()), int(positions.max())
+        return self.draws.uniform(purpose, lowest, highest + 1, count)[positions - lowest]
 
     def tensor(self, array: NDArray[np.generic]) -> Tensor:
         """`array` as a tensor on the device."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from distill_ray._lazy import LazyModule
 from distill_ray.augment.draws import Draws
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
 
+Per = Literal["image", "batch"]
+"""Whether something is drawn for every image, or once for all images of a batch."""
+
+Criterion = Literal["student-entropy", "teacher-entropy", "kl"]
+"""What makes an image worth picking: the entropy of the student, of the teachers, or KL(teachers || student)."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -26,12 +32,18 @@ class Part:
 
     `images` is float (B, C, H, W) in [0, 1]; `labels` is int64 (B,). Where images are mixed from two, `partner_labels` (B,)
     holds the labels of the second and `label_weight` (B,) in [0, 1] the share of the first.
+
+    With `copies` above 1 the images are that many versions of the same B / copies originals, one version after the other, the
+    least changed first: `logits.unflatten(0, (part.copies, -1))` separates them. With a `pick` the images are a pool, out of
+    which `distill_ray.augment.picking.pick` chooses those to train on.
     """
 
     images: Tensor
     labels: Tensor
     partner_labels: Tensor | None = None
     label_weight: Tensor | None = None
+    copies: int = 1
+    pick: Pick | None = None
 
     def targets(self, num_classes: int) -> Tensor:
         """Class probabilities that the labels stand for, float32 (B, K)."""
@@ -41,6 +53,19 @@ class Part:
         partner = torch.nn.functional.one_hot(self.partner_labels, num_classes).float()
         weight = self.label_weight.float().unsqueeze(1)
         return weight * own + (1 - weight) * partner
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The choice that is still to be made in a part: of all workers' pools together the `total` images highest in `criterion`.
+
+    In ascending order of the criterion, this worker gets those from `start` to `stop`.
+    """
+
+    criterion: Criterion
+    total: int
+    start: int
+    stop: int
 
 
 _NOWHERE = Draws(seed=0, epoch=0)
@@ -71,12 +96,30 @@ class View(ABC):
     A view is batched tensor code on the device where training happens. Every random draw comes from `source`, which answers
     by address (seed, epoch, position), so that a resumed run, another number of workers, and teacher and student all see the
     same images.
+
+    What methods may ask of a view: how many `part_count` parts its batches have, the `copies` in its first part, and whether
+    its last part `picks`.
     """
 
     name: ClassVar[str]
+    part_count: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def copies(self) -> int:
+        """Versions of every original in the first part."""
+        return 1
+
+    @property
+    def picks(self) -> bool:
+        """Whether the last part is a pool to pick from."""
+        return False
+
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        """Raise `ValueError` with the reason when images of that shape cannot be presented this way."""
+        return
 
     @abstractmethod
     def parts(self, source: BatchSource) -> tuple[Part, ...]:

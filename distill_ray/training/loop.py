@@ -92,6 +92,7 @@ def train(
             dataset.images,
             dataset.labels,
             rows=dataset.train,
+            mean=dataset.mean,
             seed=job.seed,
             epoch=epoch,
             batch_size=recipe.batch_size,

@@ -9,91 +9,208 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from distill_ray.augment import VIEWS, Batch, View
+from distill_ray.augment import VIEWS, Additional, AugMix, AutoAugment, Batch, CropFlip, CutMix, Cutout, Mixup, Rotation, View
 from distill_ray.augment.epoch import epoch_batches
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (45, 12, 10, 3), dtype=np.uint8)
 LABELS = np.arange(45) % 7
 
+PER_IMAGE: list[View] = [
+    *(view() for name, view in VIEWS.items() if name not in ("mixup", "additional")),
+    Mixup(per="image", alpha=0.3),
+    CutMix(alpha=0.5, flip=False, padding=0, rotation=30),
+    Cutout(holes=2, size=3),
+    AutoAugment(policy="imagenet"),
+    AugMix(consistency=True, rotation=10, depth=2, chains=1),
+    *(Additional(scheme=scheme, per="image") for scheme in ("flip", "crop-flip", "autoaugment", "mixup", "cutmix")),
+]
+PER_BATCH: list[View] = [
+    Mixup(),
+    CutMix(per="batch"),
+    Cutout(per="batch"),
+    AutoAugment(per="batch"),
+    *(Additional(scheme=scheme) for scheme in ("identity", "flip", "crop-flip", "cutout", "autoaugment", "mixup", "cutmix")),
+    Additional(pick="kl", pool=3),
+]
+
+
+def named(view: View) -> str:
+    changed = [f"{name}={value}" for name, value in view.to_dict().items() if value != type(view)().to_dict()[name]]
+    return " ".join([view.name, *changed])
+
+
+every_view = pytest.mark.parametrize("view", PER_IMAGE + PER_BATCH, ids=named)
+
 
 def run(view: View, images: NDArray[np.uint8] = IMAGES, **options: Any) -> list[Batch]:
     labels = LABELS if images is IMAGES else np.arange(len(images)) % 7
-    settings: dict[str, Any] = {"seed": 5, "epoch": 2, "batch_size": 16, "device": "cpu"} | options
+    settings: dict[str, Any] = {
+        "seed": 5,
+        "epoch": 2,
+        "batch_size": 16,
+        "device": "cpu",
+        "mean": [0.5] * images.shape[3],
+    } | options
     return list(epoch_batches(view, images, labels, **settings))
 
 
 def content(batch: Batch, num_classes: int = 7) -> list[torch.Tensor]:
-    return [tensor for part in batch.parts for tensor in (part.images, part.targets(num_classes))]
+    """Everything that a batch has per image, by image first: several versions of an image are put beside each other."""
+    return [
+        tensor.view(-1, len(batch.positions), *tensor.shape[1:]).transpose(0, 1)
+        for part in batch.parts
+        for tensor in (part.images.contiguous(), part.targets(num_classes))
+    ]
+
+
+def joined(batches: list[Batch]) -> list[torch.Tensor]:
+    return [torch.cat(tensors) for tensors in zip(*(content(batch) for batch in batches), strict=True)]
 
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
-    return len(first) == len(second) and all(
-        torch.equal(a.positions, b.positions) and all(torch.equal(x, y) for x, y in zip(content(a), content(b), strict=True))
-        for a, b in zip(first, second, strict=True)
-    )
+    return all(torch.equal(x, y) for x, y in zip(joined(first), joined(second), strict=True))
 
 
-@pytest.fixture(params=list(VIEWS))
-def view(request: pytest.FixtureRequest) -> View:
-    return VIEWS[request.param]()
+def test_every_registered_view_is_tested() -> None:
+    assert {view.name for view in PER_IMAGE + PER_BATCH} >= set(VIEWS)
 
 
+@every_view
 def test_the_same_address_gives_the_same_images(view: View) -> None:
     assert same(run(view), run(view))
 
 
+@every_view
 def test_another_epoch_and_another_seed_give_others(view: View) -> None:
     batches = run(view)
     assert not same(batches, run(view, epoch=3))
     assert not same(batches, run(view, seed=6))
 
 
+@every_view
 def test_an_epoch_can_be_resumed_at_any_step(view: View) -> None:
     batches = run(view)
     assert same(batches[2:], run(view, first_step=2))
 
 
 @pytest.mark.parametrize("workers", [2, 3])
+@every_view
 def test_the_shares_of_the_workers_make_up_the_batch(view: View, workers: int) -> None:
-    whole = run(view)
     shares = [run(view, rank=rank, world_size=workers) for rank in range(workers)]
-    for step, batch in enumerate(whole):
-        parts = [share[step] for share in shares]
-        assert torch.equal(batch.positions, torch.cat([part.positions for part in parts]))
-        for number, tensor in enumerate(content(batch)):
-            assert torch.equal(tensor, torch.cat([content(part)[number] for part in parts]))
-        weights = [part.weight * len(part.positions) / workers for part in parts]
-        assert weights == pytest.approx([part.weight * len(part.positions) / workers for part in parts])
-        assert sum(part.weight for part in parts) == pytest.approx(workers)
+    for step, batch in enumerate(run(view)):
+        of_workers = [share[step] for share in shares]
+        assert torch.equal(batch.positions, torch.cat([share.positions for share in of_workers]))
+        assert same([batch], of_workers)
+        total = sum(share.weight / workers * share.parts[0].images.sum() / len(share.positions) for share in of_workers)
+        assert total == pytest.approx(batch.parts[0].images.sum() / len(batch.positions))
 
 
+@pytest.mark.parametrize("view", PER_IMAGE, ids=named)
+def test_draws_per_image_do_not_depend_on_the_batch_size(view: View) -> None:
+    assert same(run(view), run(view, batch_size=9))
+
+
+@pytest.mark.parametrize("view", PER_BATCH, ids=named)
+def test_draws_per_batch_differ_between_batches(view: View) -> None:
+    images = np.broadcast_to(np.arange(120, dtype=np.uint8).reshape(12, 10, 1) * 2, (45, 12, 10, 3))
+    images = np.where(np.arange(45).reshape(-1, 1, 1, 1) % 2, images, 255 - images)
+    means = [part.images.mean() for batch in run(view, images) for part in batch.parts]
+    assert len(set(means)) > 1
+
+
+@every_view
 def test_shapes_types_and_range(view: View) -> None:
     for batch in run(view):
+        assert len(batch.parts) == view.part_count
+        assert len(batch.parts[0].images) == len(batch.positions) * view.copies
+        assert batch.parts[0].copies == view.copies
+        assert (batch.parts[-1].pick is not None) == view.picks
         assert batch.positions.dtype == torch.int64
         for part in batch.parts:
             assert part.images.dtype == torch.float32
-            assert part.images.shape == (len(batch.positions), 3, 12, 10)
+            assert part.images.shape[1:] == (3, 12, 10)
+            assert len(part.images) == len(part.labels)
             assert part.images.is_contiguous(memory_format=torch.channels_last)
-            assert part.images.min() >= 0 and part.images.max() <= 1
+            assert part.images.min() >= 0
+            assert part.images.max() <= 1
             assert part.labels.dtype == torch.int64
 
 
+@every_view
 def test_targets_are_distributions_over_the_right_labels(view: View) -> None:
     for batch in run(view):
         assert batch.rows is not None
         for part in batch.parts:
-            assert torch.equal(part.labels, torch.from_numpy(LABELS)[batch.rows])
+            labels = torch.from_numpy(LABELS)[batch.rows]
+            assert torch.equal(part.labels, labels.repeat(len(part.labels) // len(labels)))
             assert torch.allclose(part.targets(7).sum(1), torch.ones(len(part.labels)))
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize("size", [(8, 8), (9, 17), (64, 64)])
-def test_any_channels_and_size(view: View, channels: int, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [(8, 8), (9, 17), (64, 64)], ids=str)
+@every_view
+def test_any_size_grey_or_colour(view: View, channels: int, size: tuple[int, int]) -> None:
     images = np.random.default_rng(1).integers(0, 256, (6, *size, channels), dtype=np.uint8)
     for batch in run(view, images, batch_size=6):
-        assert all(part.images.shape == (6, channels, *size) for part in batch.parts)
+        assert all(part.images.shape[1:] == (channels, *size) for part in batch.parts)
+
+
+@every_view
+def test_one_image_is_enough_for_a_batch(view: View) -> None:
+    assert [len(batch.positions) for batch in run(view, IMAGES[:9], batch_size=4)] == [4, 4, 1]
+
+
+@every_view
+def test_settings_survive_the_way_through_json(view: View) -> None:
+    values = view.to_dict()
+    assert VIEWS[values.pop("name")](**values) == view
+
+
+@pytest.mark.parametrize(
+    ("view", "shape", "reason"),
+    [
+        (CropFlip(padding=10), (3, 12, 10), "padding must be below the side of the images, 10, found 10"),
+        (Rotation(padding=12), (3, 12, 16), "padding must be below"),
+        (Cutout(size=11), (3, 12, 10), "size must be at most the side of the images, 10, found 11"),
+        (Additional(scheme="cutout", size=11), (3, 12, 10), "size must be at most"),
+        (AutoAugment(), (4, 12, 10), "autoaugment changes colours, so images must have 1 or 3 channels, found 4"),
+        (Additional(scheme="autoaugment"), (2, 12, 10), "autoaugment changes colours"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_refused_with_the_reason(view: View, shape: tuple[int, int, int], reason: str) -> None:
+    channels, height, width = shape
+    with pytest.raises(ValueError, match=reason):
+        view.check_images(channels, height, width)
+    with pytest.raises(ValueError, match=reason):
+        run(view, np.zeros((20, height, width, channels), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("view", "settings", "reason"),
+    [
+        (CropFlip, {"padding": -1}, "padding must be at least 0"),
+        (Cutout, {"holes": 0}, "holes must be at least 1"),
+        (Mixup, {"alpha": 0.0}, "alpha must be above 0"),
+        (CutMix, {"per": "pixel"}, "per must be one of 'image', 'batch'"),
+        (AugMix, {"severity": 11.0}, "severity must be at least 0.1, at most 10"),
+        (AugMix, {"depth": 4}, "depth must be at least 1, at most 3"),
+        (Additional, {"scheme": "sepia"}, "scheme must be one of"),
+        (Additional, {"pool": 1}, "pool must be at least 2"),
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_refused_by_name(view: type[View], settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        view(**settings)
+
+
+def test_cutout_without_the_mean_colour_is_refused() -> None:
+    with pytest.raises(ValueError, match="mean"):
+        run(Cutout(), mean=None)
 
 
 def test_importing_views_does_not_import_torch() -> None:
-    code = "import sys, distill_ray.augment as a; [v() for v in a.VIEWS.values()]; sys.exit('torch' in sys.modules)"
+    code = "import sys; from distill_ray.augment import VIEWS; [view() for view in VIEWS.values()]; "
+    code += "sys.exit(bool({'torch', 'numpy'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,91 @@
+"""The images and, beside them, the same images more strongly augmented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from distill_ray._lazy import LazyModule
+from distill_ray.augment.erasing import check_size, hole_size
+from distill_ray.augment.policies import check_colours
+from distill_ray.augment.standard import StandardView, Usual, plain
+from distill_ray.augment.view import VIEWS, Part, Per, Pick
+from distill_ray.settings import Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distill_ray.augment import picking
+    from distill_ray.augment.epoch import BatchSource
+    from distill_ray.augment.kernels import boxes, geometry, mixing, policy, usual
+else:
+    boxes = LazyModule("distill_ray.augment.kernels.boxes")
+    geometry = LazyModule("distill_ray.augment.kernels.geometry")
+    mixing = LazyModule("distill_ray.augment.kernels.mixing")
+    picking = LazyModule("distill_ray.augment.picking")
+    policy = LazyModule("distill_ray.augment.kernels.policy")
+    usual = LazyModule("distill_ray.augment.kernels.usual")
+
+
+@VIEWS.register("additional")
+@dataclass(frozen=True, kw_only=True)
+class Additional(StandardView):
+    """Two parts: the images x after the usual augmentation, and x' made of x by one of seven schemes.
+
+    With a `pick`, x' is a pool of `pool` independent goes at the scheme, out of which as many images as x has are picked:
+    CutMixPick, if the scheme is cutmix.
+
+    Source: Wang et al. 2022, "What makes a good data augmentation in knowledge distillation", where all draws of x' are
+    per batch. Its passage through rounded-down bytes is left out.
+    """
+
+    name = "additional"
+    part_count = 2
+
+    scheme: Annotated[
+        Literal["identity", "flip", "crop-flip", "cutout", "autoaugment", "mixup", "cutmix"], Setting("what makes x' of x")
+    ] = "cutmix"
+    per: Annotated[Per, Setting("whether x' is drawn for every image or once for a batch")] = "batch"
+    alpha: Annotated[float, Setting("mixup and cutmix: weights are drawn from Beta(alpha, alpha)", above=0)] = 1.0
+    size: Annotated[int | None, Setting("cutout: side of the hole; a quarter of the shorter side if unset", at_least=2)] = None
+    policy: Annotated[Literal["cifar10", "imagenet"], Setting("autoaugment: what the pairs were learned on")] = "cifar10"
+    pick: Annotated[
+        Literal["none", "student-entropy", "teacher-entropy", "kl"], Setting("what the picked images are high in")
+    ] = "none"
+    pool: Annotated[int, Setting("size of the pool to pick from, in batches", at_least=2)] = 2
+
+    @property
+    def picks(self) -> bool:
+        """Whether x' is a pool."""
+        return self.pick != "none"
+
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        """What the chosen scheme needs, besides a crop's border that fits."""
+        super().check_images(channels, height, width)
+        if self.scheme == "cutout":
+            check_size(self.size, height, width)
+        if self.scheme == "autoaugment":
+            check_colours(channels)
+
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        """x, and x' or the pool for it."""
+        images = usual.images(source, self.usual)
+        standard, *_ = plain(images, source)
+        if self.pick == "none":
+            return standard, self._changed(source, images, "x' ")
+        goes = [self._changed(source, images, f"x' {go} ") for go in range(self.pool)]
+        return standard, picking.pool(goes, Pick(self.pick, source.last - source.first, *source.within))
+
+    def _changed(self, source: BatchSource, images: Tensor, stream: str) -> Part:
+        height, width = images.shape[2:]
+        if self.scheme in ("mixup", "cutmix"):
+            return mixing.mix(source, images, self.usual, self.scheme, self.alpha, self.per, stream)
+        if self.scheme == "cutout":
+            size = hole_size(self.size, height, width)
+            return Part(boxes.cutout(source, geometry.unit(images), size, 1, self.per, stream), source.labels())
+        if self.scheme == "autoaugment":
+            images = policy.auto_augment(source, images, self.policy, self.per, stream)
+        elif self.scheme != "identity":
+            again = Usual(padding=self.padding if self.scheme == "crop-flip" else 0, flip=True)
+            images = usual.change(source, images, again, stream, self.per)
+        return Part(geometry.unit(images), source.labels())

@@ -1,0 +1,56 @@
+"""Cutout: images with holes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from distill_ray._lazy import LazyModule
+from distill_ray.augment.standard import StandardView
+from distill_ray.augment.view import VIEWS, Part, Per
+from distill_ray.settings import Setting
+
+if TYPE_CHECKING:
+    from distill_ray.augment.epoch import BatchSource
+    from distill_ray.augment.kernels import boxes, geometry, usual
+else:
+    boxes = LazyModule("distill_ray.augment.kernels.boxes")
+    geometry = LazyModule("distill_ray.augment.kernels.geometry")
+    usual = LazyModule("distill_ray.augment.kernels.usual")
+
+
+@VIEWS.register("cutout")
+@dataclass(frozen=True, kw_only=True)
+class Cutout(StandardView):
+    """The usual augmentation, then square holes in the mean colour, centred on any pixel and clipped at the borders.
+
+    Source: DeVries and Taylor 2017, "Cutout", after normalisation, so that a hole is 0 to the network.
+    """
+
+    name = "cutout"
+
+    size: Annotated[int | None, Setting("side of a hole in pixels; a quarter of the shorter side if unset", at_least=2)] = None
+    holes: Annotated[int, Setting("holes in an image", at_least=1)] = 1
+    per: Annotated[Per, Setting("whether places are drawn for every image or once for a batch")] = "image"
+
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        """Besides the crop's border, a hole must fit into the image."""
+        super().check_images(channels, height, width)
+        check_size(self.size, height, width)
+
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        """One part."""
+        images = geometry.unit(usual.images(source, self.usual))
+        side = hole_size(self.size, *images.shape[2:])
+        return (Part(boxes.cutout(source, images, side, self.holes, self.per), source.labels()),)
+
+
+def hole_size(size: int | None, height: int, width: int) -> int:
+    """The side of a hole: 8 at 32 pixels unless it is set."""
+    return max(2, round(min(height, width) / 4)) if size is None else size
+
+
+def check_size(size: int | None, height: int, width: int) -> None:
+    """Raise `ValueError` for a hole larger than the image."""
+    if size is not None and size > min(height, width):
+        raise ValueError(f"size must be at most the side of the images, {min(height, width)}, found {size}")

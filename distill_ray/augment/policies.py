@@ -1,0 +1,90 @@
+"""AutoAugment and AugMix: operations on place and colour, drawn from a list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from distill_ray._lazy import LazyModule
+from distill_ray.augment.standard import StandardView, Usual, plain
+from distill_ray.augment.view import VIEWS, Part, Per
+from distill_ray.settings import Setting
+
+if TYPE_CHECKING:
+    import torch
+
+    from distill_ray.augment.epoch import BatchSource
+    from distill_ray.augment.kernels import augmix, geometry, policy, usual
+else:
+    torch = LazyModule("torch")
+    augmix = LazyModule("distill_ray.augment.kernels.augmix")
+    geometry = LazyModule("distill_ray.augment.kernels.geometry")
+    policy = LazyModule("distill_ray.augment.kernels.policy")
+    usual = LazyModule("distill_ray.augment.kernels.usual")
+
+
+@VIEWS.register("autoaugment")
+@dataclass(frozen=True, kw_only=True)
+class AutoAugment(StandardView):
+    """The usual augmentation, then one of 25 learned pairs of operations, each done with its own probability.
+
+    Source: Cubuk et al. 2019, "AutoAugment"; magnitudes and rounding as in torchvision.
+    """
+
+    name = "autoaugment"
+
+    policy: Annotated[Literal["cifar10", "imagenet"], Setting("the data set that the pairs were learned on")] = "cifar10"
+    per: Annotated[Per, Setting("whether the pair is drawn for every image or once for a batch")] = "image"
+
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        """Besides the crop's border: grey or colour images."""
+        super().check_images(channels, height, width)
+        check_colours(channels)
+
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        """One part."""
+        return plain(policy.auto_augment(source, usual.images(source, self.usual), self.policy, self.per), source)
+
+
+def check_colours(channels: int) -> None:
+    """Raise `ValueError` for images that have no brightness and saturation."""
+    if channels not in (1, 3):
+        raise ValueError(f"autoaugment changes colours, so images must have 1 or 3 channels, found {channels}")
+
+
+@VIEWS.register("augmix")
+@dataclass(frozen=True, kw_only=True)
+class AugMix(StandardView):
+    """The usual augmentation (rotation first), then the image mixed with chains of operations.
+
+    Source: Hendrycks et al. 2020, "AugMix".
+    """
+
+    name = "augmix"
+
+    severity: Annotated[float, Setting("operations have levels from 0.1 to this", at_least=0.1, at_most=10)] = 3.0
+    chains: Annotated[int, Setting("chains of operations that are mixed", at_least=1)] = 3
+    depth: Annotated[int | None, Setting("operations in a chain; 1 to 3, drawn, if unset", at_least=1, at_most=3)] = None
+    consistency: Annotated[bool, Setting("each image in three versions, clean and twice mixed")] = False
+
+    @property
+    def usual(self) -> Usual:
+        """As for the other views, in the opposite order."""
+        return replace(super().usual, rotate_first=True)
+
+    @property
+    def copies(self) -> int:
+        """Three where versions are compared."""
+        return 3 if self.consistency else 1
+
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        """One part; with `consistency` it holds the clean images and two independent mixes of each."""
+        images = usual.images(source, self.usual)
+        mixed = [
+            augmix.augmix(source, images, self.severity, self.chains, self.depth, f"{version} ")
+            for version in range(self.copies - 1 or 1)
+        ]
+        if self.consistency:
+            mixed.insert(0, geometry.unit(images))
+        versions = torch.cat(mixed).contiguous(memory_format=torch.channels_last)
+        return (Part(versions, source.labels().repeat(self.copies), copies=self.copies),)
