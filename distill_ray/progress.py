@@ -82,7 +82,7 @@ class Progress:
         parts += [f"{count} {state}" for state, count in self._counts.items() if state != "finished"]
         if self._best:
             parts.append(f"best {self._objective} {self._best[0]:.4f} ({self._best[1]})")
-        self.say(f"{stage:<8} {_duration(time.monotonic() - self._begun):>8}   {', '.join(parts) or 'nothing done'}")
+        self.say(f"{stage:<8} {_duration(time.monotonic() - self._begun):>8}   {', '.join(parts)}".rstrip())
         self._stage = ""
 
     def _compare(self, run: Run, metrics: Metrics) -> None:

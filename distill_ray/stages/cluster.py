@@ -10,14 +10,15 @@ from distill_ray.errors import RequestError, RunError
 from distill_ray.stages.execution import WorkerResources
 from distill_ray.study import Study
 
-_QUIET = {
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+_SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_SYNCER": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
@@ -47,7 +48,7 @@ class Cluster:
         """Start Ray here, or join the cluster at the address. Raises `RequestError` when nobody answers there."""
         if self._connected:
             return
-        for name, value in _QUIET.items():
+        for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
         import ray
 

@@ -6,8 +6,9 @@ import tempfile
 import threading
 from typing import Any
 
+import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Queue
 
 from distill_ray.errors import RunError
@@ -27,7 +28,7 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
     per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"store": store, "job": job.to_dict(), "records": queue},
+        train_loop_config={"store": store, "job": job.to_dict(), "records": queue, "threads": max(1, int(resources.cpus))},
         scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker),
         run_config=RunConfig(name=job.id, storage_path=tempfile.gettempdir(), failure_config=FailureConfig(max_failures=0)),
     )
@@ -52,6 +53,9 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
 
 
 def _work(config: dict[str, Any]) -> None:
+    torch.set_num_threads(config["threads"])
+    if (device := get_device()).type == "cuda":
+        torch.cuda.set_device(device)
     worker = Worker.here()
     for record in train_here(config["store"], Job.from_dict(config["job"]), worker):
         if worker.rank == 0:

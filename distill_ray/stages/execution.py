@@ -37,6 +37,7 @@ def run_job(store: Store, job: Job, resources: WorkerResources, *, read_test: bo
     The records of a finished job are yielded at once. With `read_test` the finished network also predicts the test split.
     What happens is written to the job's log file; an error is written there with its traceback and raised again.
     """
+    torch.set_num_threads(max(1, int(resources.cpus)))
     log = JobLog(store, job)
     try:
         if (found := find_job(store, job.id)) is not None:

@@ -1,0 +1,199 @@
+"""A whole study on real digits with real Ray, Optuna and MLflow: run, run again, killed, changed.
+
+One study is run for the module and looked at from all sides; running it again must find everything done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.trial import TrialState
+
+from distill_ray.data import load_images, open_source
+from distill_ray.records import find_job
+from distill_ray.store import Store
+
+STUDY = Path(__file__).with_name("tiny.yaml")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A study that was run: its store, what the run printed, and its report as JSON."""
+
+    store: Path
+    printed: str
+    report: dict[str, Any]
+
+    def search(self) -> optuna.Study:
+        return only_search(self.store)
+
+
+def only_search(store: Path) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(store / "studies" / "tiny" / "search.journal")))
+    (summary,) = optuna.get_all_study_summaries(storage)
+    return optuna.load_study(study_name=summary.study_name, storage=storage)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    whole = [sys.executable, "-m", "distill_ray", *arguments]
+    return subprocess.run(whole, capture_output=True, text=True, timeout=280, check=False)
+
+
+def job_folders(store: Path) -> set[str]:
+    return {str(path.relative_to(store)) for path in (store / "jobs").glob("*/*")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    store = tmp_path_factory.mktemp("study") / "store"
+    run = command("run", str(STUDY), "--store", str(store))
+    assert run.returncode == 0, run.stdout + run.stderr
+    report = command("report", str(STUDY), "--store", str(store), "--json")
+    assert report.returncode == 0, report.stderr
+    return Finished(store, run.stdout, json.loads(report.stdout))
+
+
+def test_it_ends_with_the_table(finished: Finished) -> None:
+    for words in ("ensemble", "single teacher", "student from scratch", "best found", "accuracy", "cNLL", "report", "ui"):
+        assert words in finished.printed
+    assert "ray" not in finished.printed.lower().replace("distill-ray", "").replace("distill_ray", "")
+
+
+def test_the_report_for_machines_has_everything(finished: Finished) -> None:
+    report = finished.report
+    assert report["study"]["name"] == "tiny"
+    rows = {row["name"]: row for row in report["table"]}
+    assert set(rows) == {"ensemble", "teacher", "scratch", "best"}
+    assert rows["best"]["metrics"]["accuracy"]["n"] == 2
+    assert rows["ensemble"]["metrics"]["accuracy"]["n"] == 1
+    assert set(rows["best"]["metrics"]) >= {"accuracy", "nll", "ece", "brier", "oe", "cnll", "cece"}
+    assert len(report["trials"]) == 4
+    assert report["champion"]["job_id"]
+
+
+def test_optuna_has_the_true_states(finished: Finished) -> None:
+    trials = finished.search().trials
+    assert len(trials) == 4
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in trials:
+        epochs = 2 if trial.state == TrialState.COMPLETE else 1
+        assert sorted(trial.intermediate_values) == list(range(1, epochs + 1))
+        done = find_job(Store(str(finished.store)), trial.user_attrs["job_id"])
+        assert (done is not None) == (trial.state == TrialState.COMPLETE)
+        if done is not None:
+            assert trial.value == done.metrics["val/nll"]
+
+
+def test_the_test_split_was_read_by_confirmations_and_teachers_alone(finished: Finished) -> None:
+    store = Store(str(finished.store))
+    read = [job for job in store.names("jobs") if (found := find_job(store, job)) and found.has_read_test]
+    assert len(read) == 2 + 2 * 2
+
+
+def test_mlflow_has_one_run_for_each_job(finished: Finished) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished.store}/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    runs = client.search_runs([experiment.experiment_id])
+    stages = Counter(run.data.tags["stage"] for run in runs)
+    assert stages == {"study": 1, "teach": 2, "search": 4, "confirm": 4}
+    (parent,) = [run for run in runs if run.data.tags["stage"] == "study"]
+    assert {run.data.tags.get("mlflow.parentRunId") for run in runs} == {parent.info.run_id, None}
+    assert parent.info.status == "FINISHED"
+    for run in runs:
+        if run.data.tags["stage"] == "confirm":
+            history = client.get_metric_history(run.info.run_id, "val/nll")
+            assert [point.step for point in history] == [1, 2]
+    names = {item.path for item in client.list_artifacts(parent.info.run_id, "report")}
+    assert "report/report.html" in names
+
+
+def test_the_champion_predicts_on_raw_images(finished: Finished) -> None:
+    import mlflow
+
+    mlflow.set_tracking_uri(f"sqlite:///{finished.store}/mlflow.db")
+    model = mlflow.pyfunc.load_model("models:/tiny@champion")
+    images = load_images(open_source("digits"), "test")
+    probabilities = model.predict(np.array(images.images[:50]))
+    found = find_job(Store(str(finished.store)), finished.report["champion"]["job_id"])
+    assert found is not None
+    predictions = found.predictions("test")
+    assert predictions is not None
+    scaled = predictions.log_probabilities[:50] / finished.report["champion"]["temperature"]
+    expected = np.exp(scaled) / np.exp(scaled).sum(1, keepdims=True)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+
+
+def test_running_it_again_trains_nothing_and_doubles_nothing(finished: Finished) -> None:
+    before = job_folders(finished.store)
+    again = command("run", str(STUDY), "--store", str(finished.store))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert job_folders(finished.store) == before
+    assert len(finished.search().trials) == 4
+    assert again.stdout.splitlines()[-8:] == finished.printed.splitlines()[-8:]
+    test_mlflow_has_one_run_for_each_job(finished)
+
+
+def test_more_trials_keep_those_there_are(finished: Finished) -> None:
+    before = job_folders(finished.store)
+    more = command("run", str(STUDY), "--store", str(finished.store), "--set", "search.trials=5", "--set", "confirm.seeds=1")
+    assert more.returncode == 0, more.stdout + more.stderr
+    trials = finished.search().trials
+    assert len(trials) == 5
+    assert before <= job_folders(finished.store)
+
+
+def test_a_job_on_two_workers(finished: Finished) -> None:
+    """Ray Train, DDP over gloo, for teachers and for trials."""
+    arguments = ("--set", "resources.workers_per_teacher=2", "--set", "resources.workers_per_trial=2")
+    fewer = ("--set", "teachers.members=1", "--set", "search.trials=1", "--set", "confirm.seeds=1")
+    run = command("run", str(STUDY), "--store", str(finished.store), *arguments, *fewer)
+    assert run.returncode == 0, run.stdout + run.stderr
+    store = Store(str(finished.store))
+    jobs = [found.job for job in store.names("jobs") if (found := find_job(store, job))]
+    assert Counter(job.workers for job in jobs)[2] == 4
+
+
+@pytest.mark.parametrize("stage", ["teach", "search", "confirm"])
+def test_killed_and_run_again(stage: str, tmp_path: Path) -> None:
+    """`kill -9` of the driver in a stage; the same command then finishes without training a finished job again."""
+    store = tmp_path / "store"
+    with subprocess.Popen(
+        [sys.executable, "-m", "distill_ray", "run", str(STUDY), "--store", str(store)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as driver:
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            if line.startswith(f"[{stage} 1/"):
+                os.kill(driver.pid, signal.SIGKILL)
+                break
+        driver.wait()
+    before = {folder: (store / folder).stat().st_mtime_ns for folder in job_folders(store)}
+    ended = []
+    if (store / "studies" / "tiny" / "search.journal").exists():
+        ended = [trial.number for trial in only_search(store).trials if trial.state.is_finished()]
+    time.sleep(2)
+    again = command("run", str(STUDY), "--store", str(store))
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert {folder: (store / folder).stat().st_mtime_ns for folder in before} == before
+    trials = only_search(store).trials
+    counted = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    assert len(counted) == 4
+    assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
+    assert set(ended) <= {trial.number for trial in trials if trial.state.is_finished()}
