@@ -31,7 +31,7 @@ class Shape:
     example: str
 
 
-class ColourFound(Exception):
+class ColourFoundError(Exception):
     """A colour image in a data set that looked grey so far. Its argument names the row."""
 
 
@@ -54,7 +54,7 @@ def decode(batch: Batch, shape: Shape, threads: ThreadPoolExecutor) -> np.ndarra
 
     Raises:
         RequestError: an image is missing, corrupt or of another size; the message names its row.
-        ColourFound: an image has colour, and `shape` has one channel.
+        ColourFoundError: an image has colour, and `shape` has one channel.
     """
     pixels = np.empty((len(batch.encoded), shape.height, shape.width, shape.channels), np.uint8)
 
@@ -77,7 +77,7 @@ def _decode_one(batch: Batch, row: int, shape: Shape, out: np.ndarray) -> None:
             )
         grey = _is_grey(image, batch, row)
         if shape.channels == 1 and not grey:
-            raise ColourFound(batch.where(row))
+            raise ColourFoundError(batch.where(row))
         mode = "L" if shape.channels == 1 else "RGB"
         out[:] = np.asarray(image if image.mode == mode else image.convert(mode)).reshape(out.shape)
 

@@ -36,6 +36,7 @@ class Digits(Source):
         self.label = pick_label(label, self.label_columns, "digits")
 
     def rows(self, split: SplitName) -> int:
+        """The number of images in `split`."""
         return TRAIN_ROWS if split == "train" else TEST_ROWS
 
     @cached_property
@@ -52,6 +53,7 @@ class Digits(Source):
 
     @cached_property
     def digest(self) -> str:
+        """Digest of pixels and labels of both splits."""
         from distill_ray.data.cache import remembered_digest
 
         return remembered_digest(f"digits, scikit-learn {version('scikit-learn')}", self._compute_digest)
@@ -64,6 +66,7 @@ class Digits(Source):
         return content.hexdigest()[:32]
 
     def batches(self, split: SplitName) -> Iterator[Batch]:
+        """The whole split as one batch of PGM images."""
         pixels, labels = self._splits[split]
         yield Batch([b"P5 8 8 255\n" + image.tobytes() for image in pixels], labels, lambda i: f"digits, {split} row {i}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ class Folder:
                 location = path_or_uri
             else:
                 filesystem = fs.LocalFileSystem()
-                path = location = os.path.abspath(Path(path_or_uri).expanduser())
+                path = location = str(Path(path_or_uri).expanduser().absolute())
             kind = filesystem.get_file_info(path).type
         except (pa.ArrowException, OSError, ValueError, RuntimeError) as error:
             raise RequestError(f"data.name: {path_or_uri!r} cannot be reached: {one_line(error)}") from error

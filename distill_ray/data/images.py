@@ -14,7 +14,7 @@ import numpy as np
 from filelock import FileLock
 
 from distill_ray.data.cache import VARIABLE, cache_root, new_folder, writing
-from distill_ray.data.decoding import ColourFound, Shape, decode, decoder, shape_of
+from distill_ray.data.decoding import ColourFoundError, Shape, decode, decoder, shape_of
 from distill_ray.data.source import Source, SplitName
 from distill_ray.data.statistics import PixelSums
 from distill_ray.errors import RequestError
@@ -99,7 +99,7 @@ def _decode_into_cache(source: Source, split: SplitName, folder: Path, root: Pat
     with new_folder(folder) as partial:
         try:
             about = _decode_all(source, split, partial, shape)
-        except ColourFound as found:
+        except ColourFoundError as found:
             if like_training:
                 raise RequestError(f"{found}: the image has colours, but all training images are grey; make both alike") from None
             shutil.rmtree(partial)

@@ -57,6 +57,7 @@ def import_dataset(
     Args:
         source: `cifar10`, `cifar100`, `svhn` or `fashion-mnist`, which torchvision reads and which are written as PNG; or an
             image tree with the folders `train/<class>` and `test/<class>`, whose files are kept byte for byte.
+        out: The folder to write, which must not exist, or be empty, unless `overwrite`.
         root: Where torchvision finds the original files, or puts them. Default: a folder in the cache.
         download: Whether torchvision may fetch original files that are not in `root`.
         overwrite: Whether to replace a data set that is in `out` already. A folder that holds anything else is never replaced.
@@ -65,7 +66,7 @@ def import_dataset(
         RequestError: there is no such source, it is not usable, or `out` exists or cannot be written.
         RunError: the download failed, or the disk is full.
     """
-    target = Path(os.path.abspath(Path(out).expanduser()))
+    target = Path(out).expanduser().absolute()
     _check_target(target, overwrite)
     images: LabelledImages = Original(source, root, download=download) if source in ORIGINALS else _tree(source)
     with writing(target, "choose another folder"), new_folder(target) as partial:

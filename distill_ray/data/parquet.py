@@ -68,14 +68,17 @@ class ParquetSource(Source):
             raise RequestError(f"{shard.shown}: the classes of {self.label} are not those of {first.shown}")
 
     def rows(self, split: SplitName) -> int:
+        """The number of images in `split`."""
         return sum(shard.rows for shard in self._shards[split])
 
     @cached_property
     def digest(self) -> str:
+        """Digest of the files, in order."""
         return self._folder.digest([(split, [shard.entry for shard in shards]) for split, shards in self._shards.items()])
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
+        """The names in the metadata; without any, as many numbers as the label column needs, which is then read."""
         names = _names(self._features.get(self.label))
         if names:
             return names
@@ -89,6 +92,7 @@ class ParquetSource(Source):
         return tuple(str(number) for number in range(largest + 1))
 
     def batches(self, split: SplitName) -> Iterator[Batch]:
+        """The rows of `split`, at most 1,024 at a time."""
         is_struct = pa.types.is_struct(self._shards[split][0].schema.field(self._image).type)
         columns = [f"{self._image}.bytes" if is_struct else self._image, self.label]
         for shard in self._shards[split]:

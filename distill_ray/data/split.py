@@ -26,6 +26,10 @@ def split_indices(
 
     Args:
         labels: (N,) integer labels of the training split.
+        validation: How many images to keep for validation.
+        train: How many of the others to train on; None for all.
+        rule: `stratified` or `last`, as above.
+        seed: Any integer; `last` does not use it.
 
     Returns:
         Row numbers for training and for validation, each int64 and ascending, without overlap.

@@ -53,18 +53,22 @@ class ImageTree(Source):
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
+        """The names of the class folders of the training split, or of the test split where there is no other."""
         return tuple(self._files["train"] or self._files["test"])
 
     def rows(self, split: SplitName) -> int:
+        """The number of images in `split`."""
         return sum(map(len, self._files[split].values()))
 
     @cached_property
     def digest(self) -> str:
+        """Digest of the class names and of the files of each class, in order."""
         return self._folder.digest(
             [(f"{split}/{name}", files) for split, classes in self._files.items() for name, files in classes.items()]
         )
 
     def batches(self, split: SplitName) -> Iterator[Batch]:
+        """The files of `split` by class and path, at most 1,024 at a time."""
         numbers = {name: number for number, name in enumerate(self.class_names)}
         rows = [(entry.path, numbers[name]) for name, files in self._files[split].items() for entry in files]
         for start in range(0, len(rows), FILES_PER_BATCH):

@@ -2,10 +2,12 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from distill_ray.data import load_images, open_source, split_indices
 
 
+@pytest.mark.slow
 def test_digits_are_those_of_scikit_learn():
     from sklearn.datasets import load_digits
 
@@ -17,9 +19,17 @@ def test_digits_are_those_of_scikit_learn():
         expected = np.floor(values[index] * 255 / 16 + 0.5).reshape(-1, 8, 8, 1)
         assert (images.images == expected).all()
         assert (images.labels == labels[index]).all()
-    assert train.images.shape == (source.rows("train"), 8, 8, 1)
-    assert test.images.shape == (source.rows("test"), 8, 8, 1)
-    assert source.num_classes == train.num_classes == 10
+
+
+def test_rows_and_classes():
+    source = open_source("digits")
+    for split in ("train", "test"):
+        images = load_images(source, split)
+        assert images.images.shape == (source.rows(split), 8, 8, 1)
+        assert (images.images.min(), images.images.max()) == (0, 255)
+        shares = np.bincount(images.labels) / len(images.labels)
+        assert np.abs(shares - 0.1).max() < 0.004
+    assert source.num_classes == images.num_classes == 10
 
 
 def test_the_digest_never_changes():

@@ -169,9 +169,9 @@ def test_unusable_sources(tmp_path, monkeypatch):
     with pytest.raises(RequestError, match="does not hold the official files of cifar10"):
         import_dataset("cifar10", tmp_path / "out", root=tmp_path / "empty", download=False)
     (tmp_path / "file").write_text("")
+    (tmp_path / "tree" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "tree" / "train" / "cat" / "1.pgm").write_bytes(b"P5 2 2 255\nabcd")
     with pytest.raises(RequestError, match="cannot be written"):
-        (tmp_path / "tree" / "train" / "cat").mkdir(parents=True)
-        (tmp_path / "tree" / "train" / "cat" / "1.pgm").write_bytes(b"P5 2 2 255\nabcd")
         import_dataset(str(tmp_path / "tree"), tmp_path / "file" / "out")
 
     import torchvision.datasets.cifar

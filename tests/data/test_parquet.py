@@ -36,6 +36,17 @@ def test_batches_are_bounded_and_counted_on(tmp_path, write_shard, encode, pictu
     refused(r"train\.parquet, row 2400: the image cannot be decoded \(not one of PNG", tmp_path / "d")
 
 
+def test_a_relative_path_is_made_absolute(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beside").mkdir()
+    for path in ("small", "./small/", "beside/../small"):
+        source = open_source(path)
+        assert (source.name, source.digest) == ("small", open_source(str(small)).digest)
+        monkeypatch.chdir("/")
+        assert open_source(source.location).rows("train") == 8
+        monkeypatch.chdir(tmp_path)
+
+
 def test_a_uri_is_the_same_data(small):
     assert open_source(small.as_uri()).digest == open_source(str(small)).digest
     assert load_images(open_source(small.as_uri()), "test").labels.tolist() == [0, 0, 1, 1]
