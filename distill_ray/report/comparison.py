@@ -101,6 +101,8 @@ def _gain(metric: str, best: Row, other: Row, over_samples: Interval | None) -> 
 
 def _over_seeds(metric: str, best: Row, other: Row) -> tuple[Interval | None, float | None, str]:
     mine, theirs = (np.array([run[metric] for run in row.runs]) for row in (best, other))
+    if not np.isfinite([*mine, *theirs]).all():
+        return None, None, ""
     if other.contender.name == ENSEMBLE or len(theirs) == 1:
         differences, test = mine - theirs[0], "one-sample t-test"
     elif other.contender.name == TEACHER:
@@ -125,7 +127,7 @@ def _student(difference: float, error: float, degrees: float) -> tuple[Interval 
     """
     from scipy.special import stdtr, stdtrit
 
-    if not (np.isfinite(difference) and error > 0):
+    if not error > 0:
         return None, None
     half = error * stdtrit(degrees, (1 + LEVEL) / 2)
     return Interval(float(difference - half), float(difference + half)), float(2 * stdtr(degrees, -abs(difference) / error))

@@ -51,9 +51,15 @@ def best_trial(results: StudyResults) -> TrialRow | None:
 
 def last_value(trial: TrialRow, objective: str) -> float | None:
     """The value of a trial: its result, or the last one that it reported before it ended."""
-    reported = [each[objective] for each in trial.epochs if objective in each]
-    value = trial.values.get(objective, reported[-1] if reported else math.nan)
+    points = curve(trial, objective)
+    value = trial.values.get(objective, points[-1][1] if points else math.nan)
     return value if math.isfinite(value) else None
+
+
+def curve(trial: TrialRow, metric: str) -> list[tuple[float, float]]:
+    """The finite values of `metric` that a trial reported, as (epoch, value)."""
+    reported = ((each["epoch"], each.get(metric)) for each in trial.epochs)
+    return [(epoch, value) for epoch, value in reported if value is not None and math.isfinite(value)]
 
 
 def pareto_front(results: StudyResults) -> list[TrialRow]:
@@ -73,9 +79,8 @@ def pareto_front(results: StudyResults) -> list[TrialRow]:
 
 def epoch_metrics(results: StudyResults) -> list[str]:
     """What to draw over epochs: the objectives, then validation accuracy and training loss, as far as trials reported them."""
-    reported = {name for trial in results.trials for each in trial.epochs for name in each}
     wanted = dict.fromkeys([*results.objectives, "val/accuracy", "train/loss"])
-    return [name for name in wanted if name in reported][:4]
+    return [name for name in wanted if any(curve(trial, name) for trial in results.trials)][:4]
 
 
 def influence(results: StudyResults) -> list[Influence]:

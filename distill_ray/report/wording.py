@@ -39,7 +39,7 @@ def counted(number: int, noun: str) -> str:
 
 def duration(seconds: float) -> str:
     """`4.1 s`, `2 min 5 s`, `3 h 20 min`."""
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distill_ray.metrics import mean_log_probabilities
-from distill_ray.report.results import Champion, Contender, Predictions, StageRow, StudyResults, TrialRow
+from distill_ray.report.results import Champion, Contender, Predictions, StageRow, StudyResults, TrialRow, Value
 
 CLASSES = tuple(str(digit) for digit in range(10))
 
@@ -44,7 +44,7 @@ def predictions(skill: float, sharpness: float, seed: int, samples: int, classes
 
 
 def contender(
-    name: str, label: str, skill: float, sharpness: float, first_seed: int, runs: int = 3, **params: str | float
+    name: str, label: str, skill: float, sharpness: float, first_seed: int, runs: int = 3, **params: Value
 ) -> Contender:
     seeds = tuple(range(first_seed, first_seed + runs))
     return Contender(
@@ -106,7 +106,7 @@ def trials(count: int = 12) -> tuple[TrialRow, ...]:
 
 def made_up() -> StudyResults:
     teachers = contender("teacher", "single teacher", 1.6, 1.5, 10)
-    best = {"temperature": 4.2, "alpha": 0.9, "augment": "cutout", "augment.size": 3}
+    best: dict[str, Value] = {"temperature": 4.2, "alpha": 0.9, "augment": "cutout", "augment.size": 3}
     return StudyResults(
         name="quickstart",
         digest="5b1f0c9d2e7a",
@@ -126,7 +126,9 @@ def made_up() -> StudyResults:
             teachers,
             contender("scratch", "student from scratch", 1.5, 1.7, 20, method="supervised"),
             contender("default-kd", "default KD", 1.6, 1.4, 30, temperature=4.0, alpha=0.5),
-            contender("best", "best found", 1.75, 1.1, 40, **best),
+            replace(
+                contender("best", "best found", 1.75, 1.1, 40), params={"model": "wrn-10-1", "method": "kd", "epochs": 12, **best}
+            ),
         ),
         champion=Champion(f"{40:020x}", {"model": "wrn-10-1", "method": "kd", **best}, 1.18),
         data="digits: 400 training, 200 validation and 1197 test images, 10 classes",

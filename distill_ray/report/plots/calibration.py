@@ -38,10 +38,10 @@ def calibration_panels(rows: Sequence[Row]) -> list[Panel]:
     return [
         Panel(
             "Reliability and confidence",
-            f"Above: accuracy among predictions of about equal confidence, {rows[0].split} split, all runs of a contender together. "
-            "Points on the diagonal mean what they say, points below it are overconfident; bars are 95 % intervals for the samples "
-            f"of one run, and bins of fewer than {FEWEST_SAMPLES} predictions are left out. {after} Below: how many predictions have "
-            "that confidence; a peak at the right is a network that is nearly always sure.",
+            f"Above: accuracy among predictions of about equal confidence, {rows[0].split} split, all runs of a contender "
+            "together. Points on the diagonal mean what they say, points below it are overconfident; bars are 95 % intervals for "
+            f"the samples of one run, and bins of fewer than {FEWEST_SAMPLES} predictions are left out. {after} Below: how many "
+            "predictions have that confidence; a peak at the right is a network that is nearly always sure.",
             tuple(_diagram(row, colors[row.contender.name], index, size_of(len(rows))) for index, row in enumerate(rows)),
         )
     ]

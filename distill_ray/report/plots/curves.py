@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from distill_ray.report.plots.drawing import Panel, Plot, axes_in, color, figure, size_of, whole_numbers
 from distill_ray.report.results import StudyResults, TrialRow
-from distill_ray.report.search import best_trial, epoch_metrics
+from distill_ray.report.search import best_trial, curve, epoch_metrics
 from distill_ray.report.wording import counted, file_name, objective_title, settings
 
 MOST_CURVES = 120
@@ -14,8 +12,6 @@ MOST_CURVES = 120
 
 MOST_POINTS = 100
 """A longer curve is drawn by about this many of its points."""
-
-Curve = list[tuple[float, float]]
 
 
 def curve_panel(results: StudyResults) -> Panel | None:
@@ -39,21 +35,21 @@ def curve_panel(results: StudyResults) -> Panel | None:
 
 
 def _curves(trials: tuple[TrialRow, ...], best: TrialRow | None, metric: str, size: tuple[int, int]) -> Plot:
-    curves = [(trial, curve) for trial in trials if (curve := _curve(trial, metric))]
+    curves = [(trial, _thinned(points)) for trial in trials if (points := curve(trial, metric))]
     with figure(size) as canvas:
         axes = axes_in(canvas)
         faint = min(0.6, 15 / len(curves))
-        for trial, curve in curves:
+        for trial, points in curves:
             shade = color({"PRUNED": "muted", "FAIL": "bad"}.get(trial.state, "best"))
-            x, y = zip(*curve, strict=True)
+            x, y = zip(*points, strict=True)
             if trial is best:
                 axes.plot(x, y, color=color("ink"), lw=2.2, zorder=4)
             else:
                 axes.plot(x, y, color=shade, lw=1.1, alpha=faint)
-            if trial.state in ("PRUNED", "FAIL") or len(curve) == 1:
+            if trial.state in ("PRUNED", "FAIL") or len(points) == 1:
                 axes.plot(x[-1], y[-1], "x", color=shade, ms=6, mew=1.5, alpha=max(faint, 0.4))
         # The first epochs, where everything is bad, would leave no room for the differences that matter.
-        late = [value for _, curve in curves for _, value in curve[len(curve) // 4 :]]
+        late = [value for _, points in curves for _, value in points[len(points) // 4 :]]
         pad = 0.06 * (max(late) - min(late)) or 1.0
         axes.set_ylim(min(late) - pad, max(late) + pad)
         axes.set_title(objective_title(metric))
@@ -63,6 +59,5 @@ def _curves(trials: tuple[TrialRow, ...], best: TrialRow | None, metric: str, si
     return Plot(f"curves-{file_name(metric)}", title, f"{title}: {counted(len(curves), 'curve')}.", canvas)
 
 
-def _curve(trial: TrialRow, metric: str) -> Curve:
-    points = [(each["epoch"], each[metric]) for each in trial.epochs if math.isfinite(each.get(metric, math.nan))]
+def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     return points[: -1 : max(1, len(points) // MOST_POINTS)] + points[-1:]
