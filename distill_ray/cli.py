@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 import traceback
@@ -73,7 +74,7 @@ def _options(*decorators: Decorator) -> Decorator:
     return decorate
 
 
-_verbose = click.option("--verbose", is_flag=True, help="Show what Ray and MLflow print, and tracebacks.")
+_verbose = functools.partial(click.option, "--verbose", is_flag=True, help="Show what Ray and MLflow print, and tracebacks.")
 _store = click.option(
     "--store",
     metavar="URI",
@@ -131,7 +132,7 @@ def commands() -> None:
     show_envvar=True,
     help="The Ray cluster to run on, such as auto or ray://head:10001.  [default: one is started here]",
 )
-@_verbose
+@_verbose()
 def run(
     study: str,
     overrides: tuple[str, ...],
@@ -163,8 +164,8 @@ def run(
 
 @commands.command()
 @_study
-@_verbose
-def validate(study: str, overrides: tuple[str, ...], verbose: bool) -> None:
+@_verbose(expose_value=False)
+def validate(study: str, overrides: tuple[str, ...]) -> None:
     """Check a study file and say what it asks for; every problem is listed with its line."""
     loaded = _load(study, overrides)
     click.echo(f"{study}: valid")
@@ -175,8 +176,8 @@ def validate(study: str, overrides: tuple[str, ...], verbose: bool) -> None:
 @commands.command()
 @_study
 @_store
-@_verbose
-def plan(study: str, overrides: tuple[str, ...], store: str, verbose: bool) -> None:
+@_verbose(expose_value=False)
+def plan(study: str, overrides: tuple[str, ...], store: str) -> None:
     """Say what a study would train and about how long that takes here, from a few timed steps; nothing is begun."""
     loaded = _load(study, overrides)
     from distill_ray.report.wording import duration
@@ -193,10 +194,8 @@ def plan(study: str, overrides: tuple[str, ...], store: str, verbose: bool) -> N
 @commands.command()
 @_study
 @_places
-@_verbose
-def status(
-    study: str, overrides: tuple[str, ...], store: str, tracking_uri: str | None, search_storage: str | None, verbose: bool
-) -> None:
+@_verbose(expose_value=False)
+def status(study: str, overrides: tuple[str, ...], store: str, tracking_uri: str | None, search_storage: str | None) -> None:
     """Say how far a study is: its stages, its trials by state, and the best so far."""
     from distill_ray.report.wording import duration
 
@@ -219,7 +218,7 @@ def status(
 @_study
 @_places
 @click.option("--json", "as_machine", is_flag=True, help="Everything as one JSON object, for programs.")
-@_verbose
+@_verbose(expose_value=False)
 def report(
     study: str,
     overrides: tuple[str, ...],
@@ -227,7 +226,6 @@ def report(
     tracking_uri: str | None,
     search_storage: str | None,
     as_machine: bool,
-    verbose: bool,
 ) -> None:
     """Show the results of a study as a table, or with --json all of them.
 
@@ -251,7 +249,7 @@ def report(
 @_store
 @_tracking
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
-@_verbose
+@_verbose()
 def ui(store: str, tracking_uri: str | None, port: int, verbose: bool) -> int:
     """Start the MLflow UI on the records of a store, until Ctrl-C."""
     import pathlib
@@ -284,8 +282,8 @@ def data() -> None:
 @click.option("--root", type=click.Path(file_okay=False), help="Where the original files are, or go when downloaded.")
 @click.option("--download/--no-download", default=True, show_default=True, help="Fetch original files that are missing.")
 @click.option("--overwrite", is_flag=True, help="Replace a data set that is in FOLDER already.")
-@_verbose
-def import_(source: str, out: str, root: str | None, download: bool, overwrite: bool, verbose: bool) -> None:
+@_verbose(expose_value=False)
+def import_(source: str, out: str, root: str | None, download: bool, overwrite: bool) -> None:
     """Write SOURCE as Parquet into the new FOLDER, which a study then names in data.source.
 
     SOURCE is cifar10, cifar100, svhn or fashion-mnist, or a folder with train/<class>/ and test/<class>/ full of images.

@@ -45,11 +45,16 @@ class Problems:
 
     def error(self) -> RequestError:
         """One line per problem, in the order of the file and then of the command line."""
+        written = list(self._origins)
         lines = []
         for path, message in self._found:
-            origin = origin_of(path, self._origins)
-            place = origin if isinstance(origin, str) else f"{self._source}:{origin}" if origin else self._source
-            rank = origin if isinstance(origin, int) else (0 if origin is None else len(self._origins) ** 2)
+            nearest_written = next((path[:length] for length in range(len(path), -1, -1) if path[:length] in self._origins), None)
+            if nearest_written is None:
+                place, rank = self._source, (0, 0)
+            elif isinstance(origin := self._origins[nearest_written], str):
+                place, rank = origin, (1, written.index(nearest_written))
+            else:
+                place, rank = f"{self._source}:{origin}", (0, origin)
             lines.append((rank, f"{place}: " + one_line(f"{dotted(path)}: {message}" if path else message)))
         return RequestError("\n".join(line for _, line in sorted(lines, key=lambda line: line[0])))
 
@@ -57,11 +62,6 @@ class Problems:
         """Raise `RequestError` when anything is wrong."""
         if self:
             raise self.error()
-
-
-def origin_of(path: Path, origins: Origins) -> int | str | None:
-    """Where the value at `path` was written, or the nearest section around it; `None` when the file is empty."""
-    return next((origins[path[:length]] for length in range(len(path), -1, -1) if path[:length] in origins), None)
 
 
 def dotted(path: Path) -> str:

@@ -311,8 +311,8 @@ def test_configurations_to_try_first_obey_conditions(refusal: Refusal, load: Cal
 
 def test_missing_sections_are_named(refusal: Refusal) -> None:
     assert refusal("seed: 1\n") == [
-        "study.yaml:1: name: missing; it names the study in the store and in MLflow (letters, digits and . _ -, first a letter or "
-        "digit, at most 100 of them)",
+        "study.yaml:1: name: missing; it names the study in the store and in MLflow "
+        "(letters, digits and . _ -, first a letter or digit, at most 100 of them)",
         "study.yaml:1: teachers: missing; name at least their model: {model: wrn-16-2, members: 3}",
         "study.yaml:1: student.model: missing; name an architecture, such as wrn-16-2",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -196,7 +197,5 @@ def test_a_study_with_something_typed_into_it_is_a_study_or_refused(place: int, 
 @given(st.lists(st.sampled_from(sorted({".".join(map(str, place)) for place in places(VALID) if place})), max_size=3), VALUES)
 def test_any_override_is_taken_or_refused(fields: list[str], value: Any) -> None:
     text = yaml.safe_dump(value, default_flow_style=True)
-    try:
+    with contextlib.suppress(RequestError):
         read_study(parse_document(yaml.safe_dump(VALID), "x.yaml", [f"{field}={text}" for field in fields]))
-    except RequestError as error:
-        assert str(error)

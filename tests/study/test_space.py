@@ -116,7 +116,8 @@ def test_settings_are_drawn_only_for_the_methods_and_views_that_have_them(load: 
 def test_a_condition_names_a_view_or_one_of_its_settings(load: Load) -> None:
     space = (
         STUDY
-        + "    augment: {choice: [flip, crop-flip, {name: crop-flip, padding: 2}]}\n    lr: {log: [0.1, 1], when: {augment: VIEW}}\n"
+        + "    augment: {choice: [flip, crop-flip, {name: crop-flip, padding: 2}]}\n"
+        + "    lr: {log: [0.1, 1], when: {augment: VIEW}}\n"
     )
 
     def labels(view: str) -> tuple[Label, ...]:

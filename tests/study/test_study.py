@@ -105,8 +105,8 @@ def test_the_digest_is_that_of_the_content(load: Load, smallest: str) -> None:
             "student.method=supervised",
             "student.temperature=7",
             "search.space={method: {choice: [kd, supervised]}, temperature: {log: [1, 9]}, epochs: {int: [2, 32], log: true},"
-            " augment: {choice: [flip, {name: crop-flip, padding: 2}]}, lr: {uniform: [0.1, 0.5], step: 0.1, when: {augment: flip}},"
-            " milestones: {choice: [[], [1]]}, schedule: {choice: [cosine, step]}}",
+            " augment: {choice: [flip, {name: crop-flip, padding: 2}]}, milestones: {choice: [[], [1]]},"
+            " lr: {uniform: [0.1, 0.5], step: 0.1, when: {augment: flip}}, schedule: {choice: [cosine, step]}}",
             "search.try_first=[{augment: {name: crop-flip, padding: 2}, milestones: [1]}]",
             "confirm.baselines={hot: {method: kd, temperature: 20}}",
         ),

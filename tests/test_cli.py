@@ -1,0 +1,183 @@
+"""The command line: answers at once without heavy imports, and turns every ending into lines and an exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill_ray.cli import commands, main
+from distill_ray.errors import RequestError, RunError
+
+STUDIES = Path(__file__).parents[1] / "studies"
+QUICKSTART = str(STUDIES / "quickstart.yaml")
+HEAVY = {"torch", "torchvision", "ray", "mlflow", "optuna", "numpy", "pyarrow", "scipy", "sklearn", "matplotlib", "rich"}
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """The packages that the command line has imported when it is done."""
+    code = "import sys; from distill_ray.cli import main; main(sys.argv[1:]); print('|', *sys.modules, sep=' ')"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, timeout=60)
+    return {name.partition(".")[0] for name in done.stdout.rpartition("|")[2].split()}
+
+
+def test_help_imports_neither_the_heavy_packages_nor_the_study() -> None:
+    imported = imported_by("--help")
+    assert "click" in imported
+    assert not imported & (HEAVY | {"pydantic", "yaml"})
+
+
+@pytest.mark.parametrize("arguments", [(QUICKSTART,), (QUICKSTART, "--set", "student.methd=kd")], ids=["valid", "wrong"])
+def test_validate_imports_no_heavy_package(arguments: tuple[str, ...]) -> None:
+    imported = imported_by("validate", *arguments)
+    assert {"pydantic", "yaml"} <= imported
+    assert not imported & HEAVY
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in commands.commands), ("data", "import")], ids=" ".join)
+def test_every_command_explains_itself(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--help"]) == 0
+    assert "Usage: distill-ray" in capsys.readouterr().out
+
+
+def test_validate_says_what_it_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", QUICKSTART, "--set", "search.trials=7"]) == 0
+    out = capsys.readouterr().out
+    assert f"{QUICKSTART}: valid\n" in out
+    assert "7 trials by tpe, val/nll min" in out
+    assert "temperature: log [1, 20]" in out
+
+
+def test_a_wrong_study_is_exit_code_2_and_only_its_problems(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", QUICKSTART, "--set", "search.trials=0", "--set", "student.temperture=3"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [
+        "--set: search.trials: found 0, must be at least 1",
+        "--set: student.temperture: unknown field; did you mean 'temperature'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["validate"], "Missing argument 'STUDY'"),
+        (["vlidate", "x"], "No such command 'vlidate'"),
+        (["run", "x.yaml", "--stroe", "y"], "No such option"),
+        (["validate", "no-such-study.yaml"], "no-such-study.yaml: cannot read the study file: no such file or directory"),
+        (["ui", "--store", "no-such-store"], "run a study first, or name its --store"),
+        (["ui", "--tracking-uri", "http://host:5000"], "http://host:5000 is an MLflow server already"),
+    ],
+)
+def test_wrong_commands_are_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.fixture
+def ending(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Makes every study end with an error, without an engine."""
+
+    def ending(error: BaseException) -> None:
+        def run_study(*arguments: Any, **options: Any) -> None:
+            raise error
+
+        engine = types.ModuleType("distill_ray.stages.run")
+        engine.__dict__.update(run_study=run_study, Places=lambda *arguments: None)
+        monkeypatch.setitem(sys.modules, "distill_ray.stages.run", engine)
+
+    return ending
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (RequestError("store x cannot be written; choose another"), 2, "store x cannot be written; choose another\n"),
+        (RunError("trial 3 failed\nits log: x.log"), 1, "trial 3 failed\nits log: x.log\n"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command again goes on from here\n"),
+    ],
+)
+def test_every_ending_has_its_exit_code(
+    ending: Callable[[BaseException], None],
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    code: int,
+    message: str,
+) -> None:
+    ending(error)
+    assert main(["run", QUICKSTART]) == code
+    assert capsys.readouterr().err.lstrip("\n") == message
+
+
+def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_a_file(
+    ending: Callable[[BaseException], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ending(TypeError("what is this?\nmore"))
+    assert main(["run", QUICKSTART]) == 1
+    (log,) = tmp_path.iterdir()
+    assert capsys.readouterr().err == f"distill-ray failed unexpectedly: TypeError: what is this? (traceback: {log})\n"
+    assert "Traceback (most recent call last)" in log.read_text()
+    assert "in run_study" in log.read_text()
+
+
+def test_verbose_prints_the_traceback(
+    ending: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ending(TypeError("what is this?"))
+    assert main(["run", QUICKSTART, "--verbose"]) == 1
+    err = capsys.readouterr().err
+    assert "in run_study" in err
+    assert err.endswith("distill-ray failed unexpectedly: TypeError: what is this?\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_room_for_a_traceback_is_no_second_error(
+    ending: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    ending(TypeError())
+    assert main(["run", QUICKSTART]) == 1
+    assert capsys.readouterr().err == "distill-ray failed unexpectedly: TypeError (--verbose shows the traceback)\n"
+
+
+def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def run_study(study: Any, places: Any, console: Any, *, verbose: bool) -> None:
+        seen.update(trials=study.search.trials, places=places, verbose=verbose)
+        raise RunError("enough")
+
+    engine = types.ModuleType("distill_ray.stages.run")
+    engine.__dict__.update(run_study=run_study, Places=lambda *arguments: arguments)
+    monkeypatch.setitem(sys.modules, "distill_ray.stages.run", engine)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert main(["run", QUICKSTART, "--set", "search.trials=5", "--store", "s3://bucket/x", "--verbose"]) == 1
+    assert seen == {"trials": 5, "places": ("s3://bucket/x", None, None, "ray://head:10001"), "verbose": True}
+
+
+def test_data_import_writes_a_data_set_that_a_study_can_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from PIL import Image
+
+    for split, count in (("train", 4), ("test", 2)):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "tree" / split / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                Image.new("RGB", (8, 8), (index, 0, 0)).save(folder / f"{index}.png")
+    out = tmp_path / "out"
+    assert main(["data", "import", str(tmp_path / "tree"), str(out)]) == 0
+    assert f"{out}: 8 training and 4 test images of 2 classes" in capsys.readouterr().out
+    assert main(["data", "import", str(tmp_path / "tree"), str(out)]) == 2
