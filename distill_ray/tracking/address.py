@@ -38,6 +38,8 @@ def sqlite_file(uri: str) -> Path | None:
 def shown(uri: str) -> str:
     """`uri` without user name, password, query and fragment: the only form in which an address is printed."""
     parts = urlsplit(uri)
+    if not parts.netloc:
+        return uri.partition("?")[0]
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 

@@ -5,29 +5,21 @@ from __future__ import annotations
 import getpass
 import json
 import logging
-import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distill_ray.tracking.champion import register_champion
+from distill_ray.tracking.environment import prepare
 from distill_ray.tracking.record import KEY_TAG, LOGGED_TAG, STUDY_KEY, STUDY_TAG, DataSet, Pending, Recorded
 
 POINTS_PER_CALL = 800
 OTHERS_PER_CALL = 100
 """MLflow takes 1000 metrics, 100 parameters and 100 tags in a call, and 1000 of all together."""
-
-SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    # The tracker itself waits and tries again, and has to notice soon that it must.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
-"""Environment that MLflow runs under here, where the user has not set it."""
 
 TRY_AGAIN = (401, 403, 404, 408, 429)
 """HTTP statuses of a client's error that may pass: a token renewed, a run deleted while it was written, a busy server."""
@@ -50,8 +42,7 @@ class RunWriter:
     def __init__(self, uri: str, study_name: str, study_key: str, artifacts: str | None) -> None:
         self.study_name, self.study_key, self.artifacts = study_name, study_key, artifacts
         with _explained():
-            for name, value in SETTINGS.items():
-                os.environ.setdefault(name, value)
+            prepare()
             from mlflow import MlflowClient
 
             _silence_this_thread()
@@ -74,18 +65,20 @@ class RunWriter:
                 if not page:
                     return runs
 
-    def write(self, pending: Pending, known: Recorded | None, parent: Recorded | None) -> Recorded:
+    def write(self, pending: Pending, runs: Mapping[str, Recorded]) -> Recorded:
         """Bring a run up to date with `pending`, and return what MLflow has of it then. Doing it twice changes nothing."""
         with _explained():
-            if known is None:
-                known = self._create(pending, parent)
+            known = runs.get(pending.run_key) or self._create(pending, runs.get(STUDY_KEY))
             status = pending.status or known.status
             if status == "RUNNING" != known.status:
                 self.client.update_run(known.run_id, status=status)
             self._log_inputs(known.run_id, pending.datasets)
             self._log_artifacts(known.run_id, pending)
+            if pending.champion is not None:
+                run_id = runs.get(pending.source, known).run_id
+                register_champion(self.client, self.study_name, self.experiment_id, run_id, pending.champion)
             tags = dict(pending.tags)
-            if pending.key == STUDY_KEY and (logged := pending.digests()):
+            if pending.run_key == STUDY_KEY and (logged := pending.digests()):
                 tags[LOGGED_TAG] = json.dumps(known.logged | logged, sort_keys=True)
             self._log_values(
                 known.run_id, pending, {name: value for name, value in tags.items() if known.tags.get(name) != value}

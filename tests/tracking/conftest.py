@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from distill_ray.tracking import default_uri
-from distill_ray.tracking.writer import SETTINGS
+from distill_ray.tracking.environment import prepare
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a database that MLflow has set up and nobody has written to."""
+    prepare()
     from mlflow import MlflowClient
 
-    os.environ.update(SETTINGS)
     uri = default_uri(tmp_path_factory.mktemp("empty"))
     MlflowClient(uri, uri).search_experiments()
     return Path(uri.removeprefix("sqlite:///"))

@@ -133,6 +133,7 @@ def test_a_server_that_never_answers_takes_no_longer_than_the_limit() -> None:
 def test_secrets_are_taken_out_of_addresses_and_messages() -> None:
     uri = "postgresql://me:s3cr%40t@db.example.org:5432/mlflow?sslkey=/x"
     assert shown(uri) == "postgresql://db.example.org:5432/mlflow"
+    assert shown("sqlite:////a/mlflow.db?key=secret") == "sqlite:////a/mlflow.db"
     message = redacted(f"failed: {uri}; login s3cr@t / s3cr%40t refused for http://you:other@host/path", uri)
     assert "s3cr" not in message and "other" not in message and "http://host/path" in message
 

@@ -1,0 +1,133 @@
+"""The best student as an MLflow model: raw images in, class probabilities out, in the registry under the study's name.
+
+A model folder holds the weights as safetensors, one JSON file that says what they are, and a copy of this package, from
+which `champion_model` builds the network again; there is no pickle in it, and whoever loads it needs torch but neither the
+store nor an installed distill_ray. The other way that MLflow offers, its PyTorch flavour with an exported graph (`pt2`),
+gives the same probabilities; it was tried and left, because exporting even a WRN-10-1 took 46 s against 2 s, and the graph
+is bound to the release of torch that wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill_ray.job import Job
+from distill_ray.tracking.environment import prepare
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mlflow import MlflowClient
+
+ALIAS = "champion"
+REQUIRED = ("torch", "torchvision", "numpy", "safetensors", "mlflow")
+"""What a process needs to load the model. Their versions here are written beside it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Champion:
+    """A finished job to hand out.
+
+    `weights` are those of its deployed network as safetensors; `temperature` divides the logits before the softmax, 1 leaves
+    them as they are; `examples` are a few images, uint8 (N, H, W, C), of the shape that the network takes.
+    """
+
+    job: Job
+    weights: bytes
+    class_names: tuple[str, ...]
+    examples: np.ndarray
+    temperature: float = 1.0
+    description: str = ""
+
+
+def save_champion(champion: Champion, folder: Path, **about: Any) -> None:
+    """Write an MLflow model into the empty or missing `folder`. `about` goes into MLflow's own description of the model."""
+    prepare()
+    import mlflow.pyfunc
+    import numpy as np
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    _, *shape = champion.examples.shape
+    inputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))])
+    outputs = Schema([TensorSpec(np.dtype(np.float32), (-1, len(champion.class_names)))])
+    with tempfile.TemporaryDirectory() as staging:
+        data = Path(staging, "student")
+        data.mkdir()
+        (data / "weights.safetensors").write_bytes(champion.weights)
+        card = {
+            "job": champion.job.to_dict(),
+            "image_shape": shape,
+            "class_names": list(champion.class_names),
+            "temperature": champion.temperature,
+        }
+        (data / "champion.json").write_text(json.dumps(card, indent=1))
+        mlflow.pyfunc.save_model(
+            folder,
+            loader_module="distill_ray.tracking.champion_model",
+            data_path=str(data),
+            code_paths=[str(_package(Path(staging)))],
+            signature=ModelSignature(inputs, outputs),
+            input_example=champion.examples,
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIRED],
+            metadata={"job_id": champion.job.id, "class_names": list(champion.class_names)},
+            mlflow_model=Model(**about),
+        )
+
+
+def _package(staging: Path) -> Path:
+    # Copied by hand because MLflow would take compiled files and whatever else lies in the folder along.
+    source = Path(__file__).parents[1]
+    return Path(shutil.copytree(source, staging / source.name, ignore=shutil.ignore_patterns("__pycache__", ".*")))
+
+
+def register_champion(client: MlflowClient, study_name: str, experiment_id: str, run_id: str, champion: Champion) -> None:
+    """Log the model as an output of run `run_id`, and give its version in the registry the alias `champion`.
+
+    A job that has a version already gets no second one, only the alias.
+    """
+    number = _version(client, study_name, champion) or _new_version(client, study_name, experiment_id, run_id, champion)
+    client.set_registered_model_alias(study_name, ALIAS, number)
+
+
+def _version(client: MlflowClient, study_name: str, champion: Champion) -> str | None:
+    versions = client.search_model_versions(f"name = '{study_name}'")
+    return next((str(one.version) for one in versions if one.tags.get("job_id") == champion.job.id), None)
+
+
+def _new_version(client: MlflowClient, study_name: str, experiment_id: str, run_id: str, champion: Champion) -> str:
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+
+    recipe = champion.job.recipe
+    tags = {"job_id": champion.job.id, "study": study_name, "method": recipe.method.name, "model": recipe.model}
+    params = {name: str(value) for name, value in recipe.params().items()}
+    model = client.create_logged_model(experiment_id, ALIAS, run_id, tags, params, "image classifier")
+    try:
+        with tempfile.TemporaryDirectory() as staging:
+            folder = Path(staging, "model")
+            save_champion(champion, folder, artifact_path=model.artifact_location, run_id=run_id, model_id=model.model_id)
+            client.log_model_artifacts(model.model_id, str(folder))
+    except BaseException:
+        client.finalize_logged_model(model.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
+    with suppress(MlflowException):
+        client.create_registered_model(study_name, {"study": study_name}, "Students of this study, by `distill-ray`.")
+    made = client.create_model_version(
+        study_name,
+        model.model_uri,
+        run_id,
+        tags,
+        description=champion.description,
+        await_creation_for=0,
+        model_id=model.model_id,
+    )
+    return str(made.version)

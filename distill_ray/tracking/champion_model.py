@@ -1,0 +1,52 @@
+"""What MLflow imports to load a model that `champion.save_champion` wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from distill_ray.job import Job
+from distill_ray.models import build_model
+
+IMAGES_PER_BATCH = 256
+
+
+class ChampionModel:
+    """A trained student behind MLflow's interface."""
+
+    def __init__(self, network: nn.Module, temperature: float, device: torch.device) -> None:
+        self.network = network.to(device).eval()
+        self.temperature = temperature
+        self.device = device
+
+    @torch.inference_mode()
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Class probabilities, float32 (N, K), of uint8 images (N, H, W, C)."""
+        batches = []
+        for start in range(0, len(images), IMAGES_PER_BATCH):
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH])).to(self.device)
+            logits = self.network(batch.permute(0, 3, 1, 2).float() / 255)
+            batches.append(torch.softmax(logits.float() / self.temperature, dim=1).cpu().numpy())
+        return np.concatenate(batches)
+
+
+def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> ChampionModel:
+    """Called by `mlflow.pyfunc.load_model`; `model_config={"device": "cpu"}` chooses the device."""
+    folder = Path(data_path)
+    card = json.loads((folder / "champion.json").read_text())
+    job = Job.from_dict(card["job"])
+    height, width, channels = card["image_shape"]
+    # Mean and standard deviation of the images are among the weights.
+    plain = build_model(
+        job.recipe.model, num_classes=len(card["class_names"]), image_shape=(channels, height, width), seed=job.seed
+    )
+    network = job.recipe.method.deployable(plain)
+    network.load_state_dict(load_file(folder / "weights.safetensors"))
+    chosen = (model_config or {}).get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    return ChampionModel(network, card["temperature"], torch.device(chosen))

@@ -1,0 +1,148 @@
+"""What waits to be written to MLflow, and the thread that writes it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from distill_ray.tracking.address import redacted, shown, sqlite_file
+from distill_ray.tracking.record import (
+    ENDING_KEY,
+    INTERRUPTED,
+    STATUS_TAG,
+    STUDY_KEY,
+    WORDS,
+    Pending,
+    Recorded,
+    read_recorded,
+)
+
+if TYPE_CHECKING:
+    from distill_ray.tracking.writer import RunWriter
+
+MOST_POINTS = 500_000
+"""Values of metrics held while MLflow is away, about 100 MB. A run that does not fit is left unfinished in MLflow."""
+
+REST = 15
+"""The thread rests this many times as long as it worked, so that it takes little of the time that training could have."""
+
+LONGEST_WAIT = 30.0
+
+
+class Outbox:
+    """Takes what is to be written to MLflow and lets one thread write it, for as long as it takes.
+
+    Nothing raises: `warn` gets a line when MLflow goes away, refuses something or comes back. After a failure the thread
+    looks up again what MLflow has, so that a call whose answer got lost is not repeated.
+    """
+
+    def __init__(
+        self, uri: str, study_name: str, study_key: str, artifacts: str | None, warn: Callable[[str], None], interval: float
+    ) -> None:
+        self.uri, self.interval = uri, interval
+        self._study = (study_name, study_key, artifacts)
+        self._warn = warn
+        self._pending: dict[str, Pending] = {}
+        self._points = 0
+        self._cut: set[str] = set()
+        self._changed = threading.Condition()
+        self._closing = False
+        database = sqlite_file(uri)
+        self.runs: dict[str, Recorded] | None = read_recorded(database, study_key) if database else None
+        self._writer: RunWriter | None = None
+        self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, news: Pending) -> None:
+        """Add something to be written; it joins what waits for the same run."""
+        with self._changed:
+            if self._points + len(news.points) > MOST_POINTS:
+                self._cut.add(news.key)
+                news.points = []
+            if news.key in self._cut and news.status != "RUNNING":
+                news.status = None
+                news.tags.pop(STATUS_TAG, None)
+            self._add(news)
+            self._changed.notify()
+
+    def close(self, timeout: float) -> bool:
+        """Write what is left, for at most `timeout` seconds, and stop. Whether MLflow has everything then."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout)
+        complete = not (self._thread.is_alive() or self._pending or self._cut)
+        if not complete:
+            self._say("does not have everything; run the same command again when it works")
+        return complete
+
+    def _add(self, news: Pending) -> None:
+        self._points += len(news.points)
+        self._pending.setdefault(news.key, Pending(news.key)).extend(news)
+
+    def _take(self) -> dict[str, Pending]:
+        batch, self._pending, self._points = self._pending, {}, 0
+        return batch
+
+    def _say(self, text: str) -> None:
+        self._warn(redacted(f"MLflow at {shown(self.uri)}: {text}", self.uri))
+
+    def _work(self) -> None:
+        wait, failures = self.interval, 0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending or self._closing)
+                self._changed.wait_for(lambda: self._closing, timeout=wait)
+                closing, batch = self._closing, self._take()
+            began = time.monotonic()
+            try:
+                self._write(batch)
+            except Exception as error:
+                if not failures:
+                    self._say(f"{error}; the study goes on, and what is to be written is kept until it works")
+                failures, self.runs = failures + 1, None
+                with self._changed:
+                    for pending in (*batch.values(), *self._take().values()):
+                        self._add(pending)
+                wait = min(self.interval * 2.0**failures, LONGEST_WAIT)
+                if closing:
+                    return
+                continue
+            if failures:
+                self._say("works again, and has what was kept for it")
+            wait, failures = max(self.interval, REST * (time.monotonic() - began)), 0
+            with self._changed:
+                if closing and not self._pending:
+                    return
+
+    def _write(self, batch: dict[str, Pending]) -> None:
+        """Write all of `batch`, taking out what is done. MLflow is loaded only when there is something to write."""
+        from distill_ray.tracking.writer import RunWriter
+
+        if self.runs is not None and not any(pending.beyond(self.runs.get(pending.run_key)) for pending in batch.values()):
+            batch.clear()
+            return
+        writer = self._writer = self._writer or RunWriter(self.uri, *self._study)
+        if self.runs is None or writer.restored:
+            self.runs, writer.restored = writer.recorded(), False
+        runs = self.runs
+        for key in list(batch):
+            if news := batch[key].beyond(runs.get(batch[key].run_key)):
+                if key == ENDING_KEY:
+                    for other, run in list(runs.items()):
+                        if other != STUDY_KEY and run.status == "RUNNING":
+                            self._send(writer, runs, Pending(other, tags={STATUS_TAG: INTERRUPTED}, status="KILLED"))
+                elif news.status == "RUNNING" and STUDY_KEY in runs and runs[STUDY_KEY].done:
+                    self._send(writer, runs, Pending(STUDY_KEY, tags={STATUS_TAG: WORDS["RUNNING"]}, status="RUNNING"))
+                self._send(writer, runs, news)
+            del batch[key]
+
+    def _send(self, writer: RunWriter, runs: dict[str, Recorded], news: Pending) -> None:
+        from distill_ray.tracking.writer import Refused
+
+        try:
+            runs[news.run_key] = writer.write(news, runs)
+        except Refused as error:
+            self._say(f"does not take {news.key} ({error})")

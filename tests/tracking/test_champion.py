@@ -1,0 +1,161 @@
+"""The champion as others meet it: loaded from a folder or the registry, by a process that has only what lies in the model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from distill_ray.job import Data, Job, Recipe, Split
+from distill_ray.models import build_model
+from distill_ray.tracking import Champion, Tracker
+from distill_ray.tracking.champion import save_champion
+
+JOB = Job(
+    recipe=Recipe(model="wrn-10-1"),
+    data=Data(name="tiny", digest="d" * 64, location="nowhere", label="label", split=Split(validation=10)),
+    seed=3,
+)
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 9, 3), dtype=np.uint8)
+TEMPERATURE = 1.7
+
+
+@pytest.fixture(scope="module")
+def champion_and_probabilities() -> tuple[Champion, np.ndarray]:
+    """A champion, and what plain PyTorch says its probabilities for `IMAGES` are."""
+    network = build_model("wrn-10-1", num_classes=4, image_shape=(3, 8, 9), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2), seed=3)
+    network.train()
+    network(torch.rand(16, 3, 8, 9))
+    network.eval()
+    with torch.inference_mode():
+        logits = network(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255)
+    champion = Champion(JOB, save(network.state_dict()), ("a", "b", "c", "d"), IMAGES[:2], TEMPERATURE, "# The best\n")
+    return champion, torch.softmax(logits / TEMPERATURE, dim=1).numpy()
+
+
+QUICK = "from distill_ray.tracking.champion_model import _load_pyfunc as load; model = load({folder!r} + '/data/student')"
+WHOLE = "import mlflow.pyfunc; model = mlflow.pyfunc.load_model({folder!r})"
+STRANGER = """
+import json, sys
+sys.path[:] = [path for path in sys.path if path and (path != {repository!r})] + {code!r}
+import numpy as np
+{load}
+images = np.load({images!r})
+answers = {{"all": model.predict(images).tolist(), "one": model.predict(images[:1]).tolist(), "refused": ""}}
+try:
+    model.predict(images.astype(np.float32))
+except Exception as error:
+    answers["refused"] = str(error)
+import distill_ray
+answers["code"] = distill_ray.__file__
+answers["loaded"] = [name for name in ("ray", "optuna", "sklearn", "matplotlib") if name in sys.modules]
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.parametrize("load", [QUICK, pytest.param(WHOLE, marks=pytest.mark.slow)], ids=["code alone", "through MLflow"])
+def test_a_process_without_distill_ray_predicts_the_same(
+    champion_and_probabilities: tuple[Champion, np.ndarray], tmp_path: Path, load: str
+) -> None:
+    champion, probabilities = champion_and_probabilities
+    folder = tmp_path / "model"
+    save_champion(champion, folder)
+    np.save(tmp_path / "images.npy", IMAGES)
+    code = STRANGER.format(
+        repository=str(Path(__file__).parents[2]),
+        code=[] if load == WHOLE else [str(folder / "code")],
+        load=load.format(folder=str(folder)),
+        images=str(tmp_path / "images.npy"),
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    answers = json.loads(result.stdout.splitlines()[-1])
+    np.testing.assert_allclose(answers["all"], probabilities, atol=1e-6)
+    np.testing.assert_allclose(answers["one"], probabilities[:1], atol=1e-6)
+    assert answers["code"] == str(folder / "code" / "distill_ray" / "__init__.py")
+    assert answers["loaded"] == []
+    assert load == QUICK or "uint8" in answers["refused"]
+
+
+def test_the_folder_holds_weights_a_card_and_code_and_no_pickle(
+    champion_and_probabilities: tuple[Champion, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'someone-elses'\n")
+    (tmp_path / "uv.lock").write_text("version = 1\n")
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "model"
+    save_champion(champion_and_probabilities[0], folder)
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {name for name in names if not name.startswith("code/")} == {
+        "MLmodel",
+        "conda.yaml",
+        "data/student/champion.json",
+        "data/student/weights.safetensors",
+        "input_example.json",
+        "python_env.yaml",
+        "requirements.txt",
+        "serving_input_example.json",
+    }
+    assert {Path(name).suffix for name in names if name.startswith("code/")} <= {
+        ".py",
+        ".html",
+        ".jinja",
+        ".css",
+        ".js",
+        ".typed",
+    }
+    assert not any(b"pickle" in path.read_bytes() for path in folder.iterdir() if path.is_file())
+    assert json.loads((folder / "data/student/champion.json").read_text())["class_names"] == ["a", "b", "c", "d"]
+
+
+def test_a_job_is_registered_once_and_the_alias_follows_the_best(
+    champion_and_probabilities: tuple[Champion, np.ndarray], tracking_uri: str, tmp_path: Path
+) -> None:
+    import mlflow.pyfunc
+    from mlflow import MlflowClient
+
+    champion, probabilities = champion_and_probabilities
+    said: list[str] = []
+
+    def study(best: Champion, key: str) -> None:
+        with Tracker(tracking_uri, "small", "abc", artifacts=str(tmp_path / "artifacts"), warn=said.append) as tracker:
+            tracker.start_study("small")
+            tracker.start_job(key, key, {"lr": 0.1}, {"job_id": best.job.id})
+            tracker.finish_job(key, "FINISHED")
+            tracker.log_champion(key, best)
+            tracker.finish_study("FINISHED")
+
+    client = MlflowClient(tracking_uri, tracking_uri)
+    version: Callable[[], str] = lambda: str(client.get_model_version_by_alias("small", "champion").version)  # noqa: E731
+    other = replace(champion, job=replace(JOB, seed=4))
+    seen = []
+    for best, key in ((champion, "confirm/3"), (champion, "confirm/3"), (other, "confirm/4"), (champion, "confirm/3")):
+        study(best, key)
+        assert said == []
+        seen.append(version())
+    assert said == []
+    assert seen == ["1", "1", "2", "1"]
+    assert len(client.search_model_versions("name = 'small'")) == 2
+
+    made = client.get_model_version("small", "1")
+    assert made.description == "# The best\n"
+    assert made.tags["job_id"] == JOB.id
+    assert client.get_run(str(made.run_id)).info.run_name == "confirm/3"
+    logged = client.get_logged_model(str(made.model_id))
+    assert (str(logged.status), logged.source_run_id) == ("READY", made.run_id)
+    outputs = client.get_run(str(made.run_id)).outputs
+    assert outputs is not None and [one.model_id for one in outputs.model_outputs] == [made.model_id]
+
+    mlflow.set_tracking_uri(tracking_uri)
+    model = mlflow.pyfunc.load_model("models:/small@champion")
+    np.testing.assert_allclose(model.predict(IMAGES), probabilities, atol=1e-6)
+    assert model.metadata.get_input_schema().input_types() == [np.dtype(np.uint8)]
+    assert model.metadata.run_id == made.run_id and model.metadata.model_id == made.model_id
