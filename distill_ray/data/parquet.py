@@ -40,7 +40,7 @@ class ParquetSource(Source):
     """
 
     def __init__(self, folder: Folder, label: str | None) -> None:
-        self.name = folder.location.rstrip("/").rpartition("/")[2]
+        self.name = folder.path.rstrip("/").rpartition("/")[2]
         self.location = folder.location
         self._folder = folder
         self._shards = {split: [self._open(entry) for entry in files] for split, files in _files_by_split(folder).items()}

@@ -97,6 +97,8 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
     from distill_ray.data.tree import ImageTree
 
     folder = Folder.find(name_or_path)
+    if folder is None and "/" in name_or_path:
+        raise RequestError(f"data.name: there is no folder {name_or_path}; name the one that holds the data set")
     if folder is None:
         raise RequestError(f"data.name: {unknown_name('data set', name_or_path, SOURCES)}, and no such folder exists")
     names = [entry.base_name for entry in folder.entries()]

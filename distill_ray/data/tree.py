@@ -25,7 +25,7 @@ class ImageTree(Source):
     label_columns = ("label",)
 
     def __init__(self, folder: Folder, label: str | None) -> None:
-        self.name = folder.location.rstrip("/").rpartition("/")[2]
+        self.name = folder.path.rstrip("/").rpartition("/")[2]
         self.location = folder.location
         self.label = pick_label(label, self.label_columns, self.location)
         self._folder = folder
