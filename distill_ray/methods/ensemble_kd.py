@@ -59,10 +59,11 @@ class EnsembleKD(Method):
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The weighted sum, with its two components as `"loss/labels"` and `"loss/teachers"`, averaged over the parts."""
         from_labels, from_teachers = [], []
-        for part in batch.parts:
+        for offered in batch.parts:
+            part, answers = student.pick(offered, teachers)
             logits = losses.at_least_float32(student(part.images))
             from_labels.append(losses.cross_entropy(logits, part))
-            from_teachers.append(losses.ensemble_kd(logits, teachers(part), self.temperature, self.combine, self.weights))
+            from_teachers.append(losses.ensemble_kd(logits, answers, self.temperature, self.combine, self.weights))
         labels, distilled = losses.average(from_labels), losses.average(from_teachers)
         return {
             "loss": labels.lerp(distilled, self.alpha),

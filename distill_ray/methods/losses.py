@@ -61,16 +61,35 @@ def ensemble_kd(
 def cross_entropy(logits: Tensor, part: Part) -> Tensor:
     """Mean cross-entropy of logits (B, K) against the labels of `part`, or against the mix of labels where images are mixed.
 
-    A mixed image costs w CE(first label) + (1 - w) CE(second label), which is the cross-entropy against the mixed
-    probabilities. Source: Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix).
+    With logits (B, M, K) of M members or heads, the mean over them too. A mixed image costs
+    w CE(first label) + (1 - w) CE(second label), which is the cross-entropy against the mixed probabilities.
+    Source: Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix).
     """
     logits = at_least_float32(logits)
-    if part.partner_labels is None or part.label_weight is None:
-        return functional.cross_entropy(logits, part.labels)
+    labels, partner_labels, label_weight = part.labels, part.partner_labels, part.label_weight
+    if logits.ndim == 3:
+        members = logits.shape[1]
+        logits = logits.flatten(0, 1)
+        labels = labels.repeat_interleave(members)
+        if partner_labels is not None and label_weight is not None:
+            partner_labels, label_weight = partner_labels.repeat_interleave(members), label_weight.repeat_interleave(members)
+    if partner_labels is None or label_weight is None:
+        return functional.cross_entropy(logits, labels)
     log_p = logits.log_softmax(-1)
-    own = functional.nll_loss(log_p, part.labels, reduction="none")
-    partner = functional.nll_loss(log_p, part.partner_labels, reduction="none")
-    return torch.lerp(partner, own, part.label_weight.to(log_p.dtype)).mean()
+    own = functional.nll_loss(log_p, labels, reduction="none")
+    partner = functional.nll_loss(log_p, partner_labels, reduction="none")
+    return torch.lerp(partner, own, label_weight.to(log_p.dtype)).mean()
+
+
+def jensen_shannon(*logits: Tensor) -> Tensor:
+    """Mean divergence of the outputs for several versions of each image from their average, over images.
+
+    Source: Hendrycks et al. 2020 (AugMix), which adds 12 times this for three versions (plain, and two augmented) to the
+    cross-entropy of the plain one.
+    """
+    log_p = torch.stack([at_least_float32(version) for version in logits]).log_softmax(-1)
+    log_mean = log_p.logsumexp(0) - math.log(len(logits))
+    return (log_p.exp() * (log_p - log_mean)).sum(-1).mean()
 
 
 def average(terms: Sequence[Tensor]) -> Tensor:

@@ -8,13 +8,17 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from distill_ray._lazy import LazyModule
 from distill_ray.registry import Registry
 from distill_ray.settings import check
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from distill_ray.augment import picking
     from distill_ray.augment.view import Batch, Part, View
+else:
+    picking = LazyModule("distill_ray.augment.picking")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +40,12 @@ class Method(ABC):
         """Raise `ValueError` with the reason when the method cannot be used with that model, view or number of teachers."""
         if self.needs_teachers and not teachers:
             raise ValueError(f"method {self.name!r} learns from teachers, and there are none")
+        if view.picks and not self.needs_teachers:
+            raise ValueError(f"augment {view.name!r} picks images with the help of teachers; method {self.name!r} has none")
 
-    @property
-    def live_teachers(self) -> bool:
-        """Whether teachers must run in every step: their answers for the view's images alone, stored, are not enough."""
-        return False
+    def live_teachers(self, view: View) -> bool:
+        """Whether teachers must run in every step: their stored answers for the images of `view` are not enough."""
+        return self.needs_teachers and view.picks
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
         """The network as it is trained, made from the plain `network` that the recipe names."""
@@ -90,6 +95,7 @@ class Student:
     gather: Callable[[Tensor], Tensor] = lambda rows: rows
 
     def __call__(self, images: Tensor) -> Tensor:
+        """A forward pass in training."""
         with self.autocast():
             return self.parallel(images)
 
@@ -103,6 +109,13 @@ class Student:
         finally:
             self.network.train()
 
+    def pick(self, part: Part, teachers: Teachers) -> tuple[Part, Tensor]:
+        """The part to train on and the teachers' logits for it: `part` itself, or what it asks to be picked from it."""
+        if part.pick is None:
+            return part, teachers(part)
+        with self.evaluating() as network:
+            return picking.pick(part, network, teachers, self.gather)
+
 
 class Teachers(Protocol):
     """The teachers, in the order of the job."""
@@ -111,7 +124,7 @@ class Teachers(Protocol):
     def networks(self) -> Sequence[nn.Module]:
         """The teachers themselves, in eval mode with frozen weights and so differentiable with respect to images.
 
-        Only a method with `live_teachers` may rely on them.
+        Only a method that says so by `live_teachers` may rely on them.
         """
 
     def __call__(self, part: Part) -> Tensor:

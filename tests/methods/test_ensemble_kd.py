@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augment import Identity
+from distill_ray.augment import VIEWS, Identity
 from distill_ray.augment.view import Batch, Part
 from distill_ray.methods import METHODS, EnsembleKD, Supervised
 from distill_ray.methods.method import Student
@@ -123,6 +123,14 @@ def test_combinations_that_are_refused() -> None:
         EnsembleKD().check_fit(model="wrn-10-1", view=Identity(), teachers=0)
     EnsembleKD(weights=(1.0, 2.0)).check_fit(model="wrn-10-1", view=Identity(), teachers=2)
     Supervised().check_fit(model="wrn-10-1", view=Identity(), teachers=0)
+    picking = VIEWS["additional"](pick="kl")
+    with pytest.raises(
+        ValueError, match="augment 'additional' picks images with the help of teachers; method 'supervised' has none"
+    ):
+        Supervised().check_fit(model="wrn-10-1", view=picking, teachers=0)
+    EnsembleKD().check_fit(model="wrn-10-1", view=picking, teachers=1)
+    assert EnsembleKD().live_teachers(picking)
+    assert not EnsembleKD().live_teachers(Identity())
 
 
 def test_evaluating_a_student_leaves_its_statistics_alone() -> None:

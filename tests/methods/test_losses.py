@@ -245,3 +245,14 @@ def test_mixed_cross_entropy_is_that_against_the_mixed_targets() -> None:
         losses.cross_entropy(logits, unmixed),
         torch.nn.functional.cross_entropy(logits, unmixed.labels),
     )
+
+
+def test_jensen_shannon_oracle() -> None:
+    versions = f64([[[1, 0, -1], [0.5, 0.5, 0]], [[0.8, 0.3, -0.6], [0.1, 0.9, 0]], [[1.4, -0.2, -1.2], [0.7, 0.2, 0.4]]])
+    mean = versions.softmax(-1).mean(0)
+    to_mean = [(version.softmax(-1) * (version.log_softmax(-1) - mean.log())).sum(-1).mean() for version in versions]
+    assert [printed(divergence) for divergence in to_mean] == [0.00139896, 0.03907482, 0.03790078]
+    assert printed(losses.jensen_shannon(*versions)) == 0.02612485
+    assert losses.jensen_shannon(versions[0], versions[0]).item() == pytest.approx(0, abs=1e-15)
+    bounds = torch.tensor([[1e4, 0.0], [0.0, 1e4]]).chunk(2)
+    assert losses.jensen_shannon(*bounds).item() == pytest.approx(math.log(2))

@@ -1,0 +1,78 @@
+"""Distillation of the distribution over the members' predictions: the student predicts a Dirichlet distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from distill_ray._lazy import LazyModule
+from distill_ray.methods.method import Method, Student, Teachers
+from distill_ray.settings import Setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from distill_ray.augment.view import Batch
+    from distill_ray.methods import losses
+else:
+    torch = LazyModule("torch")
+    losses = LazyModule("distill_ray.methods.losses")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnDD(Method):
+    """Ensemble distribution distillation: the members' predictions are likely under Dir(exp(logits / T)). No labels are used.
+
+    The mean of that distribution at T = 1 is the usual softmax, so the student is deployed as it is. With `anneal_until`, T
+    falls linearly from `temperature` at epoch `anneal_from` to 1 at epoch `anneal_until` (both 0-based), as in the paper;
+    without it T stays, as in the code of Ferianc & Rodrigues 2022 (Hydra+), whose students are nevertheless evaluated at T = 1.
+
+    Source: Malinin, Mlodozeniec & Gales 2020.
+    """
+
+    name = "endd"
+    needs_teachers = True
+
+    temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 5.0
+    smoothing: Annotated[float, Setting("share of the uniform distribution in the teachers' answers", at_least=0, at_most=1)] = (
+        0.0
+    )
+    anneal_from: Annotated[int, Setting("epoch until which the temperature stays", at_least=0)] = 0
+    anneal_until: Annotated[int | None, Setting("epoch at which the temperature is 1; it stays if unset", at_least=1)] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.anneal_until is not None and self.anneal_until <= self.anneal_from:
+            raise ValueError(f"anneal_until must be above anneal_from, {self.anneal_from}, found {self.anneal_until}")
+
+    def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
+        """The mean over the parts of the batch."""
+        temperature = self.temperature_at(batch.draws.epoch - 1)
+        picked = [student.pick(part, teachers) for part in batch.parts]
+        terms = [dirichlet_likelihood(student(part.images), answers, temperature, self.smoothing) for part, answers in picked]
+        return {"loss": losses.average(terms)}
+
+    def temperature_at(self, epoch: int) -> float:
+        """The temperature of a 0-based epoch."""
+        if self.anneal_until is None:
+            return self.temperature
+        share = (epoch - self.anneal_from) / (self.anneal_until - self.anneal_from)
+        return self.temperature + (1 - self.temperature) * min(max(share, 0.0), 1.0)
+
+
+def dirichlet_likelihood(student: Tensor, teachers: Tensor, temperature: float, smoothing: float = 0.0) -> Tensor:
+    """T² times the negative log-likelihood of the members' softened predictions under Dir(exp(student / T)).
+
+    Averaged over members and images; `student` holds logits (B, K) and `teachers` (N, B, K), which get no gradient. With
+    `smoothing` g every teacher's probabilities p become (1 - g) p + g / K.
+    """
+    concentration = (losses.at_least_float32(student) / temperature).exp()
+    with torch.no_grad():
+        log_q = (teachers.to(concentration.dtype) / temperature).log_softmax(-1)
+        if smoothing:
+            log_q = ((1 - smoothing) * log_q.exp() + smoothing / log_q.shape[-1]).log()
+        log_q = log_q.mean(0)
+    normaliser = concentration.lgamma().sum(-1) - concentration.sum(-1).lgamma()
+    return temperature**2 * (normaliser - ((concentration - 1) * log_q).sum(-1)).mean()

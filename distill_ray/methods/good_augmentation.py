@@ -1,0 +1,85 @@
+"""Distillation on images and, beside them, on the same images more strongly augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from distill_ray._lazy import LazyModule
+from distill_ray.methods.method import Method, Student, Teachers
+from distill_ray.settings import Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distill_ray.augment.view import Batch, Part, View
+    from distill_ray.methods import losses
+else:
+    losses = LazyModule("distill_ray.methods.losses")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentedKD(Method):
+    """`labels * CE(x) + alpha * [original * KD(x) + mixed_labels * CE(x') + augmented * KD(x')]` for images x and copies x'.
+
+    x and x' are the two parts of the view, each with a forward pass, and so batch statistics, of its own. The target for x' is
+    what the teachers say of x' itself; its mixed label counts only through `mixed_labels`. KD is the temperature-squared
+    divergence of `losses.ensemble_kd`. Where the view asks for a pick, x' is what was picked, with the student in evaluation
+    mode while it is asked (the published code leaves it in training mode, so that its running statistics also see the pool).
+
+    Source: Wang et al. 2022, "What makes a good data augmentation in knowledge distillation"; r, a and w1 ... w3 there.
+    """
+
+    name = "augmented-kd"
+    needs_teachers = True
+
+    temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0
+    labels: Annotated[float, Setting("weight of the labels of the images", at_least=0)] = 0.1
+    alpha: Annotated[float, Setting("weight of all that follows", at_least=0)] = 0.9
+    original: Annotated[float, Setting("weight of the teachers' answers for the images", at_least=0)] = 1.0
+    mixed_labels: Annotated[float, Setting("weight of the labels of the augmented copies", at_least=0)] = 0.0
+    augmented: Annotated[float, Setting("weight of the teachers' answers for the augmented copies", at_least=0)] = 1.0
+    combine: Annotated[Literal["mean-softmax", "mean-loss", "add-loss"], Setting("how the teachers are combined")] = (
+        "mean-softmax"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labels == 0 and self.alpha * (self.original + self.mixed_labels + self.augmented) == 0:
+            raise ValueError("labels and alpha, or original, mixed_labels and augmented, must not all be 0")
+
+    def check_fit(self, *, model: str, view: View, teachers: int) -> None:
+        """Besides the common rules: a view of images and copies."""
+        super().check_fit(model=model, view=view, teachers=teachers)
+        if view.part_count < 2:
+            raise ValueError(
+                f"method {self.name!r} needs images and augmented copies beside them; augment {view.name!r} has none"
+            )
+
+    def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
+        """The weighted sum and its components."""
+        images, *offered = batch.parts
+        logits = losses.at_least_float32(student(images.images))
+        labels = losses.cross_entropy(logits, images)
+        original = self._distilled(logits, teachers(images))
+        mixed, augmented = self._of_copies(student, offered, teachers)
+        terms = self.original * original + self.mixed_labels * mixed + self.augmented * augmented
+        return {
+            "loss": self.labels * labels + self.alpha * terms,
+            "loss/labels": labels,
+            "loss/original": original,
+            "loss/mixed-labels": mixed,
+            "loss/augmented": augmented,
+        }
+
+    def _of_copies(self, student: Student, offered: list[Part], teachers: Teachers) -> tuple[Tensor, Tensor]:
+        mixed, augmented = [], []
+        for part, answers in (student.pick(part, teachers) for part in offered):
+            logits = losses.at_least_float32(student(part.images))
+            mixed.append(losses.cross_entropy(logits, part))
+            augmented.append(self._distilled(logits, answers))
+        return losses.average(mixed), losses.average(augmented)
+
+    def _distilled(self, logits: Tensor, answers: Tensor) -> Tensor:
+        return losses.ensemble_kd(logits, answers, self.temperature, self.combine)
