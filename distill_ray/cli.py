@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _unexpected(error: Exception, verbose: bool) -> str:
     """One line about an error that nobody expected; its traceback goes into a file, or is printed."""
+    import tempfile
+    import traceback
+
     message = next(iter(str(error).splitlines()), "")
     line = f"distill-ray failed unexpectedly: {type(error).__name__}{': ' * bool(message)}{message}"
     if verbose:
@@ -337,4 +338,5 @@ def _show(results: StudyResults) -> None:
     from distill_ray.report.table import as_text, table
 
     rows = table(results)
-    click.echo(as_text(rows, shutil.get_terminal_size((100, 24)).columns) if rows else f"{results.name}: no results yet")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
+    click.echo(as_text(rows, width) if rows else f"{results.name}: no results yet")

@@ -37,7 +37,7 @@ from distill_ray.study import Study
 from distill_ray.study.space import Range
 
 LABELS = {
-    ENSEMBLE: "ensemble of the teachers",
+    ENSEMBLE: "ensemble",
     TEACHER: "single teacher",
     "scratch": "student from scratch",
     "default-kd": "default KD",
