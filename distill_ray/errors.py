@@ -18,3 +18,7 @@ class RequestError(DistillRayError):
 
 class RunError(DistillRayError):
     """The request was fine, and something failed while it ran. The command line exits with 1."""
+
+
+class StoreError(RunError):
+    """The store cannot be read or written, whichever job noticed it first; once it can, the same command goes on."""

@@ -27,7 +27,7 @@ from typing import Any
 
 from pyarrow import fs
 
-from distill_ray.errors import RequestError, RunError
+from distill_ray.errors import RequestError, RunError, StoreError
 
 MANIFEST = "manifest.json"
 
@@ -146,7 +146,7 @@ class Store:
     def write(self, path: str, content: bytes, *, durable: bool = False) -> None:
         """Write a file in one piece: a reader, or a run after a crash, sees the old content or the new, never a part.
 
-        `durable` also waits until a local disk has it. Raises `RunError` when the disk is full or cannot be written.
+        `durable` also waits until a local disk has it. Raises `StoreError` when the disk is full or cannot be written.
         """
         with self._explained(path):
             self._write(path, content, durable)
@@ -206,7 +206,7 @@ class Store:
             yield
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise RunError(
+                raise StoreError(
                     f"store {self.uri}: no space left while writing {path}; free some space and run the same command again"
                 ) from None
-            raise RunError(f"store {self.uri}: {path} cannot be reached ({error}); run the same command again") from None
+            raise StoreError(f"store {self.uri}: {path} cannot be reached ({error}); run the same command again") from None

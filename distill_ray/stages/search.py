@@ -16,7 +16,7 @@ from optuna.trial import Trial, TrialState
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from distill_ray.errors import RunError
+from distill_ray.errors import RunError, StoreError
 from distill_ray.job import Data
 from distill_ray.stages.cluster import Cluster
 from distill_ray.events import Observer, Run
@@ -75,6 +75,8 @@ def run_search(
     finally:
         history.set_user_attr("seconds", history.user_attrs.get("seconds", 0.0) + time.time() - begun)
         shutil.rmtree(folder, ignore_errors=True)
+    if searcher.store_error:
+        raise StoreError(searcher.store_error)
     if not best_trials(history, search):
         reasons = {trial.user_attrs.get("reason", "") for trial in counted(history) if trial.state == TrialState.FAIL}
         raise RunError(f"no trial of the search came to its end: {'; '.join(sorted(reasons)) or 'all were stopped'}")

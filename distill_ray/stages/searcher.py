@@ -50,6 +50,7 @@ class OptunaSearcher(OptunaSearch):
         self._configure = configure
         self._on_end = on_end
         self._deadline = deadline
+        self.store_error = ""
         self._reported: dict[str, int] = {}
         past = counted(study)
         self._begun = len(past)
@@ -57,7 +58,8 @@ class OptunaSearcher(OptunaSearch):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The configuration of the next trial, or Tune's word for "that was all"."""
-        if self._begun >= self._search.trials or self._failed >= self._search.max_failed_trials or time.time() > self._deadline:
+        spent = self._begun >= self._search.trials or self._failed >= self._search.max_failed_trials
+        if spent or self.store_error or time.time() > self._deadline:
             finished: Any = Searcher.FINISHED
             return finished
         super().suggest(trial_id)
@@ -77,6 +79,10 @@ class OptunaSearcher(OptunaSearch):
         self.on_trial_result(trial_id, result)
         self._reported.pop(trial_id, None)
         trial = self._ot_trials.pop(trial_id)
+        if "store_error" in result:
+            # Left RUNNING: no fault of the trial, which the next driver finds abandoned and tries again.
+            self.store_error = result["store_error"]
+            return
         values, state, reason = None, TrialState.FAIL, result.get("failure", "")
         if error or not result:
             reason = "its process died, and so did those of its retries"

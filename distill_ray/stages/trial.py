@@ -6,6 +6,7 @@ from typing import Any
 
 from ray import tune
 
+from distill_ray.errors import StoreError
 from distill_ray.job import Job
 from distill_ray.records import find_job
 from distill_ray.stages.execution import Epochs, run_job
@@ -15,7 +16,8 @@ class TrialRunner(tune.Trainable):
     """Runs the job of its configuration. A step's result is the record of an epoch; the last one also has the `outcome`.
 
     A job that fails on its own account ends its trial with `failure`, the reason, and is not tried again, since it would fail
-    again. An error of the system (a lost process, an unreadable disk) is raised, and Tune tries again as often as it may.
+    again. A store that cannot be written ends it with `store_error`, and with it the search. Another error of the system (a
+    lost process, an unreadable disk) is raised, and Tune tries again as often as it may.
     """
 
     _epochs: Epochs
@@ -40,6 +42,8 @@ class TrialRunner(tune.Trainable):
                 return dict(record)
             for _ in self._epochs:
                 pass
+        except StoreError as error:
+            return {"store_error": str(error), "done": True}
         except OSError:
             raise
         except Exception as error:

@@ -132,3 +132,15 @@ def test_another_space_is_another_search(history: Any) -> None:
     _, third = history("search.trials=9", "search.time_limit=1h")
     assert first.study_name != second.study_name
     assert first.study_name == third.study_name
+
+
+def test_a_full_store_ends_the_search_and_blames_no_trial(history: Any) -> None:
+    study, past = history()
+    made, ended = searcher(study, past)
+    made.suggest("x")
+    made.on_trial_complete("x", {"store_error": "store /full: no space left", "done": True})
+    assert made.suggest("y") == Searcher.FINISHED
+    assert made.store_error == "store /full: no space left"
+    assert ended == []
+    assert settle_abandoned(past) == 1
+    assert counted(past) == []
