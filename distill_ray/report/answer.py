@@ -63,7 +63,7 @@ def found_settings(results: StudyResults) -> str:
 
 def facts(rows: Sequence[Row]) -> list[Fact]:
     """What stands out of the best student: its metrics, how much of the ensemble's lead it keeps, what it costs."""
-    by_name = {row.contender.name: row for row in rows if row.runs}
+    by_name = {row.contender.name: row for row in rows if row.runs and row.split == "test"}
     best = next((row for row in by_name.values() if row.contender.found), None)
     if best is None:
         return []

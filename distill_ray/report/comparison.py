@@ -28,6 +28,7 @@ class Interval:
 
     @property
     def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of zero."""
         return self.low > 0 or self.high < 0
 
 
@@ -74,12 +75,13 @@ class Comparison:
 
 
 def comparisons(rows: Sequence[Row], *, seed: int = 0) -> list[Comparison]:
-    """The best found student against each other contender that was evaluated, in the order of the table.
+    """The best found student against each other contender on the test split, in the order of the table.
 
+    Empty before there is one: on the validation split, which selected it, the best student would look better than it is.
     Students of equal seeds are compared run by run (paired t-test), single teachers as independent runs (Welch), the ensemble
     as a fixed value (one-sample t-test). The bootstrap draws test samples, the same for all, from a generator with `seed`.
     """
-    best = next((row for row in rows if row.contender.found and row.runs), None)
+    best = next((row for row in rows if row.contender.found and row.runs and row.split == "test"), None)
     if best is None:
         return []
     others = [row for row in rows if row.runs and row is not best]

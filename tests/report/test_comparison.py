@@ -26,7 +26,8 @@ def test_students_of_equal_seeds_are_paired(study: StudyResults) -> None:
     gain = gain_over(study, "scratch")
     oracle = stats.ttest_rel(accuracies(study.best), accuracies(study.contender("scratch")))
     bounds = oracle.confidence_interval(0.95)
-    assert gain.test == "paired t-test" and gain.over_seeds is not None
+    assert gain.test == "paired t-test"
+    assert gain.over_seeds is not None
     assert (gain.over_seeds.low, gain.over_seeds.high) == pytest.approx((bounds.low, bounds.high), rel=1e-10)
     assert gain.p == pytest.approx(oracle.pvalue, rel=1e-10)
 
@@ -44,7 +45,8 @@ def test_single_teachers_are_independent_runs(study: StudyResults) -> None:
     gain = gain_over(study, "teacher")
     oracle = stats.ttest_ind(accuracies(study.best), accuracies(study.contender("teacher")), equal_var=False)
     bounds = oracle.confidence_interval(0.95)
-    assert gain.test == "Welch t-test" and gain.over_seeds is not None
+    assert gain.test == "Welch t-test"
+    assert gain.over_seeds is not None
     assert (gain.over_seeds.low, gain.over_seeds.high) == pytest.approx((bounds.low, bounds.high), rel=1e-10)
     assert gain.p == pytest.approx(oracle.pvalue, rel=1e-10)
 
@@ -58,7 +60,8 @@ def test_the_ensemble_is_a_fixed_value(study: StudyResults) -> None:
 
 def test_bootstrap_over_samples_agrees_with_scipy(study: StudyResults) -> None:
     best, scratch = study.best, study.contender("scratch")
-    assert best is not None and scratch is not None
+    assert best is not None
+    assert scratch is not None
     correct = [[run.log_probabilities.argmax(axis=1) == run.labels for run in each.test] for each in (best, scratch)]
     differences = np.mean(correct[0], axis=0) - np.mean(correct[1], axis=0)
     oracle = stats.bootstrap((differences,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(1))
@@ -75,8 +78,10 @@ def test_difference_in_nll_matches_the_table_and_its_bootstrap_surrounds_it(stud
     for metric in ("accuracy", "nll", "brier"):
         gain = gain_over(study, "default-kd", metric)
         assert gain.difference == pytest.approx(cells["best"][metric].mean - cells["default-kd"][metric].mean)
-        assert gain.over_samples is not None and gain.over_samples.low < gain.difference < gain.over_samples.high
-        assert gain.improves and gain.evidence == "clear"
+        assert gain.over_samples is not None
+        assert gain.over_samples.low < gain.difference < gain.over_samples.high
+        assert gain.improves
+        assert gain.evidence == "clear"
     assert gain_over(study, "default-kd", "ece").over_samples is None
     assert not gain_over(study, "scratch", "ece").improves
 
@@ -86,14 +91,23 @@ def test_one_run_each_leaves_the_samples_only(study: StudyResults) -> None:
         replace(each, seeds=each.seeds[:1], validation=each.validation[:1], test=each.test[:1]) for each in study.contenders
     )
     gain = gain_over(replace(study, contenders=single), "scratch")
-    assert gain.over_seeds is None and gain.p is None and gain.over_samples is not None
+    assert gain.over_seeds is None
+    assert gain.p is None
+    assert gain.over_samples is not None
 
 
 def test_equal_contenders_show_nothing(study: StudyResults) -> None:
     best = study.best
     assert best is not None
     gain = gain_over(replace(study, contenders=(best, replace(best, name="scratch"))), "scratch")
-    assert gain.difference == 0 and gain.over_seeds is None and gain.evidence == "none" and not gain.improves
+    assert gain.difference == 0
+    assert gain.over_seeds is None
+    assert gain.evidence == "none"
+    assert not gain.improves
+
+
+def test_validation_which_selected_the_student_gives_no_comparison(study: StudyResults) -> None:
+    assert comparisons(table(replace(study, contenders=tuple(replace(each, test=()) for each in study.contenders)))) == []
 
 
 def test_no_best_no_comparison(young_study: StudyResults) -> None:

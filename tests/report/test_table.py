@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from distill_ray.metrics import fit_temperature
+from distill_ray.metrics import calibrated_score, fit_temperature
 from distill_ray.report.results import Contender, Predictions, StudyResults
 from distill_ray.report.table import METRICS, Cell, as_markdown, as_text, table
 
@@ -47,6 +47,9 @@ def test_temperature_is_fitted_on_the_same_run(study: StudyResults) -> None:
         fitted = [fit_temperature(run.log_probabilities, run.labels) for run in row.contender.validation]
         assert list(row.temperatures) == fitted
         assert tuple(row.cells) == METRICS
+        runs = zip(row.contender.test, fitted, strict=True)
+        cnll = [calibrated_score(run.log_probabilities, run.labels, temperature)["cnll"] for run, temperature in runs]
+        assert row.cells["cnll"].mean == pytest.approx(sum(cnll) / len(cnll), rel=1e-12)
 
 
 def test_single_teacher_is_the_mean_over_members_and_ensemble_one_run(study: StudyResults) -> None:
@@ -66,7 +69,9 @@ def test_before_confirmation_the_table_is_of_validation_without_calibrated_metri
 
 def test_contender_without_test_predictions_is_shown_empty_beside_others(study: StudyResults) -> None:
     rows = table(replace(study, contenders=(*study.contenders[:4], replace(study.contenders[4], test=()))))
-    assert rows[4].split == "test" and not rows[4].cells and rows[3].cells
+    assert rows[4].split == "test"
+    assert not rows[4].cells
+    assert rows[3].cells
 
 
 def test_text_fits_and_lines_up(study: StudyResults) -> None:
@@ -74,7 +79,8 @@ def test_text_fits_and_lines_up(study: StudyResults) -> None:
     body = lines[: lines.index("")]
     assert max(map(len, lines)) <= 100
     positions = [line.index("±") for line in body if "±" in line]
-    assert len(positions) == 4 and len(set(positions)) == 1
+    assert len(positions) == 4
+    assert len(set(positions)) == 1
     decimals = {line.index(".", body[0].index("accuracy")) for line in body[2:]}
     assert len(decimals) == 1
 
@@ -82,7 +88,8 @@ def test_text_fits_and_lines_up(study: StudyResults) -> None:
 def test_long_labels_are_cut_to_keep_the_width(study: StudyResults) -> None:
     contenders = (*study.contenders[:4], replace(study.contenders[4], label="a configuration with\na very, very long name"))
     text = as_text(table(replace(study, contenders=contenders)))
-    assert "a configuration" in text and "... 95.82" in text
+    assert "a configuration" in text
+    assert "... 95.82" in text
     assert max(map(len, text.splitlines())) <= 100
 
 

@@ -41,13 +41,14 @@ def _errors(rows: Sequence[Row], subject: Row, order: NDArray[np.intp], names: S
     places = np.arange(len(order))[::-1]
     shares = [100 * class_errors(row)[order] for row in rows]
     with figure((WIDE[0], 80 + 24 * len(order))) as canvas:
-        axes = axes_in(canvas, left=24 + 8 * max(map(len, names)), top=26)
+        axes = axes_in(canvas, left=32 + 8 * max(map(len, names)), top=26)
         axes.hlines(places, np.nanmin(shares, axis=0), np.nanmax(shares, axis=0), color=color("grid"), lw=5)
         for row, values in zip(rows, shares, strict=True):
             marker, size, layer = ("o", 9, 4) if row is subject else ("D", 5, 3)
             label, shade = cut(row.contender.label, 22), colors[row.contender.name]
             axes.plot(values, places, marker, ms=size, color=shade, label=label, zorder=layer, clip_on=False)
         axes.set_yticks(places, names)
+        axes.tick_params(axis="y", pad=9)
         axes.set(xlim=(0, None), ylim=(-0.6, len(order) - 0.4))
         axes.set_xlabel(f"% of the class's {subject.split} samples that are classified wrong")
         axes.grid(False, axis="y")
