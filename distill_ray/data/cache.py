@@ -26,7 +26,7 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
         RequestError: it cannot be made or written, or a temporary folder of that name belongs to somebody else.
     """
     chosen = cache_dir or os.environ.get(VARIABLE)
-    root = Path(chosen).expanduser() if chosen else Path(tempfile.gettempdir(), f"distill_ray-{_user()}")
+    root = Path(chosen).expanduser().absolute() if chosen else Path(tempfile.gettempdir(), f"distill_ray-{_user()}")
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         owned = bool(chosen) or not hasattr(os, "getuid") or root.stat().st_uid == os.getuid()

@@ -36,7 +36,7 @@ class Folder:
         try:
             uri = urlsplit(path_or_uri)
             if "@" in uri.netloc:
-                raise RequestError("data.name: a URI must not hold a password; put credentials in the environment")
+                raise RequestError("a data set's URI must not hold a password; put credentials in the environment")
             if len(uri.scheme) > 1:
                 filesystem, path = fs.FileSystem.from_uri(path_or_uri)
                 location = path_or_uri
@@ -45,11 +45,11 @@ class Folder:
                 path = location = str(Path(path_or_uri).expanduser().absolute())
             kind = filesystem.get_file_info(path).type
         except (pa.ArrowException, OSError, ValueError, RuntimeError) as error:
-            raise RequestError(f"data.name: {path_or_uri!r} cannot be reached: {one_line(error)}") from error
+            raise RequestError(f"data set {path_or_uri!r} cannot be reached: {one_line(error)}") from error
         if kind == fs.FileType.NotFound:
             return None
         if kind != fs.FileType.Directory:
-            raise RequestError(f"data.name: {path_or_uri} is a file; name the folder that holds the data set")
+            raise RequestError(f"data set {path_or_uri} is a file; name the folder that holds the data set")
         return cls(filesystem, path, location)
 
     def entries(self, below: str = "", *, recursive: bool = False) -> list[fs.FileInfo]:

@@ -178,7 +178,7 @@ def test_folders_that_hold_no_data_set(tmp_path, small):
     (small / "test-00000-of-00001.parquet").rename(small / "some.parquet")
     refused("none of its Parquet files is named", small)
     refused("cannot be reached", "s4://bucket/folder")
-    refused("data.name: a URI must not hold a password; put", "s3://name:password@bucket/folder")
+    refused("a data set's URI must not hold a password; put", "s3://name:password@bucket/folder")
     refused("'~nobody-of-this-name' cannot be reached", "~nobody-of-this-name")
 
 

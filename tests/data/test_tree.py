@@ -30,6 +30,13 @@ def test_classes_and_rows_are_sorted_by_name(tree, pictures):
     assert (source.rows("train"), source.rows("test"), source.label) == (6, 2, "label")
 
 
+def test_a_class_whose_name_begins_with_another(tmp_path, encode, pictures):
+    for name in ("a-b", "a"):
+        (tmp_path / "tree" / "train" / name).mkdir(parents=True)
+        (tmp_path / "tree" / "train" / name / "1.png").write_bytes(encode(pictures(1)[0]))
+    assert open_source(str(tmp_path / "tree")).class_names == ("a", "a-b")
+
+
 def test_the_digest_counts_class_and_content(tree):
     digest = open_source(str(tree)).digest
     (tree / "train" / "cat" / "2.png").rename(tree / "train" / "cat" / "20.png")
