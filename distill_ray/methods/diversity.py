@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 Compare = Literal["rows", "layers"]
 Bias = Literal["none", "joined", "separate"]
@@ -19,7 +19,7 @@ def diversity(layers: Iterable[tuple[Tensor, Tensor | None]], *, compare: Compar
     """Sum over layers, heads and rows of (1 + cos(mean over heads, head)) / 2; smaller means more diverse.
 
     Args:
-        layers: weight (M, out, ...) and bias (M, out) of each layer of the heads, M heads stacked; a layer may have no bias.
+        layers: weight (M, out, ...) and bias (M, out) of each layer of M heads; a layer may have no bias.
         compare: the vectors of which the cosine is taken: the weights that lead to one output (`rows`, as the published code
             does) or all weights of a layer (`layers`, the formula of the paper).
         bias: left out (`none`), appended to the weights of its row (`joined`), or compared by itself (`separate`, the
@@ -40,16 +40,6 @@ def similarity(vectors: Tensor) -> Tensor:
     mean_norm = (mean.square().sum(-1) + SMOOTHING).sqrt()
     cosine = (vectors * mean).sum(-1) / (norms * mean_norm + SMOOTHING)
     return ((1 + cosine) / 2).sum()
-
-
-def layers_of(heads: Sequence[nn.Module]) -> list[tuple[Tensor, Tensor | None]]:
-    """What `diversity` compares in heads of equal shape: their convolutions and linear layers, stacked."""
-    layers: list[tuple[Tensor, Tensor | None]] = []
-    for modules in zip(*(head.modules() for head in heads), strict=True):
-        if isinstance(modules[0], nn.Linear | nn.Conv2d):
-            weight = torch.stack([module.weight for module in modules])
-            layers.append((weight, None if modules[0].bias is None else torch.stack([module.bias for module in modules])))
-    return layers
 
 
 def _vectors(weight: Tensor, own_bias: Tensor | None, compare: Compare, bias: Bias) -> Iterator[Tensor]:

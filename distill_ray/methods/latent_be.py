@@ -1,0 +1,114 @@
+"""LatentBE: a BatchEnsemble learns member by member from an ensemble and becomes one plain network by averaging its members."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+from distill_ray._lazy import LazyModule
+from distill_ray.methods.method import Method, Setup, Student, Teachers
+from distill_ray.settings import Setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from distill_ray.augment.view import Batch, Part, View
+    from distill_ray.methods import losses, member_losses, perturbation
+    from distill_ray.models import batch_ensemble
+else:
+    torch = LazyModule("torch")
+    losses = LazyModule("distill_ray.methods.losses")
+    member_losses = LazyModule("distill_ray.methods.member_losses")
+    perturbation = LazyModule("distill_ray.methods.perturbation")
+    batch_ensemble = LazyModule("distill_ray.models.batch_ensemble")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentBE(Method):
+    """`(1 - alpha) * cross-entropy + alpha * T² mean over m of KL(teacher m || member m)` of a BatchEnsemble.
+
+    The deployed network is the plain one whose weights are scaled by the members' mean factors. With `perturb: tdiv-sdiv`
+    images are first moved to where two teachers, drawn anew in every step, disagree and their two members do not; images move
+    by 1/255 per value, in root mean square, and teachers and student see them so.
+
+    The loss is smaller than the published one by the entropy of the teachers, which is constant. Weight decay draws the
+    members' factors towards 1 and their gradient is M times that of this mean over members, as published; both are built into
+    the BatchEnsemble. Defaults are those of the published code; merging by `mean-of-products` is how a later paper describes
+    the method, and a `scaled` bias is what the published code validates with during training.
+
+    Source: Nam et al. 2022, "Improving ensemble distillation with weight averaging and diversifying perturbation".
+    """
+
+    name = "latent-be"
+    needs_teachers = True
+
+    temperature: Annotated[float, Setting("softens teachers and members alike", above=0)] = 4.0
+    alpha: Annotated[float, Setting("weight of the teachers; the labels have 1 - alpha", at_least=0, at_most=1)] = 1.0
+    perturb: Annotated[Literal["none", "tdiv-sdiv"], Setting("how images are moved before each step")] = "none"
+    merge: Annotated[Literal["product-of-means", "mean-of-products"], Setting("how members become one network")] = (
+        "product-of-means"
+    )
+    merged_bias: Annotated[Literal["kept", "scaled"], Setting("what merging does to the bias of the classifier")] = "kept"
+
+    def check_fit(self, *, model: str, view: View, teachers: int) -> None:
+        """Besides the common rules: two teachers that can disagree, where images are to be moved."""
+        super().check_fit(model=model, view=view, teachers=teachers)
+        if self.perturb != "none" and teachers < 2:
+            raise ValueError(f"perturb {self.perturb!r} needs at least 2 teachers, found {teachers}")
+
+    def live_teachers(self, view: View) -> bool:
+        """They must answer for images that they themselves moved."""
+        return self.perturb != "none" or super().live_teachers(view)
+
+    def student(self, network: nn.Module, setup: Setup) -> nn.Module:
+        """A BatchEnsemble with one member per teacher. Raises `ValueError` for a network that cannot become one."""
+        return batch_ensemble.to_batch_ensemble(network, setup.teachers)
+
+    def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
+        """The weighted sum, with its two components as `"loss/labels"` and `"loss/teachers"`, averaged over the parts."""
+        from_labels, from_teachers = [], []
+        for offered in batch.parts:
+            part, answers = self._shown(offered, student, batch, teachers)
+            logits = losses.at_least_float32(student(part.images))
+            from_labels.append(losses.cross_entropy(logits, part))
+            from_teachers.append(member_losses.paired_kd(logits, answers, self.temperature))
+        labels, distilled = losses.average(from_labels), losses.average(from_teachers)
+        return {"loss": labels.lerp(distilled, self.alpha), "loss/labels": labels, "loss/teachers": distilled}
+
+    def deploy(self, student: nn.Module) -> nn.Module:
+        """The merged network, of the plain network's shape."""
+        return cast("batch_ensemble.BatchEnsemble", student).merge(self.merge, self.merged_bias)
+
+    def _shown(self, offered: Part, student: Student, batch: Batch, teachers: Teachers) -> tuple[Part, Tensor]:
+        if self.perturb == "none":
+            return student.pick(offered, teachers)
+        part = offered if offered.pick is None else student.pick(offered, teachers)[0]
+        moved = replace(part, images=self._moved(part.images, student, batch, teachers))
+        return moved, teachers(moved)
+
+    def _moved(self, images: Tensor, student: Student, batch: Batch, teachers: Teachers) -> Tensor:
+        first, second = pair(batch, len(teachers.networks))
+
+        def by_teachers(images: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                other = teachers.networks[second](images)
+            return teachers.networks[first](images), other
+
+        with student.evaluating() as network:
+            ensemble = cast("batch_ensemble.BatchEnsemble", network)
+
+            def by_members(images: Tensor) -> tuple[Tensor, Tensor]:
+                with torch.no_grad():
+                    other = ensemble.logits_of(images, (second,)).squeeze(1)
+                return ensemble.logits_of(images, (first,)).squeeze(1), other
+
+            return perturbation.diversify(images, by_teachers, by_members)
+
+
+def pair(batch: Batch, members: int) -> tuple[int, int]:
+    """The two different members of this step, in order; every pair is equally likely, and all workers have the same."""
+    (first, other), *_ = batch.draws.uniform("pair of members", batch.step, batch.step + 1, 2)
+    leading, following = int(first * members), int(other * (members - 1))
+    return leading, following + (following >= leading)
