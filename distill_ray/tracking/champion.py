@@ -121,13 +121,17 @@ def _new_version(client: MlflowClient, study_name: str, experiment_id: str, run_
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
     with suppress(MlflowException):
         client.create_registered_model(study_name, {"study": study_name}, "Students of this study, by `distill-ray`.")
+    # A database, unlike a server, would look `models:/...` up wherever this process has set MLflow's global tracking URI.
+    source = model.model_uri if client.tracking_uri.startswith("http") else model.artifact_location
     made = client.create_model_version(
         study_name,
-        model.model_uri,
+        source,
         run_id,
         tags,
         description=champion.description,
         await_creation_for=0,
         model_id=model.model_id,
     )
-    return str(made.version)
+    number = str(made.version)
+    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": json.dumps([{"name": study_name, "version": number}])})
+    return number
