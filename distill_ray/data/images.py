@@ -56,7 +56,7 @@ def load_images(source: Source, split: SplitName, cache_dir: str | os.PathLike[s
         RunError: the disk filled up.
     """
     if source.rows(split) == 0:
-        raise RequestError(f"data.name: {source.location} has no {split} split")
+        raise RequestError(f"data.source: {source.location} has no {split} split")
     key = json.dumps([FORMAT, source.digest, source.label, split])
     root = cache_root(cache_dir)
     folder = root / "images" / hashlib.sha256(key.encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""What a data set offers before anything is decoded, and how a study file's `data.name` is resolved to one."""
+"""What a data set offers before anything is decoded, and how a study file's `data.source` is resolved to one."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
 
     folder = Folder.find(name_or_path)
     if folder is None and "/" in name_or_path:
-        raise RequestError(f"data.name: there is no folder {name_or_path}; name the one that holds the data set")
+        raise RequestError(f"data.source: there is no folder {name_or_path}; name the one that holds the data set")
     if folder is None:
-        raise RequestError(f"data.name: {unknown_name('data set', name_or_path, SOURCES)}, and no such folder exists")
+        raise RequestError(f"data.source: {unknown_name('data set', name_or_path, SOURCES)}, and no such folder exists")
     names = [entry.base_name for entry in folder.entries()]
     if any(name.endswith(".parquet") for name in names):
         return ParquetSource(folder, label)
@@ -108,7 +108,7 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
         return ImageTree(folder, label)
     found = ", ".join(sorted(names)[:8]) or "nothing"
     raise RequestError(
-        f"data.name: {folder.location} holds neither train-*.parquet and test-*.parquet nor the folders train and test "
+        f"data.source: {folder.location} holds neither train-*.parquet and test-*.parquet nor the folders train and test "
         f"(found: {found}); name the folder that does"
     )
 
@@ -123,5 +123,5 @@ def pick_label(wanted: str | None, columns: Sequence[str], location: str) -> str
     if usual or len(columns) == 1:
         return (usual or list(columns))[0]
     if not columns:
-        raise RequestError(f"data.name: {location} has no column of integer labels")
+        raise RequestError(f"data.source: {location} has no column of integer labels")
     raise RequestError(f"data.label: {location} has several label columns, name one: {', '.join(map(repr, columns))}")
