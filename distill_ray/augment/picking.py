@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from distill_ray.augment.kernels.geometry import take
 from distill_ray.augment.view import Criterion, Part, Pick
 
 TEMPERATURE = 4.0
@@ -38,10 +39,11 @@ def pick(
 ) -> tuple[Part, Tensor]:
     """The images that `part.pick` asks for, as a part, and the teachers' logits (N, B, K) for them.
 
-    `student` takes images to logits (B, K), or (B, M, K) for M members. A part without a pick is returned as it is. `gather` puts the rows of all workers one below the other; with several of them
-    the pools are put together, and the picked images are those that one worker would pick. Only the networks that the criterion
-    asks for see the whole pool, and `student` sees it in whatever mode it is given: pass it in evaluation mode unless its
-    running statistics are to be updated by the pool too, as in the published code.
+    `student` takes images to logits (B, K), or (B, M, K) for M members. A part without a pick is returned as it is. `gather`
+    puts the rows of all workers one below the other; with several of them the pools are put together, and the picked images
+    are those that one worker would pick. Only the networks that the criterion asks for see the whole pool, and `student` sees
+    it in whatever mode it is given: pass it in evaluation mode unless its running statistics are to be updated by the pool
+    too, as in the published code.
 
     Source: Wang et al. 2022, "What makes a good data augmentation in knowledge distillation".
     """
@@ -56,7 +58,7 @@ def pick(
         return None if rows is None else gather(rows).index_select(0, chosen)
 
     picked = Part(
-        gather(part.images).index_select(0, chosen),
+        take(gather(part.images), chosen),
         gather(part.labels).index_select(0, chosen),
         taken(part.partner_labels),
         taken(part.label_weight),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distill_ray.augment.draws import Draws, integers
+from distill_ray.augment.draws import Draws, beta, integers, shares
 
 DRAWS = Draws(seed=7, epoch=3)
 
@@ -13,6 +13,12 @@ def test_the_numbers_are_pinned_for_ever() -> None:
         [0.7306918442525738, 0.8026033037781661],
         [0.607233426101312, 0.23308946397984553],
     ]
+    assert beta(DRAWS.uniform("weight", 0, 3, 1)[:, 0], 0.3).tolist() == [
+        0.4801364541053772,
+        5.364418029785156e-07,
+        0.15907615423202515,
+    ]
+    assert shares(DRAWS.uniform("share", 0, 1, 2))[0].tolist() == [0.8794320317009964, 0.11285336256035217, 0.007714605738651459]
     assert DRAWS.permutation("order", 12).tolist() == [7, 0, 11, 10, 2, 4, 6, 8, 3, 9, 1, 5]
 
 
@@ -54,3 +60,25 @@ def test_a_permutation_has_every_number_once_and_depends_on_the_epoch() -> None:
     orders = [Draws(1, epoch).permutation("order", 1000) for epoch in range(2)]
     assert all(sorted(order) == list(range(1000)) for order in orders)
     assert (orders[0] == orders[1]).sum() < 10
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.3, 1.0, 4.0])
+def test_beta_numbers_have_the_moments_of_their_distribution(alpha: float) -> None:
+    numbers = beta(DRAWS.uniform("any", 0, 20_000, 1)[:, 0], alpha)
+    assert numbers.min() >= 0
+    assert numbers.max() <= 1
+    assert numbers.mean() == pytest.approx(0.5, abs=0.01)
+    assert numbers.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.02)
+    assert np.array_equal(numbers, numbers.astype(np.float32))
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_shares_are_uniform_over_the_simplex(parts: int) -> None:
+    weights = shares(DRAWS.uniform("any", 0, 20_000, parts - 1))
+    assert weights.shape == (20_000, parts)
+    assert weights.min() >= 0
+    assert weights.sum(1) == pytest.approx(1)
+    assert weights.mean(0) == pytest.approx(1 / parts, abs=0.01)
+    variance = (parts - 1) / (parts**2 * (parts + 1))
+    assert weights.var(0) == pytest.approx(variance, rel=0.05)
+    assert np.cov(weights.T)[0, 1] == pytest.approx(-variance / (parts - 1), rel=0.1)

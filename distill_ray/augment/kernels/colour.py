@@ -13,7 +13,7 @@ from torch import Tensor
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Scaled towards or away from black."""
-    return _pixels(images * _per_image(factor))
+    return _pixels(images * _per_image(factor).float())
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     centre = wide[..., 1:-1, 1:-1]
     smooth = (2 * (around + 4 * centre) + 13).div(26, rounding_mode="floor")  # a thirteenth, rounded; never half-way
     result = images.clone()
-    result[..., 1:-1, 1:-1] = _pixels(centre + (smooth - centre) * (1 - _per_image(factor)))
+    result[..., 1:-1, 1:-1] = _pixels(_fused(centre, smooth - centre, factor))
     return result
 
 
@@ -64,7 +64,7 @@ def autocontrast_by_table(images: Tensor) -> Tensor:
     """Like `autocontrast`, in Pillow's arithmetic, which gives other roundings."""
     lowest, highest = (value.double() for value in torch.aminmax(images.flatten(2), dim=2, keepdim=True))
     flat = lowest == highest
-    scale = torch.where(flat, 1, 255 / (highest - lowest))
+    scale = torch.where(flat, 1, highest.new_tensor(255) / (highest - lowest))
     levels = torch.arange(256, device=images.device, dtype=torch.float64)
     table = levels * scale + torch.where(flat, 0, -lowest * scale)
     return _look_up(images, table.clamp_(0, 255).to(images.dtype))
@@ -97,8 +97,13 @@ def _pixels(values: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, others: Tensor, factor: Tensor) -> Tensor:
-    factor = _per_image(factor)
-    return _pixels(images * factor + others * (1 - factor))
+    return _pixels(_fused(images * _per_image(factor).float(), others, factor))
+
+
+def _fused(values: Tensor, others: Tensor, factor: Tensor) -> Tensor:
+    """`values + (1 - factor) * others` in float32, rounded once: float64 is exact up to the sum."""
+    rest = (1 - _per_image(factor)).float()
+    return (values + others * rest.double()).float()
 
 
 def _grey(images: Tensor) -> Tensor:

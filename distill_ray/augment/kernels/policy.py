@@ -132,6 +132,6 @@ def apply(source: BatchSource, images: Tensor, names: Names, amount: Floats, *, 
             else:
                 some = Grid.of(some).affine(source.tensor(fixed_point(matrices))).show(some)
         else:
-            some = COLOURS[name](some, source.tensor(amount[chosen].astype(np.float32)))
+            some = COLOURS[name](some, source.tensor(amount[chosen]))
         result.index_copy_(0, where, some)
     return result
