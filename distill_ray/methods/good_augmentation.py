@@ -11,11 +11,13 @@ from distill_ray.methods.method import Method, Student, Teachers
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from distill_ray.augment.view import Batch, Part, View
     from distill_ray.methods import losses
 else:
+    torch = LazyModule("torch")
     losses = LazyModule("distill_ray.methods.losses")
 
 
@@ -46,7 +48,7 @@ class AugmentedKD(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.labels == 0 and self.alpha * (self.original + self.mixed_labels + self.augmented) == 0:
+        if not self._learns():
             raise ValueError("labels and alpha, or original, mixed_labels and augmented, must not all be 0")
 
     def check_fit(self, *, model: str, view: View, teachers: int) -> None:
@@ -63,7 +65,7 @@ class AugmentedKD(Method):
         logits = losses.at_least_float32(student(images.images))
         labels = losses.cross_entropy(logits, images)
         original = self._distilled(logits, teachers(images))
-        mixed, augmented = self._of_copies(student, offered, teachers)
+        mixed, augmented = self._of_copies(student, offered, teachers) if offered else (torch.zeros_like(labels),) * 2
         terms = self.original * original + self.mixed_labels * mixed + self.augmented * augmented
         return {
             "loss": self.labels * labels + self.alpha * terms,
@@ -72,6 +74,9 @@ class AugmentedKD(Method):
             "loss/mixed-labels": mixed,
             "loss/augmented": augmented,
         }
+
+    def _learns(self) -> bool:
+        return self.labels + self.alpha * (self.original + self.mixed_labels + self.augmented) > 0
 
     def _of_copies(self, student: Student, offered: list[Part], teachers: Teachers) -> tuple[Tensor, Tensor]:
         mixed, augmented = [], []

@@ -13,6 +13,8 @@ from distill_ray.registry import Registry
 from distill_ray.settings import check
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from distill_ray.augment import picking
@@ -71,14 +73,16 @@ class Method(ABC):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a student may depend on besides its network: the teachers, and the number of images in the data set.
+    """What a student may depend on besides its network: the teachers and the training images.
 
-    `networks` holds the teachers themselves where the method wants them live, and is empty otherwise.
+    `networks` holds the teachers themselves where the method wants them live, and is empty otherwise. `rows` says which images
+    of the data set are the training split, and `labels` are theirs.
     """
 
     teachers: int = 0
-    images: int = 0
     networks: Sequence[nn.Module] = ()
+    rows: Sequence[int] | NDArray[np.int64] = ()
+    labels: Sequence[int] | NDArray[np.int64] = ()
 
 
 @dataclass(frozen=True)
