@@ -120,7 +120,7 @@ def test_a_study_is_a_run_with_a_nested_run_per_job(
     with track() as tracker:
         tell_study(tracker)
     assert said == []
-    assert database.runs() == {key: ("FINISHED", "complete") for key in ("study", "trial/0", "trial/1", "trial/2")}
+    assert database.runs() == dict.fromkeys(("study", "trial/0", "trial/1", "trial/2"), ("FINISHED", "complete"))
 
     assert database.values("params", "trial/1") == {"temperature": "4.0", "nesterov": "True", "epochs": "3", "method": "kd"}
     tags = database.values("tags", "trial/1")
