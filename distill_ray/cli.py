@@ -157,10 +157,14 @@ def run(
     loaded = _load(study, overrides)
     from rich.console import Console
 
-    from distill_ray.stages.run import Places, run_study
+    from distill_ray.stages.run import Places, report_path, run_study
+    from distill_ray.tracking import shown
 
     places = Places(store, tracking_uri, search_storage, address)
-    _show(run_study(loaded, places, Console(), verbose=verbose))
+    _show(run_study(loaded, places, Console(file=sys.stdout), verbose=verbose))
+    click.echo(f"report  {store}/{report_path(loaded)}")
+    shown_store = "" if store == DEFAULT_STORE else f" --store {store}"
+    click.echo(f"MLflow  distill-ray ui{shown_store}" if tracking_uri is None else f"MLflow  {shown(tracking_uri)}")
 
 
 @commands.command()

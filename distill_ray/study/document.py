@@ -13,7 +13,7 @@ import yaml
 from distill_ray.errors import RequestError
 from distill_ray.study.problems import Path, Problems, dotted, one_line, shown
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = 100_000
 MAX_VALUES = 20_000
 MAX_DEPTH = 40
 
@@ -54,7 +54,7 @@ def read_document(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Do
     except OSError as error:
         raise RequestError(f"{source}: cannot read the study file: {(error.strerror or str(error)).lower()}") from None
     if len(content) > MAX_BYTES:
-        raise RequestError(f"{source}: larger than 1 MiB; a study file is a page of text")
+        raise RequestError(f"{source}: larger than 100 kB; a study file is a page of text")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -75,5 +75,11 @@ def test_problems_of_file_and_overrides_are_reported_together(refusal: Refusal, 
     ]
 
 
+def test_what_an_override_replaces_leaves_no_lines_behind(refusal: Refusal, smallest: str) -> None:
+    assert refusal(smallest + "data:\n  seed: 3\n", "data={seed: -1}")[0].startswith("--set: data.seed: found -1, must be")
+    expected = ["--set: data: found 'digits', must be a section with fields"]
+    assert refusal(smallest + "data:\n  seed: 3\n", "data=digits") == expected
+
+
 def test_an_override_mends_the_file(load: Load, smallest: str) -> None:
     assert load(smallest + "seed: -1\n", "seed=1").seed == 1

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 import yaml
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distill_ray.errors import RequestError
@@ -17,6 +17,9 @@ from distill_ray.study import Study
 from distill_ray.study.document import Document, parse_document
 from distill_ray.study.problems import Problems
 from distill_ray.study.reading import read_study
+
+LIKE_ANYWHERE = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+"""The same examples on every machine, however slow it is."""
 
 VALID: dict[str, Any] = {
     "name": "x",
@@ -172,7 +175,7 @@ def test_the_unmutated_study_is_valid() -> None:
     check_study(study)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(LIKE_ANYWHERE, max_examples=200)
 @given(mutated())
 def test_a_mutated_study_is_a_study_or_refused(values: Any) -> None:
     study = outcome(values)
@@ -180,20 +183,20 @@ def test_a_mutated_study_is_a_study_or_refused(values: Any) -> None:
         check_study(study)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(LIKE_ANYWHERE, max_examples=80)
 @given(st.text(max_size=60) | VALUES.map(lambda value: yaml.safe_dump(value)))
 def test_any_text_is_a_study_or_refused(text: str) -> None:
     outcome(text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(LIKE_ANYWHERE, max_examples=60)
 @given(st.integers(0, 1500), st.text(alphabet="{}[]:,&*!|>'\"-?#%@ \n\t<=a1~", min_size=1, max_size=5))
 def test_a_study_with_something_typed_into_it_is_a_study_or_refused(place: int, typed: str) -> None:
     text = yaml.safe_dump(VALID)
     outcome(text[:place] + typed + text[place:])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(LIKE_ANYWHERE, max_examples=40)
 @given(st.lists(st.sampled_from(sorted({".".join(map(str, place)) for place in places(VALID) if place})), max_size=3), VALUES)
 def test_any_override_is_taken_or_refused(fields: list[str], value: Any) -> None:
     text = yaml.safe_dump(value, default_flow_style=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import optuna
 import pytest
+import yaml
 
 from distill_ray.augment import CropFlip, Flip, Identity
-from distill_ray.methods import EnsembleKD, Supervised
+from distill_ray.methods import METHODS, EnsembleKD, Supervised
+from distill_ray.settings import Setting
 from distill_ray.study import Choice, Condition, Label, Range, SearchSpace, Study
 
 Load = Callable[..., Study]
@@ -138,6 +141,29 @@ def test_another_method_drops_what_it_lacks(load: Load) -> None:
     study = load(STUDY + "    method: {choice: [kd, supervised]}\n")
     assert study.search.space.recipe(study.student, {"method": "supervised"}).method == Supervised()
     assert study.search.space.recipe(study.student, {"method": "kd"}).method == EnsembleKD(temperature=8, alpha=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharp(EnsembleKD):
+    """A method that shares settings with `kd`, with other defaults."""
+
+    name = "sharp"
+    temperature: Annotated[float, Setting("", above=0)] = 1.0
+    alpha: Annotated[float, Setting("", at_least=0, at_most=1)] = 0.2
+
+
+def test_another_method_keeps_what_the_student_says_and_not_the_defaults_of_the_first(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS._members, "sharp", Sharp)
+    study = load(
+        STUDY.replace(", alpha: 0.5", "") + "    method: {choice: [kd, sharp]}\n", "confirm.baselines={b: {method: sharp}}"
+    )
+    recipe = study.search.space.recipe(study.student, {"method": "sharp"})
+    assert recipe.method == study.confirm.baselines["b"].method == Sharp(temperature=8, alpha=0.2)
+    said = load(STUDY.replace("alpha: 0.5", "alpha: 0.9") + "    method: {choice: [kd, sharp]}\n")
+    assert said.search.space.recipe(said.student, {"method": "sharp"}).method == Sharp(temperature=8, alpha=0.9)
+    assert load(yaml.safe_dump(said.to_dict())) == said
 
 
 def test_settings_for_a_method_that_only_trials_have(load: Load) -> None:

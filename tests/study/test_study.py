@@ -56,6 +56,12 @@ def test_asha_knows_the_longest_trial(load: Load, smallest: str) -> None:
     assert load(smallest, "search.scheduler=none").search.scheduler is None
 
 
+def test_a_field_that_only_some_trials_draw_keeps_the_students_value_in_the_others(load: Load, smallest: str) -> None:
+    space = "search.space={epochs: {int: [20, 30], when: {keep: last}}, keep: {choice: [last, best-nll]}}"
+    with pytest.raises(RequestError, match=r"student.warmup_epochs: found 15.0, must be below epochs \(12\)"):
+        load(smallest, space, "student.warmup_epochs=15")
+
+
 def test_seeds_of_teachers_go_on_from_group_to_group(load: Load) -> None:
     text = (
         "name: x\nteachers: [{model: wrn-10-1, members: 2}, {model: wrn-16-1, members: 2}]\nstudent: {model: wrn-10-1}\nseed: 7\n"
