@@ -59,18 +59,21 @@ def epoch_batches(
         )
     order = torch.from_numpy(split[draws.permutation("order", total)])
     store = _Store(pixels, targets, order, order.to(pixels.device), order.to(targets.device), mean)
-    for step in range(first_step, steps):
-        first, last = step * batch_size, min((step + 1) * batch_size, total)
-        start, stop = share(first, last, rank, world_size)
-        source = BatchSource(store, draws, step, first, last, start, stop, device)
-        yield Batch(
-            parts=view.parts(source),
-            positions=torch.arange(start, stop),
-            rows=order[start:stop],
-            weight=(stop - start) * world_size / (last - first),
-            step=step,
-            draws=draws,
-        )
+
+    def batches() -> Iterator[Batch]:
+        for step in range(first_step, steps):
+            first, last = step * batch_size, min((step + 1) * batch_size, total)
+            start, stop = share(first, last, rank, world_size)
+            yield Batch(
+                parts=view.parts(BatchSource(store, draws, step, first, last, start, stop, device)),
+                positions=torch.arange(start, stop),
+                rows=order[start:stop],
+                weight=(stop - start) * world_size / (last - first),
+                step=step,
+                draws=draws,
+            )
+
+    return batches()
 
 
 def steps_per_epoch(images: int, batch_size: int, drop_last: bool = False) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -101,4 +102,4 @@ def highest(score: Tensor, count: int) -> Tensor:
 def _log_mean(logits: Tensor, softness: float, members: int) -> Tensor:
     """Logarithm of the mean, over axis `members`, of the softened predictions; never narrower than float32."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    return (wide / softness).log_softmax(-1).logsumexp(members) - torch.log(torch.tensor(float(logits.shape[members])))
+    return (wide / softness).log_softmax(-1).logsumexp(members) - math.log(logits.shape[members])

@@ -83,15 +83,15 @@ def test_steps_per_epoch(images: int, size: int, drop: bool, steps: int) -> None
 
 
 def test_wrong_arguments_are_refused_by_name() -> None:
-    def first(images: NDArray[Any], labels: NDArray[Any], **options: Any) -> object:
+    def begin(images: NDArray[Any], labels: NDArray[Any], **options: Any) -> object:
         settings: dict[str, Any] = {"seed": 0, "epoch": 0, "batch_size": 16, "device": "cpu"} | options
-        return next(epoch_batches(Identity(), images, labels, **settings))
+        return epoch_batches(Identity(), images, labels, **settings)
 
     with pytest.raises(ValueError, match="images must be uint8"):
-        first(IMAGES.astype(np.float32), LABELS)
+        begin(IMAGES.astype(np.float32), LABELS)
     with pytest.raises(ValueError, match=r"labels must be \(50,\)"):
-        first(IMAGES, LABELS[:49])
+        begin(IMAGES, LABELS[:49])
     with pytest.raises(ValueError, match="last of 2: too few for 3 workers; drop_last"):
-        first(IMAGES, LABELS, world_size=3)
+        begin(IMAGES, LABELS, world_size=3)
     with pytest.raises(ValueError, match="into 0 batches"):
-        first(IMAGES, LABELS, batch_size=64, drop_last=True)
+        begin(IMAGES, LABELS, batch_size=64, drop_last=True)

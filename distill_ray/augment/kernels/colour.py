@@ -64,7 +64,7 @@ def autocontrast_by_table(images: Tensor) -> Tensor:
     """Like `autocontrast`, in Pillow's arithmetic, which gives other roundings."""
     lowest, highest = (value.double() for value in torch.aminmax(images.flatten(2), dim=2, keepdim=True))
     flat = lowest == highest
-    scale = torch.where(flat, 1, highest.new_tensor(255) / (highest - lowest))
+    scale = torch.where(flat, 1, torch.full_like(highest, 255) / (highest - lowest))
     levels = torch.arange(256, device=images.device, dtype=torch.float64)
     table = levels * scale + torch.where(flat, 0, -lowest * scale)
     return _look_up(images, table.clamp_(0, 255).to(images.dtype))
