@@ -26,7 +26,11 @@ class Progress:
     def __init__(self, console: Console, objectives: Objectives) -> None:
         self._console = console
         (self._objective, self._mode), *_ = objectives.items()
-        self._live = Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._live = (
+            Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True)
+            if console.is_terminal
+            else None
+        )
         self._stage = ""
         self._jobs = 0
         self._begun = 0.0
@@ -73,7 +77,9 @@ class Progress:
         shown = _scores(metrics or last, self._objective)
         done = sum(self._counts.values())
         if self._live is None or state == "failed":
-            self.say(f"[{self._stage} {done}/{self._jobs}] {describe(run)} {state}{': ' + reason if reason else ''} {shown}".rstrip())
+            self.say(
+                f"[{self._stage} {done}/{self._jobs}] {describe(run)} {state}{': ' + reason if reason else ''} {shown}".rstrip()
+            )
 
     def stage_ended(self, stage: str) -> None:
         trained = sum(self._counts.values()) - self._reused

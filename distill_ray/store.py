@@ -85,7 +85,7 @@ class Store:
     @cached_property
     def _files(self) -> fs.FileSystem:
         if self.is_local:
-            os.makedirs(self.uri, exist_ok=True)
+            Path(self.uri).mkdir(parents=True, exist_ok=True)
             return fs.SubTreeFileSystem(self.uri, fs.LocalFileSystem())
         base, path = fs.FileSystem.from_uri(self.uri)
         return fs.SubTreeFileSystem(path, base)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass
 from types import TracebackType
 
 from distill_ray.errors import RequestError, RunError
-from distill_ray.stages.execution import WorkerResources
 from distill_ray.study import Study
 
 _SETTINGS = {
@@ -25,6 +25,14 @@ _SETTINGS = {
 
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory for a cluster started here. Jobs pass records of epochs through it; images are memory-mapped files."""
+
+
+@dataclass(frozen=True)
+class WorkerResources:
+    """What each worker of a job takes of the cluster."""
+
+    cpus: float = 1
+    gpus: float = 0
 
 
 class Cluster:

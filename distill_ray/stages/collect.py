@@ -10,12 +10,14 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import optuna
 from optuna.trial import TrialState
 
 import distill_ray
 from distill_ray.data import open_source
+from distill_ray.events import Metrics, Run
 from distill_ray.job import Data
 from distill_ray.metrics import fit_temperature, mean_log_probabilities
 from distill_ray.records import JobRecord, find_job
@@ -29,7 +31,6 @@ from distill_ray.report.results import (
     StudyResults,
     TrialRow,
 )
-from distill_ray.events import Metrics, Run
 from distill_ray.stages.history import ABANDONED, best_recipes, is_over, open_history
 from distill_ray.stages.resolve import CONFIRM, SEARCH, TEACH, confirm_runs, teacher_runs, trial_run
 from distill_ray.store import Store
@@ -42,6 +43,12 @@ LABELS = {
     "scratch": "student from scratch",
     "default-kd": "default KD",
     "best": "best found",
+}
+_STATES: dict[TrialState, Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING"]] = {
+    TrialState.COMPLETE: "COMPLETE",
+    TrialState.PRUNED: "PRUNED",
+    TrialState.FAIL: "FAIL",
+    TrialState.RUNNING: "RUNNING",
 }
 _PACKAGES = ("distill-ray", "torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "pyarrow")
 
@@ -71,7 +78,7 @@ def collect(study: Study, data: Data, store: Store, *, search_storage: str | Non
         study_file=study.source_text,
         created=time.strftime("%Y-%m-%d %H:%M"),
         status="finished" if finished else "running",
-        objectives=dict(study.search.objectives),
+        objectives={name: "min" if mode == "min" else "max" for name, mode in study.search.objectives.items()},
         stages=_stages(study, store),
         trials=trials,
         contenders=tuple(contenders),
@@ -169,7 +176,7 @@ def _trials(study: Study, data: Data, teachers: Sequence[str], store: Store, his
         rows.append(
             TrialRow(
                 number=trial.number,
-                state=trial.state.name,
+                state=_STATES[trial.state],
                 params=dict(run.searched),
                 values=dict(zip(study.search.objectives, trial.values, strict=True)) if complete else {},
                 epochs=tuple(found.epochs() if found else values),

@@ -13,7 +13,8 @@ from ray.util.queue import Queue
 
 from distill_ray.errors import RunError
 from distill_ray.job import Job
-from distill_ray.stages.execution import Epochs, WorkerResources, train_here
+from distill_ray.stages.cluster import WorkerResources
+from distill_ray.stages.execution import Epochs, train_here
 from distill_ray.store import Store
 from distill_ray.training import Worker
 

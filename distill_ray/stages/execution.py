@@ -7,7 +7,6 @@ import posixpath
 import time
 import traceback
 from collections.abc import Generator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,20 +14,23 @@ import torch
 from distill_ray.errors import RunError
 from distill_ray.job import Data, Job
 from distill_ray.records import Predictions, find_job, save_job, save_test_predictions
+from distill_ray.stages.cluster import WorkerResources
 from distill_ray.store import Store
-from distill_ray.training import Dataset, LiveTeachers, Worker, load_dataset, load_network, load_test_split, predict, precision_of, train
+from distill_ray.training import (
+    Dataset,
+    LiveTeachers,
+    Worker,
+    load_dataset,
+    load_network,
+    load_test_split,
+    precision_of,
+    predict,
+    train,
+)
 from distill_ray.training.checkpoint import is_intact
 
 Epochs = Generator[dict[str, float], None, None]
 """The records of a job's epochs, as they come; when they end, the job is in the store."""
-
-
-@dataclass(frozen=True)
-class WorkerResources:
-    """What each worker of a job takes of the cluster."""
-
-    cpus: float = 1
-    gpus: float = 0
 
 
 def run_job(store: Store, job: Job, resources: WorkerResources, *, read_test: bool = False) -> Epochs:
@@ -90,7 +92,7 @@ def evaluate_on_test(store: Store, job: Job) -> None:
         return
     worker = Worker(Worker.here().device)
     images, labels = load_test_split(job.data)
-    network = load_network(job, found.weights(), _dataset(job.data)).to(worker.device, memory_format=torch.channels_last)
+    network = load_network(job, found.weights(), _dataset(job.data)).to(worker.device).to(memory_format=torch.channels_last)
     precision = precision_of(job.recipe, worker.device)
     log_probabilities = predict(network, images, np.arange(len(images)), worker=worker, precision=precision)
     save_test_predictions(store, job.id, Predictions(log_probabilities, labels))
@@ -102,7 +104,10 @@ class JobLog:
     def __init__(self, store: Store, job: Job) -> None:
         self._store = store
         self.path = log_path(job)
-        self._lines = [f"job {job.id}", *(f"  {name}: {value}" for name, value in (job.recipe.params() | {"seed": job.seed}).items())]
+        self._lines = [
+            f"job {job.id}",
+            *(f"  {name}: {value}" for name, value in (job.recipe.params() | {"seed": job.seed}).items()),
+        ]
 
     def following(self, epochs: Epochs) -> Epochs:
         """The same records, each one written down as it passes."""

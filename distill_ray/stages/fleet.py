@@ -10,11 +10,11 @@ import ray
 from ray.exceptions import RayError
 
 from distill_ray.errors import RunError
+from distill_ray.events import Observer, Run
 from distill_ray.job import Job
 from distill_ray.records import find_job
-from distill_ray.stages.cluster import Cluster
-from distill_ray.events import Observer, Run
-from distill_ray.stages.execution import WorkerResources, log_path, run_job
+from distill_ray.stages.cluster import Cluster, WorkerResources
+from distill_ray.stages.execution import log_path, run_job
 from distill_ray.store import Store
 
 
@@ -41,20 +41,25 @@ def run_jobs(
                 running[_start(store, run, resources, read_test)] = (run, attempt)
                 if attempt == 0:
                     observer.started(run)
-            (stream, *_), _ = ray.wait(list(running), num_returns=1)
+            ready, _ = ray.wait(list(running), num_returns=1)
+            stream: Any = ready[0]
             run, attempt = running[stream]
             try:
-                record = ray.get(next(stream))
+                record: dict[str, Any] = ray.get(next(stream))
             except StopIteration:
                 del running[stream]
                 found = find_job(store, run.job.id)
                 if found is None:
-                    raise RunError(f"{run.role} {run.job.id} ended without a result; see {store.uri}/{log_path(run.job)}") from None
+                    raise RunError(
+                        f"{run.role} {run.job.id} ended without a result; see {store.uri}/{log_path(run.job)}"
+                    ) from None
                 observer.ended(run, "finished", found.metrics, "")
             except RayError:
                 del running[stream]
                 if attempt >= retries:
-                    raise RunError(f"{run.role} {run.job.id}: its process died {attempt + 1} times; is there enough memory?") from None
+                    raise RunError(
+                        f"{run.role} {run.job.id}: its process died {attempt + 1} times; is there enough memory?"
+                    ) from None
                 waiting.append((run, attempt + 1))
             else:
                 if "failure" in record:

@@ -11,8 +11,8 @@ from optuna.storages import BaseStorage
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from distill_ray.job import Data, Recipe
 from distill_ray.events import State
+from distill_ray.job import Data, Recipe
 from distill_ray.stages.resolve import search_name
 from distill_ray.store import Store
 from distill_ray.study import Search, Study

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from distill_ray.data import load_images, open_source
 from distill_ray.events import Metrics, Run, State
@@ -34,7 +35,11 @@ class MlflowRecord:
         self._tracker.start_study(
             f"study {study.name}",
             description=f"Ensemble distillation study `{study.name}` on {self._data.name}, under way.",
-            params={"teachers": sum(len(group.seeds) for group in study.teachers), "trials": study.search.trials, "seed": study.seed},
+            params={
+                "teachers": sum(len(group.seeds) for group in study.teachers),
+                "trials": study.search.trials,
+                "seed": study.seed,
+            },
             tags={"study": study.name, "study_digest": study.digest},
             study_file=study.source_text,
         )
@@ -58,7 +63,9 @@ class MlflowRecord:
             "augment": recipe.augment.name,
             "seed": str(run.job.seed),
         }
-        self._tracker.start_job(run.key, describe(run), recipe.params() | {"seed": run.job.seed, "workers": run.job.workers}, tags)
+        self._tracker.start_job(
+            run.key, describe(run), recipe.params() | {"seed": run.job.seed, "workers": run.job.workers}, tags
+        )
 
     def epoch(self, run: Run, record: Metrics) -> None:
         metrics = {name: value for name, value in record.items() if name not in ("epoch", "time")}
@@ -102,5 +109,8 @@ def _datasets(data: Data) -> list[DataSet]:
     shape = load_images(source, "train").images.shape[1:]
     rows = source.rows("train")
     training = data.split.train or rows - data.split.validation
-    counts = (("training", training), ("validation", data.split.validation), ("test", source.rows("test")))
-    return [DataSet(f"{data.name} {name}", data.digest, data.location, name, count, shape) for name, count in counts]
+
+    def split(context: Literal["training", "validation", "test"], count: int) -> DataSet:
+        return DataSet(f"{data.name} {context}", data.digest, data.location, context, count, shape)
+
+    return [split("training", training), split("validation", data.split.validation), split("test", source.rows("test"))]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import optuna
 
 from distill_ray.errors import RunError
+from distill_ray.events import Observer, Observers, Run, stage
 from distill_ray.job import Data
 from distill_ray.records import find_job
-from distill_ray.stages.cluster import Cluster
-from distill_ray.events import Observer, Observers, Run, stage
-from distill_ray.stages.execution import WorkerResources
+from distill_ray.stages.cluster import Cluster, WorkerResources
 from distill_ray.stages.history import STATES, best_recipes, counted, is_over, open_history
-from distill_ray.stages.resolve import CONFIRM, SEARCH, TEACH, confirm_runs, data_of, teacher_runs, trial_run
+from distill_ray.stages.resolve import CONFIRM, SEARCH, TEACH, confirm_runs, teacher_runs, trial_run
 from distill_ray.store import Store
 from distill_ray.study import Study
 
@@ -62,7 +62,7 @@ def _search(around: Surroundings, teachers: Sequence[str]) -> optuna.Study:
             around.observer.past(
                 run,
                 STATES[trial.state],
-                found.epochs if found else lambda values=values: values,
+                found.epochs if found else functools.partial(list, values),
                 found.metrics if found else {},
                 trial.user_attrs.get("reason", ""),
             )

@@ -10,7 +10,7 @@ from distill_ray.records import find_job
 from distill_ray.stages.resolve import CONFIRM, SEARCH, TEACH, confirm_runs, data_of, teacher_runs
 from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.training import Dataset, LiveTeachers, Worker, load_dataset, make_network, precision_of, train
+from distill_ray.training import Dataset, LiveTeachers, Worker, load_dataset, make_network, train
 
 TIMED_BATCHES = 4
 

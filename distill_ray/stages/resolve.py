@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from distill_ray.data import open_source
-from distill_ray.job import Data, Job, Recipe, canonical_json
 from distill_ray.events import Run
+from distill_ray.job import Data, Job, Recipe, canonical_json
 from distill_ray.study import Study, check_against_data
 from distill_ray.study.space import Label
 
@@ -27,9 +27,7 @@ def data_of(study: Study) -> Data:
 def teacher_runs(study: Study, data: Data) -> list[Run]:
     """The members of the ensemble, in their order."""
     workers = study.resources.workers_per_teacher
-    jobs = [
-        Job(recipe=group.recipe, data=data, seed=seed, workers=workers) for group in study.teachers for seed in group.seeds
-    ]
+    jobs = [Job(recipe=group.recipe, data=data, seed=seed, workers=workers) for group in study.teachers for seed in group.seeds]
     return [Run(f"teach/{job.id}", TEACH, "teacher", job, number) for number, job in enumerate(jobs)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import posixpath
 import tempfile
 from collections.abc import Iterator
@@ -13,15 +14,15 @@ from pathlib import Path
 from rich.console import Console
 
 from distill_ray.errors import RequestError
+from distill_ray.events import Observers, stage
+from distill_ray.job import canonical_json
 from distill_ray.progress import Progress
 from distill_ray.report.results import StudyResults
-from distill_ray.report.write import write_report
 from distill_ray.stages.cluster import Cluster
 from distill_ray.stages.collect import StageLog, collect
-from distill_ray.events import Observers, stage
 from distill_ray.stages.mlflow_record import MlflowRecord
-from distill_ray.stages.resolve import REPORT, data_of
 from distill_ray.stages.pipeline import Surroundings, run_stages
+from distill_ray.stages.resolve import REPORT, data_of
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.tracking import Tracker, check_tracking, default_uri, shown
@@ -71,19 +72,38 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
         record.study_started()
         observer = Observers((progress, StageLog(study, store), record))
         run_stages(Surroundings(study, data, store, places.search_storage, cluster, observer))
-        with stage(progress, REPORT, 0):
+        with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
             results = collect(study, data, store, search_storage=places.search_storage, tracking_uri=shown(tracking_uri))
-            with tempfile.TemporaryDirectory() as folder:
-                files = {file.relative_to(folder).as_posix(): file for file in write_report(results, Path(folder))}
-                for name, file in files.items():
-                    store.write(posixpath.join(report_folder(study), name), file.read_bytes())
-                record.study_ended(results, files, store)
+            record.study_ended(results, _report(study, store, results, Path(folder)), store)
     return results
 
 
-def report_folder(study: Study) -> str:
-    """Where the report of a study lies in the store."""
-    return posixpath.join("studies", study.name, "report")
+def report_path(study: Study, name: str = "report.html") -> str:
+    """Where a file of the study's report lies in the store."""
+    return posixpath.join("studies", study.name, "report", name)
+
+
+def _report(study: Study, store: Store, results: StudyResults, folder: Path) -> dict[str, Path]:
+    """The files of the report by name, in the store and in `folder`; made only when there is something new to report."""
+    said: list[object] = [results.digest, results.command, results.status, results.git_commit, dict(results.versions)]
+    said += [[trial.number, trial.state, trial.job_id] for trial in results.trials]
+    said += [[contender.name, *contender.job_ids] for contender in results.contenders]
+    fingerprint = hashlib.sha256(canonical_json(said).encode()).hexdigest().encode()
+    if store.read(report_path(study, "made-for")) == fingerprint:
+        names = [name for name in store.names(report_path(study, "")) if name.startswith("report.")]
+        names += [f"plots/{name}" for name in store.names(report_path(study, "plots"))]
+        (folder / "plots").mkdir()
+        for name in names:
+            (folder / name).write_bytes(store.read(report_path(study, name)) or b"")
+    else:
+        from distill_ray.report.write import write_report
+
+        names = [file.relative_to(folder).as_posix() for file in write_report(results, folder)]
+        store.delete(report_path(study, ""))
+        for name in names:
+            store.write(report_path(study, name), (folder / name).read_bytes())
+        store.write(report_path(study, "made-for"), fingerprint)
+    return {name: folder / name for name in names}
 
 
 @contextlib.contextmanager

@@ -17,16 +17,16 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from distill_ray.errors import RunError, StoreError
-from distill_ray.job import Data
-from distill_ray.stages.cluster import Cluster
 from distill_ray.events import Observer, Run
-from distill_ray.stages.execution import WorkerResources
+from distill_ray.job import Data
+from distill_ray.stages.cluster import Cluster, WorkerResources
 from distill_ray.stages.history import STATES, best_trials, counted, time_left
 from distill_ray.stages.resolve import trial_run
 from distill_ray.stages.searcher import OptunaSearcher, make_sampler, settle_abandoned
 from distill_ray.stages.trial import TrialRunner
 from distill_ray.store import Store
 from distill_ray.study import Study
+
 
 def run_search(
     study: Study,
@@ -48,7 +48,7 @@ def run_search(
     left = time_left(history, search)
     trials = _Trials(study, data, teachers, store, resources, observer)
     searcher = OptunaSearcher(history, search, trials.configure, trials.ended, deadline=begun + left)
-    per_trial = {"cpu": resources.cpus, "gpu": resources.gpus} if single else {"cpu": 0, "gpu": 0}
+    per_trial = {"cpu": resources.cpus, "gpu": resources.gpus} if single else {"cpu": 0.0, "gpu": 0.0}
     folder = tempfile.mkdtemp(prefix="distill-ray-tune-")
     tuner = tune.Tuner(
         tune.with_resources(TrialRunner, per_trial),
@@ -151,9 +151,10 @@ def _scheduler(study: Study, history: optuna.Study) -> TrialScheduler:
         reduction_factor=asha.reduction,
         stop_last_trials=False,
     )
+    nobody: Any = None  # the scheduler asks nothing of Tune while it is told of the past
     for past in counted(history):
         stand_in: Any = SimpleNamespace(trial_id=f"past-{past.number}")
-        scheduler.on_trial_add(None, stand_in)
+        scheduler.on_trial_add(nobody, stand_in)
         for epoch, value in sorted(past.intermediate_values.items()):
-            scheduler.on_trial_result(None, stand_in, {"epoch": epoch, metric: value})
+            scheduler.on_trial_result(nobody, stand_in, {"epoch": epoch, metric: value})
     return scheduler

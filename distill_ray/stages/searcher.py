@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import optuna
 from optuna.trial import Trial, TrialState
@@ -46,6 +46,7 @@ class OptunaSearcher(OptunaSearch):
             study_name=study.study_name,
             storage=study._storage,
         )
+        self._study = study
         self._search = search
         self._configure = configure
         self._on_end = on_end
@@ -60,11 +61,11 @@ class OptunaSearcher(OptunaSearch):
         """The configuration of the next trial, or Tune's word for "that was all"."""
         spent = self._begun >= self._search.trials or self._failed >= self._search.max_failed_trials
         if spent or self.store_error or time.time() > self._deadline:
-            finished: Any = Searcher.FINISHED
-            return finished
-        super().suggest(trial_id)
+            return cast("dict[str, Any]", Searcher.FINISHED)
+        super().suggest(trial_id)  # asks Optuna for a trial and lets it draw from the space
         self._begun += 1
-        return self._configure(self._ot_trials[trial_id])
+        drawn: Trial = self._ot_trials[trial_id]
+        return self._configure(drawn)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the value of an epoch, once though a retried trial repeats it; Optuna takes them for a single objective only."""
@@ -96,9 +97,8 @@ class OptunaSearcher(OptunaSearch):
         if reason:
             trial.set_user_attr("reason", reason)
         self._failed += state == TrialState.FAIL
-        self._ot_study.tell(trial, values, state=state)
+        self._study.tell(trial, values, state=state)
         self._on_end(trial.number, state, reason, outcome)
-
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to write: Optuna's storage has it."""

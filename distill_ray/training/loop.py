@@ -63,7 +63,8 @@ def train(
     A record holds `epoch` (1-based), `time` (seconds since 1970), `seconds` (of this epoch), `lr`, the losses of the training
     split under `train/` and the scores of the validation split under `val/`. With `saved`, the content of a checkpoint, the
     run goes on where that one was, after yielding its records again, and ends with the same weights as an undisturbed run;
-    `save` receives a checkpoint after every epoch. All workers of a data-parallel run call this together, each with its `worker`; one passes `save`.
+    `save` receives a checkpoint after every epoch. All workers of a data-parallel run call this together, each with its `worker`;
+    one passes `save`.
 
     Raises `DivergedError` when the loss is not finite.
     """
@@ -71,8 +72,13 @@ def train(
     worker = worker or Worker.here()
     precision = precision_of(recipe, worker.device)
 
-    setup = Setup(teachers=len(job.teachers), images=len(dataset.train), networks=teachers.networks if teachers else ())
-    network = recipe.method.student(make_network(job, dataset), setup).to(worker.device, memory_format=torch.channels_last)
+    setup = Setup(
+        teachers=len(job.teachers),
+        networks=teachers.networks if teachers else (),
+        rows=dataset.train,
+        labels=dataset.labels[dataset.train],
+    )
+    network = recipe.method.student(make_network(job, dataset), setup).to(worker.device).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(recipe, network.parameters())
     progress = Progress(job_id=job.id)
     if saved is not None:
@@ -113,7 +119,9 @@ def train(
         worker.average_buffers(network)
         means = {f"train/{name}": worker.mean(total / steps).item() for name, total in losses.items()}
         if not math.isfinite(means["train/loss"]):
-            raise DivergedError(f"the loss was {means['train/loss']} in epoch {epoch}; try a lower lr, more warmup_epochs or precision: fp32")
+            raise DivergedError(
+                f"the loss was {means['train/loss']} in epoch {epoch}; try a lower lr, more warmup_epochs or precision: fp32"
+            )
         deployed = recipe.method.deploy(network)
         log_probabilities = predict(deployed, dataset.images, dataset.validation, worker=worker, precision=precision)
         scores = score(log_probabilities, dataset.labels[dataset.validation])

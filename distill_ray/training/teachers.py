@@ -15,7 +15,9 @@ class LiveTeachers:
     """Frozen networks that give their raw logits, (N, B, K), for every part they are asked about."""
 
     def __init__(self, networks: Sequence[nn.Module], device: torch.device, precision: str) -> None:
-        self.networks = [network.to(device, memory_format=torch.channels_last).eval().requires_grad_(False) for network in networks]
+        self.networks = [
+            network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False) for network in networks
+        ]
         self._device = device
         self._precision = precision
 

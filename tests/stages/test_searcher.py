@@ -120,7 +120,9 @@ def test_several_objectives_have_a_front(history: Any) -> None:
     for name, accuracy, loss in (("a", 0.9, 0.5), ("b", 0.8, 0.4), ("c", 0.7, 0.6)):
         made.suggest(name)
         made.on_trial_result(name, {"epoch": 1, "val/accuracy": accuracy, "val/nll": loss})
-        made.on_trial_complete(name, {"epoch": 2, "outcome/val/accuracy": accuracy, "outcome/val/nll": loss, "seconds_total": 1.0})
+        made.on_trial_complete(
+            name, {"epoch": 2, "outcome/val/accuracy": accuracy, "outcome/val/nll": loss, "seconds_total": 1.0}
+        )
     assert [trial.values for trial in past.trials] == [[0.9, 0.5], [0.8, 0.4], [0.7, 0.6]]
     found = best_recipes(study, past, 3)
     assert [recipe.method.temperature for recipe in found] == [past.trials[number].params["temperature"] for number in (0, 1)]
