@@ -1,6 +1,21 @@
 """Networks by name. Importing this package is cheap: names are checked without torch, which comes in with the first network."""
 
-from distill_ray.models.catalogue import FAMILIES, build_model, check_model_name, model_names
+from distill_ray.models.catalogue import (
+    FAMILIES,
+    build_model,
+    check_batch_ensemble,
+    check_model_name,
+    check_multi_head,
+    model_names,
+)
 from distill_ray.models.family import ModelFamily
 
-__all__ = ["FAMILIES", "ModelFamily", "build_model", "check_model_name", "model_names"]
+__all__ = [
+    "FAMILIES",
+    "ModelFamily",
+    "build_model",
+    "check_batch_ensemble",
+    "check_model_name",
+    "check_multi_head",
+    "model_names",
+]

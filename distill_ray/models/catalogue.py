@@ -35,6 +35,26 @@ def check_model_name(name: str, image_shape: tuple[int, int, int] | None = None)
             raise ValueError(f"model {name!r} {error}") from None
 
 
+def check_batch_ensemble(name: str) -> None:
+    """Raise `ValueError` with the reason when the network called `name` cannot become a BatchEnsemble."""
+    family, arguments = _resolve(name)
+    if not family.plain_layers(**arguments):
+        raise ValueError(
+            f"model {name!r} cannot become a BatchEnsemble: it has layers that are neither convolutions nor linear layers nor "
+            "batch normalisation"
+        )
+
+
+def check_multi_head(name: str, depth: int = 0) -> None:
+    """Raise `ValueError` with the reason when the network called `name` cannot have heads of `depth` units."""
+    family, arguments = _resolve(name)
+    units = family.units(**arguments)
+    if not 0 <= depth < units:
+        raise ValueError(
+            f"model {name!r} cannot become multi-head with depth {depth}: it has {units} units, and one at least must be shared"
+        )
+
+
 def model_names() -> list[str]:
     """Examples of every family, sorted: every name of those with fixed names, typical ones of those with numbers."""
     return sorted(example for family in _families() for example in family.examples)
@@ -65,8 +85,10 @@ def build_model(
     builder = getattr(importlib.import_module(module), function)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        features, classifier = builder(image_shape=image_shape, num_classes=num_classes, **arguments)
-    return network.Network(name, network.Normalise(mean, std), features, classifier)
+        architecture: network.Architecture = builder(image_shape=image_shape, num_classes=num_classes, **arguments)
+        architecture.draw(architecture.features)
+        architecture.draw(architecture.classifier)
+    return network.Network(name, seed, network.Normalise(mean, std), architecture)
 
 
 def _resolve(name: str) -> tuple[ModelFamily, dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distill_ray.models.family import ModelFamily, at_least
-from distill_ray.models.torchvision_names import NAMES, architecture, check_images
+from distill_ray.models.torchvision_names import NAMES, architecture, check_images, plain_layers
 
 
 def _stages_of(divisor: int, rest: int, form: str, letter: str, depths: str) -> Callable[[str], int]:
@@ -70,6 +70,7 @@ OWN_FAMILIES = (
         examples=("wrn-10-1", "wrn-16-2", "wrn-28-4", "wrn-28-10", "wrn-40-2"),
         builder="distill_ray.models.wide_resnet:wide_resnet",
         arguments=_wide_resnet,
+        units=lambda depth, width: 1 + (depth - 4) // 2,
     ),
     ModelFamily(
         pattern="pre-wrn-d-k",
@@ -77,12 +78,14 @@ OWN_FAMILIES = (
         examples=("pre-wrn-10-1", "pre-wrn-28-1", "pre-wrn-28-4"),
         builder="distill_ray.models.pre_wide_resnet:pre_wide_resnet",
         arguments=_wide_resnet,
+        units=lambda depth, width: 1 + (depth - 4) // 2,
     ),
     ModelFamily(
         pattern="resnet50",
         expression="resnet50",
         examples=("resnet50",),
         builder="distill_ray.models.resnet:resnet50",
+        units=lambda: 17,
     ),
     ModelFamily(
         pattern="resnetN, resnetNx4",
@@ -90,6 +93,7 @@ OWN_FAMILIES = (
         examples=("resnet8", "resnet8x4", "resnet20", "resnet32x4", "resnet56", "resnet110"),
         builder="distill_ray.models.resnet:cifar_resnet",
         arguments=_cifar_resnet,
+        units=lambda depth, widen: 1 + (depth - 2) // 2,
     ),
     ModelFamily(
         pattern="basic-resnet-p1-p2-...",
@@ -97,6 +101,7 @@ OWN_FAMILIES = (
         examples=("basic-resnet-32-64-128-256", "basic-resnet-96-192-256-128"),
         builder="distill_ray.models.resnet:basic_resnet",
         arguments=_basic_resnet,
+        units=lambda planes: 1 + 2 * len(planes),
     ),
     ModelFamily(
         pattern="vgg8, vgg13",
@@ -105,24 +110,28 @@ OWN_FAMILIES = (
         builder="distill_ray.models.vgg:vgg",
         arguments=_vgg,
         check_images=_vgg_images,
+        units=lambda depth: {8: 5, 13: 10}[depth],
     ),
     ModelFamily(
         pattern="mobilenet-v2",
         expression="mobilenet-v2",
         examples=("mobilenet-v2",),
         builder="distill_ray.models.mobilenet_v2:mobilenet_v2",
+        units=lambda: 19,
     ),
     ModelFamily(
         pattern="shuffle-v1",
         expression="shuffle-v1",
         examples=("shuffle-v1",),
         builder="distill_ray.models.shufflenet_v1:shufflenet_v1",
+        units=lambda: 17,
     ),
     ModelFamily(
         pattern="shuffle-v2",
         expression="shuffle-v2",
         examples=("shuffle-v2",),
         builder="distill_ray.models.shufflenet_v2:shufflenet_v2",
+        units=lambda: 18,
     ),
     ModelFamily(
         pattern="mlp-w1-w2-...",
@@ -130,6 +139,7 @@ OWN_FAMILIES = (
         examples=("mlp-100-100-100-100", "mlp-50-50-50"),
         builder="distill_ray.models.mlp:mlp",
         arguments=_mlp,
+        units=lambda widths: len(widths),
     ),
     ModelFamily(
         pattern="lenet-p1-...-mlp-w1-...",
@@ -138,6 +148,7 @@ OWN_FAMILIES = (
         builder="distill_ray.models.lenet:lenet",
         arguments=_lenet,
         check_images=_lenet_images,
+        units=lambda planes, widths: len(planes) + len(widths),
     ),
     ModelFamily(
         pattern="torchvision/name",
@@ -146,5 +157,6 @@ OWN_FAMILIES = (
         builder="distill_ray.models.torchvision_classifier:torchvision_classifier",
         arguments=architecture,
         check_images=check_images,
+        plain_layers=plain_layers,
     ),
 )

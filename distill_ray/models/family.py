@@ -11,6 +11,16 @@ def any_images(image_shape: tuple[int, int, int], **arguments: Any) -> None:
     """For families that take images of every size."""
 
 
+def one_unit(**arguments: Any) -> int:
+    """For families whose features cannot be cut."""
+    return 1
+
+
+def always(**arguments: Any) -> bool:
+    """For families all of whose members have a property."""
+    return True
+
+
 def at_least(side: int, image_shape: tuple[int, int, int]) -> None:
     """Raise `ValueError` when images (C, H, W) are smaller than `side` in either direction."""
     _, height, width = image_shape
@@ -27,7 +37,10 @@ class ModelFamily:
     `ValueError` with the reason where something does not fit.
 
     `builder` is `"module:function"`, imported at first use. The function takes `image_shape`, `num_classes` and the arguments,
-    and returns the features, a chain of units from images to vectors (B, D), and the classifier, a linear layer of D inputs.
+    and returns a `network.Architecture`.
+
+    What transformations ask: `units` tells how many units the features have (see `network.Network.units`), `plain_layers`
+    whether all trained parameters are in convolutions, linear layers and batch normalisation. Both take the arguments.
 
     Another package adds a family by an entry point of group `distill_ray.model` that loads an instance of this class.
     """
@@ -38,3 +51,5 @@ class ModelFamily:
     builder: str
     arguments: Callable[..., dict[str, Any]] = dict
     check_images: Callable[..., None] = any_images
+    units: Callable[..., int] = one_unit
+    plain_layers: Callable[..., bool] = always

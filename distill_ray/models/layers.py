@@ -17,13 +17,22 @@ def conv_norm(
     return layers
 
 
-def draw_fan_out(features: nn.Module) -> None:
+def draw_fan_out(module: nn.Module) -> None:
     """Draw the weights of every convolution from N(0, 2 / (k * k * out)) and set their biases to 0."""
-    for module in features.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def draw_fan_out_and_small(module: nn.Module) -> None:
+    """Draw convolutions as `draw_fan_out` does, and linear layers from N(0, 0.01²) with biases 0."""
+    draw_fan_out(module)
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, 0.0, 0.01)
+            nn.init.zeros_(layer.bias)
 
 
 class GlobalAveragePool(nn.Module):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from distill_ray.models.network import Architecture
 
-def lenet(
-    image_shape: tuple[int, int, int], num_classes: int, planes: Sequence[int], widths: Sequence[int]
-) -> tuple[nn.Sequential, nn.Linear]:
-    """Features and classifier: a 3x3 convolution, ReLU and 2x2 max-pooling for each of `planes`, then linear layers with ReLU.
+
+def lenet(image_shape: tuple[int, int, int], num_classes: int, planes: Sequence[int], widths: Sequence[int]) -> Architecture:
+    """Architecture: a 3x3 convolution, ReLU and 2x2 max-pooling for each of `planes`, then linear layers with ReLU.
 
     The maps are averaged to 4x4 in between. The teacher has planes (32, 64) and widths (128,), the student (128, 32) and
     (128, 128). Source: code of Ferianc and Rodrigues 2022.
@@ -25,4 +25,4 @@ def lenet(
     for wide in widths:
         features.append(nn.Sequential(nn.Linear(narrow, wide), nn.ReLU(inplace=True)))
         narrow = wide
-    return features, nn.Linear(narrow, num_classes)
+    return Architecture(features, nn.Linear(narrow, num_classes))

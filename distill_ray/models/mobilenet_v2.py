@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from distill_ray.models.layers import GlobalAveragePool, conv_norm, draw_fan_out
+from distill_ray.models.layers import GlobalAveragePool, conv_norm, draw_fan_out_and_small
+from distill_ray.models.network import Architecture
 
 GROUPS = ((1, 8, 1, 1), (6, 12, 2, 1), (6, 16, 3, 2), (6, 32, 4, 2), (6, 48, 3, 1), (6, 80, 3, 2), (6, 160, 1, 1))
 """Expansion, width, blocks and stride of the first block of each group."""
 
 
-def mobilenet_v2(image_shape: tuple[int, int, int], num_classes: int) -> tuple[nn.Sequential, nn.Linear]:
-    """Features and classifier: inverted residual blocks with ReLU (not ReLU6), then 1280 channels, no dropout.
+def mobilenet_v2(image_shape: tuple[int, int, int], num_classes: int) -> Architecture:
+    """Architecture: inverted residual blocks with ReLU (not ReLU6), then 1280 channels, no dropout.
 
     Source: Sandler et al. 2018, as coded in RepDistiller.
     """
@@ -22,11 +23,7 @@ def mobilenet_v2(image_shape: tuple[int, int, int], num_classes: int) -> tuple[n
             features.append(InvertedResidual(narrow, wide, expansion, stride if block == 0 else 1))
             narrow = wide
     features.extend([conv_norm(narrow, 1280, 1), GlobalAveragePool()])
-    draw_fan_out(features)
-    classifier = nn.Linear(1280, num_classes)
-    nn.init.normal_(classifier.weight, 0.0, 0.01)
-    nn.init.zeros_(classifier.bias)
-    return features, classifier
+    return Architecture(features, nn.Linear(1280, num_classes), draw_fan_out_and_small)
 
 
 class InvertedResidual(nn.Module):

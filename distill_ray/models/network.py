@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +12,49 @@ from torch import Tensor, nn
 class Network(nn.Module):
     """Images (B, C, H, W) in [0, 1] to logits (B, K): `normalise`, then `features`, then `classifier`.
 
-    `features` is a chain of units that ends in one vector per image, (B, D). What follows the last unit with a convolution
-    or a linear layer in it (a final normalisation, the pooling) belongs to that unit. `name` is the name in the catalogue.
+    `features` is a chain of modules that ends in one vector per image, (B, D). `name` is the name in the catalogue, `seed` what
+    the weights were drawn with and `draw` the architecture's rule for drawing them.
     """
 
-    def __init__(self, name: str, normalise: Normalise, features: nn.Sequential, classifier: nn.Linear) -> None:
+    def __init__(self, name: str, seed: int, normalise: Normalise, architecture: Architecture) -> None:
         super().__init__()
         self.name = name
+        self.seed = seed
+        self.draw = architecture.draw
         self.normalise = normalise
-        self.features = features
-        self.classifier = classifier
+        self.features = architecture.features
+        self.classifier = architecture.classifier
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(self.normalise(images)))
         return logits
+
+    def units(self) -> list[int]:
+        """Where in `features` the units begin: the modules that hold a convolution or a linear layer.
+
+        A unit is such a module and those after it that hold none, such as a final normalisation and the pooling.
+        """
+        return [
+            index
+            for index, module in enumerate(self.features)
+            if any(isinstance(layer, nn.Conv2d | nn.Linear) for layer in module.modules())
+        ]
+
+
+def as_constructed(module: nn.Module) -> None:
+    """The rule of architectures whose weights are drawn as PyTorch draws them when a layer is made."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a builder returns: the two parts of a `Network`, and how their weights are drawn where not by PyTorch's defaults.
+
+    `draw` is applied to either part, and later to parts of them: it must not rely on what surrounds a layer.
+    """
+
+    features: nn.Sequential
+    classifier: nn.Linear
+    draw: Callable[[nn.Module], None] = as_constructed
 
 
 class Normalise(nn.Module):

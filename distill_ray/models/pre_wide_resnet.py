@@ -8,12 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distill_ray.models.layers import GlobalAveragePool
+from distill_ray.models.network import Architecture
 
 
-def pre_wide_resnet(
-    image_shape: tuple[int, int, int], num_classes: int, depth: int, width: int
-) -> tuple[nn.Sequential, nn.Linear]:
-    """Features and classifier of pre-wrn-depth-width: stem and stages as in `wide_resnet`, apart from three things.
+def pre_wide_resnet(image_shape: tuple[int, int, int], num_classes: int, depth: int, width: int) -> Architecture:
+    """Architecture of pre-wrn-depth-width: stem and stages as in `wide_resnet`, apart from three things.
 
     Shortcuts project the raw input of the block. Every weight is drawn from a normal truncated at two sigma whose variance after
     truncation is 2 / fan_in; the bias of the classifier is 0. Batch normalisation tracks the biased variance.
@@ -26,13 +25,17 @@ def pre_wide_resnet(
             narrow, wide = wide, 16 * width * 2**stage
             features.append(PreWideBlock(narrow, wide, stride=2 if stage > 0 and block == 0 else 1))
     features.append(nn.Sequential(BiasedBatchNorm2d(wide), nn.ReLU(inplace=True), GlobalAveragePool()))
-    classifier = nn.Linear(wide, num_classes)
-    nn.init.zeros_(classifier.bias)
-    for module in (*features.modules(), classifier):
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            sigma = math.sqrt(2 / module.weight[0].numel()) / TRUNCATED_STD
-            nn.init.trunc_normal_(module.weight, 0.0, sigma, -2 * sigma, 2 * sigma)
-    return features, classifier
+    return Architecture(features, nn.Linear(wide, num_classes), draw)
+
+
+def draw(module: nn.Module) -> None:
+    """Draw every weight from the truncated normal, and set the biases of linear layers to 0."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            sigma = math.sqrt(2 / layer.weight[0].numel()) / TRUNCATED_STD
+            nn.init.trunc_normal_(layer.weight, 0.0, sigma, -2 * sigma, 2 * sigma)
+        if isinstance(layer, nn.Linear):
+            nn.init.zeros_(layer.bias)
 
 
 TRUNCATED_STD = 0.87962566103423978

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from distill_ray.models.layers import GlobalAveragePool, conv_norm, draw_fan_out
+from distill_ray.models.network import Architecture
 
 
-def cifar_resnet(
-    image_shape: tuple[int, int, int], num_classes: int, depth: int, widen: int = 1
-) -> tuple[nn.Sequential, nn.Linear]:
-    """Features and classifier of resnet<depth> and resnet<depth>x4: three stages of (depth - 2) / 6 basic blocks.
+def cifar_resnet(image_shape: tuple[int, int, int], num_classes: int, depth: int, widen: int = 1) -> Architecture:
+    """Architecture of resnet<depth> and resnet<depth>x4: three stages of (depth - 2) / 6 basic blocks.
 
     Stem and stages are 16, 16, 32, 64 wide; x4 makes the stem twice and the stages four times as wide.
     Source: He et al. 2016, as coded in RepDistiller.
@@ -20,12 +19,11 @@ def cifar_resnet(
     stem = 32 if widen == 4 else 16
     features = nn.Sequential(conv_norm(image_shape[0], stem, 3))
     wide = _append_stages(features, stem, [16 * widen, 32 * widen, 64 * widen], (depth - 2) // 6)
-    draw_fan_out(features)
-    return features, nn.Linear(wide, num_classes)
+    return Architecture(features, nn.Linear(wide, num_classes), draw_fan_out)
 
 
-def resnet50(image_shape: tuple[int, int, int], num_classes: int) -> tuple[nn.Sequential, nn.Linear]:
-    """Features and classifier of ResNet50 for small images: a stem of stride 1, no pooling, bottlenecks (3, 4, 6, 3).
+def resnet50(image_shape: tuple[int, int, int], num_classes: int) -> Architecture:
+    """Architecture of ResNet50 for small images: a stem of stride 1, no pooling, bottlenecks (3, 4, 6, 3).
 
     Source: He et al. 2016, as coded in RepDistiller.
     """
@@ -36,19 +34,18 @@ def resnet50(image_shape: tuple[int, int, int], num_classes: int) -> tuple[nn.Se
             features.append(Bottleneck(narrow, 64 * 2**stage, stride=2 if stage > 0 and block == 0 else 1))
             narrow = 256 * 2**stage
     features.append(GlobalAveragePool())
-    draw_fan_out(features)
-    return features, nn.Linear(narrow, num_classes)
+    return Architecture(features, nn.Linear(narrow, num_classes), draw_fan_out)
 
 
-def basic_resnet(image_shape: tuple[int, int, int], num_classes: int, planes: Sequence[int]) -> tuple[nn.Sequential, nn.Linear]:
-    """Features and classifier of Hydra+'s residual networks: two basic blocks for each of `planes`, PyTorch's initialisation.
+def basic_resnet(image_shape: tuple[int, int, int], num_classes: int, planes: Sequence[int]) -> Architecture:
+    """Architecture of Hydra+'s residual networks: two basic blocks for each of `planes`, PyTorch's initialisation.
 
     The teacher for CIFAR-10 has planes (32, 64, 128, 256), the student (96, 192, 256, 128).
     Source: code of Ferianc and Rodrigues 2022.
     """
     features = nn.Sequential(conv_norm(image_shape[0], planes[0], 3))
     wide = _append_stages(features, planes[0], planes, 2)
-    return features, nn.Linear(wide, num_classes)
+    return Architecture(features, nn.Linear(wide, num_classes))
 
 
 def _append_stages(features: nn.Sequential, narrow: int, planes: Sequence[int], blocks: int) -> int:

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distill_ray.models.layers import ChannelShuffle, GlobalAveragePool, conv_norm
+from distill_ray.models.network import Architecture
 
 
-def shufflenet_v1(image_shape: tuple[int, int, int], num_classes: int) -> tuple[nn.Sequential, nn.Linear]:
-    """Features and classifier with three groups: stages of 4, 8 and 4 units, 240, 480 and 960 channels wide.
+def shufflenet_v1(image_shape: tuple[int, int, int], num_classes: int) -> Architecture:
+    """Architecture with three groups: stages of 4, 8 and 4 units, 240, 480 and 960 channels wide.
 
     The pooling is over the whole map, which for images of 32 pixels is the fixed 4x4 of the original code.
     Source: Zhang et al. 2018, as coded in RepDistiller (ReLU after the depthwise convolution included).
@@ -22,7 +23,7 @@ def shufflenet_v1(image_shape: tuple[int, int, int], num_classes: int) -> tuple[
             features.append(ShuffleUnit(narrow, wide, down=unit == 0))
             narrow = wide
     features.append(GlobalAveragePool())
-    return features, nn.Linear(narrow, num_classes)
+    return Architecture(features, nn.Linear(narrow, num_classes))
 
 
 class ShuffleUnit(nn.Module):

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from distill_ray.models.layers import ChannelShuffle, GlobalAveragePool, conv_norm
+from distill_ray.models.network import Architecture
 
 
-def shufflenet_v2(image_shape: tuple[int, int, int], num_classes: int) -> tuple[nn.Sequential, nn.Linear]:
-    """Features and classifier of width 1: stages 116, 232 and 464 wide with 4, 8 and 4 units, then 1024 channels.
+def shufflenet_v2(image_shape: tuple[int, int, int], num_classes: int) -> Architecture:
+    """Architecture of width 1: stages 116, 232 and 464 wide with 4, 8 and 4 units, then 1024 channels.
 
     The stem is a 1x1 convolution without stride and without pooling. Source: Ma et al. 2018, as coded in RepDistiller.
     """
@@ -20,7 +21,7 @@ def shufflenet_v2(image_shape: tuple[int, int, int], num_classes: int) -> tuple[
         features.extend(BasicUnit(wide) for _ in range(units))
         narrow = wide
     features.extend([conv_norm(narrow, 1024, 1), GlobalAveragePool()])
-    return features, nn.Linear(1024, num_classes)
+    return Architecture(features, nn.Linear(1024, num_classes))
 
 
 class BasicUnit(nn.Module):

@@ -8,11 +8,10 @@ import torchvision
 from torch import nn
 
 from distill_ray.models.layers import GlobalAveragePool
+from distill_ray.models.network import Architecture
 
 
-def torchvision_classifier(
-    image_shape: tuple[int, int, int], num_classes: int, architecture: str
-) -> tuple[nn.Sequential, nn.Linear]:
+def torchvision_classifier(image_shape: tuple[int, int, int], num_classes: int, architecture: str) -> Architecture:
     """Features (one unit) and classifier of torchvision's `architecture`, untrained and without auxiliary classifiers.
 
     The classifier is the last linear layer. SqueezeNet has none: its convolutional classifier gives way to global pooling and
@@ -33,7 +32,7 @@ def torchvision_classifier(
         stem.reset_parameters()
     linear = [(path, module) for path, module in backbone.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
-        return nn.Sequential(backbone.features, GlobalAveragePool()), nn.Linear(512, num_classes)
+        return Architecture(nn.Sequential(backbone.features, GlobalAveragePool()), nn.Linear(512, num_classes))
     path, classifier = linear[-1]
     backbone.set_submodule(path, nn.Identity())
-    return nn.Sequential(backbone), classifier
+    return Architecture(nn.Sequential(backbone), classifier)

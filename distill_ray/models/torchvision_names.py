@@ -42,3 +42,8 @@ def check_images(image_shape: tuple[int, int, int], architecture: str) -> None:
     patch = 224 if architecture == "maxvit_t" else int(architecture[-2:]) if architecture.startswith("vit_") else 1
     if patch > 1 and (height != width or height % patch):
         raise ValueError(f"takes square images with a side that is a multiple of {patch}, found {height}x{width}")
+
+
+def plain_layers(architecture: str) -> bool:
+    """Whether all trained parameters are in convolutions, linear layers and batch normalisation."""
+    return not architecture.startswith(("convnext", "maxvit", "swin", "vit"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from distill_ray.models.layers import GlobalAveragePool, conv_norm, draw_fan_out
+from distill_ray.models.layers import GlobalAveragePool, conv_norm, draw_fan_out_and_small
+from distill_ray.models.network import Architecture
 
 
-def vgg(image_shape: tuple[int, int, int], num_classes: int, depth: int) -> tuple[nn.Sequential, nn.Linear]:
-    """Features and classifier of vgg8 (one convolution in each of five blocks) and vgg13 (two).
+def vgg(image_shape: tuple[int, int, int], num_classes: int, depth: int) -> Architecture:
+    """Architecture of vgg8 (one convolution in each of five blocks) and vgg13 (two).
 
     The map is halved after blocks 1, 2 and 3, and after block 4 for images of 64 pixels and more.
     Source: Simonyan and Zisserman 2015, as coded in RepDistiller.
@@ -22,8 +23,4 @@ def vgg(image_shape: tuple[int, int, int], num_classes: int, depth: int) -> tupl
         if block <= 3 or (block == 4 and image_shape[1] >= 64):
             features.append(nn.MaxPool2d(2))
     features.append(GlobalAveragePool())
-    draw_fan_out(features)
-    classifier = nn.Linear(narrow, num_classes)
-    nn.init.normal_(classifier.weight, 0.0, 0.01)
-    nn.init.zeros_(classifier.bias)
-    return features, classifier
+    return Architecture(features, nn.Linear(narrow, num_classes), draw_fan_out_and_small)

@@ -6,10 +6,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distill_ray.models.layers import GlobalAveragePool, draw_fan_out
+from distill_ray.models.network import Architecture
 
 
-def wide_resnet(image_shape: tuple[int, int, int], num_classes: int, depth: int, width: int) -> tuple[nn.Sequential, nn.Linear]:
-    """Features and classifier of WRN-depth-width: three stages of (depth - 4) / 6 blocks, 16, 32 and 64 times `width` wide.
+def wide_resnet(image_shape: tuple[int, int, int], num_classes: int, depth: int, width: int) -> Architecture:
+    """Architecture of WRN-depth-width: three stages of (depth - 4) / 6 blocks, 16, 32 and 64 times `width` wide.
 
     Source: Zagoruyko and Komodakis 2016, as coded in RepDistiller: no dropout, no normalisation after the stem, and convolutions
     drawn from N(0, 2 / (k * k * out)).
@@ -21,10 +22,15 @@ def wide_resnet(image_shape: tuple[int, int, int], num_classes: int, depth: int,
             narrow, wide = wide, 16 * width * 2**stage
             features.append(WideBlock(narrow, wide, stride=2 if stage > 0 and block == 0 else 1))
     features.append(nn.Sequential(nn.BatchNorm2d(wide), nn.ReLU(inplace=True), GlobalAveragePool()))
-    draw_fan_out(features)
-    classifier = nn.Linear(wide, num_classes)
-    nn.init.zeros_(classifier.bias)
-    return features, classifier
+    return Architecture(features, nn.Linear(wide, num_classes), draw)
+
+
+def draw(module: nn.Module) -> None:
+    """Draw convolutions by the fan-out rule, and set the biases of linear layers to 0."""
+    draw_fan_out(module)
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.zeros_(layer.bias)
 
 
 class WideBlock(nn.Module):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from distill_ray.models import build_model
+from distill_ray.models.batch_ensemble import to_batch_ensemble
 from distill_ray.models.cost import count_operations
 from distill_ray.models.network import Network
 
@@ -109,3 +110,9 @@ def test_counting_leaves_the_network_alone() -> None:
     count_operations(network, (1, 8, 8))
     assert network.training
     assert network.classifier.weight.device.type == "cpu"
+
+
+def test_members_of_a_batch_ensemble_cost_what_the_network_costs() -> None:
+    network = outlined("resnet8", 10, (3, 8, 8))
+    once = count_operations(network, (3, 8, 8)).multiply_adds
+    assert count_operations(to_batch_ensemble(network, 3), (3, 8, 8)).multiply_adds == 3 * once
