@@ -68,11 +68,11 @@ def test_per_batch_partners_come_from_the_batch_and_per_image_from_everywhere() 
 
 
 def test_a_partner_has_augmentation_of_its_own() -> None:
-    ramp = np.broadcast_to(np.arange(8, dtype=np.uint8).reshape(1, 1, 8, 1), (400, 8, 8, 1))
+    ramp = np.arange(8, dtype=np.uint8).reshape(1, 1, 8, 1).repeat(8, 1)
     view = Mixup(per="image", padding=0)
-    batch = next(epoch_batches(view, ramp, np.zeros(400, np.int64), seed=0, epoch=0, batch_size=400, device="cpu"))
-    slopes = (batch.parts[0].images * 255).diff(dim=3)[:, 0, 0, 0]
-    assert 0.4 < (slopes.abs() < 0.999).float().mean() < 0.6  # of half of the pairs, one is mirrored and the other is not
+    epochs = [next(epoch_batches(view, ramp, [0], seed=seed, epoch=0, batch_size=1, device="cpu")) for seed in range(200)]
+    slopes = torch.cat([epoch.parts[0].images for epoch in epochs]).mul(255).diff(dim=3)[:, 0, 0, 0]
+    assert 0.35 < (slopes.abs() < 0.999).float().mean() < 0.65  # the image meets itself, and half of the time mirrored
 
 
 def test_cutmix_never_mixes_an_image_with_itself_and_mixup_may() -> None:

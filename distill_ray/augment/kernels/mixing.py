@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import count
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -62,8 +61,9 @@ def batch_order(draws: Draws, purpose: str, first: int, last: int, *, meets_itse
     keeps it.
     """
     own = np.arange(last - first)
-    for attempt in count():
+    attempt = 0
+    while True:
         order = order_of(draws.uniform(f"{purpose} {attempt}", first, last, 1)[:, 0])
         if meets_itself or len(own) == 1 or not (order == own).any():
             return order
-    raise AssertionError
+        attempt += 1
