@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Queue
@@ -22,14 +23,20 @@ from distill_ray.training import Worker
 def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epochs:
     """Train `job` with `TorchTrainer`: DDP over nccl on GPUs, over gloo on CPUs; yields the records of its epochs.
 
-    The trainer runs in a thread beside the one that yields, and its workers hand their records over through a queue, so that
-    a trial can be stopped between two epochs. The actors of the run belong to the calling process and end with it.
+    The trainer runs in a thread beside the one that yields, and its workers hand their records over through a queue. Closing
+    the generator tells them to stop after their epoch and waits until they have, so that a pruned trial gives back all it held.
     """
-    queue = Queue(actor_options={"num_cpus": 0})
+    records, stop = Queue(actor_options={"num_cpus": 0}), Queue(actor_options={"num_cpus": 0})
     per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"store": store, "job": job.to_dict(), "records": queue, "threads": max(1, int(resources.cpus))},
+        train_loop_config={
+            "store": store,
+            "job": job.to_dict(),
+            "records": records,
+            "stop": stop,
+            "threads": max(1, int(resources.cpus)),
+        },
         scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker),
         run_config=RunConfig(name=job.id, storage_path=tempfile.gettempdir(), failure_config=FailureConfig(max_failures=0)),
     )
@@ -41,14 +48,18 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
         except Exception as error:
             failure.append(error)
         finally:
-            queue.put(None)
+            records.put(None)
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    while (record := queue.get()) is not None:
-        yield record
-    thread.join()
-    queue.shutdown(force=True)
+    try:
+        while (record := records.get()) is not None:
+            yield record
+    finally:
+        stop.put(True)
+        thread.join()
+        for queue in (records, stop):
+            queue.shutdown(force=True)
     if failure:
         raise RunError(f"training on {job.workers} workers failed: {failure[0]}")
 
@@ -61,3 +72,7 @@ def _work(config: dict[str, Any]) -> None:
     for record in train_here(config["store"], Job.from_dict(config["job"]), worker):
         if worker.rank == 0:
             config["records"].put(record)
+        stopped = torch.tensor([worker.rank == 0 and not config["stop"].empty()], device=worker.device)
+        dist.broadcast(stopped, 0)
+        if stopped.item():
+            return

@@ -48,10 +48,11 @@ def run_search(
     left = time_left(history, search)
     trials = _Trials(study, data, teachers, store, resources, observer)
     searcher = OptunaSearcher(history, search, trials.configure, trials.ended, deadline=begun + left)
-    per_trial = {"cpu": resources.cpus, "gpu": resources.gpus} if single else {"cpu": 0.0, "gpu": 0.0}
+    # A trial of several workers only waits for them: on the head, which spot machines do not take away, and without a CPU.
+    here = {"CPU": resources.cpus, "GPU": resources.gpus} if single else {"node:__internal_head__": 0.001}
     folder = tempfile.mkdtemp(prefix="distill-ray-tune-")
     tuner = tune.Tuner(
-        tune.with_resources(TrialRunner, per_trial),
+        tune.with_resources(TrialRunner, tune.PlacementGroupFactory([here])),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=_scheduler(study, history),

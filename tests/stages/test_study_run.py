@@ -49,7 +49,8 @@ def only_search(store: Path) -> optuna.Study:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     whole = [sys.executable, "-m", "distill_ray", *arguments]
-    return subprocess.run(whole, capture_output=True, text=True, timeout=280, check=False)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}  # loading a model sets some
+    return subprocess.run(whole, capture_output=True, text=True, timeout=280, check=False, env=inherited)
 
 
 def job_folders(store: Path) -> set[str]:
