@@ -79,6 +79,23 @@ def test_any_numbers_of_teachers_and_heads(teachers: int, heads: int) -> None:
     assert loss == pytest.approx(smoothed_pairs(student, answers, 2.0), abs=1e-5)
 
 
+def test_assignment_of_twenty_teachers_to_three_heads() -> None:
+    """Head 0 learns from teachers 0, 3, ..., 18; head 2 from 2, 5, ..., 17."""
+    heads, teachers = random_logits(1, 3, 4), random_logits(20, 1, 4, seed=1)
+    learnt = {head: set() for head in range(3)}
+    for teacher in range(20):
+        logits, changed = heads.clone().requires_grad_(), teachers.clone()
+        member_losses.paired_kd(logits, teachers, 1.0).backward()
+        before = logits.grad.clone()
+        changed[teacher] += f64([1, -1, 2, 0])
+        logits.grad = None
+        member_losses.paired_kd(logits, changed, 1.0).backward()
+        (head,) = (logits.grad - before).abs().sum((0, 2)).nonzero().flatten().tolist()
+        learnt[head].add(teacher)
+    assert learnt == {0: set(range(0, 20, 3)), 1: set(range(1, 20, 3)), 2: set(range(2, 20, 3))}
+    assert [len(assigned) for assigned in learnt.values()] == [7, 7, 6]
+
+
 @pytest.mark.parametrize(("temperature", "expected"), [(1.0, 0.1306569070), (2.0, 0.1787403873)])
 def test_aggregation_oracle(temperature: float, expected: float) -> None:
     assert member_losses.aggregated_kd(HEADS, TEACHERS, temperature).item() == pytest.approx(expected, abs=SMOOTHED)
