@@ -96,7 +96,9 @@ def test_where_and_under_which_name_the_data_lie_does_not_matter() -> None:
 
 def test_equal_jobs_are_one() -> None:
     whole = with_recipe(method=EnsembleKD(temperature=6, weights=(1, 2)), momentum=0.9)
-    assert whole == JOB and whole.id == JOB.id and hash(whole) == hash(JOB)
+    assert whole == JOB
+    assert whole.id == JOB.id
+    assert hash(whole) == hash(JOB)
     assert with_recipe(warmup_epochs=0).id == with_recipe(warmup_epochs=0.0).id
 
 
@@ -146,7 +148,8 @@ def test_any_numbers_survive(lr: float, temperature: float, milestones: list[int
     recipe = Recipe(model="wrn-16-2", method=method, augment=view, lr=lr, milestones=tuple(milestones))
     job = Job(recipe=recipe, data=DATA, seed=seed)
     read = Job.from_dict(json.loads(json.dumps(job.to_dict())))
-    assert read == job and read.id == job.id
+    assert read == job
+    assert read.id == job.id
     assert json.loads(canonical_json(job.to_dict())) == json.loads(json.dumps(job.to_dict()))
 
 
@@ -170,11 +173,16 @@ def test_settings_of_methods_do_not_hide_those_of_the_recipe() -> None:
 
 def test_flat_parameters() -> None:
     params = with_recipe(augment=CropFlip(padding=2)).recipe.params()
-    assert params["method"] == "kd" and params["augment"] == "crop-flip"
-    assert params["temperature"] == 6.0 and params["augment.padding"] == 2
-    assert params["milestones"] == "[5, 9]" and params["weights"] == "[1.0, 2.0]"
-    assert params["nesterov"] is True and params["lr"] == 0.1
-    assert "name" not in params and "padding" not in params
+    assert params["method"] == "kd"
+    assert params["augment"] == "crop-flip"
+    assert params["temperature"] == 6.0
+    assert params["augment.padding"] == 2
+    assert params["milestones"] == "[5, 9]"
+    assert params["weights"] == "[1.0, 2.0]"
+    assert params["nesterov"] is True
+    assert params["lr"] == 0.1
+    assert "name" not in params
+    assert "padding" not in params
     assert all(isinstance(value, str | int | float | bool) for value in params.values())
     assert JOB.recipe.params() == Recipe.from_dict(JOB.recipe.to_dict()).params()
 

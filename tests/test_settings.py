@@ -38,19 +38,24 @@ class SmallOven(Oven):
 def test_fields_in_order_with_their_types_and_defaults() -> None:
     fields = setting_fields(Oven)
     assert list(fields) == ["heat", "shelf", "mode", "timers", "light", "tray", "label", "offset"]
-    assert fields["heat"].required and not fields["shelf"].required
-    assert fields["shelf"].type is int and fields["shelf"].default == 2
+    assert fields["heat"].required
+    assert not fields["shelf"].required
+    assert fields["shelf"].type is int
+    assert fields["shelf"].default == 2
     assert fields["shelf"].setting.help == "counted from below"
     assert fields["mode"].type == Literal["fan", "grill"]
     assert fields["timers"].type == tuple[float, ...]
     assert fields["tray"].type == int | None
-    assert fields["label"].type is str and fields["label"].setting == Setting("")
+    assert fields["label"].type is str
+    assert fields["label"].setting == Setting("")
 
 
 def test_a_subclass_declares_anew() -> None:
     fields = setting_fields(SmallOven)
-    assert fields["shelf"].setting.help == "the only one" and fields["shelf"].default == 1
-    assert fields["pans"].default == () and not fields["pans"].required
+    assert fields["shelf"].setting.help == "the only one"
+    assert fields["shelf"].default == 1
+    assert fields["pans"].default == ()
+    assert not fields["pans"].required
     assert setting_fields(Oven)["shelf"].default == 2
     with pytest.raises(ValueError, match="shelf must be at least 1, at most 1, found 2"):
         SmallOven(heat=100.0, shelf=2)

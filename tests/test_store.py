@@ -56,7 +56,8 @@ def test_what_was_never_put_is_not_there(store: Store) -> None:
 def test_a_record_without_files(store: Store) -> None:
     store.put("empty", {}, {})
     record = store.get("empty")
-    assert record is not None and record.files == {}
+    assert record is not None
+    assert record.files == {}
 
 
 def test_files_without_a_manifest_are_not_a_record(store: Store) -> None:
@@ -68,7 +69,9 @@ def test_putting_again_replaces_the_record_and_a_reader_of_the_old_one_can_finis
     old = store.put("jobs/a", {"weights": b"old"}, {"try": 1})
     store.put("jobs/a", {"weights": b"newer"}, {"try": 2})
     new = store.get("jobs/a")
-    assert new is not None and new.info == {"try": 2} and new.read("weights") == b"newer"
+    assert new is not None
+    assert new.info == {"try": 2}
+    assert new.read("weights") == b"newer"
     assert old.read("weights") == b"old"
 
 
@@ -76,7 +79,8 @@ def test_two_keys_do_not_mix(store: Store) -> None:
     store.put("jobs/a", {"weights": b"a"}, {})
     store.put("jobs/a/evaluations/test", {"weights": b"t"}, {})
     job, evaluation = store.get("jobs/a"), store.get("jobs/a/evaluations/test")
-    assert job is not None and evaluation is not None
+    assert job is not None
+    assert evaluation is not None
     assert (job.read("weights"), evaluation.read("weights")) == (b"a", b"t")
 
 
@@ -212,7 +216,8 @@ def test_a_full_disk_is_named_and_leaves_the_old_content(local: Store, monkeypat
         local.put("jobs/a", {"weights": b"new"}, {})
     assert not isinstance(caught.value, RequestError)
     record = local.get("jobs/a")
-    assert record is not None and record.read("weights") == b"old"
+    assert record is not None
+    assert record.read("weights") == b"old"
     assert [path.name for path in Path(local.uri).rglob(".*")] == []
 
 
