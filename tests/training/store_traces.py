@@ -1,6 +1,6 @@
 """Writes the stored loss traces that `test_loop.py` compares with. Run it only when a change of results is meant:
 
-    uv run python tests/training/store_traces.py
+uv run python tests/training/store_traces.py
 """
 
 import importlib.util
