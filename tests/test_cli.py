@@ -82,16 +82,26 @@ def test_wrong_commands_are_exit_code_2(arguments: list[str], message: str, caps
 
 
 @pytest.fixture
-def ending(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
-    """Makes every study end with an error, without an engine."""
+def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
+    """Puts another function in the place of `run_study`, and nothing in the place of Ray."""
+
+    def engine(run_study: Callable[..., Any]) -> None:
+        module = types.ModuleType("distill_ray.stages.run")
+        module.__dict__.update(run_study=run_study, Places=lambda *arguments: arguments, report_path=lambda study: "report")
+        monkeypatch.setitem(sys.modules, "distill_ray.stages.run", module)
+
+    return engine
+
+
+@pytest.fixture
+def ending(engine: Callable[[Callable[..., Any]], None]) -> Callable[[BaseException], None]:
+    """Makes every study end with an error."""
 
     def ending(error: BaseException) -> None:
         def run_study(*arguments: Any, **options: Any) -> None:
             raise error
 
-        engine = types.ModuleType("distill_ray.stages.run")
-        engine.__dict__.update(run_study=run_study, Places=lambda *arguments: None)
-        monkeypatch.setitem(sys.modules, "distill_ray.stages.run", engine)
+        engine(run_study)
 
     return ending
 
@@ -152,16 +162,14 @@ def test_no_room_for_a_traceback_is_no_second_error(
     assert capsys.readouterr().err == "distill-ray failed unexpectedly: TypeError (--verbose shows the traceback)\n"
 
 
-def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, engine: Callable[[Callable[..., Any]], None]) -> None:
     seen: dict[str, Any] = {}
 
     def run_study(study: Any, places: Any, console: Any, *, verbose: bool) -> None:
         seen.update(trials=study.search.trials, places=places, verbose=verbose)
         raise RunError("enough")
 
-    engine = types.ModuleType("distill_ray.stages.run")
-    engine.__dict__.update(run_study=run_study, Places=lambda *arguments: arguments)
-    monkeypatch.setitem(sys.modules, "distill_ray.stages.run", engine)
+    engine(run_study)
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main(["run", QUICKSTART, "--set", "search.trials=5", "--store", "s3://bucket/x", "--verbose"]) == 1

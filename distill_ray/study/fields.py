@@ -59,7 +59,7 @@ def check_value(field: SettingField, value: Any, path: Path, problems: Problems)
             problems.add((*path, *place), f"found {shown(detail['input'])}, must be {rule}{near}")
         return INVALID
     items = enumerate(found) if isinstance(found, tuple) else [(None, found)]
-    wrong = [(index, item) for index, item in items if _is_number(item) and not field.setting.admits(item)]
+    wrong = [(index, item) for index, item in items if isinstance(item, int | float) and not field.setting.admits(item)]
     for index, _ in wrong:
         where = path if index is None else (*path, index)
         written = value if index is None else value[index]
@@ -78,10 +78,6 @@ def number_type(field: SettingField) -> type[int] | type[float] | None:
     """`int` or `float` when the field holds one number, which can then be searched in a range."""
     declared = _without_none(field.type)
     return declared if declared in (int, float) else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _without_none(declared: Any) -> Any:

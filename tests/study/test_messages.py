@@ -297,6 +297,22 @@ def test_a_setting_that_no_method_or_view_in_reach_has(refusal: Refusal) -> None
     ]
 
 
+def test_what_only_follows_from_another_mistake_is_not_reported(refusal: Refusal) -> None:
+    space = "search:\n  space:\n    augment.size: {int: [2, 4]}\n    temperature: {log: [1, 20]}\n"
+    student = "student: {model: wrn-10-1, method: kdd, augment: cutuot}\n"
+    lines = refusal(HEAD + TEACHERS + student + space)
+    assert [line.split(" (known")[0] for line in lines] == [
+        "study.yaml:3: student.method: unknown method 'kdd'; did you mean 'kd'?",
+        "study.yaml:3: student.augment: unknown view 'cutuot'; did you mean 'cutout'?",
+    ]
+
+
+def test_a_setting_of_some_views_is_drawn_for_those(load: Callable[..., Study]) -> None:
+    space = "search:\n  space:\n    augment: {choice: [mixup, cutmix, flip]}\n    augment.alpha: {uniform: [0.1, 2]}\n"
+    (condition,) = load(HEAD + TEACHERS + STUDENT + space).search.space["augment.alpha"].when
+    assert (condition.field, condition.labels) == ("augment", ("mixup", "cutmix"))
+
+
 def test_configurations_to_try_first_obey_conditions(refusal: Refusal, load: Callable[..., Study]) -> None:
     text = (
         HEAD + TEACHERS + STUDENT + "search:\n"
