@@ -1,0 +1,111 @@
+"""When a dimension of the search space is drawn: the conditions in the file, and those that go without saying."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from distill_ray.augment import View
+from distill_ray.methods import METHODS
+from distill_ray.settings import setting_fields
+from distill_ray.study.fields import section
+from distill_ray.study.problems import Path, Problems, shown
+from distill_ray.study.recipes import COMMON, read_view
+from distill_ray.study.space import Choice, Condition, Dimension, Label
+
+
+def read_when(
+    name: str, when: Any, path: Path, problems: Problems, dimensions: Mapping[str, Dimension], given: Mapping[str, Any]
+) -> tuple[Condition, ...]:
+    """The conditions of dimension `name`: those of its `when`, and that the method or view that is drawn has the setting at all.
+
+    `given` is the space as the file has it, `dimensions` what of it is valid.
+    """
+    conditions = _written(name, when, path, problems, dimensions, given)
+    conditions += _implied(name, {condition.field for condition in conditions}, dimensions)
+    _check_owned(name, conditions, path, problems, dimensions)
+    return tuple(conditions)
+
+
+def _written(
+    name: str, when: Any, path: Path, problems: Problems, dimensions: Mapping[str, Dimension], given: Mapping[str, Any]
+) -> list[Condition]:
+    conditions = []
+    for field, wanted in section(when, path, problems).items():
+        here = (*path, field)
+        parent = dimensions.get(field)
+        if not isinstance(parent, Choice):
+            if parent is not None or field not in given:
+                choices = [other for other, dimension in dimensions.items() if isinstance(dimension, Choice) and other != name]
+                problems.add(here, f"{field} is not a choice in this space (choices: {', '.join(choices) or 'none'})")
+            continue
+        labels: list[Label] = []
+        for value in wanted if isinstance(wanted, list) else [wanted]:
+            matching = _matching(parent, value)
+            labels += [label for label in matching if label not in labels]
+            if not matching:
+                problems.add(here, f"found {shown(value)}, must be one of {parent.described()}")
+        if wanted == []:
+            problems.add(here, f"found [], must be one or more of {parent.described()}")
+        conditions.append(Condition(field=field, labels=tuple(labels)))
+    return conditions
+
+
+def _matching(choice: Choice, value: Any) -> list[Label]:
+    """The labels that a condition's value means: the value itself, or every choice of the view that it names."""
+    if isinstance(value, dict):
+        view = read_view(value, (), Problems("", {}))
+        return [] if view is None or choice.label(view) is None else [choice.label(view) or ""]
+    if isinstance(value, list):
+        value = str(value)
+    views = [(label, view) for label, view in zip(choice.labels, choice.values, strict=True) if isinstance(view, View)]
+    named = [label for label, view in views if view.name == value]
+    exact = [label for label in choice.labels if label == value and isinstance(label, bool) == isinstance(value, bool)]
+    return exact or named
+
+
+def _owner(name: str) -> str | None:
+    """The choice whose value brings setting `name`: the view or the method; `None` for a field that every recipe has."""
+    if name in (*COMMON, "method", "augment"):
+        return None
+    return "augment" if name.startswith("augment.") else "method"
+
+
+def _has(owner: str | View, name: str) -> bool:
+    if isinstance(owner, View):
+        return name.removeprefix("augment.") in setting_fields(type(owner))
+    return name in setting_fields(METHODS[owner])
+
+
+def _implied(name: str, decided: Collection[str], dimensions: Mapping[str, Dimension]) -> Iterable[Condition]:
+    """A setting of a method, or of a view, is drawn only where the method, or the view, that was drawn has it."""
+    owner = dimensions.get(_owner(name) or "")
+    if isinstance(owner, Choice) and owner.name not in decided:
+        labels = tuple(label for label in owner.labels if _has(owner.value(label), name))
+        if labels != owner.labels:
+            yield Condition(field=owner.name, labels=labels)
+
+
+def _check_owned(
+    name: str, when: Iterable[Condition], path: Path, problems: Problems, dimensions: Mapping[str, Dimension]
+) -> None:
+    for condition in when:
+        owner = dimensions[condition.field]
+        if condition.field == _owner(name) and isinstance(owner, Choice):
+            for label in condition.labels:
+                if not _has(owner.value(label), name):
+                    problems.add((*path, owner.name), f"{owner.name} {label!r} has no setting {name.removeprefix('augment.')!r}")
+
+
+def ordered(dimensions: Mapping[str, Dimension], path: Path, problems: Problems) -> tuple[Dimension, ...]:
+    """The dimensions, each after those that its conditions ask for; otherwise in the order of the file."""
+    ordered: list[str] = []
+    waiting = dict(dimensions)
+    while waiting:
+        ready = [name for name, dimension in waiting.items() if waiting.keys().isdisjoint(c.field for c in dimension.when)]
+        if not ready:
+            problems.add((*path, next(iter(waiting)), "when"), f"the conditions of {', '.join(waiting)} depend on each other")
+            return ()
+        ordered.append(ready[0])
+        del waiting[ready[0]]
+    return tuple(dimensions[name] for name in ordered)
