@@ -1,8 +1,21 @@
 """The study's record in MLflow, written by one thread of the driver; the store stays the source of truth."""
 
-from distill_ray.tracking.address import check_tracking, default_uri, shown
+from distill_ray.tracking.address import check_tracking, default_uri, shown, sqlite_file
 from distill_ray.tracking.champion import Champion
 from distill_ray.tracking.record import DataSet, Status
 from distill_ray.tracking.tracker import Tracker
+from distill_ray.tracking.views import View, study_views, view_path
 
-__all__ = ["Champion", "DataSet", "Status", "Tracker", "check_tracking", "default_uri", "shown"]
+__all__ = [
+    "Champion",
+    "DataSet",
+    "Status",
+    "Tracker",
+    "View",
+    "check_tracking",
+    "default_uri",
+    "shown",
+    "sqlite_file",
+    "study_views",
+    "view_path",
+]

@@ -30,6 +30,12 @@ REST = 15
 
 LONGEST_WAIT = 30.0
 
+ATTEMPTS = 3
+"""How often `close` has the rest tried before it gives up."""
+
+FAILURES = 3
+"""After so many runs that could not be written, the others are not tried before some time has passed."""
+
 
 class Outbox:
     """Takes what is to be written to MLflow and lets one thread write it, for as long as it takes.
@@ -48,6 +54,7 @@ class Outbox:
         self._points = 0
         self._cut: set[str] = set()
         self._changed = threading.Condition()
+        self._refused = False
         self._closing = False
         database = sqlite_file(uri)
         self.runs: dict[str, Recorded] | None = read_recorded(database, study_key) if database else None
@@ -73,10 +80,10 @@ class Outbox:
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout)
-        complete = not (self._thread.is_alive() or self._pending or self._cut)
-        if not complete:
+        waits = bool(self._thread.is_alive() or self._pending or self._cut)
+        if waits:
             self._say("does not have everything; run the same command again when it works")
-        return complete
+        return not waits and not self._refused
 
     def _add(self, news: Pending) -> None:
         self._points += len(news.points)
@@ -107,7 +114,7 @@ class Outbox:
                     for pending in (*batch.values(), *self._take().values()):
                         self._add(pending)
                 wait = min(self.interval * 2.0**failures, LONGEST_WAIT)
-                if closing:
+                if closing and failures >= ATTEMPTS:
                     return
                 continue
             if failures:
@@ -119,7 +126,7 @@ class Outbox:
 
     def _write(self, batch: dict[str, Pending]) -> None:
         """Write all of `batch`, taking out what is done. MLflow is loaded only when there is something to write."""
-        from distill_ray.tracking.writer import RunWriter
+        from distill_ray.tracking.writer import RunWriter, Unavailable
 
         if self.runs is not None and not any(pending.beyond(self.runs.get(pending.run_key)) for pending in batch.values()):
             batch.clear()
@@ -128,16 +135,29 @@ class Outbox:
         if self.runs is None or writer.restored:
             self.runs, writer.restored = writer.recorded(), False
         runs = self.runs
+        failed: list[Unavailable] = []
         for key in list(batch):
-            if news := batch[key].beyond(runs.get(batch[key].run_key)):
-                if key == ENDING_KEY:
-                    for other, run in list(runs.items()):
-                        if other != STUDY_KEY and run.status == "RUNNING":
-                            self._send(writer, runs, Pending(other, tags={STATUS_TAG: INTERRUPTED}, status="KILLED"))
-                elif news.status == "RUNNING" and STUDY_KEY in runs and runs[STUDY_KEY].done:
-                    self._send(writer, runs, Pending(STUDY_KEY, tags={STATUS_TAG: WORDS["RUNNING"]}, status="RUNNING"))
-                self._send(writer, runs, news)
-            del batch[key]
+            try:
+                self._write_one(writer, runs, batch[key])
+                del batch[key]
+            except Unavailable as error:
+                failed.append(error)
+                if STUDY_KEY not in runs or len(failed) == FAILURES:
+                    raise
+        if failed:
+            raise failed[0]
+
+    def _write_one(self, writer: RunWriter, runs: dict[str, Recorded], pending: Pending) -> None:
+        news = pending.beyond(runs.get(pending.run_key))
+        if news is None:
+            return
+        if news.key == ENDING_KEY:
+            for key, run in list(runs.items()):
+                if key != STUDY_KEY and run.status == "RUNNING":
+                    self._send(writer, runs, Pending(key, tags={STATUS_TAG: INTERRUPTED}, status="KILLED"))
+        elif news.status == "RUNNING" and STUDY_KEY in runs and runs[STUDY_KEY].done:
+            self._send(writer, runs, Pending(STUDY_KEY, tags={STATUS_TAG: WORDS["RUNNING"]}, status="RUNNING"))
+        self._send(writer, runs, news)
 
     def _send(self, writer: RunWriter, runs: dict[str, Recorded], news: Pending) -> None:
         from distill_ray.tracking.writer import Refused
@@ -145,4 +165,5 @@ class Outbox:
         try:
             runs[news.run_key] = writer.write(news, runs)
         except Refused as error:
+            self._refused = True
             self._say(f"does not take {news.key} ({error})")

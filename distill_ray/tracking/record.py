@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sqlite3
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from distill_ray.tracking.views import View
 
 if TYPE_CHECKING:
     from distill_ray.tracking.champion import Champion
 
 Status = Literal["FINISHED", "KILLED", "FAILED", "RUNNING"]
 
-STUDY_TAG = "distill_ray.study_key"
-"""Tag of every run: the identity of the study it belongs to."""
-
 KEY_TAG = "distill_ray.key"
-"""Tag of every run: which job of the study it records. With `STUDY_TAG` it is how a run is found again."""
+"""Tag of every run, by which it is found again: the identity of the study, a slash, and the key of the job within it."""
 
 LOGGED_TAG = "distill_ray.logged"
-"""Tag of the study's run: digests of the data sets, files and the champion that it has, as JSON."""
+"""Tag of the study's run: digests of the data sets, files, views and the champion that it has, as JSON."""
 
 STATUS_TAG = "status"
 """Tag of every run that says in a word how it ended: MLflow has no status of its own for pruned or interrupted."""
@@ -69,8 +68,8 @@ class Recorded:
 
     run_id: str
     status: str
-    tags: Mapping[str, str]
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    tags: dict[str, str]
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -94,9 +93,13 @@ class Pending:
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
+    """Metrics of epochs."""
+    results: dict[str, float] = field(default_factory=dict)
+    """Metrics that have one value for the whole run."""
     datasets: list[DataSet] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     """Contents by the path that they get among the run's artifacts."""
+    views: dict[str, View] = field(default_factory=dict)
     champion: Champion | None = None
     source: str = ""
     """Key of the run that trained the champion."""
@@ -111,6 +114,7 @@ class Pending:
     def digests(self) -> dict[str, str]:
         """What tells data sets, files and champion from others, as `LOGGED_TAG` keeps it."""
         found = {name: hashlib.sha256(content).hexdigest()[:16] for name, content in self.files.items()}
+        found |= {f"view {name}": hashlib.sha256(view.state().encode()).hexdigest()[:16] for name, view in self.views.items()}
         found |= {f"{dataset.context} data": dataset.digest for dataset in self.datasets}
         return found if self.champion is None else found | {"champion": self.champion.job.id}
 
@@ -122,14 +126,16 @@ class Pending:
         self.tags |= later.tags
         self.points += later.points
         self.datasets += [dataset for dataset in later.datasets if dataset not in self.datasets]
+        self.results |= later.results
         self.files |= later.files
+        self.views |= later.views
         if later.champion is not None:
             self.champion, self.source = later.champion, later.source
         if later.status is not None:
             self.status, self.ended = later.status, later.ended
 
     def beyond(self, known: Recorded | None) -> Pending | None:
-        """What of this MLflow does not have, or None. To begin again what ended well is no news, nor are its metrics."""
+        """What of this MLflow does not have, or None. To begin again what ended well is no news, nor are its epochs."""
         if known is None or not known.done:
             return self
         study, again = self.run_key == STUDY_KEY, self.status in (None, "RUNNING") or self.run_key != STUDY_KEY
@@ -142,13 +148,16 @@ class Pending:
             self,
             params={},
             tags=tags,
-            points=[point for point in self.points if study and known.metrics.get(point.metric) != point.value],
+            points=[],
+            results={name: value for name, value in self.results.items() if not _same(value, known.metrics.get(name))},
             datasets=[dataset for dataset in self.datasets if study and f"{dataset.context} data" in new],
             files={name: content for name, content in self.files.items() if name in new},
+            views={name: view for name, view in self.views.items() if f"view {name}" in new},
             champion=self.champion if "champion" in new else None,
             status=None if again or self.status == known.status else self.status,
         )
-        return news if news.tags or news.points or news.datasets or news.files or news.champion or news.status else None
+        anything = news.tags or news.results or news.datasets or news.files or news.views or news.champion or news.status
+        return news if anything else None
 
 
 def read_recorded(database: Path, study_key: str) -> dict[str, Recorded] | None:
@@ -157,25 +166,29 @@ def read_recorded(database: Path, study_key: str) -> dict[str, Recorded] | None:
     Importing MLflow and opening its database takes seconds, this takes milliseconds: a study that is run again and has
     nothing new to say need not load MLflow at all.
     """
-    query = (
-        "SELECT runs.run_uuid, runs.status, tags.key, tags.value FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid "
-        "JOIN tags AS study ON study.run_uuid = runs.run_uuid AND study.key = ? AND study.value = ? "
-        "WHERE runs.lifecycle_stage = 'active'"
+    ours = (
+        f"FROM runs JOIN tags AS own ON own.run_uuid = runs.run_uuid AND own.key = '{KEY_TAG}' AND substr(own.value, 1, ?) = ? "
     )
-    latest = "SELECT key, value FROM latest_metrics WHERE run_uuid = ? AND NOT is_nan"
+    active = "WHERE runs.lifecycle_stage = 'active'"
+    tags = f"SELECT own.value, runs.run_uuid, runs.status, tags.key, tags.value {ours} JOIN tags USING (run_uuid) {active}"
+    latest = f"SELECT own.value, m.key, m.value, m.is_nan {ours} JOIN latest_metrics AS m USING (run_uuid) {active}"
+    prefix = f"{study_key}/"
     runs: dict[str, Recorded] = {}
     try:
         connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
         try:
-            tags: dict[tuple[str, str], dict[str, str]] = {}
-            for run_id, status, name, value in connection.execute(query, (STUDY_TAG, study_key)):
-                tags.setdefault((run_id, status), {})[name] = value
-            for (run_id, status), values in tags.items():
-                key = values.get(KEY_TAG, "")
-                metrics = dict(connection.execute(latest, (run_id,))) if key == STUDY_KEY else {}
-                runs[key] = Recorded(run_id, status, values, metrics)
+            metrics: dict[str, dict[str, float]] = {}
+            for key, name, value, is_nan in connection.execute(latest, (len(prefix), prefix)):
+                metrics.setdefault(key, {})[name] = math.nan if is_nan else value
+            for key, run_id, status, name, value in connection.execute(tags, (len(prefix), prefix)):
+                run = runs.setdefault(key.removeprefix(prefix), Recorded(run_id, status, {}, metrics.get(key, {})))
+                run.tags[name] = value
         finally:
             connection.close()
     except sqlite3.Error:
         return None
     return runs
+
+
+def _same(value: float, known: float | None) -> bool:
+    return known is not None and (value == known or (math.isnan(value) and math.isnan(known)))

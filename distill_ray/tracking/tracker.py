@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from distill_ray.tracking.record import (
     Point,
     Status,
 )
+from distill_ray.tracking.views import View
 
 if TYPE_CHECKING:
     from distill_ray.tracking.champion import Champion
@@ -122,9 +124,8 @@ class Tracker:
     ) -> None:
         """End the run of a job: `FINISHED`, `KILLED` when it was pruned, or `FAILED`. `metrics` are its results."""
         moment = time.time() if ended is None else ended
-        points = [Point(name, float(value), int(moment * 1000), 0) for name, value in (metrics or {}).items()]
         ending = _tags({STATUS_TAG: WORDS[status], **(tags or {})})
-        self._outbox.put(Pending(key, points=points, tags=ending, status=status, ended=moment))
+        self._outbox.put(Pending(key, results=_finite(metrics or {}), tags=ending, status=status, ended=moment))
 
     def log_dataset(self, datasets: Iterable[DataSet], key: str = STUDY_KEY) -> None:
         """Record the splits that a job, or the study as a whole, used."""
@@ -141,10 +142,13 @@ class Tracker:
         """
         self._outbox.put(Pending(CHAMPION_KEY, champion=champion, source=key))
 
-    def log_results(self, metrics: Mapping[str, float]) -> None:
-        """Record numbers of the study as a whole, such as `best/test/accuracy`."""
-        now = int(time.time() * 1000)
-        self._outbox.put(Pending(STUDY_KEY, points=[Point(name, float(value), now, 0) for name, value in metrics.items()]))
+    def log_results(self, metrics: Mapping[str, float], key: str = STUDY_KEY) -> None:
+        """Record numbers of the study as a whole, such as `best/test/accuracy`, or of a job, at its end or long after."""
+        self._outbox.put(Pending(key, results=_finite(metrics)))
+
+    def save_views(self, views: Mapping[str, View]) -> None:
+        """Offer lists of runs in MLflow's page of the experiment; `study_views` makes some."""
+        self._outbox.put(Pending(STUDY_KEY, views=dict(views)))
 
     def set_description(self, markdown: str) -> None:
         """Replace the text that MLflow shows on top of the study's run."""
@@ -173,6 +177,14 @@ def _texts(params: Mapping[str, str | int | float | bool]) -> dict[str, str]:
 def _tags(tags: Mapping[str, str]) -> dict[str, str]:
     # MLflow would cut longer values itself, and they would then look changed ever after.
     return {name: value[:LONGEST_TAG] for name, value in tags.items()}
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    # What MLflow's databases make of infinities, so that what is read back is the same.
+    largest = sys.float_info.max
+    return {
+        name: float(value) if value != value else min(max(float(value), -largest), largest) for name, value in metrics.items()
+    }
 
 
 def _note(markdown: str) -> dict[str, str]:

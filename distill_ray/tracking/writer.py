@@ -15,7 +15,8 @@ from typing import Any
 
 from distill_ray.tracking.champion import register_champion
 from distill_ray.tracking.environment import prepare
-from distill_ray.tracking.record import KEY_TAG, LOGGED_TAG, STUDY_KEY, STUDY_TAG, DataSet, Pending, Recorded
+from distill_ray.tracking.record import KEY_TAG, LOGGED_TAG, STUDY_KEY, DataSet, Pending, Recorded
+from distill_ray.tracking.views import VIEW_TAG
 
 POINTS_PER_CALL = 800
 OTHERS_PER_CALL = 100
@@ -52,15 +53,18 @@ class RunWriter:
     def recorded(self) -> dict[str, Recorded]:
         """What MLflow has of the study, by key of the run."""
         runs: dict[str, Recorded] = {}
+        prefix = f"{self.study_key}/"
         page = None
         with _explained():
             while True:
                 found = self.client.search_runs(
-                    [self.experiment_id], f"tags.`{STUDY_TAG}` = '{self.study_key}'", max_results=1000, page_token=page
+                    [self.experiment_id], f"tags.`{KEY_TAG}` LIKE '{prefix}%'", max_results=1000, page_token=page
                 )
                 for run in found:
-                    if key := run.data.tags.get(KEY_TAG):
-                        runs[key] = Recorded(run.info.run_id, run.info.status, run.data.tags, run.data.metrics)
+                    name = run.data.tags[KEY_TAG]
+                    if name.startswith(prefix):
+                        known = Recorded(run.info.run_id, run.info.status, run.data.tags, run.data.metrics)
+                        runs[name.removeprefix(prefix)] = known
                 page = found.token
                 if not page:
                     return runs
@@ -77,6 +81,10 @@ class RunWriter:
             if pending.champion is not None:
                 run_id = runs.get(pending.source, known).run_id
                 register_champion(self.client, self.study_name, self.experiment_id, run_id, pending.champion)
+            for name, view in pending.views.items():
+                now = int(time.time() * 1000)
+                envelope = {"name": view.title, "createdAt": now, "updatedAt": now, "state": view.state()}
+                self.client.set_experiment_tag(self.experiment_id, VIEW_TAG + name, json.dumps(envelope))
             tags = dict(pending.tags)
             if pending.run_key == STUDY_KEY and (logged := pending.digests()):
                 tags[LOGGED_TAG] = json.dumps(known.logged | logged, sort_keys=True)
@@ -86,11 +94,11 @@ class RunWriter:
             if pending.status not in (None, "RUNNING"):
                 ended = None if pending.ended is None else int(pending.ended * 1000)
                 self.client.set_terminated(known.run_id, status, ended)
-        metrics = {point.metric: point.value for point in pending.points}
-        return Recorded(known.run_id, status, dict(known.tags) | tags, dict(known.metrics) | metrics)
+        metrics = {point.metric: point.value for point in pending.points} | pending.results
+        return Recorded(known.run_id, status, known.tags | tags, known.metrics | metrics)
 
     def _create(self, pending: Pending, parent: Recorded | None) -> Recorded:
-        tags = pending.tags | {STUDY_TAG: self.study_key, KEY_TAG: pending.key, "study": self.study_name}
+        tags = pending.tags | {KEY_TAG: f"{self.study_key}/{pending.run_key}", "study": self.study_name}
         tags |= {"mlflow.source.name": "distill-ray", "mlflow.source.type": "LOCAL", "mlflow.user": getpass.getuser()}
         if parent is not None:
             tags["mlflow.parentRunId"] = parent.run_id
@@ -112,6 +120,8 @@ class RunWriter:
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(point.metric, point.value, point.time, point.step) for point in pending.points]
+        moment = int((pending.ended or time.time()) * 1000)
+        metrics += [Metric(name, value, moment, 0) for name, value in pending.results.items()]
         params = [Param(name, value) for name, value in pending.params.items()]
         labels = [RunTag(name, value) for name, value in tags.items()]
         while metrics or params or labels:

@@ -43,7 +43,8 @@ class Database:
     def runs(self) -> dict[str, tuple[str, str]]:
         """By key, the status that MLflow shows and the one in the tag."""
         rows = self.query(
-            "SELECT k.value, r.status, s.value FROM runs r JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'distill_ray.key' "
+            "SELECT substr(k.value, instr(k.value, '/') + 1), r.status, s.value FROM runs r "
+            "JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'distill_ray.key' "
             "JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'status' WHERE r.lifecycle_stage = 'active'"
         )
         found = {key: (status, word) for key, status, word in rows}
@@ -55,8 +56,8 @@ class Database:
         return dict(
             self.query(
                 f"SELECT t.key, t.value FROM {table} t JOIN tags k ON k.run_uuid = t.run_uuid AND k.key = 'distill_ray.key' "
-                "WHERE k.value = ?",
-                key,
+                "WHERE k.value LIKE ?",
+                f"%/{key}",
             )
         )
 
@@ -64,8 +65,8 @@ class Database:
         """(step, milliseconds, value) of a metric of the run with this key."""
         return self.query(
             "SELECT step, timestamp, m.value FROM metrics m JOIN tags k ON k.run_uuid = m.run_uuid AND k.key = 'distill_ray.key' "
-            "WHERE k.value = ? AND m.key = ? ORDER BY step, timestamp",
-            key,
+            "WHERE k.value LIKE ? AND m.key = ? ORDER BY step, timestamp",
+            f"%/{key}",
             metric,
         )
 
@@ -124,7 +125,7 @@ def test_a_study_is_a_run_with_a_nested_run_per_job(
 
     assert database.values("params", "trial/1") == {"temperature": "4.0", "nesterov": "True", "epochs": "3", "method": "kd"}
     tags = database.values("tags", "trial/1")
-    ((study_id,),) = database.query("SELECT run_uuid FROM tags WHERE key = 'distill_ray.key' AND value = 'study'")
+    ((study_id,),) = database.query("SELECT run_uuid FROM tags WHERE key = 'distill_ray.key' AND value = 'abc/study'")
     assert tags["mlflow.parentRunId"] == study_id
     assert (
         tags.items()
@@ -265,7 +266,7 @@ def test_runs_and_experiments_that_the_user_deleted_come_back(
     with track() as tracker:
         tell_study(tracker)
     assert set(database.runs()) == {"study", "trial/0", "trial/1", "trial/2"}
-    ((run_id,),) = database.query("SELECT run_uuid FROM tags WHERE key = 'distill_ray.key' AND value = 'trial/1'")
+    ((run_id,),) = database.query("SELECT run_uuid FROM tags WHERE key = 'distill_ray.key' AND value = 'abc/trial/1'")
     client.delete_run(run_id)
     with track() as tracker:
         tell_study(tracker)
@@ -351,6 +352,35 @@ def test_what_mlflow_refuses_is_said_and_left_out(database: Database, track: Cal
         tell_job(tracker, 2)
     assert len(said) == 1 and "does not take trial/1" in said[0] and "\n" not in said[0]
     assert database.runs()["trial/0"] == database.runs()["trial/2"] == ("FINISHED", "complete")
+
+
+def test_one_thing_that_never_works_does_not_hold_up_the_rest(
+    database: Database, track: Callable[..., Tracker], said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    def log_artifacts(*args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError("the artifact store is away")
+
+    (tmp_path / "report.html").write_text("<p>")
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_artifacts", log_artifacts)
+        tracker = track()
+        tell_study(tracker, jobs=1, file="")
+        tracker.log_artifacts({"report/report.html": tmp_path / "report.html"})
+        assert not tracker.close(), "the report is missing"
+    assert database.runs() == {"study": ("FINISHED", "complete"), "trial/0": ("FINISHED", "complete")}
+    assert any("the artifact store is away" in line for line in said)
+
+
+def test_numbers_may_be_added_to_a_job_long_after_its_end(database: Database, track: Callable[..., Tracker]) -> None:
+    for _ in range(2):
+        with track() as tracker:
+            tell_study(tracker, jobs=1)
+            tracker.log_results({"test/accuracy": 0.5, "test/nll": float("nan"), "test/ece": float("inf")}, "trial/0")
+    assert [value for _, _, value in database.history("trial/0", "test/accuracy")] == [0.5]
+    assert len(database.history("trial/0", "test/nll")) == len(database.history("trial/0", "test/ece")) == 1
+    assert database.runs()["trial/0"] == ("FINISHED", "complete")
 
 
 def test_a_run_too_large_to_hold_is_not_called_finished(

@@ -1,0 +1,85 @@
+"""Lists of runs with the right columns, saved with the experiment: MLflow's page offers them under *Views*.
+
+Without them the page opens on a collapsed row that shows no metric. MLflow's interface keeps such a view as a tag of the
+experiment, in JSON; the client library has no call for it, so the form here is the interface's own (3.17).
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+VIEW_TAG = "mlflow.sharedViewState."
+NAME, DATE, DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"
+SCORES = ("accuracy", "nll", "ece", "brier")
+
+
+@dataclass(frozen=True)
+class View:
+    """The runs that `search` finds, in MLflow's query language, sorted by one of `columns`.
+
+    Columns are written `metrics.val/nll`, `params.temperature` or `tags.status`.
+    """
+
+    title: str
+    search: str
+    columns: tuple[str, ...]
+    sort: str
+    ascending: bool = True
+
+    def state(self) -> str:
+        """What MLflow's interface keeps of a view."""
+        columns = [_quoted(column) for column in self.columns]
+        order = [NAME, DATE, DURATION, *columns]
+        widths = {NAME: 330, DATE: 130, DURATION: 80} | {column: max(90, 8 * len(column) - 60) for column in columns}
+        state = {"searchFilter": self.search, "orderByKey": _quoted(self.sort), "orderByAsc": self.ascending}
+        return json.dumps(state | {"selectedColumns": columns, "columnOrder": order, "columnWidths": widths})
+
+
+def study_views(objectives: Mapping[str, Literal["min", "max"]], searched: Iterable[str]) -> dict[str, View]:
+    """The views of a study: its trials by the first objective, its students on the test split, and all its jobs in order."""
+    validation = tuple(f"metrics.val/{score}" for score in SCORES)
+    scores = tuple(dict.fromkeys((*(f"metrics.{name}" for name in objectives), *validation)))
+    drawn = tuple(f"params.{name}" for name in searched)
+    recipe = ("params.model", "params.method", "params.augment", "tags.seed")
+    first, direction = next(iter(objectives.items()))
+    test = tuple(f"metrics.test/{score}" for score in SCORES)
+    return {
+        "jobs": View(
+            "All jobs, as they came",
+            "tags.stage != 'study'",
+            ("tags.stage", "tags.status", *validation, *recipe),
+            "attributes.start_time",
+        ),
+        "trials": View(
+            "Trials, best first",
+            "tags.stage = 'search'",
+            ("tags.status", *scores, *drawn),
+            f"metrics.{first}",
+            direction == "min",
+        ),
+        "students": View("Students on the test split", "tags.stage = 'confirm'", (*test, *recipe), "metrics.test/nll"),
+    }
+
+
+def view_path(database: Path, study_name: str, view: str) -> str | None:
+    """The page of MLflow's interface, below the server's address, that shows a saved view; None when there is no such study."""
+    try:
+        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
+        try:
+            query = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
+            found = connection.execute(query, (study_name,)).fetchone()
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return None
+    return found and f"#/experiments/{found[0]}/runs?viewStateShareKey={view}&workflowType=machine_learning"
+
+
+def _quoted(column: str) -> str:
+    kind, _, name = column.partition(".")
+    return column if kind == "attributes" else f"{kind}.`{name}`"
