@@ -58,6 +58,8 @@ class Cluster:
             return
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
+        if self._address is None:  # processes started here have this environment already, without another `uv run` for each
+            os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         import ray
 
         level = logging.INFO if self._verbose else logging.ERROR
