@@ -172,9 +172,8 @@ def test_parameters_of_the_published_student() -> None:
 
 
 TRANSFORMABLE = {
-    "wrn-10-1": 8, "pre-wrn-10-1": 8, "resnet8": 8, "basic-resnet-4-6": 8, "vgg8": 8, "mobilenet-v2": 32, "shuffle-v1": 16,
-    "shuffle-v2": 16, "mlp-20-10": 8, "lenet-4-6-mlp-12": 8, "torchvision/squeezenet1_1": 33,
-    "torchvision/mobilenet_v3_small": 32,
+    "wrn-10-1": 8, "pre-wrn-10-1": 8, "resnet8": 8, "basic-resnet-4-6": 8, "vgg8": 8, "mobilenet-v2": 16, "shuffle-v1": 8,
+    "shuffle-v2": 8, "mlp-20-10": 8, "lenet-4-6-mlp-12": 8, "torchvision/squeezenet1_1": 33,
 }  # fmt: skip
 
 
@@ -184,11 +183,11 @@ def test_members_start_as_the_network_and_merge_back_to_it(name: str, side: int)
     images = torch.rand(2, 1, side, side, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    student = to_batch_ensemble(network, 3).eval()
+    student = to_batch_ensemble(network, 2).eval()
     assert torch.equal(state, torch.get_rng_state())
     logits = student(images)
-    assert logits.shape == (2, 3, 3)
-    for member in range(3):
+    assert logits.shape == (2, 2, 3)
+    for member in range(2):
         torch.testing.assert_close(logits[:, member], network(images))
     merged = student.merge()
     assert type(merged) is Network and merged.state_dict().keys() == network.state_dict().keys()
@@ -202,14 +201,14 @@ def test_members_start_as_the_network_and_merge_back_to_it(name: str, side: int)
 
 @pytest.mark.parametrize("name", ["shuffle-v1", "mobilenet-v2", "lenet-4-6-mlp-12"])
 def test_scales_go_where_they_belong(name: str) -> None:
-    network = build_model(name, num_classes=3, image_shape=(3, 32, 32), seed=0).double().eval()
+    network = build_model(name, num_classes=3, image_shape=(3, 16, 16), seed=0).double().eval()
     student = to_batch_ensemble(network, 2).eval()
     generator = torch.Generator().manual_seed(0)
     for layer in student.modules():
         if isinstance(layer, BatchEnsembleLayer):
             for offset in (layer.r_offset, layer.s_offset):
                 offset.data.copy_(0.3 * torch.randn(offset.shape, generator=generator))
-    images = torch.rand(2, 3, 32, 32, generator=generator, dtype=torch.float64)
+    images = torch.rand(2, 3, 16, 16, generator=generator, dtype=torch.float64)
     scales = {path: layer for path, layer in student.network.named_modules() if isinstance(layer, BatchEnsembleLayer)}
 
     def scaled(layer: nn.Module, scale: BatchEnsembleLayer, member: int) -> None:
@@ -245,7 +244,7 @@ def test_channels_last_is_kept() -> None:
     assert len(kept) == 10 and all(kept)
 
 
-@pytest.mark.parametrize("architecture", ["vit_b_32", "swin_t", "swin_v2_t", "convnext_tiny", "maxvit_t", "densenet121", "vgg11"])
+@pytest.mark.parametrize("architecture", ["vit_b_32", "swin_t", "swin_v2_t", "convnext_tiny", "maxvit_t", "mnasnet0_5", "vgg11"])
 def test_networks_that_cannot_be_transformed_are_refused_with_and_without_torch(architecture: str) -> None:
     name = f"torchvision/{architecture}"
     with torch.device("meta"):

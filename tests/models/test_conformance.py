@@ -18,14 +18,13 @@ SMALL = {
     "resnet8x4": 8,
     "basic-resnet-4-6": 8,
     "vgg8": 8,
-    "mobilenet-v2": 32,
-    "shuffle-v1": 16,
-    "shuffle-v2": 16,
+    "mobilenet-v2": 16,
+    "shuffle-v1": 8,
+    "shuffle-v2": 8,
     "mlp-20-10": 8,
     "lenet-4-6-mlp-12": 8,
     "torchvision/resnet18": 32,
     "torchvision/squeezenet1_1": 33,
-    "torchvision/mobilenet_v3_small": 64,
 }
 """A small member of each family, with a side of image that it takes."""
 

@@ -72,13 +72,14 @@ def test_rows_of_the_head_weights(task: str, terms: int) -> None:
 
 
 SMALL = {
-    "wrn-10-1": 8, "pre-wrn-10-1": 8, "resnet8": 8, "basic-resnet-4-6": 8, "vgg8": 8, "mobilenet-v2": 32, "shuffle-v1": 16,
-    "shuffle-v2": 16, "mlp-20-10": 8, "lenet-4-6-mlp-12": 8,
+    "wrn-10-1": 8, "pre-wrn-10-1": 8, "resnet8": 8, "basic-resnet-4-6": 8, "vgg8": 8, "mobilenet-v2": 16, "shuffle-v1": 8,
+    "shuffle-v2": 8, "mlp-20-10": 8, "lenet-4-6-mlp-12": 8,
 }  # fmt: skip
 CASES = [
-    *((name, side, depth) for name, side in SMALL.items() for depth in (0, 1)),
-    ("shuffle-v2", 16, 3),
+    *((name, side, 1) for name, side in SMALL.items()),
+    ("wrn-10-1", 8, 0),
     ("wrn-10-1", 8, 3),
+    ("shuffle-v2", 8, 3),
     ("lenet-4-6-mlp-12", 8, 2),
     ("torchvision/squeezenet1_1", 33, 0),
 ]
@@ -108,13 +109,13 @@ def test_heads_are_those_of_separate_networks(name: str, side: int, depth: int) 
     images = torch.rand(4, 1, side, side, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    multi = to_multi_head(network, 3, depth)
+    multi = to_multi_head(network, 2, depth)
     assert torch.equal(state, torch.get_rng_state())
-    separate = [whole(network, multi, head) for head in range(3)]
+    separate = [whole(network, multi, head) for head in range(2)]
     deterministic = not any(isinstance(module, nn.Dropout) for module in network.modules())
     multi.train(deterministic)
     logits = multi(images)
-    assert logits.shape == (4, 3, 3)
+    assert logits.shape == (4, 2, 3)
     for head, chain in enumerate(separate):
         torch.testing.assert_close(logits[:, head], chain.train(deterministic)(images))
     logits.square().sum().backward()
@@ -129,7 +130,7 @@ def test_heads_are_those_of_separate_networks(name: str, side: int, depth: int) 
     multi.eval()
     evaluated = multi(images)
     if deterministic:
-        once = [whole(network, multi, head).eval()(images) for head in range(3)]
+        once = [whole(network, multi, head).eval()(images) for head in range(2)]
         torch.testing.assert_close(evaluated, torch.stack(once, 1))
 
 
