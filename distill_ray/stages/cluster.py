@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -60,6 +61,12 @@ class Cluster:
             os.environ.setdefault(name, value)
         if self._address is None:  # processes started here have this environment already, without another `uv run` for each
             os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        host, _, port = (self._address or "").rpartition(":")
+        if port.isdecimal():  # Ray itself would try for minutes
+            try:
+                socket.create_connection((host.rpartition("/")[2], int(port)), timeout=5).close()
+            except OSError as error:
+                raise RequestError(f"no Ray cluster at --address {self._address}: {error}; start one, or leave it out") from None
         import ray
 
         level = logging.INFO if self._verbose else logging.ERROR
