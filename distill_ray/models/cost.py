@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -54,14 +54,10 @@ class _Counter(TorchDispatchMode):
             self.others += output.numel()
         elif name in OUTPUTS:
             self.others += OUTPUTS[name] * output.numel()
-        elif name == "add" and isinstance(args[1], Tensor) and args[0].numel() == args[1].numel():
-            # One image at a time, so a bias is as large as what it is added to. An addition that broadcasts is the shift of a
-            # batch normalisation over several heads, which counts by itself.
-            self.others += output.numel()
         elif name in POOLINGS:
             self.others += args[0].numel()
         return result
 
 
-OUTPUTS = {"relu": 1, "native_batch_norm": 2, "_native_batch_norm_legit_no_training": 2}
+OUTPUTS = {"relu": 1, "add": 1, "native_batch_norm": 2, "_native_batch_norm_legit_no_training": 2}
 POOLINGS = ("max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "mean")

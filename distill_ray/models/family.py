@@ -40,7 +40,9 @@ class ModelFamily:
     and returns a `network.Architecture`.
 
     What transformations ask: `units` tells how many units the features have (see `network.Network.units`), `plain_layers`
-    whether all trained parameters are in convolutions, linear layers and batch normalisation. Both take the arguments.
+    whether all trained parameters are in convolutions, linear layers and batch normalisation. Both take the arguments. More
+    than one unit is a promise that all units after the first have such layers only, and tell channels apart by nothing but
+    these and a `layers.HeadwiseOperation`, so that heads can be computed side by side.
 
     Another package adds a family by an entry point of group `distill_ray.model` that loads an instance of this class.
     """

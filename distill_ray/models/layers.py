@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -42,7 +43,25 @@ class GlobalAveragePool(nn.Module):
         return maps.mean((2, 3))
 
 
-class ChannelShuffle(nn.Module):
+class HeadwiseOperation(nn.Module):
+    """An operation that tells channels apart. Its maps may hold those of several heads side by side: it treats each alone."""
+
+    heads = 1
+
+    def split(self, maps: Tensor, *sizes: int) -> Tensor:
+        """Maps (B, heads * C, H, W) as (B, H, W, heads, *sizes), C being the product of the sizes.
+
+        Channels come last because they are last in memory: other orders would copy the maps to channels first.
+        """
+        split: Tensor = maps.permute(0, 2, 3, 1).unflatten(3, (self.heads, *sizes))
+        return split
+
+    def merged(self, maps: Tensor) -> Tensor:
+        """The inverse of `split`."""
+        return maps.flatten(3).permute(0, 3, 1, 2)
+
+
+class ChannelShuffle(HeadwiseOperation):
     """Interleaves the channels of `groups` groups, so that the next grouped convolution sees all of them."""
 
     def __init__(self, groups: int) -> None:
@@ -50,6 +69,19 @@ class ChannelShuffle(nn.Module):
         self.groups = groups
 
     def forward(self, maps: Tensor) -> Tensor:
-        # With channels last in memory, a plain reshape would copy the maps back to channels first.
-        last: Tensor = maps.permute(0, 2, 3, 1).unflatten(3, (self.groups, -1))
-        return last.transpose(3, 4).flatten(3).permute(0, 3, 1, 2)
+        return self.merged(self.split(maps, self.groups, -1).transpose(4, 5))
+
+
+class ChannelHalves(HeadwiseOperation):
+    """The first and the second half of the channels."""
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = self.split(maps, 2, -1).unbind(4)
+        return self.merged(first), self.merged(second)
+
+
+class ChannelStack(HeadwiseOperation):
+    """The channels of `first`, then those of `second`."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.merged(torch.cat([self.split(first, -1), self.split(second, -1)], 4))

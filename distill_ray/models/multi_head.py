@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
 
+from distill_ray.models.layers import HeadwiseOperation
 from distill_ray.models.network import Network
 
 
@@ -32,7 +32,8 @@ def to_multi_head(network: nn.Module, heads: int, depth: int = 0) -> MultiHead:
         )
     cut = units[-depth] if depth else len(network.features)
     head = nn.Sequential(*network.features[cut:], network.classifier)
-    return MultiHead(nn.Sequential(network.normalise, *network.features[:cut]), [head, *_redrawn(network, head, heads - 1)])
+    trunk = nn.Sequential(network.normalise, *network.features[:cut])
+    return MultiHead(copy.deepcopy(trunk), [copy.deepcopy(head), *_redrawn(network, head, heads - 1)])
 
 
 def _redrawn(network: Network, head: nn.Sequential, count: int) -> Iterator[nn.Sequential]:
@@ -51,39 +52,25 @@ def _redrawn(network: Network, head: nn.Sequential, count: int) -> Iterator[nn.S
 class MultiHead(nn.Module):
     """Images (B, C, H, W) to the logits of every head (B, M, K). Each head has its own batch normalisation.
 
-    All heads are computed at once. Their parameters and buffers have the names of one head and are stacked along the first
-    dimension: M * out for a weight that has out rows in one head.
+    All heads are computed at once, side by side along the channels: first those of head 0, then those of head 1. Their
+    parameters have the names of one head and are stacked likewise: M * out rows for a weight that has out in one head.
     """
 
     def __init__(self, trunk: nn.Sequential, heads: list[nn.Sequential]) -> None:
         super().__init__()
         self.members = len(heads)
-        self.trunk = copy.deepcopy(trunk)
-        self.heads = copy.deepcopy(heads[0])
-        others = [dict(head.named_modules()) for head in heads]
-        for path, layer in self.heads.named_modules():
-            for name, _ in list(layer.named_parameters(recurse=False)):
-                stacked = _stacked([getattr(modules[path], name).detach() for modules in others])
-                setattr(layer, name, nn.Parameter(stacked))
-            for name, _ in list(layer.named_buffers(recurse=False)):
-                setattr(layer, name, _stacked([getattr(modules[path], name) for modules in others]))
+        self.trunk = trunk
+        self.heads = side_by_side(heads)
 
     def forward(self, images: Tensor) -> Tensor:
-        parameters = {name: self._by_head(value) for name, value in self.heads.named_parameters()}
-        buffers = {name: self._by_head(value) for name, value in self.heads.named_buffers()}
-
-        def head(parameters: dict[str, Tensor], buffers: dict[str, Tensor], features: Tensor) -> Tensor:
-            logits: Tensor = functional_call(self.heads, (parameters, buffers), (features,))
-            return logits
-
-        every_head = vmap(head, in_dims=(0, 0, None), out_dims=1, randomness="different")
-        logits: Tensor = every_head(parameters, buffers, self.trunk(images))
+        features = self.trunk(images)
+        logits: Tensor = self.heads(torch.cat([features] * self.members, 1)).unflatten(1, (self.members, -1))
         return logits
 
     def head_weights(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Weight (M, out, ...) and bias (M, out) of every convolution and linear layer of the heads, from first to last."""
         for layer in self.heads.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
+            if isinstance(layer, nn.Conv2d | StackedLinear):
                 yield self._by_head(layer.weight), None if layer.bias is None else self._by_head(layer.bias)
 
     def _by_head(self, stacked: Tensor) -> Tensor:
@@ -91,5 +78,42 @@ class MultiHead(nn.Module):
         return by_head
 
 
-def _stacked(values: list[Tensor]) -> Tensor:
-    return torch.cat([value.unsqueeze(0) if value.dim() == 0 else value for value in values])
+def side_by_side(heads: list[nn.Sequential]) -> nn.Sequential:
+    """One module that computes several of the same shape at once, their inputs and outputs side by side along dimension 1."""
+    together = copy.deepcopy(heads[0])
+    for path, layer in list(together.named_modules()):
+        each = [head.get_submodule(path) for head in heads]
+        for name, values in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
+            if values.dim() > 0:
+                stacked = torch.cat([getattr(other, name).detach() for other in each])
+                setattr(layer, name, nn.Parameter(stacked) if isinstance(values, nn.Parameter) else stacked)
+        if isinstance(layer, nn.Conv2d):
+            layer.groups *= len(heads)
+            layer.in_channels *= len(heads)
+            layer.out_channels *= len(heads)
+        elif isinstance(layer, nn.BatchNorm2d):
+            layer.num_features *= len(heads)
+        elif isinstance(layer, nn.Linear):
+            together.set_submodule(path, StackedLinear(layer, len(heads)))
+        elif isinstance(layer, HeadwiseOperation):
+            layer.heads = len(heads)
+    return together
+
+
+class StackedLinear(nn.Module):
+    """M linear layers side by side, (B, M * in) to (B, M * out), with the rows of all of them in one weight (M * out, in)."""
+
+    def __init__(self, stacked: nn.Linear, members: int) -> None:
+        super().__init__()
+        self.members = members
+        self.weight = stacked.weight
+        self.bias = stacked.bias
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        by_member = inputs.unflatten(1, (self.members, -1)).transpose(0, 1)
+        weight = self.weight.unflatten(0, (self.members, -1)).transpose(1, 2)
+        if self.bias is None:
+            outputs = torch.bmm(by_member, weight)
+        else:
+            outputs = torch.baddbmm(self.bias.view(self.members, 1, -1), by_member, weight)
+        return outputs.transpose(0, 1).flatten(1)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distill_ray.models.layers import ChannelShuffle, GlobalAveragePool, conv_norm
+from distill_ray.models.layers import ChannelShuffle, ChannelStack, GlobalAveragePool, conv_norm
 from distill_ray.models.network import Architecture
 
 
@@ -34,7 +33,7 @@ class ShuffleUnit(nn.Module):
         out = wide - narrow if down else wide
         middle = out // 4
         groups = 1 if narrow == 24 else 3
-        self.down = down
+        self.stack = ChannelStack() if down else None
         self.branch = nn.Sequential(
             conv_norm(narrow, middle, 1, groups=groups),
             ChannelShuffle(groups),
@@ -44,6 +43,7 @@ class ShuffleUnit(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         branch: Tensor = self.branch(maps)
-        if self.down:
-            return torch.cat([branch, functional.avg_pool2d(maps, 3, stride=2, padding=1)], 1).relu_()
-        return branch.add_(maps).relu_()
+        if self.stack is None:
+            return branch.add_(maps).relu_()
+        stacked: Tensor = self.stack(branch, functional.avg_pool2d(maps, 3, stride=2, padding=1))
+        return stacked.relu_()

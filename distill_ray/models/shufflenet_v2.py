@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from distill_ray.models.layers import ChannelShuffle, GlobalAveragePool, conv_norm
+from distill_ray.models.layers import ChannelHalves, ChannelShuffle, ChannelStack, GlobalAveragePool, conv_norm
 from distill_ray.models.network import Architecture
 
 
@@ -33,11 +32,13 @@ class BasicUnit(nn.Module):
         self.branch = nn.Sequential(
             conv_norm(half, half, 1), conv_norm(half, half, 3, groups=half, relu=False), conv_norm(half, half, 1)
         )
+        self.halves = ChannelHalves()
+        self.stack = ChannelStack()
         self.shuffle = ChannelShuffle(2)
 
     def forward(self, maps: Tensor) -> Tensor:
-        kept, convolved = maps.chunk(2, dim=1)
-        shuffled: Tensor = self.shuffle(torch.cat([kept, self.branch(convolved)], 1))
+        kept, convolved = self.halves(maps)
+        shuffled: Tensor = self.shuffle(self.stack(kept, self.branch(convolved)))
         return shuffled
 
 
@@ -51,8 +52,9 @@ class DownUnit(nn.Module):
         self.right = nn.Sequential(
             conv_norm(narrow, half, 1), conv_norm(half, half, 3, stride=2, groups=half, relu=False), conv_norm(half, half, 1)
         )
+        self.stack = ChannelStack()
         self.shuffle = ChannelShuffle(2)
 
     def forward(self, maps: Tensor) -> Tensor:
-        shuffled: Tensor = self.shuffle(torch.cat([self.left(maps), self.right(maps)], 1))
+        shuffled: Tensor = self.shuffle(self.stack(self.left(maps), self.right(maps)))
         return shuffled

@@ -91,8 +91,7 @@ def whole(network: Network, multi: MultiHead, head: int) -> nn.Sequential:
     single = copy.deepcopy(nn.Sequential(*[*network.features, network.classifier][-len(template) :]))
     state = {}
     for name, value in multi.heads.state_dict().items():
-        rows = value.unflatten(0, (multi.members, -1))[head]
-        state[name] = rows.squeeze(0) if name.endswith("num_batches_tracked") else rows
+        state[name] = value.unflatten(0, (multi.members, -1))[head] if value.dim() else value
     single.load_state_dict(state)
     return nn.Sequential(copy.deepcopy(multi.trunk), single)
 
