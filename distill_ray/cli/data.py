@@ -1,0 +1,36 @@
+"""Commands around data sets."""
+
+from __future__ import annotations
+
+import click
+
+from distill_ray.cli import options
+
+
+@click.group()
+def data() -> None:
+    """Data sets."""
+
+
+@data.command("import")
+@click.argument("source", metavar="SOURCE")
+@click.argument("out", metavar="FOLDER", type=click.Path(file_okay=False))
+@click.option("--root", type=click.Path(file_okay=False), help="Where the original files are, or go when downloaded.")
+@click.option("--download/--no-download", default=True, show_default=True, help="Fetch original files that are missing.")
+@click.option("--overwrite", is_flag=True, help="Replace a data set that is in FOLDER already.")
+@options.verbose(expose_value=False)
+def import_(source: str, out: str, root: str | None, download: bool, overwrite: bool) -> None:
+    """Write SOURCE as Parquet into the new FOLDER, which a study then names in data.source.
+
+    SOURCE is cifar10, cifar100, svhn or fashion-mnist, or a folder with train/<class>/ and test/<class>/ full of images.
+
+    \b
+    Examples:
+      distill-ray data import cifar100 data/cifar100
+      distill-ray data import cifar10 data/cifar10 --root ~/downloads --no-download
+    """
+    from distill_ray.data import import_dataset
+
+    imported = import_dataset(source, out, root=root, download=download, overwrite=overwrite)
+    train, test, classes = imported.rows("train"), imported.rows("test"), imported.num_classes
+    click.echo(f"{out}: {train} training and {test} test images of {classes} classes; in a study: data: {{source: {out}}}")

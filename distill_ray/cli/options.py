@@ -1,0 +1,95 @@
+"""The options that commands share, and what they stand for."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from distill_ray.report.results import StudyResults
+    from distill_ray.stages.run import Places
+    from distill_ray.study import Study
+
+DEFAULT_STORE = "./distill-ray-store"
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def several(*decorators: Decorator) -> Decorator:
+    """Several decorators as one, in the order in which the help lists them."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+verbose = functools.partial(click.option, "--verbose", is_flag=True, help="Show what Ray and MLflow print, and tracebacks.")
+store = click.option(
+    "--store",
+    metavar="URI",
+    default=DEFAULT_STORE,
+    show_default=True,
+    help="Where results are kept and looked for: a folder, or a pyarrow file system such as s3://bucket/folder.",
+)
+tracking = click.option(
+    "--tracking-uri",
+    metavar="URI",
+    envvar="MLFLOW_TRACKING_URI",
+    show_envvar=True,
+    help="The MLflow to record in.  [default: mlflow.db in the store]",
+)
+study = several(
+    click.argument("study", metavar="STUDY"),
+    click.option(
+        "--set",
+        "overrides",
+        metavar="FIELD=VALUE",
+        multiple=True,
+        help="Replace a field of the study file, in YAML; may be repeated. Example: --set search.trials=4",
+    ),
+)
+places = several(
+    store,
+    tracking,
+    click.option(
+        "--search-storage",
+        metavar="URL",
+        help="The Optuna storage of the search, such as postgresql://host/db.  [default: a journal in the store]",
+    ),
+)
+
+
+def load(path: str, overrides: tuple[str, ...]) -> Study:
+    """The study that `study` and `--set` stand for. Raises `RequestError` listing all that is wrong with it."""
+    from distill_ray.study import load_study
+
+    return load_study(path, overrides)
+
+
+def results(study: Study, store: str, tracking_uri: str | None, search_storage: str | None) -> StudyResults:
+    """What there is of the study at these places, finished or not."""
+    from distill_ray.stages.collect import collect
+    from distill_ray.stages.resolve import data_of
+    from distill_ray.stages.run import Places
+    from distill_ray.store import Store
+
+    places: Places = Places(store, tracking_uri, search_storage)
+    return collect(study, data_of(study), Store.open(store), search_storage=search_storage, tracking_uri=places.tracking_uri())
+
+
+def show(results: StudyResults) -> None:
+    """Print the table of a study."""
+    import shutil
+
+    from distill_ray.report.table import as_text, table
+
+    rows = table(results)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
+    click.echo(as_text(rows, width) if rows else f"{results.name}: no results yet")

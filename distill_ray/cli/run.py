@@ -1,0 +1,102 @@
+"""Commands around a run of a study: run, validate, plan."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from distill_ray.cli import options
+
+if TYPE_CHECKING:
+    from distill_ray.study import Study
+
+
+@click.command()
+@options.study
+@options.places
+@click.option(
+    "--address",
+    metavar="ADDRESS",
+    envvar="RAY_ADDRESS",
+    show_envvar=True,
+    help="The Ray cluster to run on, such as auto or ray://head:10001.  [default: one is started here]",
+)
+@options.verbose()
+def run(
+    study: str,
+    overrides: tuple[str, ...],
+    store: str,
+    tracking_uri: str | None,
+    search_storage: str | None,
+    address: str | None,
+    verbose: bool,
+) -> None:
+    """Run a study, or what is missing of it.
+
+    Finished jobs are found in the store and never trained again, so after Ctrl-C, a crash, or a change of the study file the
+    same command goes on from there.
+
+    \b
+    Examples:
+      distill-ray run studies/quickstart.yaml
+      distill-ray run my.yaml --set search.trials=50 --set student.epochs=30
+      distill-ray run my.yaml --address auto --store s3://bucket/studies --tracking-uri http://mlflow:5000
+    """
+    loaded = options.load(study, overrides)
+    from rich.console import Console
+
+    from distill_ray.stages.run import Places, report_path, run_study
+    from distill_ray.tracking import shown
+
+    places = Places(store, tracking_uri, search_storage, address)
+    options.show(run_study(loaded, places, Console(file=sys.stdout), verbose=verbose))
+    click.echo(f"report  {store}/{report_path(loaded)}")
+    shown_store = "" if store == options.DEFAULT_STORE else f" --store {store}"
+    click.echo(f"MLflow  distill-ray ui{shown_store}" if tracking_uri is None else f"MLflow  {shown(tracking_uri)}")
+
+
+@click.command()
+@options.study
+@options.verbose(expose_value=False)
+def validate(study: str, overrides: tuple[str, ...]) -> None:
+    """Check a study file and say what it asks for; every problem is listed with its line."""
+    loaded = options.load(study, overrides)
+    click.echo(f"{study}: valid")
+    for line in _summary(loaded):
+        click.echo(f"  {line}")
+
+
+@click.command()
+@options.study
+@options.store
+@options.verbose(expose_value=False)
+def plan(study: str, overrides: tuple[str, ...], store: str) -> None:
+    """Say what a study would train and about how long that takes here, from a few timed steps; nothing is begun."""
+    loaded = options.load(study, overrides)
+    from distill_ray.report.wording import duration
+    from distill_ray.stages.plan import plan_study
+    from distill_ray.store import Store
+
+    stages = plan_study(loaded, Store.open(store))
+    click.echo(f"{'stage':<8} {'jobs':>6} {'done':>6} {'images':>12} {'time':>9}")
+    for stage in stages:
+        click.echo(f"{stage.stage:<8} {stage.jobs:>6} {stage.done:>6} {stage.images:>12,} {duration(stage.seconds):>9}")
+    click.echo(f"about {duration(sum(stage.seconds for stage in stages))} on this machine, less with early stopping")
+
+
+def _summary(study: Study) -> Iterator[str]:
+    """What the study asks for, in a few lines."""
+    yield f"study     {study.name}, digest {study.digest}"
+    for group in study.teachers:
+        recipe = group.recipe
+        yield f"teachers  {len(group.seeds)} x {recipe.model}, {recipe.epochs} epochs, {recipe.augment.name}"
+    yield f"student   {study.student.model}, {study.student.method.name}, {study.student.epochs} epochs"
+    objectives = ", ".join(f"{name} {direction}" for name, direction in study.search.objectives.items())
+    yield f"search    {study.search.trials} trials by {study.search.sampler}, {objectives}"
+    for dimension in study.search.space.dimensions:
+        when = " and ".join(f"{each.field} is {' or '.join(map(str, each.labels))}" for each in dimension.when)
+        yield f"          {dimension.name}: {dimension.described()}{f' when {when}' if when else ''}"
+    yield f"confirm   best {study.confirm.top}, {', '.join(study.confirm.baselines)}; {study.confirm.seeds} seeds each"
