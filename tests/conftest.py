@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,14 @@ import pytest
 
 from distill_ray.job import Data, Split
 from distill_ray.training import Dataset
+
+
+@pytest.fixture(autouse=True)
+def environment_without_mlflow() -> Iterator[None]:
+    """Setting MLflow's tracking address, or loading a model, leaves variables behind that later tests would obey."""
+    for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        del os.environ[name]
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -54,7 +54,7 @@ class Outbox:
         self._points = 0
         self._cut: set[str] = set()
         self._changed = threading.Condition()
-        self._refused = False
+        self._away = self._refused = False
         self._closing = False
         database = sqlite_file(uri)
         self.runs: dict[str, Recorded] | None = read_recorded(database, study_key) if database else None
@@ -65,7 +65,7 @@ class Outbox:
     def put(self, news: Pending) -> None:
         """Add something to be written; it joins what waits for the same run."""
         with self._changed:
-            if self._points + len(news.points) > MOST_POINTS:
+            if self._away and self._points + len(news.points) > MOST_POINTS:
                 self._cut.add(news.key)
                 news.points = []
             if news.key in self._cut and news.status != "RUNNING":
@@ -109,7 +109,7 @@ class Outbox:
             except Exception as error:
                 if not failures:
                     self._say(f"{error}; the study goes on, and what is to be written is kept until it works")
-                failures, self.runs = failures + 1, None
+                failures, self.runs, self._away = failures + 1, None, True
                 with self._changed:
                     for pending in (*batch.values(), *self._take().values()):
                         self._add(pending)
@@ -119,6 +119,7 @@ class Outbox:
                 continue
             if failures:
                 self._say("works again, and has what was kept for it")
+            self._away = False
             wait, failures = max(self.interval, REST * (time.monotonic() - began)), 0
             with self._changed:
                 if closing and not self._pending:

@@ -37,7 +37,7 @@ ENDING_KEY = "study/ending"
 """Keys of two parts of the study's run that are written in their turn, after the jobs told of before."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Point:
     """One value of a metric: `time` in milliseconds since 1970."""
 

@@ -11,10 +11,10 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 VIEW_TAG = "mlflow.sharedViewState."
-NAME, DATE, DURATION = "attributes.`Run Name`", "runDateAndNestInfo", "duration"
+NAME, DATE, DURATION, MODELS = "attributes.`Run Name`", "runDateAndNestInfo", "duration", "attributes.`Models`"
 SCORES = ("accuracy", "nll", "ece", "brier")
 
 
@@ -22,7 +22,8 @@ SCORES = ("accuracy", "nll", "ece", "brier")
 class View:
     """The runs that `search` finds, in MLflow's query language, sorted by one of `columns`.
 
-    Columns are written `metrics.val/nll`, `params.temperature` or `tags.status`.
+    Columns are written `metrics.val/nll`, `params.temperature` or `tags.status`. Those of `parallel` are also drawn in
+    parallel coordinates, as the first of the charts.
     """
 
     title: str
@@ -30,14 +31,31 @@ class View:
     columns: tuple[str, ...]
     sort: str
     ascending: bool = True
+    parallel: tuple[str, ...] = ()
 
     def state(self) -> str:
         """What MLflow's interface keeps of a view."""
         columns = [_quoted(column) for column in self.columns]
         order = [NAME, DATE, DURATION, *columns]
-        widths = {NAME: 330, DATE: 130, DURATION: 80} | {column: max(90, 8 * len(column) - 60) for column in columns}
+        widths = (
+            {NAME: 330, DATE: 130, DURATION: 80} | {column: max(90, 8 * len(column) - 60) for column in columns} | {MODELS: 200}
+        )
         state = {"searchFilter": self.search, "orderByKey": _quoted(self.sort), "orderByAsc": self.ascending}
-        return json.dumps(state | {"selectedColumns": columns, "columnOrder": order, "columnWidths": widths})
+        state |= {"selectedColumns": columns, "columnOrder": order, "columnWidths": widths}
+        return json.dumps(state | self._charts() if self.parallel else state)
+
+    def _charts(self) -> dict[str, Any]:
+        section = {"uuid": "parallel", "name": "Parallel coordinates", "display": True}
+        chart = {
+            "uuid": "parallel-coordinates",
+            "type": "PARALLEL",
+            "metricSectionId": "parallel",
+            "showAllRuns": True,
+            "selectedParams": [column.removeprefix("params.") for column in self.parallel if column.startswith("params.")],
+            "selectedMetrics": [column.removeprefix("metrics.") for column in self.parallel if column.startswith("metrics.")],
+        }
+        kept = {"deleted": False, "isGenerated": False}
+        return {"compareRunCharts": [chart | kept], "compareRunSections": [section | kept | {"isReordered": False}]}
 
 
 def study_views(objectives: Mapping[str, Literal["min", "max"]], searched: Iterable[str]) -> dict[str, View]:
@@ -61,8 +79,11 @@ def study_views(objectives: Mapping[str, Literal["min", "max"]], searched: Itera
             ("tags.status", *scores, *drawn),
             f"metrics.{first}",
             direction == "min",
+            (*drawn, f"metrics.{first}"),
         ),
-        "students": View("Students on the test split", "tags.stage = 'confirm'", (*test, *recipe), "metrics.test/nll"),
+        "students": View(
+            "Students on the test split", "tags.stage = 'confirm'", (*test, *recipe, "attributes.Models"), "metrics.test/nll"
+        ),
     }
 
 
@@ -82,4 +103,4 @@ def view_path(database: Path, study_name: str, view: str) -> str | None:
 
 def _quoted(column: str) -> str:
     kind, _, name = column.partition(".")
-    return column if kind == "attributes" else f"{kind}.`{name}`"
+    return f"{kind}.`{name}`"

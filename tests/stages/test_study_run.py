@@ -49,8 +49,7 @@ def only_search(store: Path) -> optuna.Study:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     whole = [sys.executable, "-m", "distill_ray", *arguments]
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}  # loading a model sets some
-    return subprocess.run(whole, capture_output=True, text=True, timeout=280, check=False, env=inherited)
+    return subprocess.run(whole, capture_output=True, text=True, timeout=280, check=False)
 
 
 def job_folders(store: Path) -> set[str]:

@@ -386,14 +386,20 @@ def test_numbers_may_be_added_to_a_job_long_after_its_end(database: Database, tr
 def test_a_run_too_large_to_hold_is_not_called_finished(
     database: Database, track: Callable[..., Tracker], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox, "MOST_POINTS", 5)
-    tracker = track()
-    tracker._outbox.interval = 60
-    tracker.start_study("small")
-    tell_job(tracker, 0)
+    from mlflow import MlflowClient
+
+    def create_run(*args: Any, **kwargs: Any) -> Any:
+        raise ConnectionError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "create_run", create_run)
+        patch.setattr(outbox, "MOST_POINTS", 5)
+        tracker = track()
+        tracker.start_study("small")
+        wait_for(lambda: bool(said))
+        tell_job(tracker, 0)
     assert not tracker.close()
     assert database.runs()["trial/0"][0] == "RUNNING"
-    monkeypatch.undo()
     with track() as tracker:
         tell_study(tracker, jobs=1)
     assert database.runs() == {"study": ("FINISHED", "complete"), "trial/0": ("FINISHED", "complete")}

@@ -24,7 +24,9 @@ def test_a_view_is_what_the_page_of_mlflow_expects() -> None:
         "params.`augment.size`",
     ]
     assert state["columnOrder"][3:] == state["selectedColumns"]
-    assert set(state["columnWidths"]) == set(state["columnOrder"])
+    assert set(state["columnWidths"]) >= set(state["columnOrder"])
+    (chart,) = state["compareRunCharts"]
+    assert (chart["selectedParams"], chart["selectedMetrics"]) == (["temperature", "augment.size"], ["val/ece"])
 
 
 def test_an_objective_to_maximise_is_sorted_from_the_top() -> None:
