@@ -29,6 +29,24 @@ class Run:
     searched: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
+def describe(run: Run) -> str:
+    """A run in a few words: `teacher 2 · wrn-10-1 · seed 1`, `trial 7 · kd · T 3.1 · α 0.62`."""
+    if run.role == "trial":
+        return " · ".join([f"trial {run.number}", *_settings(run)])
+    return f"{run.role} {run.number} · {run.job.recipe.model} · seed {run.job.seed}"
+
+
+_SHORT = {"temperature": "T", "alpha": "α"}
+
+
+def _settings(run: Run) -> list[str]:
+    texts = []
+    for name, value in run.searched.items():
+        number = f"{value:.3g}" if isinstance(value, float) else str(value)
+        texts.append(number if isinstance(value, str) else f"{_SHORT.get(name, name)} {number}")
+    return texts
+
+
 class Observer(Protocol):
     """Somebody who is told. No call blocks for long, none raises."""
 

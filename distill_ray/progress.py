@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distill_ray.events import Metrics, Run, State
+from distill_ray.events import Metrics, Run, State, describe
 
 Objectives = Mapping[str, str]
 
@@ -118,24 +118,6 @@ class Progress:
             epoch = int(record.get("epoch", 0))
             grid.add_row(describe(run), f"epoch {epoch}/{run.job.recipe.epochs}", _scores(record, self._objective))
         return Group(head, grid)
-
-
-def describe(run: Run) -> str:
-    """A run in a few words: `teacher 2 · wrn-10-1 · seed 1`, `trial 7 · kd · T 3.1 · α 0.62`."""
-    if run.role == "trial":
-        return " · ".join([f"trial {run.number}", *_settings(run)])
-    return f"{run.role} {run.number} · {run.job.recipe.model} · seed {run.job.seed}"
-
-
-_SHORT = {"temperature": "T", "alpha": "α"}
-
-
-def _settings(run: Run) -> list[str]:
-    texts = []
-    for name, value in run.searched.items():
-        number = f"{value:.3g}" if isinstance(value, float) else str(value)
-        texts.append(number if isinstance(value, str) else f"{_SHORT.get(name, name)} {number}")
-    return texts
 
 
 def _scores(metrics: Metrics, objective: str) -> str:

@@ -22,9 +22,9 @@ WEIGHTS = "weights.safetensors"
 EPOCHS = "epochs.parquet"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a network says of one split: log-probabilities (N, K) in nats, float32, and the true labels (N,)."""
+    """What a network, or an ensemble, says of one split: log-probabilities (N, K) in nats, and the true labels (N,)."""
 
     log_probabilities: np.ndarray
     labels: np.ndarray

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from numpy.typing import NDArray
+from distill_ray.records import Predictions
 
 ENSEMBLE = "ensemble"
 TEACHER = "teacher"
@@ -22,14 +22,6 @@ BEST = "best"
 
 Value = str | int | float | bool
 """A setting of a recipe, by the name that `Recipe.params` gives it."""
-
-
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """What one network says about one split: log-probabilities (N, K) in nats, and the true labels (N,) as integers."""
-
-    log_probabilities: NDArray[Any]
-    labels: NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ from statistics import mean, stdev
 from typing import Literal
 
 from distill_ray.metrics import DIRECTIONS, calibrated_score, fit_temperature, score
-from distill_ray.report.results import Contender, Predictions, StudyResults
+from distill_ray.records import Predictions
+from distill_ray.report.results import Contender, StudyResults
 
 METRICS = tuple(DIRECTIONS)
 """The columns of the table, in order: fractions, except nll, brier and cnll."""

@@ -20,13 +20,12 @@ from distill_ray.data import open_source
 from distill_ray.events import Metrics, Run
 from distill_ray.job import Data
 from distill_ray.metrics import fit_temperature, mean_log_probabilities
-from distill_ray.records import JobRecord, find_job
+from distill_ray.records import JobRecord, Predictions, find_job
 from distill_ray.report.results import (
     ENSEMBLE,
     TEACHER,
     Champion,
     Contender,
-    Predictions,
     StageRow,
     StudyResults,
     TrialRow,
@@ -133,16 +132,16 @@ def _contenders(runs: Sequence[Run], store: Store) -> list[Contender]:
 
 
 def _contender(name: str, runs: Sequence[Run], records: Sequence[JobRecord]) -> Contender:
-    validation = [found for record in records if (found := record.predictions("validation")) is not None]
-    test = [found for record in records if (found := record.predictions("test")) is not None]
+    validation = tuple(found for record in records if (found := record.predictions("validation")) is not None)
+    test = tuple(found for record in records if (found := record.predictions("test")) is not None)
     return Contender(
         name=name,
         label=LABELS.get(name, name),
         params=runs[0].job.recipe.params(),
         parameters=records[0].parameters,
         seeds=tuple(run.job.seed for run in runs),
-        validation=tuple(Predictions(each.log_probabilities, each.labels) for each in validation),
-        test=tuple(Predictions(each.log_probabilities, each.labels) for each in test) if len(test) == len(records) else (),
+        validation=validation,
+        test=test if len(test) == len(records) else (),
         job_ids=tuple(run.job.id for run in runs),
     )
 

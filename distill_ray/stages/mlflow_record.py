@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from distill_ray.data import load_images, open_source
-from distill_ray.events import Metrics, Run, State
+from distill_ray.events import Metrics, Run, State, describe
 from distill_ray.job import Data
-from distill_ray.progress import describe
 from distill_ray.records import WEIGHTS, find_job
 from distill_ray.report.answer import found_settings
 from distill_ray.report.results import StudyResults

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from distill_ray.metrics import mean_log_probabilities
-from distill_ray.report.results import Champion, Contender, Predictions, StageRow, StudyResults, TrialRow, Value
+from distill_ray.records import Predictions
+from distill_ray.report.results import Champion, Contender, StageRow, StudyResults, TrialRow, Value
 
 CLASSES = tuple(str(digit) for digit in range(10))
 

@@ -15,7 +15,8 @@ import pytest
 
 from distill_ray.report.page import Report
 from distill_ray.report.plots.drawing import PALETTE
-from distill_ray.report.results import Predictions, StudyResults, TrialRow
+from distill_ray.records import Predictions
+from distill_ray.report.results import StudyResults, TrialRow
 from distill_ray.report.write import write_report
 
 VOID = {"meta", "link", "br", "img", "hr", "input"}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from distill_ray.metrics import calibrated_score, fit_temperature
-from distill_ray.report.results import Contender, Predictions, StudyResults
+from distill_ray.records import Predictions
+from distill_ray.report.results import Contender, StudyResults
 from distill_ray.report.table import METRICS, Cell, as_markdown, as_text, table
 
 
