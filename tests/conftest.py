@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,10 @@ from distill_ray.training import Dataset
 
 
 @pytest.fixture(autouse=True)
-def environment_without_mlflow() -> Iterator[None]:
+def environment_without_mlflow() -> None:
     """Setting MLflow's tracking address, or loading a model, leaves variables behind that later tests would obey."""
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
-    yield
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,8 @@
 A model folder holds the weights as safetensors, one JSON file that says what they are, and a copy of this package, from
 which `champion_model` builds the network again; there is no pickle in it, and whoever loads it needs torch but neither the
 store nor an installed distill_ray. The other way that MLflow offers, its PyTorch flavour with an exported graph (`pt2`),
-gives the same probabilities; it was tried and left, because exporting even a WRN-10-1 takes 7 s where this takes 1 s, and the graph
-is bound to the release of torch that wrote it.
+gives the same probabilities; it was tried and left, because exporting even a WRN-10-1 takes 7 s where this takes 1 s, and
+the graph is bound to the release of torch that wrote it.
 """
 
 from __future__ import annotations
