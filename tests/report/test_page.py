@@ -13,9 +13,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from distill_ray.records import Predictions
 from distill_ray.report.page import Report
 from distill_ray.report.plots.drawing import PALETTE
-from distill_ray.records import Predictions
 from distill_ray.report.results import StudyResults, TrialRow
 from distill_ray.report.write import write_report
 

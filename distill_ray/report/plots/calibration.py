@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from distill_ray.metrics import reliability
 from distill_ray.metrics.calibration import Reliability, with_temperature
-from distill_ray.report.plots.drawing import Panel, Plot, color, contender_colors, figure, size_of
 from distill_ray.records import Predictions
+from distill_ray.report.plots.drawing import Panel, Plot, color, contender_colors, figure, size_of
 from distill_ray.report.table import Row
 from distill_ray.report.wording import counted, cut, file_name
 
