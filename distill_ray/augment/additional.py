@@ -59,6 +59,11 @@ class Additional(StandardView):
         """Whether x' is a pool."""
         return self.pick != "none"
 
+    @property
+    def asks_student(self) -> bool:
+        """True unless the teachers' entropy decides."""
+        return self.pick in ("student-entropy", "kl")
+
     def check_images(self, channels: int, height: int, width: int) -> None:
         """What the chosen scheme needs, besides a crop's border that fits."""
         super().check_images(channels, height, width)

@@ -97,12 +97,13 @@ class View(ABC):
     by address (seed, epoch, position), so that a resumed run, another number of workers, and teacher and student all see the
     same images.
 
-    What methods may ask of a view: how many `part_count` parts its batches have, the `copies` in its first part, and whether
-    its last part `picks`.
+    What methods may ask of a view: how many `part_count` parts its batches have, whether the first `mixes` images, the `copies`
+    in it, and whether the last part `picks`.
     """
 
     name: ClassVar[str]
     part_count: ClassVar[int] = 1
+    mixes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -115,6 +116,11 @@ class View(ABC):
     @property
     def picks(self) -> bool:
         """Whether the last part is a pool to pick from."""
+        return False
+
+    @property
+    def asks_student(self) -> bool:
+        """Whether the student has a say in what is picked, so that teachers alone cannot tell."""
         return False
 
     def check_images(self, channels: int, height: int, width: int) -> None:

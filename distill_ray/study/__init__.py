@@ -2,9 +2,21 @@
 
 from distill_ray.study.checks import check_against_data
 from distill_ray.study.reading import load_study
-from distill_ray.study.sections import OBJECTIVES, Asha, Confirm, DataSection, Resources, Search, TeacherGroup
+from distill_ray.study.sections import (
+    OBJECTIVES,
+    Asha,
+    Confirm,
+    DataSection,
+    MeanOf,
+    Published,
+    PublishedRow,
+    Resources,
+    Screen,
+    Search,
+    TeacherGroup,
+)
 from distill_ray.study.space import Choice, Condition, Dimension, Label, Range, SearchSpace, Trial
-from distill_ray.study.study import Study
+from distill_ray.study.study import Study, members
 
 __all__ = [
     "OBJECTIVES",
@@ -15,8 +27,12 @@ __all__ = [
     "DataSection",
     "Dimension",
     "Label",
+    "MeanOf",
+    "Published",
+    "PublishedRow",
     "Range",
     "Resources",
+    "Screen",
     "Search",
     "SearchSpace",
     "Study",
@@ -24,4 +40,5 @@ __all__ = [
     "Trial",
     "check_against_data",
     "load_study",
+    "members",
 ]

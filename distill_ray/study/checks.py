@@ -96,8 +96,25 @@ def check_against_data(study: Study, rows: int, num_classes: int | None = None) 
             name = "validation" if split.validation < num_classes else "train"
             problems.append((f"data.{name}", f"a stratified split needs an image of each of the {num_classes} classes"))
         problems += _batches(study, train)
+        problems += _screening(study, train)
     if problems:
         raise study.error(problems)
+
+
+def _screening(study: Study, train: int) -> Iterable[tuple[str, str]]:
+    screen = study.screen
+    if screen is None:
+        return
+    if screen.images is not None and screen.images > train:
+        yield "screen.images", f"found {screen.images}, but the training split has only {train} images"
+    steps = screen.epochs * -(-min(screen.images or train, train) // screen.batch_size)
+    if steps < 2 * GROUP:
+        message = f"found {screen.epochs}, which make {steps} batches of {screen.batch_size}; a measurement needs {2 * GROUP}"
+        yield "screen.epochs", message
+
+
+GROUP = 5
+"""Batches in one group of a screening, as in Wang et al. 2022."""
 
 
 def _batches(study: Study, train: int) -> Iterable[tuple[str, str]]:

@@ -38,11 +38,11 @@ def check_students_fit(student: Recipe, space: SearchSpace, teachers: int, probl
             problems.add(where, message, about=[("teachers",), ("student",)])
 
 
-def check_baselines_fit(baselines: Mapping[str, Recipe], teachers: int, problems: Problems) -> None:
-    """The methods of the baselines."""
+def check_baselines_fit(baselines: Mapping[str, Recipe], teachers: Mapping[str, int], problems: Problems) -> None:
+    """The methods of the baselines, each of which learns from so many teachers."""
     for name, recipe in baselines.items():
         try:
-            _check_fit(recipe, teachers)
+            _check_fit(recipe, teachers[name])
         except ValueError as error:
             problems.add(("confirm", "baselines", name), str(error), about=[("teachers",), ("student",)])
 

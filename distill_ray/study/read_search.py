@@ -77,8 +77,10 @@ def _scheduler(given: Mapping[str, Any], problems: Problems, student: Recipe, sp
 
 def longest(student: Recipe, space: SearchSpace) -> int:
     """The most epochs that a trial can have."""
-    searched = [dimension for dimension in space.dimensions if dimension.name == "epochs"]
-    return int(max(searched[0].limits)) if searched else student.epochs
+    searched = next((dimension for dimension in space.dimensions if dimension.name == "epochs"), None)
+    if searched is None:
+        return student.epochs
+    return max(*map(int, searched.limits), student.epochs if searched.when else 0)
 
 
 def _time_limit(given: Mapping[str, Any], problems: Problems) -> float | None:

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from distill_ray.augment import VIEWS, CropFlip
 from distill_ray.job import Recipe
-from distill_ray.methods import METHODS, EnsembleKD, Supervised
+from distill_ray.methods import METHODS
 from distill_ray.settings import Setting, SettingField
 from distill_ray.study.checks import check_recipe, check_teachers
 from distill_ray.study.document import Document, read_document
 from distill_ray.study.fields import INVALID, check_value, read_fields, section
 from distill_ray.study.fit import check_baselines_fit, check_students_fit, check_teachers_fit
 from distill_ray.study.problems import Path, Problems, shown, unknown_field
+from distill_ray.study.read_confirm import NAME, NAME_RULE, read_confirm, read_groups
+from distill_ray.study.read_published import read_published
+from distill_ray.study.read_screen import read_screen
 from distill_ray.study.read_search import read_search
 from distill_ray.study.read_space import Reach, choice_of
-from distill_ray.study.recipes import COMMON, assemble, change, read_settings
-from distill_ray.study.sections import MAX_SEED, Confirm, DataSection, Resources, TeacherGroup
-from distill_ray.study.study import Study
+from distill_ray.study.recipes import COMMON, assemble, own_method, read_settings
+from distill_ray.study.sections import MAX_SEED, DataSection, Resources, TeacherGroup
+from distill_ray.study.study import Study, members
 
-SECTIONS = ("name", "data", "teachers", "student", "search", "confirm", "resources", "seed")
-BASELINES = ("scratch", "default-kd")
+SECTIONS = ("name", "data", "teachers", "student", "screen", "search", "confirm", "published", "resources", "seed")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_RESERVED = re.compile(r"ensemble|teachers?|best(-\d+)?")
-_NAME_RULE = "letters, digits and . _ -, first a letter or digit, at most 100 of them"
 _SEED = SettingField("seed", int, Setting("", at_least=0, at_most=MAX_SEED), 0)
 _MEMBERS = SettingField("members", int, Setting("", at_least=1, at_most=100), 3)
 _SEEDS = SettingField("seeds", tuple[int, ...] | None, Setting("", at_least=0, at_most=MAX_SEED), None)
@@ -56,7 +53,11 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     groups = _teachers(values, seed, problems)
     student, fixed, reach = _student(values, problems)
     search = read_search(values.get("search"), problems, student, fixed, reach, seed)
-    confirm = _confirm(values.get("confirm"), problems, student, search.trials)
+    screen = read_screen(values.get("screen"), problems, student, search.space)
+    ensemble = list(groups.values())
+    confirm = read_confirm(values.get("confirm"), problems, student, search.trials, ensemble)
+    published = read_published(values.get("published"), problems, ensemble, confirm)
+    learns_from = _learns_from(values.get("student"), problems, ensemble)
     if resources.gpus_per_worker > 1 and resources.gpus_per_worker % 1:
         found = shown(resources.gpus_per_worker)
         problems.add(("resources", "gpus_per_worker"), f"found {found}, must be a whole number, or below 1 to share a GPU")
@@ -65,18 +66,21 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     for baseline, recipe in confirm.baselines.items():
         path = ("confirm", "baselines", baseline)
         check_recipe(recipe, path, resources.workers_per_trial, problems, about=[("student",)])
-    teachers = sum(len(group.seeds) for group in groups.values())
     check_teachers_fit(groups, problems)
-    check_students_fit(student, search.space, teachers, problems)
-    check_baselines_fit(confirm.baselines, teachers, problems)
+    check_students_fit(student, search.space, len(members(ensemble, learns_from)), problems)
+    counts = {name: len(members(ensemble, confirm.learns_from.get(name, learns_from))) for name in confirm.baselines}
+    check_baselines_fit(confirm.baselines, counts, problems)
     problems.raise_any()
     return Study(
         name=name,
         data=data,
         teachers=tuple(groups.values()),
         student=student,
+        learns_from=learns_from,
+        screen=screen,
         search=search,
         confirm=confirm,
+        published=published,
         resources=resources,
         seed=seed,
         overrides=overrides,
@@ -87,9 +91,9 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
 def _name(values: Mapping[str, Any], problems: Problems) -> str:
     name = values.get("name")
     if "name" not in values:
-        problems.add(("name",), f"missing; it names the study in the store and in MLflow ({_NAME_RULE})")
-    elif not isinstance(name, str) or not _NAME.fullmatch(name):
-        problems.add(("name",), f"found {shown(name)}, must be {_NAME_RULE}")
+        problems.add(("name",), f"missing; it names the study in the store and in MLflow ({NAME_RULE})")
+    elif not isinstance(name, str) or not NAME.fullmatch(name):
+        problems.add(("name",), f"found {shown(name)}, must be {NAME_RULE}")
     return str(name)
 
 
@@ -103,6 +107,10 @@ def _teachers(values: Mapping[str, Any], seed: int, problems: Problems) -> dict[
         path: Path = ("teachers", index) if isinstance(given, list) else ("teachers",)
         first = seed + sum(len(group.seeds) for group in groups.values())
         groups[path] = _teacher_group(content, path, first, problems)
+    named = [group.name for group in groups.values() if group.name]
+    for path, group in groups.items():
+        if named.count(group.name) > 1:
+            problems.add((*path, "name"), f"found {group.name!r} more than once; a name tells groups of teachers apart")
     return groups
 
 
@@ -118,12 +126,22 @@ def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems
         problems.add((*path, "seeds"), f"found {shown(fields['seeds'])}, must be at least one seed, all different")
     elif "members" in fields and members != len(seeds):
         problems.add((*path, "members"), f"found {members}, but there are {len(seeds)} seeds; leave one of the two out")
-    method = _own_method(content, "supervised")
+    method = own_method(content, "supervised")
     if method and METHODS[method].needs_teachers:
         problems.add((*path, "method"), f"method {method!r} needs teachers itself; teachers learn from labels (supervised)")
     methods = None if method is None else (method,)
-    settings = read_settings(content, path, problems, methods=methods, elsewhere=("members", "seeds"))
-    return TeacherGroup(recipe=_recipe(settings, content, method or "supervised", path, problems), seeds=seeds)
+    settings = read_settings(content, path, problems, methods=methods, elsewhere=("members", "seeds", "name"))
+    name = fields.get("name", "")
+    if name != "" and (not isinstance(name, str) or not NAME.fullmatch(name)):
+        problems.add((*path, "name"), f"found {shown(name)}, must be {NAME_RULE}")
+        name = ""
+    return TeacherGroup(recipe=_recipe(settings, content, method or "supervised", path, problems), seeds=seeds, name=name)
+
+
+def _learns_from(student: Any, problems: Problems, groups: Sequence[TeacherGroup]) -> tuple[str, ...]:
+    """The groups of teachers that students learn from; all of them when the section does not name any."""
+    given = student.get("teachers") if isinstance(student, dict) else None
+    return () if given is None else read_groups(given, ("student", "teachers"), problems, groups)
 
 
 def _student(values: Mapping[str, Any], problems: Problems) -> tuple[Recipe, dict[str, Any], Reach]:
@@ -135,10 +153,10 @@ def _student(values: Mapping[str, Any], problems: Problems) -> tuple[Recipe, dic
     listed = choice_of(space, "method")
     searched = None if listed is None else [name for name in listed if isinstance(name, str) and name in METHODS]
     default = "kd" if not searched or "kd" in searched else searched[0]
-    method = _own_method(content, default)
+    method = own_method(content, default)
     known = method is not None and (searched is None or (len(searched) == len(listed or []) > 0))
     methods = tuple(dict.fromkeys([*(searched or []), method or default])) if known else None
-    settings = read_settings(content, path, problems, methods=methods)
+    settings = read_settings(content, path, problems, methods=methods, elsewhere=("teachers",))
     recipe = _recipe(settings, content, method or default, path, problems)
     fixed = {name: value for name, value in settings.items() if name not in (*COMMON, "augment", "method")}
     reach = Reach(tuple(searched) if searched and known else methods, _views(space, recipe, problems))
@@ -153,12 +171,6 @@ def _views(space: Any, student: Recipe, problems: Problems) -> tuple[str, ...] |
     return tuple(dict.fromkeys(names)) if names and all(isinstance(name, str) and name in VIEWS for name in names) else None
 
 
-def _own_method(content: Any, default: str) -> str | None:
-    """The method that a section names, `default` when it names none, `None` when it names none that exists."""
-    name = content.get("method", default) if isinstance(content, dict) else default
-    return name if isinstance(name, str) and name in METHODS else None
-
-
 def _recipe(settings: Mapping[str, Any], content: Any, method: str, path: Path, problems: Problems) -> Recipe:
     """The recipe of a section. What is missing or wrong is noted, and replaced for the sake of the checks that follow."""
     if content is None or (isinstance(content, dict) and "model" not in content):
@@ -169,46 +181,3 @@ def _recipe(settings: Mapping[str, Any], content: Any, method: str, path: Path, 
     except ValueError as error:
         problems.add((*path, "method"), str(error))
         return Recipe(model="")
-
-
-def _confirm(values: Any, problems: Problems, student: Recipe, trials: int) -> Confirm:
-    path: Path = ("confirm",)
-    given = section(values, path, problems)
-    read = read_fields(Confirm, values, path, problems, elsewhere=("baselines",))
-    baselines = _baselines(given.get("baselines", list(BASELINES)), (*path, "baselines"), problems, student)
-    confirm = Confirm(**read, baselines=baselines)
-    if confirm.top > trials:
-        message = f"found {confirm.top}, but the search has only {trials} trials"
-        problems.add((*path, "top"), message, about=[("search", "trials")])
-    return confirm
-
-
-def _baselines(given: Any, path: Path, problems: Problems, student: Recipe) -> dict[str, Recipe]:
-    built_in = {"scratch": replace(student, method=Supervised()), "default-kd": replace(student, method=EnsembleKD())}
-    if isinstance(given, list):
-        for index, name in enumerate(given):
-            if not isinstance(name, str) or name not in built_in:
-                message = f"found {shown(name)}, must be {' or '.join(built_in)}; others are written {_OTHERS}"
-                problems.add((*path, index), message)
-        return {name: built_in[name] for name in given if isinstance(name, str) and name in built_in}
-    if not isinstance(given, dict):
-        problems.add(path, f"found {shown(given)}, must be a list of {', '.join(built_in)}, or {_OTHERS}")
-        return {}
-    return {
-        name: _baseline(name, content, (*path, name), problems, built_in.get(name, student)) for name, content in given.items()
-    }
-
-
-_OTHERS = "{name: {setting: value}} with what differs from the student"
-
-
-def _baseline(name: str, content: Any, path: Path, problems: Problems, base: Recipe) -> Recipe:
-    if not _NAME.fullmatch(name) or _RESERVED.fullmatch(name):
-        problems.add(path, f"not a name for a baseline: must be {_NAME_RULE}, and not ensemble, teacher or best")
-    method = _own_method(content, base.method.name)
-    settings = read_settings(content, path, problems, methods=None if method is None else (method,))
-    try:
-        return change(base, settings)
-    except ValueError as error:
-        problems.add(path, str(error))
-        return base

@@ -154,6 +154,12 @@ def read_view(value: Any, path: Path, problems: Problems) -> View | None:
         return None
 
 
+def own_method(content: Any, default: str) -> str | None:
+    """The method that a section names, `default` when it names none, `None` when it names none that exists."""
+    name = content.get("method", default) if isinstance(content, dict) else default
+    return name if isinstance(name, str) and name in METHODS else None
+
+
 def is_model(name: str, path: Path, problems: Problems) -> bool:
     """Whether there is a model of that name; a problem when not."""
     try:

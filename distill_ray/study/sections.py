@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from distill_ray.augment import View
 from distill_ray.job import Recipe, Split
 from distill_ray.settings import Setting
 from distill_ray.study.recipes import flatten, to_file
@@ -36,14 +37,40 @@ class DataSection:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherGroup:
-    """Members of the ensemble that are trained alike, one per seed."""
+    """Members of the ensemble that are trained alike, one per seed. A `name` tells several groups apart."""
 
     recipe: Recipe
     seeds: tuple[int, ...]
+    name: str = ""
 
     def to_file(self) -> dict[str, Any]:
         """The group as the study file writes it."""
-        return {"members": len(self.seeds), "seeds": list(self.seeds)} | to_file(flatten(self.recipe))
+        named = {"name": self.name} if self.name else {}
+        return named | {"members": len(self.seeds), "seeds": list(self.seeds)} | to_file(flatten(self.recipe))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screen:
+    """Which augmentations are measured with the teachers alone, before any student is trained, and on how many images.
+
+    The defaults are those of Wang et al. 2022. Values can be compared only between screenings with the same `batch_size`.
+    """
+
+    candidates: tuple[View, ...]
+    keep: Annotated[int | None, Setting("choices of augment that the search is left with; unset: all", at_least=1)] = None
+    epochs: Annotated[int, Setting("passes over the images", at_least=1)] = 10
+    images: Annotated[int | None, Setting("training images to measure on; unset: all", at_least=1)] = None
+    batch_size: Annotated[int, Setting("images in a batch; five batches make a group", at_least=1)] = 64
+
+    def to_file(self) -> dict[str, Any]:
+        """The section as the study file writes it."""
+        return {
+            "candidates": [view.to_dict() for view in self.candidates],
+            "keep": self.keep,
+            "epochs": self.epochs,
+            "images": self.images,
+            "batch_size": self.batch_size,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,16 +123,64 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class Confirm:
-    """What is trained again over several seeds and judged on the test split."""
+    """What is trained again over several seeds and judged on the test split.
+
+    `ensembles` need no training of their own: they are means of what others predict. `learns_from` names the groups of
+    teachers of those baselines that do not learn from the same as the student.
+    """
 
     seeds: Annotated[int, Setting("trainings of each candidate, each with its own seed", at_least=1, at_most=100)] = 3
     top: Annotated[int, Setting("best configurations of the search to confirm", at_least=1)] = 1
     baselines: Mapping[str, Recipe]
+    ensembles: Mapping[str, MeanOf] = field(default_factory=dict)
+    learns_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def to_file(self) -> dict[str, Any]:
         """The section as the study file writes it."""
-        baselines = {name: to_file(flatten(recipe)) for name, recipe in self.baselines.items()}
+        baselines = {
+            name: to_file(flatten(recipe)) | ({"teachers": list(self.learns_from[name])} if name in self.learns_from else {})
+            for name, recipe in self.baselines.items()
+        }
+        baselines |= {name: {"ensemble": list(mean.of), "shares": list(mean.shares)} for name, mean in self.ensembles.items()}
         return {"seeds": self.seeds, "top": self.top, "baselines": baselines}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeanOf:
+    """The mean prediction of several networks: of one contender's runs, or of several contenders, seed by seed.
+
+    `of` names contenders; `shares` are their weights (or those of the runs), in any unit, all equal when empty.
+    """
+
+    of: tuple[str, ...]
+    shares: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A table that somebody published, to be printed beside what is measured here.
+
+    `difference` says how their experiment and this study differ. Numbers are as the report shows them: accuracy, ece, oe and
+    cece in percent. A row's `measured` names the contender that corresponds to it, if one does.
+    """
+
+    source: Annotated[str, Setting("where it was published")]
+    difference: Annotated[str, Setting("how that experiment differs from this study")]
+    rows: tuple[PublishedRow, ...]
+
+    def to_file(self) -> dict[str, Any]:
+        """The section as the study file writes it."""
+        rows = {row.name: ({"measured": row.measured} if row.measured else {}) | dict(row.values) for row in self.rows}
+        return {"source": self.source, "difference": self.difference, "rows": rows}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow:
+    """One line of a published table."""
+
+    name: str
+    values: Mapping[str, float]
+    measured: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from distill_ray.augment import View
@@ -149,6 +149,26 @@ class SearchSpace:
     def is_active(self, dimension: Dimension, drawn: Mapping[str, Label]) -> bool:
         """Whether `dimension` is drawn after these values."""
         return all(condition.field in drawn and drawn[condition.field] in condition.labels for condition in dimension.when)
+
+    def without(self, name: str, values: Collection[Any]) -> SearchSpace:
+        """The space without some values of choice `name`, and without the dimensions that are drawn only with them."""
+        dropped: dict[str, set[Label]] = {name: {label_of(value) for value in values}}
+        kept: list[Dimension] = []
+        for dimension in self.dimensions:
+            when = tuple(
+                replace(
+                    condition, labels=tuple(label for label in condition.labels if label not in dropped.get(condition.field, ()))
+                )
+                for condition in dimension.when
+            )
+            if not all(condition.labels for condition in when):
+                dropped[dimension.name] = set(dimension.labels) if isinstance(dimension, Choice) else set()
+            elif isinstance(dimension, Choice) and dimension.name == name:
+                remaining = tuple(value for value in dimension.values if label_of(value) not in dropped[name])
+                kept.append(replace(dimension, values=remaining, when=when))
+            else:
+                kept.append(replace(dimension, when=when))
+        return replace(self, dimensions=tuple(kept))
 
     def recipe(self, base: Recipe, drawn: Mapping[str, Label]) -> Recipe:
         """The student's recipe for what a trial has drawn. Raises `ValueError` when the settings do not fit each other."""

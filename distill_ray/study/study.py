@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,14 +13,15 @@ from distill_ray.job import Recipe, canonical_json
 from distill_ray.study.document import Document
 from distill_ray.study.problems import Path, Problems
 from distill_ray.study.recipes import COMMON, flatten, to_file
-from distill_ray.study.sections import Confirm, DataSection, Resources, Search, TeacherGroup
+from distill_ray.study.sections import Confirm, DataSection, Published, Resources, Screen, Search, TeacherGroup
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """What is to be found out, and within which bounds. Two studies with the same `digest` ask for the same.
 
-    `student` is the recipe that trials start from. Seeds are derived from `seed` so that no student starts from the weights
+    `student` is the recipe that trials start from, and `learns_from` the groups of teachers that it learns from, all when empty.
+    Seeds are derived from `seed` so that no student starts from the weights
     of a teacher: teachers count from it, trials have `trial_seed`, confirmations `confirm_seeds`.
     """
 
@@ -32,6 +33,9 @@ class Study:
     confirm: Confirm
     resources: Resources
     seed: int
+    learns_from: tuple[str, ...] = ()
+    screen: Screen | None = None
+    published: Published | None = None
     overrides: tuple[str, ...] = field(default=(), compare=False)
     document: Document = field(compare=False, repr=False)
 
@@ -62,7 +66,7 @@ class Study:
 
     def to_dict(self) -> dict[str, Any]:
         """The study as a study file with nothing left out, in JSON values."""
-        return {
+        written = {
             "name": self.name,
             "data": dataclasses.asdict(self.data),
             "teachers": [group.to_file() for group in self.teachers],
@@ -72,13 +76,17 @@ class Study:
             "resources": dataclasses.asdict(self.resources),
             "seed": self.seed,
         }
+        for name, section in (("screen", self.screen), ("published", self.published)):
+            if section is not None:
+                written[name] = section.to_file()
+        return written
 
     def _student(self) -> dict[str, Any]:
         """The student section. Where the method is searched, a setting here holds for every method, so defaults stay out."""
         settings = flatten(self.student)
         if any(dimension.name == "method" for dimension in self.search.space.dimensions):
             settings = {name: settings[name] for name in (*COMMON, "method", "augment")} | dict(self.search.space.fixed)
-        return to_file(settings)
+        return to_file(settings) | ({"teachers": list(self.learns_from)} if self.learns_from else {})
 
     def error(self, problems: Iterable[tuple[str, str]]) -> RequestError:
         """The error for `(field, message)` pairs that show only later, `("student.batch_size", "...")`, with their lines."""
@@ -86,6 +94,17 @@ class Study:
         for name, message in problems:
             collected.add(_located(name), message)
         return collected.error()
+
+
+def members(groups: Sequence[TeacherGroup], names: Sequence[str] = ()) -> list[int]:
+    """The places, in the whole ensemble, of the teachers in the groups of these names; of all teachers without names."""
+    places: list[int] = []
+    first = 0
+    for group in groups:
+        if not names or group.name in names:
+            places += range(first, first + len(group.seeds))
+        first += len(group.seeds)
+    return places
 
 
 def _located(name: str) -> Path:

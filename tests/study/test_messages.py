@@ -19,7 +19,7 @@ STUDENT = "student: {model: wrn-10-1}\n"
     ("fields", "message"),
     [
         ("temperture: 4", "student.temperture: unknown field; did you mean 'temperature'?"),
-        ("zzz: 4", "student.zzz: unknown field (known: model, method, augment, epochs, batch_size, lr, momentum, nesterov,"),
+        ("zzz: 4", "student.zzz: unknown field (known: teachers, model, method, augment, epochs, batch_size, lr, momentum, nesterov,"),
         ("temperature: -1", "student.temperature: found -1, must be above 0"),
         ("temperature: '4'", "student.temperature: found '4', must be a number, above 0"),
         ("temperature:", "student.temperature: found nothing, must be a number, above 0"),
@@ -114,9 +114,9 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
         ("confirm: {top: 21}", "confirm.top: found 21, but the search has only 20 trials"),
         (
             "confirm: {baselines: [scrach]}",
-            "confirm.baselines.0: found 'scrach', must be scratch or default-kd; others are written",
+            "confirm.baselines.0: found 'scrach', must be scratch, default-kd or student-ensemble; others are written",
         ),
-        ("confirm: {baselines: scratch}", "confirm.baselines: found 'scratch', must be a list of scratch, default-kd, or"),
+        ("confirm: {baselines: scratch}", "confirm.baselines: found 'scratch', must be a list of scratch, default-kd, student-ensemble, or"),
         ("confirm: {baselines: {best: {lr: 1}}}", "confirm.baselines.best: not a name for a baseline"),
         ("confirm: {baselines: {best-2: {lr: 1}}}", "confirm.baselines.best-2: not a name for a baseline"),
         (
