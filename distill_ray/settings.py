@@ -26,7 +26,7 @@ class Setting:
     def allowed(self) -> str:
         """The limits in words, `"above 0, at most 1"`; empty when there are none."""
         limits = (("above", self.above), ("at least", self.at_least), ("below", self.below), ("at most", self.at_most))
-        return ", ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
+        return ", ".join(f"{word} {limit:.15g}" for word, limit in limits if limit is not None)
 
     def admits(self, value: float) -> bool:
         """Whether `value` is a finite number within the limits."""

@@ -66,6 +66,7 @@ def test_limits_in_words() -> None:
     assert setting_fields(Oven)["timers"].setting.allowed() == "at least 0, below 60"
     assert Setting("any").allowed() == ""
     assert Setting("small", above=1e-6).allowed() == "above 1e-06"
+    assert Setting("large", at_most=2**31 - 1).allowed() == "at most 2147483647"
 
 
 @pytest.mark.parametrize(

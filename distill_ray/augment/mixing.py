@@ -27,6 +27,7 @@ class Mixup(StandardView):
     """
 
     name = "mixup"
+    mixes = True
 
     alpha: Annotated[float, Setting("weights are drawn from Beta(alpha, alpha)", above=0)] = 1.0
     per: Annotated[Per, Setting("whether weight and partner are drawn for every image or once for a batch")] = "batch"
@@ -45,6 +46,7 @@ class CutMix(StandardView):
     """
 
     name = "cutmix"
+    mixes = True
 
     alpha: Annotated[float, Setting("areas outside the box are drawn from Beta(alpha, alpha)", above=0)] = 1.0
     per: Annotated[Per, Setting("whether box and partner are drawn for every image or once for a batch")] = "image"

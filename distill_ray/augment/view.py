@@ -36,6 +36,10 @@ class Part:
     With `copies` above 1 the images are that many versions of the same B / copies originals, one version after the other, the
     least changed first: `logits.unflatten(0, (part.copies, -1))` separates them. With a `pick` the images are a pool, out of
     which `distill_ray.augment.picking.pick` chooses those to train on.
+
+    `number` counts the parts of a batch from 0. `places` (B,), int64 on the device of the images, says where answers that were
+    stored for this part lie: at `position * versions + version` of the epoch, where as many versions of an image are in the
+    part. An image that is changed after the view made it has no place.
     """
 
     images: Tensor
@@ -44,6 +48,8 @@ class Part:
     label_weight: Tensor | None = None
     copies: int = 1
     pick: Pick | None = None
+    number: int = 0
+    places: Tensor | None = None
 
     def targets(self, num_classes: int) -> Tensor:
         """Class probabilities that the labels stand for, float32 (B, K)."""
@@ -117,6 +123,11 @@ class View(ABC):
     def picks(self) -> bool:
         """Whether the last part is a pool to pick from."""
         return False
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether an image also depends on which batch it lies in; a view that draws once per batch says so by `per`."""
+        return getattr(self, "per", "image") == "batch"
 
     @property
     def asks_student(self) -> bool:

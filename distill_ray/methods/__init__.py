@@ -1,7 +1,26 @@
 """Ways to learn from labels and teachers. Importing this package is cheap: torch comes in when a loss is computed."""
 
+from distill_ray.methods.crd import CRD
+from distill_ray.methods.dirichlet import EnDD
 from distill_ray.methods.ensemble_kd import EnsembleKD
+from distill_ray.methods.good_augmentation import AugmentedKD
+from distill_ray.methods.latent_be import LatentBE
 from distill_ray.methods.method import METHODS, Method
+from distill_ray.methods.multi_head import Hydra, HydraPlus
+from distill_ray.methods.sampled_heads import DropoutKD, GaussianKD
 from distill_ray.methods.supervised import Supervised
 
-__all__ = ["METHODS", "EnsembleKD", "Method", "Supervised"]
+__all__ = [
+    "CRD",
+    "METHODS",
+    "AugmentedKD",
+    "DropoutKD",
+    "EnDD",
+    "EnsembleKD",
+    "GaussianKD",
+    "Hydra",
+    "HydraPlus",
+    "LatentBE",
+    "Method",
+    "Supervised",
+]

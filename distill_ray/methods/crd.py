@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.good_augmentation import AugmentedKD
-from distill_ray.methods.method import Setup, Student, Teachers
+from distill_ray.methods.method import METHODS, Setup, Student, Teachers
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ else:
     contrast = LazyModule("distill_ray.methods.contrast")
 
 
+@METHODS.register("crd")
 @dataclass(frozen=True, kw_only=True)
 class CRD(AugmentedKD):
     """The loss of `AugmentedKD`, or of plain distillation where the view has no copies, and `contrast` times a contrastive loss.
@@ -47,8 +48,13 @@ class CRD(AugmentedKD):
     embedding: Annotated[int, Setting("dimension of the embeddings", at_least=1)] = 128
 
     def check_fit(self, *, model: str, view: View, teachers: int) -> None:
-        """The common rules; copies beside the images are welcome and not needed."""
+        """The common rules, and images that can be told apart; copies beside them are welcome and not needed."""
         super(AugmentedKD, self).check_fit(model=model, view=view, teachers=teachers)
+        if view.mixes:
+            raise ValueError(
+                f"method {self.name!r} tells images apart, and augment {view.name!r} makes one of two; "
+                f"augment: {{name: additional, scheme: {view.name}}} keeps the images beside the mixed ones"
+            )
 
     def live_teachers(self, view: View) -> bool:
         """Their features are needed, not their answers alone."""

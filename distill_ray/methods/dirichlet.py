@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from distill_ray._lazy import LazyModule
-from distill_ray.methods.method import Method, Student, Teachers
+from distill_ray.methods.method import METHODS, Method, Student, Teachers
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distill_ray.augment.view import Batch
+    from distill_ray.augment.view import Batch, View
     from distill_ray.methods import losses
 else:
     torch = LazyModule("torch")
     losses = LazyModule("distill_ray.methods.losses")
 
 
+@METHODS.register("endd")
 @dataclass(frozen=True, kw_only=True)
 class EnDD(Method):
     """Ensemble distribution distillation: the members' predictions are likely under Dir(exp(logits / T)). No labels are used.
@@ -46,6 +47,12 @@ class EnDD(Method):
         super().__post_init__()
         if self.anneal_until is not None and self.anneal_until <= self.anneal_from:
             raise ValueError(f"anneal_until must be above anneal_from, {self.anneal_from}, found {self.anneal_until}")
+
+    def check_fit(self, *, model: str, view: View, teachers: int) -> None:
+        """Besides the common rules: two teachers, since one alone is fitted best by a distribution without any width."""
+        super().check_fit(model=model, view=view, teachers=teachers)
+        if teachers < 2:
+            raise ValueError(f"method {self.name!r} learns how teachers differ and needs at least 2 of them, found {teachers}")
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The mean over the parts of the batch."""

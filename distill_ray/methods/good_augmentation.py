@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from distill_ray._lazy import LazyModule
-from distill_ray.methods.method import Method, Student, Teachers
+from distill_ray.methods.method import METHODS, Method, Student, Teachers
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ else:
     losses = LazyModule("distill_ray.methods.losses")
 
 
+@METHODS.register("augmented-kd")
 @dataclass(frozen=True, kw_only=True)
 class AugmentedKD(Method):
     """`labels * CE(x) + alpha * [original * KD(x) + mixed_labels * CE(x') + augmented * KD(x')]` for images x and copies x'.

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from distill_ray._lazy import LazyModule
-from distill_ray.methods.method import Method, Setup, Student, Teachers
+from distill_ray.methods.method import METHODS, Method, Setup, Student, Teachers
+from distill_ray.models import check_batch_ensemble
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ else:
     batch_ensemble = LazyModule("distill_ray.models.batch_ensemble")
 
 
+@METHODS.register("latent-be")
 @dataclass(frozen=True, kw_only=True)
 class LatentBE(Method):
     """`(1 - alpha) * cross-entropy + alpha * T² mean over m of KL(teacher m || member m)` of a BatchEnsemble.
@@ -53,8 +55,9 @@ class LatentBE(Method):
     merged_bias: Annotated[Literal["kept", "scaled"], Setting("what merging does to the bias of the classifier")] = "kept"
 
     def check_fit(self, *, model: str, view: View, teachers: int) -> None:
-        """Besides the common rules: two teachers that can disagree, where images are to be moved."""
+        """Besides the common rules: a model that can be a BatchEnsemble, and two teachers where images are moved."""
         super().check_fit(model=model, view=view, teachers=teachers)
+        check_batch_ensemble(model)
         if self.perturb != "none" and teachers < 2:
             raise ValueError(f"perturb {self.perturb!r} needs at least 2 teachers, found {teachers}")
 
@@ -85,7 +88,7 @@ class LatentBE(Method):
         if self.perturb == "none":
             return student.pick(offered, teachers)
         part = offered if offered.pick is None else student.pick(offered, teachers)[0]
-        moved = replace(part, images=self._moved(part.images, student, batch, teachers))
+        moved = replace(part, images=self._moved(part.images, student, batch, teachers), places=None)
         return moved, teachers(moved)
 
     def _moved(self, images: Tensor, student: Student, batch: Batch, teachers: Teachers) -> Tensor:

@@ -34,6 +34,8 @@ class Method(ABC):
 
     name: ClassVar[str]
     needs_teachers: ClassVar[bool] = False
+    compares_versions: ClassVar[bool] = False
+    """Whether the method asks the versions of an image, where a view shows several, to agree."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -44,10 +46,18 @@ class Method(ABC):
             raise ValueError(f"method {self.name!r} learns from teachers, and there are none")
         if view.picks and not self.needs_teachers:
             raise ValueError(f"augment {view.name!r} picks images with the help of teachers; method {self.name!r} has none")
+        if view.copies > 1 and not self.compares_versions:
+            raise ValueError(
+                f"augment {view.name!r} shows each image in {view.copies} versions that should agree, and method {self.name!r} "
+                "does not ask that of them; turn the view's consistency off, or use supervised"
+            )
 
     def live_teachers(self, view: View) -> bool:
-        """Whether teachers must run in every step: their stored answers for the images of `view` are not enough."""
-        return self.needs_teachers and view.picks
+        """Whether teachers must run in every step: their stored answers for the images of `view` are not enough.
+
+        They are enough for a pool to pick from, since they cover the whole pool.
+        """
+        return False
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
         """The network as it is trained, made from the plain `network` that the recipe names."""

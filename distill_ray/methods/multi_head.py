@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from distill_ray._lazy import LazyModule
-from distill_ray.methods.method import Method, Setup, Student, Teachers
+from distill_ray.methods.method import METHODS, Method, Setup, Student, Teachers
+from distill_ray.models import check_multi_head
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from distill_ray.augment.view import Batch, Part
+    from distill_ray.augment.view import Batch, Part, View
     from distill_ray.methods import diversity, losses, member_losses, mixture
     from distill_ray.models import multi_head
 else:
@@ -24,6 +25,7 @@ else:
     multi_head = LazyModule("distill_ray.models.multi_head")
 
 
+@METHODS.register("hydra")
 @dataclass(frozen=True, kw_only=True)
 class Hydra(Method):
     """T² KL(teacher || head), averaged over pairs of teachers and heads. No labels are used.
@@ -40,6 +42,11 @@ class Hydra(Method):
     heads: Annotated[int, Setting("number of heads", at_least=1)] = 5
     depth: Annotated[int, Setting("units before the classifier that each head has to itself", at_least=0)] = 0
     temperature: Annotated[float, Setting("softens teachers and heads alike", above=0)] = 4.0
+
+    def check_fit(self, *, model: str, view: View, teachers: int) -> None:
+        """Besides the common rules: a model that has units for the heads and for what they share."""
+        super().check_fit(model=model, view=view, teachers=teachers)
+        check_multi_head(model, self.depth)
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
         """The network with several heads. Raises `ValueError` for a depth that leaves nothing to share."""
@@ -60,6 +67,7 @@ class Hydra(Method):
         return mixture.MeanPrediction(multi_head.to_multi_head(network, self.heads, self.depth))
 
 
+@METHODS.register("hydra+")
 @dataclass(frozen=True, kw_only=True)
 class HydraPlus(Hydra):
     """The weighted sum of four components, with weights that are free: the paper's are (1 - a), a (1 - b), a b and lambda.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
 from distill_ray._lazy import LazyModule
-from distill_ray.methods.method import Method, Setup, Student, Teachers
+from distill_ray.methods.method import METHODS, Method, Setup, Student, Teachers
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from distill_ray.augment.view import Batch, Part
     from distill_ray.methods import losses, member_losses, mixture, stochastic
 else:
-    np = LazyModule("numpy")
     losses = LazyModule("distill_ray.methods.losses")
     member_losses = LazyModule("distill_ray.methods.member_losses")
     mixture = LazyModule("distill_ray.methods.mixture")
@@ -65,10 +64,9 @@ class SampledHeads(Method):
         return {"loss": labels.lerp(distilled, self.alpha), "loss/labels": labels, "loss/teachers": distilled}
 
     def _uniform(self, network: stochastic.StochasticStudent, batch: Batch, part: Part, purpose: str) -> NDArray[np.float64]:
-        """Numbers for every image of the part: those of an image belong to its position, and to the version it is."""
-        start, count = int(batch.positions[0]), part.copies * self.samples * network.classifier.noise_width
-        drawn = batch.draws.uniform(purpose, start, start + len(part.images) // part.copies, count)
-        return np.concatenate(np.split(drawn, part.copies, axis=1))
+        """Numbers for every image of the part; they belong to its position."""
+        start = int(batch.positions[0])
+        return batch.draws.uniform(purpose, start, start + len(part.images), self.samples * network.classifier.noise_width)
 
     def deploy(self, student: nn.Module) -> nn.Module:
         """The mean prediction of samples drawn once."""
@@ -79,6 +77,7 @@ class SampledHeads(Method):
         return self.deploy(self.student(network, Setup()))
 
 
+@METHODS.register("drop")
 @dataclass(frozen=True, kw_only=True)
 class DropoutKD(SampledHeads):
     """Samples by dropout: half of the features of the last layer are left out, in training and in evaluation."""
@@ -91,6 +90,7 @@ class DropoutKD(SampledHeads):
         return stochastic.DropoutClassifier
 
 
+@METHODS.register("gauss")
 @dataclass(frozen=True, kw_only=True)
 class GaussianKD(SampledHeads):
     """Samples by a last layer whose weights are Gaussian, drawn towards a standard Gaussian by a divergence."""

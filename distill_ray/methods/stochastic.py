@@ -154,14 +154,11 @@ class StochasticStudent(nn.Module):
 class FrozenSamples(nn.Module):
     """Images (B, C, H, W) to the logits (B, S, K) of S linear classifiers on the same features."""
 
-    weight: Tensor
-    bias: Tensor
-
     def __init__(self, trunk: nn.Module, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
         self.trunk = trunk
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of every classifier."""

@@ -29,6 +29,7 @@ class Supervised(Method):
     """
 
     name = "supervised"
+    compares_versions = True
 
     consistency: Annotated[
         float, Setting("weight of agreement between versions of an image, if the view has some", at_least=0)

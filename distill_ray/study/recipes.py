@@ -116,9 +116,9 @@ def setting_owners(name: str, methods: Collection[str] | None) -> list[SettingFi
 
 def unknown_setting(name: str, methods: Collection[str] | None, elsewhere: Iterable[str] = ()) -> str:
     """The message for a setting that no recipe of these methods has."""
-    having = [method for method in METHODS if name in setting_fields(METHODS[method])]
+    having = [method for method in sorted(METHODS) if name in setting_fields(METHODS[method])]
     if having and methods:
-        return f"no setting of method {', '.join(methods)} ({', '.join(having)} has it)"
+        return f"no setting of method {', '.join(methods)} ({', '.join(having)} {'has' if len(having) == 1 else 'have'} it)"
     known = [*elsewhere, *setting_fields(Recipe)]
     for method in METHODS if methods is None else methods:
         known += [setting for setting in setting_fields(METHODS[method]) if setting not in known]

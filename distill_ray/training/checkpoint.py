@@ -59,8 +59,10 @@ def unpack(content: bytes, student: nn.Module, optimizer: torch.optim.Optimizer)
     parameters = dict(student.named_parameters())
     for path, value in _under("optimizer/", tensors).items():
         key, name = path.split("/", 1)
+        parameter = parameters[name]
         # The fused optimiser walks through memory, so its state must lie there in the order of the parameter's.
-        optimizer.state[parameters[name]][key] = torch.empty_like(parameters[name]).copy_(value)
+        alike = value.shape == parameter.shape
+        optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(value) if alike else value.to(parameter.device)
     return Progress(
         job_id=header["job_id"],
         epoch=int(header["epoch"]),

@@ -69,14 +69,13 @@ class Worker:
             value /= self.world_size
         return value
 
-    def gather_equal_rows(self, rows: Tensor) -> Tensor:
-        """The rows of all workers one below the other, where each has as many."""
-        return self.gather_rows(rows, [len(rows)] * self.world_size)
-
-    def gather_rows(self, rows: Tensor, counts: list[int]) -> Tensor:
-        """The rows of all workers one below the other; worker r contributes `counts[r]` of them."""
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all workers one below the other, however many each has."""
         if self.world_size == 1:
             return rows
+        lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(self.world_size)]
+        dist.all_gather(lengths, torch.tensor([len(rows)], device=rows.device))
+        counts = [int(length) for length in lengths]
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]

@@ -25,13 +25,15 @@ from distill_ray.training import checkpoint
 from distill_ray.training.checkpoint import Progress
 from distill_ray.training.dataset import Dataset
 from distill_ray.training.device import Worker, autocast, precision_of
-from distill_ray.training.optimisation import learning_rate, make_optimizer
+from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer
 from distill_ray.training.prediction import predict
 from distill_ray.training.teachers import NO_TEACHERS, LiveTeachers
 
+REMEDIES = "try a lower lr, more warmup_epochs, a clip_norm or precision: fp32"
+
 
 class DivergedError(RunError):
-    """The loss was no longer finite. The same job would do the same again, so it is not tried again."""
+    """The loss or the predictions were no longer finite. The same job would do the same again, so it is not tried again."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def train(
     `save` receives a checkpoint after every epoch. All workers of a data-parallel run call this together, each with its `worker`;
     one passes `save`.
 
-    Raises `DivergedError` when the loss is not finite.
+    Raises `DivergedError` when the loss, or a prediction on the validation split, is not finite.
     """
     recipe = job.recipe
     worker = worker or Worker.here()
@@ -74,7 +76,7 @@ def train(
 
     setup = Setup(
         teachers=len(job.teachers),
-        networks=teachers.networks if teachers else (),
+        networks=teachers.networks if teachers and recipe.method.live_teachers(recipe.augment) else (),
         rows=dataset.train,
         labels=dataset.labels[dataset.train],
     )
@@ -84,9 +86,7 @@ def train(
     if saved is not None:
         progress = checkpoint.unpack(saved, network, optimizer)
         yield from progress.history
-    student = Student(
-        network, worker.parallel(network), functools.partial(autocast, worker.device, precision), worker.gather_equal_rows
-    )
+    student = Student(network, worker.parallel(network), functools.partial(autocast, worker.device, precision), worker.gather)
     steps = steps_per_epoch(len(dataset.train), recipe.batch_size, recipe.drop_last)
 
     for epoch in range(progress.epoch + 1, recipe.epochs + 1):
@@ -111,19 +111,20 @@ def train(
             optimizer.param_groups[0]["lr"] = learning_rate(recipe, step, steps)
             terms = recipe.method.loss(student, batch, teachers or NO_TEACHERS)
             (terms["loss"] * batch.weight).backward()
+            clip_gradients(recipe, network.parameters())
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             for name, term in terms.items():
-                losses[name] = losses.get(name, 0) + term.detach()
+                losses[name] = losses.get(name, 0) + term.detach() * batch.weight
 
         worker.average_buffers(network)
         means = {f"train/{name}": worker.mean(total / steps).item() for name, total in losses.items()}
         if not math.isfinite(means["train/loss"]):
-            raise DivergedError(
-                f"the loss was {means['train/loss']} in epoch {epoch}; try a lower lr, more warmup_epochs or precision: fp32"
-            )
+            raise DivergedError(f"the loss was {means['train/loss']} in epoch {epoch}; {REMEDIES}")
         deployed = recipe.method.deploy(network)
         log_probabilities = predict(deployed, dataset.images, dataset.validation, worker=worker, precision=precision)
+        if not np.isfinite(log_probabilities).all():
+            raise DivergedError(f"predictions on the validation split were not finite in epoch {epoch}; {REMEDIES}")
         scores = score(log_probabilities, dataset.labels[dataset.validation])
         progress.epoch = epoch
         _keep_best(progress, recipe.keep, scores, deployed)

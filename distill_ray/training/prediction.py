@@ -32,6 +32,6 @@ def predict(
             with autocast(worker.device, precision):
                 logits = network(batch)
             outputs.append(torch.log_softmax(logits.float(), dim=-1))
-        gathered = worker.gather_rows(torch.cat(outputs), [len(share) for share in shares])
+        gathered = worker.gather(torch.cat(outputs))
     log_probabilities: np.ndarray = gathered.cpu().numpy()
     return log_probabilities

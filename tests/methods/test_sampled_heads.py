@@ -133,14 +133,3 @@ def test_deployment_is_the_mean_of_samples_drawn_once(method: SampledHeads) -> N
         loaded = method.deployable(plain_network(seed=5)).eval()
         loaded.load_state_dict(deployed.state_dict())
         torch.testing.assert_close(loaded(IMAGES), deployed(IMAGES))
-
-
-def test_versions_of_an_image_have_noise_of_their_own() -> None:
-    method = DropoutKD(samples=5)
-    network = method.student(plain_network(), Setup(teachers=3))
-    part = Part(torch.cat([IMAGES, IMAGES]), torch.cat([LABELS, LABELS]), copies=2)
-    noise = method._uniform(network, batch(), part, "test")
-    assert noise.shape == (12, 5 * 64)
-    assert not (noise[:6] == noise[6:]).any()
-    single = method._uniform(network, batch(), Part(IMAGES, LABELS), "test")
-    assert single.shape == (6, 5 * 64)

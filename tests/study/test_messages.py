@@ -19,7 +19,10 @@ STUDENT = "student: {model: wrn-10-1}\n"
     ("fields", "message"),
     [
         ("temperture: 4", "student.temperture: unknown field; did you mean 'temperature'?"),
-        ("zzz: 4", "student.zzz: unknown field (known: teachers, model, method, augment, epochs, batch_size, lr, momentum, nesterov,"),
+        (
+            "zzz: 4",
+            "student.zzz: unknown field (known: teachers, model, method, augment, epochs, batch_size, lr, momentum, nesterov,",
+        ),
         ("temperature: -1", "student.temperature: found -1, must be above 0"),
         ("temperature: '4'", "student.temperature: found '4', must be a number, above 0"),
         ("temperature:", "student.temperature: found nothing, must be a number, above 0"),
@@ -60,9 +63,9 @@ def test_student(refusal: Refusal, fields: str, message: str) -> None:
 
 
 def test_settings_of_another_method(refusal: Refusal) -> None:
-    text = HEAD + TEACHERS + "student: {model: wrn-10-1, method: supervised, temperature: 4}\n"
+    text = HEAD + TEACHERS + "student: {model: wrn-10-1, method: supervised, anneal_until: 4}\n"
     lines = refusal(text, "search.space={lr: {log: [0.1, 1]}}")
-    assert lines == ["study.yaml:3: student.temperature: no setting of method supervised (kd has it)"]
+    assert lines == ["study.yaml:3: student.anneal_until: no setting of method supervised (endd has it)"]
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,10 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
         ),
         ("teachers: {model: wrn-11-1}", "teachers.model: "),
         ("teachers: {model: 3}", "teachers.model: found 3, must be text"),
-        ("teachers: {model: wrn-10-1, temperature: 4}", "teachers.temperature: no setting of method supervised (kd has it)"),
+        (
+            "teachers: {model: wrn-10-1, temperature: 4}",
+            "teachers.temperature: no setting of method supervised (augmented-kd, crd, drop, endd, gauss, hydra, hydra+, kd, ",
+        ),
         (
             "teachers: [{model: wrn-10-1, seeds: [0]}, {model: wrn-10-1, seeds: [0]}]",
             "teachers.1.seeds: seed 0 with the same settings is in teachers.0 already; the two would be one network",
@@ -116,7 +122,10 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
             "confirm: {baselines: [scrach]}",
             "confirm.baselines.0: found 'scrach', must be scratch, default-kd or student-ensemble; others are written",
         ),
-        ("confirm: {baselines: scratch}", "confirm.baselines: found 'scratch', must be a list of scratch, default-kd, student-ensemble, or"),
+        (
+            "confirm: {baselines: scratch}",
+            "confirm.baselines: found 'scratch', must be a list of scratch, default-kd, student-ensemble, or",
+        ),
         ("confirm: {baselines: {best: {lr: 1}}}", "confirm.baselines.best: not a name for a baseline"),
         ("confirm: {baselines: {best-2: {lr: 1}}}", "confirm.baselines.best-2: not a name for a baseline"),
         (
@@ -289,10 +298,10 @@ def test_a_condition_on_a_method_that_lacks_the_setting(refusal: Refusal) -> Non
 
 
 def test_a_setting_that_no_method_or_view_in_reach_has(refusal: Refusal) -> None:
-    space = "search:\n  space:\n    temperature: {log: [1, 2]}\n    augment.padding: {int: [1, 2]}\n"
+    space = "search:\n  space:\n    combine: {choice: [add-loss, mean-loss]}\n    augment.padding: {int: [1, 2]}\n"
     student = "student: {model: wrn-10-1, method: supervised, augment: identity}\n"
     assert refusal(HEAD + TEACHERS + student + space) == [
-        "study.yaml:6: search.space.temperature: no setting of method supervised (kd has it)",
+        "study.yaml:6: search.space.combine: no setting of method supervised (augmented-kd, crd, kd have it)",
         "study.yaml:7: search.space.augment.padding: no setting 'padding' of view identity",
     ]
 

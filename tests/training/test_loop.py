@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from distill_ray.augment import CropFlip, Identity
+from distill_ray.augment import Additional, CropFlip, Identity
 from distill_ray.job import Data, Job, Recipe
-from distill_ray.methods import METHODS
+from distill_ray.methods import CRD, METHODS
 from distill_ray.metrics import score
 from distill_ray.training import Dataset, DivergedError, LiveTeachers, Outcome, Worker, load_network, predict, train
 from distill_ray.training.loop import make_network
@@ -22,9 +22,18 @@ TRACES = Path(__file__).parent / "traces"
 HERE = Worker(torch.device("cpu"))
 
 
+SUITABLE: dict[str, dict[str, Any]] = {
+    "augmented-kd": {"augment": Additional()},
+    "crd": {"method": CRD(negatives=50)},
+    "endd": {"lr": 0.01},
+}
+"""What a method needs to learn from sixty images."""
+
+
 def tiny_job(data: Data, method: str = "supervised", **settings: Any) -> Job:
     made = METHODS[method]()
     recipe = Recipe(model="wrn-10-1", method=made, augment=CropFlip(), epochs=3, batch_size=16, lr=0.05, precision="fp32")
+    settings = SUITABLE.get(method, {}) | settings
     teachers = ("a", "b") if made.needs_teachers else ()
     return Job(recipe=replace(recipe, **settings), data=data, seed=3, teachers=teachers)
 
@@ -97,3 +106,16 @@ def test_it_learns(small_dataset: Dataset, small_data: Data) -> None:
 def test_a_loss_that_is_not_finite_ends_the_run(small_dataset: Dataset, small_data: Data) -> None:
     with pytest.raises(DivergedError, match=r"the loss was (nan|inf) in epoch 1; try a lower lr"):
         finish(tiny_job(small_data, lr=1e30), small_dataset)
+
+
+def test_predictions_that_are_not_finite_end_the_run(small_dataset: Dataset, small_data: Data) -> None:
+    with pytest.raises(DivergedError, match="predictions on the validation split were not finite in epoch 1; try a lower lr"):
+        finish(tiny_job(small_data, lr=1e30, epochs=1, batch_size=44), small_dataset)
+
+
+def test_adam_goes_on_where_it_was(small_dataset: Dataset, small_data: Data) -> None:
+    job = tiny_job(small_data, optimizer="adam", lr=0.01, clip_norm=1.0, schedule_every="epoch")
+    saved: list[bytes] = []
+    _, expected = finish(job, small_dataset, save=saved.append)
+    _, outcome = finish(job, small_dataset, saved=saved[0])
+    assert all(torch.equal(outcome.weights[name], weight) for name, weight in expected.weights.items())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distill_ray.job import Recipe
-from distill_ray.training.optimisation import learning_rate, make_optimizer
+from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer
 
 LATENT_BE = Recipe(model="wrn-28-4", epochs=200, lr=0.1, warmup_epochs=5, schedule="cosine")
 GOOD_DA = Recipe(model="wrn-16-2", epochs=240, lr=0.05, schedule="step", milestones=(150, 180, 210))
@@ -66,3 +66,40 @@ def test_weight_decay_is_an_l2_penalty() -> None:
     weight.grad = torch.tensor([1.0], dtype=torch.float64)
     optimizer.step()
     assert weight.item() == pytest.approx(2 - 0.5 * (1 + 0.1 * 2))
+
+
+@pytest.mark.parametrize(("epoch", "factor"), [(0, 1), (1, 0.9999383162), (50, 0.8535533906), (100, 0.5), (199, 6.1683759e-5)])
+def test_cosine_that_moves_every_epoch(epoch: int, factor: float) -> None:
+    recipe = Recipe(model="wrn-16-2", epochs=200, lr=0.001, schedule_every="epoch")
+    for step in (epoch * 30, epoch * 30 + 29):
+        assert learning_rate(recipe, step, 30) / recipe.lr == pytest.approx(factor, abs=5.1e-11)
+
+
+def test_warm_up_moves_every_step_all_the_same() -> None:
+    recipe = Recipe(model="wrn-16-2", epochs=10, lr=1.0, warmup_epochs=1.5, schedule_every="epoch")
+    rates = [learning_rate(recipe, step, 4) for step in range(12)]
+    assert rates[:8] == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1])
+    assert rates[8] == rates[11] == pytest.approx(learning_rate(Recipe(model="x", epochs=10, lr=1.0, warmup_epochs=1.5), 8, 4))
+
+
+def test_adam() -> None:
+    """Three steps of the formulas of Kingma & Ba 2015, the penalty added to the gradient."""
+    weight = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    optimizer = make_optimizer(Recipe(model="x", optimizer="adam", lr=0.01, weight_decay=0.1), [weight])
+    expected, mean, square = 2.0, 0.0, 0.0
+    for step, gradient in enumerate((0.5, -0.3, 0.8), start=1):
+        weight.grad = torch.tensor([gradient], dtype=torch.float64)
+        optimizer.step()
+        total = gradient + 0.1 * expected
+        mean, square = 0.9 * mean + 0.1 * total, 0.999 * square + 0.001 * total**2
+        expected -= 0.01 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)) ** 0.5 + 1e-8)
+        assert weight.item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, [3.0, 4.0]), (10.0, [3.0, 4.0]), (1.0, [0.6, 0.8])])
+def test_gradients_are_clipped_together(limit: float | None, expected: list[float]) -> None:
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    for weight, gradient in zip(weights, (3.0, 4.0), strict=True):
+        weight.grad = torch.tensor([gradient])
+    clip_gradients(Recipe(model="x", clip_norm=limit), weights)
+    assert [weight.grad.item() for weight in weights] == pytest.approx(expected, rel=1e-5)
