@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from distill_ray.job import Data, Split
+from distill_ray.job import Data, Job, Split
+from distill_ray.metrics import score
+from distill_ray.store import Store
 from distill_ray.training import Dataset
 
 
@@ -51,3 +55,62 @@ def small_dataset() -> Dataset:
 def small_data() -> Data:
     """How a job names `small_dataset`."""
     return Data(name="small", digest="0" * 32, location="small", label="label", split=Split(validation=16))
+
+
+@dataclass(frozen=True)
+class FinishedStudy:
+    """A study whose store has everything that a run leaves there, made without Ray from networks that hardly learned."""
+
+    file: Path
+    store: Store
+
+
+@pytest.fixture(scope="session")
+def finished_study(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
+    """The tiny study of real digits, finished: two teachers, four trials of which one failed, two confirmations each."""
+    import optuna
+
+    from distill_ray.records import Predictions, find_job, save_job, save_test_predictions
+    from distill_ray.stages.history import best_recipes, open_history
+    from distill_ray.stages.resolve import confirm_runs, data_of, teacher_runs, trial_run
+    from distill_ray.study import load_study
+    from distill_ray.training import Worker, load_dataset, load_test_split, make_network, predict
+
+    file = Path(__file__).parent / "stages" / "tiny.yaml"
+    study, store = load_study(file), Store.open(str(tmp_path_factory.mktemp("finished")))
+    data = data_of(study)
+    dataset, (test_images, test_labels) = load_dataset(data), load_test_split(data)
+    worker = Worker(torch.device("cpu"))
+
+    def finish(job: Job, *, test: bool) -> dict[str, float]:
+        if find_job(store, job.id) is None:
+            network = job.recipe.method.deployable(make_network(job, dataset)).train()
+            network(torch.from_numpy(dataset.images[dataset.train[:32]]).permute(0, 3, 1, 2).float() / 255)
+            said = predict(network, dataset.images, dataset.validation, worker=worker)
+            labels = dataset.labels[dataset.validation]
+            epochs = [{"epoch": 1, "time": 1e9, "seconds": 0.5} | {f"val/{name}": x for name, x in score(said, labels).items()}]
+            predictions, weights = Predictions(said, labels), dict(network.state_dict())
+            save_job(store, job, weights=weights, epochs=epochs, kept_epoch=1, predictions=predictions, parameters=77_000)
+            store.write(f"logs/{job.id}.log", f"job {job.id}\n2026-01-01 12:00:00 epoch 1  val/nll 2.3\n".encode())
+            if test:
+                said = predict(network, test_images, np.arange(len(test_images)), worker=worker)
+                save_test_predictions(store, job.id, Predictions(said, test_labels))
+        found = find_job(store, job.id)
+        assert found is not None
+        return found.metrics
+
+    teachers = [run.job.id for run in teacher_runs(study, data) if finish(run.job, test=True)]
+    history = open_history(study, data, teachers, store, None)
+    for number in range(study.search.trials):
+        trial = history.ask()
+        drawn = study.search.space.suggest(trial)
+        if number == 2:
+            trial.set_user_attr("reason", "the loss was nan in epoch 1")
+            history.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            metrics = finish(trial_run(study, data, teachers, number, drawn).job, test=False)
+            trial.report(metrics["val/nll"], 1)
+            history.tell(trial, metrics["val/nll"])
+    for run in confirm_runs(study, data, teachers, best_recipes(study, history, study.confirm.top)):
+        finish(run.job, test=True)
+    return FinishedStudy(file, store)

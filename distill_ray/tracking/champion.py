@@ -59,15 +59,7 @@ def save_champion(champion: Champion, folder: Path, **about: Any) -> None:
     outputs = Schema([TensorSpec(np.dtype(np.float32), (-1, len(champion.class_names)))])
     with tempfile.TemporaryDirectory() as staging:
         data = Path(staging, "student")
-        data.mkdir()
-        (data / "weights.safetensors").write_bytes(champion.weights)
-        card = {
-            "job": champion.job.to_dict(),
-            "image_shape": shape,
-            "class_names": list(champion.class_names),
-            "temperature": champion.temperature,
-        }
-        (data / "champion.json").write_text(json.dumps(card, indent=1))
+        write_student(champion, data)
         mlflow.pyfunc.save_model(
             folder,
             loader_module="distill_ray.tracking.champion_model",
@@ -79,6 +71,19 @@ def save_champion(champion: Champion, folder: Path, **about: Any) -> None:
             metadata={"job_id": champion.job.id, "class_names": list(champion.class_names)},
             mlflow_model=Model(**about),
         )
+
+
+def write_student(champion: Champion, folder: Path) -> None:
+    """Write `champion.json` and `weights.safetensors`, from which `champion_model.load_student` builds the network again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "weights.safetensors").write_bytes(champion.weights)
+    card = {
+        "job": champion.job.to_dict(),
+        "image_shape": champion.examples.shape[1:],
+        "class_names": list(champion.class_names),
+        "temperature": champion.temperature,
+    }
+    (folder / "champion.json").write_text(json.dumps(card, indent=1))
 
 
 def _package(staging: Path) -> Path:

@@ -38,7 +38,11 @@ class ChampionModel:
 
 def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> ChampionModel:
     """Called by `mlflow.pyfunc.load_model`; `model_config={"device": "cpu"}` chooses the device."""
-    folder = Path(data_path)
+    return load_student(Path(data_path), (model_config or {}).get("device"))
+
+
+def load_student(folder: Path, device: str | None = None) -> ChampionModel:
+    """The student that `champion.write_student` wrote; without a `device` on a GPU if there is one."""
     card = json.loads((folder / "champion.json").read_text())
     job = Job.from_dict(card["job"])
     height, width, channels = card["image_shape"]
@@ -48,5 +52,5 @@ def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> 
     )
     network = job.recipe.method.deployable(plain)
     network.load_state_dict(load_file(folder / "weights.safetensors"))
-    chosen = (model_config or {}).get("device") or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return ChampionModel(network, card["temperature"], torch.device(chosen))

@@ -1,0 +1,117 @@
+"""Commands around the model that a study leaves: export, predict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from distill_ray.cli import options
+
+FORMATS = ("safetensors", "torch-export", "onnx", "mlflow")
+
+
+@click.command()
+@options.study
+@options.store
+@click.option("--search-storage", metavar="URL", help="The Optuna storage of the search, if it was not the store's.")
+@click.option("--format", type=click.Choice(FORMATS), default="safetensors", show_default=True, help="What to write.")
+@click.option("--out", metavar="FOLDER", required=True, type=click.Path(path_type=Path), help="The new folder for the model.")
+@click.option(
+    "--calibrated/--uncalibrated",
+    default=True,
+    show_default=True,
+    help="Build the temperature into the model that calibrates its probabilities.",
+)
+@click.option("--license", default="unknown", show_default=True, help="The licence that the model card names, such as mit.")
+@options.verbose(expose_value=False)
+def export(
+    study: str,
+    overrides: tuple[str, ...],
+    store: str,
+    search_storage: str | None,
+    format: str,
+    out: Path,
+    calibrated: bool,
+    license: str,
+) -> None:
+    """Write the best student of a study into a folder, with a model card.
+
+    Whatever the format, the model takes raw uint8 images (N, H, W, C) and gives probabilities: scaling, normalisation and
+    temperature are inside. Before the folder is made, the model is loaded again and must give the same probabilities as the
+    trained student on images of the test split.
+
+    \b
+    Examples:
+      distill-ray export studies/quickstart.yaml --out champion
+      distill-ray export studies/quickstart.yaml --format onnx --license mit --out champion-onnx
+    """
+    loaded = options.load(study, overrides)
+    if format == "onnx":
+        from distill_ray.export.formats import check_installed
+
+        check_installed("onnx", "onnxscript", "onnxruntime")
+    from distill_ray.export import export_champion
+    from distill_ray.store import Store
+
+    results = options.results_in(loaded, store, search_storage)
+    exported = export_champion(results, Store.open(store), out, format=format, calibrated=calibrated, license=license)
+    click.echo(f"{out}: {format}, {'calibrated' if calibrated else 'uncalibrated'}; README.md says what it is")
+    click.echo(
+        f"checked: on {exported.images} test images no probability differs by more than {exported.difference:.1g} "
+        "from the trained student's"
+    )
+    click.echo(f"try it:  distill-ray predict {out} IMAGE...")
+
+
+@click.command()
+@click.argument("model", metavar="MODEL")
+@click.argument("images", metavar="IMAGES...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--resize", is_flag=True, help="Resize images that are not of the model's size, instead of refusing them.")
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many classes to show for each image.")
+@click.option("--json", "as_machine", is_flag=True, help="All classes of all images as one JSON list, for programs.")
+@options.store
+@options.tracking
+@options.verbose(expose_value=False)
+def predict(
+    model: str,
+    images: tuple[Path, ...],
+    resize: bool,
+    top: int,
+    as_machine: bool,
+    store: str,
+    tracking_uri: str | None,
+) -> None:
+    """Say what a model sees in image files: classes with their probabilities.
+
+    MODEL is a folder that `distill-ray export` or MLflow wrote, or models:/STUDY@champion in the MLflow of the store.
+
+    \b
+    Examples:
+      distill-ray predict champion cat.png dog.png
+      distill-ray predict models:/quickstart@champion digit.png --resize
+    """
+    from distill_ray.export import open_model
+    from distill_ray.export.images import read_image
+
+    if model.startswith("models:/"):
+        import mlflow
+
+        from distill_ray.tracking import default_uri
+
+        mlflow.set_tracking_uri(tracking_uri or default_uri(Path(store).expanduser()))
+    opened = open_model(model)
+    pixels = [read_image(path, opened.image_shape, resize=resize) for path in images]
+    import numpy as np
+
+    answers = opened.predict(np.stack(pixels))
+    if as_machine:
+        named = [dict(zip(opened.class_names, map(float, each), strict=True)) for each in answers]
+        listed = [{"image": str(path), "probabilities": each} for path, each in zip(images, named, strict=True)]
+        click.echo(json.dumps(listed, indent=1))
+        return
+    width = max(len(str(path)) for path in images)
+    for path, each in zip(images, answers, strict=True):
+        best = np.argsort(-each, kind="stable")[:top]
+        click.echo(f"{path!s:<{width}}  " + "  ".join(f"{opened.class_names[index]} {100 * each[index]:.1f} %" for index in best))

@@ -1,0 +1,6 @@
+"""The champion to take away: a folder in a format that others load, checked against the trained student, with a model card."""
+
+from distill_ray.export.champion import FORMATS, Exported, export_champion, find_champion
+from distill_ray.export.opening import Model, open_model
+
+__all__ = ["FORMATS", "Exported", "Model", "export_champion", "find_champion", "open_model"]

@@ -1,0 +1,122 @@
+"""From the results of a study to a folder with its best student, which is there only when it has passed its check."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from distill_ray.data import load_images, open_source
+from distill_ray.errors import RequestError, RunError
+from distill_ray.export import formats
+from distill_ray.export.card import model_card
+from distill_ray.export.opening import open_model
+from distill_ray.records import WEIGHTS, find_job
+from distill_ray.report.answer import found_settings
+from distill_ray.report.results import StudyResults
+from distill_ray.store import Store
+from distill_ray.tracking.champion import Champion
+
+TOLERANCE = 1e-4
+"""How far a probability of the exported model may be from the trained student's: the rounding of float32 in another order."""
+
+IMAGES = 256
+"""How many images of the test split the check looks at."""
+
+FORMATS: dict[str, Callable[[Champion, Path], None]] = {
+    "safetensors": formats.write_safetensors,
+    "torch-export": formats.write_torch_export,
+    "onnx": formats.write_onnx,
+    "mlflow": formats.write_mlflow,
+}
+"""What writes a champion into an empty folder, by the name of the format."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A checked export: the largest difference of a probability from the trained student's, over so many images."""
+
+    folder: Path
+    difference: float
+    images: int
+
+
+def find_champion(results: StudyResults, store: Store) -> Champion:
+    """The best student of a study with its weights, ready to hand out. Raises `RequestError` when there is none yet."""
+    champion = results.champion
+    found = find_job(store, champion.job_id) if champion else None
+    if champion is None or found is None:
+        raise RequestError(f"study {results.name} has no champion yet; `distill-ray run` brings it to its end")
+    images = load_images(open_source(found.job.data.location, label=found.job.data.label), "test")
+    return Champion(
+        job=found.job,
+        weights=found.record.read(WEIGHTS),
+        class_names=images.class_names,
+        examples=images.images[:4],
+        temperature=champion.temperature,
+        description=f"Best student of study {results.name}: {found_settings(results)}",
+    )
+
+
+def export_champion(
+    results: StudyResults, store: Store, out: Path, *, format: str, calibrated: bool = True, license: str = "unknown"
+) -> Exported:
+    """Write the best student of a study into the new folder `out`, with its model card.
+
+    The model takes uint8 images (N, H, W, C) and gives float32 probabilities (N, K), after temperature scaling when
+    `calibrated`. It is loaded again and compared with the trained student on images of the test split; `out` is made only
+    when no probability is further off than `TOLERANCE`.
+
+    Raises `RequestError` when there is no champion, `out` is taken or a package is missing, `RunError` when the check fails.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RequestError(f"{out} is there already and not empty; name a new folder with --out")
+    champion = find_champion(results, store)
+    written = champion if calibrated else replace(champion, temperature=1.0)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as staging:
+        folder = Path(staging, "model")
+        folder.mkdir()
+        FORMATS[format](written, folder)
+        images, expected = _trained(written)
+        found = open_model(folder).predict(images)
+        difference = float(np.abs(found - expected).max())
+        if found.shape != expected.shape or not difference <= TOLERANCE:
+            raise RunError(
+                f"the model in format {format} gives other probabilities than the trained student: one differs by "
+                f"{difference:.2g} over {len(images)} test images, {TOLERANCE:g} is allowed; nothing was written"
+            )
+        exported = Exported(out, difference, len(images))
+        card = model_card(
+            results,
+            champion,
+            format=format,
+            calibrated=calibrated,
+            license=license,
+            difference=difference,
+            images=len(images),
+        )
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        if out.is_dir():
+            out.rmdir()
+        shutil.move(folder, out)
+    return exported
+
+
+def _trained(champion: Champion) -> tuple[np.ndarray, np.ndarray]:
+    """Images of the test split, and what the student of the training code says of them, in float32 on the CPU."""
+    import torch
+    from safetensors.torch import load
+
+    from distill_ray.training import Worker, load_dataset, load_network, load_test_split, predict
+
+    job = champion.job
+    network = load_network(job, load(champion.weights), load_dataset(job.data))
+    images = np.array(load_test_split(job.data)[0][:IMAGES])
+    logs = predict(network, images, np.arange(len(images)), worker=Worker(torch.device("cpu")), precision="fp32")
+    scaled = torch.log_softmax(torch.from_numpy(logs) / champion.temperature, dim=1)
+    return images, scaled.exp().numpy()

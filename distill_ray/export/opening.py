@@ -1,0 +1,97 @@
+"""A model folder, opened for predictions, whatever its format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill_ray.errors import RequestError
+from distill_ray.export.formats import GRAPH, PROGRAM, WEIGHTS, check_installed
+from distill_ray.tracking.champion_model import IMAGES_PER_BATCH, load_student
+
+
+@dataclass(frozen=True)
+class Model:
+    """A student that was handed out: the names of its classes, the (H, W, C) of its images, and what it says of some."""
+
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    run: Callable[[np.ndarray], np.ndarray]
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Probabilities, float32 (N, K), of uint8 images (N, H, W, C). Raises `ValueError` for any other kind of array."""
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
+            wanted = ", ".join(map(str, self.image_shape))
+            raise ValueError(f"images must be uint8 of shape (N, {wanted}), found {images.dtype} of shape {images.shape}")
+        batches = [
+            self.run(np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH]))
+            for start in range(0, len(images), IMAGES_PER_BATCH)
+        ]
+        return np.concatenate(batches) if batches else np.empty((0, len(self.class_names)), np.float32)
+
+
+def open_model(location: str | Path) -> Model:
+    """The model in a folder that `distill-ray export` or MLflow wrote, or under MLflow's `models:/name@champion`.
+
+    Raises `RequestError` when no model is there, or when a package that its format needs is missing.
+    """
+    folder = Path(location)
+    if str(location).startswith("models:/") or (folder / "MLmodel").is_file():
+        return _open_mlflow(str(location))
+    runners = {WEIGHTS: _student, PROGRAM: _program, GRAPH: _graph}
+    file = next((name for name in runners if (folder / name).is_file()), None)
+    if file is None or not (folder / "champion.json").is_file():
+        raise RequestError(f"{location}: no model in this folder; name one that `distill-ray export` or MLflow wrote")
+    card = json.loads((folder / "champion.json").read_text(encoding="utf-8"))
+    height, width, channels = card["image_shape"]
+    return Model(tuple(card["class_names"]), (height, width, channels), runners[file](folder))
+
+
+def _student(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    return load_student(folder).predict
+
+
+def _program(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import torch
+
+    module = torch.export.load(folder / PROGRAM).module()
+
+    def run(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            probabilities: np.ndarray = module(torch.from_numpy(images)).numpy()
+        return probabilities
+
+    return run
+
+
+def _graph(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    check_installed("onnxruntime")
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(folder / GRAPH), providers=["CPUExecutionProvider"])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        (probabilities,) = session.run(["probabilities"], {"images": images})
+        return np.asarray(probabilities)
+
+    return run
+
+
+def _open_mlflow(location: str) -> Model:
+    import mlflow.pyfunc
+    from mlflow.exceptions import MlflowException
+
+    try:
+        model: Any = mlflow.pyfunc.load_model(location)
+    except (MlflowException, OSError) as error:
+        raise RequestError(f"{location}: MLflow cannot load this model ({' '.join(str(error).split())[:300]})") from None
+    about, inputs = model.metadata.metadata or {}, model.metadata.get_input_schema()
+    shape = tuple(inputs.inputs[0].shape[1:]) if inputs is not None and inputs.is_tensor_spec() else ()
+    if "class_names" not in about or len(shape) != 3:
+        raise RequestError(f"{location}: this MLflow model is not one of ours: it does not name its classes and image size")
+    return Model(tuple(about["class_names"]), shape, model.predict)
