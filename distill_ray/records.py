@@ -130,6 +130,11 @@ def job_key(job_id: str) -> str:
     return posixpath.join("jobs", job_id)
 
 
+def log_path(job_id: str) -> str:
+    """Where the log file of a job lies in the store."""
+    return posixpath.join("logs", f"{job_id}.log")
+
+
 def _evaluation_key(key: str, split: str) -> str:
     return posixpath.join(key, "evaluations", split)
 

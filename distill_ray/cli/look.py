@@ -1,36 +1,126 @@
-"""Commands that look at a study: status, report, ui."""
+"""Commands that look at a study: status, logs, report, ui."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
 from distill_ray.cli import options
 from distill_ray.errors import RequestError
 
+if TYPE_CHECKING:
+    from distill_ray.stages.standing import Standing
+
 
 @click.command()
 @options.study
-@options.places
+@options.store
+@options.search_storage
+@click.option("--watch", is_flag=True, help="Look again and again, until the study is finished or Ctrl-C.")
+@click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two looks.")
 @options.verbose(expose_value=False)
-def status(study: str, overrides: tuple[str, ...], store: str, tracking_uri: str | None, search_storage: str | None) -> None:
-    """Say how far a study is: its stages, its trials by state, and the best so far."""
+def status(study: str, overrides: tuple[str, ...], store: str, search_storage: str | None, watch: bool, every: float) -> None:
+    """Say how far a study is: its stages, what runs now, and the best so far.
+
+    Asks the store and the search alone, so it works from another terminal, or another machine that reaches both.
+    """
+    import time
+
+    loaded = options.load(study, overrides)
+    from distill_ray.stages.resolve import data_of
+    from distill_ray.stages.standing import standing
+    from distill_ray.store import Store
+
+    data, opened = data_of(loaded), Store.open(store)
+    shown: list[str] = []
+    while True:
+        now = standing(loaded, data, opened, search_storage=search_storage)
+        lines = list(_standing_lines(now, next(iter(loaded.search.objectives))))
+        if lines != shown:
+            if shown and sys.stdout.isatty():
+                click.clear()
+            click.echo("\n".join(lines))
+            shown = lines
+        if not watch or now.finished:
+            return
+        time.sleep(every)
+
+
+def _standing_lines(now: Standing, objective: str) -> Iterator[str]:
+    from distill_ray.events import describe
     from distill_ray.report.wording import duration
 
-    results = options.results(options.load(study, overrides), store, tracking_uri, search_storage)
-    click.echo(f"{results.name}: {results.status}")
-    for stage in results.stages:
-        click.echo(f"  {stage.stage:<8} {stage.status:<9} {stage.done} trained, {stage.reused} reused, {duration(stage.seconds)}")
-    states = [trial.state for trial in results.trials]
-    if states:
-        click.echo("  trials   " + ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)))
-    objective, direction = next(iter(results.objectives.items()))
-    finished = [trial for trial in results.trials if objective in trial.values]
-    if finished:
-        pick = min if direction == "min" else max
-        best = pick(finished, key=lambda trial: trial.values[objective])
-        click.echo(f"  best     trial {best.number}: {objective} {best.values[objective]:.4f} with {dict(best.params)}")
+    driver = {True: "running", False: "stopped; the same command goes on from here", None: "not finished"}[now.driver]
+    yield f"{now.name}: {'finished' if now.finished else driver}"
+    for stage in now.stages:
+        own = [job for job in now.jobs if job.run.stage == stage.stage]
+        counts = [
+            f"{sum(job.condition == word for job in own)} {word}" for word in ("running", "interrupted", "pruned", "failed")
+        ]
+        parts = [f"{stage.ended}/{stage.jobs}", *(count for count in counts if not count.startswith("0 "))]
+        if stage.seconds_left is not None:
+            parts.append(f"about {duration(stage.seconds_left)} left")
+        yield f"  {stage.stage:<8} {', '.join(parts)}"
+        for job in own:
+            if job.condition == "running":
+                yield f"           {describe(job.run)}  {job.last_line}".rstrip()
+    if now.best is not None:
+        run, value = now.best
+        yield f"  best     {describe(run)}: {objective} {value:.4f}"
+
+
+@click.command()
+@click.argument("what", metavar="JOB | STUDY [ROLE NUMBER]", nargs=-1, required=True)
+@options.overrides
+@options.store
+@options.search_storage
+@options.verbose(expose_value=False)
+def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_storage: str | None) -> None:
+    """Print the log of a job: named by the beginning of its id, or by its study, role and number.
+
+    With a study alone, list its jobs: id, what it is, how it stands.
+
+    \b
+    Examples:
+      distill-ray logs 3f2ab
+      distill-ray logs studies/quickstart.yaml
+      distill-ray logs studies/quickstart.yaml trial 7
+      distill-ray logs studies/quickstart.yaml teacher 0
+    """
+    from pathlib import Path
+
+    from distill_ray.records import log_path
+    from distill_ray.store import Store
+
+    opened = Store.open(store)
+    if len(what) == 1 and not Path(what[0]).is_file():
+        ids = [name.removesuffix(".log") for name in opened.names("logs") if name.startswith(what[0])]
+        if len(ids) != 1:
+            found = f"{len(ids)} logs begin with it, give more digits" if ids else "no log begins with it"
+            raise RequestError(f"job {what[0]}: {found} (store {opened.uri}; a study file would list its jobs)")
+    else:
+        from distill_ray.events import describe
+        from distill_ray.stages.resolve import data_of
+        from distill_ray.stages.standing import standing
+
+        loaded = options.load(what[0], overrides)
+        jobs = standing(loaded, data_of(loaded), opened, search_storage=search_storage).jobs
+        if len(what) == 1:
+            for job in jobs:
+                click.echo(f"{job.run.job.id}  {job.condition:<11} {describe(job.run)}{': ' * bool(job.reason)}{job.reason}")
+            return
+        role, number = what[1], what[2] if len(what) == 3 else ""
+        ids = [job.run.job.id for job in jobs if (job.run.role, str(job.run.number)) == (role, number.lstrip("0") or "0")]
+        if len(what) > 3 or not number or not ids:
+            known = ", ".join(f"{name} 0 to {last}" for name, last in {job.run.role: job.run.number for job in jobs}.items())
+            raise RequestError(f"{' '.join(what[1:])}: no such job of {loaded.name}; there are {known}")
+    content = opened.read(log_path(ids[0]))
+    if content is None:
+        raise RequestError(f"job {ids[0]} has no log in {opened.uri}: it has not begun, or was trained elsewhere")
+    click.echo(content.decode(errors="replace"), nl=False)
 
 
 @click.command()

@@ -15,7 +15,7 @@ FORMATS = ("safetensors", "torch-export", "onnx", "mlflow")
 @click.command()
 @options.study
 @options.store
-@click.option("--search-storage", metavar="URL", help="The Optuna storage of the search, if it was not the store's.")
+@options.search_storage
 @click.option("--format", type=click.Choice(FORMATS), default="safetensors", show_default=True, help="What to write.")
 @click.option("--out", metavar="FOLDER", required=True, type=click.Path(path_type=Path), help="The new folder for the model.")
 @click.option(

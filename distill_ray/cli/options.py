@@ -45,25 +45,20 @@ tracking = click.option(
     show_envvar=True,
     help="The MLflow to record in.  [default: mlflow.db in the store]",
 )
-study = several(
-    click.argument("study", metavar="STUDY"),
-    click.option(
-        "--set",
-        "overrides",
-        metavar="FIELD=VALUE",
-        multiple=True,
-        help="Replace a field of the study file, in YAML; may be repeated. Example: --set search.trials=4",
-    ),
+search_storage = click.option(
+    "--search-storage",
+    metavar="URL",
+    help="The Optuna storage of the search, such as postgresql://host/db.  [default: a journal in the store]",
 )
-places = several(
-    store,
-    tracking,
-    click.option(
-        "--search-storage",
-        metavar="URL",
-        help="The Optuna storage of the search, such as postgresql://host/db.  [default: a journal in the store]",
-    ),
+overrides = click.option(
+    "--set",
+    "overrides",
+    metavar="FIELD=VALUE",
+    multiple=True,
+    help="Replace a field of the study file, in YAML; may be repeated. Example: --set search.trials=4",
 )
+study = several(click.argument("study", metavar="STUDY"), overrides)
+places = several(store, tracking, search_storage)
 
 
 def load(path: str, overrides: tuple[str, ...]) -> Study:

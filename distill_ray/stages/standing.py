@@ -1,0 +1,164 @@
+"""How far a study is, told from its store and its search alone: whoever reads both can ask, from any machine, while it runs."""
+
+from __future__ import annotations
+
+import fcntl
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import optuna
+from optuna.trial import TrialState
+
+from distill_ray.events import Run
+from distill_ray.job import Data
+from distill_ray.records import find_job, log_path
+from distill_ray.stages.history import ABANDONED, best_recipes, best_trials, counted, is_over, open_history
+from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
+from distill_ray.stages.screen import deviations, narrowed, screenings
+from distill_ray.store import Store
+from distill_ray.study import Study
+
+Condition = Literal["waiting", "running", "interrupted", "finished", "pruned", "failed"]
+
+_TRIALS: dict[TrialState, Condition] = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True)
+class JobStanding:
+    """A job of the study, how it stands, and the last line of its log while it runs."""
+
+    run: Run
+    condition: Condition
+    reason: str = ""
+    last_line: str = ""
+
+
+@dataclass(frozen=True)
+class StageStanding:
+    """A stage: how many jobs it has, how many have come to an end; `seconds_left` only where it can be estimated."""
+
+    stage: str
+    jobs: int
+    ended: int
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A study at this moment.
+
+    `driver` says whether a process is running it, None where that cannot be known (a store on another machine). `jobs` holds
+    those that are known by now: trials only when they have begun, confirmations only when the search is over. `best` is the
+    trial that leads, with its first objective.
+    """
+
+    name: str
+    driver: bool | None
+    stages: tuple[StageStanding, ...]
+    jobs: tuple[JobStanding, ...]
+    best: tuple[Run, float] | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage is at its end."""
+        return all(stage.ended >= stage.jobs for stage in self.stages)
+
+
+def standing(study: Study, data: Data, store: Store, *, search_storage: str | None) -> Standing:
+    """How far `study` is now."""
+    driver = _driver(study, store)
+    logs = set(store.names("logs"))
+
+    def stands(run: Run) -> JobStanding:
+        if find_job(store, run.job.id) is not None:
+            return JobStanding(run, "finished")
+        begun = posixpath.basename(log_path(run.job.id)) in logs
+        condition: Condition = "waiting" if not begun else "interrupted" if driver is False else "running"
+        return JobStanding(run, condition, last_line=_last_line(store, run) if condition == "running" else "")
+
+    teachers = [stands(run) for run in teacher_runs(study, data)]
+    ids = [each.run.job.id for each in teachers]
+    stages = [_stage(TEACH, teachers, len(teachers))]
+    wanted = screenings(study, data, learned_from(study, ids))
+    measured = deviations(wanted, store)
+    if wanted:
+        stages.append(StageStanding(SCREEN, len(wanted), len(measured)))
+    trials: list[JobStanding] = []
+    confirmations: list[JobStanding] = []
+    to_confirm = (len(study.confirm.baselines) + study.confirm.top) * study.confirm.seeds
+    best, over, left = None, False, None
+    if all(each.condition == "finished" for each in teachers) and len(measured) == len(wanted):
+        searched = narrowed(study, measured)
+        history = open_history(searched, data, ids, store, search_storage)
+        trials = _trials(searched, data, ids, store, history, driver)
+        over = is_over(history, study.search)
+        left = None if driver is False else _seconds_left(history, study.search.trials)
+        leading = best_trials(history, study.search)
+        if leading:
+            best = (trial_run(searched, data, ids, leading[0].number, leading[0].params), float(leading[0].values[0]))
+        if over:
+            runs = confirm_runs(study, data, ids, best_recipes(searched, history, study.confirm.top))
+            confirmations, to_confirm = [stands(run) for run in runs], len(runs)
+    search = _stage(SEARCH, trials, study.search.trials)
+    stages.append(StageStanding(SEARCH, search.ended if over else search.jobs, search.ended, None if over else left))
+    stages.append(_stage(CONFIRM, confirmations, to_confirm))
+    return Standing(study.name, driver, tuple(stages), (*teachers, *trials, *confirmations), best)
+
+
+def _stage(stage: str, jobs: Sequence[JobStanding], total: int) -> StageStanding:
+    return StageStanding(stage, total, sum(job.condition in ("finished", "pruned", "failed") for job in jobs))
+
+
+def _trials(
+    study: Study, data: Data, teachers: Sequence[str], store: Store, history: optuna.Study, driver: bool | None
+) -> list[JobStanding]:
+    found = []
+    for trial in history.get_trials(deepcopy=False):
+        reason = trial.user_attrs.get("reason", "")
+        if trial.state == TrialState.WAITING or reason == ABANDONED:
+            continue
+        run = trial_run(study, data, teachers, trial.number, trial.params)
+        condition = _TRIALS[trial.state]
+        if condition == "running" and driver is False:
+            condition = "interrupted"
+        found.append(JobStanding(run, condition, reason, _last_line(store, run) if condition == "running" else ""))
+    return found
+
+
+def _seconds_left(history: optuna.Study, trials: int, recent: int = 20) -> float | None:
+    """What the remaining trials take at the pace of the last ones; None before two have ended."""
+    ended = [trial for trial in counted(history) if trial.datetime_start and trial.datetime_complete]
+    last = sorted(ended, key=lambda trial: trial.datetime_complete or datetime.min)[-recent:]
+    if len(last) < 2:
+        return None
+    begun = min(trial.datetime_start for trial in last if trial.datetime_start)
+    until = max(trial.datetime_complete for trial in last if trial.datetime_complete)
+    return (until - begun).total_seconds() / len(last) * (trials - len(ended))
+
+
+def _last_line(store: Store, run: Run) -> str:
+    content = store.read(log_path(run.job.id))
+    lines = content.decode(errors="replace").splitlines() if content else []
+    return lines[-1].strip() if lines else ""
+
+
+def _driver(study: Study, store: Store) -> bool | None:
+    """Whether a process holds the lock that a run takes on a local store."""
+    if not store.is_local:
+        return None
+    try:
+        with open(store.local_path(posixpath.join("studies", study.name, "lock"))) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
