@@ -8,7 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distill_ray.data.images import Images, load_images
+    from distill_ray.data.images import Images, image_shape, load_images
     from distill_ray.data.importing import import_dataset
     from distill_ray.data.source import SOURCES, Source, open_source
     from distill_ray.data.split import split_indices
@@ -19,6 +19,7 @@ __all__ = [
     "Images",
     "Source",
     "channel_statistics",
+    "image_shape",
     "import_dataset",
     "load_images",
     "open_source",
@@ -30,6 +31,7 @@ _MODULES = {
     "Images": "images",
     "Source": "source",
     "channel_statistics": "statistics",
+    "image_shape": "images",
     "import_dataset": "importing",
     "load_images": "images",
     "open_source": "source",

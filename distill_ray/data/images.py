@@ -74,6 +74,12 @@ def load_images(source: Source, split: SplitName, cache_dir: str | os.PathLike[s
     return images
 
 
+def image_shape(source: Source) -> tuple[int, int, int]:
+    """Channels, height and width of the first training image; that the others are alike shows when they are decoded."""
+    shape = _first_shape(source, "train")
+    return shape.channels, shape.height, shape.width
+
+
 def _from_cache(folder: Path, source: Source) -> Images | None:
     """What the cache holds, or None when that is nothing or not what was written."""
     try:

@@ -6,7 +6,10 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from distill_ray.augment import View
 from distill_ray.job import Recipe
+from distill_ray.models import check_model_name
+from distill_ray.study.fit import combinations
 from distill_ray.study.problems import Path, Problems, dotted, shown
 from distill_ray.study.sections import TeacherGroup
 from distill_ray.study.space import SearchSpace
@@ -53,7 +56,7 @@ def check_recipe(
             wrong("milestones", f"must be below epochs ({epochs})", "epochs")
         elif milestones and "step" not in reach.values("schedule"):
             wrong("milestones", "which is for schedule: step", "schedule")
-    if min(reach.values("momentum")) == 0 and True in reach.values("nesterov"):
+    if "sgd" in reach.values("optimizer") and min(reach.values("momentum")) == 0 and True in reach.values("nesterov"):
         wrong("momentum", "must be above 0 with nesterov: true", "nesterov")
     if min(reach.values("batch_size")) < workers:
         wrong("batch_size", f"must be at least the number of workers that share it ({workers})", "workers")
@@ -81,8 +84,10 @@ class _Reach:
         return ("search", "space", name), next(iter(dimension.to_file().values()))
 
 
-def check_against_data(study: Study, rows: int, num_classes: int | None = None) -> None:
-    """Check a study against a training file with that many rows. Raises `RequestError` as `load_study` does."""
+def check_against_data(
+    study: Study, rows: int, num_classes: int | None = None, image_shape: tuple[int, int, int] | None = None
+) -> None:
+    """Check a study against so many training images of shape (C, H, W). Raises `RequestError` as `load_study` does."""
     split = study.data.cut(rows)
     train = rows - split.validation if split.train is None else split.train
     problems: list[tuple[str, str]] = []
@@ -97,6 +102,8 @@ def check_against_data(study: Study, rows: int, num_classes: int | None = None) 
             problems.append((f"data.{name}", f"a stratified split needs an image of each of the {num_classes} classes"))
         problems += _batches(study, train)
         problems += _screening(study, train)
+    if image_shape is not None:
+        problems += _images(study, image_shape)
     if problems:
         raise study.error(problems)
 
@@ -130,3 +137,49 @@ def _batches(study: Study, train: int) -> Iterable[tuple[str, str]]:
     for path, size in sizes.items():
         if size > train:
             yield dotted((*path, "batch_size")), f"found {size}, but the training split has only {train} images"
+
+
+def _images(study: Study, image_shape: tuple[int, int, int]) -> Iterable[tuple[str, str]]:
+    """The models and views that cannot take such images, each where it is named first."""
+    listed = isinstance(study.document.values["teachers"], list)
+    space = study.search.space
+    found: dict[tuple[str, str], str] = {}
+
+    def check(place: str, section: str, refusal: str | None) -> None:
+        if refusal is not None:
+            found.setdefault((section, refusal), place)
+
+    for index, group in enumerate(study.teachers):
+        place = f"teachers.{index}" if listed else "teachers"
+        check(f"{place}.model", place, _model_refused(group.recipe.model, image_shape))
+        check(f"{place}.augment", place, _view_refused(group.recipe.augment, image_shape))
+    for drawn in combinations(space):
+        recipe = space.recipe(study.student, drawn)
+        places = {
+            field: next((f"search.space.{name}" for name in drawn if name.split(".")[0] == field), f"student.{field}")
+            for field in ("model", "augment")
+        }
+        check(places["model"], "student", _model_refused(recipe.model, image_shape))
+        check(places["augment"], "student", _view_refused(recipe.augment, image_shape))
+    for name, baseline in study.confirm.baselines.items():
+        check(f"confirm.baselines.{name}.model", "student", _model_refused(baseline.model, image_shape))
+        check(f"confirm.baselines.{name}.augment", "student", _view_refused(baseline.augment, image_shape))
+    for view in study.screen.candidates if study.screen else ():
+        check("screen.candidates", "student", _view_refused(view, image_shape))
+    return [(place, refusal) for (_, refusal), place in found.items()]
+
+
+def _model_refused(model: str, image_shape: tuple[int, int, int]) -> str | None:
+    try:
+        check_model_name(model, image_shape)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _view_refused(view: View, image_shape: tuple[int, int, int]) -> str | None:
+    try:
+        view.check_images(*image_shape)
+    except ValueError as error:
+        return f"{view.name}: {error}"
+    return None

@@ -9,7 +9,7 @@ from distill_ray.job import Recipe
 from distill_ray.study.problems import Path, Problems
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.sections import TeacherGroup
-from distill_ray.study.space import Choice, Label, SearchSpace
+from distill_ray.study.space import Choice, Dimension, Label, SearchSpace
 
 MAX_COMBINATIONS = 1000
 NEUTRAL = tuple(name for name in COMMON if name != "model")
@@ -27,15 +27,13 @@ def check_teachers_fit(groups: Mapping[Path, TeacherGroup], problems: Problems) 
 
 def check_students_fit(student: Recipe, space: SearchSpace, teachers: int, problems: Problems) -> None:
     """The method of every trial, in all combinations of the choices that it might mind, as far as they can be counted."""
-    choices = [dimension for dimension in space.dimensions if isinstance(dimension, Choice) and dimension.name not in NEUTRAL]
-    where: Path = ("search", "space") if choices else ("student",)
-    for drawn in itertools.islice(_combinations(space, choices, {}), MAX_COMBINATIONS):
+    for drawn in combinations(space):
         try:
             _check_fit(space.recipe(student, drawn), teachers)
         except ValueError as error:
             of = ", ".join(f"{name} {label}" for name, label in drawn.items())
             message = f"{error} (met with {of}; use 'when', or search less)" if of else str(error)
-            problems.add(where, message, about=[("teachers",), ("student",)])
+            problems.add(("search", "space") if of else ("student",), message, about=[("teachers",), ("student",)])
 
 
 def check_baselines_fit(baselines: Mapping[str, Recipe], teachers: Mapping[str, int], problems: Problems) -> None:
@@ -51,11 +49,24 @@ def _check_fit(recipe: Recipe, teachers: int) -> None:
     recipe.method.check_fit(model=recipe.model, view=recipe.augment, teachers=teachers)
 
 
-def _combinations(space: SearchSpace, choices: Sequence[Choice], drawn: dict[str, Label]) -> Iterator[dict[str, Label]]:
-    if not choices:
+def combinations(space: SearchSpace) -> Iterator[dict[str, Label]]:
+    """What a trial can draw of the choices and whole numbers that a method, model or view might mind, as far as can be counted.
+
+    Of whole numbers these are the lowest and the highest.
+    """
+    minded = [
+        dimension
+        for dimension in space.dimensions
+        if dimension.name not in NEUTRAL and (isinstance(dimension, Choice) or dimension.whole)
+    ]
+    return itertools.islice(_combinations(space, minded, {}), MAX_COMBINATIONS)
+
+
+def _combinations(space: SearchSpace, minded: Sequence[Dimension], drawn: dict[str, Label]) -> Iterator[dict[str, Label]]:
+    if not minded:
         yield drawn
-    elif not space.is_active(choices[0], drawn):
-        yield from _combinations(space, choices[1:], drawn)
+    elif not space.is_active(minded[0], drawn):
+        yield from _combinations(space, minded[1:], drawn)
     else:
-        for label in choices[0].labels:
-            yield from _combinations(space, choices[1:], drawn | {choices[0].name: label})
+        for label in minded[0].labels if isinstance(minded[0], Choice) else minded[0].limits:
+            yield from _combinations(space, minded[1:], drawn | {minded[0].name: label})

@@ -21,7 +21,7 @@ STUDENT = "student: {model: wrn-10-1}\n"
         ("temperture: 4", "student.temperture: unknown field; did you mean 'temperature'?"),
         (
             "zzz: 4",
-            "student.zzz: unknown field (known: teachers, model, method, augment, epochs, batch_size, lr, momentum, nesterov,",
+            "student.zzz: unknown field (known: teachers, model, method, augment, epochs, batch_size, lr, optimizer, momentum,",
         ),
         ("temperature: -1", "student.temperature: found -1, must be above 0"),
         ("temperature: '4'", "student.temperature: found '4', must be a number, above 0"),

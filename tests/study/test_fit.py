@@ -1,0 +1,189 @@
+"""Methods that contradict the model, the view, the teachers or the images of a study: refused by name, before torch is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distill_ray.errors import RequestError
+from distill_ray.methods import METHODS
+from distill_ray.study import Study, check_against_data
+
+Load = Callable[..., Study]
+Refusal = Callable[..., list[str]]
+
+BASELINES = "confirm: {baselines: {}}\n"
+
+
+def study(student: str, teachers: str = "members: 3", rest: str = "search: {space: {lr: {log: [0.1, 1]}}}\n") -> str:
+    return f"name: x\nteachers: {{model: wrn-10-1, {teachers}}}\nstudent: {{{student}}}\n{BASELINES}{rest}"
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        (
+            "model: torchvision/vit_b_16, method: latent-be",
+            "student: model 'torchvision/vit_b_16' cannot become a BatchEnsemble: it has layers that are neither convolutions",
+        ),
+        (
+            "model: wrn-10-1, method: hydra, depth: 4",
+            "student: model 'wrn-10-1' cannot become multi-head with depth 4: it has 4 units, and one at least must be shared",
+        ),
+        (
+            "model: torchvision/resnet18, method: hydra+, depth: 1",
+            "student: model 'torchvision/resnet18' cannot become multi-head with depth 1: it has 1 units",
+        ),
+        (
+            "model: wrn-10-1, method: augmented-kd",
+            "student: method 'augmented-kd' needs images and augmented copies beside them; augment 'crop-flip' has none",
+        ),
+        (
+            "model: wrn-10-1, method: crd, augment: cutmix",
+            "student: method 'crd' tells images apart, and augment 'cutmix' makes one of two; augment: {name: additional,",
+        ),
+        (
+            "model: wrn-10-1, augment: {name: augmix, consistency: true}",
+            "student: augment 'augmix' shows each image in 3 versions that should agree, and method 'kd' does not ask that of",
+        ),
+        (
+            "model: wrn-10-1, method: supervised, augment: {name: additional, pick: kl}",
+            "student: augment 'additional' picks images with the help of teachers; method 'supervised' has none",
+        ),
+        (
+            "model: wrn-10-1, augment: {name: additional, pick: kl, pool: 1}",
+            "student.augment.pool: found 1, must be at least 2",
+        ),
+        ("model: wrn-10-1, weights: [1, 2]", "student: weights must be one for each of 3 teachers, found 2"),
+        ("model: wrn-10-1, weights: [1, -2, 1]", "student.weights.1: found -2, must be at least 0"),
+        ("model: wrn-10-1, weights: [0, 0, 0]", "student.method: weights must not all be 0"),
+        ("model: wrn-10-1, method: hydra+, diversity: -1", "student.diversity: found -1, must be at least 0"),
+        (
+            "model: wrn-10-1, method: hydra+, correctness: 0, aggregation: 0, individuality: 0",
+            "student.method: correctness, aggregation and individuality must not all be 0",
+        ),
+        (
+            "model: wrn-10-1, method: augmented-kd, augment: additional, labels: 0, alpha: 0",
+            "student.method: labels and alpha, or original, mixed_labels and augmented, must not all be 0",
+        ),
+        (
+            "model: wrn-10-1, method: crd, labels: 0, alpha: 0, contrast: 0",
+            "student.method: labels and alpha, or original, mixed_labels and augmented, must not all be 0",
+        ),
+        (
+            "model: wrn-10-1, method: endd, anneal_from: 5, anneal_until: 5",
+            "student.method: anneal_until must be above anneal_from",
+        ),
+        ("model: wrn-10-1, clip_norm: 0", "student.clip_norm: found 0, must be above 0"),
+        ("model: wrn-10-1, optimizer: adamw", "student.optimizer: found 'adamw', must be one of sgd, adam"),
+    ],
+)
+def test_a_student_that_cannot_be(refusal: Refusal, student: str, message: str) -> None:
+    lines = refusal(study(student))
+    assert len(lines) == 1
+    assert lines[0].startswith(f"study.yaml:3: {message}")
+
+
+@pytest.mark.parametrize(
+    ("student", "message"),
+    [
+        ("method: latent-be, perturb: tdiv-sdiv", "student: perturb 'tdiv-sdiv' needs at least 2 teachers, found 1"),
+        ("method: endd", "student: method 'endd' learns how teachers differ and needs at least 2 of them, found 1"),
+    ],
+)
+def test_too_few_teachers(refusal: Refusal, student: str, message: str) -> None:
+    assert refusal(study(f"model: wrn-10-1, {student}", "members: 1")) == [f"study.yaml:3: {message}"]
+
+
+def test_teachers_that_cannot_pick(refusal: Refusal) -> None:
+    lines = refusal(study("model: wrn-10-1", "augment: {name: additional, pick: teacher-entropy}"))
+    assert lines == [
+        "study.yaml:2: teachers.method: augment 'additional' picks images with the help of teachers; method 'supervised' has none"
+    ]
+
+
+def test_both_ends_of_whole_numbers_are_tried(refusal: Refusal) -> None:
+    lines = refusal(study("model: wrn-10-1, method: hydra", rest="search: {space: {depth: {int: [0, 9]}}}\n"))
+    assert lines == [
+        "study.yaml:5: search.space: model 'wrn-10-1' cannot become multi-head with depth 9: it has 4 units, and one at least "
+        "must be shared (met with depth 9; use 'when', or search less)"
+    ]
+
+
+ACROSS = study(
+    "model: wrn-10-1, augment: {name: additional, pick: kl}",
+    rest="""\
+search:
+  space:
+    method: {choice: [kd, latent-be, hydra, hydra+, endd, augmented-kd, crd, drop, gauss]}
+    augment: {choice: [{name: additional, pick: kl}, {name: additional, pick: student-entropy}, {name: additional}]}
+    augment.pool: {int: [2, 4]}
+    model: {choice: [wrn-10-1, lenet-8-mlp-16]}
+    temperature: {log: [1, 20]}
+    alpha: {uniform: [0.1, 1]}
+    contrast: {uniform: [0.1, 1]}
+    perturb: {choice: [none, tdiv-sdiv]}
+    heads: {int: [1, 20]}
+    depth: {int: [0, 1]}
+    diversity: {log: [0.0001, 0.1]}
+    samples: {int: [1, 20]}
+    optimizer: {choice: [sgd, adam]}
+    clip_norm: {log: [0.1, 10]}
+    schedule_every: {choice: [step, epoch]}
+""",
+)
+"""Methods, augmentations, models and their settings, all searched at once."""
+
+
+def test_one_search_across_all_methods(load: Load) -> None:
+    space = load(ACROSS).search.space
+    assert set(space["method"].values) == set(METHODS) - {"supervised"}
+    conditions = {dimension.name: [condition.labels for condition in dimension.when] for dimension in space.dimensions}
+    assert conditions["heads"] == [("hydra", "hydra+")]
+    assert conditions["samples"] == [("drop", "gauss")]
+    assert conditions["optimizer"] == []
+
+
+def test_a_study_with_every_method_is_checked_without_torch(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(ACROSS)
+    code = "import sys; from distill_ray.study import load_study; load_study(sys.argv[1]); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, str(tmp_path / "study.yaml")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("text", "shape", "messages"),
+    [
+        (study("model: vgg8"), (3, 4, 4), ["3: student.model: model 'vgg8' takes images of at least 8x8 pixels, found 4x4"]),
+        (
+            study("model: wrn-10-1, augment: {name: crop-flip, padding: 8}"),
+            (1, 8, 8),
+            ["3: student.augment: crop-flip: padding must be below the side of the images, 8, found 8"],
+        ),
+        (
+            study("model: wrn-10-1", "augment: autoaugment"),
+            (4, 8, 8),
+            ["2: teachers.augment: autoaugment: autoaugment changes colours, so images must have 1 or 3 channels, found 4"],
+        ),
+        (
+            study("model: wrn-10-1", rest="search: {space: {augment.padding: {int: [1, 9]}}}\n"),
+            (1, 8, 8),
+            ["5: search.space.augment.padding: crop-flip: padding must be below the side of the images, 8, found 9"],
+        ),
+        (
+            study("model: wrn-10-1").replace("baselines: {}", "baselines: {wide: {augment: {name: crop, padding: 30}}}"),
+            (1, 8, 8),
+            ["4: confirm.baselines.wide.augment: crop: padding must be below the side of the images, 8, found 30"],
+        ),
+    ],
+)
+def test_images_that_do_not_suit(load: Load, text: str, shape: tuple[int, int, int], messages: list[str]) -> None:
+    loaded = load(text)
+    check_against_data(loaded, 100, 10, (3, 64, 64))
+    with pytest.raises(RequestError) as caught:
+        check_against_data(loaded, 100, 10, shape)
+    assert [line.split("study.yaml:")[1] for line in str(caught.value).splitlines()] == messages
