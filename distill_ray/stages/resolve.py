@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from distill_ray.data import open_source
+from distill_ray.data import image_shape, open_source
 from distill_ray.events import Run
 from distill_ray.job import Data, Job, Recipe, canonical_json
 from distill_ray.study import Study, check_against_data
@@ -18,7 +18,7 @@ def data_of(study: Study) -> Data:
     """The data set of the study, found and identified. Raises `RequestError` when it is not there or the cut does not fit."""
     source = open_source(study.data.source, label=study.data.label)
     rows = source.rows("train")
-    check_against_data(study, rows, source.num_classes)
+    check_against_data(study, rows, source.num_classes, image_shape(source) if rows else None)
     if source.rows("test") == 0:
         raise study.error([("data.source", f"{source.location} has no test split, which confirm needs")])
     return Data(name=source.name, digest=source.digest, location=source.location, label=source.label, split=study.data.cut(rows))
