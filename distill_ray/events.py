@@ -47,6 +47,20 @@ def _settings(run: Run) -> list[str]:
     return texts
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What the screening has found of one augmentation: `view` in words, its settings, and what was measured.
+
+    `key` is unique in the study; `reused` says that it was measured before.
+    """
+
+    key: str
+    view: str
+    settings: Mapping[str, str | int | float | bool | None]
+    metrics: Metrics
+    reused: bool = False
+
+
 class Observer(Protocol):
     """Somebody who is told. No call blocks for long, none raises."""
 
@@ -64,6 +78,9 @@ class Observer(Protocol):
 
     def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
         """A job has come to its end."""
+
+    def measured(self, measurement: Measurement) -> None:
+        """An augmentation has been measured with the teachers alone."""
 
     def stage_ended(self, stage: str) -> None:
         """A stage is over."""
@@ -104,6 +121,10 @@ class Observers:
     def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
         for member in self.members:
             member.ended(run, state, metrics, reason)
+
+    def measured(self, measurement: Measurement) -> None:
+        for member in self.members:
+            member.measured(measurement)
 
     def stage_ended(self, stage: str) -> None:
         for member in self.members:

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distill_ray.events import Metrics, Run, State, describe
+from distill_ray.events import Measurement, Metrics, Run, State, describe
 
 Objectives = Mapping[str, str]
 
@@ -38,6 +38,7 @@ class Progress:
         self._counts: dict[str, int] = {}
         self._reused = 0
         self._best: tuple[float, str] | None = None
+        self._lowest: tuple[float, str] | None = None
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -54,7 +55,7 @@ class Progress:
 
     def stage_started(self, stage: str, jobs: int) -> None:
         self._stage, self._jobs, self._begun = stage, jobs, time.monotonic()
-        self._running, self._counts, self._reused, self._best = {}, {}, 0, None
+        self._running, self._counts, self._reused, self._best, self._lowest = {}, {}, 0, None, None
 
     def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
         self._reused += 1
@@ -81,6 +82,16 @@ class Progress:
                 f"[{self._stage} {done}/{self._jobs}] {describe(run)} {state}{': ' + reason if reason else ''} {shown}".rstrip()
             )
 
+    def measured(self, measurement: Measurement) -> None:
+        self._reused += measurement.reused
+        self._counts["finished"] = self._counts.get("finished", 0) + 1
+        deviation = measurement.metrics["screen/t-stddev"]
+        if self._lowest is None or deviation < self._lowest[0]:
+            self._lowest = (deviation, measurement.view)
+        if self._live is None and not measurement.reused:
+            done = sum(self._counts.values())
+            self.say(f"[{self._stage} {done}/{self._jobs}] {measurement.view} T. stddev {deviation:.6f}")
+
     def stage_ended(self, stage: str) -> None:
         trained = sum(self._counts.values()) - self._reused
         parts = [f"{trained} run" + ("" if trained == 1 else "s")] if trained else []
@@ -88,6 +99,8 @@ class Progress:
         parts += [f"{count} {state}" for state, count in self._counts.items() if state != "finished"]
         if self._best:
             parts.append(f"best {self._objective} {self._best[0]:.4f} ({self._best[1]})")
+        if self._lowest:
+            parts.append(f"lowest T. stddev {self._lowest[0]:.6f} ({self._lowest[1]})")
         self.say(f"{stage:<8} {_duration(time.monotonic() - self._begun):>8}   {', '.join(parts)}".rstrip())
         self._stage = ""
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from distill_ray.report.comparison import Comparison, comparisons
 from distill_ray.report.results import StudyResults, TrialRow
+from distill_ray.report.screening import TITLES, relations
 from distill_ray.report.table import Row, table
 
 FORMAT = 1
@@ -27,7 +28,7 @@ def as_json(
     """
     rows = table(results) if rows is None else rows
     compared = comparisons(rows) if compared is None else compared
-    report: dict[str, Any] = _plain(
+    report: dict[str, Any] = plain(
         {
             "format": FORMAT,
             "study": {
@@ -46,16 +47,19 @@ def as_json(
                 "file": results.study_file,
             },
             "stages": [asdict(stage) for stage in results.stages],
-            "table": [_row(row) for row in rows],
+            "table": [row_as_json(row) for row in rows],
             "comparisons": [_comparison(each) for each in compared],
             "trials": [_trial(trial) for trial in results.trials],
+            "screening": _screening(results, rows),
+            "published": None if results.published is None else asdict(results.published),
             "champion": None if results.champion is None else asdict(results.champion),
         }
     )
     return report
 
 
-def _row(row: Row) -> dict[str, Any]:
+def row_as_json(row: Row) -> dict[str, Any]:
+    """A row of the table: what the contender is, its metrics, and the jobs behind them."""
     return {
         "name": row.contender.name,
         "label": row.contender.label,
@@ -63,6 +67,8 @@ def _row(row: Row) -> dict[str, Any]:
         "split": row.split,
         "metrics": {name: asdict(cell) for name, cell in row.cells.items()},
         "params": row.contender.params,
+        "members": row.contender.members,
+        "t_stddev": row.contender.t_stddev,
         "seeds": row.contender.seeds,
         "jobs": row.contender.job_ids,
         "temperatures": row.temperatures,
@@ -84,16 +90,32 @@ def _trial(trial: TrialRow) -> dict[str, Any]:
         "seconds": trial.seconds,
         "job": trial.job_id,
         "reason": trial.reason,
+        "t_stddev": trial.t_stddev,
     }
 
 
-def _plain(value: Any) -> Any:
+def _screening(results: StudyResults, rows: Sequence[Row]) -> dict[str, Any] | None:
+    """The augmentations by T. stddev, and how that goes with the loss of students."""
+    if not results.screening:
+        return None
+    return {
+        "augmentations": [asdict(row) for row in results.screening],
+        "correlations": [
+            {"of": each.of, "n": len(each.points), "with": TITLES[each.of]}
+            | ({} if each.correlation is None else asdict(each.correlation))
+            for each in relations(results, rows)
+        ],
+    }
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it; infinite and NaN become None."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

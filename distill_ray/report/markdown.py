@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distill_ray.report import published
 from distill_ray.report.answer import JUDGED, found_settings, lead, verdict
 from distill_ray.report.comparison import Comparison
 from distill_ray.report.results import StudyResults
+from distill_ray.report.screening import fate, measured_text, relations, said
 from distill_ray.report.table import PERCENT, TITLES, Row, as_markdown, figure_of
 from distill_ray.report.wording import counted, duration
 
@@ -19,6 +21,8 @@ def markdown(results: StudyResults, rows: list[Row], compared: Sequence[Comparis
         lead(results, rows) + (f" Settings: {_inline(found)}." if found else ""),
         "\n".join(f"- against {_inline(each.other.label)}: {_differences(each)}: **{verdict(each).words}**" for each in compared),
         as_markdown(rows) if rows else "",
+        "" if results.published is None else published.as_markdown(published.side_by_side(results.published, rows)),
+        _screening(results, rows),
         ", ".join(
             f"{stage.stage} {duration(stage.seconds)} ({counted(stage.done, 'job')} trained, {stage.reused} reused)"
             for stage in results.stages
@@ -27,6 +31,15 @@ def markdown(results: StudyResults, rows: list[Row], compared: Sequence[Comparis
         _block(results.study_file, "yaml"),
     ]
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def _screening(results: StudyResults, rows: list[Row]) -> str:
+    if not results.screening:
+        return ""
+    lines = [["augmentation", "T. stddev", "in the search"], ["---", "---:", "---"]]
+    lines += [[_inline(row.view), measured_text(row), fate(row)] for row in results.screening]
+    written = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join(["## Screening", written, "\n".join(f"- {said(relation)}" for relation in relations(results, rows))])
 
 
 def _differences(compared: Comparison) -> str:

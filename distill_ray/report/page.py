@@ -13,8 +13,11 @@ from distill_ray.report.plots.calibration import calibration_panels
 from distill_ray.report.plots.classes import class_panel
 from distill_ray.report.plots.drawing import PALETTE, Panel, contender_colors, for_page
 from distill_ray.report.plots.gains import gain_panel
+from distill_ray.report.plots.screening import screen_panel
 from distill_ray.report.plots.trials import search_panels
+from distill_ray.report.published import SideBySide, side_by_side
 from distill_ray.report.results import ENSEMBLE, StudyResults
+from distill_ray.report.screening import Relation, fate, measured_text, relations, said
 from distill_ray.report.search import best_trial
 from distill_ray.report.table import METRICS, PERCENT, TITLES, Row, figure_of, legend, parameter_count, table
 
@@ -39,20 +42,25 @@ class Report:
     compared: list[Comparison]
     sections: dict[str, list[Panel]]
     drawings: dict[str, str]
+    screened: list[Relation]
+    published: SideBySide | None
 
     @classmethod
     def of(cls, results: StudyResults) -> Report:
         """Compute the table and the comparisons of `results`, and draw the figures."""
         rows = table(results)
         compared = comparisons(rows)
+        screened = relations(results, rows)
         sections = {
+            "screen": _present(screen_panel(screened)),
             "gains": _present(gain_panel(compared, results.contenders)),
             "search": search_panels(results),
             "calibration": calibration_panels(rows),
             "classes": _present(class_panel(results.class_names, rows)),
         }
         plots = [plot for panels in sections.values() for panel in panels for plot in panel.plots]
-        return cls(results, rows, compared, sections, {plot.name: plot.svg() for plot in plots})
+        published = None if results.published is None else side_by_side(results.published, rows)
+        return cls(results, rows, compared, sections, {plot.name: plot.svg() for plot in plots}, screened, published)
 
     def html(self) -> str:
         """The page."""
@@ -69,6 +77,10 @@ class Report:
         return template.render(
             results=self.results,
             rows=self.rows,
+            screened=[said(relation) for relation in self.screened],
+            measured_text=measured_text,
+            fate=fate,
+            published=self.published,
             compared=self.compared,
             sections=self.sections,
             drawings={name: Markup(for_page(svg, name)) for name, svg in self.drawings.items()},
@@ -95,7 +107,7 @@ def _present(panel: Panel | None) -> list[Panel]:
 
 def _leaders(rows: Sequence[Row]) -> dict[str, str]:
     """The contender with the best mean of each metric among single networks."""
-    single = [row for row in rows if row.contender.name != ENSEMBLE]
+    single = [row for row in rows if row.contender.name != ENSEMBLE and row.contender.members == 1]
     leaders = {}
     for metric in METRICS:
         having = [row for row in single if metric in row.cells]

@@ -24,6 +24,39 @@ Value = str | int | float | bool
 """A setting of a recipe, by the name that `Recipe.params` gives it."""
 
 
+@dataclass(frozen=True)
+class ScreenRow:
+    """One augmentation of the screening: what was measured with the teachers alone, and whether the search had it.
+
+    `t_stddev` and `entropy` (nats) are None when it was not measured, and `remark` says why. `searched` is None where the
+    augmentation was none of the search's choices.
+    """
+
+    view: str
+    t_stddev: float | None
+    entropy: float | None
+    searched: bool | None
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """One line of a published table; `measured` names the contender that corresponds to it, or is empty."""
+
+    name: str
+    values: Mapping[str, float]
+    measured: str = ""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A table that somebody published, and how their experiment differs from this study. Shares are in percent."""
+
+    source: str
+    difference: str
+    rows: tuple[PublishedRow, ...]
+
+
 @dataclass(frozen=True, eq=False)
 class Contender:
     """One row of the table: a network or an ensemble, once per seed.
@@ -31,7 +64,8 @@ class Contender:
     `name` is one of the names above, or another baseline's; `label` is what people read. `params` are the settings of its
     recipe, `parameters` counts the weights of what is deployed (of all members for the ensemble). `seeds`, `validation`,
     `test` and `job_ids` go together by position; `test` is empty as long as the test split has not been read. An ensemble is
-    one run, with the seed and the jobs of its members in `seeds` and `job_ids`.
+    one run, with the seed and the jobs of its members in `seeds` and `job_ids`. `members` counts the networks behind one run.
+    `t_stddev` is what the screening measured of the augmentation it was trained with, if it did, and it learned from teachers.
     """
 
     name: str
@@ -42,6 +76,8 @@ class Contender:
     validation: tuple[Predictions, ...]
     test: tuple[Predictions, ...] = ()
     job_ids: tuple[str, ...] = ()
+    members: int = 1
+    t_stddev: float | None = None
 
     @property
     def found(self) -> bool:
@@ -55,7 +91,8 @@ class TrialRow:
 
     `params` are the searched settings alone; a conditional one is absent where it does not apply. `values` maps objective to
     value and is empty unless the trial is COMPLETE; `epochs` holds the metrics reported after each epoch (`epoch` among them,
-    from 1), in order. `reason` says why a trial failed or was pruned.
+    from 1), in order. `reason` says why a trial failed or was pruned. `t_stddev` is what the screening measured of its
+    augmentation.
     """
 
     number: int
@@ -66,6 +103,7 @@ class TrialRow:
     job_id: str = ""
     seconds: float | None = None
     reason: str = ""
+    t_stddev: float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +145,8 @@ class StudyResults:
     trials: tuple[TrialRow, ...] = ()
     contenders: tuple[Contender, ...] = ()
     champion: Champion | None = None
+    screening: tuple[ScreenRow, ...] = ()
+    published: Published | None = None
     data: str = ""
     class_names: tuple[str, ...] = ()
     log_scale: frozenset[str] = frozenset()

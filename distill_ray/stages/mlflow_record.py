@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from distill_ray.data import load_images, open_source
-from distill_ray.events import Metrics, Run, State, describe
+from distill_ray.events import Measurement, Metrics, Run, State, describe
 from distill_ray.job import Data
 from distill_ray.records import WEIGHTS, find_job
 from distill_ray.report.answer import found_settings
@@ -72,6 +72,14 @@ class MlflowRecord:
 
     def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
         self._tracker.finish_job(run.key, _STATUS[state], {}, {"reason": reason} if reason else {})
+
+    def measured(self, measurement: Measurement) -> None:
+        if not self._tracker.is_recorded(measurement.key):
+            tags = {"study": self._study.name, "stage": "screen", "role": "screening"}
+            settings = {name: "" if value is None else value for name, value in measurement.settings.items()}
+            tags |= {"augment": str(settings["augment"])}
+            self._tracker.start_job(measurement.key, f"screening · {measurement.view}", settings, tags)
+            self._tracker.finish_job(measurement.key, "FINISHED", measurement.metrics)
 
     def stage_started(self, stage: str, jobs: int) -> None:
         pass

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from distill_ray.data import image_shape, open_source
 from distill_ray.events import Run
 from distill_ray.job import Data, Job, Recipe, canonical_json
-from distill_ray.study import Study, check_against_data
+from distill_ray.study import Study, check_against_data, members
 from distill_ray.study.space import Label
 
-TEACH, SEARCH, CONFIRM, REPORT = "teach", "search", "confirm", "report"
+TEACH, SCREEN, SEARCH, CONFIRM, REPORT = "teach", "screen", "search", "confirm", "report"
 
 
 def data_of(study: Study) -> Data:
@@ -34,7 +34,8 @@ def teacher_runs(study: Study, data: Data) -> list[Run]:
 def trial_run(study: Study, data: Data, teachers: Sequence[str], number: int, drawn: Mapping[str, Label]) -> Run:
     """The trial that has drawn these settings. Raises `ValueError` when they do not fit each other."""
     recipe = study.search.space.recipe(study.student, drawn)
-    return Run(f"trial/{number}", SEARCH, "trial", _student(study, recipe, data, teachers, study.trial_seed), number, dict(drawn))
+    job = _student(study, recipe, data, learned_from(study, teachers), study.trial_seed)
+    return Run(f"trial/{number}", SEARCH, "trial", job, number, dict(drawn))
 
 
 def confirm_runs(study: Study, data: Data, teachers: Sequence[str], found: Sequence[Recipe]) -> list[Run]:
@@ -42,10 +43,21 @@ def confirm_runs(study: Study, data: Data, teachers: Sequence[str], found: Seque
     names = ["best"] if len(found) == 1 else [f"best-{rank}" for rank in range(1, len(found) + 1)]
     contenders = dict(study.confirm.baselines) | dict(zip(names, found, strict=True))
     return [
-        Run(f"confirm/{role}/{seed}", CONFIRM, role, _student(study, recipe, data, teachers, seed), number)
+        Run(
+            f"confirm/{role}/{seed}",
+            CONFIRM,
+            role,
+            _student(study, recipe, data, learned_from(study, teachers, study.confirm.learns_from.get(role)), seed),
+            number,
+        )
         for role, recipe in contenders.items()
         for number, seed in enumerate(study.confirm_seeds)
     ]
+
+
+def learned_from(study: Study, teachers: Sequence[str], groups: Sequence[str] | None = None) -> list[str]:
+    """Of all teachers those that students learn from, or those in the groups of these names."""
+    return [teachers[place] for place in members(study.teachers, study.learns_from if groups is None else groups)]
 
 
 def search_name(study: Study, data: Data, teachers: Sequence[str]) -> str:

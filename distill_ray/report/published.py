@@ -1,0 +1,86 @@
+"""A published table beside what was measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distill_ray.report.results import Published
+from distill_ray.report.table import PERCENT, TITLES, Row, figure_of
+
+TITLE = "Published, and measured here"
+T_STDDEV = "t-stddev"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: a published row, or under it what was measured here, one text per metric."""
+
+    label: str
+    cells: tuple[str, ...]
+    published: bool
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """The whole table: what was published, with its source and how that experiment differs, and what was measured here."""
+
+    source: str
+    difference: str
+    header: tuple[str, ...]
+    lines: tuple[Line, ...]
+
+    @property
+    def note(self) -> str:
+        """What has to be known to read it."""
+        return (
+            f"Published: {self.source}. These numbers are quoted, not measured by this study. What differs: {self.difference} "
+            "Lines that begin with 'here' are this study's own runs, in the same units; a dash is a number that there is not."
+        )
+
+
+def side_by_side(table: Published, rows: Sequence[Row]) -> SideBySide:
+    """Every published row, and below it the contender that corresponds to it, as far as it was run."""
+    metrics = list(dict.fromkeys(name for row in table.rows for name in row.values))
+    by_name = {row.contender.name: row for row in rows}
+    lines = []
+    for published in table.rows:
+        lines.append(Line(published.name, tuple(_quoted(published.values.get(name)) for name in metrics), True))
+        row = by_name.get(published.measured)
+        if row is not None and row.runs:
+            split = "" if row.split == "test" else " (validation)"
+            lines.append(Line(f"here: {row.contender.label}{split}", tuple(_measured(row, name) for name in metrics), False))
+        else:
+            lines.append(Line("here: not run yet" if published.measured else "here: not run", ("-",) * len(metrics), False))
+    return SideBySide(table.source, _sentence(table.difference), tuple(map(_title, metrics)), tuple(lines))
+
+
+def as_markdown(table: SideBySide) -> str:
+    """The table in Markdown, with its note."""
+    lines = [["", *table.header], ["---", *(["---:"] * len(table.header))]]
+    lines += [[line.label if line.published else f"*{line.label}*", *line.cells] for line in table.lines]
+    written = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return f"## {TITLE}\n\n{table.note}\n\n{written}\n"
+
+
+def _quoted(value: float | None) -> str:
+    return "-" if value is None else f"{value:.10g}"
+
+
+def _measured(row: Row, metric: str) -> str:
+    if metric == T_STDDEV:
+        return "-" if row.contender.t_stddev is None else f"{row.contender.t_stddev:.6f}"
+    cell = row.cells.get(metric)
+    if cell is None:
+        return "-"
+    return figure_of(metric, cell.mean) + ("" if cell.std is None else f" ± {figure_of(metric, cell.std)}")
+
+
+def _title(metric: str) -> str:
+    title = "T. stddev" if metric == T_STDDEV else TITLES.get(metric, metric)
+    return f"{title} %" if metric in PERCENT else title
+
+
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())
+    return text if text.endswith((".", "!", "?")) else f"{text}."

@@ -1,0 +1,102 @@
+"""What the screening says: the augmentations by T. stddev, and whether that told how well students would do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Literal
+
+from distill_ray.metrics.correlation import Coefficient, Correlation, correlate
+from distill_ray.report.results import ScreenRow, StudyResults
+from distill_ray.report.search import last_value
+from distill_ray.report.table import Row
+
+Of = Literal["trials", "augmentations", "students"]
+
+TITLES: dict[Of, str] = {
+    "trials": "validation NLL of the trials",
+    "augmentations": "mean validation NLL of the trials with an augmentation",
+    "students": "test NLL of the confirmed students",
+}
+"""What T. stddev is set against."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One trial, augmentation or student: T. stddev of its augmentation, and its loss in nats."""
+
+    label: str
+    t_stddev: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class Relation:
+    """T. stddev against the loss of students, and how the two go together; no correlation where there is none to be had."""
+
+    of: Of
+    points: tuple[Point, ...]
+    correlation: Correlation | None
+
+
+def relations(results: StudyResults, rows: Sequence[Row]) -> list[Relation]:
+    """T. stddev against the loss of every complete trial, of their mean by augmentation, and of the confirmed students.
+
+    The last is the comparison of Wang et al. 2022 when the students differ by their augmentation alone.
+    """
+    trials = [
+        Point(str(trial.params.get("augment", "")), trial.t_stddev, loss)
+        for trial in results.trials
+        if trial.state == "COMPLETE" and trial.t_stddev is not None and (loss := last_value(trial, "val/nll")) is not None
+    ]
+    by_view: dict[str, list[Point]] = {}
+    for point in trials:
+        by_view.setdefault(point.label, []).append(point)
+    means = [Point(label, points[0].t_stddev, mean(each.loss for each in points)) for label, points in by_view.items()]
+    students = [
+        Point(row.contender.label, row.contender.t_stddev, row.cells["nll"].mean)
+        for row in rows
+        if row.contender.t_stddev is not None and row.split == "test" and "nll" in row.cells
+    ]
+    found: list[tuple[Of, list[Point]]] = [("trials", trials), ("augmentations", means), ("students", students)]
+    return [Relation(of, tuple(points), _correlation(points)) for of, points in found if len(points) > 1]
+
+
+def named_coefficients(correlation: Correlation) -> list[tuple[str, Coefficient]]:
+    """The three coefficients with the names that people give them."""
+    return [("Pearson", correlation.pearson), ("Spearman", correlation.spearman), ("Kendall", correlation.kendall)]
+
+
+def said(relation: Relation) -> str:
+    """A relation in one sentence."""
+    title = f"T. stddev against the {TITLES[relation.of]} ({len(relation.points)})"
+    if relation.correlation is None:
+        return f"{title}: too few different values for a correlation."
+    numbers = ", ".join(
+        f"{name} {each.value:.3f} (p {each.p_value:.2g})" for name, each in named_coefficients(relation.correlation)
+    )
+    return f"{title}: {numbers}."
+
+
+def measured_text(row: ScreenRow) -> str:
+    """T. stddev in six decimals, or a dash."""
+    return "-" if row.t_stddev is None else f"{row.t_stddev:.6f}"
+
+
+def fate(row: ScreenRow) -> str:
+    """What the search did with an augmentation."""
+    words = {True: "searched", False: "left out", None: "measured only"}[row.searched]
+    return f"{words} ({row.remark})" if row.remark else words
+
+
+def as_lines(results: StudyResults) -> Iterable[str]:
+    """The screening for a terminal."""
+    width = max((len(row.view) for row in results.screening), default=0)
+    for row in results.screening:
+        yield f"{row.view.ljust(width)}  {measured_text(row):>9}  {fate(row)}"
+
+
+def _correlation(points: Sequence[Point]) -> Correlation | None:
+    x, y = [point.t_stddev for point in points], [point.loss for point in points]
+    return correlate(x, y) if len(points) > 2 and len(set(x)) > 1 and len(set(y)) > 1 else None

@@ -1,0 +1,278 @@
+"""The screen stage: T. stddev of every candidate augmentation, measured with the teachers alone.
+
+A screening is one measurement. Like a job it has an identity, under which its result is kept in the store, so that it is never
+made twice, in this study or another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distill_ray.augment import VIEWS, Draws, View
+from distill_ray.errors import RunError
+from distill_ray.events import Measurement
+from distill_ray.job import SCHEMA_VERSION, Data, Split, canonical_json
+from distill_ray.metrics import mean_log_probabilities
+from distill_ray.metrics.augmentation import TeacherDeviation
+from distill_ray.stages.cluster import Cluster, WorkerResources
+from distill_ray.store import Store
+from distill_ray.study import Study
+from distill_ray.study.checks import GROUP
+from distill_ray.study.space import Choice, label_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from distill_ray.augment import Part
+    from distill_ray.methods.method import Teachers
+    from distill_ray.training import Dataset
+
+T_STDDEV, ENTROPY = "screen/t-stddev", "screen/entropy"
+"""What is measured: the deviation of the teachers' mean predictions, and their mean entropy in nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screening:
+    """One measurement: which augmentation, of which images, by which teachers. `id` is a hash of all that decides its result."""
+
+    view: View
+    data: Data
+    teachers: tuple[str, ...]
+    epochs: int
+    images: int | None
+    batch_size: int
+    seed: int
+
+    @property
+    def id(self) -> str:
+        """Twenty hexadecimal digits, the same on every machine and in every study."""
+        identity = self.to_dict() | {"schema": SCHEMA_VERSION}
+        identity["data"] = {"digest": self.data.digest, "split": identity["data"]["split"], "label": self.data.label}
+        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
+
+    @property
+    def key(self) -> str:
+        """Its folder in the store."""
+        return posixpath.join("screenings", self.id)
+
+    @property
+    def label(self) -> str:
+        """The augmentation on one line."""
+        return str(label_of(self.view))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The screening as JSON values."""
+        data = {name: getattr(self.data, name) for name in ("name", "digest", "location", "label")}
+        split = {name: getattr(self.data.split, name) for name in ("validation", "train", "rule", "seed")}
+        return {
+            "view": self.view.to_dict(),
+            "data": data | {"split": split},
+            "teachers": list(self.teachers),
+            "epochs": self.epochs,
+            "images": self.images,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Screening:
+        """The inverse of `to_dict`."""
+        view, data = dict(values["view"]), dict(values["data"])
+        return cls(
+            **dict(values)
+            | {
+                "view": VIEWS[view.pop("name")](**view),
+                "data": Data(**data | {"split": Split(**data["split"])}),
+                "teachers": tuple(values["teachers"]),
+            }
+        )
+
+
+def screenings(study: Study, data: Data, teachers: Sequence[str]) -> list[Screening]:
+    """The measurements that the study asks for, in the order of its candidates. `teachers` are those that students learn from."""
+    screen = study.screen
+    if screen is None:
+        return []
+    return [
+        Screening(
+            view=view,
+            data=data,
+            teachers=tuple(teachers),
+            epochs=screen.epochs,
+            images=screen.images,
+            batch_size=screen.batch_size,
+            seed=study.seed,
+        )
+        for view in screen.candidates
+    ]
+
+
+def found_metrics(store: Store, screening: Screening) -> dict[str, float] | None:
+    """The result of a finished screening, or None."""
+    record = store.get(screening.key)
+    return None if record is None else {name: float(value) for name, value in record.info["metrics"].items()}
+
+
+def deviations(wanted: Sequence[Screening], store: Store) -> dict[View, float]:
+    """T. stddev of what has been measured so far."""
+    found = {screening.view: found_metrics(store, screening) for screening in wanted}
+    return {view: metrics[T_STDDEV] for view, metrics in found.items() if metrics is not None}
+
+
+def measure(screening: Screening, dataset: Dataset, teachers: Teachers, device: torch.device) -> dict[str, float]:
+    """T. stddev of the teachers' mean prediction, their mean entropy, and the number of groups.
+
+    As in Wang et al. 2022: the training images pass by, shuffled and augmented; the predictions, at temperature 1, for all parts
+    of five batches (the images and, where the view has some, the augmented copies) make a group. Several teachers count by the
+    mean of their probabilities, which is what a student is told. `images` of the training split are drawn once.
+    """
+    from distill_ray.augment.epoch import epoch_batches
+
+    rows = dataset.train
+    if screening.images is not None:
+        rows = np.sort(rows[Draws(screening.seed, 0).permutation("screened images", len(rows))[: screening.images]])
+    deviation = TeacherDeviation(blocks=GROUP * screening.view.part_count)
+    for epoch in range(1, screening.epochs + 1):
+        batches = epoch_batches(
+            screening.view,
+            dataset.images,
+            dataset.labels,
+            rows=rows,
+            mean=dataset.mean,
+            seed=screening.seed,
+            epoch=epoch,
+            batch_size=screening.batch_size,
+            device=device,
+        )
+        for batch in batches:
+            for part in batch.parts:
+                logits = _logits(part, teachers)
+                deviation.update(mean_log_probabilities(logits.log_softmax(-1).cpu().numpy()))
+    return {T_STDDEV: deviation.value, ENTROPY: deviation.mean_entropy, "screen/groups": float(deviation.groups)}
+
+
+def _logits(part: Part, teachers: Teachers) -> Tensor:
+    """What the teachers say of a part, (N, B, K), or of what they pick from it."""
+    from distill_ray.augment import picking
+
+    def no_student(images: Tensor) -> Tensor:
+        raise RunError("there is no student yet to pick images by")
+
+    _, logits = picking.pick(part, no_student, teachers)
+    return logits
+
+
+def run_screening(store: Store, screening: Screening, resources: WorkerResources) -> None:
+    """Measure in this process and put the result into the store."""
+    import torch
+
+    from distill_ray.stages.execution import cached_dataset, cached_teachers
+    from distill_ray.training import Worker
+
+    torch.set_num_threads(max(1, int(resources.cpus)))
+    if store.get(screening.key) is not None:
+        return
+    begun = time.perf_counter()
+    worker = Worker.here()
+    teachers = cached_teachers(store, screening.teachers, worker)
+    metrics = measure(screening, cached_dataset(screening.data), teachers, worker.device)
+    seconds = time.perf_counter() - begun
+    store.put(screening.key, {}, {"screening": screening.to_dict(), "metrics": metrics, "seconds": seconds})
+
+
+def run_screenings(
+    cluster: Cluster,
+    store: Store,
+    missing: Sequence[Screening],
+    resources: WorkerResources,
+    measured: Callable[[Measurement], None],
+    *,
+    retries: int = 2,
+) -> None:
+    """Make the measurements side by side as Ray tasks, as many as fit, until all are in the store.
+
+    One whose process dies is made again, up to `retries` times. Raises `RunError` when one fails on its own account.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    task = ray.remote(max_retries=0)(_task).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+    waiting, running = deque((screening, 0) for screening in missing), dict[Any, tuple[Screening, int]]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < cluster.capacity(1, resources):
+                screening, attempt = waiting.popleft()
+                running[task.remote(store, screening.to_dict(), resources)] = (screening, attempt)
+            ready, _ = ray.wait(list(running), num_returns=1)
+            screening, attempt = running.pop(ready[0])
+            try:
+                failure = ray.get(ready[0])
+            except RayError:
+                if attempt >= retries:
+                    raise RunError(
+                        f"screening {screening.label}: its process died {attempt + 1} times; is there enough memory?"
+                    ) from None
+                waiting.append((screening, attempt + 1))
+                continue
+            if failure:
+                raise RunError(f"screening {screening.label}: {failure}")
+            measured(measurement(screening, found_metrics(store, screening) or {}))
+    finally:
+        for started in running:
+            ray.cancel(started, force=True)
+
+
+def _task(store: Store, screening: dict[str, Any], resources: WorkerResources) -> str:
+    """The reason of a failure on its own account, or nothing."""
+    try:
+        run_screening(store, Screening.from_dict(screening), resources)
+    except Exception as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def measurement(screening: Screening, metrics: Mapping[str, float], *, reused: bool = False) -> Measurement:
+    """What observers are told of a screening."""
+    settings = {"augment" if name == "name" else f"augment.{name}": value for name, value in screening.view.to_dict().items()}
+    settings |= {"epochs": screening.epochs, "batch_size": screening.batch_size, "seed": screening.seed}
+    return Measurement(f"screen/{screening.id}", screening.label, settings, metrics, reused)
+
+
+def kept_choices(study: Study, values: Mapping[View, float]) -> list[View] | None:
+    """The choices of augment that the search is left with, in the order of the file; None when it keeps all of them.
+
+    `values` holds T. stddev, lower being better. Choices that were not measured stay.
+    """
+    keep = study.screen.keep if study.screen else None
+    if keep is None:
+        return None
+    choices = _choices(study)
+    best = sorted((view for view in choices if view in values), key=lambda view: (values[view], choices.index(view)))[:keep]
+    return [view for view in choices if view in best or view not in values]
+
+
+def narrowed(study: Study, values: Mapping[View, float]) -> Study:
+    """The study with the search space that its screening leaves."""
+    kept = kept_choices(study, values)
+    if kept is None:
+        return study
+    dropped = [view for view in _choices(study) if view not in kept]
+    space = study.search.space.without("augment", dropped)
+    names, labels = {dimension.name for dimension in space.dimensions}, {label_of(view) for view in dropped}
+    try_first = tuple(trial for trial in study.search.try_first if trial.get("augment") not in labels and trial.keys() <= names)
+    return replace(study, search=replace(study.search, space=space, try_first=try_first))
+
+
+def _choices(study: Study) -> tuple[View, ...]:
+    augment = study.search.space["augment"]
+    assert isinstance(augment, Choice)
+    return augment.values
