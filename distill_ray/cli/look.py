@@ -1,4 +1,4 @@
-"""Commands that look at a study: status, logs, report, ui."""
+"""Commands that look at a study: status, logs, report, compare, ui."""
 
 from __future__ import annotations
 
@@ -152,6 +152,52 @@ def report(
         click.echo(json.dumps(as_json(results), indent=1, allow_nan=False))
     else:
         options.show(results)
+
+
+@click.command()
+@click.argument("studies", metavar="STUDY[@STORE]...", nargs=-1, required=True)
+@options.store
+@options.search_storage
+@click.option("--json", "as_machine", is_flag=True, help="Everything as one JSON object, for programs.")
+@options.verbose(expose_value=False)
+def compare(studies: tuple[str, ...], store: str, search_storage: str | None, as_machine: bool) -> None:
+    """Show the results of several studies, or of one in several stores, in one table.
+
+    The best student of the first study is compared with all others that were evaluated on the same test images, and what
+    differs from it beyond chance is marked. A study without @STORE is looked for in --store.
+
+    \b
+    Examples:
+      distill-ray compare kd.yaml latent-be.yaml
+      distill-ray compare my.yaml@old-store my.yaml@new-store --json
+    """
+    from distill_ray.report.across import across, as_json, as_text
+
+    found = [_place(each, store) for each in studies]
+    results = [options.results_in(options.load(file, ()), place, search_storage) for file, place in found]
+    names = [each.name for each in results]
+    shown = [name if names.count(name) == 1 else f"{name}@{place}" for name, (_, place) in zip(names, found, strict=True)]
+    if len(set(shown)) < len(shown):
+        raise RequestError("the same study in the same store is named twice")
+    compared = across(dict(zip(shown, results, strict=True)))
+    if as_machine:
+        import json
+
+        click.echo(json.dumps(as_json(compared), indent=1, allow_nan=False))
+    else:
+        click.echo(as_text(compared) if compared.rows else "no results yet")
+
+
+def _place(given: str, store: str) -> tuple[str, str]:
+    """The study file and the store of `STUDY[@STORE]`; both may have an @ in their name."""
+    from pathlib import Path
+
+    parts = given.split("@")
+    for length in range(len(parts) - 1, 0, -1):
+        file = "@".join(parts[:length])
+        if not Path(given).is_file() and Path(file).is_file():
+            return file, "@".join(parts[length:])
+    return given, store
 
 
 @click.command()

@@ -86,7 +86,7 @@ def _row(contender: Contender, split: Literal["test", "validation"]) -> Row:
 
 def as_text(rows: list[Row], width: int = 100) -> str:
     """The table as plain text with lines of explanation, at most `width` columns wide; long labels are cut for that."""
-    labels, *numbers = [_aligned(column) for column in zip(*_grid(rows, "±"), strict=True)]
+    labels, *numbers = [aligned(column) for column in zip(*_grid(rows, "±"), strict=True)]
     taken = sum(len(column[0]) for column in numbers)
     gap = " " * (2 if len(labels[0]) + taken + 2 * len(numbers) <= width else 1)
     spare = max(width - taken - len(gap) * len(numbers), 14)
@@ -133,11 +133,14 @@ def parameter_count(parameters: int) -> str:
 
 def _grid(rows: list[Row], plus_minus: str) -> list[list[str]]:
     header = ["", *(f"{TITLES[name]} %" if name == "accuracy" else TITLES[name] for name in METRICS), "params"]
-    body = [[_clean(row.contender.label), *_cells(row, plus_minus), parameter_count(row.contender.parameters)] for row in rows]
+    body = [
+        [_clean(row.contender.label), *cell_texts(row, plus_minus), parameter_count(row.contender.parameters)] for row in rows
+    ]
     return [header, *body]
 
 
-def _cells(row: Row, plus_minus: str) -> list[str]:
+def cell_texts(row: Row, plus_minus: str) -> list[str]:
+    """Mean and spread of every metric as people read them; a dash where there is none."""
     texts = []
     for name in METRICS:
         cell = row.cells.get(name)
@@ -150,7 +153,7 @@ def _clean(label: str) -> str:
     return " ".join(label.split())
 
 
-def _aligned(column: tuple[str, ...]) -> list[str]:
+def aligned(column: tuple[str, ...]) -> list[str]:
     """Header and cells in one width: labels to the left, numbers under each other with their spreads after them."""
     header, *cells = column
     if not header:
