@@ -7,6 +7,7 @@ there. That one rule gives resuming, sharing between studies, and safety after a
     jobs/<job.id>/manifest.json                      a finished training run
     jobs/<job.id>/evaluations/test/manifest.json     its predictions on the test split
     work/<job.id>/                                   checkpoints of a run that is under way
+    signals/<key>/<epoch>/manifest.json              what teachers say of the images of an epoch; may be evicted
     studies/<name>/                                  the search's history, the report
 """
 
@@ -25,6 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pyarrow import fs
 
 from distill_ray.errors import RequestError, RunError, StoreError
@@ -56,6 +58,41 @@ class Record:
                 "its record was set aside, run the same command again to make it anew"
             )
         return content
+
+    def map(self, name: str) -> pa.Buffer:
+        """The same content, memory-mapped, so that the processes of a machine share it.
+
+        A store that is not a local folder is copied from, into the node's cache. Raises `RunError` as `read` does.
+        """
+        entry = self.files[name]
+        if self.store.is_local:
+            path = self.store.local_path(entry["path"])
+            with suppress(OSError):
+                content = _mapped(path)
+                if hashlib.sha256(content).hexdigest() == entry["sha256"]:
+                    return content
+        else:
+            from distill_ray.data.cache import cache_root
+
+            copy = cache_root() / posixpath.dirname(self.key).split("/")[0] / entry["sha256"]
+            with suppress(OSError):
+                content = _mapped(copy)
+                if hashlib.sha256(content).hexdigest() == entry["sha256"]:
+                    os.utime(copy)
+                    return content
+            fetched = self.read(name)
+            try:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                Store._write_locally(copy, fetched, durable=False)
+                return _mapped(copy)
+            except OSError:  # no room for a copy: this process keeps it to itself
+                return pa.py_buffer(fetched)
+        return pa.py_buffer(self.read(name))
+
+
+def _mapped(path: Path) -> pa.Buffer:
+    with pa.memory_map(str(path)) as file:
+        return file.read_buffer()
 
 
 @dataclass(frozen=True)
@@ -192,6 +229,13 @@ class Store:
         with self._explained(path):
             found = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in found if not info.base_name.startswith("."))
+
+    def tree(self, path: str) -> list[tuple[str, int, float]]:
+        """Every file under `path`, however deep: its path, its size in bytes and when it was last changed, in seconds."""
+        with self._explained(path):
+            found = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+        files = (info for info in found if info.type == fs.FileType.File)
+        return sorted((info.path, info.size, info.mtime.timestamp() if info.mtime else 0.0) for info in files)
 
     def set_aside(self, path: str) -> None:
         """Move a damaged file out of the way, to be looked at, under a name that no reader asks for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from distill_ray.augment.draws import Draws
-from distill_ray.augment.view import Batch, Per, View
+from distill_ray.augment.view import Batch, Part, Per, View
 
 
 def epoch_batches(
@@ -64,8 +64,9 @@ def epoch_batches(
         for step in range(first_step, steps):
             first, last = step * batch_size, min((step + 1) * batch_size, total)
             start, stop = share(first, last, rank, world_size)
+            parts = view.parts(BatchSource(store, draws, step, first, last, start, stop, device))
             yield Batch(
-                parts=view.parts(BatchSource(store, draws, step, first, last, start, stop, device)),
+                parts=tuple(_addressed(part, number, start, stop) for number, part in enumerate(parts)),
                 positions=torch.arange(start, stop),
                 rows=order[start:stop],
                 weight=(stop - start) * world_size / (last - first),
@@ -74,6 +75,17 @@ def epoch_batches(
             )
 
     return batches()
+
+
+def _addressed(part: Part, number: int, start: int, stop: int) -> Part:
+    """`part` with its number, and with the place of every image if each of the share has as many versions in it."""
+    device = part.images.device
+    versions, uneven = divmod(len(part.images), stop - start)
+    if uneven:
+        return replace(part, number=number)
+    positions = torch.arange(start, stop, device=device)
+    places = positions if versions == 1 else torch.cat([positions * versions + version for version in range(versions)])
+    return replace(part, number=number, places=places)
 
 
 def steps_per_epoch(images: int, batch_size: int, drop_last: bool = False) -> int:

@@ -63,6 +63,8 @@ def pick(
         gather(part.labels).index_select(0, chosen),
         taken(part.partner_labels),
         taken(part.label_weight),
+        number=part.number,
+        places=taken(part.places),
     )
     if answers is None:
         return picked, teachers(picked)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from distill_ray.errors import RequestError, RunError
+from distill_ray.stages.sharing import Sharing
 from distill_ray.study import Study
 
 _SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_idle_worker_killing_time_threshold_ms": "3600000",  # an idle process has torch imported; the next job takes it
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -30,10 +32,11 @@ OBJECT_STORE_BYTES = 200 * 2**20
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What each worker of a job takes of the cluster."""
+    """What each worker of a job takes of the cluster, and how it shares the answers of teachers with other jobs."""
 
     cpus: float = 1
     gpus: float = 0
+    sharing: Sharing = Sharing()
 
 
 class Cluster:

@@ -35,6 +35,7 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
             "job": job.to_dict(),
             "records": records,
             "stop": stop,
+            "sharing": resources.sharing,
             "threads": max(1, int(resources.cpus)),
         },
         scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker),
@@ -69,7 +70,7 @@ def _work(config: dict[str, Any]) -> None:
     if (device := get_device()).type == "cuda":
         torch.cuda.set_device(device)
     worker = Worker.here()
-    for record in train_here(config["store"], Job.from_dict(config["job"]), worker):
+    for record in train_here(config["store"], Job.from_dict(config["job"]), worker, sharing=config["sharing"]):
         if worker.rank == 0:
             config["records"].put(record)
         stopped = torch.tensor([worker.rank == 0 and not config["stop"].empty()], device=worker.device)

@@ -6,20 +6,27 @@ import functools
 import posixpath
 import time
 import traceback
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 import torch
 
+from distill_ray.augment import View
 from distill_ray.errors import RunError
 from distill_ray.job import Data, Job
-from distill_ray.records import Predictions, find_job, save_job, save_test_predictions
+from distill_ray.records import JobRecord, Predictions, find_job, log_path, save_job, save_test_predictions
 from distill_ray.stages.cluster import WorkerResources
+from distill_ray.stages.sharing import LIVE, STORED, Sharing
+from distill_ray.stages.signals import SharedSignals, SharedTeachers
 from distill_ray.store import Store
 from distill_ray.training import (
     Dataset,
+    EpochTeachers,
     LiveTeachers,
+    SignalKey,
+    Signals,
     Worker,
+    compute_signals,
     load_dataset,
     load_network,
     load_test_split,
@@ -45,7 +52,7 @@ def run_job(store: Store, job: Job, resources: WorkerResources, *, read_test: bo
         if (found := find_job(store, job.id)) is not None:
             yield from found.epochs()
         elif job.workers == 1:
-            yield from log.following(train_here(store, job))
+            yield from log.following(train_here(store, job, sharing=resources.sharing, say=log.write))
         else:
             from distill_ray.stages.data_parallel import train_on_workers
 
@@ -57,8 +64,18 @@ def run_job(store: Store, job: Job, resources: WorkerResources, *, read_test: bo
         raise
 
 
-def train_here(store: Store, job: Job, worker: Worker | None = None) -> Epochs:
-    """Train `job` in this process, alone or as the `worker` that it is, with a checkpoint in the store after every epoch."""
+def train_here(
+    store: Store,
+    job: Job,
+    worker: Worker | None = None,
+    *,
+    sharing: Sharing = LIVE,
+    say: Callable[[str], None] = lambda line: None,
+) -> Epochs:
+    """Train `job` in this process, alone or as the `worker` that it is, with a checkpoint in the store after every epoch.
+
+    `sharing` decides whether the teachers answer live; `say` is told when that has to change.
+    """
     worker = worker or Worker.here()
     path = posixpath.join("work", job.id, "checkpoint.safetensors")
     saved = store.read(path)
@@ -66,8 +83,8 @@ def train_here(store: Store, job: Job, worker: Worker | None = None) -> Epochs:
         store.set_aside(path)
         saved = None
     first = worker.rank == 0
-    dataset = _dataset(job.data)
-    teachers = _teachers(store, job.teachers, worker) if job.teachers else None
+    dataset = cached_dataset(job.data)
+    teachers = teachers_of(store, job, worker, sharing, say) if job.teachers else None
     save = functools.partial(store.write, path) if first else None
     outcome = yield from train(job, dataset, teachers, worker=worker, saved=saved, save=save)
     if first:
@@ -92,10 +109,58 @@ def evaluate_on_test(store: Store, job: Job) -> None:
         return
     worker = Worker(Worker.here().device)
     images, labels = load_test_split(job.data)
-    network = load_network(job, found.weights(), _dataset(job.data)).to(worker.device).to(memory_format=torch.channels_last)
+    network = load_network(job, found.weights(), cached_dataset(job.data)).to(worker.device).to(memory_format=torch.channels_last)
     precision = precision_of(job.recipe, worker.device)
     log_probabilities = predict(network, images, np.arange(len(images)), worker=worker, precision=precision)
     save_test_predictions(store, job.id, Predictions(log_probabilities, labels))
+
+
+def teachers_of(
+    store: Store, job: Job, worker: Worker, sharing: Sharing, say: Callable[[str], None] = lambda line: None
+) -> EpochTeachers:
+    """The teachers that `job` learns from: stored signals where `sharing` has them and the method can do with them, else live."""
+    recipe = job.recipe
+    live = functools.partial(cached_teachers, store, job.teachers, worker)
+    if recipe.method.live_teachers(recipe.augment) or not sharing.stores(recipe.augment):
+        return live()
+    key = SignalKey.of(job, _precision(store, job.teachers, worker), sharing.exact)
+    dataset = cached_dataset(job.data)
+    signals = SharedSignals(store, key, dataset, live, worker=worker, epochs=recipe.epochs, limit=sharing.limit, say=say)
+    return SharedTeachers(signals, live, worker)
+
+
+def teacher_logits_of_epoch(
+    store: Store,
+    teachers: Sequence[str],
+    data: Data,
+    view: View,
+    seed: int,
+    epoch: int,
+    *,
+    batch_size: int = 64,
+    sharing: Sharing = STORED,
+) -> Signals:
+    """What every teacher says of every image of an epoch: `.of_part(number)` is float32 (N, images, K) in the epoch's order.
+
+    It is read from the store where trials with that view and seed have left it, and left there for them otherwise.
+    `batch_size` is that of the trials; it matters only to views that draw once per batch.
+    """
+    worker = Worker.here()
+    key = SignalKey(
+        teachers=tuple(teachers),
+        data=data,
+        view=view,
+        seed=seed,
+        batch_size=batch_size if view.by_batch else None,
+        precision=_precision(store, tuple(teachers), worker),
+        exact=sharing.exact,
+    )
+    dataset = cached_dataset(data)
+    live = functools.partial(cached_teachers, store, tuple(teachers), worker)
+    found = None
+    if sharing.mode != "live":
+        found = SharedSignals(store, key, dataset, live, worker=worker, epochs=epoch, limit=sharing.limit).of_epoch(epoch)
+    return found or compute_signals(key, epoch, live(), dataset, worker.device)
 
 
 class JobLog:
@@ -103,7 +168,7 @@ class JobLog:
 
     def __init__(self, store: Store, job: Job) -> None:
         self._store = store
-        self.path = log_path(job)
+        self.path = log_path(job.id)
         self._lines = [
             f"job {job.id}",
             *(f"  {name}: {value}" for name, value in (job.recipe.params() | {"seed": job.seed}).items()),
@@ -121,25 +186,30 @@ class JobLog:
         self._store.write(self.path, "\n".join([*self._lines, ""]).encode())
 
 
-def log_path(job: Job) -> str:
-    """Where the log file of a job lies in the store."""
-    return posixpath.join("logs", f"{job.id}.log")
-
-
 @functools.lru_cache(maxsize=2)
-def _dataset(data: Data) -> Dataset:
+def cached_dataset(data: Data) -> Dataset:
+    """The images of `data`, kept in this process for the next job."""
     return load_dataset(data)
 
 
 @functools.lru_cache(maxsize=2)
-def _teachers(store: Store, job_ids: tuple[str, ...], worker: Worker) -> LiveTeachers:
+def cached_teachers(store: Store, job_ids: tuple[str, ...], worker: Worker) -> LiveTeachers:
+    """Finished teachers from the store, kept in this process for the next job. Raises `RunError` when one is gone."""
     networks = []
-    precision = "fp32"
     for job_id in job_ids:
-        found = find_job(store, job_id)
-        if found is None:
-            raise RunError(f"store {store.uri}: teacher {job_id} is gone; run the same command again")
-        job = found.job
-        precision = precision_of(job.recipe, worker.device)
-        networks.append(load_network(job, found.weights(), _dataset(job.data)))
-    return LiveTeachers(networks, worker.device, precision)
+        found = _teacher(store, job_id)
+        networks.append(load_network(found.job, found.weights(), cached_dataset(found.job.data)))
+    return LiveTeachers(networks, worker.device, _precision(store, job_ids, worker))
+
+
+def _precision(store: Store, teachers: tuple[str, ...], worker: Worker) -> str:
+    """The arithmetic that all teachers answer in: bf16 if every one of them was trained so."""
+    each = {precision_of(_teacher(store, job_id).job.recipe, worker.device) for job_id in teachers}
+    return "bf16" if each == {"bf16"} else "fp32"
+
+
+def _teacher(store: Store, job_id: str) -> JobRecord:
+    found = find_job(store, job_id)
+    if found is None:
+        raise RunError(f"store {store.uri}: teacher {job_id} is gone; run the same command again")
+    return found

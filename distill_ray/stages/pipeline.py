@@ -15,6 +15,7 @@ from distill_ray.records import find_job
 from distill_ray.stages.cluster import Cluster, WorkerResources
 from distill_ray.stages.history import STATES, best_recipes, counted, is_over, open_history
 from distill_ray.stages.resolve import CONFIRM, SEARCH, TEACH, confirm_runs, teacher_runs, trial_run
+from distill_ray.stages.sharing import confirm_sharing
 from distill_ray.store import Store
 from distill_ray.study import Study
 
@@ -33,7 +34,8 @@ class Surroundings:
     @property
     def resources(self) -> WorkerResources:
         """What each worker of a job gets."""
-        return WorkerResources(self.study.resources.cpus_per_worker, self.study.resources.gpus_per_worker)
+        wanted = self.study.resources
+        return WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker, confirm_sharing(self.study))
 
 
 def run_stages(around: Surroundings) -> None:

@@ -23,6 +23,7 @@ from distill_ray.stages.cluster import Cluster, WorkerResources
 from distill_ray.stages.history import STATES, best_trials, counted, time_left
 from distill_ray.stages.resolve import trial_run
 from distill_ray.stages.searcher import OptunaSearcher, make_sampler, settle_abandoned
+from distill_ray.stages.sharing import trial_sharing
 from distill_ray.stages.trial import TrialRunner
 from distill_ray.store import Store
 from distill_ray.study import Study
@@ -40,7 +41,7 @@ def run_search(
     """Run trials until the search is over. Raises `RunError` when none of them came to its end."""
     settle_abandoned(history)
     search, wanted = study.search, study.resources
-    resources = WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker)
+    resources = WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker, trial_sharing(study))
     single = wanted.workers_per_trial == 1
     fits = cluster.capacity(wanted.workers_per_trial, resources)
     history.sampler = make_sampler(search, len(history.get_trials(deepcopy=False)))

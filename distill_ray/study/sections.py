@@ -191,3 +191,13 @@ class Resources:
     workers_per_trial: Annotated[int, Setting("processes that train one student together", at_least=1)] = 1
     cpus_per_worker: Annotated[int, Setting("CPU cores of each", at_least=1)] = 1
     gpus_per_worker: Annotated[float, Setting("GPUs of each; a fraction lets several share one", at_least=0)] = 0
+    signals: Annotated[
+        Literal["auto", "stored", "live"],
+        Setting("teachers answer live, or once for all trials with the same view; auto takes what costs less"),
+    ] = "auto"
+    signals_precision: Annotated[
+        Literal["fp16", "fp32"], Setting("of stored answers; fp16 is given up where it would move a logit by over 1/64")
+    ] = "fp16"
+    signals_gb: Annotated[
+        float, Setting("what all stored answers in the store may take; the least used go first", at_least=0)
+    ] = 20.0

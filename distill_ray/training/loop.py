@@ -27,7 +27,7 @@ from distill_ray.training.dataset import Dataset
 from distill_ray.training.device import Worker, autocast, precision_of
 from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer
 from distill_ray.training.prediction import predict
-from distill_ray.training.teachers import NO_TEACHERS, LiveTeachers
+from distill_ray.training.teachers import NO_TEACHERS, EpochTeachers
 
 REMEDIES = "try a lower lr, more warmup_epochs, a clip_norm or precision: fp32"
 
@@ -54,7 +54,7 @@ class Outcome:
 def train(
     job: Job,
     dataset: Dataset,
-    teachers: LiveTeachers | None = None,
+    teachers: EpochTeachers | None = None,
     *,
     worker: Worker | None = None,
     saved: bytes | None = None,
@@ -93,6 +93,7 @@ def train(
         started = time.perf_counter()
         network.train()
         losses: dict[str, Tensor] = {}
+        answering = (teachers or NO_TEACHERS).of_epoch(epoch)
         batches = epoch_batches(
             recipe.augment,
             dataset.images,
@@ -109,7 +110,7 @@ def train(
         )
         for step, batch in enumerate(batches, start=(epoch - 1) * steps):
             optimizer.param_groups[0]["lr"] = learning_rate(recipe, step, steps)
-            terms = recipe.method.loss(student, batch, teachers or NO_TEACHERS)
+            terms = recipe.method.loss(student, batch, answering)
             (terms["loss"] * batch.weight).backward()
             clip_gradients(recipe, network.parameters())
             optimizer.step()

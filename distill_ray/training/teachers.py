@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from distill_ray.augment.view import Part
+from distill_ray.methods.method import Teachers
 from distill_ray.training.device import autocast
 
 
+class EpochTeachers(Protocol):
+    """Where a training run gets its teachers from, epoch by epoch: they may answer live in one and from a file in another."""
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """The teachers themselves, for methods that want them live."""
+
+    def of_epoch(self, epoch: int) -> Teachers:
+        """Who answers in the 1-based `epoch`."""
+
+
 class LiveTeachers:
-    """Frozen networks that give their raw logits, (N, B, K), for every part they are asked about."""
+    """Frozen networks that give their raw logits, (N, B, K), for every part they are asked about.
+
+    One member after another answers for the whole batch: on a CPU that is faster than all side by side in grouped convolutions
+    or under a vectorised map (BENCHMARKS.md).
+    """
 
     def __init__(self, networks: Sequence[nn.Module], device: torch.device, precision: str) -> None:
         self.networks = [
@@ -24,9 +41,14 @@ class LiveTeachers:
     def __len__(self) -> int:
         return len(self.networks)
 
+    def of_epoch(self, epoch: int) -> LiveTeachers:
+        """These."""
+        return self
+
     def __call__(self, part: Part) -> Tensor:
-        with torch.no_grad(), autocast(self._device, self._precision):
-            return torch.stack([network(part.images).float() for network in self.networks])
+        with torch.inference_mode(), autocast(self._device, self._precision):
+            answers = torch.stack([network(part.images).float() for network in self.networks])
+        return answers.clone()  # autograd saves no inference tensors for the backward pass
 
 
 NO_TEACHERS = LiveTeachers((), torch.device("cpu"), "fp32")

@@ -129,7 +129,7 @@ def test_combinations_that_are_refused() -> None:
     ):
         Supervised().check_fit(model="wrn-10-1", view=picking, teachers=0)
     EnsembleKD().check_fit(model="wrn-10-1", view=picking, teachers=1)
-    assert EnsembleKD().live_teachers(picking)
+    assert not EnsembleKD().live_teachers(picking)
     assert not EnsembleKD().live_teachers(Identity())
 
 

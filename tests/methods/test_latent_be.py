@@ -197,4 +197,4 @@ def test_what_is_refused() -> None:
         LatentBE(perturb="random")
     assert LatentBE(perturb="tdiv-sdiv").live_teachers(Identity())
     assert not LatentBE().live_teachers(Identity())
-    assert LatentBE().live_teachers(VIEWS["additional"](pick="kl"))
+    assert not LatentBE().live_teachers(VIEWS["additional"](pick="kl"))

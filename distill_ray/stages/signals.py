@@ -1,0 +1,209 @@
+"""Teacher signals in the store: who computes them, who waits, and what has to go when there is no room.
+
+signals/<key>/<epoch>/manifest.json     written last: without it there are no signals of that epoch
+signals/<key>/<epoch>.lease             somebody is computing them
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import nn
+
+from distill_ray.data.cache import cache_root
+from distill_ray.errors import RunError, StoreError
+from distill_ray.methods.method import Teachers
+from distill_ray.stages.lease import Lease
+from distill_ray.store import MANIFEST, Store
+from distill_ray.training import (
+    Dataset,
+    LiveTeachers,
+    SignalKey,
+    Signals,
+    StoredTeachers,
+    Worker,
+    compute_signals,
+    from_arrow,
+    to_arrow,
+)
+
+ROOT = "signals"
+FILE = "logits.arrow"
+
+AHEAD = 4
+"""Epochs after its own that a run computes while it waits for somebody else to compute its own."""
+
+POLL = 0.2
+"""Seconds between two looks at what somebody else computes."""
+
+IN_USE = 3600.0
+"""Seconds since their last use during which signals are not evicted: a study may be running on them."""
+
+RESERVE = 2**30
+"""Bytes of a local disk that signals leave free, or a tenth of a small disk, for results and checkpoints."""
+
+
+class SharedSignals:
+    """The signals of one key, computed by whoever needs an epoch first and read by all others.
+
+    An epoch that somebody else is computing is waited for; meanwhile later ones are computed, so that runs side by side divide
+    the work. What cannot be kept, since the disk or the `limit` is full, is said once by `say`; from then on `of_epoch` returns
+    None for epochs that are not there, and live teachers have to answer.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: SignalKey,
+        dataset: Dataset,
+        teachers: Callable[[], LiveTeachers],
+        *,
+        worker: Worker,
+        epochs: int,
+        limit: float,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._dataset = dataset
+        self._teachers = teachers
+        self._worker = worker
+        self._epochs = epochs
+        self._limit = limit
+        self._say = say
+        self._folder = posixpath.join(ROOT, key.id)
+        self._leases: dict[int, Lease] = {}
+        self._full = False
+
+    def of_epoch(self, epoch: int) -> Signals | None:
+        """The signals of the 1-based `epoch`, or None where they are not there and cannot be kept."""
+        while True:
+            if (found := self._open(epoch)) is not None or self._full:
+                return found
+            with self._lease(epoch).held() as mine:
+                if mine:
+                    return self._open(epoch) or self._make(epoch)
+            if not self._work_ahead(epoch):
+                time.sleep(POLL)
+
+    def _work_ahead(self, epoch: int) -> bool:
+        """Compute the signals of one later epoch that nobody has or makes; whether there was one."""
+        for later in range(epoch + 1, min(epoch + AHEAD, self._epochs) + 1):
+            if self._full:
+                return False
+            if self._store.get(self._path(later)) is None:
+                with self._lease(later).held() as mine:
+                    if mine and self._store.get(self._path(later)) is None:
+                        self._make(later)
+                        return True
+        return False
+
+    def _open(self, epoch: int) -> Signals | None:
+        record = self._store.get(self._path(epoch))
+        if record is None:
+            return None
+        try:
+            signals = from_arrow(record.map(FILE), self._key.identity(epoch))
+            if not signals.fit(len(self._key.teachers), len(self._dataset.train), self._dataset.num_classes):
+                raise ValueError(f"they have the shapes {[part.shape for part in signals.logits]}")
+        except (ValueError, RunError) as error:
+            self._store.set_aside(posixpath.join(self._path(epoch), MANIFEST))
+            self._say(f"signals of epoch {epoch} were set aside and are computed anew: {error}")
+            return None
+        if self._store.is_local:
+            with contextlib.suppress(OSError):
+                os.utime(self._store.local_path(posixpath.join(self._path(epoch), MANIFEST)))
+        else:
+            _trim(cache_root() / ROOT, self._limit)
+        return signals
+
+    def _make(self, epoch: int) -> Signals:
+        started = time.perf_counter()
+        identity = self._key.identity(epoch)
+        signals = compute_signals(self._key, epoch, self._teachers(), self._dataset, self._worker.device)
+        content = to_arrow(signals, identity)
+        info = {"identity": identity, "error": signals.error, "seconds": time.perf_counter() - started}
+        try:
+            if make_room(self._store, self._folder, len(content), self._limit):
+                self._store.delete(self._path(epoch))  # what a process that died here left behind
+                self._store.put(self._path(epoch), {FILE: content}, info)
+            else:
+                self._give_up(f"there is no room for {len(content) / 1e6:.0f} MB")
+        except StoreError as error:
+            with contextlib.suppress(StoreError):
+                self._store.delete(self._path(epoch))
+            self._give_up(str(error))
+        return signals
+
+    def _give_up(self, reason: str) -> None:
+        self._full = True
+        with contextlib.suppress(StoreError):
+            self._say(f"teachers answer live where their signals are not stored: {reason}")
+
+    def _lease(self, epoch: int) -> Lease:
+        if epoch not in self._leases:
+            name = f"{self._path(epoch)}.lease"
+            self._leases[epoch] = Lease(self._store.local_path(name) if self._store.is_local else cache_root() / name)
+        return self._leases[epoch]
+
+    def _path(self, epoch: int) -> str:
+        return posixpath.join(self._folder, f"{epoch:05d}")
+
+
+class SharedTeachers:
+    """The teachers of a training run: from stored signals where there are any, else live."""
+
+    def __init__(self, signals: SharedSignals, teachers: Callable[[], LiveTeachers], worker: Worker) -> None:
+        self._signals = signals
+        self._teachers = teachers
+        self._worker = worker
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """The teachers themselves, loaded when asked for."""
+        return self._teachers().networks
+
+    def of_epoch(self, epoch: int) -> Teachers:
+        """Who answers in that epoch."""
+        signals = self._signals.of_epoch(epoch)
+        return self._teachers() if signals is None else StoredTeachers(signals, self._worker.device)
+
+
+def make_room(store: Store, own: str, size: int, limit: float) -> bool:
+    """Evict signals until `size` more bytes fit below `limit` and onto a local disk; whether they do.
+
+    The least recently used go first, a whole key at a time; those of the folder `own` stay, and those in use within the last
+    hour. On a store that is not local the last use is taken to be the last change.
+    """
+    sizes: dict[str, int] = {}
+    used: dict[str, float] = {}
+    for path, length, changed in store.tree(ROOT):
+        folder = posixpath.join(ROOT, path.split("/")[1])
+        sizes[folder] = sizes.get(folder, 0) + length
+        used[folder] = max(used.get(folder, 0.0), changed)
+    missing = sum(sizes.values()) + size - limit
+    if store.is_local:
+        disk = shutil.disk_usage(store.uri)
+        missing = max(missing, size + min(RESERVE, disk.total // 10) - disk.free)
+    for folder in sorted(used, key=lambda folder: used[folder]):
+        if missing > 0 and folder != own and time.time() - used[folder] > IN_USE:
+            store.delete(folder)
+            missing -= sizes[folder]
+    return missing <= 0
+
+
+def _trim(folder: Path, limit: float) -> None:
+    """Remove copies of remote signals, those first that were opened longest ago, until the rest is below `limit`."""
+    with contextlib.suppress(OSError):
+        files = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+        total = 0
+        for file in files:
+            total += file.stat().st_size
+            if total > limit:
+                file.unlink()

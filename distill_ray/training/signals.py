@@ -1,0 +1,195 @@
+"""Teacher signals: what every teacher says of every image of one epoch, computed once and read by every student.
+
+A view is a pure function of (seed, epoch, position), so all students with the same view and seed see the same images, and one
+file can hold the raw logits of all teachers for all images of an epoch. Temperature, weights and the rule that combines the
+teachers are applied to them later and stay searchable.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from distill_ray.augment.epoch import epoch_batches
+from distill_ray.augment.view import Part, View
+from distill_ray.job import Data, Job, canonical_json
+from distill_ray.training.dataset import Dataset
+from distill_ray.training.teachers import LiveTeachers
+
+SCHEMA_VERSION = 1
+"""Part of the identity of signals. Raise it when a change of code changes what the same key stands for."""
+
+ERROR_BOUND = 2.0**-6
+"""The largest error of a logit that half precision may bring, which it does up to a magnitude of 64; beyond, float32 is kept."""
+
+BATCH = 128
+"""Images at a time, where the view does not care; the same for all, so that the same signals come out whoever computes them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignalKey:
+    """Everything that decides the signals of all epochs of a run. `batch_size` is None where the view does not depend on it.
+
+    `precision` is the arithmetic of the teachers, `exact` says that logits are stored in float32 in any case. Whether a last,
+    smaller batch is left out does not matter, since its images are answered for too.
+    """
+
+    teachers: tuple[str, ...]
+    data: Data
+    view: View
+    seed: int
+    batch_size: int | None
+    precision: str
+    exact: bool = False
+
+    @classmethod
+    def of(cls, job: Job, precision: str, exact: bool = False) -> SignalKey:
+        """The key of what `job` asks its teachers."""
+        view = job.recipe.augment
+        return cls(
+            teachers=job.teachers,
+            data=job.data,
+            view=view,
+            seed=job.seed,
+            batch_size=job.recipe.batch_size if view.by_batch else None,
+            precision=precision,
+            exact=exact,
+        )
+
+    def identity(self, epoch: int) -> str:
+        """The key and the epoch as canonical JSON; it is written into the file and compared when that is read."""
+        return canonical_json(self._values() | {"epoch": epoch})
+
+    @property
+    def id(self) -> str:
+        """Twenty hexadecimal digits that stand for the key."""
+        return hashlib.sha256(canonical_json(self._values()).encode()).hexdigest()[:20]
+
+    def _values(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA_VERSION,
+            "teachers": list(self.teachers),
+            "data": {"digest": self.data.digest, "label": self.data.label, "split": asdict(self.data.split)},
+            "view": self.view.to_dict(),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "precision": self.precision,
+            "exact": self.exact,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Signals:
+    """Raw logits for one epoch: for each part of the view an array (positions, versions, N, K) of float16 or float32.
+
+    `error` is the largest difference between a stored logit and the one that the teacher gave.
+    """
+
+    logits: tuple[np.ndarray, ...]
+    error: float
+
+    def of_part(self, number: int) -> np.ndarray:
+        """The logits of every teacher for all images of a part, float32 (N, positions * versions, K), in the epoch's order."""
+        rows = self.logits[number]
+        return np.ascontiguousarray(rows.reshape(-1, *rows.shape[2:]).swapaxes(0, 1), dtype=np.float32)
+
+    def fit(self, teachers: int, positions: int, classes: int) -> bool:
+        """Whether these are answers of so many teachers, for so many positions and classes."""
+        return all(part.shape == (positions, part.shape[1], teachers, classes) for part in self.logits)
+
+
+def compute_signals(key: SignalKey, epoch: int, teachers: LiveTeachers, dataset: Dataset, device: torch.device) -> Signals:
+    """Show the teachers every image of `epoch` as the view presents it.
+
+    Logits become float16, apart from those parts where that would move one by more than `ERROR_BOUND`, and all of them if the
+    key asks for float32. Raises `ValueError` for a view whose images cannot be told apart by position.
+    """
+    batches = epoch_batches(
+        key.view,
+        dataset.images,
+        dataset.labels,
+        rows=dataset.train,
+        mean=dataset.mean,
+        seed=key.seed,
+        epoch=epoch,
+        batch_size=key.batch_size or min(BATCH, len(dataset.train)),
+        device=device,
+    )
+    pieces: dict[int, list[np.ndarray]] = {}
+    error = 0.0
+    for batch in batches:
+        for part in batch.parts:
+            if part.places is None:
+                raise ValueError(f"augment {key.view.name!r} does not show every image equally often, so nothing can be stored")
+            answers = teachers(part)
+            versions = len(part.images) // len(batch.positions)
+            rows = answers.unflatten(1, (versions, -1)).permute(2, 1, 0, 3).contiguous().cpu()
+            if not key.exact:
+                halves = rows.half()
+                off = float((halves.float() - rows).abs().max())
+                if off <= ERROR_BOUND:
+                    rows, error = halves, max(error, off)
+            pieces.setdefault(part.number, []).append(rows.numpy())
+    return Signals(tuple(np.concatenate(pieces[number]) for number in sorted(pieces)), error)
+
+
+def to_arrow(signals: Signals, identity: str) -> bytes:
+    """An Arrow IPC file with a row per position and a column per part."""
+    columns = {}
+    shapes = []
+    for number, part in enumerate(signals.logits):
+        flat = pa.array(np.ascontiguousarray(part).reshape(-1))
+        columns[f"part{number}"] = pa.FixedSizeListArray.from_arrays(flat, part[0].size)
+        shapes.append(part.shape[1:])
+    said = {"identity": identity, "shapes": json.dumps(shapes), "error": repr(signals.error)}
+    batch = pa.RecordBatch.from_pydict(columns, metadata=said)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as file:
+        file.write_batch(batch)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def from_arrow(content: pa.Buffer, identity: str) -> Signals:
+    """The signals in the content of a file, memory-mapped or not, without a copy.
+
+    Raises `ValueError` when it is no such file, or when it holds signals of something else.
+    """
+    try:
+        with pa.ipc.open_file(content) as file:
+            batch = file.get_batch(0)
+        said = {name.decode(): value.decode() for name, value in (batch.schema.metadata or {}).items()}
+        if said["identity"] != identity:
+            raise ValueError(f"these are signals of {said['identity']}")
+        parts = [
+            batch.column(number).flatten().to_numpy().reshape(batch.num_rows, *shape)
+            for number, shape in enumerate(json.loads(said["shapes"]))
+        ]
+        return Signals(tuple(parts), float(said["error"]))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise ValueError(f"not a file of signals ({error})") from None
+
+
+class StoredTeachers:
+    """Teachers that answer from signals, by the places that the view gave its images. They have no `networks`."""
+
+    networks = ()
+
+    def __init__(self, signals: Signals, device: torch.device) -> None:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
+            self._rows = [torch.from_numpy(part).flatten(0, 1).to(device) for part in signals.logits]
+
+    def __call__(self, part: Part) -> Tensor:
+        """Raw logits, float32 (N, B, K). Raises `ValueError` for images that the view did not make, which have no place."""
+        if part.places is None:
+            raise ValueError("stored teachers can only answer for images as their view made them")
+        return self._rows[part.number].index_select(0, part.places).transpose(0, 1).float().contiguous()
