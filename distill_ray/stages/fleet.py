@@ -12,9 +12,8 @@ from ray.exceptions import RayError
 from distill_ray.errors import RunError
 from distill_ray.events import Observer, Run
 from distill_ray.job import Job
-from distill_ray.records import find_job
+from distill_ray.records import find_job, log_path
 from distill_ray.stages.cluster import Cluster, WorkerResources
-from distill_ray.stages.execution import log_path, run_job
 from distill_ray.store import Store
 
 
@@ -51,7 +50,7 @@ def run_jobs(
                 found = find_job(store, run.job.id)
                 if found is None:
                     raise RunError(
-                        f"{run.role} {run.job.id} ended without a result; see {store.uri}/{log_path(run.job)}"
+                        f"{run.role} {run.job.id} ended without a result; see {store.uri}/{log_path(run.job.id)}"
                     ) from None
                 observer.ended(run, "finished", found.metrics, "")
             except RayError:
@@ -64,7 +63,7 @@ def run_jobs(
             else:
                 if "failure" in record:
                     observer.ended(run, "failed", {}, record["failure"])
-                    raise RunError(f"{run.role} {run.number}: {record['failure']} (log: {store.uri}/{log_path(run.job)})")
+                    raise RunError(f"{run.role} {run.number}: {record['failure']} (log: {store.uri}/{log_path(run.job.id)})")
                 observer.epoch(run, record)
     finally:
         for stream in running:
@@ -80,6 +79,8 @@ def _start(store: Store, run: Run, resources: WorkerResources, read_test: bool) 
 @ray.remote(num_returns="streaming", max_retries=0)
 def _job(store: Store, job: dict[str, Any], resources: WorkerResources, read_test: bool) -> Generator[dict[str, Any], None, None]:
     """The records of a job's epochs; last `failure`, the reason, where it failed on its own account."""
+    from distill_ray.stages.execution import run_job  # torch: seconds that the driver need not spend
+
     try:
         for record in run_job(store, Job.from_dict(job), resources, read_test=read_test):
             yield dict(record)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,6 +101,8 @@ def _train(around: Surroundings, runs: Sequence[Run], *, read_test: bool = False
         from distill_ray.stages.fleet import run_jobs
 
         _connect(around)
+        # What the search needs of Ray takes seconds to import: they pass while jobs are training.
+        threading.Thread(target=importlib.import_module, args=("distill_ray.stages.search",), daemon=True).start()
         run_jobs(
             around.cluster,
             around.store,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
 from distill_ray.errors import StoreError
 from distill_ray.job import Job
 from distill_ray.records import find_job
-from distill_ray.stages.execution import Epochs, run_job
+
+if TYPE_CHECKING:
+    from distill_ray.stages.execution import Epochs
 
 
 class TrialRunner(tune.Trainable):
@@ -24,6 +26,8 @@ class TrialRunner(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the job of `config`."""
+        from distill_ray.stages.execution import run_job  # torch: seconds that the driver need not spend
+
         self._config = config
         self._job = Job.from_dict(config["job"])
         self._epochs = run_job(config["store"], self._job, config["resources"])

@@ -30,6 +30,10 @@ REST = 15
 
 LONGEST_WAIT = 30.0
 
+BEFORE_FIRST = 10.0
+"""How many intervals pass before the first write, which loads MLflow and may make its database: seconds of computing that
+the study's own beginning needs more."""
+
 ATTEMPTS = 3
 """How often `close` has the rest tried before it gives up."""
 
@@ -97,7 +101,7 @@ class Outbox:
         self._warn(redacted(f"MLflow at {shown(self.uri)}: {text}", self.uri))
 
     def _work(self) -> None:
-        wait, failures = self.interval, 0
+        wait, failures = self.interval * BEFORE_FIRST, 0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._closing)
