@@ -38,6 +38,7 @@ class CRD(AugmentedKD):
     """
 
     name = "crd"
+    needed = "contrast, labels and alpha, or original, mixed_labels and augmented"
 
     labels: Annotated[float, Setting("weight of the labels of the images", at_least=0)] = 1.0
     alpha: Annotated[float, Setting("weight of the teachers' answers, on images and augmented copies", at_least=0)] = 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import METHODS, Method, Student, Teachers
@@ -36,6 +36,7 @@ class AugmentedKD(Method):
 
     name = "augmented-kd"
     needs_teachers = True
+    needed: ClassVar[str] = "labels and alpha, or original, mixed_labels and augmented"
 
     temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0
     labels: Annotated[float, Setting("weight of the labels of the images", at_least=0)] = 0.1
@@ -50,7 +51,7 @@ class AugmentedKD(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self._learns():
-            raise ValueError("labels and alpha, or original, mixed_labels and augmented, must not all be 0")
+            raise ValueError(f"{self.needed}, must not all be 0")
 
     def check_fit(self, *, model: str, view: View, teachers: int) -> None:
         """Besides the common rules: a view of images and copies."""

@@ -75,7 +75,9 @@ def _epoch_seconds(job: Job, dataset: Dataset, teachers: LiveTeachers) -> float:
     rows = min(len(dataset.train), TIMED_BATCHES * job.recipe.batch_size)
     share = rows / len(dataset.train)
     few = dataclasses.replace(
-        dataset, train=dataset.train[:rows], validation=dataset.validation[: max(1, round(share * len(dataset.validation)))]
+        dataset,
+        train=dataset.train[:: len(dataset.train) // rows][:rows],
+        validation=dataset.validation[: max(1, round(share * len(dataset.validation)))],
     )
     *_, last = train(job, few, teachers if job.teachers else None, worker=worker)
     return last["seconds"] / share

@@ -197,7 +197,7 @@ def without_times(record: dict[str, float]) -> dict[str, float]:
 
 JOBS = [job_of(method, simplest_view(method)) for method in METHODS_TRIED] + [
     job_of(METHODS_TRIED[number % len(METHODS_TRIED)], view)
-    for number, view in enumerate([view for view in VIEWS_TRIED if view.picks] * 2, start=1)
+    for number, view in enumerate([view for view in VIEWS_TRIED if view.picks] * 4, start=1)
     if fits(METHODS_TRIED[number % len(METHODS_TRIED)], view)
 ]
 """Every method, and every pick with several."""

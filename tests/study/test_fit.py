@@ -72,7 +72,7 @@ def study(student: str, teachers: str = "members: 3", rest: str = "search: {spac
         ),
         (
             "model: wrn-10-1, method: crd, labels: 0, alpha: 0, contrast: 0",
-            "student.method: labels and alpha, or original, mixed_labels and augmented, must not all be 0",
+            "student.method: contrast, labels and alpha, or original, mixed_labels and augmented, must not all be 0",
         ),
         (
             "model: wrn-10-1, method: endd, anneal_from: 5, anneal_until: 5",
