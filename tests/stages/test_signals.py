@@ -1,0 +1,303 @@
+"""Signals in the store: computed once, never taken when damaged, evicted and given up where there is no room."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distill_ray.augment import VIEWS, Crop, Identity
+from distill_ray.job import Data, Split
+from distill_ray.models import build_model
+from distill_ray.stages import signals as module
+from distill_ray.stages.sharing import Sharing, confirm_sharing, distinct_views, trial_sharing
+from distill_ray.stages.signals import FILE, ROOT, SharedSignals, SharedTeachers, make_room
+from distill_ray.store import MANIFEST, Store
+from distill_ray.study import Study
+from distill_ray.training import Dataset, LiveTeachers, SignalKey, StoredTeachers, Worker, compute_signals
+
+HERE = Worker(torch.device("cpu"))
+DATA = Data(name="noise", digest="0" * 32, location="noise", label="label", split=Split(validation=16))
+KEY = SignalKey(teachers=("a", "b"), data=DATA, view=Crop(), seed=3, batch_size=None, precision="fp32")
+
+
+def noise() -> Dataset:
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1)).astype(np.uint8)
+    return Dataset(images, np.arange(60) % 3, np.arange(44), np.arange(44, 60), ("a", "b", "c"), (0.5,), (0.3,))
+
+
+class Counting(LiveTeachers):
+    """Live teachers who know how often they were asked."""
+
+    def __init__(self) -> None:
+        networks = [build_model("wrn-10-1", num_classes=3, image_shape=(1, 8, 8), seed=seed) for seed in range(2)]
+        super().__init__(networks, HERE.device, "fp32")
+        self.asked = 0
+
+    def __call__(self, part: Any) -> torch.Tensor:
+        self.asked += 1
+        return super().__call__(part)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def teachers() -> Counting:
+    return Counting()
+
+
+def shared(store: Store, teachers: Counting, key: SignalKey = KEY, **settings: Any) -> SharedSignals:
+    arguments = {"worker": HERE, "epochs": 3, "limit": 1e9} | settings
+    return SharedSignals(store, key, noise(), lambda: teachers, **arguments)
+
+
+def expected(teachers: Counting, epoch: int) -> np.ndarray:
+    return compute_signals(KEY, epoch, teachers, noise(), HERE.device).logits[0]
+
+
+def data_file(store: Store, epoch: int = 1) -> Path:
+    record = store.get(f"{ROOT}/{KEY.id}/{epoch:05d}")
+    assert record is not None
+    return store.local_path(record.files[FILE]["path"])
+
+
+def test_the_second_reader_computes_nothing(store: Store, teachers: Counting) -> None:
+    first = shared(store, teachers).of_epoch(1)
+    asked = teachers.asked
+    second = shared(store, teachers).of_epoch(1)
+    assert asked == teachers.asked == 1
+    assert first is not None and second is not None
+    np.testing.assert_array_equal(first.logits[0], second.logits[0])
+    assert not second.logits[0].flags.owndata, "it is mapped, not copied"
+
+
+@pytest.mark.parametrize("damage", ["bit", "end", "empty", "gone", "manifest"])
+def test_damaged_signals_are_computed_anew(damage: str, store: Store, teachers: Counting) -> None:
+    whole = expected(teachers, 1)
+    shared(store, teachers).of_epoch(1)
+    path = data_file(store)
+    content = bytearray(path.read_bytes())
+    if damage == "bit":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage == "gone":
+        path.unlink()
+    elif damage == "manifest":
+        store.local_path(f"{ROOT}/{KEY.id}/00001/{MANIFEST}").write_text("{")
+    else:
+        path.write_bytes(content[: -100 if damage == "end" else 0])
+    said: list[str] = []
+    asked = teachers.asked
+    again = shared(store, teachers, say=said.append).of_epoch(1)
+    assert again is not None
+    np.testing.assert_array_equal(again.logits[0], whole)
+    assert teachers.asked == asked + 1
+    assert damage != "bit" or said[0].startswith("signals of epoch 1 were set aside and are computed anew: ")
+    assert data_file(store).exists()
+
+
+@pytest.mark.parametrize("other", [replace(KEY, teachers=("b", "a")), replace(KEY, view=Identity()), replace(KEY, seed=4)])
+def test_signals_in_the_place_of_others_are_not_taken(other: SignalKey, store: Store, teachers: Counting) -> None:
+    shared(store, teachers).of_epoch(1)
+    shutil.copytree(store.local_path(f"{ROOT}/{KEY.id}"), store.local_path(f"{ROOT}/{other.id}"))
+    manifest = store.local_path(f"{ROOT}/{other.id}/00001/{MANIFEST}")
+    manifest.write_text(manifest.read_text().replace(KEY.id, other.id))
+    said: list[str] = []
+    asked = teachers.asked
+    assert shared(store, teachers, other, say=said.append).of_epoch(1) is not None
+    assert "these are signals of" in said[0]
+    assert teachers.asked == asked + 1
+
+
+def test_another_number_of_classes_is_not_taken(store: Store, teachers: Counting) -> None:
+    shared(store, teachers).of_epoch(1)
+    more = replace(noise(), class_names=("a", "b", "c", "d"))
+    said: list[str] = []
+    found = SharedSignals(store, KEY, more, lambda: teachers, worker=HERE, epochs=3, limit=1e9, say=said.append).of_epoch(1)
+    assert found is not None
+    assert "they have the shapes" in said[0]
+
+
+def test_two_processes_compute_once(store: Store) -> None:
+    """Of four epochs that two processes go through at the same time, each is computed by one of them."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_signals import *
+teachers = Counting()
+run = shared(Store.open({store.uri!r}), teachers, epochs=4)
+for epoch in range(1, 5):
+    assert run.of_epoch(epoch) is not None
+print(teachers.asked)
+"""
+    both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    counts = [int(process.communicate()[0]) for process in both]
+    assert sum(counts) == 4
+
+
+def test_while_one_waits_it_works_ahead(store: Store, teachers: Counting) -> None:
+    """Another run, which is alive, holds epoch 1 and gives it up only after this one has computed the next two."""
+    busy = shared(store, Counting())
+    done = threading.Event()
+
+    def hold() -> None:
+        with busy._lease(1).held() as mine:
+            assert mine
+            done.wait(30)
+            busy._make(1)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    time.sleep(0.05)
+    waiting = threading.Thread(target=shared(store, teachers).of_epoch, args=(1,))
+    waiting.start()
+    path = store.local_path(f"{ROOT}/{KEY.id}/00003/{MANIFEST}")
+    for _ in range(200):
+        time.sleep(0.05)
+        if path.exists():
+            break
+    done.set()
+    holder.join()
+    waiting.join()
+    assert teachers.asked == 2
+    assert path.exists()
+
+
+def test_a_dead_holder_is_not_waited_for(store: Store, teachers: Counting) -> None:
+    lease = store.local_path(f"{ROOT}/{KEY.id}/00001.lease")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    lease.write_text(f"{os.uname().nodename} {dead.pid} abcd")
+    leftover = store.local_path(f"{ROOT}/{KEY.id}/00001/1234/{FILE}")
+    leftover.write_bytes(b"half of it")
+    assert shared(store, teachers).of_epoch(1) is not None
+    assert teachers.asked == 1
+    assert not leftover.exists()
+
+
+@pytest.fixture
+def filled(store: Store, teachers: Counting) -> Callable[[str], Path]:
+    """Puts signals of another seed into the store that were last used that long ago, in hours."""
+
+    def fill(hours: float) -> Path:
+        key = replace(KEY, seed=int(hours * 10))
+        shared(store, teachers, key).of_epoch(1)
+        manifest = store.local_path(f"{ROOT}/{key.id}/00001/{MANIFEST}")
+        for path in (manifest, *manifest.parent.rglob("*.arrow")):
+            os.utime(path, (time.time() - hours * 3600,) * 2)
+        return manifest
+
+    return fill
+
+
+def test_the_least_recently_used_make_room(store: Store, filled: Callable[[float], Path]) -> None:
+    newest, oldest, middle = filled(0.5), filled(5), filled(2)
+    size = sum(size for _, size, _ in store.tree(ROOT)) // 3
+    assert make_room(store, f"{ROOT}/own", size, 3.5 * size)
+    assert [path.exists() for path in (newest, middle, oldest)] == [True, True, False]
+    assert not make_room(store, f"{ROOT}/own", size, 1.5 * size), "what is in use stays"
+    assert [path.exists() for path in (newest, middle, oldest)] == [True, False, False]
+
+
+def test_using_signals_keeps_them(store: Store, teachers: Counting, filled: Callable[[float], Path]) -> None:
+    used, unused = filled(5), filled(2)
+    shared(store, teachers, replace(KEY, seed=50)).of_epoch(1)
+    size = sum(size for _, size, _ in store.tree(ROOT)) // 2
+    assert make_room(store, f"{ROOT}/own", size, 2.5 * size)
+    assert used.exists() and not unused.exists()
+
+
+def test_without_room_teachers_answer_live_and_it_is_said_once(store: Store, teachers: Counting) -> None:
+    said: list[str] = []
+    signals = shared(store, teachers, limit=10, say=said.append)
+    source = SharedTeachers(signals, lambda: teachers, HERE)
+    assert isinstance(source.of_epoch(1), StoredTeachers), "what was computed is used once"
+    assert source.of_epoch(2) is teachers
+    assert source.of_epoch(3) is teachers
+    assert len(said) == 1
+    assert said[0].startswith("teachers answer live where their signals are not stored: there is no room for ")
+    assert [path for path, _, _ in store.tree(ROOT) if path.endswith(MANIFEST)] == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_leaves_no_half_of_anything(small_disk: Path, teachers: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fills up between the look at the room and the writing."""
+    store = Store.open(str(small_disk / "store"))
+    (small_disk / "ballast").write_bytes(b"0" * 60_000)
+    monkeypatch.setattr(module, "make_room", lambda *arguments: True)
+    said: list[str] = []
+    signals = shared(store, teachers, say=said.append)
+    found = signals.of_epoch(1)
+    assert found is not None
+    np.testing.assert_array_equal(found.logits[0], expected(teachers, 1))
+    assert signals.of_epoch(2) is None
+    assert len(said) == 1 and "no space left while writing" in said[0]
+    assert [path for path, _, _ in store.tree(ROOT)] == []
+
+
+def test_signals_leave_a_reserve_of_the_disk(small_disk: Path, teachers: Counting) -> None:
+    store = Store.open(str(small_disk / "store"))
+    free = shutil.disk_usage(small_disk).free
+    assert make_room(store, "own", 4096, 1e9)
+    assert not make_room(store, "own", free - 1000, 1e9)
+
+
+def test_signals_of_a_remote_store_are_mapped_from_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISTILL_RAY_CACHE", str(tmp_path / "cache"))
+    remote = Store("file://" + str(tmp_path / "remote"))
+    assert not remote.is_local
+    teachers = Counting()
+    shared(remote, teachers).of_epoch(1)
+    found = shared(remote, teachers).of_epoch(1)
+    assert found is not None and teachers.asked == 1
+    (copy,) = (tmp_path / "cache" / ROOT).glob("[0-9a-f]" * 64)
+    copy.write_bytes(copy.read_bytes()[:-8])
+    again = shared(remote, teachers).of_epoch(1)
+    assert again is not None and teachers.asked == 1
+    np.testing.assert_array_equal(again.logits[0], found.logits[0])
+    (data,) = (tmp_path / "remote" / ROOT).rglob(FILE)
+    data.write_bytes(b"0" * data.stat().st_size)
+    copy.unlink()
+    assert shared(remote, teachers).of_epoch(1) is not None
+    assert teachers.asked == 2
+
+
+def test_auto_stores_what_several_runs_share(tiny_study: Callable[..., Study]) -> None:
+    study = tiny_study("search.trials=4")
+    assert distinct_views(study) == 2
+    assert trial_sharing(study) == Sharing("auto", 2.0)
+    assert trial_sharing(study).stores(Identity())
+    assert not trial_sharing(tiny_study("search.trials=2")).stores(Identity())
+    assert confirm_sharing(study).sharers == 1
+    assert confirm_sharing(tiny_study("confirm.baselines=[default-kd]")).sharers == 2
+    assert Sharing("stored").stores(Identity())
+    assert not Sharing("live", 100).stores(Identity())
+    pool = VIEWS["additional"](pick="student-entropy", pool=3)
+    assert [Sharing("auto", sharers).stores(pool) for sharers in (1, 2, 3)] == [False, False, True]
+    drawn = tiny_study("search.try_first=[]", "search.space={augment.padding: {int: [1, 3]}}", "student.augment=crop")
+    assert not trial_sharing(drawn).stores(drawn.student.augment)
