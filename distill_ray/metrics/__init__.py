@@ -16,6 +16,7 @@ __all__ = [
     "mean_log_probabilities",
     "reliability",
     "score",
+    "validation_score",
 ]
 
 DIRECTIONS: dict[str, Literal["min", "max"]] = {
@@ -45,6 +46,16 @@ def score(log_probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         "brier": brier(predicted, truth),
         "oe": bins.oe,
     }
+
+
+def validation_score(log_probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """What `score` says, and as cnll the NLL that is left after temperature scaling: the lowest that one temperature reaches.
+
+    The temperature is fitted to these very predictions, so cnll serves to choose by, not to report. Raises ValueError as
+    `score` does.
+    """
+    calibrated = calibrated_score(log_probabilities, labels, fit_temperature(log_probabilities, labels))
+    return score(log_probabilities, labels) | {"cnll": calibrated["cnll"]}
 
 
 def calibrated_score(log_probabilities: ArrayLike, labels: ArrayLike, temperature: float) -> dict[str, float]:

@@ -241,12 +241,12 @@ def _champion(study: Study, found: Sequence[Contender]) -> Champion | None:
     """Of the best configuration's trainings the one with the best first objective on the validation split."""
     if not found:
         return None
-    from distill_ray.metrics import score
+    from distill_ray.metrics import validation_score
 
     best = found[0]
     (objective, mode), *_ = study.search.objectives.items()
     metric = objective.removeprefix("val/")
-    values = [score(each.log_probabilities, each.labels)[metric] for each in best.validation]
+    values = [validation_score(each.log_probabilities, each.labels)[metric] for each in best.validation]
     chosen = values.index(min(values) if mode == "min" else max(values))
     validation = best.validation[chosen]
     temperature = fit_temperature(validation.log_probabilities, validation.labels)

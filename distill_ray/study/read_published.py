@@ -48,7 +48,8 @@ def _row(name: str, content: Any, problems: Problems, contenders: list[str]) -> 
         elif (found := check_value(_VALUE, value, here, problems)) is not INVALID:
             values[field] = float(found)
     if not values:
-        problems.add(path, f"found {shown(content)}, must be metrics with their values: {{accuracy: 79.2, nll: 1.07}}")
+        message = f"found {shown(content)}, must be metrics with their values: {{accuracy: 79.2, nll: 1.07}}"
+        problems.add(path, message, about=[path])
     return PublishedRow(name=name, values=values, measured=measured)
 
 

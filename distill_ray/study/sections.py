@@ -12,7 +12,7 @@ from distill_ray.settings import Setting
 from distill_ray.study.recipes import flatten, to_file
 from distill_ray.study.space import Label, SearchSpace
 
-OBJECTIVES = {"val/accuracy": "max", "val/nll": "min", "val/ece": "min", "val/brier": "min", "val/oe": "min"}
+OBJECTIVES = {"val/accuracy": "max", "val/nll": "min", "val/ece": "min", "val/brier": "min", "val/oe": "min", "val/cnll": "min"}
 """What a search can optimise, and the direction in which it is better."""
 
 MAX_SEED = 2**31 - 1

@@ -19,7 +19,7 @@ from distill_ray.augment.epoch import epoch_batches, steps_per_epoch
 from distill_ray.errors import RunError
 from distill_ray.job import Job
 from distill_ray.methods.method import Setup, Student
-from distill_ray.metrics import score
+from distill_ray.metrics import validation_score
 from distill_ray.models import build_model
 from distill_ray.training import checkpoint
 from distill_ray.training.checkpoint import Progress
@@ -126,7 +126,7 @@ def train(
         log_probabilities = predict(deployed, dataset.images, dataset.validation, worker=worker, precision=precision)
         if not np.isfinite(log_probabilities).all():
             raise DivergedError(f"predictions on the validation split were not finite in epoch {epoch}; {REMEDIES}")
-        scores = score(log_probabilities, dataset.labels[dataset.validation])
+        scores = validation_score(log_probabilities, dataset.labels[dataset.validation])
         progress.epoch = epoch
         _keep_best(progress, recipe.keep, scores, deployed)
         progress.history.append(
