@@ -39,6 +39,10 @@ def test_validate_imports_no_heavy_package(arguments: tuple[str, ...]) -> None:
     assert not imported & HEAVY
 
 
+def test_schema_imports_no_heavy_package() -> None:
+    assert not imported_by("schema") & HEAVY
+
+
 @pytest.mark.parametrize("command", [(), *((name,) for name in commands.commands), ("data", "import")], ids=" ".join)
 def test_every_command_explains_itself(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--help"]) == 0

@@ -11,6 +11,7 @@ from distill_ray.cli.data import data
 from distill_ray.cli.look import compare, logs, report, status, ui
 from distill_ray.cli.model import export, predict
 from distill_ray.cli.run import plan, run, validate
+from distill_ray.cli.schema import schema
 from distill_ray.errors import DistillRayError
 
 
@@ -69,5 +70,5 @@ def commands() -> None:
     """
 
 
-for command in (run, validate, plan, status, logs, report, compare, export, predict, ui, data):
+for command in (run, validate, plan, status, logs, report, compare, export, predict, ui, schema, data):
     commands.add_command(command)

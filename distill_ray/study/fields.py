@@ -74,6 +74,25 @@ def requirement(field: SettingField, item: bool = False) -> str:
     return f"{_kind(declared)}, {limits}" if limits else _kind(declared)
 
 
+def json_schema(field: SettingField) -> dict[str, Any]:
+    """What `field` takes as JSON Schema, by the same types and limits that `check_value` goes by."""
+    setting = field.setting
+    limits = {
+        "exclusiveMinimum": setting.above,
+        "minimum": setting.at_least,
+        "exclusiveMaximum": setting.below,
+        "maximum": setting.at_most,
+    }
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+
+    def limited(schema: dict[str, Any]) -> dict[str, Any]:
+        nested = {"anyOf": [limited(each) for each in schema["anyOf"]]} if "anyOf" in schema else {}
+        items = {"items": limited(schema["items"])} if "items" in schema else {}
+        return schema | nested | items | (given if schema.get("type") in ("number", "integer") else {})
+
+    return limited(_adapter(field.type).json_schema())
+
+
 def number_type(field: SettingField) -> type[int] | type[float] | None:
     """`int` or `float` when the field holds one number, which can then be searched in a range."""
     declared = _without_none(field.type)

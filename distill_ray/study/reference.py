@@ -1,0 +1,121 @@
+"""The reference pages for people, made from the same declarations that a study file is read by."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+
+from distill_ray.augment import VIEWS
+from distill_ray.methods import METHODS
+from distill_ray.settings import setting_fields
+from distill_ray.study import schema
+from distill_ray.study.read_confirm import NAME_RULE
+from distill_ray.study.recipes import COMMON
+from distill_ray.study.schema import Entry, Section, paragraphs
+
+_HEAD = """\
+# The study file
+
+<!-- Made by `distill-ray schema --markdown`; edit the declarations in distill_ray, not this page. -->
+
+A study file is YAML: a mapping of sections. `name`, `teachers` and `student` are needed, everything else has a default. Values
+are taken as they are written: `"3"` is text, `1e-3` a number. `distill-ray validate FILE` lists everything that is wrong at once.
+
+For completion and checks while you type, write the schema to a file, `distill-ray schema > study.schema.json`, and name it in the
+first line of the study file, which editors with a YAML language server understand:
+
+```yaml
+# yaml-language-server: $schema=study.schema.json
+```
+
+| section | |
+|---|---|
+| `name` | names the study in the store and in MLflow: {name_rule} |
+| `seed` | 0 or above; all seeds of teachers, trials and confirmations follow from it. Default 0 |
+"""
+
+_SPACE = """\
+### The search space
+
+Each line of `space` names a setting and what it is drawn from:
+
+| written | draws |
+|---|---|
+| `{uniform: [0.1, 1.0]}` | numbers, evenly |
+| `{log: [0.001, 0.1]}` | numbers, evenly by their logarithm |
+| `{int: [2, 8]}`, `{int: [1, 64], log: true}` | whole numbers |
+| `{uniform: [0, 1], step: 0.25}`, `{int: [2, 8], step: 2}` | in steps |
+| `{choice: [a, b]}` | one of these; views with settings too: `{choice: [crop, {name: cutout, size: 8}]}` |
+| `{..., when: {method: kd}}` | only where the choice `method` is `kd`; a list names several values |
+
+`augment.size` draws setting `size` of the view. A setting that only some methods, or views, have is drawn only with those,
+without being told.
+"""
+
+
+def study_file_page() -> str:
+    """`docs/study-file.md`: every section, field by field."""
+    recipe = schema.recipe_entries()
+    own = {"method", "augment", *COMMON}
+    common = Section("settings", "", tuple(entry for name, entry in recipe.items() if name in own))
+    parts = [_HEAD.replace("{name_rule}", NAME_RULE)]
+    for section in (
+        schema.data_section(),
+        _without(schema.teacher_section(), recipe),
+        _without(schema.student_section(), recipe),
+        schema.screen_section(),
+        schema.search_section(),
+        schema.confirm_section(),
+        schema.published_section(),
+        schema.resources_section(),
+    ):
+        parts.append("\n".join(_section(section, 2)))
+        if section.name == "search":
+            parts.append(_SPACE)
+    parts.append(
+        "## Settings of a recipe\n\nWhat teachers, the student and baselines are trained with. The settings of a method stand "
+        "beside these; [methods](methods.md) has them.\n\n" + "\n".join(_table(common.entries)) + "\n"
+    )
+    parts.append("## Views\n\nWhat `augment` names: how training images are presented, to teachers and student alike.\n")
+    for name in sorted(VIEWS):
+        entries = tuple(Entry.of(field) for field in setting_fields(VIEWS[name]).values())
+        parts.append("\n".join(_section(Section(name, paragraphs(VIEWS[name]), entries), 3)))
+    return "\n".join(parts)
+
+
+def methods_page() -> str:
+    """`docs/methods.md`: every method with its formula, its source and its settings."""
+    parts = [
+        "# Methods\n\n<!-- Made by `distill-ray schema --methods`; edit the docstrings of the methods, not this page. -->\n\n"
+        "What `method` names in a study file: what a student learns from, how it is shaped, and what is deployed. T is the "
+        "temperature. Every setting can be searched.\n"
+    ]
+    for name in sorted(METHODS):
+        method = METHODS[name]
+        teachers = "Learns from teachers." if method.needs_teachers else "Needs no teachers."
+        entries = tuple(Entry.of(field) for field in setting_fields(method).values())
+        parts += [f"## {name}\n", f"{inspect.getdoc(method)}\n", f"{teachers}\n", "\n".join(_table(entries)), ""]
+    return "\n".join(parts)
+
+
+def _without(section: Section, recipe: Iterable[str]) -> Section:
+    entries = tuple(entry for entry in section.entries if entry.name not in recipe)
+    return Section(section.name, section.about, entries)
+
+
+def _section(section: Section, level: int) -> Iterator[str]:
+    yield f"{'#' * level} {section.name}\n"
+    yield f"{section.about}\n"
+    yield from _table(section.entries)
+    yield ""
+
+
+def _table(entries: Iterable[Entry]) -> Iterator[str]:
+    lines = [_line(entry.name, entry.takes, entry.default, entry.help) for entry in entries]
+    if lines:
+        yield from ("| field | takes | default | |", "|---|---|---|---|", *lines)
+
+
+def _line(name: str, *cells: str) -> str:
+    texts = [cell.replace("|", "\\|") for cell in cells]
+    return f"| `{name}` | {' | '.join(texts)} |"
