@@ -191,6 +191,17 @@ def test_a_job_from_beginning_to_end(method: Method, channels: int, num_classes:
     assert sum(parameter.numel() for parameter in network.parameters()) == outcome.parameters
 
 
+@every_method
+def test_half_precision_changes_little(method: Method) -> None:
+    """What is trained stays float32, and so do losses; only forward passes are rounded."""
+    job = job_of(method, next(view for view in reversed(VIEWS_TRIED) if fits(method, view)), epochs=1, lr=0.001)
+    records, outcome = finish(job, dataset_of())
+    rounded, of_rounded = finish(dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, precision="bf16")), dataset_of())
+    assert rounded[0]["train/loss"] == pytest.approx(records[0]["train/loss"], rel=0.05, abs=0.02)
+    assert all(weight.dtype == outcome.weights[name].dtype == torch.float32 for name, weight in of_rounded.weights.items())
+    np.testing.assert_allclose(of_rounded.log_probabilities, outcome.log_probabilities, atol=0.05)
+
+
 def without_times(record: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in record.items() if name not in ("time", "seconds")}
 
