@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import click
 
+from distill_ray.cli.bench import bench
 from distill_ray.cli.data import data
 from distill_ray.cli.look import compare, logs, report, status, ui
 from distill_ray.cli.model import export, predict
@@ -70,5 +71,5 @@ def commands() -> None:
     """
 
 
-for command in (run, validate, plan, status, logs, report, compare, export, predict, ui, schema, data):
+for command in (run, validate, plan, bench, status, logs, report, compare, export, predict, ui, schema, data):
     commands.add_command(command)

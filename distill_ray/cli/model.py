@@ -49,14 +49,17 @@ def export(
     """
     loaded = options.load(study, overrides)
     if format == "onnx":
-        from distill_ray.export.formats import check_installed
+        from distill_ray.export.opening import check_installed
 
         check_installed("onnx", "onnxscript", "onnxruntime")
     from distill_ray.export import export_champion
+    from distill_ray.stages.collect import collect
+    from distill_ray.stages.resolve import data_of
     from distill_ray.store import Store
 
-    results = options.results_in(loaded, store, search_storage)
-    exported = export_champion(results, Store.open(store), out, format=format, calibrated=calibrated, license=license)
+    data, opened = data_of(loaded), Store.open(store)
+    results = collect(loaded, data, opened, search_storage=search_storage, tracking_uri="")
+    exported = export_champion(results, opened, data, out, format=format, calibrated=calibrated, license=license)
     click.echo(f"{out}: {format}, {'calibrated' if calibrated else 'uncalibrated'}; README.md says what it is")
     click.echo(
         f"checked: on {exported.images} test images no probability differs by more than {exported.difference:.1g} "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,9 +11,9 @@ import numpy as np
 
 from distill_ray.data import load_images, open_source
 from distill_ray.errors import RequestError, RunError
-from distill_ray.export import formats
 from distill_ray.export.card import model_card
 from distill_ray.export.opening import open_model
+from distill_ray.job import Data
 from distill_ray.records import WEIGHTS, find_job
 from distill_ray.report.answer import found_settings
 from distill_ray.report.results import StudyResults
@@ -27,13 +26,7 @@ TOLERANCE = 1e-4
 IMAGES = 256
 """How many images of the test split the check looks at."""
 
-FORMATS: dict[str, Callable[[Champion, Path], None]] = {
-    "safetensors": formats.write_safetensors,
-    "torch-export": formats.write_torch_export,
-    "onnx": formats.write_onnx,
-    "mlflow": formats.write_mlflow,
-}
-"""What writes a champion into an empty folder, by the name of the format."""
+FORMATS = ("safetensors", "torch-export", "onnx", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -45,15 +38,15 @@ class Exported:
     images: int
 
 
-def find_champion(results: StudyResults, store: Store) -> Champion:
-    """The best student of a study with its weights, ready to hand out. Raises `RequestError` when there is none yet."""
+def find_champion(results: StudyResults, store: Store, data: Data) -> Champion:
+    """The best student of a study on `data` with its weights, to hand out. Raises `RequestError` when there is none yet."""
     champion = results.champion
     found = find_job(store, champion.job_id) if champion else None
     if champion is None or found is None:
         raise RequestError(f"study {results.name} has no champion yet; `distill-ray run` brings it to its end")
-    images = load_images(open_source(found.job.data.location, label=found.job.data.label), "test")
+    images = load_images(open_source(data.location, label=data.label), "test")
     return Champion(
-        job=found.job,
+        job=replace(found.job, data=data),
         weights=found.record.read(WEIGHTS),
         class_names=images.class_names,
         examples=images.images[:4],
@@ -63,7 +56,14 @@ def find_champion(results: StudyResults, store: Store) -> Champion:
 
 
 def export_champion(
-    results: StudyResults, store: Store, out: Path, *, format: str, calibrated: bool = True, license: str = "unknown"
+    results: StudyResults,
+    store: Store,
+    data: Data,
+    out: Path,
+    *,
+    format: str,
+    calibrated: bool = True,
+    license: str = "unknown",
 ) -> Exported:
     """Write the best student of a study into the new folder `out`, with its model card.
 
@@ -73,15 +73,17 @@ def export_champion(
 
     Raises `RequestError` when there is no champion, `out` is taken or a package is missing, `RunError` when the check fails.
     """
+    from distill_ray.export.formats import WRITERS
+
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RequestError(f"{out} is there already and not empty; name a new folder with --out")
-    champion = find_champion(results, store)
+    champion = find_champion(results, store, data)
     written = champion if calibrated else replace(champion, temperature=1.0)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as staging:
         folder = Path(staging, "model")
         folder.mkdir()
-        FORMATS[format](written, folder)
+        WRITERS[format](written, folder)
         images, expected = _trained(written)
         found = open_model(folder).predict(images)
         difference = float(np.abs(found - expected).max())

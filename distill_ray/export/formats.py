@@ -6,19 +6,15 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from distill_ray.errors import RequestError
+from distill_ray.export.opening import GRAPH, PROGRAM, WEIGHTS, check_installed
 from distill_ray.tracking.champion import Champion, save_champion, write_student
 from distill_ray.tracking.champion_model import load_student
-
-WEIGHTS, PROGRAM, GRAPH = "weights.safetensors", "model.pt2", "model.onnx"
-"""The file that makes a folder one in the format safetensors, torch-export or onnx."""
 
 
 class Classifier(nn.Module):
@@ -74,11 +70,13 @@ def write_mlflow(champion: Champion, folder: Path) -> None:
     save_champion(champion, folder)
 
 
-def check_installed(*packages: str) -> None:
-    """Raise `RequestError` when a package for ONNX is missing."""
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise RequestError(f"format onnx needs {' and '.join(missing)}, not installed here; pip install 'distill-ray[onnx]'")
+WRITERS: dict[str, Callable[[Champion, Path], None]] = {
+    "safetensors": write_safetensors,
+    "torch-export": write_torch_export,
+    "onnx": write_onnx,
+    "mlflow": write_mlflow,
+}
+"""What writes a champion into an empty folder, by the name of the format."""
 
 
 def _classifier(champion: Champion, folder: Path) -> tuple[Classifier, Tensor]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distill_ray.errors import RequestError
-from distill_ray.export.formats import GRAPH, PROGRAM, WEIGHTS, check_installed
-from distill_ray.tracking.champion_model import IMAGES_PER_BATCH, load_student
+
+WEIGHTS, PROGRAM, GRAPH = "weights.safetensors", "model.pt2", "model.onnx"
+"""The file that makes a folder one in the format safetensors, torch-export or onnx."""
+
+IMAGES_PER_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,16 @@ def open_model(location: str | Path) -> Model:
     return Model(tuple(card["class_names"]), (height, width, channels), runners[file](folder))
 
 
+def check_installed(*packages: str) -> None:
+    """Raise `RequestError` when a package for ONNX is missing."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise RequestError(f"format onnx needs {' and '.join(missing)}, not installed here; pip install 'distill-ray[onnx]'")
+
+
 def _student(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
+    from distill_ray.tracking.champion_model import load_student
+
     return load_student(folder).predict
 
 

@@ -8,14 +8,13 @@ from typing import Literal
 
 from distill_ray.data import load_images, open_source
 from distill_ray.events import Measurement, Metrics, Run, State, describe
+from distill_ray.export import find_champion
 from distill_ray.job import Data
-from distill_ray.records import WEIGHTS, find_job
-from distill_ray.report.answer import found_settings
 from distill_ray.report.results import StudyResults
 from distill_ray.report.table import as_markdown, table
 from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.tracking import Champion, DataSet, Status, Tracker
+from distill_ray.tracking import DataSet, Status, Tracker
 
 _STATUS: dict[State, Status] = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
@@ -95,19 +94,9 @@ class MlflowRecord:
             {f"{row.contender.name}/{row.split}/{metric}": cell.mean for row in rows for metric, cell in row.cells.items()}
         )
         self._tracker.log_artifacts({f"report/{name}": file for name, file in files.items()})
-        champion = results.champion
-        found = find_job(store, champion.job_id) if champion else None
-        if champion and found and results.best:
-            examples = load_images(open_source(self._data.location, label=self._data.label), "test")
-            student = Champion(
-                job=found.job,
-                weights=found.record.read(WEIGHTS),
-                class_names=examples.class_names,
-                examples=examples.images[:4],
-                temperature=champion.temperature,
-                description=f"Best student of study {results.name}: {found_settings(results)}",
-            )
-            self._tracker.log_champion(f"confirm/{results.best.name}/{found.job.seed}", student)
+        if results.champion and results.best:
+            student = find_champion(results, store, self._data)
+            self._tracker.log_champion(f"confirm/{results.best.name}/{student.job.seed}", student)
         self._tracker.finish_study("FINISHED")
 
 

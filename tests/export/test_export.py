@@ -105,7 +105,7 @@ def test_refusals(
     assert run_export(finished_study, tmp_path / "model", "--set", "search.trials=50") == 2
     assert "has no champion yet" in capsys.readouterr().err
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr("distill_ray.export.formats.find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
+    monkeypatch.setattr("distill_ray.export.opening.find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
     assert run_export(finished_study, tmp_path / "model", "--format", "onnx") == 2
     assert "needs onnxscript, not installed here; pip install 'distill-ray[onnx]'" in capsys.readouterr().err
     assert main(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2

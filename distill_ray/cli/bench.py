@@ -1,0 +1,61 @@
+"""The command that measures: bench."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from distill_ray.cli import options
+
+if TYPE_CHECKING:
+    from distill_ray.stages.bench import Bench
+
+
+@click.command()
+@options.study
+@click.option("--json", "as_machine", is_flag=True, help="Everything as one JSON object, for programs.")
+@click.option("--reference", is_flag=True, help="Also time a plain loop as published repositories write it.")
+@options.verbose(expose_value=False)
+def bench(study: str, overrides: tuple[str, ...], as_machine: bool, reference: bool) -> None:
+    """Measure what a student's training costs on this machine, alone, with live teachers and with stored answers.
+
+    Everything is timed in turn, a few steps at a time; nothing is trained and no store is written.
+
+    \b
+    Examples:
+      distill-ray bench studies/quickstart.yaml
+      distill-ray bench my.yaml --reference --json | jq .ratios
+    """
+    loaded = options.load(study, overrides)
+    from distill_ray.stages.bench import bench_study
+
+    found = bench_study(loaded, reference=reference)
+    if as_machine:
+        import json
+
+        click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
+    else:
+        for line in _lines(found):
+            click.echo(line)
+
+
+def _lines(bench: Bench) -> Iterator[str]:
+    yield f"{bench.machine}; {bench.device}, {bench.threads} threads"
+    yield f"batch {bench.batch_size}, medians of {bench.rounds} rounds"
+    yield ""
+    for name, speed in bench.images_per_second.items():
+        yield f"{name:<40} {speed:>9.1f} images/s {1000 * bench.steps[name]:>9.1f} ms a step"
+    yield f"{'teachers alone':<40} {bench.batch_size / bench.teachers:>9.1f} images/s {1000 * bench.teachers:>9.1f} ms a batch"
+    yield ""
+    for name, ratio in bench.ratios.items():
+        yield f"{name:<50} {ratio:>9.2f}"
+    yield ""
+    for name, share in bench.view_shares.items():
+        yield f"augment {name:<32} {1000 * bench.views[name]:>9.2f} ms a batch {100 * share:>9.1f} % of a step"
+    yield ""
+    yield f"{'a job besides its epochs':<40} {1000 * bench.per_trial:>9.0f} ms"
+    yield f"{'memory of this process':<40} {bench.memory / 1e6:>9.0f} MB"
+    if bench.signals:
+        yield f"{'signals of an epoch':<40} {bench.signals / 1e6:>9.1f} MB"
