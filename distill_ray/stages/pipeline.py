@@ -1,4 +1,4 @@
-"""A study from beginning to end: teach, search, confirm, report. What the store has already is not done again."""
+"""A study from beginning to end: teach, screen, search, confirm, report. What the store has already is not done again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import importlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import optuna
 
@@ -16,7 +16,8 @@ from distill_ray.job import Data
 from distill_ray.records import find_job
 from distill_ray.stages.cluster import Cluster, WorkerResources
 from distill_ray.stages.history import STATES, best_recipes, counted, is_over, open_history
-from distill_ray.stages.resolve import CONFIRM, SEARCH, TEACH, confirm_runs, teacher_runs, trial_run
+from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
+from distill_ray.stages.screen import deviations, found_metrics, measurement, narrowed, run_screenings, screenings
 from distill_ray.stages.sharing import confirm_sharing
 from distill_ray.store import Store
 from distill_ray.study import Study
@@ -43,6 +44,7 @@ class Surroundings:
 def run_stages(around: Surroundings) -> None:
     """Run the stages that train; when it returns, every job of the study is in the store, and so is Optuna's history."""
     teachers = _teach(around)
+    around = replace(around, study=_screen(around, teachers))
     history = _search(around, teachers)
     _confirm(around, teachers, history)
 
@@ -52,6 +54,24 @@ def _teach(around: Surroundings) -> list[str]:
     with stage(around.observer, TEACH, len(runs)):
         _train(around, runs)
     return [run.job.id for run in runs]
+
+
+def _screen(around: Surroundings, teachers: Sequence[str]) -> Study:
+    """The study with the choices of augment that the screening leaves to the search."""
+    study, store = around.study, around.store
+    wanted = screenings(study, around.data, learned_from(study, teachers))
+    if not wanted:
+        return study
+    with stage(around.observer, SCREEN, len(wanted)):
+        found = {screening: metrics for screening in wanted if (metrics := found_metrics(store, screening)) is not None}
+        for screening, metrics in found.items():
+            around.observer.measured(measurement(screening, metrics, reused=True))
+        missing = [screening for screening in wanted if screening not in found]
+        if missing:
+            _connect(around)
+            retries = study.search.retries
+            run_screenings(around.cluster, store, missing, around.resources, around.observer.measured, retries=retries)
+    return narrowed(study, deviations(wanted, store))
 
 
 def _search(around: Surroundings, teachers: Sequence[str]) -> optuna.Study:
