@@ -27,13 +27,16 @@ def check_teachers_fit(groups: Mapping[Path, TeacherGroup], problems: Problems) 
 
 def check_students_fit(student: Recipe, space: SearchSpace, teachers: int, problems: Problems) -> None:
     """The method of every trial, in all combinations of the choices that it might mind, as far as they can be counted."""
+    met: dict[str, list[str]] = {}
     for drawn in combinations(space):
         try:
             _check_fit(space.recipe(student, drawn), teachers)
         except ValueError as error:
-            of = ", ".join(f"{name} {label}" for name, label in drawn.items())
-            message = f"{error} (met with {of}; use 'when', or search less)" if of else str(error)
-            problems.add(("search", "space") if of else ("student",), message, about=[("teachers",), ("student",)])
+            met.setdefault(str(error), []).append(", ".join(f"{name} {label}" for name, label in drawn.items()))
+    for reason, (of, *others) in met.items():
+        more = f" and {len(others)} more" if others else ""
+        message = f"{reason} (met with {of}{more}; use 'when', or search less)" if of else reason
+        problems.add(("search", "space") if of else ("student",), message, about=[("teachers",), ("student",)])
 
 
 def check_baselines_fit(baselines: Mapping[str, Recipe], teachers: Mapping[str, int], problems: Problems) -> None:

@@ -114,6 +114,17 @@ def test_both_ends_of_whole_numbers_are_tried(refusal: Refusal) -> None:
     ]
 
 
+def test_one_reason_is_given_once(refusal: Refusal) -> None:
+    space = "{method: {choice: [kd, augmented-kd]}, augment: {choice: [flip, additional]}, model: {choice: [wrn-10-1, vgg8]}}"
+    lines = refusal(study("model: wrn-10-1", rest=f"search: {{space: {space}}}\n"))
+    assert lines == [
+        "study.yaml:5: search.space: method 'augmented-kd' needs images and augmented copies beside them; augment 'flip' has "
+        "none (met with method augmented-kd, augment flip, model wrn-10-1 and 1 more; use 'when', or search less)"
+    ]
+    allowed = space.replace("additional]}", "additional]}, combine: {choice: [add-loss, mean-loss]}")
+    assert len(refusal(study("model: wrn-10-1", rest=f"search: {{space: {allowed}}}\n"))) == 1
+
+
 ACROSS = study(
     "model: wrn-10-1, augment: {name: additional, pick: kl}",
     rest="""\
