@@ -75,7 +75,7 @@ class MlflowRecord:
     def measured(self, measurement: Measurement) -> None:
         if not self._tracker.is_recorded(measurement.key):
             tags = {"study": self._study.name, "stage": "screen", "role": "screening"}
-            settings = {name: "" if value is None else value for name, value in measurement.settings.items()}
+            settings = {name: "null" if value is None else value for name, value in measurement.settings.items()}
             tags |= {"augment": str(settings["augment"])}
             self._tracker.start_job(measurement.key, f"screening · {measurement.view}", settings, tags)
             self._tracker.finish_job(measurement.key, "FINISHED", measurement.metrics)

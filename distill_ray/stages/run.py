@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import posixpath
@@ -86,6 +87,7 @@ def report_path(study: Study, name: str = "report.html") -> str:
 def _report(study: Study, store: Store, results: StudyResults, folder: Path) -> dict[str, Path]:
     """The files of the report by name, in the store and in `folder`; made only when there is something new to report."""
     said: list[object] = [results.digest, results.command, results.status, results.git_commit, dict(results.versions)]
+    said += [None if results.published is None else dataclasses.asdict(results.published)]
     said += [[trial.number, trial.state, trial.job_id] for trial in results.trials]
     said += [[contender.name, *contender.job_ids] for contender in results.contenders]
     fingerprint = hashlib.sha256(canonical_json(said).encode()).hexdigest().encode()

@@ -61,8 +61,11 @@ class Study:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of what the study asks for, whatever the file's comments, order or defaults."""
-        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()[:16]
+        """Sixteen hexadecimal digits of what the study asks for, whatever the file's comments, order or defaults, and whatever
+        it quotes of others.
+        """
+        asked = {name: section for name, section in self.to_dict().items() if name != "published"}
+        return hashlib.sha256(canonical_json(asked).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
         """The study as a study file with nothing left out, in JSON values."""

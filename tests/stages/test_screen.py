@@ -1,0 +1,186 @@
+"""The screen stage: what is measured, what it is called in the store, and what it leaves of the search."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from distill_ray.augment import Additional, Crop, CutMix, Cutout, Identity, View
+from distill_ray.augment.view import Part
+from distill_ray.job import Data, Job, Recipe
+from distill_ray.records import Predictions, save_job
+from distill_ray.stages.cluster import WorkerResources
+from distill_ray.stages.resolve import confirm_runs, data_of, search_name, teacher_runs, trial_run
+from distill_ray.stages.screen import (
+    T_STDDEV,
+    Screening,
+    deviations,
+    found_metrics,
+    kept_choices,
+    measure,
+    narrowed,
+    run_screening,
+    screenings,
+)
+from distill_ray.store import Store
+from distill_ray.study import Study
+from distill_ray.training import Dataset, load_dataset, train
+
+CPU = torch.device("cpu")
+SPACE = "search.space={augment: {choice: [identity, crop, cutout]}, augment.size: {int: [2, 4]}, temperature: {log: [1, 20]}}"
+
+
+class Confident:
+    """Teachers that are sure of the class of each image, which its brightest third of columns tells; they never err."""
+
+    networks = ()
+
+    def __init__(self, members: int = 1) -> None:
+        self.members = members
+        self.shown: list[Part] = []
+
+    def __call__(self, part: Part) -> Tensor:
+        self.shown.append(part)
+        columns = part.images.mean(dim=(1, 2))[:, :6].unflatten(1, (3, 2)).mean(-1)
+        return (1000.0 * columns).expand(self.members, -1, -1)
+
+
+def screening(view: View, data: Data, **settings: object) -> Screening:
+    fields = {"epochs": 10, "images": None, "batch_size": 16, "seed": 3} | settings
+    return Screening(view=view, data=data, teachers=("t" * 20,), **fields)  # type: ignore[arg-type]
+
+
+def test_it_is_the_published_measure_of_the_batches_of_the_training_loader(small_dataset: Dataset, small_data: Data) -> None:
+    """Ten epochs of three batches (16, 16, 12): six groups of five, each the mean of the one-hot labels in it."""
+    teachers = Confident()
+    found = measure(screening(Identity(), small_data), small_dataset, teachers, CPU)
+    labels = [part.labels.numpy() for part in teachers.shown]
+    assert [len(batch) for batch in labels] == [16, 16, 12] * 10
+    means = [np.eye(3)[np.concatenate(labels[first : first + 5])].mean(0) for first in range(0, 30, 5)]
+    assert found["screen/groups"] == 6
+    assert found[T_STDDEV] == pytest.approx(np.std(means, axis=0, ddof=1).mean(), rel=1e-6)
+
+
+def test_images_and_copies_stand_in_one_group(small_dataset: Dataset, small_data: Data) -> None:
+    """Copies that are the images again leave the mean of a group, and so T. stddev, as it is (the published Identity)."""
+    plain = measure(screening(Crop(), small_data), small_dataset, Confident(), CPU)
+    doubled = measure(screening(Additional(scheme="identity", flip=False), small_data), small_dataset, Confident(), CPU)
+    assert doubled["screen/groups"] == plain["screen/groups"] == 6
+    assert doubled[T_STDDEV] == pytest.approx(plain[T_STDDEV], rel=1e-6)
+
+
+def test_several_teachers_count_by_their_mean_prediction(small_dataset: Dataset, small_data: Data) -> None:
+    class Divided(Confident):
+        def __call__(self, part: Part) -> Tensor:
+            sure = super().__call__(part)
+            return torch.cat([sure, torch.zeros_like(sure)])
+
+    asked = screening(Identity(), small_data)
+    whole = measure(asked, small_dataset, Confident(), CPU)[T_STDDEV]
+    assert measure(asked, small_dataset, Confident(3), CPU)[T_STDDEV] == pytest.approx(whole)
+    assert measure(asked, small_dataset, Divided(), CPU)[T_STDDEV] == pytest.approx(whole / 2, rel=1e-6)
+
+
+def test_a_pick_by_the_teachers_is_measured_on_what_is_picked(small_dataset: Dataset, small_data: Data) -> None:
+    teachers = Confident()
+    measure(screening(Additional(pick="teacher-entropy", flip=False), small_data, epochs=4), small_dataset, teachers, CPU)
+    assert [len(part.images) for part in teachers.shown[:4]] == [16, 32, 16, 32]
+
+
+def test_fewer_images_are_the_same_in_every_epoch(small_dataset: Dataset, small_data: Data) -> None:
+    teachers = Confident()
+    measure(screening(Identity(), small_data, images=8, batch_size=8), small_dataset, teachers, CPU)
+    shown = {part.images.sum().item() for part in teachers.shown}
+    assert len(teachers.shown) == 10
+    assert max(shown) - min(shown) < 1e-3
+
+
+def test_the_result_is_stored_under_all_that_decides_it_and_never_measured_twice(
+    tmp_path: object, small_data: Data, tiny_study: Callable[..., Study]
+) -> None:
+    study = tiny_study("teachers.members=1", "screen={epochs: 6}")
+    data = data_of(study)
+    store = Store.open(str(tmp_path))
+    (run,) = teacher_runs(study, data)
+    dataset = load_dataset(data)
+    (wanted, other) = screenings(study, data, [run.job.id])
+    save_job(store, run.job, **_trained(run.job, dataset))
+    run_screening(store, wanted, WorkerResources())
+    first = found_metrics(store, wanted)
+    assert first is not None and first[T_STDDEV] > 0
+    assert found_metrics(store, other) is None
+    assert deviations([wanted, other], store) == {Identity(): first[T_STDDEV]}
+    written = store.names(wanted.key)
+    run_screening(store, wanted, WorkerResources())
+    assert store.names(wanted.key) == written
+    assert Screening.from_dict(wanted.to_dict()) == wanted
+
+
+def _trained(job: Job, dataset: Dataset) -> dict[str, Any]:
+    steps = train(job, dataset)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            outcome = stop.value
+            kept = {name: getattr(outcome, name) for name in ("weights", "epochs", "kept_epoch", "parameters")}
+            return kept | {"predictions": Predictions(outcome.log_probabilities, outcome.labels)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"view": Crop()}, {"epochs": 11}, {"images": 9}, {"batch_size": 17}, {"seed": 4}, {"teachers": ("u" * 20,)}],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_changes_the_result_changes_the_identity(small_data: Data, change: dict[str, object]) -> None:
+    asked = screening(Identity(), small_data)
+    assert replace(asked, **change).id != asked.id  # type: ignore[arg-type]
+
+
+def test_where_the_data_lie_does_not_change_the_identity(small_data: Data) -> None:
+    asked = screening(Identity(), small_data)
+    assert replace(asked, data=replace(small_data, location="elsewhere", name="other")).id == asked.id
+
+
+def test_the_best_choices_stay_in_the_search(tiny_study: Callable[..., Study]) -> None:
+    study = tiny_study(
+        SPACE, "screen={keep: 2, epochs: 6}", "search.try_first=[{augment: cutout, augment.size: 2}, {augment: crop}]"
+    )
+    values = {Identity(): 0.3, Crop(): 0.1, Cutout(): 0.2}
+    assert kept_choices(study, values) == [Crop(), Cutout()]
+    less = narrowed(study, values | {Cutout(): 0.4})
+    assert [dimension.name for dimension in less.search.space.dimensions] == ["augment", "temperature"]
+    assert less.search.space["augment"].limits == (Identity(), Crop())
+    assert less.search.try_first == ({"augment": "crop"},)
+    data = data_of(study)
+    assert search_name(less, data, ["a"]) != search_name(study, data, ["a"])
+    assert trial_run(less, data, ["a", "b"], 0, {"augment": "crop"}).job.recipe.augment == Crop()
+
+
+def test_a_choice_that_needs_a_student_stays_and_is_not_measured(tiny_study: Callable[..., Study]) -> None:
+    space = "search.space={augment: {choice: [identity, cutmix, {name: additional, pick: kl}]}}"
+    study = tiny_study(space, "search.try_first=[]", "screen={keep: 1, epochs: 6}")
+    assert [asked.view for asked in screenings(study, data_of(study), ["a"])] == [Identity(), CutMix()]
+    assert kept_choices(study, {Identity(): 0.3, CutMix(): 0.1}) == [CutMix(), Additional(pick="kl")]
+
+
+def test_without_keep_the_search_is_left_as_it_was(tiny_study: Callable[..., Study]) -> None:
+    study = tiny_study("screen={epochs: 6}")
+    assert narrowed(study, {Identity(): 0.1, Crop(): 0.2}) is study
+
+
+def test_recipes_of_students_know_their_groups_of_teachers(tiny_study: Callable[..., Study]) -> None:
+    group = "{members: 1, model: wrn-10-1, epochs: 1, batch_size: 32, augment: identity, name: %s}"
+    groups = f"teachers=[{group % 'one'}, {group % 'two'}, {group % 'three'}]"
+    study = tiny_study(groups, "student.teachers=[three, one]", "confirm.baselines={b: {teachers: [two]}}")
+    data = data_of(study)
+    ids = [run.job.id for run in teacher_runs(study, data)]
+    assert trial_run(study, data, ids, 0, {}).job.teachers == (ids[0], ids[2])
+    runs = confirm_runs(study, data, ids, [Recipe(model="wrn-10-1", method=study.student.method)])
+    assert {run.role: run.job.teachers for run in runs} == {"b": (ids[1],), "best": (ids[0], ids[2])}
