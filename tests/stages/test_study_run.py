@@ -28,6 +28,8 @@ from distill_ray.store import Store
 
 STUDY = Path(__file__).with_name("tiny.yaml")
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -49,7 +51,7 @@ def only_search(store: Path) -> optuna.Study:
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     whole = [sys.executable, "-m", "distill_ray", *arguments]
-    return subprocess.run(whole, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(whole, capture_output=True, text=True, timeout=800, check=False)
 
 
 def job_folders(store: Path) -> set[str]:
