@@ -12,6 +12,7 @@ import posixpath
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from torch import nn
@@ -84,11 +85,11 @@ class SharedSignals:
     def of_epoch(self, epoch: int) -> Signals | None:
         """The signals of the 1-based `epoch`, or None where they are not there and cannot be kept."""
         while True:
-            if (found := self._open(epoch)) is not None or self._full:
+            if (found := self.opened(epoch)) is not None or self._full:
                 return found
             with self._lease(epoch).held() as mine:
                 if mine:
-                    return self._open(epoch) or self._make(epoch)
+                    return self.opened(epoch) or self._make(epoch)
             if not self._work_ahead(epoch):
                 time.sleep(POLL)
 
@@ -104,7 +105,8 @@ class SharedSignals:
                         return True
         return False
 
-    def _open(self, epoch: int) -> Signals | None:
+    def opened(self, epoch: int) -> Signals | None:
+        """The signals of `epoch` if they are there, checked; what is damaged is set aside."""
         record = self._store.get(self._path(epoch))
         if record is None:
             return None
@@ -157,12 +159,17 @@ class SharedSignals:
 
 
 class SharedTeachers:
-    """The teachers of a training run: from stored signals where there are any, else live."""
+    """The teachers of a training run: from stored signals where there are any, else live.
+
+    While an epoch runs, the signals of the next one are opened and checked beside it if they are there.
+    """
 
     def __init__(self, signals: SharedSignals, teachers: Callable[[], LiveTeachers], worker: Worker) -> None:
         self._signals = signals
         self._teachers = teachers
         self._worker = worker
+        self._beside = ThreadPoolExecutor(1)
+        self._next: tuple[int, Future[Signals | None]] | None = None
 
     @property
     def networks(self) -> Sequence[nn.Module]:
@@ -171,7 +178,9 @@ class SharedTeachers:
 
     def of_epoch(self, epoch: int) -> Teachers:
         """Who answers in that epoch."""
-        signals = self._signals.of_epoch(epoch)
+        opened = self._next[1].result() if self._next is not None and self._next[0] == epoch else None
+        signals = opened or self._signals.of_epoch(epoch)
+        self._next = (epoch + 1, self._beside.submit(self._signals.opened, epoch + 1))
         return self._teachers() if signals is None else StoredTeachers(signals, self._worker.device)
 
 

@@ -1,0 +1,230 @@
+"""What training costs on this machine: students alone, with live teachers and with signals, and the parts that make it up."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from distill_ray.augment import VIEWS, View
+from distill_ray.augment.epoch import epoch_batches
+from distill_ray.job import Data, Job, Split
+from distill_ray.methods import METHODS, Supervised
+from distill_ray.stages.cluster import WorkerResources
+from distill_ray.stages.execution import run_job
+from distill_ray.stages.resolve import data_of, learned_from, teacher_runs
+from distill_ray.stages.signals import SharedSignals, SharedTeachers
+from distill_ray.store import Store
+from distill_ray.study import Study
+from distill_ray.training import Dataset, EpochTeachers, LiveTeachers, SignalKey, Worker, load_dataset, make_network, train
+
+BATCHES = 3
+"""Steps of the short epochs that are timed."""
+
+ROUNDS = 5
+"""Short epochs of each kind, taken in turn, so that what else the machine does falls on all alike. Medians are reported."""
+
+STUDENT, LIVE, SIGNALS, REFERENCE = "student alone", "with live teachers", "with signals", "plain reference"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured. Times are seconds for a batch of `batch_size` images, medians over the rounds.
+
+    `steps` holds a training step of each kind, with the images made and the optimiser's work done; `teachers` is what all
+    teachers together take to answer, `views` the time to make the images of each augmentation. `per_trial` is what a job costs
+    in its process besides its epochs, `memory` the largest resident size of this process in bytes, `signals` the bytes per
+    epoch of the study's training split.
+    """
+
+    machine: str
+    device: str
+    threads: int
+    batch_size: int
+    rounds: int
+    steps: dict[str, float]
+    teachers: float
+    views: dict[str, float]
+    per_trial: float
+    memory: int
+    signals: int
+
+    @property
+    def images_per_second(self) -> dict[str, float]:
+        """Of each kind of step."""
+        return {name: self.batch_size / seconds for name, seconds in self.steps.items()}
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """What the steps are worth against each other."""
+        found = {}
+        if REFERENCE in self.steps:
+            for name in (SIGNALS, LIVE):
+                if name in self.steps:
+                    found[f"images/s {name} over {REFERENCE}"] = self.steps[REFERENCE] / self.steps[name]
+        if SIGNALS in self.steps:
+            found[f"step {SIGNALS} over {STUDENT}"] = self.steps[SIGNALS] / self.steps[STUDENT]
+        return found
+
+    @property
+    def view_shares(self) -> dict[str, float]:
+        """The share of each augmentation in a training step of the student alone."""
+        rest = self.steps[STUDENT] - self.views["of the student"]
+        return {name: seconds / (seconds + rest) for name, seconds in self.views.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        derived = {"images_per_second": self.images_per_second, "ratios": self.ratios, "view_shares": self.view_shares}
+        return asdict(self) | derived
+
+
+def bench_study(study: Study, *, reference: bool = False) -> Bench:
+    """Time the student of `study` on some of its images; teachers have the weights they start from, which cost the same.
+
+    Writes only into a temporary folder. With `reference` the plain loop of `reference_loop.py` is timed beside the others.
+    """
+    torch.set_num_threads(study.resources.cpus_per_worker)
+    data = data_of(study)
+    dataset = load_dataset(data)
+    worker = Worker.here()
+    runs = teacher_runs(study, data)
+    jobs = {run.job.id: run.job for run in runs}
+    learned = learned_from(study, [run.job.id for run in runs])
+    recipe = replace(study.student, epochs=ROUNDS + 1, warmup_epochs=0.0, milestones=(), lr=1e-3)
+    method = recipe.method if recipe.method.needs_teachers else METHODS["kd"]()
+    job = Job(recipe=replace(recipe, method=method), data=data, seed=study.trial_seed, teachers=tuple(learned))
+    alone = replace(job, recipe=replace(recipe, method=Supervised()), teachers=())
+    few = some_of(dataset, BATCHES * recipe.batch_size)
+    teachers = LiveTeachers([make_network(jobs[each], dataset) for each in learned], worker.device, "fp32")
+
+    with tempfile.TemporaryDirectory(prefix="distill-ray-bench-") as folder:
+        store = Store.open(folder)
+        per_trial = statistics.median(_beside_epochs(store, alone, data, seed) for seed in range(3))
+        epochs: dict[str, Iterator[float]] = {STUDENT: _per_step(alone, few, None, worker)}
+        epochs[LIVE] = _per_step(job, few, teachers, worker)
+        key = SignalKey.of(job, "fp32")
+        answering: list[float] = []
+        size = 0
+        if not method.live_teachers(recipe.augment):
+            signals = SharedSignals(store, key, few, lambda: teachers, worker=worker, epochs=ROUNDS + 1, limit=1e12)
+            for epoch in range(1, ROUNDS + 2):
+                answering.append(_seconds(functools.partial(signals.of_epoch, epoch)) / BATCHES)
+            size = sum(size for _, size, _ in store.tree("signals")) // (ROUNDS + 1) * len(dataset.train) // len(few.train)
+            epochs[SIGNALS] = _per_step(job, few, SharedTeachers(signals, lambda: teachers, worker), worker)
+        if reference:
+            from distill_ray.stages.reference_loop import reference_epochs
+
+            networks: Any = [make_network(each, dataset) for each in (alone, *(jobs[name] for name in learned))]
+            epochs[REFERENCE] = reference_epochs(recipe, networks[0], networks[1:], few, worker.device)
+        views = _views(study, dataset)
+        times: dict[str, list[float]] = {name: [] for name in (*epochs, *views)}
+        for turn in range(ROUNDS + 1):
+            for name, running in epochs.items():
+                times[name].append(next(running))
+            for name, view in views.items():
+                times[name].append(_seconds(_making(view, few, recipe.batch_size, turn, worker)) / BATCHES)
+    medians = {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
+    return Bench(
+        machine=_machine(),
+        device=torch.cuda.get_device_name() if worker.device.type == "cuda" else "cpu",
+        threads=torch.get_num_threads(),
+        batch_size=recipe.batch_size,
+        rounds=ROUNDS,
+        steps={name: medians[name] for name in epochs},
+        teachers=statistics.median(answering[1:]) if answering else medians[LIVE] - medians[STUDENT],
+        views={name: medians[name] for name in views},
+        per_trial=per_trial,
+        memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        signals=size,
+    )
+
+
+def some_of(dataset: Dataset, images: int) -> Dataset:
+    """`dataset` with about `images` training images, spread over the split, and as large a part of the validation images."""
+    taken = min(images, len(dataset.train))
+    share = taken / len(dataset.train)
+    return replace(
+        dataset,
+        train=dataset.train[:: len(dataset.train) // taken][:taken],
+        validation=dataset.validation[: max(1, round(share * len(dataset.validation)))],
+    )
+
+
+def _per_step(job: Job, dataset: Dataset, teachers: EpochTeachers | None, worker: Worker) -> Iterator[float]:
+    """The seconds of a step in one epoch after another, validation left out."""
+    one = replace(dataset, validation=dataset.validation[:1])
+    for record in train(job, one, teachers, worker=worker):
+        yield record["seconds"] / BATCHES
+
+
+def _views(study: Study, dataset: Dataset) -> dict[str, View]:
+    """The student's augmentation, and every other with one part that can present such images."""
+    channels, height, width = dataset.image_shape
+    found = {"of the student": study.student.augment}
+    for name, view in ((name, VIEWS[name]()) for name in VIEWS):
+        try:
+            view.check_images(channels, height, width)
+        except ValueError:
+            continue
+        if view.part_count == 1:
+            found[name] = view
+    return found
+
+
+def _making(view: View, dataset: Dataset, batch_size: int, epoch: int, worker: Worker) -> Callable[[], None]:
+    def make() -> None:
+        batches = epoch_batches(
+            view,
+            dataset.images,
+            dataset.labels,
+            rows=dataset.train,
+            mean=dataset.mean,
+            seed=0,
+            epoch=epoch,
+            batch_size=batch_size,
+            device=worker.device,
+        )
+        for _ in batches:
+            pass
+        if worker.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return make
+
+
+def _beside_epochs(store: Store, job: Job, data: Data, seed: int) -> float:
+    """What a job of one step takes, without its epoch."""
+    size = job.recipe.batch_size
+    split = Split(train=size, validation=data.split.validation, rule="last")
+    short = replace(job, recipe=replace(job.recipe, epochs=1), data=replace(data, split=split), seed=seed)
+    records: list[dict[str, float]] = []
+    seconds = _seconds(lambda: records.extend(run_job(store, short, WorkerResources(torch.get_num_threads()))))
+    return seconds - records[0]["seconds"]
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _machine() -> str:
+    """The processor as the operating system calls it, and what bears on speed."""
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
+    except OSError:
+        pass
+    amx = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
+    return f"{model}, {amx}, torch {torch.__version__}, NumPy {np.__version__}"
