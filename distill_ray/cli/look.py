@@ -66,10 +66,17 @@ def _standing_lines(now: Standing, objective: str) -> Iterator[str]:
         yield f"  {stage.stage:<8} {', '.join(parts)}"
         for job in own:
             if job.condition == "running":
-                yield f"           {describe(job.run)}  {job.last_line}".rstrip()
+                yield f"           {describe(job.run)}  {_brief(job.last_line, objective)}".rstrip()
     if now.best is not None:
         run, value = now.best
         yield f"  best     {describe(run)}: {objective} {value:.4f}"
+
+
+def _brief(line: str, objective: str) -> str:
+    """Of a line of a log its time and epoch, the objective and the accuracy."""
+    first, *others = line.split("  ")
+    wanted = dict.fromkeys((objective, "val/accuracy"))
+    return "  ".join([first, *(other for name in wanted for other in others if other.startswith(f"{name} "))])
 
 
 @click.command()

@@ -80,6 +80,22 @@ def test_status_prints_it(finished_study: Any, store: Store, capsys: pytest.Capt
     assert capsys.readouterr().out.startswith("tiny: stopped; the same command goes on from here\n")
 
 
+def test_status_says_of_a_running_job_where_it_is(finished_study: Any, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = look(finished_study, store).jobs[0].run.job.id
+    store.delete(f"jobs/{teacher}")
+    line = "2026-01-01 12:00:01 epoch 3  seconds 1.5  val/accuracy 0.5  val/nll 1.2  val/ece 0.1"
+    store.write(f"logs/{teacher}.log", f"job {teacher}\n{line}\n".encode())
+    with open(store.local_path("studies/tiny/lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert main(["status", str(finished_study.file), "--store", store.uri]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "tiny: running",
+        "  teach    1/2, 1 running",
+        "           teacher 0 · wrn-10-1 · seed 0  2026-01-01 12:00:01 epoch 3  val/nll 1.2  val/accuracy 0.5",
+    ]
+
+
 def test_watch_looks_until_the_study_is_finished(finished_study: Any, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     job = look(finished_study, store).jobs[-1].run.job.id
     manifest = store.local_path(f"jobs/{job}/manifest.json")
