@@ -94,3 +94,7 @@ def show(results: StudyResults) -> None:
     rows = table(results)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
     click.echo(as_text(rows, width) if rows else f"{results.name}: no results yet")
+    if results.screening:
+        from distill_ray.report.screening import as_text as screening_text
+
+        click.echo(screening_text(results, rows))

@@ -94,9 +94,13 @@ def _summary(study: Study) -> Iterator[str]:
         recipe = group.recipe
         yield f"teachers  {len(group.seeds)} x {recipe.model}, {recipe.epochs} epochs, {recipe.augment.name}"
     yield f"student   {study.student.model}, {study.student.method.name}, {study.student.epochs} epochs"
+    if study.screen is not None:
+        kept = f", the best {study.screen.keep} are searched" if study.screen.keep else ""
+        yield f"screen    {len(study.screen.candidates)} augmentations by T. stddev{kept}"
     objectives = ", ".join(f"{name} {direction}" for name, direction in study.search.objectives.items())
     yield f"search    {study.search.trials} trials by {study.search.sampler}, {objectives}"
     for dimension in study.search.space.dimensions:
         when = " and ".join(f"{each.field} is {' or '.join(map(str, each.labels))}" for each in dimension.when)
         yield f"          {dimension.name}: {dimension.described()}{f' when {when}' if when else ''}"
-    yield f"confirm   best {study.confirm.top}, {', '.join(study.confirm.baselines)}; {study.confirm.seeds} seeds each"
+    confirmed = ", ".join([*study.confirm.baselines, *study.confirm.ensembles])
+    yield f"confirm   best {study.confirm.top}, {confirmed}; {study.confirm.seeds} seeds each"

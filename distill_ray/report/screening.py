@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
@@ -90,11 +90,12 @@ def fate(row: ScreenRow) -> str:
     return f"{words} ({row.remark})" if row.remark else words
 
 
-def as_lines(results: StudyResults) -> Iterable[str]:
-    """The screening for a terminal."""
+def as_text(results: StudyResults, rows: Sequence[Row]) -> str:
+    """The screening as plain text: the augmentations, the lowest T. stddev first, and how it went with students' losses."""
     width = max((len(row.view) for row in results.screening), default=0)
-    for row in results.screening:
-        yield f"{row.view.ljust(width)}  {measured_text(row):>9}  {fate(row)}"
+    lines = [f"{row.view.ljust(width)}  {measured_text(row):>9}  {fate(row)}" for row in results.screening]
+    header = f"{'augmentation'.ljust(width)}  T. stddev"
+    return "\n".join([header, *lines, "", *(said(relation) for relation in relations(results, rows)), ""])
 
 
 def _correlation(points: Sequence[Point]) -> Correlation | None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
+from collections.abc import Sequence
 
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.records import find_job
-from distill_ray.stages.resolve import CONFIRM, SEARCH, TEACH, confirm_runs, data_of, teacher_runs
+from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, data_of, learned_from, teacher_runs
+from distill_ray.stages.screen import Screening, found_metrics, measure, screenings
 from distill_ray.store import Store
 from distill_ray.study import Study
+from distill_ray.study.checks import GROUP
 from distill_ray.training import Dataset, LiveTeachers, Worker, load_dataset, make_network, train
 
 TIMED_BATCHES = 4
@@ -38,14 +42,18 @@ def plan_study(study: Study, store: Store) -> list[StagePlan]:
     dataset = load_dataset(data)
     teachers = teacher_runs(study, data)
     ids = [run.job.id for run in teachers]
-    ensemble = LiveTeachers([make_network(run.job, dataset) for run in teachers], Worker.here().device, "fp32")
-    per_epoch: dict[Recipe, float] = {}
+    networks = {run.job.id: make_network(run.job, dataset) for run in teachers}
+    per_epoch: dict[tuple[Recipe, tuple[str, ...]], float] = {}
+
+    def answering(teachers: Sequence[str]) -> LiveTeachers:
+        return LiveTeachers([networks[teacher] for teacher in teachers], Worker.here().device, "fp32")
 
     def seconds(job: Job) -> float:
         timed = dataclasses.replace(job.recipe, epochs=2, warmup_epochs=0.0, milestones=())
-        if timed not in per_epoch:
-            per_epoch[timed] = _epoch_seconds(dataclasses.replace(job, recipe=timed), dataset, ensemble)
-        return per_epoch[timed] * job.recipe.epochs
+        if (timed, job.teachers) not in per_epoch:
+            alike = dataclasses.replace(job, recipe=timed)
+            per_epoch[timed, job.teachers] = _epoch_seconds(alike, dataset, answering(job.teachers))
+        return per_epoch[timed, job.teachers] * job.recipe.epochs
 
     def stage(name: str, jobs: list[Job], done: int, workers: int) -> StagePlan:
         total = sum(map(seconds, jobs))
@@ -54,12 +62,24 @@ def plan_study(study: Study, store: Store) -> list[StagePlan]:
         images = sum(job.recipe.epochs for job in jobs) * len(dataset.train)
         return StagePlan(name, len(jobs) + done, done, images, total, total / beside)
 
-    trial = _student(study, data, ids)
+    def screen_stage(asked: list[Screening]) -> StagePlan:
+        missing = [screening for screening in asked if found_metrics(store, screening) is None]
+        shown = [screening.epochs * min(screening.images or len(dataset.train), len(dataset.train)) for screening in missing]
+        total = sum(
+            images * _measured_seconds(screening, dataset, answering(screening.teachers))
+            for screening, images in zip(missing, shown, strict=True)
+        )
+        beside = max(1, min((os.cpu_count() or 1) // study.resources.cpus_per_worker, len(missing)))
+        return StagePlan(SCREEN, len(asked), len(asked) - len(missing), sum(shown), total, total / beside)
+
+    trial = _student(study, data, learned_from(study, ids))
     confirmed = [run.job for run in confirm_runs(study, data, ids, [study.student] * study.confirm.top)]
     missing = [run.job for run in teachers if find_job(store, run.job.id) is None]
     wanted = study.resources
+    asked = screenings(study, data, learned_from(study, ids))
     return [
         stage(TEACH, missing, len(teachers) - len(missing), wanted.workers_per_teacher),
+        *([screen_stage(asked)] if asked else []),
         stage(SEARCH, [trial] * study.search.trials, 0, wanted.workers_per_trial),
         stage(CONFIRM, confirmed, 0, wanted.workers_per_trial),
     ]
@@ -67,6 +87,15 @@ def plan_study(study: Study, store: Store) -> list[StagePlan]:
 
 def _student(study: Study, data: Data, teachers: list[str]) -> Job:
     return Job(recipe=study.student, data=data, seed=study.trial_seed, teachers=tuple(teachers))
+
+
+def _measured_seconds(screening: Screening, dataset: Dataset, teachers: LiveTeachers) -> float:
+    """The time that a screening takes for an image, judged from two groups."""
+    images = min(len(dataset.train), 2 * GROUP * screening.batch_size)
+    epochs = -(-2 * GROUP // -(-images // screening.batch_size))
+    begun = time.perf_counter()
+    measure(dataclasses.replace(screening, images=images, epochs=epochs), dataset, teachers, Worker.here().device)
+    return (time.perf_counter() - begun) / (images * epochs)
 
 
 def _epoch_seconds(job: Job, dataset: Dataset, teachers: LiveTeachers) -> float:
