@@ -84,6 +84,13 @@ def plan(study: str, overrides: tuple[str, ...], store: str) -> None:
     click.echo(f"{'stage':<8} {'jobs':>6} {'done':>6} {'images':>12} {'time':>9}")
     for stage in stages:
         click.echo(f"{stage.stage:<8} {stage.jobs:>6} {stage.done:>6} {stage.images:>12,} {duration(stage.seconds):>9}")
+    for stage in stages:
+        if (signals := stage.signals) is not None:
+            choice = "stored" if signals.stored else "live"
+            click.echo(
+                f"{stage.stage}: teachers answer {choice}; stored once {duration(signals.seconds)} and "
+                f"{signals.bytes / 1e6:,.0f} MB on disk, live in every job {duration(signals.live_seconds)}"
+            )
     click.echo(f"about {duration(sum(stage.seconds for stage in stages))} on this machine, less with early stopping")
 
 

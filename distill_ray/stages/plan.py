@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.records import find_job
+from distill_ray.stages.plan_signals import SignalsPlan, plan_signals
 from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, data_of, learned_from, teacher_runs
 from distill_ray.stages.screen import Screening, found_metrics, measure, screenings
+from distill_ray.stages.sharing import Sharing, confirm_sharing, trial_sharing
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.study.checks import GROUP
@@ -25,7 +27,7 @@ class StagePlan:
 
     `images` counts training images over all epochs, `job_seconds` the time of all jobs one after another, each on one worker
     of this machine, and `seconds` that of the stage with as many jobs side by side as fit here. Early stopping makes the search
-    shorter than this.
+    shorter than this. `signals` says what the teachers' answers cost in it, which is part of these times.
     """
 
     stage: str
@@ -34,6 +36,7 @@ class StagePlan:
     images: int
     job_seconds: float
     seconds: float
+    signals: SignalsPlan | None = None
 
 
 def plan_study(study: Study, store: Store) -> list[StagePlan]:
@@ -55,12 +58,16 @@ def plan_study(study: Study, store: Store) -> list[StagePlan]:
             per_epoch[timed, job.teachers] = _epoch_seconds(alike, dataset, answering(job.teachers))
         return per_epoch[timed, job.teachers] * job.recipe.epochs
 
-    def stage(name: str, jobs: list[Job], done: int, workers: int) -> StagePlan:
+    def stage(name: str, jobs: list[Job], done: int, workers: int, sharing: Sharing | None = None) -> StagePlan:
         total = sum(map(seconds, jobs))
+        signals = None
+        if sharing and (learning := [job for job in jobs if job.teachers]):
+            signals = plan_signals(learning, sharing, dataset, answering(learning[0].teachers))
+            total = max(total - signals.spared, 0.0)
         cores = workers * study.resources.cpus_per_worker
         beside = max(1, min((os.cpu_count() or 1) // cores, len(jobs)))
         images = sum(job.recipe.epochs for job in jobs) * len(dataset.train)
-        return StagePlan(name, len(jobs) + done, done, images, total, total / beside)
+        return StagePlan(name, len(jobs) + done, done, images, total, total / beside, signals)
 
     def screen_stage(asked: list[Screening]) -> StagePlan:
         missing = [screening for screening in asked if found_metrics(store, screening) is None]
@@ -80,8 +87,8 @@ def plan_study(study: Study, store: Store) -> list[StagePlan]:
     return [
         stage(TEACH, missing, len(teachers) - len(missing), wanted.workers_per_teacher),
         *([screen_stage(asked)] if asked else []),
-        stage(SEARCH, [trial] * study.search.trials, 0, wanted.workers_per_trial),
-        stage(CONFIRM, confirmed, 0, wanted.workers_per_trial),
+        stage(SEARCH, [trial] * study.search.trials, 0, wanted.workers_per_trial, trial_sharing(study)),
+        stage(CONFIRM, confirmed, 0, wanted.workers_per_trial, confirm_sharing(study)),
     ]
 
 

@@ -1,0 +1,50 @@
+"""What the teachers' answers will cost a stage, stored or live: time, disk, and which of the two it will be."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+
+from distill_ray.job import Job
+from distill_ray.stages.bench import some_of
+from distill_ray.stages.sharing import Sharing, stored_share
+from distill_ray.training import Dataset, LiveTeachers, SignalKey, Worker, compute_signals, to_arrow
+
+TIMED_IMAGES = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class SignalsPlan:
+    """The answers that the jobs of a stage need of their teachers.
+
+    `stored` says what the stage will do. Stored answers take `bytes` and are computed once, in `seconds`; live teachers take
+    `live_seconds` over all jobs. Both are times on one worker, and early stopping makes both shorter.
+    """
+
+    stored: bool
+    bytes: int
+    seconds: float
+    live_seconds: float
+
+    @property
+    def spared(self) -> float:
+        """Seconds that the stage takes less than with live teachers."""
+        return self.live_seconds - self.seconds if self.stored else 0.0
+
+
+def plan_signals(jobs: list[Job], sharing: Sharing, dataset: Dataset, teachers: LiveTeachers) -> SignalsPlan:
+    """The plan for `jobs`, which all learn from `teachers`, judged from one timed batch and the first job's recipe."""
+    recipe = jobs[0].recipe
+    few = some_of(dataset, TIMED_IMAGES)
+    share = len(few.train) / len(dataset.train)
+    key = SignalKey.of(jobs[0], "fp32", sharing.exact)
+    compute_signals(key, 1, teachers, some_of(dataset, 2), Worker.here().device)
+    begun = time.perf_counter()
+    signals = compute_signals(key, 1, teachers, few, Worker.here().device)
+    stored_epoch = (time.perf_counter() - begun) / share
+    live_epoch = stored_epoch / stored_share(recipe.augment)
+    size = len(to_arrow(signals, "")) / share
+    kinds = max(1.0, len(jobs) / max(sharing.sharers, 1.0)) * recipe.epochs
+    epochs = sum(job.recipe.epochs for job in jobs)
+    stored = sharing.stores(recipe.augment) and not recipe.method.live_teachers(recipe.augment)
+    return SignalsPlan(stored, int(kinds * size), kinds * stored_epoch, epochs * live_epoch)
