@@ -1,0 +1,77 @@
+"""The bench runs a whole round of everything, and what it derives follows from what it timed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distill_ray.cli import main
+from distill_ray.stages import bench as module
+from distill_ray.stages.bench import LIVE, REFERENCE, SIGNALS, STUDENT, Bench, bench_study
+from distill_ray.stages.plan import plan_study
+from distill_ray.store import Store
+from distill_ray.study import Study
+
+BENCH = Bench(
+    machine="a machine",
+    device="cpu",
+    threads=2,
+    batch_size=64,
+    rounds=5,
+    steps={STUDENT: 0.1, LIVE: 0.4, SIGNALS: 0.104, REFERENCE: 1.2},
+    teachers=0.3,
+    views={"of the student": 0.005, "identity": 0.0, "mixup": 0.005, "augmix": 0.095},
+    per_trial=0.05,
+    memory=10**9,
+    signals=10**7,
+)
+
+
+def test_what_follows_from_the_times() -> None:
+    assert BENCH.images_per_second[STUDENT] == pytest.approx(640)
+    assert BENCH.ratios == {
+        "images/s with signals over plain reference": pytest.approx(1.2 / 0.104),
+        "images/s with live teachers over plain reference": pytest.approx(3.0),
+        "step with signals over student alone": pytest.approx(1.04),
+    }
+    shares = {"of the student": 0.05, "identity": 0.0, "mixup": 0.05, "augmix": 0.5}
+    assert BENCH.view_shares == {name: pytest.approx(share) for name, share in shares.items()}
+
+
+def test_a_bench_of_everything(
+    tiny_study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "ROUNDS", 1)
+    monkeypatch.setattr(module, "BATCHES", 1)
+    assert main(["bench", str(Path(__file__).with_name("tiny.yaml")), "--reference", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["steps"]) == [STUDENT, LIVE, SIGNALS, REFERENCE]
+    assert all(seconds > 0 for seconds in (*found["steps"].values(), *found["views"].values(), found["teachers"]))
+    assert {"of the student", "identity", "crop-flip", "augmix"} <= set(found["views"])
+    assert "additional" not in found["views"], "it makes twice the images"
+    assert found["signals"] > 96 * 2 * 10 * 2
+    assert found["per_trial"] > 0
+    without = bench_study(
+        tiny_study(
+            "student.method=latent-be", "student.perturb=tdiv-sdiv", "search.space={lr: {log: [0.1, 1]}}", "search.try_first=[]"
+        )
+    )
+    assert SIGNALS not in without.steps and REFERENCE not in without.steps
+    assert without.ratios == {}
+
+
+def test_the_plan_knows_the_signals(tiny_study: Callable[..., Study], tmp_path: Path) -> None:
+    stages = {stage.stage: stage for stage in plan_study(tiny_study(), Store.open(str(tmp_path)))}
+    search = stages["search"].signals
+    assert search is not None and search.stored
+    epochs, views = 2, 2
+    assert epochs * views * 96 * 2 * 10 * 2 < search.bytes < 2 * epochs * views * 96 * 2 * 10 * 2
+    assert 0 < search.seconds < search.live_seconds
+    assert stages["teach"].signals is None
+    confirm = stages["confirm"].signals
+    assert confirm is not None and not confirm.stored
+    live = {stage.stage: stage for stage in plan_study(tiny_study("resources.signals=live"), Store.open(str(tmp_path)))}
+    assert live["search"].signals is not None and not live["search"].signals.stored
