@@ -1,0 +1,109 @@
+"""The rows of a study's table: teachers, students and ensembles, with what the store has of their predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from distill_ray.augment import View
+from distill_ray.events import Run
+from distill_ray.metrics import mean_log_probabilities
+from distill_ray.records import JobRecord, Predictions, find_job
+from distill_ray.report.results import ENSEMBLE, TEACHER, Contender
+from distill_ray.store import Store
+from distill_ray.study import Study, members
+
+LABELS = {
+    ENSEMBLE: "ensemble",
+    TEACHER: "single teacher",
+    "scratch": "student from scratch",
+    "default-kd": "default KD",
+    "student-ensemble": "ensemble of students",
+    "best": "best found",
+}
+
+
+def teacher_contenders(study: Study, runs: Sequence[Run], records: Sequence[JobRecord]) -> list[Contender]:
+    """The ensemble, which averages probabilities; the single teachers as one contender with a run per member; named groups."""
+    single = _contender(TEACHER, runs, records)
+    sizes = sum(record.parameters for record in records)
+    ensemble = replace(
+        single,
+        name=ENSEMBLE,
+        label=LABELS[ENSEMBLE],
+        parameters=sizes,
+        validation=_pooled([single.validation]),
+        test=_pooled([single.test]),
+        members=len(runs),
+    )
+    groups = []
+    for group in study.teachers:
+        if group.name:
+            places = members(study.teachers, [group.name])
+            own = _contender(f"teacher-{group.name}", [runs[place] for place in places], [records[place] for place in places])
+            groups.append(replace(own, label=f"teacher {group.name}"))
+    return [ensemble, single, *groups]
+
+
+def _pooled(groups: Sequence[Sequence[Predictions]], shares: Sequence[float] = ()) -> tuple[Predictions, ...]:
+    """The mean prediction: of one group's runs, or of several groups run by run; nothing while some of them is missing."""
+    runs = [groups[0]] if len(groups) == 1 else list(zip(*groups, strict=True)) if len(set(map(len, groups))) == 1 else []
+    return tuple(
+        Predictions(mean_log_probabilities([each.log_probabilities for each in run], shares or None), run[0].labels)
+        for run in runs
+        if run
+    )
+
+
+def ensemble_contenders(study: Study, others: Sequence[Contender]) -> list[Contender]:
+    """The means of what others predict, as far as those are there."""
+    by_name = {contender.name: contender for contender in others}
+    found = []
+    for name, mean in study.confirm.ensembles.items():
+        of = [by_name[each] for each in mean.of if each in by_name]
+        if len(of) < len(mean.of):
+            continue
+        first, together = of[0], len(of) > 1
+        members = len(of) if together else len(first.seeds)
+        found.append(
+            replace(
+                first,
+                name=name,
+                label=LABELS.get(name, name),
+                parameters=sum(each.parameters for each in of) if together else members * first.parameters,
+                validation=_pooled([each.validation for each in of], mean.shares),
+                test=_pooled([each.test for each in of], mean.shares),
+                job_ids=tuple(job for each in of for job in each.job_ids),
+                members=members,
+                t_stddev=None,
+            )
+        )
+    return found
+
+
+def student_contenders(runs: Sequence[Run], store: Store, deviation: Mapping[View, float]) -> list[Contender]:
+    """Those that are confirmed with all their seeds."""
+    contenders = []
+    for role in dict.fromkeys(run.role for run in runs):
+        own = [run for run in runs if run.role == role]
+        records = [record for run in own if (record := find_job(store, run.job.id)) is not None]
+        if len(records) == len(own):
+            recipe = records[0].job.recipe
+            value = deviation.get(recipe.augment) if recipe.method.needs_teachers else None
+            contenders.append(replace(_contender(role, own, records), t_stddev=value))
+    return contenders
+
+
+def _contender(name: str, runs: Sequence[Run], records: Sequence[JobRecord]) -> Contender:
+    validation = tuple(found for record in records if (found := record.predictions("validation")) is not None)
+    test = tuple(found for record in records if (found := record.predictions("test")) is not None)
+    return Contender(
+        name=name,
+        label=LABELS.get(name, name),
+        params=runs[0].job.recipe.params(),
+        parameters=records[0].parameters,
+        seeds=tuple(run.job.seed for run in runs),
+        validation=validation,
+        test=test if len(test) == len(records) else (),
+        job_ids=tuple(run.job.id for run in runs),
+    )

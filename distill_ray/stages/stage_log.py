@@ -1,0 +1,78 @@
+"""How long the stages of a study took, kept in the store over all its runs."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import time
+
+from distill_ray.events import Measurement, Metrics, Run
+from distill_ray.report.results import StageRow
+from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH
+from distill_ray.store import Store
+from distill_ray.study import Study
+
+BEGUN = "begun"
+"""Beside the stages in their file: when the study was first run."""
+
+
+class StageLog:
+    """Keeps in the store when a study was begun, how long each of its stages has taken and how many jobs it trained, over all
+    its runs.
+    """
+
+    def __init__(self, study: Study, store: Store) -> None:
+        self._store = store
+        self._path = _stage_file(study)
+        content = store.read(self._path)
+        self._stages: dict[str, dict[str, float]] = json.loads(content) if content else {}
+        self._begun: dict[str, float] = {}
+
+    def stage_started(self, stage: str, jobs: int) -> None:
+        if not self._stages:
+            self._stages[BEGUN] = {"time": time.time()}
+            self._store.write(self._path, json.dumps(self._stages).encode())
+        self._begun[stage] = time.monotonic()
+        entry = self._stages.setdefault(stage, {"seconds": 0.0, "trained": 0})
+        entry["jobs"] = jobs
+
+    def past(self, run: Run, state: str, epochs: object, metrics: Metrics, reason: str) -> None:
+        pass
+
+    def started(self, run: Run) -> None:
+        pass
+
+    def epoch(self, run: Run, record: Metrics) -> None:
+        pass
+
+    def ended(self, run: Run, state: str, metrics: Metrics, reason: str) -> None:
+        self._stages[run.stage]["trained"] += 1
+
+    def measured(self, measurement: Measurement) -> None:
+        self._stages[SCREEN]["trained"] += not measurement.reused
+
+    def stage_ended(self, stage: str) -> None:
+        self._stages[stage]["seconds"] += time.monotonic() - self._begun[stage]
+        self._store.write(self._path, json.dumps(self._stages).encode())
+
+
+def _stage_file(study: Study) -> str:
+    return posixpath.join("studies", study.name, f"stages-{study.digest}.json")
+
+
+def first_run(study: Study, store: Store) -> float:
+    """When the study was first run, in seconds since 1970; now, where that is not known."""
+    content = store.read(_stage_file(study))
+    entry = json.loads(content).get(BEGUN) if content else None
+    return float(entry["time"]) if entry else time.time()
+
+
+def stage_rows(study: Study, store: Store) -> tuple[StageRow, ...]:
+    """The stages that have begun, in their order."""
+    content = store.read(_stage_file(study))
+    stages = json.loads(content) if content else {}
+    return tuple(
+        StageRow(name, entry["seconds"], int(entry["trained"]), max(0, int(entry["jobs"] - entry["trained"])))
+        for name, entry in ((name, stages.get(name)) for name in (TEACH, SCREEN, SEARCH, CONFIRM))
+        if entry is not None
+    )
