@@ -26,11 +26,6 @@ class Progress:
     def __init__(self, console: Console, objectives: Objectives) -> None:
         self._console = console
         (self._objective, self._mode), *_ = objectives.items()
-        self._live = (
-            Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True)
-            if console.is_terminal
-            else None
-        )
         self._stage = ""
         self._jobs = 0
         self._begun = 0.0
@@ -39,6 +34,11 @@ class Progress:
         self._reused = 0
         self._best: tuple[float, str] | None = None
         self._lowest: tuple[float, str] | None = None
+        self._live = (
+            Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True)
+            if console.is_terminal
+            else None
+        )
 
     def __enter__(self) -> Progress:
         if self._live:
