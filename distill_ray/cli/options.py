@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from distill_ray.stages import DEFAULT_STORE as DEFAULT_STORE
+
 if TYPE_CHECKING:
     from distill_ray.report.results import StudyResults
     from distill_ray.stages.run import Places
     from distill_ray.study import Study
-
-DEFAULT_STORE = "./distill-ray-store"
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 

@@ -1,0 +1,165 @@
+"""Studies from Python, in a notebook or a script: what the command line does, in a few lines.
+
+Example::
+
+    from distill_ray import Study
+
+    study = Study.load("studies/quickstart.yaml", "search.trials=4")
+    results = study.run()
+    results  # the table
+    results.trials().to_pandas()
+    results.plots["history-val-nll"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill_ray import study as studies
+from distill_ray.stages import DEFAULT_STORE
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from distill_ray.export import Exported
+    from distill_ray.report.page import Report
+    from distill_ray.report.plots.drawing import Plot
+    from distill_ray.report.results import StudyResults
+    from distill_ray.stages.plan import StagePlan
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file, read and checked. `definition` has every field of it, with all defaults filled in.
+
+    Its methods take a `store`, a folder or a pyarrow file system URI, and where it is not in the store the `tracking_uri` of
+    MLflow and the `search_storage` of Optuna. They raise what the command line prints: `RequestError` for what is asked wrong,
+    `RunError` for what fails on the way (both in `distill_ray.errors`).
+    """
+
+    definition: studies.Study
+
+    @classmethod
+    def load(cls, path: str | Path, *overrides: str) -> Study:
+        """The study in file `path`, with fields replaced as by `--set`: `Study.load("my.yaml", "search.trials=4")`.
+
+        Raises `RequestError` with a line for everything that is wrong with it.
+        """
+        return cls(studies.load_study(path, overrides))
+
+    def plan(self, *, store: str = DEFAULT_STORE) -> list[StagePlan]:
+        """What it would train, and about how long that takes here, stage by stage; nothing is begun."""
+        from distill_ray.stages.plan import plan_study
+        from distill_ray.store import Store
+
+        return plan_study(self.definition, Store.open(store))
+
+    def run(
+        self,
+        *,
+        store: str = DEFAULT_STORE,
+        tracking_uri: str | None = None,
+        search_storage: str | None = None,
+        address: str | None = None,
+    ) -> Results:
+        """Run what is missing of the study, on the Ray cluster at `address` or on one that is started here."""
+        from rich.console import Console
+
+        from distill_ray.stages.run import Places, run_study
+
+        return Results(run_study(self.definition, Places(store, tracking_uri, search_storage, address), Console()))
+
+    def results(
+        self, *, store: str = DEFAULT_STORE, tracking_uri: str | None = None, search_storage: str | None = None
+    ) -> Results:
+        """What there is of the study by now, finished or not; nothing is run."""
+        from distill_ray.stages.collect import collect
+        from distill_ray.stages.resolve import data_of
+        from distill_ray.store import Store
+
+        found = collect(
+            self.definition,
+            data_of(self.definition),
+            Store.open(store),
+            search_storage=search_storage,
+            tracking_uri=tracking_uri or "",
+        )
+        return Results(found)
+
+    def export(
+        self, folder: str | Path, *, format: str = "safetensors", store: str = DEFAULT_STORE, search_storage: str | None = None
+    ) -> Exported:
+        """Write the best student into a new folder, checked and with its model card.
+
+        `format` is one of safetensors, torch-export, onnx and mlflow.
+        """
+        from distill_ray.export import export_champion
+        from distill_ray.stages.resolve import data_of
+        from distill_ray.store import Store
+
+        found = self.results(store=store, search_storage=search_storage).collected
+        return export_champion(found, Store.open(store), data_of(self.definition), Path(folder), format=format)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Results:
+    """The results of a study as tables and figures. `collected` holds all of them, predictions of every sample included.
+
+    Tables are pyarrow's: `to_pandas()` makes a frame of one, `to_pylist()` plain values. Metrics in them are fractions and nats.
+    """
+
+    collected: StudyResults
+
+    def table(self) -> pa.Table:
+        """A row per contender: `name`, `label`, `runs`, `parameters`, and of each metric the mean and, as `<metric>_std`, the
+        sample standard deviation over its runs.
+        """
+        from distill_ray.report.arrow import contenders
+
+        return contenders(self.report.rows)
+
+    def runs(self) -> pa.Table:
+        """A row per contender and seed: `name`, `seed`, `job`, and every metric; `seed` is null for the ensemble."""
+        from distill_ray.report.arrow import runs
+
+        return runs(self.report.rows)
+
+    def trials(self) -> pa.Table:
+        """A row per trial: `trial`, `state`, the objectives, the settings that it drew, `seconds`, `job` and `reason`."""
+        from distill_ray.report.arrow import trials
+
+        return trials(self.collected)
+
+    def epochs(self) -> pa.Table:
+        """A row per trial and epoch with every metric that was recorded: `trial`, `epoch`, `val/nll`, `train/loss` and so on."""
+        from distill_ray.report.arrow import epochs
+
+        return epochs(self.collected)
+
+    @property
+    def plots(self) -> Mapping[str, Plot]:
+        """The figures of the report by name. A notebook shows one that ends a cell; its `figure` is matplotlib's."""
+        return {plot.name: plot for panels in self.report.sections.values() for panel in panels for plot in panel.plots}
+
+    @cached_property
+    def report(self) -> Report:
+        """The report: `html()` is the page, `rows` the table, `compared` the tests of the best student against the others."""
+        from distill_ray.report.page import Report
+
+        return Report.of(self.collected)
+
+    def __repr__(self) -> str:
+        from distill_ray.report.table import as_text
+
+        rows = self.report.rows
+        return f"study {self.collected.name}, {self.collected.status}\n\n{as_text(rows) if rows else 'no results yet'}"
+
+    def _repr_markdown_(self) -> str:
+        from distill_ray.report.table import as_markdown
+
+        rows = self.report.rows
+        return f"**{self.collected.name}**, {self.collected.status}\n\n{as_markdown(rows) if rows else 'no results yet'}"

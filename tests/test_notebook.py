@@ -1,0 +1,96 @@
+"""Studies from Python: a light import, results as tables, figures that a notebook shows."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import distill_ray
+from distill_ray import Results, Study
+from distill_ray.errors import RequestError
+from distill_ray.report.arrow import trials
+from distill_ray.report.results import StudyResults, TrialRow
+
+if TYPE_CHECKING:
+    from conftest import FinishedStudy
+
+
+@pytest.fixture(scope="module")
+def results(finished_study: FinishedStudy) -> Results:
+    return Study.load(finished_study.file).results(store=finished_study.store.uri)
+
+
+def test_importing_the_package_and_loading_a_study_imports_no_heavy_package(finished_study: FinishedStudy) -> None:
+    code = (
+        "import sys, distill_ray; light = set(sys.modules); distill_ray.Study.load(sys.argv[1]); print(*light, '|', *sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(finished_study.file)], capture_output=True, text=True, check=True)
+    light, loaded = ({name.partition(".")[0] for name in part.split()} for part in done.stdout.split("|"))
+    assert not light & {"pydantic", "yaml", "click"}
+    assert not loaded & {"torch", "ray", "mlflow", "optuna", "numpy", "pyarrow", "matplotlib"}
+
+
+def test_the_package_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Studdy'"):
+        distill_ray.Studdy  # noqa: B018
+
+
+def test_overrides_and_problems_are_those_of_the_command_line(finished_study: FinishedStudy) -> None:
+    study = Study.load(finished_study.file, "search.trials=7")
+    assert study.definition.search.trials == 7
+    with pytest.raises(RequestError, match=r"search\.trials: found 0, must be at least 1"):
+        Study.load(finished_study.file, "search.trials=0")
+
+
+def test_the_table(results: Results) -> None:
+    table = results.table().to_pydict()
+    assert table["name"] == ["ensemble", "teacher", "scratch", "best"]
+    assert table["runs"] == [1, 2, 2, 2]
+    assert table["accuracy_std"][0] is None
+    best = results.report.rows[-1].cells["nll"]
+    assert (table["nll"][-1], table["nll_std"][-1]) == (best.mean, best.std)
+    assert list(results.table().to_pandas().columns) == list(table)
+
+
+def test_runs_are_what_the_table_is_the_mean_of(results: Results) -> None:
+    runs = [run for run in results.runs().to_pylist() if run["name"] == "best"]
+    assert [run["seed"] for run in runs] == [2000, 2001]
+    assert sum(run["nll"] for run in runs) / 2 == pytest.approx(results.table().to_pylist()[-1]["nll"])
+    assert all(len(run["job"]) == 20 for run in runs)
+    assert results.runs().to_pylist()[0]["seed"] is None
+
+
+def test_trials_and_epochs(results: Results) -> None:
+    trials = results.trials().to_pylist()
+    assert [trial["state"] for trial in trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    assert trials[0]["temperature"] == 4.0
+    assert trials[2]["val/nll"] is None
+    assert trials[2]["reason"] == "the loss was nan in epoch 1"
+    epochs = results.epochs().to_pylist()
+    assert [epoch["trial"] for epoch in epochs] == [0, 1, 3]
+    assert epochs[0]["val/nll"] == trials[0]["val/nll"]
+
+
+def test_figures_are_shown(results: Results) -> None:
+    plot = results.plots["history-val-nll"]
+    assert plot._repr_svg_().endswith("</svg>\n")
+    assert plot.figure.axes
+
+
+def test_results_are_shown_as_their_table(results: Results) -> None:
+    assert repr(results).startswith("study tiny, finished\n")
+    assert "student from scratch" in repr(results)
+    assert results._repr_markdown_().splitlines()[2].startswith("|  | accuracy")
+
+
+def test_choices_of_several_types_are_text() -> None:
+    rows = tuple(TrialRow(number, "COMPLETE", {"x": value}) for number, value in enumerate(["auto", 3]))
+    collected = StudyResults(
+        name="n", digest="", study_file="", created="", status="running", objectives={"val/nll": "min"}, trials=rows
+    )
+    assert trials(collected)["x"].to_pylist() == ["auto", "3"]
+    assert Results(collected).epochs().num_rows == 0
+    assert "no results yet" in repr(Results(collected))
