@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distill_ray.report.results import Published
+from distill_ray.report.results import Published, PublishedRow
 from distill_ray.report.table import PERCENT, TITLES, Row, figure_of
 
 TITLE = "Published, and measured here"
@@ -45,7 +45,7 @@ def side_by_side(table: Published, rows: Sequence[Row]) -> SideBySide:
     by_name = {row.contender.name: row for row in rows}
     lines = []
     for published in table.rows:
-        lines.append(Line(published.name, tuple(_quoted(published.values.get(name)) for name in metrics), True))
+        lines.append(Line(published.name, tuple(_quoted(published, name) for name in metrics), True))
         row = by_name.get(published.measured)
         if row is not None and row.runs:
             split = "" if row.split == "test" else " (validation)"
@@ -63,8 +63,12 @@ def as_markdown(table: SideBySide) -> str:
     return f"## {TITLE}\n\n{table.note}\n\n{written}\n"
 
 
-def _quoted(value: float | None) -> str:
-    return "-" if value is None else f"{value:.10g}"
+def _quoted(row: PublishedRow, metric: str) -> str:
+    value = row.values.get(metric)
+    if value is None:
+        return "-"
+    decimals = {T_STDDEV: ".6f", "accuracy": ".2f"}
+    return f"{value:{decimals.get(metric, '.10g')}}"
 
 
 def _measured(row: Row, metric: str) -> str:

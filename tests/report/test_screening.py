@@ -76,12 +76,17 @@ def test_trials_with_an_augmentation_count_once_by_their_mean(screened: StudyRes
     assert "too few" in said(of_views)
 
 
-def test_confirmed_students_are_set_against_their_test_loss(screened: StudyResults) -> None:
-    contenders = tuple(replace(each, t_stddev=0.1 * place) for place, each in enumerate(screened.contenders))
-    rows = table(replace(screened, contenders=contenders))
-    *_, students = relations(screened, rows)
+def test_students_that_differ_by_their_augmentation_alone_are_set_against_their_test_loss(screened: StudyResults) -> None:
+    _, _, scratch, default, best = screened.contenders
+    contenders = (
+        replace(scratch, t_stddev=0.1),
+        replace(default, name="a", t_stddev=0.2, params={"method": "kd", "augment": "cutout", "augment.size": 3}),
+        replace(default, name="b", t_stddev=0.3, params={"method": "kd", "augment": "crop"}),
+        replace(best, t_stddev=0.4, params={"method": "kd", "augment": "flip"}),
+    )
+    *_, students = relations(screened, table(replace(screened, contenders=contenders)))
     assert students.of == "students"
-    assert [point.loss for point in students.points] == [row.cells["nll"].mean for row in rows]
+    assert [point.t_stddev for point in students.points] == [0.2, 0.3]
 
 
 def test_published_rows_stand_above_what_was_measured(screened: StudyResults) -> None:
@@ -91,7 +96,7 @@ def test_published_rows_stand_above_what_was_measured(screened: StudyResults) ->
     assert shown.header == ("accuracy %", "T. stddev", "NLL")
     measured = next(row for row in rows if row.contender.name == "default-kd").cells["accuracy"].mean
     (kd, here, crd, not_run, best, missing) = shown.lines
-    assert kd.cells == ("74.92", "0.005", "-")
+    assert kd.cells == ("74.92", "0.005000", "-")
     assert here.label == "here: default KD"
     assert here.cells[0].startswith(f"{100 * measured:.2f} ± ")
     assert here.cells[1] == "0.005100"
