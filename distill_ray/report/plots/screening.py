@@ -33,8 +33,11 @@ def _scatter(relation: Relation, means: Relation | None, size: tuple[int, int]) 
             axes.plot(x, y, "o", ms=5, mew=0, color=color("muted"), alpha=0.6)
         x, y = ([getattr(point, of) for point in named.points] for of in ("t_stddev", "loss"))
         axes.plot(x, y, "o", ms=9, mew=0, color=color("best"))
+        middle = (min(x) + max(x)) / 2
         for point in named.points:
-            axes.annotate(cut(point.label, 28), (point.t_stddev, point.loss), (7, 4), textcoords="offset points", fontsize=10.5)
+            away, side = ((7, 4), "left") if point.t_stddev <= middle else ((-7, 4), "right")
+            where = (point.t_stddev, point.loss)
+            axes.annotate(cut(point.label, 28), where, away, textcoords="offset points", fontsize=10.5, ha=side)
         axes.set(xlabel="T. stddev", ylabel=TITLES[relation.of].partition(" of ")[0])
         axes.ticklabel_format(axis="x", style="plain", useOffset=False)
         axes.locator_params(axis="x", nbins=5)
