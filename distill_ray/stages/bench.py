@@ -41,7 +41,9 @@ STUDENT, LIVE, SIGNALS, REFERENCE = "student alone", "with live teachers", "with
 class Bench:
     """What was measured. Times are seconds for a batch of `batch_size` images, medians over the rounds.
 
-    `steps` holds a training step of each kind, with the images made and the optimiser's work done; `teachers` is what all
+    `steps` holds a training step of each kind, with the images made and the optimiser's work done, and `cpu` the processor time
+    of this process for it, which other work on the machine disturbs less. `ratios` are medians over the rounds too, of processor
+    times where one thread of a CPU does everything. `teachers` is what all
     teachers together take to answer, `views` the time to make the images of each augmentation. `per_trial` is what a job costs
     in its process besides its epochs, `memory` the largest resident size of this process in bytes, `signals` the bytes per
     epoch of the study's training split.
@@ -53,6 +55,8 @@ class Bench:
     batch_size: int
     rounds: int
     steps: dict[str, float]
+    cpu: dict[str, float]
+    ratios: dict[str, float]
     teachers: float
     views: dict[str, float]
     per_trial: float
@@ -65,18 +69,6 @@ class Bench:
         return {name: self.batch_size / seconds for name, seconds in self.steps.items()}
 
     @property
-    def ratios(self) -> dict[str, float]:
-        """What the steps are worth against each other."""
-        found = {}
-        if REFERENCE in self.steps:
-            for name in (SIGNALS, LIVE):
-                if name in self.steps:
-                    found[f"images/s {name} over {REFERENCE}"] = self.steps[REFERENCE] / self.steps[name]
-        if SIGNALS in self.steps:
-            found[f"step {SIGNALS} over {STUDENT}"] = self.steps[SIGNALS] / self.steps[STUDENT]
-        return found
-
-    @property
     def view_shares(self) -> dict[str, float]:
         """The share of each augmentation in a training step of the student alone."""
         rest = self.steps[STUDENT] - self.views["of the student"]
@@ -84,7 +76,7 @@ class Bench:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON values."""
-        derived = {"images_per_second": self.images_per_second, "ratios": self.ratios, "view_shares": self.view_shares}
+        derived = {"images_per_second": self.images_per_second, "view_shares": self.view_shares}
         return asdict(self) | derived
 
 
@@ -111,7 +103,6 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
         store = Store.open(folder)
         per_trial = statistics.median(_beside_epochs(store, alone, data, seed) for seed in range(3))
         epochs: dict[str, Iterator[float]] = {STUDENT: _per_step(alone, few, None, worker)}
-        epochs[LIVE] = _per_step(job, few, teachers, worker)
         key = SignalKey.of(job, "fp32")
         answering: list[float] = []
         size = 0
@@ -121,6 +112,7 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
                 answering.append(_seconds(functools.partial(signals.of_epoch, epoch)) / BATCHES)
             size = sum(size for _, size, _ in store.tree("signals")) // (ROUNDS + 1) * len(dataset.train) // len(few.train)
             epochs[SIGNALS] = _per_step(job, few, SharedTeachers(signals, lambda: teachers, worker), worker)
+        epochs[LIVE] = _per_step(job, few, teachers, worker)
         if reference:
             from distill_ray.stages.reference_loop import reference_epochs
 
@@ -128,9 +120,12 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
             epochs[REFERENCE] = reference_epochs(recipe, networks[0], networks[1:], few, worker.device)
         views = _views(study, dataset)
         times: dict[str, list[float]] = {name: [] for name in (*epochs, *views)}
+        cpu: dict[str, list[float]] = {name: [] for name in epochs}
         for turn in range(ROUNDS + 1):
             for name, running in epochs.items():
+                begun = time.process_time()
                 times[name].append(next(running))
+                cpu[name].append((time.process_time() - begun) / BATCHES)
             for name, view in views.items():
                 times[name].append(_seconds(_making(view, few, recipe.batch_size, turn, worker)) / BATCHES)
     medians = {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
@@ -141,12 +136,28 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
         batch_size=recipe.batch_size,
         rounds=ROUNDS,
         steps={name: medians[name] for name in epochs},
+        cpu={name: statistics.median(seconds[1:]) for name, seconds in cpu.items()},
+        ratios=_ratios(cpu if worker.device.type == "cpu" and torch.get_num_threads() == 1 else times),
         teachers=statistics.median(answering[1:]) if answering else medians[LIVE] - medians[STUDENT],
         views={name: medians[name] for name in views},
         per_trial=per_trial,
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         signals=size,
     )
+
+
+def _ratios(times: dict[str, list[float]]) -> dict[str, float]:
+    """What the steps are worth against each other: medians of the ratios within each round but the first."""
+
+    def ratio(one: str, other: str) -> float:
+        return statistics.median(a / b for a, b in zip(times[one][1:], times[other][1:], strict=True))
+
+    found = {}
+    if REFERENCE in times:
+        found = {f"images/s {name} over {REFERENCE}": ratio(REFERENCE, name) for name in (SIGNALS, LIVE) if name in times}
+    if SIGNALS in times:
+        found[f"step {SIGNALS} over {STUDENT}"] = ratio(SIGNALS, STUDENT)
+    return found
 
 
 def some_of(dataset: Dataset, images: int) -> Dataset:
