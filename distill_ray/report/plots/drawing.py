@@ -96,6 +96,10 @@ class Plot:
             self.figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         return _described(_leaner(buffer.getvalue()), self)
 
+    def _repr_svg_(self) -> str:
+        """What a notebook shows."""
+        return self.svg()
+
 
 @dataclass(frozen=True, eq=False)
 class Panel:
