@@ -218,6 +218,7 @@ def ui(store: str, tracking_uri: str | None, port: int, verbose: bool) -> int:
     import subprocess
 
     from distill_ray.tracking.address import default_uri, sqlite_file
+    from distill_ray.tracking.views import studies_in, view_path
 
     uri = tracking_uri or default_uri(pathlib.Path(store).expanduser())
     if uri.startswith(("http://", "https://")):
@@ -225,7 +226,12 @@ def ui(store: str, tracking_uri: str | None, port: int, verbose: bool) -> int:
     database = sqlite_file(uri)
     if database is not None and not database.exists():
         raise RequestError(f"nothing is recorded in {database}; run a study first, or name its --store")
-    click.echo(f"MLflow UI on http://127.0.0.1:{port} (Ctrl-C ends it)")
+    address = f"http://127.0.0.1:{port}"
+    click.echo(f"MLflow UI on {address} (Ctrl-C ends it)")
+    if database is not None:
+        for study in studies_in(database):
+            for view in ("trials", "students", "jobs"):
+                click.echo(f"  {study} {view:<8} {address}/{view_path(database, study, view)}")
     server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
     try:
         return subprocess.call(server, stderr=None if verbose else subprocess.DEVNULL)

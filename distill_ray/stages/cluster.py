@@ -84,7 +84,7 @@ class Cluster:
                 )
             else:
                 ray.init(address=self._address, log_to_driver=self._verbose, logging_level=level)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # Ray raises a bare one when its processes do not start in time
             where = f"--address {self._address}" if self._address else "this machine"
             cause = next(iter(str(error).splitlines()), type(error).__name__)
             raise (RequestError if self._address else RunError)(f"no Ray cluster at {where}: {cause}") from None

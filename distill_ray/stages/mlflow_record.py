@@ -10,11 +10,11 @@ from distill_ray.data import load_images, open_source
 from distill_ray.events import Measurement, Metrics, Run, State, describe
 from distill_ray.export import find_champion
 from distill_ray.job import Data
-from distill_ray.report.results import StudyResults
+from distill_ray.report.results import TEACHER, Contender, StudyResults
 from distill_ray.report.table import as_markdown, table
 from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.tracking import DataSet, Status, Tracker
+from distill_ray.tracking import DataSet, Status, Tracker, study_views
 
 _STATUS: dict[State, Status] = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
@@ -42,6 +42,7 @@ class MlflowRecord:
             study_file=study.source_text,
         )
         self._tracker.log_dataset(_datasets(self._data))
+        self._tracker.save_views(study_views(study.search.objectives, [each.name for each in study.search.space.dimensions]))
 
     def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
         if not self._tracker.is_recorded(run.key):
@@ -93,11 +94,22 @@ class MlflowRecord:
         self._tracker.log_results(
             {f"{row.contender.name}/{row.split}/{metric}": cell.mean for row in rows for metric, cell in row.cells.items()}
         )
+        for row in rows:
+            if row.split == "test" and row.contender.members == 1:
+                for key, metrics in zip(_keys(row.contender), row.runs, strict=True):
+                    self._tracker.log_results({f"test/{name}": value for name, value in metrics.items()}, key)
         self._tracker.log_artifacts({f"report/{name}": file for name, file in files.items()})
         if results.champion and results.best:
             student = find_champion(results, store, self._data)
             self._tracker.log_champion(f"confirm/{results.best.name}/{student.job.seed}", student)
         self._tracker.finish_study("FINISHED")
+
+
+def _keys(contender: Contender) -> list[str]:
+    """The runs behind a row of the table."""
+    if contender.name.startswith(TEACHER):
+        return [f"teach/{job_id}" for job_id in contender.job_ids]
+    return [f"confirm/{contender.name}/{seed}" for seed in contender.seeds]
 
 
 def _datasets(data: Data) -> list[DataSet]:

@@ -4,7 +4,7 @@ from distill_ray.tracking.address import check_tracking, default_uri, shown, sql
 from distill_ray.tracking.champion import Champion
 from distill_ray.tracking.record import DataSet, Status
 from distill_ray.tracking.tracker import Tracker
-from distill_ray.tracking.views import View, study_views, view_path
+from distill_ray.tracking.views import View, studies_in, study_views, view_path
 
 __all__ = [
     "Champion",
@@ -16,6 +16,7 @@ __all__ = [
     "default_uri",
     "shown",
     "sqlite_file",
+    "studies_in",
     "study_views",
     "view_path",
 ]

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 VIEW_TAG = "mlflow.sharedViewState."
 NAME, DATE, DURATION, MODELS = "attributes.`Run Name`", "runDateAndNestInfo", "duration", "attributes.`Models`"
@@ -58,7 +58,7 @@ class View:
         return {"compareRunCharts": [chart | kept], "compareRunSections": [section | kept | {"isReordered": False}]}
 
 
-def study_views(objectives: Mapping[str, Literal["min", "max"]], searched: Iterable[str]) -> dict[str, View]:
+def study_views(objectives: Mapping[str, str], searched: Iterable[str]) -> dict[str, View]:
     """The views of a study: its trials by the first objective, its students on the test split, and all its jobs in order."""
     validation = tuple(f"metrics.val/{score}" for score in SCORES)
     scores = tuple(dict.fromkeys((*(f"metrics.{name}" for name in objectives), *validation)))
@@ -85,6 +85,22 @@ def study_views(objectives: Mapping[str, Literal["min", "max"]], searched: Itera
             "Students on the test split", "tags.stage = 'confirm'", (*test, *recipe, "attributes.Models"), "metrics.test/nll"
         ),
     }
+
+
+def studies_in(database: Path) -> list[str]:
+    """The names of the experiments in MLflow's SQLite `database` that studies have written, newest first."""
+    try:
+        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
+        try:
+            query = (
+                "SELECT DISTINCT name FROM experiments JOIN experiment_tags USING (experiment_id)"
+                " WHERE lifecycle_stage = 'active' AND key LIKE ? ORDER BY last_update_time DESC"
+            )
+            return [name for (name,) in connection.execute(query, (f"{VIEW_TAG}%",))]
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return []
 
 
 def view_path(database: Path, study_name: str, view: str) -> str | None:

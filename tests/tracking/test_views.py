@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distill_ray.tracking import Tracker, study_views, view_path
+from distill_ray.tracking import Tracker, studies_in, study_views, view_path
 
 VIEWS = study_views({"val/ece": "min", "val/accuracy": "max"}, ["temperature", "augment.size"])
 
@@ -55,9 +55,11 @@ def test_views_are_saved_with_the_experiment_once(tracking_uri: str, tmp_path: P
     }
     path = f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=trials&workflowType=machine_learning"
     assert view_path(tmp_path / "mlflow.db", "small", "trials") == path
+    assert studies_in(tmp_path / "mlflow.db") == ["small"]
 
 
 def test_no_study_no_page(tracking_uri: str, tmp_path: Path) -> None:
     assert view_path(tmp_path / "mlflow.db", "other", "trials") is None
     assert view_path(tmp_path / "nothing.db", "small", "trials") is None
+    assert studies_in(tmp_path / "nothing.db") == []
     assert not (tmp_path / "nothing.db").exists()
