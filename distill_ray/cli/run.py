@@ -73,20 +73,24 @@ def validate(study: str, overrides: tuple[str, ...]) -> None:
 @options.study
 @options.store
 @options.verbose(expose_value=False)
-def plan(study: str, overrides: tuple[str, ...], store: str) -> None:
+def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str | None) -> None:
     """Say what a study would train and about how long that takes here, from a few timed steps; nothing is begun."""
     loaded = options.load(study, overrides)
     from distill_ray.report.wording import duration
     from distill_ray.stages.plan import plan_study
     from distill_ray.store import Store
 
-    stages = plan_study(loaded, Store.open(store))
+    opened = Store.open(store)
+    known = len(earlier_trials(loaded, opened, search_storage))
+    stages = plan_study(loaded, opened)
+@options.search_storage
     click.echo(f"{'stage':<8} {'jobs':>6} {'done':>6} {'images':>12} {'time':>9}")
     for stage in stages:
         click.echo(f"{stage.stage:<8} {stage.jobs:>6} {stage.done:>6} {stage.images:>12,} {duration(stage.seconds):>9}")
     for stage in stages:
         if (signals := stage.signals) is not None:
             choice = "stored" if signals.stored else "live"
+    from distill_ray.stages.warm_start import earlier_trials
             click.echo(
                 f"{stage.stage}: teachers answer {choice}; stored once {duration(signals.seconds)} and "
                 f"{signals.bytes / 1e6:,.0f} MB on disk, live in every job {duration(signals.live_seconds)}"
@@ -100,12 +104,15 @@ def _summary(study: Study) -> Iterator[str]:
     for group in study.teachers:
         recipe = group.recipe
         yield f"teachers  {len(group.seeds)} x {recipe.model}, {recipe.epochs} epochs, {recipe.augment.name}"
+    if known:
+        click.echo(f"search: begins with what {known} trials of {', '.join(loaded.search.warm_start)} say")
     yield f"student   {study.student.model}, {study.student.method.name}, {study.student.epochs} epochs"
     if study.screen is not None:
         kept = f", the best {study.screen.keep} are searched" if study.screen.keep else ""
         yield f"screen    {len(study.screen.candidates)} augmentations by T. stddev{kept}"
     objectives = ", ".join(f"{name} {direction}" for name, direction in study.search.objectives.items())
-    yield f"search    {study.search.trials} trials by {study.search.sampler}, {objectives}"
+    warm = f", told of {' and '.join(study.search.warm_start)}" if study.search.warm_start else ""
+    yield f"search    {study.search.trials} trials by {study.search.sampler}, {objectives}{warm}"
     for dimension in study.search.space.dimensions:
         when = " and ".join(f"{each.field} is {' or '.join(map(str, each.labels))}" for each in dimension.when)
         yield f"          {dimension.name}: {dimension.described()}{f' when {when}' if when else ''}"

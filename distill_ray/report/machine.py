@@ -49,6 +49,7 @@ def as_json(
             "stages": [asdict(stage) for stage in results.stages],
             "table": [row_as_json(row) for row in rows],
             "comparisons": [_comparison(each) for each in compared],
+            "warm_start": results.warm_start,
             "trials": [_trial(trial) for trial in results.trials],
             "screening": _screening(results, rows),
             "published": None if results.published is None else asdict(results.published),

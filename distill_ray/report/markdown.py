@@ -9,6 +9,7 @@ from distill_ray.report.answer import JUDGED, found_settings, lead, verdict
 from distill_ray.report.comparison import Comparison
 from distill_ray.report.results import StudyResults
 from distill_ray.report.screening import fate, measured_text, relations, said
+from distill_ray.report.search import warm_start_text
 from distill_ray.report.table import PERCENT, TITLES, Row, as_markdown, figure_of
 from distill_ray.report.wording import counted, duration
 
@@ -23,6 +24,7 @@ def markdown(results: StudyResults, rows: list[Row], compared: Sequence[Comparis
         as_markdown(rows) if rows else "",
         "" if results.published is None else published.as_markdown(published.side_by_side(results.published, rows)),
         _screening(results, rows),
+        _inline(warm_start_text(results)),
         ", ".join(
             f"{stage.stage} {duration(stage.seconds)} ({counted(stage.done, 'job')} trained, {stage.reused} reused)"
             for stage in results.stages

@@ -131,8 +131,9 @@ class StudyResults:
     """Everything that a report says about a study.
 
     `objectives` maps each objective to `min` or `max`, the first being the one that ranks. `data` says in words what the study
-    learned from, `log_scale` names the searched settings that were drawn on a logarithmic scale. Credentials in URIs
-    (`user:password@`) are taken out of the study file, the command and the tracking URI.
+    learned from, `log_scale` names the searched settings that were drawn on a logarithmic scale, `warm_start` counts the trials
+    of earlier studies that the search was told of. Credentials in URIs (`user:password@`) are taken out of the study file, the
+    command and the tracking URI.
     """
 
     name: str
@@ -144,6 +145,7 @@ class StudyResults:
     stages: tuple[StageRow, ...] = ()
     trials: tuple[TrialRow, ...] = ()
     contenders: tuple[Contender, ...] = ()
+    warm_start: Mapping[str, int] = field(default_factory=dict)
     champion: Champion | None = None
     screening: tuple[ScreenRow, ...] = ()
     published: Published | None = None

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill_ray.report.results import StudyResults, TrialRow, Value
+from distill_ray.report.wording import counted
 
 FEWEST_TRIALS = 6
 """Fewer complete trials than this say nothing about the influence of a setting."""
@@ -47,6 +48,12 @@ def best_trial(results: StudyResults) -> TrialRow | None:
     objective, direction = next(iter(results.objectives.items()))
     sign = 1 if direction == "min" else -1
     return min(finished(results), key=lambda trial: sign * trial.values[objective], default=None)
+
+
+def warm_start_text(results: StudyResults) -> str:
+    """What the search was told of before its first trial, in a sentence; empty when it was nothing."""
+    told = " and ".join(f"{counted(trials, 'trial')} of {source}" for source, trials in results.warm_start.items())
+    return f"Before its first trial the search was told of {told}; these do not count as its own." if told else ""
 
 
 def last_value(trial: TrialRow, objective: str) -> float | None:

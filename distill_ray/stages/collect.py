@@ -14,7 +14,6 @@ from typing import Literal
 import optuna
 from optuna.trial import TrialState
 
-import distill_ray
 from distill_ray.augment import View
 from distill_ray.data import open_source
 from distill_ray.job import Data
@@ -30,7 +29,7 @@ from distill_ray.report.results import (
     TrialRow,
 )
 from distill_ray.stages.contenders import ensemble_contenders, student_contenders, teacher_contenders
-from distill_ray.stages.history import ABANDONED, best_recipes, is_over, open_history
+from distill_ray.stages.history import begun, best_recipes, is_over, known_from, open_history
 from distill_ray.stages.resolve import confirm_runs, learned_from, teacher_runs, trial_run
 from distill_ray.stages.screen import ENTROPY, T_STDDEV, Screening, deviations, found_metrics, kept_choices, narrowed, screenings
 from distill_ray.stages.stage_log import first_run, stage_rows
@@ -54,6 +53,7 @@ def collect(study: Study, data: Data, store: Store, *, search_storage: str | Non
     found_teachers = [record for run in teachers if (record := find_job(store, run.job.id)) is not None]
     trials: tuple[TrialRow, ...] = ()
     contenders: list[Contender] = []
+    known: dict[str, int] = {}
     champion, finished = None, False
     screening: tuple[ScreenRow, ...] = ()
     wanted = screenings(study, data, learned_from(study, teacher_ids))
@@ -65,6 +65,7 @@ def collect(study: Study, data: Data, store: Store, *, search_storage: str | Non
         searched = narrowed(study, deviation)
         history = open_history(searched, data, teacher_ids, store, search_storage)
         trials = _trials(searched, data, teacher_ids, store, history, deviation)
+        known = known_from(history)
         if is_over(history, study.search):
             found = best_recipes(searched, history, study.confirm.top)
             confirmed = student_contenders(confirm_runs(study, data, teacher_ids, found), store, deviation)
@@ -83,6 +84,7 @@ def collect(study: Study, data: Data, store: Store, *, search_storage: str | Non
         stages=stage_rows(study, store),
         trials=trials,
         contenders=tuple(contenders),
+        warm_start=known,
         champion=champion,
         screening=screening,
         published=_published(study),
@@ -156,9 +158,7 @@ def _trials(
 ) -> tuple[TrialRow, ...]:
     rows = []
     (objective, *_) = study.search.objectives
-    for trial in history.get_trials(deepcopy=False):
-        if trial.state == TrialState.WAITING or trial.user_attrs.get("reason") == ABANDONED:
-            continue
+    for trial in begun(history):
         run = trial_run(study, data, teachers, trial.number, trial.params)
         found = find_job(store, run.job.id) if trial.state == TrialState.COMPLETE else None
         values = [{"epoch": float(epoch), objective: value} for epoch, value in sorted(trial.intermediate_values.items())]
@@ -180,6 +180,6 @@ def _trials(
 
 
 def _git_commit() -> str | None:
-    folder = Path(distill_ray.__file__).parent
+    folder = Path(__file__).parent
     found = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return found.stdout.strip() or None

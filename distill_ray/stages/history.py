@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import posixpath
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage
@@ -20,6 +22,8 @@ from distill_ray.study import Search, Study
 ABANDONED = "its driver ended before it did"
 """Why a trial failed that a dead driver had left behind."""
 
+SOURCE = "source"
+"""The user attribute of trials that this search only knows of: the earlier study that they are from."""
 
 STATES: dict[TrialState, State] = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
@@ -29,12 +33,10 @@ def open_history(study: Study, data: Data, teachers: Sequence[str], store: Store
 
     It lives in a journal file in the study's folder of a local store, or in the storage at `storage_uri`.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+    quiet()
     storage: str | BaseStorage
     if storage_uri is None:
-        path = store.local_path(posixpath.join("studies", study.name, "search.journal"))
-        storage = JournalStorage(JournalFileBackend(str(path)))
+        storage = journal(store.local_path(posixpath.join("studies", study.name, "search.journal")))
     else:
         storage = storage_uri
     history = optuna.create_study(
@@ -50,13 +52,34 @@ def open_history(study: Study, data: Data, teachers: Sequence[str], store: Store
     return history
 
 
-def counted(history: optuna.Study) -> list[FrozenTrial]:
-    """The trials that have ended and count: all but those that a dead driver left and that were tried again."""
+def journal(path: Path) -> JournalStorage:
+    """Optuna's storage in a file."""
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def quiet() -> None:
+    """Let Optuna keep to itself what it would print."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+
+
+def begun(history: optuna.Study) -> list[FrozenTrial]:
+    """The trials of this study that have begun: without those that a dead driver left and that were tried again."""
     return [
         trial
         for trial in history.get_trials(deepcopy=False)
-        if trial.state.is_finished() and trial.user_attrs.get("reason") != ABANDONED
+        if trial.state != TrialState.WAITING and trial.user_attrs.get("reason") != ABANDONED and SOURCE not in trial.user_attrs
     ]
+
+
+def counted(history: optuna.Study) -> list[FrozenTrial]:
+    """Those that have ended."""
+    return [trial for trial in begun(history) if trial.state.is_finished()]
+
+
+def known_from(history: optuna.Study) -> dict[str, int]:
+    """Earlier studies, and how many of their trials the search was told of."""
+    return dict(Counter(trial.user_attrs[SOURCE] for trial in history.get_trials(deepcopy=False) if SOURCE in trial.user_attrs))
 
 
 def is_over(history: optuna.Study, search: Search) -> bool:
@@ -74,11 +97,19 @@ def time_left(history: optuna.Study, search: Search) -> float:
 
 def best_trials(history: optuna.Study, search: Search) -> list[FrozenTrial]:
     """The `COMPLETE` trials, best first: of several objectives those on the Pareto front, by the first objective."""
-    complete = history.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(search.objectives) > 1:
-        complete = history.best_trials
-    sign = 1 if next(iter(search.objectives.values())) == "min" else -1
-    return sorted(complete, key=lambda trial: (sign * trial.values[0], trial.number))
+    signs = [1 if mode == "min" else -1 for mode in search.objectives.values()]
+
+    def costs(trial: FrozenTrial) -> list[float]:
+        return [sign * value for sign, value in zip(signs, trial.values, strict=True)]
+
+    def beats(one: FrozenTrial, other: FrozenTrial) -> bool:
+        pairs = list(zip(costs(one), costs(other), strict=True))
+        return all(mine <= yours for mine, yours in pairs) and any(mine < yours for mine, yours in pairs)
+
+    complete = [trial for trial in begun(history) if trial.state == TrialState.COMPLETE]
+    if len(signs) > 1:
+        complete = [trial for trial in complete if not any(beats(other, trial) for other in complete)]
+    return sorted(complete, key=lambda trial: (costs(trial)[0], trial.number))
 
 
 def best_recipes(study: Study, history: optuna.Study, top: int) -> list[Recipe]:

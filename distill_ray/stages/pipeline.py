@@ -19,6 +19,7 @@ from distill_ray.stages.history import STATES, best_recipes, counted, is_over, o
 from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
 from distill_ray.stages.screen import deviations, found_metrics, measurement, narrowed, run_screenings, screenings
 from distill_ray.stages.sharing import confirm_sharing
+from distill_ray.stages.warm_start import warm_start
 from distill_ray.store import Store
 from distill_ray.study import Study
 
@@ -77,6 +78,8 @@ def _screen(around: Surroundings, teachers: Sequence[str]) -> Study:
 def _search(around: Surroundings, teachers: Sequence[str]) -> optuna.Study:
     study = around.study
     history = open_history(study, around.data, teachers, around.store, around.search_storage)
+    if not is_over(history, study.search):
+        warm_start(history, study, around.store, around.search_storage)
     with stage(around.observer, SEARCH, study.search.trials):
         for trial in counted(history):
             run = trial_run(study, around.data, teachers, trial.number, trial.params)

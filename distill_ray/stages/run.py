@@ -25,6 +25,7 @@ from distill_ray.stages.mlflow_record import MlflowRecord
 from distill_ray.stages.pipeline import Surroundings, run_stages
 from distill_ray.stages.resolve import REPORT, data_of
 from distill_ray.stages.stage_log import StageLog
+from distill_ray.stages.warm_start import earlier_trials
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.tracking import Tracker, check_tracking, default_uri, shown
@@ -58,6 +59,7 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
     store = Store.open(places.store)
     check_tracking(tracking_uri)
     data = data_of(study)
+    earlier_trials(study, store, places.search_storage)  # that they are there shows before anything is begun
     with (
         study_lock(store, study),
         Progress(console, study.search.objectives) as progress,

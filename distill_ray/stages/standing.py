@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from distill_ray.events import Run
 from distill_ray.job import Data
 from distill_ray.records import find_job, log_path
-from distill_ray.stages.history import ABANDONED, best_recipes, best_trials, counted, is_over, open_history
+from distill_ray.stages.history import begun, best_recipes, best_trials, counted, is_over, open_history
 from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
 from distill_ray.stages.screen import deviations, narrowed, screenings
 from distill_ray.store import Store
@@ -121,10 +121,8 @@ def _trials(
     study: Study, data: Data, teachers: Sequence[str], store: Store, history: optuna.Study, driver: bool | None
 ) -> list[JobStanding]:
     found = []
-    for trial in history.get_trials(deepcopy=False):
+    for trial in begun(history):
         reason = trial.user_attrs.get("reason", "")
-        if trial.state == TrialState.WAITING or reason == ABANDONED:
-            continue
         run = trial_run(study, data, teachers, trial.number, trial.params)
         condition = _TRIALS[trial.state]
         if condition == "running" and driver is False:

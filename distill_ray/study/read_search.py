@@ -11,6 +11,7 @@ from distill_ray.job import Recipe
 from distill_ray.registry import unknown_name
 from distill_ray.study.fields import INVALID, read_fields, section
 from distill_ray.study.problems import Path, Problems, shown
+from distill_ray.study.read_confirm import NAME
 from distill_ray.study.read_space import Reach, read_setting, read_space
 from distill_ray.study.sections import OBJECTIVES, Asha, Search
 from distill_ray.study.space import Label, SearchSpace
@@ -28,6 +29,10 @@ def read_search(
     elsewhere = ("objectives", "scheduler", "time_limit", "try_first", "space")
     read = read_fields(Search, values, PATH, problems, elsewhere=elsewhere)
     trials = read.setdefault("trials", 20)
+    for index, source in enumerate(read.get("warm_start", ())):
+        name, at, place = source.partition("@")
+        if not NAME.fullmatch(name) or (at and not place):
+            problems.add((*PATH, "warm_start", index), f"found {shown(source)}, must be the name of a study, or NAME@STORE")
     objectives = _objectives(given, problems)
     space = SearchSpace(dimensions=_dimensions(given, problems, reach), fixed=fixed)
     return Search(

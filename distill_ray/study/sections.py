@@ -112,6 +112,9 @@ class Search:
             "scheduler": scheduler,
             "max_failed_trials": self.max_failed_trials,
             "retries": self.retries,
+    warm_start: Annotated[
+        tuple[str, ...], Setting("earlier studies whose trials the sampler is told of: names, or NAME@STORE from another store")
+    ] = ()
             "time_limit": None if self.time_limit is None else f"{self.time_limit:.3f}s",
             "max_concurrent": self.max_concurrent,
             "try_first": [
@@ -130,6 +133,7 @@ class Confirm:
     """
 
     seeds: Annotated[int, Setting("trainings of each candidate, each with its own seed", at_least=1, at_most=100)] = 3
+            "warm_start": list(self.warm_start),
     top: Annotated[int, Setting("best configurations of the search to confirm", at_least=1)] = 1
     baselines: Mapping[str, Recipe]
     ensembles: Mapping[str, MeanOf] = field(default_factory=dict)

@@ -1,0 +1,122 @@
+"""A warm start: the sampler is told of the trials of earlier studies before it draws its first.
+
+An earlier trial counts for the settings that both spaces have and whose value lies in this one; the others it says nothing
+about. One that had a choice which is not offered here (another method, say) is of another kind, and is left out altogether.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
+
+from distill_ray.stages.history import SOURCE, journal, quiet
+from distill_ray.store import Store
+from distill_ray.study import Study
+from distill_ray.study.recipes import flatten
+from distill_ray.study.space import Label, SearchSpace, label_of
+
+IDENTITY = "trial"
+"""The user attribute that says which trial of its source an earlier trial was."""
+
+
+def warm_start(history: optuna.Study, study: Study, store: Store, search_storage: str | None) -> None:
+    """Put the earlier trials into the search's history, each once: finished, and marked with where they are from.
+
+    Raises `RequestError` as `earlier_trials` does.
+    """
+    known = {(trial.user_attrs.get(SOURCE), trial.user_attrs.get(IDENTITY)) for trial in history.get_trials(deepcopy=False)}
+    for trial in earlier_trials(study, store, search_storage, besides=history.study_name):
+        if (trial.user_attrs[SOURCE], trial.user_attrs[IDENTITY]) not in known:
+            history.add_trial(trial)
+
+
+def earlier_trials(study: Study, store: Store, search_storage: str | None, *, besides: str = "") -> list[FrozenTrial]:
+    """The complete trials of `search.warm_start` as trials of this study's space; `besides` names a search to leave out.
+
+    Raises `RequestError` when one of the studies has no search with these objectives.
+    """
+    found: list[FrozenTrial] = []
+    for source in study.search.warm_start:
+        searches = list(_searches(source, study, store, search_storage))
+        if not searches and source != study.name:
+            raise study.error([("search.warm_start", _missing(source, study, store, search_storage))])
+        for search in searches:
+            if search.study_name != besides:
+                found += _translated(search, source, study)
+    return found
+
+
+def _translated(search: optuna.Study, source: str, study: Study) -> Iterator[FrozenTrial]:
+    names = search.metric_names or []
+    places = [names.index(objective) for objective in study.search.objectives]
+    fixed = flatten(study.student) | dict(study.search.space.fixed)
+    for trial in search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        drawn = {} if SOURCE in trial.user_attrs else overlap(study.search.space, fixed, trial.params)
+        if drawn:
+            recorder = FixedTrial(dict(drawn))
+            for name in drawn:
+                study.search.space[name].suggest(recorder)
+            yield create_trial(
+                state=TrialState.COMPLETE,
+                params=recorder.params,
+                distributions=recorder.distributions,
+                values=[trial.values[place] for place in places],
+                user_attrs={SOURCE: source, IDENTITY: f"{search.study_name}/{trial.number}"},
+            )
+
+
+def overlap(space: SearchSpace, fixed: Mapping[str, Any], params: Mapping[str, Label]) -> dict[str, Label]:
+    """What an earlier trial's `params` say about `space`; empty when nothing, or when the trial was of another kind.
+
+    `fixed` holds the settings of this study that are not searched.
+    """
+    dimensions = {dimension.name: dimension for dimension in space.dimensions}
+    for name, label in params.items():
+        if isinstance(label, str):
+            if name in dimensions and label not in map(label_of, dimensions[name].limits):
+                return {}
+            if name not in dimensions and name in fixed and label != label_of(fixed[name]):
+                return {}
+    drawn: dict[str, Label] = {}
+    for name, dimension in dimensions.items():
+        if name in params and space.is_active(dimension, drawn):
+            label = params[name]
+            offered = dimension.label(label) if not isinstance(label, str) else label
+            if offered is not None:
+                drawn[name] = offered
+    return drawn
+
+
+def _searches(source: str, study: Study, store: Store, search_storage: str | None) -> Iterator[optuna.Study]:
+    """The searches that a study left behind, one for each form it has had, as far as they had these objectives."""
+    quiet()
+    name, _, place = source.partition("@")
+    storage = _storage(name, place, store, search_storage)
+    if storage is None:
+        return
+    for found in optuna.get_all_study_names(storage):
+        if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]{{8}}", found):
+            search = optuna.load_study(study_name=found, storage=storage)
+            if set(study.search.objectives) <= set(search.metric_names or ()):
+                yield search
+
+
+def _storage(name: str, place: str, store: Store, search_storage: str | None) -> str | BaseStorage | None:
+    if not place and search_storage is not None:
+        return search_storage
+    folder = Path(place).expanduser() if place else Path(store.uri)
+    path = folder / "studies" / name / "search.journal"
+    return journal(path) if path.is_file() else None
+
+
+def _missing(source: str, study: Study, store: Store, search_storage: str | None) -> str:
+    name, _, place = source.partition("@")
+    where = place or search_storage or store.uri
+    objectives = ", ".join(study.search.objectives)
+    return f"study {name} has no search by {objectives} in {where}; name one that has run there, or write {name}@STORE"
