@@ -88,6 +88,7 @@ def train(
         yield from progress.history
     student = Student(network, worker.parallel(network), functools.partial(autocast, worker.device, precision), worker.gather)
     steps = steps_per_epoch(len(dataset.train), recipe.batch_size, recipe.drop_last)
+    log_probabilities: np.ndarray | None = None
 
     for epoch in range(progress.epoch + 1, recipe.epochs + 1):
         started = time.perf_counter()
@@ -141,11 +142,13 @@ def train(
     deployed = recipe.method.deploy(network)
     if progress.best_weights:
         deployed.load_state_dict(progress.best_weights)
+    if progress.best_weights or log_probabilities is None:
+        log_probabilities = predict(deployed, dataset.images, dataset.validation, worker=worker, precision=precision)
     return Outcome(
         weights={name: tensor.detach().cpu().contiguous() for name, tensor in deployed.state_dict().items()},
         epochs=tuple(progress.history),
         kept_epoch=progress.best_epoch or recipe.epochs,
-        log_probabilities=predict(deployed, dataset.images, dataset.validation, worker=worker, precision=precision),
+        log_probabilities=log_probabilities,
         labels=dataset.labels[dataset.validation],
         parameters=sum(parameter.numel() for parameter in deployed.parameters()),
     )
