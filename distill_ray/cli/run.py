@@ -72,29 +72,31 @@ def validate(study: str, overrides: tuple[str, ...]) -> None:
 @click.command()
 @options.study
 @options.store
+@options.search_storage
 @options.verbose(expose_value=False)
 def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str | None) -> None:
     """Say what a study would train and about how long that takes here, from a few timed steps; nothing is begun."""
     loaded = options.load(study, overrides)
     from distill_ray.report.wording import duration
     from distill_ray.stages.plan import plan_study
+    from distill_ray.stages.warm_start import earlier_trials
     from distill_ray.store import Store
 
     opened = Store.open(store)
     known = len(earlier_trials(loaded, opened, search_storage))
     stages = plan_study(loaded, opened)
-@options.search_storage
     click.echo(f"{'stage':<8} {'jobs':>6} {'done':>6} {'images':>12} {'time':>9}")
     for stage in stages:
         click.echo(f"{stage.stage:<8} {stage.jobs:>6} {stage.done:>6} {stage.images:>12,} {duration(stage.seconds):>9}")
     for stage in stages:
         if (signals := stage.signals) is not None:
             choice = "stored" if signals.stored else "live"
-    from distill_ray.stages.warm_start import earlier_trials
             click.echo(
                 f"{stage.stage}: teachers answer {choice}; stored once {duration(signals.seconds)} and "
                 f"{signals.bytes / 1e6:,.0f} MB on disk, live in every job {duration(signals.live_seconds)}"
             )
+    if known:
+        click.echo(f"search: begins with what {known} trials of {', '.join(loaded.search.warm_start)} say")
     click.echo(f"about {duration(sum(stage.seconds for stage in stages))} on this machine, less with early stopping")
 
 
@@ -104,8 +106,6 @@ def _summary(study: Study) -> Iterator[str]:
     for group in study.teachers:
         recipe = group.recipe
         yield f"teachers  {len(group.seeds)} x {recipe.model}, {recipe.epochs} epochs, {recipe.augment.name}"
-    if known:
-        click.echo(f"search: begins with what {known} trials of {', '.join(loaded.search.warm_start)} say")
     yield f"student   {study.student.model}, {study.student.method.name}, {study.student.epochs} epochs"
     if study.screen is not None:
         kept = f", the best {study.screen.keep} are searched" if study.screen.keep else ""
