@@ -16,7 +16,7 @@ from distill_ray.augment import VIEWS, CropFlip, View
 from distill_ray.methods import METHODS, Method, Supervised
 from distill_ray.settings import Setting, check, setting_fields
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Part of every job's identity. Raise it when a change of code changes what the same job computes."""
 
 
@@ -33,7 +33,7 @@ class Recipe:
     optimizer: Annotated[Literal["sgd", "adam"], Setting("momentum and nesterov are those of sgd")] = "sgd"
     momentum: Annotated[float, Setting("SGD momentum", at_least=0, below=1)] = 0.9
     nesterov: Annotated[bool, Setting("Nesterov momentum")] = True
-    weight_decay: Annotated[float, Setting("L2 penalty on every parameter", at_least=0)] = 5e-4
+    weight_decay: Annotated[float, Setting("L2 penalty on every parameter; clip_norm limits its gradient too", at_least=0)] = 5e-4
     schedule: Annotated[Literal["cosine", "step"], Setting("how the learning rate falls")] = "cosine"
     schedule_every: Annotated[Literal["step", "epoch"], Setting("how often the cosine schedule moves")] = "step"
     warmup_epochs: Annotated[float, Setting("epochs of linear warm-up from 0", at_least=0)] = 0.0

@@ -24,7 +24,10 @@ EPOCHS = "epochs.parquet"
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a network, or an ensemble, says of one split: log-probabilities (N, K) in nats, and the true labels (N,)."""
+    """What a network, or an ensemble, says of one split: log-probabilities (N, K) in nats, and the true labels (N,).
+
+    For regression, whose labels are real numbers, it is mean and log-variance (N, 2) in the place of log-probabilities.
+    """
 
     log_probabilities: np.ndarray
     labels: np.ndarray

@@ -33,18 +33,21 @@ def epoch_batches(
 ) -> Iterator[Batch]:
     """The batches of one epoch, in an order that (seed, epoch) decides, beginning with step `first_step`.
 
-    `images` is uint8 (N, H, W, C), an array (memory-mapped or not) or a tensor that may already live on `device`; `labels` is
-    (N,). `rows` (n,) says which of them are the training split, all by default. `mean` is the mean colour of the data set, one
-    number in [0, 1] per channel, which some views erase to. `batch_size` counts the images of all `world_size` workers
-    together; worker `rank` gets its contiguous share of every batch. On a GPU nothing here waits for the device.
+    `images` is uint8 (N, H, W, C), or float32 for a view that takes real numbers: an array (memory-mapped or not) or a tensor
+    that may already live on `device`; `labels` is (N,), integers or real numbers. `rows` (n,) says which of them are the training
+    split, all by default. `mean` is the mean colour of the data set, one number in [0, 1] per channel, which some views erase to.
+    `batch_size` counts the images of all `world_size` workers together; worker `rank` gets its contiguous share of every batch.
+    On a GPU nothing here waits for the device.
 
     Raises `ValueError` when the arrays do not fit each other, when the view cannot present such images, or when a batch is too
     small to give every worker an image.
     """
     draws, device = Draws(seed, epoch), torch.device(device)
-    pixels, targets = _as_tensor(images), _as_tensor(labels).long()
-    if pixels.dtype != torch.uint8 or pixels.ndim != 4:
-        raise ValueError(f"images must be uint8 (N, H, W, C), found {pixels.dtype} {tuple(pixels.shape)}")
+    pixels, targets = _as_tensor(images), _as_tensor(labels)
+    targets = targets.float() if targets.is_floating_point() else targets.long()
+    wanted = "uint8 or float32" if view.real_valued else "uint8"
+    if str(pixels.dtype).removeprefix("torch.") not in wanted.split(" or ") or pixels.ndim != 4:
+        raise ValueError(f"images must be {wanted} (N, H, W, C), found {pixels.dtype} {tuple(pixels.shape)}")
     if targets.shape != (len(pixels),):
         raise ValueError(f"labels must be ({len(pixels)},) like the images, found {tuple(targets.shape)}")
     view.check_images(pixels.shape[3], pixels.shape[1], pixels.shape[2])
@@ -151,11 +154,11 @@ class BatchSource:
         return self.tensor(np.array(self.store.mean, np.float32)).view(-1, 1, 1)
 
     def images(self, positions: NDArray[np.int64] | None = None) -> Tensor:
-        """The unchanged images of this share, or of any `positions` (B,): uint8 (B, C, H, W) on the device, channels last."""
+        """The unchanged images of this share, or of any `positions` (B,): (B, C, H, W) on the device, channels last."""
         return self._take(self.store.images, self.store.order_of_images, positions).permute(0, 3, 1, 2)
 
     def labels(self, positions: NDArray[np.int64] | None = None) -> Tensor:
-        """The labels that belong to `images(positions)`: int64 (B,) on the device."""
+        """The labels that belong to `images(positions)`: int64 or float32 (B,) on the device."""
         return self._take(self.store.labels, self.store.order_of_labels, positions)
 
     def uniform(

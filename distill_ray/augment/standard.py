@@ -66,6 +66,7 @@ class Identity(View):
     """The images as they are."""
 
     name = "identity"
+    real_valued = True
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """One part: every image of the share, unchanged."""

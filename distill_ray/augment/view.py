@@ -30,8 +30,9 @@ Criterion = Literal["student-entropy", "teacher-entropy", "kl"]
 class Part:
     """One group of images that goes through the networks together, with its own batch statistics.
 
-    `images` is float (B, C, H, W) in [0, 1]; `labels` is int64 (B,). Where images are mixed from two, `partner_labels` (B,)
-    holds the labels of the second and `label_weight` (B,) in [0, 1] the share of the first.
+    `images` is float (B, C, H, W) in [0, 1], or any real numbers; `labels` is int64 (B,), float32 for regression. Where images
+    are mixed from two, `partner_labels` (B,) holds the labels of the second and `label_weight` (B,) in [0, 1] the share of the
+    first.
 
     With `copies` above 1 the images are that many versions of the same B / copies originals, one version after the other, the
     least changed first: `logits.unflatten(0, (part.copies, -1))` separates them. With a `pick` the images are a pool, out of
@@ -109,6 +110,8 @@ class View(ABC):
 
     name: ClassVar[str]
     part_count: ClassVar[int] = 1
+    real_valued: ClassVar[bool] = False
+    """Whether inputs that are real numbers, not pixels, can be presented this way."""
     mixes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

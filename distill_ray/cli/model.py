@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from distill_ray.cli import options
+from distill_ray.errors import RequestError
 
 FORMATS = ("safetensors", "torch-export", "onnx", "mlflow")
 
@@ -105,6 +106,8 @@ def predict(
 
         mlflow.set_tracking_uri(tracking_uri or default_uri(Path(store).expanduser()))
     opened = open_model(model)
+    if opened.dtype != "uint8":
+        raise RequestError(f"{model} takes real numbers, not images; call it from Python: open_model(folder).predict(array)")
     pixels = [read_image(path, opened.image_shape, resize=resize) for path in images]
     import numpy as np
 

@@ -62,8 +62,17 @@ def run(
 @options.study
 @options.verbose(expose_value=False)
 def validate(study: str, overrides: tuple[str, ...]) -> None:
-    """Check a study file and say what it asks for; every problem is listed with its line."""
+    """Check a study file and say what it asks for; every problem is listed with its line.
+
+    Whether it fits its images is checked here where these are built in, and otherwise when it is run.
+    """
     loaded = options.load(study, overrides)
+    from distill_ray.data.source import is_named
+
+    if is_named(loaded.data.source):
+        from distill_ray.stages.resolve import data_of
+
+        data_of(loaded)
     click.echo(f"{study}: valid")
     for line in _summary(loaded):
         click.echo(f"  {line}")

@@ -15,7 +15,7 @@ from filelock import FileLock
 
 from distill_ray.data.cache import VARIABLE, cache_root, new_folder, writing
 from distill_ray.data.decoding import ColourFoundError, Shape, decode, decoder, shape_of
-from distill_ray.data.source import Source, SplitName
+from distill_ray.data.source import Generated, Source, SplitName
 from distill_ray.data.statistics import PixelSums
 from distill_ray.errors import RequestError
 
@@ -28,14 +28,17 @@ class Images:
     """One split, decoded."""
 
     images: np.ndarray
-    """(N, H, W, C) uint8, memory-mapped and shared between processes; writing to it changes this process's copy only."""
+    """(N, H, W, C) uint8, memory-mapped and shared between processes; writing to it changes this process's copy only.
+
+    Inputs that are real numbers are float32, and in memory.
+    """
     labels: np.ndarray
-    """(N,) int64, each in 0..num_classes-1."""
+    """(N,) int64, each in 0..num_classes-1; float32 for regression."""
     class_names: tuple[str, ...]
     digest: str
     """The digest of the source."""
     mean: tuple[float, ...]
-    """Per channel over the whole split, 255 being 1."""
+    """Per channel over the whole split, 255 being 1; 0 for real numbers, whose `std` is 1."""
     std: tuple[float, ...]
 
     @property
@@ -55,6 +58,8 @@ def load_images(source: Source, split: SplitName, cache_dir: str | os.PathLike[s
         RequestError: the data are not usable (the message names the row), or the cache folder is not.
         RunError: the disk filled up.
     """
+    if isinstance(source, Generated):
+        return source.images(split)
     if source.rows(split) == 0:
         raise RequestError(f"data.source: {source.location} has no {split} split")
     key = json.dumps([FORMAT, source.digest, source.label, split])
@@ -76,6 +81,9 @@ def load_images(source: Source, split: SplitName, cache_dir: str | os.PathLike[s
 
 def image_shape(source: Source) -> tuple[int, int, int]:
     """Channels, height and width of the first training image; that the others are alike shows when they are decoded."""
+    if isinstance(source, Generated):
+        _, height, width, channels = source.images("train").images.shape
+        return channels, height, width
     shape = _first_shape(source, "train")
     return shape.channels, shape.height, shape.width
 

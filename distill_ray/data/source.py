@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 from distill_ray.errors import RequestError
 from distill_ray.registry import Registry, unknown_name
+from distill_ray.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from distill_ray.data.images import Images
 
 SplitName = Literal["train", "test"]
 
@@ -53,11 +56,14 @@ class Source(ABC):
     """The column that is learned."""
     label_columns: tuple[str, ...]
     """Every column that could be."""
+    task: Task = "classification"
+    real_valued = False
+    """Whether inputs are real numbers, not pixels."""
 
     @cached_property
     @abstractmethod
     def class_names(self) -> tuple[str, ...]:
-        """One name per class, by label. The labels themselves, as text, where the data set has no names."""
+        """One name per class, by label. The labels themselves, as text, where the data set has no names. Empty for regression."""
 
     @property
     def num_classes(self) -> int:
@@ -78,8 +84,22 @@ class Source(ABC):
         """The rows of `split` in order. Raises `RequestError` where they cannot be read."""
 
 
+class Generated(Source):
+    """A data set that is made, not found: its inputs are real numbers, float32 and never scaled, and are not cached."""
+
+    real_valued = True
+
+    @abstractmethod
+    def images(self, split: SplitName) -> Images:
+        """`split`, ready to use."""
+
+    def batches(self, split: SplitName) -> Iterator[Batch]:
+        """Nothing: there is nothing to decode."""
+        return iter(())
+
+
 def open_source(name_or_path: str, *, label: str | None = None) -> Source:
-    """Find a data set: a name such as `digits`, a folder, or a pyarrow file system URI such as `s3://bucket/folder`.
+    """Find a data set: a name such as `digits` or `toy-spiral`, a folder, or a pyarrow file system URI such as `s3://bucket/folder`.
 
     A folder holds either Parquet in the Hugging Face layout (`train-00000-of-00002.parquet`, `test-...`) or an image tree
     (`train/<class>/*.png`, `test/<class>/...`). `label` picks the label column; without it `label` or `fine_label` is taken
@@ -88,9 +108,7 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
     Raises:
         RequestError: nothing is there, it cannot be read, or it has no such label column.
     """
-    import distill_ray.data.digits  # noqa: F401  (registers its name)
-
-    if name_or_path in SOURCES:
+    if is_named(name_or_path):
         return SOURCES[name_or_path](label)
     from distill_ray.data.files import Folder
     from distill_ray.data.parquet import ParquetSource
@@ -111,6 +129,14 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
         f"data.source: {folder.location} holds neither train-*.parquet and test-*.parquet nor the folders train and test "
         f"(found: {found}); name the folder that does"
     )
+
+
+def is_named(source: str) -> bool:
+    """Whether `source` is the name of a data set, and not a folder: nothing has to be looked for then."""
+    import distill_ray.data.digits
+    import distill_ray.data.toy  # noqa: F401  (they register their names)
+
+    return source in SOURCES
 
 
 def pick_label(wanted: str | None, columns: Sequence[str], location: str) -> str:

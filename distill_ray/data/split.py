@@ -25,7 +25,7 @@ def split_indices(
     `validation` rows for validation and the first `train` rows for training.
 
     Args:
-        labels: (N,) integer labels of the training split.
+        labels: (N,) labels of the training split.
         validation: How many images to keep for validation.
         train: How many of the others to train on; None for all.
         rule: `stratified` or `last`, as above.
@@ -35,8 +35,11 @@ def split_indices(
         Row numbers for training and for validation, each int64 and ascending, without overlap.
 
     Raises:
-        RequestError: more images are asked for than there are, or a class would have none on one of the two sides.
+        RequestError: more images are asked for than there are, or a class would have none on one of the two sides, or there are
+            no classes because the labels are real numbers.
     """
+    if labels.dtype.kind == "f" and rule == "stratified":
+        raise RequestError("data.split: stratified is by class, and these labels are real numbers; use last")
     count = len(labels)
     if not 1 <= validation < count:
         raise RequestError(f"data.validation must be at least 1 and less than the {count} images there are, found {validation}")

@@ -39,7 +39,14 @@ class Exported:
 
 
 def find_champion(results: StudyResults, store: Store, data: Data) -> Champion:
-    """The best student of a study on `data` with its weights, to hand out. Raises `RequestError` when there is none yet."""
+    """The best student of a study on `data` with its weights, to hand out. Raises `RequestError` when there is none yet,
+    or when the study is of regression.
+    """
+    if results.task == "regression":
+        raise RequestError(
+            f"study {results.name} is of regression, and only classifiers are handed out; its weights are in the store, "
+            "under the champion's job"
+        )
     champion = results.champion
     found = find_job(store, champion.job_id) if champion else None
     if champion is None or found is None:

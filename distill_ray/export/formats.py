@@ -1,4 +1,6 @@
-"""The formats that a student is handed out in. All take uint8 images (N, H, W, C) and give float32 probabilities (N, K)."""
+"""The formats that a student is handed out in. All take images (N, H, W, C), uint8 unless the data set has real numbers, and
+give float32 probabilities (N, K).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from distill_ray.export.opening import GRAPH, PROGRAM, WEIGHTS, check_installed
 from distill_ray.tracking.champion import Champion, save_champion, write_student
-from distill_ray.tracking.champion_model import load_student
+from distill_ray.tracking.champion_model import load_student, scaled
 
 
 class Classifier(nn.Module):
@@ -26,8 +28,8 @@ class Classifier(nn.Module):
         self.temperature = temperature
 
     def forward(self, images: Tensor) -> Tensor:
-        """Probabilities, float32 (N, K), of uint8 images (N, H, W, C)."""
-        logits = self.network(images.permute(0, 3, 1, 2).float() / 255)
+        """Probabilities, float32 (N, K), of images (N, H, W, C)."""
+        logits = self.network(scaled(images))
         return torch.softmax(logits.float() / self.temperature, dim=1)
 
 

@@ -26,12 +26,16 @@ class Model:
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]
     run: Callable[[np.ndarray], np.ndarray]
+    dtype: str = "uint8"
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Probabilities, float32 (N, K), of uint8 images (N, H, W, C). Raises `ValueError` for any other kind of array."""
-        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != self.image_shape:
+        """Probabilities, float32 (N, K), of images (N, H, W, C) of its `dtype`: uint8, or float32 for real numbers.
+
+        Raises `ValueError` for any other kind of array.
+        """
+        if images.dtype != self.dtype or images.ndim != 4 or images.shape[1:] != self.image_shape:
             wanted = ", ".join(map(str, self.image_shape))
-            raise ValueError(f"images must be uint8 of shape (N, {wanted}), found {images.dtype} of shape {images.shape}")
+            raise ValueError(f"images must be {self.dtype} of shape (N, {wanted}), found {images.dtype} of shape {images.shape}")
         batches = [
             self.run(np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH]))
             for start in range(0, len(images), IMAGES_PER_BATCH)
@@ -53,7 +57,7 @@ def open_model(location: str | Path) -> Model:
         raise RequestError(f"{location}: no model in this folder; name one that `distill-ray export` or MLflow wrote")
     card = json.loads((folder / "champion.json").read_text(encoding="utf-8"))
     height, width, channels = card["image_shape"]
-    return Model(tuple(card["class_names"]), (height, width, channels), runners[file](folder))
+    return Model(tuple(card["class_names"]), (height, width, channels), runners[file](folder), card.get("dtype", "uint8"))
 
 
 def check_installed(*packages: str) -> None:
@@ -107,4 +111,4 @@ def _open_mlflow(location: str) -> Model:
     shape = tuple(inputs.inputs[0].shape[1:]) if inputs is not None and inputs.is_tensor_spec() else ()
     if "class_names" not in about or len(shape) != 3:
         raise RequestError(f"{location}: this MLflow model is not one of ours: it does not name its classes and image size")
-    return Model(tuple(about["class_names"]), shape, model.predict)
+    return Model(tuple(about["class_names"]), shape, model.predict, inputs.inputs[0].type.name)

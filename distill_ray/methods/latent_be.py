@@ -10,6 +10,7 @@ from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import METHODS, Method, Setup, Student, Teachers
 from distill_ray.models import check_batch_ensemble
 from distill_ray.settings import Setting
+from distill_ray.task import Task
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +61,14 @@ class LatentBE(Method):
         check_batch_ensemble(model)
         if self.perturb != "none" and teachers < 2:
             raise ValueError(f"perturb {self.perturb!r} needs at least 2 teachers, found {teachers}")
+
+    def check_data(self, *, task: Task, real_valued: bool) -> None:
+        """Besides the common rules: pixels, where images are perturbed, since those stay between black and white."""
+        super().check_data(task=task, real_valued=real_valued)
+        if real_valued and self.perturb != "none":
+            raise ValueError(
+                f"perturb {self.perturb!r} changes pixels, and the inputs of this data set are real numbers; use none"
+            )
 
     def live_teachers(self, view: View) -> bool:
         """They must answer for images that they themselves moved."""

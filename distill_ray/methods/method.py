@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from distill_ray._lazy import LazyModule
 from distill_ray.registry import Registry
 from distill_ray.settings import check
+from distill_ray.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +37,7 @@ class Method(ABC):
     needs_teachers: ClassVar[bool] = False
     compares_versions: ClassVar[bool] = False
     """Whether the method asks the versions of an image, where a view shows several, to agree."""
+    tasks: ClassVar[tuple[Task, ...]] = ("classification",)
 
     def __post_init__(self) -> None:
         check(self)
@@ -51,6 +53,12 @@ class Method(ABC):
                 f"augment {view.name!r} shows each image in {view.copies} versions that should agree, and method {self.name!r} "
                 "does not ask that of them; turn the view's consistency off, or use supervised"
             )
+
+    def check_data(self, *, task: Task, real_valued: bool) -> None:
+        """Raise `ValueError` with the reason when the method is not for that task, or not for inputs that are real numbers."""
+        if task not in self.tasks:
+            others = ", ".join(sorted(name for name, method in METHODS.items() if task in method.tasks))
+            raise ValueError(f"method {self.name!r} is for {' and '.join(self.tasks)}; for {task} there are {others}")
 
     def live_teachers(self, view: View) -> bool:
         """Whether teachers must run in every step: their stored answers for the images of `view` are not enough.

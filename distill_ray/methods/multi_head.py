@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from distill_ray.augment.view import Batch, Part, View
-    from distill_ray.methods import diversity, losses, member_losses, mixture
+    from distill_ray.methods import diversity, losses, mixture, task_losses
     from distill_ray.models import multi_head
 else:
     diversity = LazyModule("distill_ray.methods.diversity")
     losses = LazyModule("distill_ray.methods.losses")
-    member_losses = LazyModule("distill_ray.methods.member_losses")
     mixture = LazyModule("distill_ray.methods.mixture")
     multi_head = LazyModule("distill_ray.models.multi_head")
+    task_losses = LazyModule("distill_ray.methods.task_losses")
 
 
 @METHODS.register("hydra")
@@ -31,13 +31,15 @@ class Hydra(Method):
     """T² KL(teacher || head), averaged over pairs of teachers and heads. No labels are used.
 
     Heads and teachers are paired in order, the shorter list repeated. The deployed network answers with the mean of its
-    heads' predictions.
+    heads' predictions. For regression the divergence is that of two Gaussians, without a temperature, and the heads'
+    mixture is deployed as one Gaussian of its mean and variance.
 
     Source: Tran et al. 2020 (Hydra), as coded by Ferianc & Rodrigues 2022, without a phase in which the heads are prepared.
     """
 
     name = "hydra"
     needs_teachers = True
+    tasks = ("classification", "regression")
 
     heads: Annotated[int, Setting("number of heads", at_least=1)] = 5
     depth: Annotated[int, Setting("units before the classifier that each head has to itself", at_least=0)] = 0
@@ -55,16 +57,19 @@ class Hydra(Method):
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The mean over the parts of the batch."""
         shown = [student.pick(part, teachers) for part in batch.parts]
-        terms = [member_losses.paired_kd(student(part.images), answers, self.temperature) for part, answers in shown]
+        terms = [
+            task_losses.task_losses(part).individuality(student(part.images), answers, self.temperature)
+            for part, answers in shown
+        ]
         return {"loss": losses.average(terms)}
 
     def deploy(self, student: nn.Module) -> nn.Module:
         """The heads' mean prediction."""
-        return mixture.MeanPrediction(student)
+        return mixture.MeanPrediction(student, cast("multi_head.MultiHead", student).task)
 
     def deployable(self, network: nn.Module) -> nn.Module:
         """The same, made from the plain network."""
-        return mixture.MeanPrediction(multi_head.to_multi_head(network, self.heads, self.depth))
+        return self.deploy(multi_head.to_multi_head(network, self.heads, self.depth))
 
 
 @METHODS.register("hydra+")
@@ -80,6 +85,7 @@ class HydraPlus(Hydra):
 
     Diversity leaves biases out by default, since comparing them as rows of one number, as the published code does
     (`diversity_bias: separate`), makes gradients that dwarf all others; `diversity_of: layers` is the formula of the paper.
+    Regression has the first three terms for Gaussians, aggregation between the moments of the mixtures.
 
     Source: Ferianc & Rodrigues 2022, "Simple regularisation for uncertainty-aware knowledge distillation".
     """
@@ -119,10 +125,11 @@ class HydraPlus(Hydra):
 
     def _of_part(self, student: Student, part: Part, answers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         logits = losses.at_least_float32(student(part.images))
+        compare = task_losses.task_losses(part)
         return (
-            losses.cross_entropy(logits, part),
-            member_losses.aggregated_kd(logits, answers, self.mean_temperature),
-            member_losses.paired_kd(logits, answers, self.temperature),
+            compare.correctness(logits, part),
+            compare.aggregation(logits, answers, self.mean_temperature),
+            compare.individuality(logits, answers, self.temperature),
         )
 
 

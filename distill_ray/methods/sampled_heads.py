@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from distill_ray.augment.view import Batch, Part
-    from distill_ray.methods import losses, member_losses, mixture, stochastic
+    from distill_ray.methods import losses, mixture, stochastic, task_losses
 else:
     losses = LazyModule("distill_ray.methods.losses")
-    member_losses = LazyModule("distill_ray.methods.member_losses")
     mixture = LazyModule("distill_ray.methods.mixture")
     stochastic = LazyModule("distill_ray.methods.stochastic")
+    task_losses = LazyModule("distill_ray.methods.task_losses")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +30,14 @@ class SampledHeads(Method):
     """`(1 - alpha) * cross-entropy + alpha * T² KL(teacher || sample)` over pairs of teachers and samples of the last layer.
 
     Samples and teachers are paired in order, as heads are in Hydra. In evaluation the samples are drawn once, layer by layer,
-    and the network answers with their mean prediction; the published code draws anew for every image.
+    and the network answers with their mean prediction; the published code draws anew for every image. For regression both terms
+    are those of `hydra+`.
 
     Source: Ferianc & Rodrigues 2022, as coded.
     """
 
     needs_teachers = True
+    tasks = ("classification", "regression")
 
     samples: Annotated[int, Setting("samples of the last layer in each step and in evaluation", at_least=1)] = 20
     temperature: Annotated[float, Setting("softens teachers and samples alike", above=0)] = 4.0
@@ -58,8 +60,9 @@ class SampledHeads(Method):
             part, answers = student.pick(offered, teachers)
             features = losses.at_least_float32(student(part.images))
             logits = network.sample(features, self._uniform(network, batch, part, f"samples of part {number}"))
-            from_labels.append(losses.cross_entropy(logits, part))
-            from_teachers.append(member_losses.paired_kd(logits, answers, self.temperature))
+            compare = task_losses.task_losses(part)
+            from_labels.append(compare.correctness(logits, part))
+            from_teachers.append(compare.individuality(logits, answers, self.temperature))
         labels, distilled = losses.average(from_labels), losses.average(from_teachers)
         return {"loss": labels.lerp(distilled, self.alpha), "loss/labels": labels, "loss/teachers": distilled}
 
@@ -70,7 +73,8 @@ class SampledHeads(Method):
 
     def deploy(self, student: nn.Module) -> nn.Module:
         """The mean prediction of samples drawn once."""
-        return mixture.MeanPrediction(cast("stochastic.StochasticStudent", student).frozen())
+        network = cast("stochastic.StochasticStudent", student)
+        return mixture.MeanPrediction(network.frozen(), network.task)
 
     def deployable(self, network: nn.Module) -> nn.Module:
         """The same, made from the plain network."""

@@ -19,7 +19,12 @@ FIRST_LOG_VARIANCE = -10.0
 
 
 class StochasticClassifier(nn.Module):
-    """A linear layer with noise. `noise_width` uniform numbers make one sample of the output for one image."""
+    """A linear layer with noise. `noise_width` uniform numbers make one sample of the output for one image.
+
+    Weight decay leaves it alone where it is not `decayed`.
+    """
+
+    decayed = True
 
     def __init__(self, plain: nn.Linear) -> None:
         super().__init__()
@@ -62,10 +67,12 @@ class DropoutClassifier(StochasticClassifier):
 class GaussianClassifier(StochasticClassifier):
     """Weights and biases are independent Gaussians; outputs are drawn from the Gaussians that follow, one for each image.
 
-    The variances begin at exp(-10). What is trained is the difference of their logarithms from that, so that weight decay does
-    not make them grow. Source: Kingma, Salimans & Welling 2015 (local reparameterisation), as coded by Ferianc &
-    Rodrigues 2022.
+    The variances begin at exp(-10), and what is trained is the difference of their logarithms from that. The divergence from
+    the prior takes the place of weight decay. Source: Kingma, Salimans & Welling 2015 (local reparameterisation), as coded by
+    Ferianc & Rodrigues 2022.
     """
+
+    decayed = False
 
     def __init__(self, plain: nn.Linear) -> None:
         super().__init__(plain)
@@ -125,6 +132,7 @@ class StochasticStudent(nn.Module):
         if not isinstance(network, Network):
             raise ValueError(f"only a network of the catalogue can have a classifier with noise, found {type(network).__name__}")
         self.seed = network.seed
+        self.task = network.task
         self.trunk = nn.Sequential(network.normalise, network.features)
         self.classifier = kind(network.classifier)
         self.samples = samples

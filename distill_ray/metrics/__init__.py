@@ -1,42 +1,57 @@
-"""What a prediction is worth. Everything is computed in float64 NumPy from per-sample log-probabilities."""
+"""What a prediction is worth. Everything is computed in float64 NumPy, from what is predicted for each sample.
 
+For classification that is log-probabilities (N, K), for regression mean and log-variance (N, 2). The type of the labels says
+which: the functions below take either, and those of the modules one.
+"""
+
+from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 from numpy.typing import ArrayLike
 
-from distill_ray.metrics.calibration import Binning, diagram, ece, fit_temperature, reliability, with_temperature
+from distill_ray.metrics import calibration, regression
+from distill_ray.metrics.calibration import Binning, diagram, ece, reliability, with_temperature
 from distill_ray.metrics.classification import brier, checked, nll, top_labels
 from distill_ray.metrics.ensemble import mean_log_probabilities
+from distill_ray.task import GAUSSIAN, Task, task_of
 
 __all__ = [
     "DIRECTIONS",
+    "METRICS",
     "Binning",
     "calibrated_score",
+    "final_score",
     "fit_temperature",
     "mean_log_probabilities",
+    "mean_prediction",
     "reliability",
     "score",
     "validation_score",
 ]
 
-DIRECTIONS: dict[str, Literal["min", "max"]] = {
-    "accuracy": "max",
-    "nll": "min",
-    "ece": "min",
-    "brier": "min",
-    "oe": "min",
-    "cnll": "min",
-    "cece": "min",
+METRICS: dict[Task, tuple[str, ...]] = {
+    "classification": ("accuracy", "nll", "ece", "brier", "oe", "cnll", "cece"),
+    "regression": ("nll", "rmse", "mae"),
 }
-"""Every metric that a study can name, and whether lower ("min") or higher ("max") is better."""
+"""Every metric that a study can name, by its task."""
+
+DIRECTIONS: dict[str, Literal["min", "max"]] = {
+    name: "max" if name == "accuracy" else "min" for names in METRICS.values() for name in names
+}
+"""Whether lower ("min") or higher ("max") is better."""
 
 
-def score(log_probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Accuracy, nll, ece (15 bins), brier and oe (15 bins) of (N, K) log-probabilities for labels (N,); fractions and nats.
+def score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """What predictions are worth for labels (N,).
 
-    Raises ValueError, naming the argument, for shapes that do not fit, NaN, values above 0 and labels out of range.
+    For classification accuracy, nll, ece (15 bins), brier and oe (15 bins), fractions and nats. For regression nll, without
+    the constant ln(2 pi) / 2, rmse and mae. Raises ValueError, naming the argument, for shapes that do not fit, NaN, logarithms
+    of probabilities above 0 and labels out of range.
     """
-    predicted, truth = checked(log_probabilities, labels)
+    if _is_regression(predictions, labels):
+        return regression.score(predictions, labels)
+    predicted, truth = checked(predictions, labels)
     confidence, correct = top_labels(predicted, truth)
     bins = diagram(confidence, correct)
     return {
@@ -48,21 +63,48 @@ def score(log_probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     }
 
 
-def validation_score(log_probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+def validation_score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """What `score` says, and as cnll the NLL that is left after temperature scaling: the lowest that one temperature reaches.
 
     The temperature is fitted to these very predictions, so cnll serves to choose by, not to report. Raises ValueError as
     `score` does.
     """
-    calibrated = calibrated_score(log_probabilities, labels, fit_temperature(log_probabilities, labels))
-    return score(log_probabilities, labels) | {"cnll": calibrated["cnll"]}
+    scores = final_score(predictions, labels, fit_temperature(predictions, labels))
+    return {name: value for name, value in scores.items() if name != "cece"}
 
 
-def calibrated_score(log_probabilities: ArrayLike, labels: ArrayLike, temperature: float) -> dict[str, float]:
+def final_score(predictions: ArrayLike, labels: ArrayLike, temperature: float) -> dict[str, float]:
+    """What `score` says, and for classification what `calibrated_score` says too."""
+    scores = score(predictions, labels)
+    return scores if _is_regression(predictions, labels) else scores | calibrated_score(predictions, labels, temperature)
+
+
+def fit_temperature(predictions: ArrayLike, labels: ArrayLike) -> float:
+    """The temperature that calibrates best, see `calibration.fit_temperature`; 1 for regression, which has none."""
+    return 1.0 if _is_regression(predictions, labels) else calibration.fit_temperature(predictions, labels)
+
+
+def calibrated_score(predictions: ArrayLike, labels: ArrayLike, temperature: float) -> dict[str, float]:
     """NLL and ECE of softmax(log p / T), as cnll and cece; T comes from `fit_temperature` on the validation split.
 
-    Raises ValueError as `score` does, and for a temperature that is not above 0.
+    For classification alone. Raises ValueError as `score` does, and for a temperature that is not above 0.
     """
-    predicted, truth = checked(log_probabilities, labels)
+    predicted, truth = checked(predictions, labels)
     scaled = with_temperature(predicted, temperature)
     return {"cnll": nll(scaled, truth), "cece": ece(scaled, truth)}
+
+
+def mean_prediction(members: Sequence[ArrayLike], labels: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
+    """What members predict together for the same samples, in the form of one member's predictions.
+
+    For classification the mean of probabilities, for regression mean and variance of the mixture. `weights` are shares of the
+    members in any unit, equal by default.
+    """
+    if _is_regression(members[0], labels):
+        return regression.mean_gaussian(members, weights)
+    return mean_log_probabilities(np.asarray(members), weights)
+
+
+def _is_regression(predictions: ArrayLike, labels: ArrayLike) -> bool:
+    """Real labels with anything but two predicted numbers are a mistake, which classification names."""
+    return task_of(np.asarray(labels)) == "regression" and np.shape(predictions)[-1:] == (len(GAUSSIAN),)

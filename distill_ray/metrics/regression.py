@@ -1,5 +1,7 @@
 """Regression by an ensemble of Gaussians: their mixture's moments, its likelihood and errors, and its uncertainty."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -44,6 +46,45 @@ def rmse(mean: ArrayLike, targets: ArrayLike) -> float:
 def mae(mean: ArrayLike, targets: ArrayLike) -> float:
     """Mean absolute error, (N,) and (N,)."""
     return float(np.abs(_errors(mean, targets)).mean())
+
+
+def score(predictions: ArrayLike, targets: ArrayLike) -> dict[str, float]:
+    """nll (without the constant ln(2 pi) / 2), rmse and mae of predicted means and log-variances (N, 2) for targets (N,)."""
+    mean, variance = _gaussians(predictions)
+    return {
+        "nll": gaussian_nll(mean, np.sqrt(variance), targets, constant=False),
+        "rmse": rmse(mean, targets),
+        "mae": mae(mean, targets),
+    }
+
+
+def mean_gaussian(members: Sequence[ArrayLike], weights: ArrayLike | None = None) -> FloatArray:
+    """Mean and log-variance (N, 2) of the mixture of members (M, N, 2), as `mixture` has it.
+
+    `weights` (M,) are their shares in any unit, equal by default.
+    """
+    means, variances = zip(*map(_gaussians, members), strict=True)
+    count = len(means)
+    shares = np.ones(count) if weights is None else np.asarray(weights, np.float64)
+    shares = shares / shares.sum()
+    mean, noise = shares @ np.stack(means), shares @ np.stack(variances)
+    disagreement = shares @ (np.stack(means) - mean) ** 2 * count / max(count - 1, 1)
+    return np.stack([mean, np.log(noise + disagreement)], axis=1)
+
+
+def losses(predictions: ArrayLike, targets: ArrayLike) -> dict[str, FloatArray]:
+    """The metrics that are means over samples, for every sample: (N,) each."""
+    mean, variance = _gaussians(predictions)
+    errors = _errors(mean, targets)
+    return {"nll": (np.log(variance) + errors**2 / variance) / 2, "mae": np.abs(errors)}
+
+
+def _gaussians(predictions: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Means and variances (N,)."""
+    predicted = np.asarray(predictions, np.float64)
+    if predicted.ndim != 2 or predicted.shape[1] != 2 or predicted.size == 0 or np.isnan(predicted).any():
+        raise ValueError(f"predictions: expected numbers of the shape (samples, 2), found {predicted.shape}")
+    return predicted[:, 0], np.exp(predicted[:, 1])
 
 
 def _errors(mean: ArrayLike, targets: ArrayLike) -> FloatArray:

@@ -12,6 +12,7 @@ from distill_ray._lazy import LazyModule
 from distill_ray.models.families import OWN_FAMILIES
 from distill_ray.models.family import ModelFamily
 from distill_ray.registry import Registry
+from distill_ray.task import Task
 
 if TYPE_CHECKING:
     import torch
@@ -68,11 +69,13 @@ def build_model(
     seed: int,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    task: Task = "classification",
 ) -> network.Network:
     """The network called `name` for images (C, H, W) in [0, 1], with weights that are a pure function of `seed`.
 
-    `mean` and `std`, one value per channel, become its first operation; without them images go in as they are. The global
-    random state is left as it was. Raises `ValueError` as `check_model_name` does, and for a mean or std of the wrong length.
+    `num_classes` counts its outputs, whose meaning `task` tells. `mean` and `std`, one value per channel, become its first
+    operation; without them images go in as they are. The global random state is left as it was. Raises `ValueError` as
+    `check_model_name` does, and for a mean or std of the wrong length.
     """
     check_model_name(name, image_shape)
     family, arguments = _resolve(name)
@@ -88,7 +91,7 @@ def build_model(
         architecture: network.Architecture = builder(image_shape=image_shape, num_classes=num_classes, **arguments)
         architecture.draw(architecture.features)
         architecture.draw(architecture.classifier)
-    return network.Network(name, seed, network.Normalise(mean, std), architecture)
+    return network.Network(name, seed, network.Normalise(mean, std), architecture, task)
 
 
 def _resolve(name: str) -> tuple[ModelFamily, dict[str, Any]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distill_ray.models.layers import HeadwiseOperation
 from distill_ray.models.network import Network
+from distill_ray.task import Task
 
 
 def to_multi_head(network: nn.Module, heads: int, depth: int = 0) -> MultiHead:
@@ -33,7 +34,7 @@ def to_multi_head(network: nn.Module, heads: int, depth: int = 0) -> MultiHead:
     cut = units[-depth] if depth else len(network.features)
     head = nn.Sequential(*network.features[cut:], network.classifier)
     trunk = nn.Sequential(network.normalise, *network.features[:cut])
-    return MultiHead(copy.deepcopy(trunk), [copy.deepcopy(head), *_redrawn(network, head, heads - 1)])
+    return MultiHead(copy.deepcopy(trunk), [copy.deepcopy(head), *_redrawn(network, head, heads - 1)], network.task)
 
 
 def _redrawn(network: Network, head: nn.Sequential, count: int) -> Iterator[nn.Sequential]:
@@ -56,8 +57,9 @@ class MultiHead(nn.Module):
     parameters have the names of one head and are stacked likewise: M * out rows for a weight that has out in one head.
     """
 
-    def __init__(self, trunk: nn.Sequential, heads: list[nn.Sequential]) -> None:
+    def __init__(self, trunk: nn.Sequential, heads: list[nn.Sequential], task: Task = "classification") -> None:
         super().__init__()
+        self.task = task
         self.members = len(heads)
         self.trunk = trunk
         self.heads = side_by_side(heads)

@@ -8,17 +8,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from distill_ray.task import Task
+
 
 class Network(nn.Module):
     """Images (B, C, H, W) in [0, 1] to logits (B, K): `normalise`, then `features`, then `classifier`.
 
     `features` is a chain of modules that ends in one vector per image, (B, D). `name` is the name in the catalogue, `seed` what
-    the weights were drawn with and `draw` the architecture's rule for drawing them.
+    the weights were drawn with and `draw` the architecture's rule for drawing them. For the `task` regression the outputs
+    are mean and log-variance, (B, 2).
     """
 
-    def __init__(self, name: str, seed: int, normalise: Normalise, architecture: Architecture) -> None:
+    def __init__(
+        self, name: str, seed: int, normalise: Normalise, architecture: Architecture, task: Task = "classification"
+    ) -> None:
         super().__init__()
         self.name = name
+        self.task = task
         self.seed = seed
         self.draw = architecture.draw
         self.normalise = normalise

@@ -11,7 +11,7 @@ import numpy as np
 from distill_ray.report.comparison import Gain, comparisons
 from distill_ray.report.machine import plain, row_as_json
 from distill_ray.report.results import StudyResults
-from distill_ray.report.table import METRICS, TITLES, Row, aligned, cell_texts, parameter_count, table
+from distill_ray.report.table import TITLES, Row, aligned, cell_texts, columns, parameter_count, table
 
 MARKS = {("clear", True): "▼", ("clear", False): "▲", ("partial", True): "▽", ("partial", False): "△"}
 """After a value, by the evidence of a difference and by whether the reference is the better one."""
@@ -59,14 +59,15 @@ def _same_images(row: Row, reference: Row) -> bool:
 
 def as_text(compared: Across) -> str:
     """The table as plain text, with the lines that say how to read it."""
-    columns = [("", *(each.study for each in compared.rows)), ("", *(each.row.contender.label for each in compared.rows))]
-    texts = [cell_texts(each.row, "±") for each in compared.rows]
-    for index, metric in enumerate(METRICS):
+    shown = columns([each.row for each in compared.rows])
+    found = [("", *(each.study for each in compared.rows)), ("", *(each.row.contender.label for each in compared.rows))]
+    texts = [cell_texts(each.row, "±", shown) for each in compared.rows]
+    for index, metric in enumerate(shown):
         marks = [_mark(each.gains.get(metric)) for each in compared.rows]
         title = f"{TITLES[metric]} %" if metric == "accuracy" else TITLES[metric]
-        columns.append((title, *(text[index] + mark for text, mark in zip(texts, marks, strict=True))))
-    columns.append(("params", *(parameter_count(each.row.contender.parameters) for each in compared.rows)))
-    header, *lines = zip(*map(aligned, columns), strict=True)
+        found.append((title, *(text[index] + mark for text, mark in zip(texts, marks, strict=True))))
+    found.append(("params", *(parameter_count(each.row.contender.parameters) for each in compared.rows)))
+    header, *lines = zip(*map(aligned, found), strict=True)
     rule = ["-" * len(cell) for cell in header]
     return "\n".join([*("  ".join(line).rstrip() for line in (header, rule, *lines)), "", *_legend(compared), ""])
 

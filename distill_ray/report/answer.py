@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +12,7 @@ from distill_ray.report.search import best_trial
 from distill_ray.report.table import PERCENT, TITLES, Row, figure_of, parameter_count
 from distill_ray.report.wording import counted, listed, objective_title, settings
 
-JUDGED = ("accuracy", "nll")
+JUDGED = ("accuracy", "nll", "rmse")
 """The metrics that a verdict is about."""
 
 
@@ -38,11 +38,9 @@ def lead(results: StudyResults, rows: Sequence[Row]) -> str:
     """The first sentences of the report."""
     best = next((row for row in rows if row.contender.found and row.runs and row.split == "test"), None)
     if best is not None:
-        accuracy, nll = (_with_spread(best, metric) for metric in JUDGED)
-        return (
-            f"The best student found gets {accuracy} of the test split right, with an NLL of {nll} "
-            f"({counted(len(best.runs), 'training run')})."
-        )
+        figures = {metric: _with_spread(best, metric) for metric in JUDGED if metric in best.cells}
+        said = f"gets {figures['accuracy']} of the test split right" if "accuracy" in figures else _errs(figures)
+        return f"The best student found {said}, with an NLL of {figures['nll']} ({counted(len(best.runs), 'training run')})."
     trial = best_trial(results)
     if trial is None:
         return "No student has been found yet."
@@ -51,6 +49,10 @@ def lead(results: StudyResults, rows: Sequence[Row]) -> str:
         f"Nothing is confirmed on the test split yet. The best of {counted(len(results.trials), 'trial')} so far is "
         f"trial {trial.number} with a {objective_title(objective)} of {trial.values[objective]:.4g}: {settings(trial.params)}."
     )
+
+
+def _errs(figures: Mapping[str, str]) -> str:
+    return f"has an RMSE of {figures['rmse']} on the test split"
 
 
 def found_settings(results: StudyResults) -> str:
@@ -68,12 +70,12 @@ def facts(rows: Sequence[Row]) -> list[Fact]:
     if best is None:
         return []
     found = [
-        Fact(*_parts(best, "accuracy")),
-        Fact(*_parts(best, "nll"), _after(best, "cnll")),
-        Fact(*_parts(best, "ece"), _after(best, "cece")),
+        Fact(*_parts(best, metric), _after(best, f"c{metric}"))
+        for metric in ("accuracy", "nll", "ece", "rmse", "mae")
+        if metric in best.cells
     ]
     ensemble, scratch = by_name.get(ENSEMBLE), by_name.get(SCRATCH)
-    if ensemble is not None and scratch is not None:
+    if ensemble is not None and scratch is not None and best.task == "classification":
         whole = ensemble.cells["accuracy"].mean - scratch.cells["accuracy"].mean
         kept = best.cells["accuracy"].mean - scratch.cells["accuracy"].mean
         if whole > 0:

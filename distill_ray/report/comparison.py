@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill_ray.metrics import DIRECTIONS
+from distill_ray.metrics.regression import losses
 from distill_ray.report.results import ENSEMBLE, TEACHER, Contender
 from distill_ray.report.table import METRICS, Row
 
@@ -155,6 +156,9 @@ def _over_samples(best: Row, others: Sequence[Row], seed: int) -> dict[tuple[str
 
 def _per_sample(row: Row) -> dict[str, NDArray[np.float64]]:
     """The metrics that are means over samples, for every sample, averaged over the runs: (N,) each."""
+    if row.task == "regression":
+        runs = [losses(run.log_probabilities, run.labels) for run in row.predictions]
+        return {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
     accuracy, nll, brier = [], [], []
     for run in row.predictions:
         logs, labels = np.asarray(run.log_probabilities, np.float64), run.labels

@@ -12,14 +12,14 @@ from distill_ray.report.comparison import LEVEL, Comparison, comparisons
 from distill_ray.report.plots.calibration import calibration_panels
 from distill_ray.report.plots.classes import class_panel
 from distill_ray.report.plots.drawing import PALETTE, Panel, contender_colors, for_page
-from distill_ray.report.plots.gains import gain_panel
+from distill_ray.report.plots.gains import SHOWN, gain_panel
 from distill_ray.report.plots.screening import screen_panel
 from distill_ray.report.plots.trials import search_panels
 from distill_ray.report.published import SideBySide, side_by_side
 from distill_ray.report.results import ENSEMBLE, StudyResults
 from distill_ray.report.screening import Relation, fate, measured_text, relations, said
-from distill_ray.report.search import best_trial
-from distill_ray.report.table import METRICS, PERCENT, TITLES, Row, figure_of, legend, parameter_count, table
+from distill_ray.report.search import best_trial, warm_start_text
+from distill_ray.report.table import METRICS, PERCENT, TITLES, Row, columns, figure_of, legend, parameter_count, table
 
 MEANINGS = {
     "accuracy": "share of the samples that are classified correctly",
@@ -29,6 +29,8 @@ MEANINGS = {
     "oe": "overconfidence error: calibration error where confidence exceeds accuracy, weighted by confidence",
     "cnll": "NLL after temperature scaling fitted on the validation split",
     "cece": "ECE after temperature scaling fitted on the validation split",
+    "rmse": "root of the mean squared error of the predicted mean",
+    "mae": "mean absolute error of the predicted mean",
 }
 """What each metric says, for the table's header."""
 
@@ -50,13 +52,14 @@ class Report:
         """Compute the table and the comparisons of `results`, and draw the figures."""
         rows = table(results)
         compared = comparisons(rows)
+        classifiers = [row for row in rows if row.task == "classification"]
         screened = relations(results, rows)
         sections = {
             "screen": _present(screen_panel(screened)),
             "gains": _present(gain_panel(compared, results.contenders)),
             "search": search_panels(results),
-            "calibration": calibration_panels(rows),
-            "classes": _present(class_panel(results.class_names, rows)),
+            "calibration": calibration_panels(classifiers),
+            "classes": _present(class_panel(results.class_names, classifiers)),
         }
         plots = [plot for panels in sections.values() for panel in panels for plot in panel.plots]
         published = None if results.published is None else side_by_side(results.published, rows)
@@ -89,11 +92,13 @@ class Report:
             found=answer.found_settings(self.results),
             leaders=_leaders(self.rows),
             legend=legend(self.rows),
+            warm_start=warm_start_text(self.results),
             best_trial=None if best is None else best.number,
             searched=list(dict.fromkeys(name for trial in self.results.trials for name in trial.params)),
             colors={name: _variable(shade) for name, shade in contender_colors(self.results.contenders).items()},
             palette=PALETTE,
-            metrics=METRICS,
+            metrics=columns(self.rows),
+            shown_gains=[name for name in SHOWN if name in columns(self.rows)],
             titles=TITLES,
             meanings=MEANINGS,
             percent=PERCENT,

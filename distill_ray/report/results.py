@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from distill_ray.records import Predictions
+from distill_ray.task import Task
 
 ENSEMBLE = "ensemble"
 TEACHER = "teacher"
@@ -151,6 +152,7 @@ class StudyResults:
     published: Published | None = None
     data: str = ""
     class_names: tuple[str, ...] = ()
+    task: Task = "classification"
     log_scale: frozenset[str] = frozenset()
     versions: Mapping[str, str] = field(default_factory=dict)
     git_commit: str | None = None

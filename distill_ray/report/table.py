@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, stdev
 from typing import Literal
 
-from distill_ray.metrics import DIRECTIONS, calibrated_score, fit_temperature, score
+from distill_ray import metrics
+from distill_ray.metrics import DIRECTIONS, final_score, fit_temperature, score
 from distill_ray.records import Predictions
 from distill_ray.report.results import Contender, StudyResults
+from distill_ray.task import Task, task_of
 
 METRICS = tuple(DIRECTIONS)
-"""The columns of the table, in order: fractions, except nll, brier and cnll."""
+"""All columns that a table can have, in order: accuracy, ece, oe and cece are fractions."""
 
 PERCENT = frozenset({"accuracy", "ece", "oe", "cece"})
 """Metrics that people read in percent."""
 
-TITLES = {"accuracy": "accuracy", "nll": "NLL", "ece": "ECE", "brier": "Brier", "oe": "OE", "cnll": "cNLL", "cece": "cECE"}
+TITLES = {
+    "accuracy": "accuracy",
+    "nll": "NLL",
+    "ece": "ECE",
+    "brier": "Brier",
+    "oe": "OE",
+    "cnll": "cNLL",
+    "cece": "cECE",
+    "rmse": "RMSE",
+    "mae": "MAE",
+}
 """What people call the metrics."""
 
 
@@ -57,6 +69,12 @@ class Row:
         """The predictions behind `runs`, run by run."""
         return self.contender.test if self.split == "test" else self.contender.validation
 
+    @property
+    def task(self) -> Task:
+        """Which metrics it can have; classification as long as there are no predictions."""
+        predictions = self.contender.validation or self.contender.test
+        return task_of(predictions[0].labels) if predictions else "classification"
+
     @cached_property
     def cells(self) -> dict[str, Cell]:
         """Metric -> mean, spread, n, for the metrics that there are, in the table's order."""
@@ -78,10 +96,16 @@ def _row(contender: Contender, split: Literal["test", "validation"]) -> Row:
         runs = tuple(score(run.log_probabilities, run.labels) for run in contender.validation)
     else:
         runs = tuple(
-            score(run.log_probabilities, run.labels) | calibrated_score(run.log_probabilities, run.labels, temperature)
+            final_score(run.log_probabilities, run.labels, temperature)
             for run, temperature in zip(contender.test, temperatures, strict=bool(contender.test))
         )
     return Row(contender, split, runs, temperatures)
+
+
+def columns(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The columns that these rows need, whether or not their metrics are there yet."""
+    tasks = {row.task for row in rows} or {"classification"}
+    return tuple(name for name in METRICS if any(name in metrics.METRICS[task] for task in tasks))
 
 
 def as_text(rows: list[Row], width: int = 100) -> str:
@@ -111,8 +135,14 @@ def legend(rows: list[Row]) -> str:
     others = [f"{len(row.runs)} for {row.contender.label}" for row in counted if len(row.runs) != usual]
     spread = "mean ± sample standard deviation over" if usual > 1 else "values of"
     runs = ", ".join([f"{spread} {usual} run{'s' * (usual > 1)}", *others]) if counted else "nothing evaluated yet"
+    return f"{split.capitalize()} split: {runs}.\n{_units(columns(rows), split)}"
+
+
+def _units(shown: Sequence[str], split: str) -> str:
+    if "accuracy" not in shown:
+        return "NLL of the Gaussian, without the constant ln(2 pi) / 2."
     calibrated = "; cNLL and cECE after temperature scaling, fitted on validation" if split == "test" else ""
-    return f"{split.capitalize()} split: {runs}.\nECE, OE and cECE in percent{calibrated}."
+    return f"ECE, OE and cECE in percent{calibrated}."
 
 
 def figure_of(metric: str, value: float, *, sign: bool = False) -> str:
@@ -132,17 +162,19 @@ def parameter_count(parameters: int) -> str:
 
 
 def _grid(rows: list[Row], plus_minus: str) -> list[list[str]]:
-    header = ["", *(f"{TITLES[name]} %" if name == "accuracy" else TITLES[name] for name in METRICS), "params"]
+    shown = columns(rows)
+    header = ["", *(f"{TITLES[name]} %" if name == "accuracy" else TITLES[name] for name in shown), "params"]
     body = [
-        [_clean(row.contender.label), *cell_texts(row, plus_minus), parameter_count(row.contender.parameters)] for row in rows
+        [_clean(row.contender.label), *cell_texts(row, plus_minus, shown), parameter_count(row.contender.parameters)]
+        for row in rows
     ]
     return [header, *body]
 
 
-def cell_texts(row: Row, plus_minus: str) -> list[str]:
-    """Mean and spread of every metric as people read them; a dash where there is none."""
+def cell_texts(row: Row, plus_minus: str, shown: Sequence[str]) -> list[str]:
+    """Mean and spread of these metrics as people read them; a dash where there is none."""
     texts = []
-    for name in METRICS:
+    for name in shown:
         cell = row.cells.get(name)
         spread = "" if cell is None or cell.std is None else plus_minus + figure_of(name, cell.std)
         texts.append("-" if cell is None else figure_of(name, cell.mean) + spread)

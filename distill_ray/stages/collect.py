@@ -48,6 +48,7 @@ _PACKAGES = ("distill-ray", "torch", "torchvision", "ray", "optuna", "mlflow", "
 
 def collect(study: Study, data: Data, store: Store, *, search_storage: str | None, tracking_uri: str) -> StudyResults:
     """Everything there is to say about a study now; a study that is not finished has less of it."""
+    source = open_source(data.location, label=data.label)
     teachers = teacher_runs(study, data)
     teacher_ids = [run.job.id for run in teachers]
     found_teachers = [record for run in teachers if (record := find_job(store, run.job.id)) is not None]
@@ -89,7 +90,8 @@ def collect(study: Study, data: Data, store: Store, *, search_storage: str | Non
         screening=screening,
         published=_published(study),
         data=f"{data.name}, digest {data.digest[:12]}, {data.split.validation} validation images, {data.split.rule} split",
-        class_names=tuple(open_source(data.location, label=data.label).class_names),
+        class_names=tuple(source.class_names),
+        task=source.task,
         log_scale=frozenset(
             dimension.name for dimension in study.search.space.dimensions if isinstance(dimension, Range) and dimension.log
         ),

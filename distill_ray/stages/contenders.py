@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from distill_ray.augment import View
 from distill_ray.events import Run
-from distill_ray.metrics import mean_log_probabilities
+from distill_ray.metrics import mean_prediction
 from distill_ray.records import JobRecord, Predictions, find_job
 from distill_ray.report.results import ENSEMBLE, TEACHER, Contender
 from distill_ray.store import Store
@@ -49,7 +49,7 @@ def _pooled(groups: Sequence[Sequence[Predictions]], shares: Sequence[float] = (
     """The mean prediction: of one group's runs, or of several groups run by run; nothing while some of them is missing."""
     runs = [groups[0]] if len(groups) == 1 else list(zip(*groups, strict=True)) if len(set(map(len, groups))) == 1 else []
     return tuple(
-        Predictions(mean_log_probabilities([each.log_probabilities for each in run], shares or None), run[0].labels)
+        Predictions(mean_prediction([each.log_probabilities for each in run], run[0].labels, shares or None), run[0].labels)
         for run in runs
         if run
     )

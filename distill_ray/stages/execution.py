@@ -109,9 +109,10 @@ def evaluate_on_test(store: Store, job: Job) -> None:
         return
     worker = Worker(Worker.here().device)
     images, labels = load_test_split(job.data)
-    network = load_network(job, found.weights(), cached_dataset(job.data)).to(worker.device).to(memory_format=torch.channels_last)
+    dataset = cached_dataset(job.data)
+    network = load_network(job, found.weights(), dataset).to(worker.device).to(memory_format=torch.channels_last)
     precision = precision_of(job.recipe, worker.device)
-    log_probabilities = predict(network, images, np.arange(len(images)), worker=worker, precision=precision)
+    log_probabilities = predict(network, images, np.arange(len(images)), worker=worker, precision=precision, task=dataset.task)
     save_test_predictions(store, job.id, Predictions(log_probabilities, labels))
 
 

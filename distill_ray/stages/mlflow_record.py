@@ -99,7 +99,7 @@ class MlflowRecord:
                 for key, metrics in zip(_keys(row.contender), row.runs, strict=True):
                     self._tracker.log_results({f"test/{name}": value for name, value in metrics.items()}, key)
         self._tracker.log_artifacts({f"report/{name}": file for name, file in files.items()})
-        if results.champion and results.best:
+        if results.champion and results.best and results.task == "classification":  # others have no form to be handed out in
             student = find_champion(results, store, self._data)
             self._tracker.log_champion(f"confirm/{results.best.name}/{student.job.seed}", student)
         self._tracker.finish_study("FINISHED")
@@ -114,11 +114,11 @@ def _keys(contender: Contender) -> list[str]:
 
 def _datasets(data: Data) -> list[DataSet]:
     source = open_source(data.location, label=data.label)
-    shape = load_images(source, "train").images.shape[1:]
+    images = load_images(source, "train").images
     rows = source.rows("train")
     training = data.split.train or rows - data.split.validation
 
     def split(context: Literal["training", "validation", "test"], count: int) -> DataSet:
-        return DataSet(f"{data.name} {context}", data.digest, data.location, context, count, shape)
+        return DataSet(f"{data.name} {context}", data.digest, data.location, context, count, images.shape[1:], images.dtype.name)
 
     return [split("training", training), split("validation", data.split.validation), split("test", source.rows("test"))]

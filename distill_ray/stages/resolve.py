@@ -18,7 +18,8 @@ def data_of(study: Study) -> Data:
     """The data set of the study, found and identified. Raises `RequestError` when it is not there or the cut does not fit."""
     source = open_source(study.data.source, label=study.data.label)
     rows = source.rows("train")
-    check_against_data(study, rows, source.num_classes, image_shape(source) if rows else None)
+    shape = image_shape(source) if rows else None
+    check_against_data(study, rows, source.num_classes, shape, task=source.task, real_valued=source.real_valued)
     if source.rows("test") == 0:
         raise study.error([("data.source", f"{source.location} has no test split, which confirm needs")])
     return Data(name=source.name, digest=source.digest, location=source.location, label=source.label, split=study.data.cut(rows))

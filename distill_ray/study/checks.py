@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from distill_ray.augment import View
 from distill_ray.job import Recipe
+from distill_ray.methods import Method
 from distill_ray.models import check_model_name
 from distill_ray.study.fit import combinations
 from distill_ray.study.problems import Path, Problems, dotted, shown
-from distill_ray.study.sections import TeacherGroup
+from distill_ray.study.sections import OBJECTIVES_OF, TeacherGroup
 from distill_ray.study.space import SearchSpace
 from distill_ray.study.study import Study
+from distill_ray.task import Task
 
 
 def check_teachers(groups: Mapping[Path, TeacherGroup], workers: int, problems: Problems) -> None:
@@ -85,9 +87,18 @@ class _Reach:
 
 
 def check_against_data(
-    study: Study, rows: int, num_classes: int | None = None, image_shape: tuple[int, int, int] | None = None
+    study: Study,
+    rows: int,
+    num_classes: int | None = None,
+    image_shape: tuple[int, int, int] | None = None,
+    *,
+    task: Task = "classification",
+    real_valued: bool = False,
 ) -> None:
-    """Check a study against so many training images of shape (C, H, W). Raises `RequestError` as `load_study` does."""
+    """Check a study against so many training images of shape (C, H, W), or real numbers of that shape.
+
+    Raises `RequestError` as `load_study` does.
+    """
     split = study.data.cut(rows)
     train = rows - split.validation if split.train is None else split.train
     problems: list[tuple[str, str]] = []
@@ -103,7 +114,8 @@ def check_against_data(
         problems += _batches(study, train)
         problems += _screening(study, train)
     if image_shape is not None:
-        problems += _images(study, image_shape)
+        problems += _inputs(study, image_shape, task, real_valued)
+    problems += _task(study, task)
     if problems:
         raise study.error(problems)
 
@@ -139,33 +151,53 @@ def _batches(study: Study, train: int) -> Iterable[tuple[str, str]]:
             yield dotted((*path, "batch_size")), f"found {size}, but the training split has only {train} images"
 
 
-def _images(study: Study, image_shape: tuple[int, int, int]) -> Iterable[tuple[str, str]]:
-    """The models and views that cannot take such images, each where it is named first."""
+def _task(study: Study, task: Task) -> Iterable[tuple[str, str]]:
+    """What is asked of a study that its task does not have."""
+    for objective in study.search.objectives:
+        if objective not in OBJECTIVES_OF[task]:
+            yield f"search.objectives.{objective}", f"no metric of {task}, which has {', '.join(OBJECTIVES_OF[task])}"
+    if task == "regression":
+        if study.data.split == "stratified":
+            yield "data.split", "found stratified, which is by class, and labels that are real numbers have none; use last"
+        if study.screen is not None:
+            yield "screen", "measures the probabilities of classes, and there are none in regression; leave it out"
+
+
+def _inputs(study: Study, image_shape: tuple[int, int, int], task: Task, real_valued: bool) -> Iterable[tuple[str, str]]:
+    """The models, views and methods that cannot take such images, each where it is named first."""
     listed = isinstance(study.document.values["teachers"], list)
     space = study.search.space
     found: dict[tuple[str, str], str] = {}
 
-    def check(place: str, section: str, refusal: str | None) -> None:
-        if refusal is not None:
-            found.setdefault((section, refusal), place)
+    def check(recipe: Recipe, section: str, place: Callable[[str], str]) -> None:
+        refusals = {
+            "model": _model_refused(recipe.model, image_shape),
+            "augment": _view_refused(recipe.augment, image_shape, real_valued),
+            "method": _method_refused(recipe.method, task, real_valued),
+            "keep": "counts correct answers, and regression has none; use best-nll or last"
+            if task == "regression" and recipe.keep == "best-accuracy"
+            else None,
+        }
+        for field, refusal in refusals.items():
+            if refusal is not None:
+                found.setdefault((section, refusal), place(field))
 
     for index, group in enumerate(study.teachers):
         place = f"teachers.{index}" if listed else "teachers"
-        check(f"{place}.model", place, _model_refused(group.recipe.model, image_shape))
-        check(f"{place}.augment", place, _view_refused(group.recipe.augment, image_shape))
+        check(group.recipe, place, lambda field, place=place: f"{place}.{field}")  # type: ignore[misc]
     for drawn in combinations(space):
-        recipe = space.recipe(study.student, drawn)
-        places = {
-            field: next((f"search.space.{name}" for name in drawn if name.split(".")[0] == field), f"student.{field}")
-            for field in ("model", "augment")
-        }
-        check(places["model"], "student", _model_refused(recipe.model, image_shape))
-        check(places["augment"], "student", _view_refused(recipe.augment, image_shape))
+        searched = {name.split(".")[0]: f"search.space.{name}" for name in reversed(drawn)}
+        check(
+            space.recipe(study.student, drawn),
+            "student",
+            lambda field, searched=searched: searched.get(field, f"student.{field}"),  # type: ignore[misc]
+        )
     for name, baseline in study.confirm.baselines.items():
-        check(f"confirm.baselines.{name}.model", "student", _model_refused(baseline.model, image_shape))
-        check(f"confirm.baselines.{name}.augment", "student", _view_refused(baseline.augment, image_shape))
+        check(baseline, "student", lambda field, name=name: f"confirm.baselines.{name}.{field}")  # type: ignore[misc]
     for view in study.screen.candidates if study.screen else ():
-        check("screen.candidates", "student", _view_refused(view, image_shape))
+        refusal = _view_refused(view, image_shape, real_valued)
+        if refusal is not None:
+            found.setdefault(("student", refusal), "screen.candidates")
     return [(place, refusal) for (_, refusal), place in found.items()]
 
 
@@ -177,9 +209,19 @@ def _model_refused(model: str, image_shape: tuple[int, int, int]) -> str | None:
     return None
 
 
-def _view_refused(view: View, image_shape: tuple[int, int, int]) -> str | None:
+def _view_refused(view: View, image_shape: tuple[int, int, int], real_valued: bool) -> str | None:
+    if real_valued and not view.real_valued:
+        return f"{view.name}: changes pixels, and the inputs of this data set are real numbers; use identity"
     try:
         view.check_images(*image_shape)
     except ValueError as error:
         return f"{view.name}: {error}"
+    return None
+
+
+def _method_refused(method: Method, task: Task, real_valued: bool) -> str | None:
+    try:
+        method.check_data(task=task, real_valued=real_valued)
+    except ValueError as error:
+        return str(error)
     return None

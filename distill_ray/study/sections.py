@@ -11,9 +11,25 @@ from distill_ray.job import Recipe, Split
 from distill_ray.settings import Setting
 from distill_ray.study.recipes import flatten, to_file
 from distill_ray.study.space import Label, SearchSpace
+from distill_ray.task import Task
 
-OBJECTIVES = {"val/accuracy": "max", "val/nll": "min", "val/ece": "min", "val/brier": "min", "val/oe": "min", "val/cnll": "min"}
-"""What a search can optimise, and the direction in which it is better."""
+OBJECTIVES = {
+    "val/accuracy": "max",
+    "val/nll": "min",
+    "val/ece": "min",
+    "val/brier": "min",
+    "val/oe": "min",
+    "val/cnll": "min",
+    "val/rmse": "min",
+    "val/mae": "min",
+}
+"""What a search can optimise, and the direction in which it is better. The last two are of regression, which has NLL too."""
+
+OBJECTIVES_OF: Mapping[Task, tuple[str, ...]] = {
+    "classification": tuple(OBJECTIVES)[:-2],
+    "regression": ("val/nll", "val/rmse", "val/mae"),
+}
+"""Those that a task has."""
 
 MAX_SEED = 2**31 - 1
 
@@ -22,7 +38,7 @@ MAX_SEED = 2**31 - 1
 class DataSection:
     """Which images the study is about, and how the validation split is cut."""
 
-    source: Annotated[str, Setting("digits, or the folder of a data set")] = "digits"
+    source: Annotated[str, Setting("digits, toy-spiral, toy-regression, or the folder of a data set")] = "digits"
     validation: Annotated[int | None, Setting("images held out for every selection; unset: a tenth", at_least=1)] = None
     train: Annotated[int | None, Setting("images to train on; unset: all the others", at_least=1)] = None
     split: Annotated[Literal["stratified", "last"], Setting("how the validation images are taken")] = "stratified"
@@ -96,6 +112,9 @@ class Search:
     retries: Annotated[int, Setting("further attempts for a trial that fails", at_least=0)] = 1
     time_limit: float | None
     max_concurrent: Annotated[int | None, Setting("trials at the same time; unset: as many as fit", at_least=1)] = None
+    warm_start: Annotated[
+        tuple[str, ...], Setting("earlier studies whose trials the sampler is told of: names, or NAME@STORE from another store")
+    ] = ()
     try_first: tuple[Mapping[str, Label], ...]
     space: SearchSpace
 
@@ -112,11 +131,9 @@ class Search:
             "scheduler": scheduler,
             "max_failed_trials": self.max_failed_trials,
             "retries": self.retries,
-    warm_start: Annotated[
-        tuple[str, ...], Setting("earlier studies whose trials the sampler is told of: names, or NAME@STORE from another store")
-    ] = ()
             "time_limit": None if self.time_limit is None else f"{self.time_limit:.3f}s",
             "max_concurrent": self.max_concurrent,
+            "warm_start": list(self.warm_start),
             "try_first": [
                 to_file({name: self.space[name].value(label) for name, label in trial.items()}) for trial in self.try_first
             ],
@@ -133,7 +150,6 @@ class Confirm:
     """
 
     seeds: Annotated[int, Setting("trainings of each candidate, each with its own seed", at_least=1, at_most=100)] = 3
-            "warm_start": list(self.warm_start),
     top: Annotated[int, Setting("best configurations of the search to confirm", at_least=1)] = 1
     baselines: Mapping[str, Recipe]
     ensembles: Mapping[str, MeanOf] = field(default_factory=dict)

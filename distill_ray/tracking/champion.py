@@ -35,7 +35,8 @@ class Champion:
     """A finished job to hand out.
 
     `weights` are those of its deployed network as safetensors; `temperature` divides the logits before the softmax, 1 leaves
-    them as they are; `examples` are a few images, uint8 (N, H, W, C), of the shape that the network takes.
+    them as they are; `examples` are a few images (N, H, W, C), of the shape that the network takes: uint8, or float32
+    where inputs are real numbers.
     """
 
     job: Job
@@ -55,7 +56,7 @@ def save_champion(champion: Champion, folder: Path, **about: Any) -> None:
     from mlflow.types import Schema, TensorSpec
 
     _, *shape = champion.examples.shape
-    inputs = Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))])
+    inputs = Schema([TensorSpec(champion.examples.dtype, (-1, *shape))])
     outputs = Schema([TensorSpec(np.dtype(np.float32), (-1, len(champion.class_names)))])
     with tempfile.TemporaryDirectory() as staging:
         data = Path(staging, "student")
@@ -80,6 +81,7 @@ def write_student(champion: Champion, folder: Path) -> None:
     card = {
         "job": champion.job.to_dict(),
         "image_shape": champion.examples.shape[1:],
+        "dtype": champion.examples.dtype.name,
         "class_names": list(champion.class_names),
         "temperature": champion.temperature,
     }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from distill_ray.job import Job
 from distill_ray.models import build_model
@@ -27,13 +27,19 @@ class ChampionModel:
 
     @torch.inference_mode()
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Class probabilities, float32 (N, K), of uint8 images (N, H, W, C)."""
+        """Class probabilities, float32 (N, K), of images (N, H, W, C): uint8, or float32 where inputs are real numbers."""
         batches = []
         for start in range(0, len(images), IMAGES_PER_BATCH):
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH])).to(self.device)
-            logits = self.network(batch.permute(0, 3, 1, 2).float() / 255)
+            logits = self.network(scaled(batch))
             batches.append(torch.softmax(logits.float() / self.temperature, dim=1).cpu().numpy())
         return np.concatenate(batches)
+
+
+def scaled(images: Tensor) -> Tensor:
+    """Images (N, H, W, C) as networks take them, float32 (N, C, H, W): pixels in [0, 1], real numbers as they are."""
+    images = images.permute(0, 3, 1, 2)
+    return images if images.is_floating_point() else images.float() / 255
 
 
 def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> ChampionModel:

@@ -51,7 +51,7 @@ class Point:
 class DataSet:
     """A split that a run used. `name` differs from split to split (`digits validation`), `source` says where it came from.
 
-    `shape` is that of one image (H, W, C) uint8, `rows` the number of images.
+    `shape` is that of one image (H, W, C), `rows` the number of images.
     """
 
     name: str
@@ -60,6 +60,7 @@ class DataSet:
     context: Literal["training", "validation", "test"]
     rows: int
     shape: tuple[int, ...]
+    dtype: str = "uint8"
 
 
 @dataclass(frozen=True)

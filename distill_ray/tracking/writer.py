@@ -150,7 +150,7 @@ def _entity(dataset: DataSet) -> Any:
     # Made without mlflow.data.from_numpy, which would want the images themselves.
     from mlflow.entities import Dataset
 
-    features = [{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, *dataset.shape]}}]
+    features = [{"type": "tensor", "tensor-spec": {"dtype": dataset.dtype, "shape": [-1, *dataset.shape]}}]
     kind = dataset.source.partition("://")[0] if "://" in dataset.source else "local"
     return Dataset(
         name=dataset.name,

@@ -9,14 +9,15 @@ import numpy as np
 from distill_ray.data import Images, load_images, open_source, split_indices
 from distill_ray.errors import RunError
 from distill_ray.job import Data, Split
+from distill_ray.task import GAUSSIAN, Task, task_of
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """Images with labels, and the rows of the splits among them.
 
-    `images` is uint8 (N, H, W, C), usually memory-mapped; `labels` is int64 (N,); `train` and `validation` are rows, int64;
-    `mean` and `std` are per channel, for images in [0, 1].
+    `images` is uint8 (N, H, W, C), usually memory-mapped, or float32 where inputs are real numbers; `labels` is int64 (N,), or
+    float32 for regression; `train` and `validation` are rows, int64; `mean` and `std` are per channel, for images in [0, 1].
     """
 
     images: np.ndarray
@@ -28,8 +29,13 @@ class Dataset:
     std: tuple[float, ...]
 
     @property
+    def task(self) -> Task:
+        return task_of(self.labels)
+
+    @property
     def num_classes(self) -> int:
-        return len(self.class_names)
+        """How many outputs a network has: one per class, or mean and log-variance for regression."""
+        return len(self.class_names if self.task == "classification" else GAUSSIAN)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

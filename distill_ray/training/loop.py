@@ -81,7 +81,7 @@ def train(
         labels=dataset.labels[dataset.train],
     )
     network = recipe.method.student(make_network(job, dataset), setup).to(worker.device).to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(recipe, network.parameters())
+    optimizer = make_optimizer(recipe, network)
     progress = Progress(job_id=job.id)
     if saved is not None:
         progress = checkpoint.unpack(saved, network, optimizer)
@@ -110,10 +110,11 @@ def train(
             drop_last=recipe.drop_last,
         )
         for step, batch in enumerate(batches, start=(epoch - 1) * steps):
-            optimizer.param_groups[0]["lr"] = learning_rate(recipe, step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(recipe, step, steps)
             terms = recipe.method.loss(student, batch, answering)
             (terms["loss"] * batch.weight).backward()
-            clip_gradients(recipe, network.parameters())
+            clip_gradients(recipe, network)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             for name, term in terms.items():
@@ -124,7 +125,9 @@ def train(
         if not math.isfinite(means["train/loss"]):
             raise DivergedError(f"the loss was {means['train/loss']} in epoch {epoch}; {REMEDIES}")
         deployed = recipe.method.deploy(network)
-        log_probabilities = predict(deployed, dataset.images, dataset.validation, worker=worker, precision=precision)
+        log_probabilities = predict(
+            deployed, dataset.images, dataset.validation, worker=worker, precision=precision, task=dataset.task
+        )
         if not np.isfinite(log_probabilities).all():
             raise DivergedError(f"predictions on the validation split were not finite in epoch {epoch}; {REMEDIES}")
         scores = validation_score(log_probabilities, dataset.labels[dataset.validation])
@@ -143,7 +146,9 @@ def train(
     if progress.best_weights:
         deployed.load_state_dict(progress.best_weights)
     if progress.best_weights or log_probabilities is None:
-        log_probabilities = predict(deployed, dataset.images, dataset.validation, worker=worker, precision=precision)
+        log_probabilities = predict(
+            deployed, dataset.images, dataset.validation, worker=worker, precision=precision, task=dataset.task
+        )
     return Outcome(
         weights={name: tensor.detach().cpu().contiguous() for name, tensor in deployed.state_dict().items()},
         epochs=tuple(progress.history),
@@ -163,6 +168,7 @@ def make_network(job: Job, dataset: Dataset) -> nn.Module:
         mean=dataset.mean,
         std=dataset.std,
         seed=job.seed,
+        task=dataset.task,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -11,21 +10,27 @@ from torch import nn
 from distill_ray.job import Recipe
 
 
-def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """SGD (momentum without dampening) or Adam (betas 0.9 and 0.999), as the recipe says.
 
-    Weight decay is an L2 penalty on every parameter, for Adam too (Kingma & Ba 2015, not AdamW).
+    Weight decay is an L2 penalty, for Adam too (Kingma & Ba 2015, not AdamW), on every parameter but those of layers that are
+    not `decayed`. With a `clip_norm` it is left to `clip_gradients`.
     """
+    penalised, others = _by_decay(network)
+    decay = recipe.weight_decay if recipe.clip_norm is None else 0.0
+    groups = [{"params": penalised, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(
-        parameters,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov and recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
+        return torch.optim.Adam(groups, lr=recipe.lr, fused=True)
+    nesterov = recipe.nesterov and recipe.momentum > 0
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+
+
+def _by_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that are penalised, and the others."""
+    exempt = {id(own) for layer in network.modules() if not getattr(layer, "decayed", True) for own in layer.parameters()}
+    parameters = list(network.parameters())
+    return [each for each in parameters if id(each) not in exempt], [each for each in parameters if id(each) in exempt]
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
@@ -48,10 +53,15 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     return recipe.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def clip_gradients(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> None:
-    """Scale the gradients of all `parameters` together down to the norm `clip_norm`, where the recipe has one and they exceed it.
+def clip_gradients(recipe: Recipe, network: nn.Module) -> None:
+    """Scale all gradients together down to the norm `clip_norm`, where the recipe has one and they exceed it.
 
-    The penalty of weight decay is added afterwards and is not limited.
+    They are those of the whole loss, the penalty of weight decay included, as in Hydra+.
     """
-    if recipe.clip_norm is not None:
-        nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
+    if recipe.clip_norm is None:
+        return
+    with torch.no_grad():
+        for parameter in _by_decay(network)[0]:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter, alpha=recipe.weight_decay)
+    nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from distill_ray.augment.kernels.geometry import unit
+from distill_ray.task import Task
 from distill_ray.training.device import Worker, autocast
 
 
@@ -17,8 +19,11 @@ def predict(
     worker: Worker,
     precision: str = "fp32",
     batch_size: int = 500,
+    task: Task = "classification",
 ) -> np.ndarray:
-    """Log-probabilities of the classes for `rows` of uint8 `images` (N, H, W, C): float32 (len(rows), K).
+    """Log-probabilities of the classes for `rows` of `images` (N, H, W, C): float32 (len(rows), K).
+
+    Images are uint8, or real numbers in float32. For regression the outputs are means and log-variances, (len(rows), 2).
 
     The network is put into eval mode. The workers of a data-parallel run share the rows and all return the whole.
     """
@@ -28,10 +33,9 @@ def predict(
     with torch.inference_mode():
         for first in range(0, len(shares[worker.rank]), batch_size):
             batch = torch.from_numpy(images[shares[worker.rank][first : first + batch_size]])
-            batch = batch.to(worker.device).permute(0, 3, 1, 2).float().div_(255)
             with autocast(worker.device, precision):
-                logits = network(batch)
-            outputs.append(torch.log_softmax(logits.float(), dim=-1))
+                answers = network(unit(batch.to(worker.device).permute(0, 3, 1, 2))).float()
+            outputs.append(torch.log_softmax(answers, dim=-1) if task == "classification" else answers)
         gathered = worker.gather(torch.cat(outputs))
-    log_probabilities: np.ndarray = gathered.cpu().numpy()
-    return log_probabilities
+    predictions: np.ndarray = gathered.cpu().numpy()
+    return predictions

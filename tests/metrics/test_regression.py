@@ -8,8 +8,9 @@ from numpy.testing import assert_allclose
 from scipy import stats
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
+from distill_ray.metrics import final_score, fit_temperature, mean_prediction, score, validation_score
 from distill_ray.metrics.classification import FloatArray
-from distill_ray.metrics.regression import gaussian_nll, mae, mixture, rmse
+from distill_ray.metrics.regression import gaussian_nll, losses, mae, mixture, rmse
 from distill_ray.metrics.uncertainty import Uncertainty
 
 # (samples, members, [mean, log-variance])
@@ -75,3 +76,34 @@ def test_agreement_with_scikit_learn_and_scipy() -> None:
 def test_wrong_arguments_are_named(call: Callable[[], object], argument: str) -> None:
     with pytest.raises(ValueError, match=f"^{argument}: "):
         call()
+
+
+MEMBERS = np.array([[[0.5, -0.2], [-1, 0.3]], [[0.7, 0.1], [-0.8, -0.5]], [[0.4, 0], [-1.3, 0.2]]])
+TRUTH = np.array([0.55, -1.2])
+
+
+def test_members_together_are_scored_as_the_oracle_says() -> None:
+    together = mean_prediction(list(MEMBERS), TRUTH)
+    np.testing.assert_allclose(together[:, 0], [0.5333333333, -1.0333333333], atol=5.1e-11)
+    np.testing.assert_allclose(np.exp(together[:, 1] / 2), [0.9989830948, 1.0595269739], atol=5.1e-9)
+    scores = score(together, TRUTH)
+    assert scores == pytest.approx({"nll": 0.0346582040, "rmse": 0.1184389200, "mae": 0.0916666667}, abs=1e-8)
+    assert validation_score(together, TRUTH) == scores
+    assert final_score(together, TRUTH, fit_temperature(together, TRUTH)) == scores
+    per_sample = losses(together, TRUTH)
+    assert {name: values.mean() for name, values in per_sample.items()} == pytest.approx({n: scores[n] for n in ("nll", "mae")})
+
+
+def test_shares_of_members() -> None:
+    alone = mean_prediction([MEMBERS[0]], TRUTH)
+    np.testing.assert_allclose(alone, MEMBERS[0])
+    np.testing.assert_allclose(mean_prediction(list(MEMBERS), TRUTH, [2, 2, 2]), mean_prediction(list(MEMBERS), TRUTH))
+    tilted = mean_prediction(list(MEMBERS[:2]), TRUTH, [3, 1])
+    np.testing.assert_allclose(tilted[:, 0], 0.75 * MEMBERS[0, :, 0] + 0.25 * MEMBERS[1, :, 0])
+
+
+def test_predictions_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match="labels: expected integers"):
+        score(np.full((2, 3), -1.0), TRUTH)
+    with pytest.raises(ValueError, match="predictions: expected"):
+        losses(np.zeros((2, 3)), TRUTH)

@@ -198,3 +198,43 @@ def test_images_that_do_not_suit(load: Load, text: str, shape: tuple[int, int, i
     with pytest.raises(RequestError) as caught:
         check_against_data(loaded, 100, 10, shape)
     assert [line.split("study.yaml:")[1] for line in str(caught.value).splitlines()] == messages
+
+
+REAL = "model: mlp-8, augment: identity"
+
+
+def test_a_toy_study_fits(load: Load) -> None:
+    text = study(REAL).replace("model: wrn-10-1", "model: mlp-8, augment: identity")
+    check_against_data(load(text.replace("name: x", "name: x\ndata: {validation: 30}")), 270, 3, (2, 1, 1), real_valued=True)
+
+
+def test_real_numbers_take_no_augmentation(load: Load) -> None:
+    loaded = load(study("model: mlp-8"))
+    with pytest.raises(RequestError) as refused:
+        check_against_data(loaded, 270, 3, (2, 1, 1), real_valued=True)
+    wrong = "crop-flip: changes pixels, and the inputs of this data set are real numbers; use identity"
+    assert f"teachers.augment: {wrong}" in str(refused.value) and f"student.augment: {wrong}" in str(refused.value)
+
+
+def test_what_regression_does_not_have_is_refused_by_name(load: Load) -> None:
+    text = study(f"{REAL}, method: hydra+, heads: 2, keep: best-accuracy").replace(
+        "model: wrn-10-1", "model: mlp-8, augment: identity"
+    )
+    text = text.replace("baselines: {}", "baselines: [default-kd]").replace(
+        "search: {", "search: {objectives: {val/accuracy: max}, "
+    )
+    with pytest.raises(RequestError) as refused:
+        check_against_data(load(text), 270, 0, (1, 1, 1), task="regression", real_valued=True)
+    for message in (
+        "data.split: found stratified, which is by class, and labels that are real numbers have none; use last",
+        "search.objectives.val/accuracy: no metric of regression, which has val/nll, val/rmse, val/mae",
+        "student.keep: counts correct answers, and regression has none",
+        "confirm.baselines.default-kd.method: method 'kd' is for classification; for regression there are drop, gauss",
+    ):
+        assert message in str(refused.value)
+
+
+def test_regression_has_no_metric_of_classification(load: Load) -> None:
+    text = study("model: wrn-10-1").replace("search: {", "search: {objectives: {val/rmse: min}, ")
+    with pytest.raises(RequestError, match=r"search.objectives.val/rmse: no metric of classification"):
+        check_against_data(load(text), 1000, 10)

@@ -14,7 +14,7 @@ from distill_ray.training.optimisation import make_optimizer
 
 def network() -> tuple[nn.Module, torch.optim.Optimizer]:
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
-    return module, make_optimizer(Recipe(model="wrn-10-1"), module.parameters())
+    return module, make_optimizer(Recipe(model="wrn-10-1"), module)
 
 
 def checkpoint() -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from distill_ray.job import Recipe
+from distill_ray.methods.stochastic import GaussianClassifier
 from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer
 
 LATENT_BE = Recipe(model="wrn-28-4", epochs=200, lr=0.1, warmup_epochs=5, schedule="cosine")
@@ -50,7 +52,7 @@ def test_steps_counted_from_zero(epoch: int, expected: float) -> None:
 
 def test_nesterov() -> None:
     weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
-    optimizer = make_optimizer(Recipe(model="wrn-16-2", momentum=0.9, weight_decay=0.0), [weight])
+    optimizer = make_optimizer(Recipe(model="wrn-16-2", momentum=0.9, weight_decay=0.0), nn.ParameterList([weight]))
     seen = []
     for gradient, rate in ((0.5, 0.0), (0.5, 0.1), (-0.2, 0.2)):
         weight.grad = torch.full_like(weight, gradient)
@@ -62,7 +64,9 @@ def test_nesterov() -> None:
 
 def test_weight_decay_is_an_l2_penalty() -> None:
     weight = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
-    optimizer = make_optimizer(Recipe(model="wrn-16-2", lr=0.5, momentum=0.0, nesterov=False, weight_decay=0.1), [weight])
+    optimizer = make_optimizer(
+        Recipe(model="wrn-16-2", lr=0.5, momentum=0.0, nesterov=False, weight_decay=0.1), nn.ParameterList([weight])
+    )
     weight.grad = torch.tensor([1.0], dtype=torch.float64)
     optimizer.step()
     assert weight.item() == pytest.approx(2 - 0.5 * (1 + 0.1 * 2))
@@ -85,7 +89,7 @@ def test_warm_up_moves_every_step_all_the_same() -> None:
 def test_adam() -> None:
     """Three steps of the formulas of Kingma & Ba 2015, the penalty added to the gradient."""
     weight = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
-    optimizer = make_optimizer(Recipe(model="x", optimizer="adam", lr=0.01, weight_decay=0.1), [weight])
+    optimizer = make_optimizer(Recipe(model="x", optimizer="adam", lr=0.01, weight_decay=0.1), nn.ParameterList([weight]))
     expected, mean, square = 2.0, 0.0, 0.0
     for step, gradient in enumerate((0.5, -0.3, 0.8), start=1):
         weight.grad = torch.tensor([gradient], dtype=torch.float64)
@@ -101,5 +105,30 @@ def test_gradients_are_clipped_together(limit: float | None, expected: list[floa
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     for weight, gradient in zip(weights, (3.0, 4.0), strict=True):
         weight.grad = torch.tensor([gradient])
-    clip_gradients(Recipe(model="x", clip_norm=limit), weights)
+    clip_gradients(Recipe(model="x", clip_norm=limit), nn.ParameterList(weights))
     assert [weight.grad.item() for weight in weights] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_penalty_is_clipped_with_the_gradient() -> None:
+    weight = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    recipe = Recipe(model="x", lr=1.0, momentum=0.0, nesterov=False, weight_decay=10.0, clip_norm=1.0)
+    network = nn.ParameterList([weight])
+    optimizer = make_optimizer(recipe, network)
+    weight.grad = torch.zeros_like(weight)
+    clip_gradients(recipe, network)
+    optimizer.step()
+    assert weight.tolist() == pytest.approx([2.4, 3.2], abs=1e-6)
+
+
+@pytest.mark.parametrize("limit", [None, 1e9])
+def test_gaussian_layers_are_not_decayed(limit: float | None) -> None:
+    network = nn.Sequential(nn.Linear(2, 2), GaussianClassifier(nn.Linear(2, 2)))
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    recipe = Recipe(model="x", lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.5, clip_norm=limit)
+    optimizer = make_optimizer(recipe, network)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    clip_gradients(recipe, network)
+    optimizer.step()
+    for name, parameter in network.named_parameters():
+        torch.testing.assert_close(parameter, before[name] * (0.95 if name.startswith("0.") else 1))

@@ -10,12 +10,12 @@ from distill_ray.report.results import Contender
 from distill_ray.report.table import PERCENT, TITLES, figure_of
 from distill_ray.report.wording import cut
 
-SHOWN = ("accuracy", "nll", "ece")
+SHOWN = ("accuracy", "nll", "ece", "rmse")
 """The metrics whose gains are drawn."""
 
 
 def gain_panel(compared: Sequence[Comparison], contenders: tuple[Contender, ...]) -> Panel | None:
-    """The best student's difference to every other contender, in three metrics."""
+    """The best student's difference to every other contender, in the most important metrics."""
     if not compared:
         return None
     colors = contender_colors(contenders)
@@ -23,7 +23,7 @@ def gain_panel(compared: Sequence[Comparison], contenders: tuple[Contender, ...]
         "How large and how sure the differences are",
         "Best student minus the other. The thick bar is the 95 % interval over test samples (another test set of this size), the "
         "thin line the one over seeds (another training run). Where both keep off the zero line, on the side of the arrow, the "
-        "student is clearly better. ECE is no mean over samples and has the thin line only.",
+        "student is clearly better. ECE and RMSE are no means over samples and have the thin line only.",
         tuple(_gains(compared, metric, colors) for metric in SHOWN if any(metric in each.gains for each in compared)),
     )
 
