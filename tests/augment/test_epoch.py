@@ -9,11 +9,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from distill_ray.augment import Flip, Identity
+from distill_ray.augment import Flip, Identity, View
 from distill_ray.augment.epoch import epoch_batches, share, steps_per_epoch
 
 IMAGES = np.arange(50, dtype=np.uint8).reshape(50, 1, 1, 1).repeat(8, 1).repeat(8, 2)
 LABELS = np.arange(50)
+IDENTITY = Identity()
 
 
 def test_every_image_comes_once_with_its_label() -> None:
@@ -83,15 +84,27 @@ def test_steps_per_epoch(images: int, size: int, drop: bool, steps: int) -> None
 
 
 def test_wrong_arguments_are_refused_by_name() -> None:
-    def begin(images: NDArray[Any], labels: NDArray[Any], **options: Any) -> object:
+    def begin(images: NDArray[Any], labels: NDArray[Any], view: View = IDENTITY, **options: Any) -> object:
         settings: dict[str, Any] = {"seed": 0, "epoch": 0, "batch_size": 16, "device": "cpu"} | options
-        return epoch_batches(Identity(), images, labels, **settings)
+        return epoch_batches(view, images, labels, **settings)
 
-    with pytest.raises(ValueError, match="images must be uint8"):
-        begin(IMAGES.astype(np.float32), LABELS)
+    with pytest.raises(ValueError, match="images must be uint8 or float32"):
+        begin(IMAGES.astype(np.float64), LABELS)
+    with pytest.raises(ValueError, match="images must be uint8 \\(N"):
+        begin(IMAGES.astype(np.float32), LABELS, Flip())
     with pytest.raises(ValueError, match=r"labels must be \(50,\)"):
         begin(IMAGES, LABELS[:49])
     with pytest.raises(ValueError, match="last of 2: too few for 3 workers; drop_last"):
         begin(IMAGES, LABELS, world_size=3)
     with pytest.raises(ValueError, match="into 0 batches"):
         begin(IMAGES, LABELS, batch_size=64, drop_last=True)
+
+
+def test_real_numbers_and_real_labels_stay_as_they_are() -> None:
+    numbers = np.linspace(-3, 3, 20, dtype=np.float32).reshape(10, 1, 1, 2)
+    targets = np.linspace(0, 1, 10)
+    (batch,) = epoch_batches(IDENTITY, numbers, targets, seed=0, epoch=1, batch_size=10, device="cpu")
+    (part,) = batch.parts
+    assert part.images.shape == (10, 2, 1, 1) and part.labels.dtype == torch.float32
+    np.testing.assert_array_equal(part.images.flatten(1).numpy(), numbers[batch.rows.numpy(), 0, 0])
+    np.testing.assert_allclose(part.labels.numpy(), targets[batch.rows.numpy()], rtol=1e-6)
