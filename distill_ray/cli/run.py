@@ -64,12 +64,12 @@ def run(
 def validate(study: str, overrides: tuple[str, ...]) -> None:
     """Check a study file and say what it asks for; every problem is listed with its line.
 
-    Whether it fits its images is checked here where these are built in, and otherwise when it is run.
+    Whether it fits its images is checked when it is run; for a data set that is made, such as toy-spiral, here already.
     """
     loaded = options.load(study, overrides)
-    from distill_ray.data.source import is_named
+    from distill_ray.data.source import is_generated
 
-    if is_named(loaded.data.source):
+    if is_generated(loaded.data.source):
         from distill_ray.stages.resolve import data_of
 
         data_of(loaded)

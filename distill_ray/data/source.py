@@ -108,7 +108,10 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
     Raises:
         RequestError: nothing is there, it cannot be read, or it has no such label column.
     """
-    if is_named(name_or_path):
+    import distill_ray.data.digits
+    import distill_ray.data.toy  # noqa: F401  (they register their names)
+
+    if name_or_path in SOURCES:
         return SOURCES[name_or_path](label)
     from distill_ray.data.files import Folder
     from distill_ray.data.parquet import ParquetSource
@@ -131,12 +134,12 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
     )
 
 
-def is_named(source: str) -> bool:
-    """Whether `source` is the name of a data set, and not a folder: nothing has to be looked for then."""
-    import distill_ray.data.digits
-    import distill_ray.data.toy  # noqa: F401  (they register their names)
+def is_generated(name_or_path: str) -> bool:
+    """Whether this is the name of a data set that is made: it can be looked at without reading anything."""
+    import distill_ray.data.toy  # noqa: F401  (it registers its names)
 
-    return source in SOURCES
+    member = SOURCES.get(name_or_path)
+    return isinstance(member, type) and issubclass(member, Generated)
 
 
 def pick_label(wanted: str | None, columns: Sequence[str], location: str) -> str:
