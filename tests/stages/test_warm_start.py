@@ -93,15 +93,17 @@ def test_what_was_told_is_not_passed_on(make: Make, store: Store) -> None:
 def test_the_sampler_goes_where_earlier_trials_were_good(make: Make, store: Store) -> None:
     space = "alpha: {uniform: [0.1, 1.0]}"
     history = history_of(old := make("old", space=space, trials=40), store)
+    distribution = optuna.distributions.FloatDistribution(0.1, 1.0)
     for number in range(30):
-        trial = history.ask({"alpha": optuna.distributions.FloatDistribution(0.1, 1.0)})
-        history.tell(trial, abs(trial.params["alpha"] - 0.8) + number * 1e-9)
+        alpha = 0.1 + 0.03 * number
+        trial = optuna.trial.create_trial(params={"alpha": alpha}, distributions={"alpha": distribution}, value=abs(alpha - 0.8))
+        history.add_trial(trial)
 
     def drawn(study: Study) -> list[float]:
         searching = history_of(study, store)
         warm_start(searching, study, store, None)
         searching.sampler = make_sampler(study.search, 0)
-        return [float(study.search.space.suggest(searching.ask())["alpha"]) for _ in range(4)]
+        return [float(study.search.space.suggest(searching.ask())["alpha"]) for _ in range(12)]
 
     assert old.search.trials == 40
     cold, warm = drawn(make("cold", space=space)), drawn(make("warm", space=space, warm="[old]"))
