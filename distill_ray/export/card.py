@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill_ray.methods import METHODS
+from distill_ray.metric import METRICS, title_of
 from distill_ray.metrics import calibrated_score, score
 from distill_ray.metrics.calibration import with_temperature
 from distill_ray.records import Predictions
 from distill_ray.report.results import ENSEMBLE, TEACHER, StudyResults
-from distill_ray.report.table import METRICS, TITLES, figure_of, parameter_count, table
+from distill_ray.report.table import figure_of, parameter_count, table
 from distill_ray.report.wording import setting
 from distill_ray.tracking.champion import Champion
 
@@ -103,7 +104,7 @@ def _metrics(results: StudyResults, champion: Champion) -> Iterator[tuple[str, s
             interval = "" if low is None or high is None else f"{figure_of(name, low)} to {figure_of(name, high)}"
             cell = row.cells[name]
             spread = "" if cell.std is None else f" ± {figure_of(name, cell.std)}"
-            yield TITLES[name], figure_of(name, values[name]), interval, figure_of(name, cell.mean) + spread
+            yield title_of(name), figure_of(name, values[name]), interval, figure_of(name, cell.mean) + spread
 
 
 def _intervals(predictions: Predictions, temperature: float) -> Iterator[tuple[str, tuple[float, float]]]:

@@ -5,11 +5,11 @@ which: the functions below take either, and those of the modules one.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from distill_ray.metric import METRICS
 from distill_ray.metrics import calibration, regression
 from distill_ray.metrics.calibration import Binning, diagram, ece, reliability, with_temperature
 from distill_ray.metrics.classification import brier, checked, nll, top_labels
@@ -17,8 +17,6 @@ from distill_ray.metrics.ensemble import mean_log_probabilities
 from distill_ray.task import GAUSSIAN, Task, task_of
 
 __all__ = [
-    "DIRECTIONS",
-    "METRICS",
     "Binning",
     "calibrated_score",
     "final_score",
@@ -30,27 +28,16 @@ __all__ = [
     "validation_score",
 ]
 
-METRICS: dict[Task, tuple[str, ...]] = {
-    "classification": ("accuracy", "nll", "ece", "brier", "oe", "cnll", "cece"),
-    "regression": ("nll", "rmse", "mae"),
-}
-"""Every metric that a study can name, by its task."""
-
-DIRECTIONS: dict[str, Literal["min", "max"]] = {
-    name: "max" if name == "accuracy" else "min" for names in METRICS.values() for name in names
-}
-"""Whether lower ("min") or higher ("max") is better."""
-
 
 def score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """What predictions are worth for labels (N,).
 
     For classification accuracy, nll, ece (15 bins), brier and oe (15 bins), fractions and nats. For regression nll, without
-    the constant ln(2 pi) / 2, rmse and mae. Raises ValueError, naming the argument, for shapes that do not fit, NaN, logarithms
-    of probabilities above 0 and labels out of range.
+    the constant ln(2 pi) / 2, rmse and mae. For either those of other packages. Raises ValueError, naming the argument, for
+    shapes that do not fit, NaN, logarithms of probabilities above 0 and labels out of range.
     """
     if _is_regression(predictions, labels):
-        return regression.score(predictions, labels)
+        return regression.score(predictions, labels) | _others("regression", predictions, labels)
     predicted, truth = checked(predictions, labels)
     confidence, correct = top_labels(predicted, truth)
     bins = diagram(confidence, correct)
@@ -60,7 +47,7 @@ def score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         "ece": bins.ece,
         "brier": brier(predicted, truth),
         "oe": bins.oe,
-    }
+    } | _others("classification", predicted, truth)
 
 
 def validation_score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
@@ -103,6 +90,12 @@ def mean_prediction(members: Sequence[ArrayLike], labels: ArrayLike, weights: Ar
     if _is_regression(members[0], labels):
         return regression.mean_gaussian(members, weights)
     return mean_log_probabilities(np.asarray(members), weights)
+
+
+def _others(task: Task, predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """The metrics of other packages."""
+    functions = {name: metric.function for name, metric in METRICS.items() if metric.function and task in metric.tasks}
+    return {name: float(function(np.asarray(predictions), np.asarray(labels))) for name, function in functions.items()}
 
 
 def _is_regression(predictions: ArrayLike, labels: ArrayLike) -> bool:

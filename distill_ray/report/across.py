@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from distill_ray.metric import title_of
 from distill_ray.report.comparison import Gain, comparisons
 from distill_ray.report.machine import plain, row_as_json
 from distill_ray.report.results import StudyResults
-from distill_ray.report.table import TITLES, Row, aligned, cell_texts, columns, parameter_count, table
+from distill_ray.report.table import Row, aligned, cell_texts, columns, parameter_count, table
 
 MARKS = {("clear", True): "▼", ("clear", False): "▲", ("partial", True): "▽", ("partial", False): "△"}
 """After a value, by the evidence of a difference and by whether the reference is the better one."""
@@ -64,7 +65,7 @@ def as_text(compared: Across) -> str:
     texts = [cell_texts(each.row, "±", shown) for each in compared.rows]
     for index, metric in enumerate(shown):
         marks = [_mark(each.gains.get(metric)) for each in compared.rows]
-        title = f"{TITLES[metric]} %" if metric == "accuracy" else TITLES[metric]
+        title = f"{title_of(metric)} %" if metric == "accuracy" else title_of(metric)
         found.append((title, *(text[index] + mark for text, mark in zip(texts, marks, strict=True))))
     found.append(("params", *(parameter_count(each.row.contender.parameters) for each in compared.rows)))
     header, *lines = zip(*map(aligned, found), strict=True)

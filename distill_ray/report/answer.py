@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from distill_ray.metric import is_percent, title_of
 from distill_ray.report.comparison import Comparison
 from distill_ray.report.results import ENSEMBLE, SCRATCH, StudyResults
 from distill_ray.report.search import best_trial
-from distill_ray.report.table import PERCENT, TITLES, Row, figure_of, parameter_count
+from distill_ray.report.table import Row, figure_of, parameter_count
 from distill_ray.report.wording import counted, listed, objective_title, settings
 
 JUDGED = ("accuracy", "nll", "rmse")
@@ -92,7 +93,7 @@ def verdict(comparison: Comparison) -> Verdict:
     gains = [comparison.gains[metric] for metric in JUDGED if metric in comparison.gains]
 
     def metrics(better: bool, evidence: str) -> list[str]:
-        return [TITLES[gain.metric] for gain in gains if gain.improves is better and gain.evidence == evidence]
+        return [title_of(gain.metric) for gain in gains if gain.improves is better and gain.evidence == evidence]
 
     better, worse = metrics(True, "clear"), metrics(False, "clear")
     maybe_better, maybe_worse = metrics(True, "partial"), metrics(False, "partial")
@@ -113,14 +114,14 @@ def verdict(comparison: Comparison) -> Verdict:
 
 
 def _parts(row: Row, metric: str) -> tuple[str, str, str]:
-    cell, unit = row.cells[metric], " %" if metric in PERCENT else ""
-    return figure_of(metric, cell.mean) + unit, TITLES[metric], "" if cell.std is None else f"± {figure_of(metric, cell.std)}"
+    cell, unit = row.cells[metric], " %" if is_percent(metric) else ""
+    return figure_of(metric, cell.mean) + unit, title_of(metric), "" if cell.std is None else f"± {figure_of(metric, cell.std)}"
 
 
 def _with_spread(row: Row, metric: str) -> str:
     cell = row.cells[metric]
     spread = "" if cell.std is None else f" ± {figure_of(metric, cell.std)}"
-    return f"{figure_of(metric, cell.mean)}{spread}{' %' if metric in PERCENT else ''}"
+    return f"{figure_of(metric, cell.mean)}{spread}{' %' if is_percent(metric) else ''}"
 
 
 def _after(row: Row, metric: str) -> str:

@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_ray.metrics import DIRECTIONS
+from distill_ray.metric import METRICS
 from distill_ray.metrics.regression import losses
 from distill_ray.report.results import ENSEMBLE, TEACHER, Contender
-from distill_ray.report.table import METRICS, Row
+from distill_ray.report.table import Row
 
 LEVEL = 0.95
 """Confidence level of every interval."""
@@ -57,7 +57,7 @@ class Gain:
     @property
     def better_up(self) -> bool:
         """Whether a positive difference is a better one."""
-        return DIRECTIONS[self.metric] == "max"
+        return METRICS[self.metric].better == "max"
 
     @property
     def evidence(self) -> Literal["clear", "partial", "none"]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distill_ray.metric import is_percent, title_of
 from distill_ray.report import published
 from distill_ray.report.answer import JUDGED, found_settings, lead, verdict
 from distill_ray.report.comparison import Comparison
 from distill_ray.report.results import StudyResults
 from distill_ray.report.screening import fate, measured_text, relations, said
 from distill_ray.report.search import warm_start_text
-from distill_ray.report.table import PERCENT, TITLES, Row, as_markdown, figure_of
+from distill_ray.report.table import Row, as_markdown, figure_of
 from distill_ray.report.wording import counted, duration
 
 
@@ -47,7 +48,7 @@ def _screening(results: StudyResults, rows: list[Row]) -> str:
 def _differences(compared: Comparison) -> str:
     gains = [compared.gains[metric] for metric in JUDGED if metric in compared.gains]
     return ", ".join(
-        f"{TITLES[gain.metric]} {figure_of(gain.metric, gain.difference, sign=True)}{' points' if gain.metric in PERCENT else ''}"
+        f"{title_of(gain.metric)} {figure_of(gain.metric, gain.difference, sign=True)}{' points' * is_percent(gain.metric)}"
         for gain in gains
     )
 

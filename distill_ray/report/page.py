@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from distill_ray.metrics import DIRECTIONS
+from distill_ray.metric import METRICS, title_of
 from distill_ray.report import answer, wording
 from distill_ray.report.comparison import LEVEL, Comparison, comparisons
 from distill_ray.report.plots.calibration import calibration_panels
@@ -19,20 +19,7 @@ from distill_ray.report.published import SideBySide, side_by_side
 from distill_ray.report.results import ENSEMBLE, StudyResults
 from distill_ray.report.screening import Relation, fate, measured_text, relations, said
 from distill_ray.report.search import best_trial, warm_start_text
-from distill_ray.report.table import METRICS, PERCENT, TITLES, Row, columns, figure_of, legend, parameter_count, table
-
-MEANINGS = {
-    "accuracy": "share of the samples that are classified correctly",
-    "nll": "negative log-likelihood of the true class, in nats; punishes confident errors",
-    "ece": "expected calibration error: how far confidence is from accuracy",
-    "brier": "squared distance between the predicted probabilities and the truth, 0 to 2",
-    "oe": "overconfidence error: calibration error where confidence exceeds accuracy, weighted by confidence",
-    "cnll": "NLL after temperature scaling fitted on the validation split",
-    "cece": "ECE after temperature scaling fitted on the validation split",
-    "rmse": "root of the mean squared error of the predicted mean",
-    "mae": "mean absolute error of the predicted mean",
-}
-"""What each metric says, for the table's header."""
+from distill_ray.report.table import Row, columns, figure_of, legend, parameter_count, table
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +63,7 @@ class Report:
         }
         environment.globals |= {"figure_of": figure_of, "parameter_count": parameter_count, "verdict": answer.verdict}
         template = environment.from_string(files(__package__).joinpath("page.html.j2").read_text("utf-8"))
-        best = best_trial(self.results)
+        best, shown = best_trial(self.results), columns(self.rows)
         return template.render(
             results=self.results,
             rows=self.rows,
@@ -97,11 +84,12 @@ class Report:
             searched=list(dict.fromkeys(name for trial in self.results.trials for name in trial.params)),
             colors={name: _variable(shade) for name, shade in contender_colors(self.results.contenders).items()},
             palette=PALETTE,
-            metrics=columns(self.rows),
-            shown_gains=[name for name in SHOWN if name in columns(self.rows)],
-            titles=TITLES,
-            meanings=MEANINGS,
-            percent=PERCENT,
+            metrics=shown,
+            shown_gains=[name for name in SHOWN if name in shown],
+            titles={name: METRICS[name].title for name in shown},
+            meanings={name: METRICS[name].meaning for name in shown},
+            percent=[name for name in shown if METRICS[name].percent],
+            better=_better(shown),
             level=f"{LEVEL:.0%}".replace("%", " %"),
         )
 
@@ -117,9 +105,15 @@ def _leaders(rows: Sequence[Row]) -> dict[str, str]:
     for metric in METRICS:
         having = [row for row in single if metric in row.cells]
         if len(having) > 1:
-            choose = max if DIRECTIONS[metric] == "max" else min
+            choose = max if METRICS[metric].better == "max" else min
             leaders[metric] = choose(having, key=lambda row: row.cells[metric].mean).contender.name
     return leaders
+
+
+def _better(shown: Sequence[str]) -> str:
+    """Which way is better."""
+    higher = wording.listed([title_of(name) for name in shown if METRICS[name].better == "max"])
+    return f"Better when higher: {higher}; everything else when lower." if higher else "Everything is better when lower."
 
 
 def _variable(shade: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from distill_ray.metric import is_percent, title_of
 from distill_ray.report.results import Published, PublishedRow
-from distill_ray.report.table import PERCENT, TITLES, Row, figure_of
+from distill_ray.report.table import Row, figure_of
 
 TITLE = "Published, and measured here"
 T_STDDEV = "t-stddev"
@@ -81,8 +82,8 @@ def _measured(row: Row, metric: str) -> str:
 
 
 def _title(metric: str) -> str:
-    title = "T. stddev" if metric == T_STDDEV else TITLES.get(metric, metric)
-    return f"{title} %" if metric in PERCENT else title
+    title = "T. stddev" if metric == T_STDDEV else title_of(metric)
+    return f"{title} %" if is_percent(metric) else title
 
 
 def _sentence(text: str) -> str:

@@ -9,30 +9,11 @@ from functools import cached_property
 from statistics import mean, stdev
 from typing import Literal
 
-from distill_ray import metrics
-from distill_ray.metrics import DIRECTIONS, final_score, fit_temperature, score
+from distill_ray.metric import METRICS, is_percent, title_of
+from distill_ray.metrics import final_score, fit_temperature, score
 from distill_ray.records import Predictions
 from distill_ray.report.results import Contender, StudyResults
 from distill_ray.task import Task, task_of
-
-METRICS = tuple(DIRECTIONS)
-"""All columns that a table can have, in order: accuracy, ece, oe and cece are fractions."""
-
-PERCENT = frozenset({"accuracy", "ece", "oe", "cece"})
-"""Metrics that people read in percent."""
-
-TITLES = {
-    "accuracy": "accuracy",
-    "nll": "NLL",
-    "ece": "ECE",
-    "brier": "Brier",
-    "oe": "OE",
-    "cnll": "cNLL",
-    "cece": "cECE",
-    "rmse": "RMSE",
-    "mae": "MAE",
-}
-"""What people call the metrics."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +86,7 @@ def _row(contender: Contender, split: Literal["test", "validation"]) -> Row:
 def columns(rows: Sequence[Row]) -> tuple[str, ...]:
     """The columns that these rows need, whether or not their metrics are there yet."""
     tasks = {row.task for row in rows} or {"classification"}
-    return tuple(name for name in METRICS if any(name in metrics.METRICS[task] for task in tasks))
+    return tuple(name for name in METRICS if tasks & set(METRICS[name].tasks))
 
 
 def as_text(rows: list[Row], width: int = 100) -> str:
@@ -142,13 +123,14 @@ def _units(shown: Sequence[str], split: str) -> str:
     if "accuracy" not in shown:
         return "NLL of the Gaussian, without the constant ln(2 pi) / 2."
     calibrated = "; cNLL and cECE after temperature scaling, fitted on validation" if split == "test" else ""
-    return f"ECE, OE and cECE in percent{calibrated}."
+    titles = [title_of(name) for name in shown if is_percent(name) and name != "accuracy"]
+    return f"{', '.join(titles[:-1])} and {titles[-1]} in percent{calibrated}."
 
 
 def figure_of(metric: str, value: float, *, sign: bool = False) -> str:
     """`value` of `metric` as people read it, without unit: two decimals of a percent for accuracy, one for ECE, three else."""
     plus = "+" if sign else ""
-    if metric not in PERCENT:
+    if not is_percent(metric):
         return f"{value:{plus}.3f}"
     return f"{100 * value:{plus}.{2 if metric == 'accuracy' else 1}f}"
 
@@ -163,7 +145,7 @@ def parameter_count(parameters: int) -> str:
 
 def _grid(rows: list[Row], plus_minus: str) -> list[list[str]]:
     shown = columns(rows)
-    header = ["", *(f"{TITLES[name]} %" if name == "accuracy" else TITLES[name] for name in shown), "params"]
+    header = ["", *(f"{title_of(name)} %" if name == "accuracy" else title_of(name) for name in shown), "params"]
     body = [
         [_clean(row.contender.label), *cell_texts(row, plus_minus, shown), parameter_count(row.contender.parameters)]
         for row in rows

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from distill_ray.metric import title_of
 from distill_ray.report.results import Value
-from distill_ray.report.table import TITLES
 
 _SPLITS = {"val": "validation", "test": "test", "train": "training"}
 
@@ -14,7 +14,7 @@ _SPLITS = {"val": "validation", "test": "test", "train": "training"}
 def objective_title(name: str) -> str:
     """`val/nll` as `validation NLL`; other names as they are."""
     split, _, metric = name.partition("/")
-    return f"{_SPLITS[split]} {TITLES.get(metric, metric)}" if split in _SPLITS and metric else name
+    return f"{_SPLITS[split]} {title_of(metric)}" if split in _SPLITS and metric else name
 
 
 def setting(value: Value) -> str:

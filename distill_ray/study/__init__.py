@@ -3,7 +3,6 @@
 from distill_ray.study.checks import check_against_data
 from distill_ray.study.reading import load_study
 from distill_ray.study.sections import (
-    OBJECTIVES,
     Asha,
     Confirm,
     DataSection,
@@ -19,7 +18,6 @@ from distill_ray.study.space import Choice, Condition, Dimension, Label, Range, 
 from distill_ray.study.study import Study, members
 
 __all__ = [
-    "OBJECTIVES",
     "Asha",
     "Choice",
     "Condition",

@@ -9,10 +9,11 @@ from typing import Any
 from distill_ray.augment import View
 from distill_ray.job import Recipe
 from distill_ray.methods import Method
+from distill_ray.metric import objectives
 from distill_ray.models import check_model_name
 from distill_ray.study.fit import combinations
 from distill_ray.study.problems import Path, Problems, dotted, shown
-from distill_ray.study.sections import OBJECTIVES_OF, TeacherGroup
+from distill_ray.study.sections import TeacherGroup
 from distill_ray.study.space import SearchSpace
 from distill_ray.study.study import Study
 from distill_ray.task import Task
@@ -154,8 +155,8 @@ def _batches(study: Study, train: int) -> Iterable[tuple[str, str]]:
 def _task(study: Study, task: Task) -> Iterable[tuple[str, str]]:
     """What is asked of a study that its task does not have."""
     for objective in study.search.objectives:
-        if objective not in OBJECTIVES_OF[task]:
-            yield f"search.objectives.{objective}", f"no metric of {task}, which has {', '.join(OBJECTIVES_OF[task])}"
+        if objective not in objectives(task):
+            yield f"search.objectives.{objective}", f"no metric of {task}, which has {', '.join(objectives(task))}"
     if task == "regression":
         if study.data.split == "stratified":
             yield "data.split", "found stratified, which is by class, and labels that are real numbers have none; use last"

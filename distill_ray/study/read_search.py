@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from distill_ray.job import Recipe
+from distill_ray.metric import METRICS
+from distill_ray.metric import objectives as optimised
 from distill_ray.registry import unknown_name
 from distill_ray.study.fields import INVALID, read_fields, section
 from distill_ray.study.problems import Path, Problems, shown
 from distill_ray.study.read_confirm import NAME
 from distill_ray.study.read_space import Reach, read_setting, read_space
-from distill_ray.study.sections import OBJECTIVES, Asha, Search
+from distill_ray.study.sections import Asha, Search
 from distill_ray.study.space import Label, SearchSpace
 
 PATH: Path = ("search",)
@@ -52,10 +54,10 @@ def _objectives(given: Mapping[str, Any], problems: Problems) -> dict[str, str]:
         problems.add(path, f"found {shown(objectives)}, must be metrics with their direction, such as {{val/nll: min}}")
         return {"val/nll": "min"}
     for metric, direction in objectives.items():
-        if metric not in OBJECTIVES:
-            problems.add((*path, metric), unknown_name("metric", metric, OBJECTIVES))
-        elif direction != OBJECTIVES[metric]:
-            better = OBJECTIVES[metric]
+        split, _, name = str(metric).partition("/")
+        if split != "val" or name not in METRICS or not METRICS[name].objective:
+            problems.add((*path, metric), unknown_name("metric", metric, optimised()))
+        elif direction != (better := METRICS[name].better):
             problems.add((*path, metric), f"found {shown(direction)}, must be {better}: that is where {metric} is better")
     return objectives
 

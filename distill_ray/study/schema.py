@@ -15,11 +15,12 @@ from typing import Any
 from distill_ray.augment import VIEWS
 from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
+from distill_ray.metric import objectives
 from distill_ray.settings import Setting, SettingField, setting_fields
 from distill_ray.study.fields import json_schema, number_type, requirement
 from distill_ray.study.read_confirm import BUILT_IN, NAME
 from distill_ray.study.recipes import COMMON
-from distill_ray.study.sections import MAX_SEED, OBJECTIVES, Asha, Confirm, DataSection, Published, Resources, Screen, Search
+from distill_ray.study.sections import MAX_SEED, Asha, Confirm, DataSection, Published, Resources, Screen, Search
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -155,7 +156,7 @@ def screen_section() -> Section:
 
 def search_section() -> Section:
     """How the student is searched."""
-    directions = {name: {"const": better, "description": f"{better} is better"} for name, better in OBJECTIVES.items()}
+    directions = {name: {"const": better, "description": f"{better} is better"} for name, better in objectives().items()}
     asha = _declared("scheduler", paragraphs(Asha), Asha).schema()
     asha["properties"] = {"name": {"const": "asha"}} | asha["properties"]
     settings = recipe_entries()
@@ -165,7 +166,7 @@ def search_section() -> Section:
         Search,
         Entry(
             "objectives",
-            f"metrics with their direction: {', '.join(f'{name}: {better}' for name, better in OBJECTIVES.items())}",
+            f"metrics with their direction: {', '.join(f'{name}: {better}' for name, better in objectives().items())}",
             "{val/nll: min}",
             "what is optimised; several give a Pareto front, and the first one ranks",
             {"type": "object", "properties": directions, "additionalProperties": False, "minProperties": 1},

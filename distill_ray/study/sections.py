@@ -11,25 +11,6 @@ from distill_ray.job import Recipe, Split
 from distill_ray.settings import Setting
 from distill_ray.study.recipes import flatten, to_file
 from distill_ray.study.space import Label, SearchSpace
-from distill_ray.task import Task
-
-OBJECTIVES = {
-    "val/accuracy": "max",
-    "val/nll": "min",
-    "val/ece": "min",
-    "val/brier": "min",
-    "val/oe": "min",
-    "val/cnll": "min",
-    "val/rmse": "min",
-    "val/mae": "min",
-}
-"""What a search can optimise, and the direction in which it is better. The last two are of regression, which has NLL too."""
-
-OBJECTIVES_OF: Mapping[Task, tuple[str, ...]] = {
-    "classification": tuple(OBJECTIVES)[:-2],
-    "regression": ("val/nll", "val/rmse", "val/mae"),
-}
-"""Those that a task has."""
 
 MAX_SEED = 2**31 - 1
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from distill_ray.metric import is_percent, title_of
 from distill_ray.report.comparison import Comparison
 from distill_ray.report.plots.drawing import SMALL, Panel, Plot, axes_in, color, contender_colors, figure
 from distill_ray.report.results import Contender
-from distill_ray.report.table import PERCENT, TITLES, figure_of
+from distill_ray.report.table import figure_of
 from distill_ray.report.wording import cut
 
 SHOWN = ("accuracy", "nll", "ece", "rmse")
@@ -29,7 +30,7 @@ def gain_panel(compared: Sequence[Comparison], contenders: tuple[Contender, ...]
 
 
 def _gains(compared: Sequence[Comparison], metric: str, colors: dict[str, str]) -> Plot:
-    percent = metric in PERCENT
+    percent = is_percent(metric)
     unit = 100 if percent else 1
     ordered = [each for each in reversed(compared) if metric in each.gains]
     plate = {"facecolor": color("surface"), "edgecolor": "none", "pad": 1.0}
@@ -47,10 +48,10 @@ def _gains(compared: Sequence[Comparison], metric: str, colors: dict[str, str]) 
         axes.set(ylim=(-0.5, len(ordered) - 0.15), yticks=[])
         axes.margins(x=0.06)
         axes.spines["left"].set_visible(False)
-        axes.set_title(TITLES[metric])
+        axes.set_title(title_of(metric))
         better = "better →" if ordered[0].gains[metric].better_up else "← better"
         axes.set_xlabel(f"difference{' in points' if percent else ''}, {better}")
     words = "; ".join(
         f"against {each.other.label} {figure_of(metric, each.gains[metric].difference, sign=True)}" for each in ordered
     )
-    return Plot(f"gain-{metric}", f"Difference in {TITLES[metric]}", words, canvas)
+    return Plot(f"gain-{metric}", f"Difference in {title_of(metric)}", words, canvas)
