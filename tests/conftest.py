@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from dataclasses import dataclass
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +23,6 @@ from distill_ray.job import Data, Job, Split
 from distill_ray.metrics import score
 from distill_ray.store import Store
 from distill_ray.training import Dataset
-
-# Tests run side by side, one on each core: more threads than that would only wait for each other.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole studies first: they take as long as everything else, on another core."""
-    items.sort(key=lambda item: "test_study_run" not in item.nodeid)
 
 
 @pytest.fixture(autouse=True)
@@ -123,3 +123,87 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
     for run in confirm_runs(study, data, teachers, best_recipes(study, history, study.confirm.top)):
         finish(run.job, test=True)
     return FinishedStudy(file, store)
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Finds a port of this machine that nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            return port
+
+    return find
+
+
+@dataclass
+class Machines:
+    """A Ray cluster of several nodes on this machine, with tokens, that no other Ray here has to do with."""
+
+    folder: Path
+    port: int
+    dashboard: int
+    environment: dict[str, str]
+    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def job_server(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    def start(self, *options: str) -> subprocess.Popen[bytes]:
+        """Start a node, and wait until the cluster has it."""
+        log = self.folder / f"node-{len(self.nodes)}.log"
+        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
+        command += ["--node-ip-address", "127.0.0.1", *options]
+        with log.open("wb") as output:
+            node = subprocess.Popen(command, stdout=output, stderr=output, env=self.environment, start_new_session=True)
+        self.nodes.append(node)
+        limit = time.monotonic() + 180
+        while b"Ray runtime started" not in log.read_bytes():
+            assert node.poll() is None and time.monotonic() < limit, log.read_text()
+            time.sleep(0.5)
+        return node
+
+    def kill(self, node: subprocess.Popen[bytes]) -> int:
+        """Kill a node with all its processes at once; their number."""
+        import psutil
+
+        processes = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        node.wait()
+        self.nodes.remove(node)
+        return len(processes)
+
+
+@pytest.fixture
+def machines(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Machines]:
+    """A cluster whose head has no CPU. `start("--address", machines.address, "--num-cpus", "2")` adds a node."""
+    port, dashboard = free_port(), free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONDONTWRITE"))}
+    environment |= {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DISTILL_RAY_CACHE": str(tmp_path / "cache"),
+    }
+    folder = Path(tempfile.mkdtemp(prefix="dr", dir="/tmp"))  # sockets have short names
+    cluster = Machines(tmp_path, port, dashboard, environment)
+    try:
+        head = ("--head", "--port", str(port), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard))
+        ports = ("--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port", str(free_port()))
+        cluster.start(*head, *ports, "--num-cpus", "0", "--temp-dir", str(folder), "--object-store-memory", "100000000")
+        yield cluster
+    finally:
+        for node in reversed(list(cluster.nodes)):
+            if node.poll() is None:
+                cluster.kill(node)
+        shutil.rmtree(folder, ignore_errors=True)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import signal
 import socket
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+import yaml
+
+from distill_ray.data.cache import VARIABLE
 from distill_ray.errors import RequestError, RunError
 from distill_ray.stages.sharing import Sharing
 from distill_ray.study import Study
@@ -29,6 +38,15 @@ _SETTINGS = {
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory for a cluster started here. Jobs pass records of epochs through it; images are memory-mapped files."""
 
+ON_THE_HEAD = {"node:__internal_head__": 0.001}
+"""Where what only waits for workers sits: on the head, which spot machines do not take away, and without a CPU."""
+
+AUTOSCALER_FILE = "~/ray_bootstrap_config.yaml"
+"""Where `ray up` leaves, on the head, what the autoscaler may add."""
+
+LOOK_AGAIN = 5.0
+"""Seconds between two looks at whether machines have come."""
+
 
 @dataclass(frozen=True)
 class WorkerResources:
@@ -37,20 +55,45 @@ class WorkerResources:
     cpus: float = 1
     gpus: float = 0
     sharing: Sharing = Sharing()
+    retries: int = 2
+    """How often the workers of a job of several are started again when one of them dies."""
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Machines of one kind: what each of them offers, and how many there are or may be."""
+
+    offers: Mapping[str, float]
+    count: float = 1
+
+    def places(self, resources: WorkerResources) -> float:
+        """How many workers they take together; a worker does not spread over two machines."""
+        by_cpu = self.offers.get("CPU", 0) / resources.cpus
+        by_gpu = self.offers.get("GPU", 0) / resources.gpus if resources.gpus else by_cpu
+        each = int(min(by_cpu, by_gpu) + 1e-9)
+        return each * self.count if each else 0
 
 
 class Cluster:
-    """Ray, connected when first needed: a study whose jobs are all done never starts it."""
+    """Ray, connected when first needed: a study whose jobs are all done never starts it.
 
-    def __init__(self, address: str | None = None, *, verbose: bool = False) -> None:
+    `say` gets a line when the study has to wait for machines, and when they have come.
+    """
+
+    def __init__(
+        self, address: str | None = None, *, verbose: bool = False, say: Callable[[str], None] = lambda line: None
+    ) -> None:
         self._address = address
         self._verbose = verbose
+        self._say = say
         self._connected = False
+        self._done = threading.Event()
 
     def __enter__(self) -> Cluster:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._done.set()
         if self._connected:
             import ray
 
@@ -73,6 +116,7 @@ class Cluster:
         import ray
 
         level = logging.INFO if self._verbose else logging.ERROR
+        on_termination = signal.getsignal(signal.SIGTERM)
         try:
             if self._address is None:
                 ray.init(
@@ -83,41 +127,103 @@ class Cluster:
                     object_store_memory=OBJECT_STORE_BYTES,
                 )
             else:
-                ray.init(address=self._address, log_to_driver=self._verbose, logging_level=level)
+                ray.init(
+                    address=self._address,
+                    log_to_driver=self._verbose,
+                    logging_level=level,
+                    runtime_env=_environment_of_workers(),
+                )
         except Exception as error:  # Ray raises a bare one when its processes do not start in time
             where = f"--address {self._address}" if self._address else "this machine"
             cause = next(iter(str(error).splitlines()), type(error).__name__)
             raise (RequestError if self._address else RunError)(f"no Ray cluster at {where}: {cause}") from None
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_termination)  # Ray has put its own in the place
         if not self._verbose:
             for name in ("ray", "ray.tune", "ray.train", "ray.data"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)
         self._connected = True
 
     def capacity(self, workers: int, resources: WorkerResources) -> int:
-        """How many jobs with that many workers the cluster runs at once."""
-        import ray
-
-        available = ray.cluster_resources()
-        by_cpu = available.get("CPU", 0) / (workers * resources.cpus)
-        by_gpu = available.get("GPU", 0) / (workers * resources.gpus) if resources.gpus else by_cpu
-        return int(min(by_cpu, by_gpu) + 1e-9)
+        """How many jobs with that many workers run at once, on the machines that are there or that an autoscaler may add."""
+        return int(max(_places(_present(), resources), _places(self._possible(), resources)) // workers)
 
     def check(self, study: Study) -> None:
-        """Raise `RequestError` when a job of the study wants more than the cluster has."""
-        import ray
-
-        wanted, available = study.resources, ray.cluster_resources()
+        """Raise `RequestError` when a job of the study wants more than the cluster has or can ever have."""
+        wanted = study.resources
         resources = WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker)
-        problems = []
+        present, possible = _present(), self._possible()
+        has = f"has {_total(present, 'CPU'):g} CPU and {_total(present, 'GPU'):g} GPU in {len(present)} machine"
+        has += "" if len(present) == 1 else "s"
+        if possible:
+            has += f" and can grow to {_total(possible, 'CPU'):g} CPU and {_total(possible, 'GPU'):g} GPU"
+        problems, most = [], 1
         for field in ("workers_per_teacher", "workers_per_trial"):
             workers = getattr(wanted, field)
+            most = max(most, workers)
             if self.capacity(workers, resources) < 1:
                 problems.append(
                     (
                         f"resources.{field}",
                         f"{workers} workers of {wanted.cpus_per_worker:g} CPU and {wanted.gpus_per_worker:g} GPU do not fit the "
-                        f"cluster, which has {available.get('CPU', 0):g} CPU and {available.get('GPU', 0):g} GPU",
+                        f"cluster, which {has}",
                     )
                 )
         if problems:
             raise study.error(problems)
+        if _places(present, resources) < most:
+            room = f"{_places(present, resources):g} of {most} worker{'' if most == 1 else 's'}"
+            self._say(f"waiting for machines: the cluster has room for {room}; it {has}")
+            threading.Thread(target=self._watch, args=(resources, most), daemon=True).start()
+
+    def _watch(self, resources: WorkerResources, workers: int) -> None:
+        while not self._done.wait(LOOK_AGAIN):
+            if (places := _places(_present(), resources)) >= workers:
+                self._say(f"machines have come: room for {places:g} worker{'' if places == 1 else 's'}")
+                return
+
+    def _possible(self) -> list[Machines]:
+        """What there may be at most, as Ray's autoscaler has it; nothing where there is none, or where it does not say."""
+        if self._address is None:
+            return []
+        from ray._private.state import state
+
+        told = state.get_cluster_config()
+        if told is not None and told.node_group_configs:
+            return [
+                Machines(dict(group.resources), float("inf") if group.max_count < 0 else group.max_count)
+                for group in told.node_group_configs
+            ]
+        try:
+            file = yaml.safe_load(Path(AUTOSCALER_FILE).expanduser().read_text())
+            left, machines = file["max_workers"], [Machines(file["available_node_types"][file["head_node_type"]]["resources"])]
+            for name, kind in file["available_node_types"].items():
+                if name != file["head_node_type"]:
+                    count = min(left, kind.get("max_workers", 0))
+                    left -= count
+                    machines.append(Machines(kind.get("resources", {}), count))
+        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+            return []
+        return machines
+
+
+def _present() -> list[Machines]:
+    import ray
+
+    return [Machines(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _places(machines: list[Machines], resources: WorkerResources) -> float:
+    return sum(each.places(resources) for each in machines)
+
+
+def _total(machines: list[Machines], resource: str) -> float:
+    return sum(each.offers.get(resource, 0) * each.count for each in machines if each.offers.get(resource))
+
+
+def _environment_of_workers() -> dict[str, Any]:
+    """What workers on other machines are told of this process's environment: where their caches are."""
+    own = {name: os.environ[name] for name in (VARIABLE,) if name in os.environ}
+    # What a job was submitted with reaches the workers anyway, and Ray refuses to hear it twice.
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {}).get("env_vars") or {}
+    return {"env_vars": {name: value for name, value in own.items() if name not in submitted}}

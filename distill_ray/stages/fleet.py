@@ -13,7 +13,7 @@ from distill_ray.errors import RunError
 from distill_ray.events import Observer, Run
 from distill_ray.job import Job
 from distill_ray.records import find_job, log_path
-from distill_ray.stages.cluster import Cluster, WorkerResources
+from distill_ray.stages.cluster import ON_THE_HEAD, Cluster, WorkerResources
 from distill_ray.store import Store
 
 
@@ -50,7 +50,7 @@ def run_jobs(
                 found = find_job(store, run.job.id)
                 if found is None:
                     raise RunError(
-                        f"{run.role} {run.job.id} ended without a result; see {store.uri}/{log_path(run.job.id)}"
+                        f"{run.role} {run.job.id} ended without a result; see {store.shown}/{log_path(run.job.id)}"
                     ) from None
                 observer.ended(run, "finished", found.metrics, "")
             except RayError:
@@ -63,7 +63,7 @@ def run_jobs(
             else:
                 if "failure" in record:
                     observer.ended(run, "failed", {}, record["failure"])
-                    raise RunError(f"{run.role} {run.number}: {record['failure']} (log: {store.uri}/{log_path(run.job.id)})")
+                    raise RunError(f"{run.role} {run.number}: {record['failure']} (log: {store.shown}/{log_path(run.job.id)})")
                 observer.epoch(run, record)
     finally:
         for stream in running:
@@ -72,7 +72,10 @@ def run_jobs(
 
 def _start(store: Store, run: Run, resources: WorkerResources, read_test: bool) -> Any:
     single = run.job.workers == 1
-    task = _job.options(num_cpus=resources.cpus if single else 0, num_gpus=resources.gpus if single else 0)
+    if single:
+        task = _job.options(num_cpus=resources.cpus, num_gpus=resources.gpus)
+    else:
+        task = _job.options(num_cpus=0, resources=ON_THE_HEAD)
     return task.remote(store, run.job.to_dict(), resources, read_test)
 
 

@@ -19,7 +19,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from distill_ray.errors import RunError, StoreError
 from distill_ray.events import Observer, Run
 from distill_ray.job import Data
-from distill_ray.stages.cluster import Cluster, WorkerResources
+from distill_ray.stages.cluster import ON_THE_HEAD, Cluster, WorkerResources
 from distill_ray.stages.history import STATES, best_trials, counted, time_left
 from distill_ray.stages.resolve import trial_run
 from distill_ray.stages.searcher import OptunaSearcher, make_sampler, settle_abandoned
@@ -41,7 +41,7 @@ def run_search(
     """Run trials until the search is over. Raises `RunError` when none of them came to its end."""
     settle_abandoned(history)
     search, wanted = study.search, study.resources
-    resources = WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker, trial_sharing(study))
+    resources = WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker, trial_sharing(study), search.retries)
     single = wanted.workers_per_trial == 1
     fits = cluster.capacity(wanted.workers_per_trial, resources)
     history.sampler = make_sampler(search, len(history.get_trials(deepcopy=False)))
@@ -49,8 +49,7 @@ def run_search(
     left = time_left(history, search)
     trials = _Trials(study, data, teachers, store, resources, observer)
     searcher = OptunaSearcher(history, search, trials.configure, trials.ended, deadline=begun + left)
-    # A trial of several workers only waits for them: on the head, which spot machines do not take away, and without a CPU.
-    here = {"CPU": resources.cpus, "GPU": resources.gpus} if single else {"node:__internal_head__": 0.001}
+    here = {"CPU": resources.cpus, "GPU": resources.gpus} if single else ON_THE_HEAD
     folder = tempfile.mkdtemp(prefix="distill-ray-tune-")
     tuner = tune.Tuner(
         tune.with_resources(TrialRunner, tune.PlacementGroupFactory([here])),

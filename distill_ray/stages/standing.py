@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from optuna.trial import TrialState
 from distill_ray.events import Run
 from distill_ray.job import Data
 from distill_ray.records import find_job, log_path
+from distill_ray.stages.driver import is_running
 from distill_ray.stages.history import begun, best_recipes, best_trials, counted, is_over, open_history
 from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
 from distill_ray.stages.screen import deviations, narrowed, screenings
@@ -55,13 +55,12 @@ class StageStanding:
 class Standing:
     """A study at this moment.
 
-    `driver` says whether a process is running it, None where that cannot be known (a store on another machine). `jobs` holds
-    those that are known by now: trials only when they have begun, confirmations only when the search is over. `best` is the
-    trial that leads, with its first objective.
+    `driver` says whether a process is running it. `jobs` holds those that are known by now: trials only when they have begun,
+    confirmations only when the search is over. `best` is the trial that leads, with its first objective.
     """
 
     name: str
-    driver: bool | None
+    driver: bool
     stages: tuple[StageStanding, ...]
     jobs: tuple[JobStanding, ...]
     best: tuple[Run, float] | None
@@ -74,7 +73,7 @@ class Standing:
 
 def standing(study: Study, data: Data, store: Store, *, search_storage: str | None) -> Standing:
     """How far `study` is now."""
-    driver = _driver(study, store)
+    driver = is_running(store, study.name)
     logs = set(store.names("logs"))
 
     def stands(run: Run) -> JobStanding:
@@ -146,17 +145,3 @@ def _last_line(store: Store, run: Run) -> str:
     content = store.read(log_path(run.job.id))
     lines = content.decode(errors="replace").splitlines() if content else []
     return lines[-1].strip() if lines else ""
-
-
-def _driver(study: Study, store: Store) -> bool | None:
-    """Whether a process holds the lock that a run takes on a local store."""
-    if not store.is_local:
-        return None
-    try:
-        with open(store.local_path(posixpath.join("studies", study.name, "lock"))) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False

@@ -1,0 +1,98 @@
+"""The store on an S3-compatible server that is really there."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+
+import pytest
+
+from distill_ray.errors import RequestError, RunError
+from distill_ray.stages import driver
+from distill_ray.stages.driver import is_running, study_lock
+from distill_ray.store import MANIFEST, Store
+
+
+def test_records_come_back_whole_or_not_at_all(remote: Store) -> None:
+    remote.put("jobs/a", {"weights": b"w" * 1000, "epochs": b"e"}, {"seconds": 1.5})
+    record = Store.open(remote.uri).get("jobs/a")
+    assert record is not None and record.info == {"seconds": 1.5}
+    assert record.read("weights") == b"w" * 1000
+    assert remote.names("jobs") == ["a"]
+    assert remote.get("jobs/b") is None
+    remote.write(record.files["weights"]["path"], b"x" * 1000)
+    with pytest.raises(RunError, match="damaged"):
+        record.read("weights")
+    assert remote.get("jobs/a") is None
+    assert [path for path, _, _ in remote.tree("jobs") if ".damaged-" in path]
+    remote.delete("jobs/a")
+    assert remote.tree("jobs/a") == []
+
+
+def test_a_folder_is_removed_with_what_is_in_it(remote: Store) -> None:
+    for name in ("work/x/checkpoint", "work/xy/checkpoint"):
+        remote.write(name, b"1")
+    remote.delete("work/x")
+    assert [path for path, _, _ in remote.tree("work")] == ["work/xy/checkpoint"]
+    assert remote.read("work/x/checkpoint") is None
+    remote.delete("work/never")
+
+
+def test_a_manifest_that_names_files_elsewhere_is_set_aside(remote: Store) -> None:
+    remote.put("jobs/a", {"weights": b"w"}, {})
+    manifest = f"jobs/a/{MANIFEST}"
+    content = remote.read(manifest)
+    assert content is not None
+    remote.write(manifest, content.replace(b'"path": "jobs/a', b'"path": "jobs/a/../b'))
+    assert remote.get("jobs/a") is None
+
+
+def test_what_is_not_there_is_said(remote: Store) -> None:
+    with pytest.raises(RequestError, match=r"store s3://no-such-bucket/x: cannot be written"):
+        Store.open(re.sub(r"bucket\w+/studies", "no-such-bucket/x", remote.uri))
+
+
+def test_one_driver_per_study(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "BEAT", 1.0)
+    said: list[str] = []
+    with study_lock(remote, "mine"):
+        assert is_running(remote, "mine") and not is_running(remote, "other")
+        with (
+            pytest.raises(RequestError, match=r"is being run on store s3://bucket[0-9a-f]*/studies by another process"),
+            study_lock(Store(remote.uri), "mine", said.append),
+        ):
+            pass
+    assert not is_running(remote, "mine")
+    assert "waiting for the last driver" in said[0]
+
+
+def test_a_dead_driver_is_not_waited_for_long(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "EXPIRY", 3.0)
+    remote.write(driver.lock_path("mine"), b'{"token": "x", "host": "gone"}')
+    said: list[str] = []
+    began = time.monotonic()
+    with study_lock(remote, "mine", said.append):
+        assert time.monotonic() - began < 30
+    assert said == ["waiting for the last driver of the study, on gone, to be gone"]
+
+
+def test_of_two_that_begin_together_one_goes_on(remote: Store) -> None:
+    ran, refused = [], []
+    both = threading.Barrier(2)
+
+    def begin(number: int) -> None:
+        both.wait()
+        try:
+            with study_lock(Store(remote.uri), "mine"):
+                ran.append(number)
+                time.sleep(3)
+        except RequestError:
+            refused.append(number)
+
+    threads = [threading.Thread(target=begin, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ran) == 1 and len(refused) == 1
