@@ -21,4 +21,4 @@ class RunError(DistillRayError):
 
 
 class StoreError(RunError):
-    """The store cannot be read or written, whichever job noticed it first; once it can, the same command goes on."""
+    """The store cannot be read or written, or has lost something; whichever job noticed it, the same command goes on later."""

@@ -29,9 +29,16 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from distill_ray.errors import RequestError, RunError, StoreError
+from distill_ray.errors import RequestError, StoreError
 
 MANIFEST = "manifest.json"
+
+
+def shown(uri: str) -> str:
+    """A store's address as it may be printed: without user, password and what follows a question mark."""
+    scheme, separator, rest = uri.partition("?")[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else uri
 
 
 @dataclass(frozen=True)
@@ -47,14 +54,14 @@ class Record:
         """The content of file `name`.
 
         A file that is missing or does not match its checksum makes the whole record void: it is set aside, so that the next
-        run makes it again, and `RunError` says so.
+        run makes it again, and `StoreError` says so.
         """
         entry = self.files[name]
         content = self.store.read(entry["path"])
         if content is None or hashlib.sha256(content).hexdigest() != entry["sha256"]:
             self.store.set_aside(posixpath.join(self.key, MANIFEST))
-            raise RunError(
-                f"{self.store.uri}: {entry['path']} is {'missing' if content is None else 'damaged'}; "
+            raise StoreError(
+                f"{self.store.shown}: {entry['path']} is {'missing' if content is None else 'damaged'}; "
                 "its record was set aside, run the same command again to make it anew"
             )
         return content
@@ -62,7 +69,7 @@ class Record:
     def map(self, name: str) -> pa.Buffer:
         """The same content, memory-mapped, so that the processes of a machine share it.
 
-        A store that is not a local folder is copied from, into the node's cache. Raises `RunError` as `read` does.
+        A store that is not a local folder is copied from, into the node's cache. Raises `StoreError` as `read` does.
         """
         entry = self.files[name]
         if self.store.is_local:
@@ -111,8 +118,14 @@ class Store:
             store._write(probe, b"distill_ray", durable=False)
             store.delete(probe)
         except (OSError, ValueError) as error:
-            raise RequestError(f"store {uri}: cannot be written ({error}); choose another with --store") from None
+            reason = str(error).replace(uri, shown(uri))
+            raise RequestError(f"store {shown(uri)}: cannot be written ({reason}); choose another with --store") from None
         return store
+
+    @property
+    def shown(self) -> str:
+        """The address without credentials and options: the only form in which it is printed."""
+        return self.uri if self.is_local else shown(self.uri)
 
     @property
     def is_local(self) -> bool:
@@ -133,7 +146,7 @@ class Store:
     def local_path(self, path: str) -> Path:
         """Where `path` lies on this machine's disk, its folder made; only for a local store."""
         if not self.is_local:
-            raise RequestError(f"store {self.uri}: {path} must lie on a local disk")
+            raise RequestError(f"store {self.shown}: {path} must lie on a local disk")
         local = Path(self.uri, path)
         local.parent.mkdir(parents=True, exist_ok=True)
         return local
@@ -160,6 +173,8 @@ class Store:
             manifest = json.loads(content)
             record = Record(self, key, dict(manifest["info"]), dict(manifest["files"]))
             sizes = {str(entry["path"]): entry["bytes"] for entry in record.files.values()}
+            if not all(posixpath.normpath(name) == name and name.startswith(f"{key}/") for name in sizes):
+                raise ValueError("a file of the record lies outside of it")
         except (ValueError, TypeError, KeyError, AttributeError):
             self.set_aside(path)
             return None
@@ -251,6 +266,6 @@ class Store:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreError(
-                    f"store {self.uri}: no space left while writing {path}; free some space and run the same command again"
+                    f"store {self.shown}: no space left while writing {path}; free some space and run the same command again"
                 ) from None
-            raise StoreError(f"store {self.uri}: {path} cannot be reached ({error}); run the same command again") from None
+            raise StoreError(f"store {self.shown}: {path} cannot be reached ({error}); run the same command again") from None

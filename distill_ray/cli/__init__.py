@@ -9,6 +9,7 @@ import click
 
 from distill_ray.cli.bench import bench
 from distill_ray.cli.data import data
+from distill_ray.cli.keep import gc, sync
 from distill_ray.cli.look import compare, logs, report, status, ui
 from distill_ray.cli.model import export, predict
 from distill_ray.cli.run import plan, run, validate
@@ -71,5 +72,5 @@ def commands() -> None:
     """
 
 
-for command in (run, validate, plan, bench, status, logs, report, compare, export, predict, ui, schema, data):
+for command in (run, validate, plan, bench, status, logs, report, compare, export, predict, ui, sync, gc, schema, data):
     commands.add_command(command)

@@ -53,7 +53,7 @@ def _standing_lines(now: Standing, objective: str) -> Iterator[str]:
     from distill_ray.events import describe
     from distill_ray.report.wording import duration
 
-    driver = {True: "running", False: "stopped; the same command goes on from here", None: "not finished"}[now.driver]
+    driver = "running" if now.driver else "stopped; the same command goes on from here"
     yield f"{now.name}: {'finished' if now.finished else driver}"
     for stage in now.stages:
         own = [job for job in now.jobs if job.run.stage == stage.stage]
@@ -107,7 +107,7 @@ def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_s
         ids = [name.removesuffix(".log") for name in opened.names("logs") if name.startswith(what[0])]
         if len(ids) != 1:
             found = f"{len(ids)} logs begin with it, give more digits" if ids else "no log begins with it"
-            raise RequestError(f"job {what[0]}: {found} (store {opened.uri}; a study file would list its jobs)")
+            raise RequestError(f"job {what[0]}: {found} (store {opened.shown}; a study file would list its jobs)")
     else:
         from distill_ray.events import describe
         from distill_ray.stages.resolve import data_of
@@ -126,7 +126,7 @@ def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_s
             raise RequestError(f"{' '.join(what[1:])}: no such job of {loaded.name}; there are {known}")
     content = opened.read(log_path(ids[0]))
     if content is None:
-        raise RequestError(f"job {ids[0]} has no log in {opened.uri}: it has not begun, or was trained elsewhere")
+        raise RequestError(f"job {ids[0]} has no log in {opened.shown}: it has not begun, or was trained elsewhere")
     click.echo(content.decode(errors="replace"), nl=False)
 
 

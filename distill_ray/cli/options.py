@@ -48,6 +48,8 @@ tracking = click.option(
 search_storage = click.option(
     "--search-storage",
     metavar="URL",
+    envvar="DISTILL_RAY_SEARCH_STORAGE",
+    show_envvar=True,
     help="The Optuna storage of the search, such as postgresql://host/db.  [default: a journal in the store]",
 )
 overrides = click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -45,16 +46,19 @@ def run(
       distill-ray run my.yaml --set search.trials=50 --set student.epochs=30
       distill-ray run my.yaml --address auto --store s3://bucket/studies --tracking-uri http://mlflow:5000
     """
+    # A cluster that stops a job, or a machine that is taken away, gives seconds: what Ctrl-C does fits into them.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     loaded = options.load(study, overrides)
     from rich.console import Console
 
+    from distill_ray import store as stores
     from distill_ray.stages.run import Places, report_path, run_study
     from distill_ray.tracking import shown
 
     places = Places(store, tracking_uri, search_storage, address)
     options.show(run_study(loaded, places, Console(file=sys.stdout), verbose=verbose))
-    click.echo(f"report  {store}/{report_path(loaded)}")
-    shown_store = "" if store == options.DEFAULT_STORE else f" --store {store}"
+    click.echo(f"report  {stores.shown(store)}/{report_path(loaded)}")
+    shown_store = "" if store == options.DEFAULT_STORE else f" --store {stores.shown(store)}"
     click.echo(f"MLflow  distill-ray ui{shown_store}" if tracking_uri is None else f"MLflow  {shown(tracking_uri)}")
 
 

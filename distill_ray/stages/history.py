@@ -13,11 +13,13 @@ from optuna.storages import BaseStorage
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from distill_ray.errors import RequestError
 from distill_ray.events import State
 from distill_ray.job import Data, Recipe
 from distill_ray.stages.resolve import search_name
 from distill_ray.store import Store
 from distill_ray.study import Search, Study
+from distill_ray.tracking import redacted, shown
 
 ABANDONED = "its driver ended before it did"
 """Why a trial failed that a dead driver had left behind."""
@@ -31,20 +33,29 @@ STATES: dict[TrialState, State] = {TrialState.COMPLETE: "finished", TrialState.P
 def open_history(study: Study, data: Data, teachers: Sequence[str], store: Store, storage_uri: str | None) -> optuna.Study:
     """Optuna's study for the search, made when it is not there yet, with the configurations to try first in its queue.
 
-    It lives in a journal file in the study's folder of a local store, or in the storage at `storage_uri`.
+    It lives in a journal file in the study's folder of a local store, or in the storage at `storage_uri`. Raises `RequestError`
+    when that cannot be used.
     """
     quiet()
     storage: str | BaseStorage
     if storage_uri is None:
+        if not store.is_local:
+            raise RequestError(f"store {store.shown} is not a local folder; say where the search is kept with --search-storage")
         storage = journal(store.local_path(posixpath.join("studies", study.name, "search.journal")))
     else:
         storage = storage_uri
-    history = optuna.create_study(
-        storage=storage,
-        study_name=search_name(study, data, teachers),
-        directions=["minimize" if mode == "min" else "maximize" for mode in study.search.objectives.values()],
-        load_if_exists=True,
-    )
+    try:
+        history = optuna.create_study(
+            storage=storage,
+            study_name=search_name(study, data, teachers),
+            directions=["minimize" if mode == "min" else "maximize" for mode in study.search.objectives.values()],
+            load_if_exists=True,
+        )
+    except Exception as error:
+        if storage_uri is None:
+            raise
+        cause = next(iter(redacted(str(error), storage_uri).splitlines()), type(error).__name__)
+        raise RequestError(f"--search-storage {shown(storage_uri)}: cannot be used ({cause})") from None
     if not history.get_trials(deepcopy=False):
         history.set_metric_names(list(study.search.objectives))
         for settings in study.search.try_first:

@@ -39,7 +39,8 @@ class Surroundings:
     def resources(self) -> WorkerResources:
         """What each worker of a job gets."""
         wanted = self.study.resources
-        return WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker, confirm_sharing(self.study))
+        sharing = confirm_sharing(self.study)
+        return WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker, sharing, self.study.search.retries)
 
 
 def run_stages(around: Surroundings) -> None:
@@ -81,24 +82,31 @@ def _search(around: Surroundings, teachers: Sequence[str]) -> optuna.Study:
     if not is_over(history, study.search):
         warm_start(history, study, around.store, around.search_storage)
     with stage(around.observer, SEARCH, study.search.trials):
-        for trial in counted(history):
-            run = trial_run(study, around.data, teachers, trial.number, trial.params)
-            found = find_job(around.store, run.job.id)
-            (objective, *_) = study.search.objectives
-            values = [{"epoch": epoch, objective: value} for epoch, value in sorted(trial.intermediate_values.items())]
-            around.observer.past(
-                run,
-                STATES[trial.state],
-                found.epochs if found else functools.partial(list, values),
-                found.metrics if found else {},
-                trial.user_attrs.get("reason", ""),
-            )
+        tell_of_trials(study, around.data, teachers, history, around.store, around.observer)
         if not is_over(history, study.search):
             from distill_ray.stages.search import run_search
 
             _connect(around)
             run_search(study, around.data, teachers, history, around.store, around.cluster, around.observer)
     return history
+
+
+def tell_of_trials(
+    study: Study, data: Data, teachers: Sequence[str], history: optuna.Study, store: Store, observer: Observer
+) -> None:
+    """Let `observer` hear of the trials that have ended before."""
+    (objective, *_) = study.search.objectives
+    for trial in counted(history):
+        run = trial_run(study, data, teachers, trial.number, trial.params)
+        found = find_job(store, run.job.id)
+        values = [{"epoch": epoch, objective: value} for epoch, value in sorted(trial.intermediate_values.items())]
+        observer.past(
+            run,
+            STATES[trial.state],
+            found.epochs if found else functools.partial(list, values),
+            found.metrics if found else {},
+            trial.user_attrs.get("reason", ""),
+        )
 
 
 def _confirm(around: Surroundings, teachers: Sequence[str], history: optuna.Study) -> None:

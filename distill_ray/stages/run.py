@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import posixpath
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +18,10 @@ from distill_ray.progress import Progress
 from distill_ray.report.results import StudyResults
 from distill_ray.stages.cluster import Cluster
 from distill_ray.stages.collect import collect
+from distill_ray.stages.driver import study_lock
 from distill_ray.stages.mlflow_record import MlflowRecord
 from distill_ray.stages.pipeline import Surroundings, run_stages
+from distill_ray.stages.references import References
 from distill_ray.stages.resolve import REPORT, data_of
 from distill_ray.stages.stage_log import StageLog
 from distill_ray.stages.warm_start import earlier_trials
@@ -45,7 +44,7 @@ class Places:
         if self.tracking is not None:
             return self.tracking
         if "://" in self.store:
-            raise RequestError(f"store {self.store} is not a local folder; say where MLflow is with --tracking-uri")
+            raise RequestError(f"store {shown(self.store)} is not a local folder; say where MLflow is with --tracking-uri")
         return default_uri(Path(self.store).expanduser().absolute())
 
 
@@ -61,8 +60,8 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
     data = data_of(study)
     earlier_trials(study, store, places.search_storage)  # that they are there shows before anything is begun
     with (
-        study_lock(store, study),
         Progress(console, study.search.objectives) as progress,
+        study_lock(store, study.name, progress.say),
         Tracker(
             tracking_uri,
             study.name,
@@ -70,15 +69,15 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
             artifacts=str(Path(store.uri, "mlflow")) if store.is_local else None,
             warn=progress.say,
         ) as tracker,
-        Cluster(places.address, verbose=verbose) as cluster,
+        Cluster(places.address, verbose=verbose, say=progress.say) as cluster,
     ):
         record = MlflowRecord(tracker, study, data)
         record.study_started()
-        observer = Observers((progress, StageLog(study, store), record))
+        observer = Observers((progress, StageLog(study, store), References(study, store), record))
         run_stages(Surroundings(study, data, store, places.search_storage, cluster, observer))
         with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
             results = collect(study, data, store, search_storage=places.search_storage, tracking_uri=shown(tracking_uri))
-            record.study_ended(results, _report(study, store, results, Path(folder)), store)
+            record.study_ended(results, write_files(study, store, results, Path(folder)), store)
     return results
 
 
@@ -87,7 +86,7 @@ def report_path(study: Study, name: str = "report.html") -> str:
     return posixpath.join("studies", study.name, "report", name)
 
 
-def _report(study: Study, store: Store, results: StudyResults, folder: Path) -> dict[str, Path]:
+def write_files(study: Study, store: Store, results: StudyResults, folder: Path) -> dict[str, Path]:
     """The files of the report by name, in the store and in `folder`; made only when there is something new to report."""
     said: list[object] = [results.digest, results.command, results.status, results.git_commit, dict(results.versions)]
     said += [None if results.published is None else dataclasses.asdict(results.published)]
@@ -109,19 +108,3 @@ def _report(study: Study, store: Store, results: StudyResults, folder: Path) -> 
             store.write(report_path(study, name), (folder / name).read_bytes())
         store.write(report_path(study, "made-for"), fingerprint)
     return {name: folder / name for name in names}
-
-
-@contextlib.contextmanager
-def study_lock(store: Store, study: Study) -> Iterator[None]:
-    """Keeps a second driver from the same study on a local store; raises `RequestError` when there is one already."""
-    if not store.is_local:
-        yield
-        return
-    with open(store.local_path(posixpath.join("studies", study.name, "lock")), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RequestError(
-                f"study {study.name} is being run on store {store.uri} by another process; wait for it, or choose another --store"
-            ) from None
-        yield

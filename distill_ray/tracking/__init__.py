@@ -1,6 +1,6 @@
 """The study's record in MLflow, written by one thread of the driver; the store stays the source of truth."""
 
-from distill_ray.tracking.address import check_tracking, default_uri, shown, sqlite_file
+from distill_ray.tracking.address import check_tracking, default_uri, redacted, shown, sqlite_file
 from distill_ray.tracking.champion import Champion
 from distill_ray.tracking.record import DataSet, Status
 from distill_ray.tracking.tracker import Tracker
@@ -14,6 +14,7 @@ __all__ = [
     "View",
     "check_tracking",
     "default_uri",
+    "redacted",
     "shown",
     "sqlite_file",
     "studies_in",

@@ -48,7 +48,12 @@ def pack(progress: Progress, student: nn.Module, optimizer: torch.optim.Optimize
 def is_intact(content: bytes, job_id: str) -> bool:
     """Whether `content` is an undamaged checkpoint of that job."""
     digest, body = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    return hashlib.sha256(body).digest() == digest and _header(body)["job_id"] == job_id
+    if hashlib.sha256(body).digest() != digest:
+        return False
+    try:
+        return bool(_header(body)["job_id"] == job_id)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def unpack(content: bytes, student: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:

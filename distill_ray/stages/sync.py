@@ -1,0 +1,68 @@
+"""Bringing MLflow up to date with the store, for a study that ended while MLflow was away."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+
+from distill_ray.errors import RunError
+from distill_ray.records import find_job
+from distill_ray.stages.collect import collect
+from distill_ray.stages.driver import study_lock
+from distill_ray.stages.history import best_recipes, is_over, open_history
+from distill_ray.stages.mlflow_record import MlflowRecord
+from distill_ray.stages.pipeline import tell_of_trials
+from distill_ray.stages.resolve import confirm_runs, data_of, learned_from, teacher_runs
+from distill_ray.stages.run import Places, write_files
+from distill_ray.stages.screen import deviations, found_metrics, measurement, narrowed, screenings
+from distill_ray.store import Store
+from distill_ray.study import Study
+from distill_ray.tracking import Tracker, check_tracking, shown
+
+LONGEST = 3600.0
+"""Seconds that MLflow is given to take everything."""
+
+
+def sync_study(study: Study, places: Places, say: Callable[[str], None]) -> bool:
+    """Send to MLflow what it does not have of `study`, each thing once; nothing is trained. Whether the study is finished.
+
+    Raises `RequestError` when MLflow does not answer or the study is being run, and `RunError` when it does not take everything.
+    """
+    tracking_uri = places.tracking_uri()
+    store = Store.open(places.store)
+    check_tracking(tracking_uri)
+    data = data_of(study)
+    with study_lock(store, study.name, say):
+        artifacts = str(Path(store.uri, "mlflow")) if store.is_local else None
+        key = f"{study.digest}-{data.digest[:8]}"
+        tracker = Tracker(tracking_uri, study.name, key, artifacts=artifacts, warn=say, interval=0.1)
+        record = MlflowRecord(tracker, study, data)
+        record.study_started()
+        runs = teacher_runs(study, data)
+        teachers = [run.job.id for run in runs]
+        for wanted in (asked := screenings(study, data, learned_from(study, teachers))):
+            if (metrics := found_metrics(store, wanted)) is not None:
+                record.measured(measurement(wanted, metrics, reused=True))
+        measured = deviations(asked, store)
+        if len(measured) == len(asked):
+            searched = narrowed(study, measured)
+            history: optuna.Study = open_history(searched, data, teachers, store, places.search_storage)
+            tell_of_trials(searched, data, teachers, history, store, record)
+            if is_over(history, study.search):
+                runs += confirm_runs(searched, data, teachers, best_recipes(searched, history, study.confirm.top))
+        for run in runs:
+            if (found := find_job(store, run.job.id)) is not None:
+                record.past(run, "finished", found.epochs, found.metrics, "")
+        results = collect(study, data, store, search_storage=places.search_storage, tracking_uri=shown(tracking_uri))
+        with tempfile.TemporaryDirectory() as folder:
+            if results.status == "finished":
+                record.study_ended(results, write_files(study, store, results, Path(folder)), store)
+            else:
+                tracker.finish_study("KILLED")
+            whole = tracker.close(LONGEST)
+    if not whole:
+        raise RunError(f"MLflow at {shown(tracking_uri)} has not taken everything; run the same command again")
+    return results.status == "finished"
