@@ -1,0 +1,148 @@
+"""What others may have put into a study file, a store or an address must not run, escape or be shown."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import distill_ray
+from distill_ray.errors import DistillRayError, RequestError
+from distill_ray.records import WEIGHTS, find_job
+from distill_ray.stages.history import open_history
+from distill_ray.stages.resolve import data_of
+from distill_ray.store import MANIFEST, Store, shown
+from distill_ray.study import load_study
+from distill_ray.tracking import check_tracking
+from distill_ray.training.checkpoint import is_intact
+
+TINY = Path(__file__).parent / "stages" / "tiny.yaml"
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_no_module_can_load_a_pickle_or_evaluate_text() -> None:
+    forbidden = {"eval", "exec", "pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+    for path in Path(distill_ray.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert not {name.name.split(".")[0] for name in node.names} & forbidden, path
+            if isinstance(node, ast.ImportFrom):
+                assert (node.module or "").split(".")[0] not in forbidden, path
+            if isinstance(node, ast.Call):
+                call = ast.unparse(node.func)
+                assert call not in ("eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load"), f"{path}: {call}"
+                assert not any(keyword.arg == "allow_pickle" for keyword in node.keywords), f"{path}: {call}"
+
+
+def test_a_pickle_in_the_place_of_weights_is_not_run(finished_study: Any, tmp_path: Path) -> None:
+    shutil.copytree(finished_study.store.uri, tmp_path / "store")
+    store, buffer = Store(str(tmp_path / "store")), io.BytesIO()
+    torch.save({"weight": Bomb(tmp_path / "ran")}, buffer)
+    job = store.names("jobs")[0]
+    entry = json.loads(store.read(f"jobs/{job}/{MANIFEST}") or b"")
+    file = entry["files"][WEIGHTS]
+    store.write(file["path"], buffer.getvalue())
+    file |= {"bytes": len(buffer.getvalue()), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
+    store.write(f"jobs/{job}/{MANIFEST}", json.dumps(entry).encode())
+    found = find_job(store, job)
+    assert found is not None
+    with pytest.raises(Exception, match=r"(?i)header"):
+        found.weights()
+    content = hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue()
+    assert not is_intact(content, job)
+    assert not (tmp_path / "ran").exists()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.one_of(
+        st.sampled_from(["..", ".", "../x", "a/b", "/etc", "a\\b", "~", "a\0b", ".hidden", "C:", "s3://x", ""]),
+        st.text(min_size=1, max_size=20).filter(lambda text: not text.isascii() or "/" in text),
+    )
+)
+def test_names_that_could_leave_the_store_are_refused(name: str) -> None:
+    with pytest.raises(RequestError):
+        load_study(str(TINY), [f"name={json.dumps(name)}"])
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "jobs/a/../../../outside", "jobs/ab/x", "jobs/a/./x"])
+def test_a_manifest_cannot_name_files_outside_of_its_record(path: str, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_bytes(b"1")
+    store = Store.open(str(tmp_path / "store"))
+    entry = {"path": path, "bytes": 1, "sha256": hashlib.sha256(b"1").hexdigest()}
+    store.write(f"jobs/a/{MANIFEST}", json.dumps({"info": {}, "files": {"weights": entry}}).encode())
+    assert store.get("jobs/a") is None
+    assert (tmp_path / "outside").exists()
+
+
+@pytest.mark.parametrize("what", ["../../secret", "/etc/passwd", "..", "%2e%2e"])
+def test_logs_reads_logs_only(what: str, tmp_path: Path) -> None:
+    (tmp_path / "secret.log").write_text("hidden")
+    done = distill("logs", what, "--store", str(tmp_path / "store" / "deeper"))
+    assert done.returncode == 2
+    assert "hidden" not in done.stdout + done.stderr and "root:" not in done.stdout
+
+
+def test_addresses_are_shown_without_credentials() -> None:
+    assert shown("s3://key:hidden@bucket/a?endpoint_override=x&secret_key=hidden") == "s3://bucket/a"
+    assert shown("/a folder/with @ and ?") == "/a folder/with @ and ?"
+    assert shown("s3://bucket") == "s3://bucket"
+    for address in ("s3://key:hidden@nowhere/x?scheme=http&endpoint_override=127.0.0.1:1&retry=hidden", "nofs://a:hidden@b/c"):
+        with pytest.raises(DistillRayError) as error:
+            Store.open(address)
+        assert "hidden" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--tracking-uri", "http://me:hidden@127.0.0.1:1/x?token=hidden"),
+        ("--tracking-uri", "postgresql://me:hidden@127.0.0.1:1/db"),
+        ("--tracking-uri", "ftp://me:hidden@127.0.0.1/db"),
+        ("--store", "s3://me:hidden@bucket/x?endpoint_override=127.0.0.1:1&scheme=http"),
+        ("--store", "nothing://me:hidden@bucket/x"),
+    ],
+)
+def test_commands_do_not_print_credentials(options: tuple[str, str], tmp_path: Path) -> None:
+    store = () if options[0] == "--store" else ("--store", str(tmp_path))
+    done = distill("run", str(TINY), *store, *options)
+    assert done.returncode in (1, 2), done.stderr
+    assert "hidden" not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_search_storage_that_does_not_answer_is_said_without_its_password(tmp_path: Path) -> None:
+    study = load_study(str(TINY))
+    with pytest.raises(RequestError, match=r"--search-storage postgresql://127.0.0.1:1/db: cannot be used") as error:
+        open_history(study, data_of(study), ["a"], Store.open(str(tmp_path)), "postgresql://me:hidden@127.0.0.1:1/db")
+    assert "hidden" not in str(error.value)
+    with pytest.raises(RequestError) as refused:
+        check_tracking("mysql://me:hidden@127.0.0.1:1/db")
+    assert "hidden" not in str(refused.value)
+
+
+def distill(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "distill_ray", *arguments]
+    environment = os.environ | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=250, check=False, env=environment)
