@@ -27,6 +27,7 @@ from distill_ray.stages.sharing import trial_sharing
 from distill_ray.stages.trial import TrialRunner
 from distill_ray.store import Store
 from distill_ray.study import Study
+from distill_ray.study.read_search import longest
 
 
 def run_search(
@@ -141,13 +142,11 @@ def _scheduler(study: Study, history: optuna.Study) -> TrialScheduler:
     if asha is None:
         return FIFOScheduler()
     (metric, mode), *_ = study.search.objectives.items()
-    epochs = [dimension for dimension in study.search.space.dimensions if dimension.name == "epochs"]
-    longest = max(int(limit) for limit in epochs[0].limits) if epochs else study.student.epochs
     scheduler = ASHAScheduler(
         time_attr="epoch",
         metric=metric,
         mode=mode,
-        max_t=longest,
+        max_t=longest(study.student, study.search.space),
         grace_period=asha.grace_epochs,
         reduction_factor=asha.reduction,
         stop_last_trials=False,
