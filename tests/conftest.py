@@ -24,6 +24,15 @@ from distill_ray.metrics import score
 from distill_ray.store import Store
 from distill_ray.training import Dataset
 
+# Tests run side by side, one on each core: more threads than that would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole studies first: they take as long as everything else, on another core."""
+    items.sort(key=lambda item: "test_study_run" not in item.nodeid)
+
 
 @pytest.fixture(autouse=True)
 def environment_without_mlflow() -> None:
