@@ -231,11 +231,15 @@ class Store:
             raise
 
     def delete(self, path: str) -> None:
-        """Remove a file or folder; nothing happens when there is none."""
+        """Remove a file or folder; nothing happens when there is none. What others write meanwhile may stay."""
         with self._explained(path), suppress(FileNotFoundError):
             kind = self._files.get_file_info(path).type
             if kind == fs.FileType.Directory:
-                self._files.delete_dir(path)
+                try:
+                    self._files.delete_dir(path)
+                except OSError as error:
+                    if error.errno != errno.ENOTEMPTY:  # somebody else is writing into it
+                        raise
             elif kind == fs.FileType.File:
                 self._files.delete_file(path)
 

@@ -134,15 +134,19 @@ def _train(around: Surroundings, runs: Sequence[Run], *, read_test: bool = False
         _connect(around)
         # What the search needs of Ray takes seconds to import: they pass while jobs are training.
         threading.Thread(target=importlib.import_module, args=("distill_ray.stages.search",), daemon=True).start()
+        first = {run.job.id: run for run in reversed(missing)}
         run_jobs(
             around.cluster,
             around.store,
-            missing,
+            [run for run in missing if run is first[run.job.id]],
             around.resources,
             observer,
             read_test=read_test,
             retries=around.study.search.retries,
         )
+        for run in missing:  # a candidate that is another one under a second name: one training serves both
+            if run is not first[run.job.id] and (found := find_job(around.store, run.job.id)):
+                observer.past(run, "finished", found.epochs, found.metrics, "")
 
 
 def _connect(around: Surroundings) -> None:
