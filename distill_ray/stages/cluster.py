@@ -88,6 +88,10 @@ class Cluster:
         self._say = say
         self._connected = False
         self._done = threading.Event()
+        for name, value in _SETTINGS.items():  # now, since Ray reads some of them while it is imported
+            os.environ.setdefault(name, value)
+        if address is None:  # processes started here have this environment already, without another `uv run` for each
+            os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
     def __enter__(self) -> Cluster:
         return self
@@ -103,10 +107,6 @@ class Cluster:
         """Start Ray here, or join the cluster at the address. Raises `RequestError` when nobody answers there."""
         if self._connected:
             return
-        for name, value in _SETTINGS.items():
-            os.environ.setdefault(name, value)
-        if self._address is None:  # processes started here have this environment already, without another `uv run` for each
-            os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         host, _, port = (self._address or "").rpartition(":")
         if port.isdecimal():  # Ray itself would try for minutes
             try:
