@@ -27,6 +27,7 @@ from distill_ray.training import Dataset
 # Tests run side by side, one on each core: more threads than that would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+os.environ.setdefault("RAY_worker_niceness", "0")  # what trains must not wait for the tests on the other core
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
