@@ -30,6 +30,7 @@ class EnsembleKD(Method):
 
     name = "kd"
     needs_teachers = True
+    even_tail = True
 
     temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0
     alpha: Annotated[

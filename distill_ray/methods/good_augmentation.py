@@ -36,6 +36,7 @@ class AugmentedKD(Method):
 
     name = "augmented-kd"
     needs_teachers = True
+    even_tail = True
     needed: ClassVar[str] = "labels and alpha, or original, mixed_labels and augmented"
 
     temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0

@@ -46,6 +46,7 @@ class LatentBE(Method):
 
     name = "latent-be"
     needs_teachers = True
+    even_tail = True
 
     temperature: Annotated[float, Setting("softens teachers and members alike", above=0)] = 4.0
     alpha: Annotated[float, Setting("weight of the teachers; the labels have 1 - alpha", at_least=0, at_most=1)] = 1.0

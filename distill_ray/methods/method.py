@@ -38,6 +38,8 @@ class Method(ABC):
     compares_versions: ClassVar[bool] = False
     """Whether the method asks the versions of an image, where a view shows several, to agree."""
     tasks: ClassVar[tuple[Task, ...]] = ("classification",)
+    even_tail: ClassVar[bool] = False
+    """Whether a teacher's largest logits are enough, with the mass of all others spread evenly over them."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -66,6 +68,10 @@ class Method(ABC):
         They are enough for a pool to pick from, since they cover the whole pool.
         """
         return False
+
+    def takes_even_tail(self, view: View) -> bool:
+        """Whether the largest logits of stored answers are enough: not where answers also decide which images are picked."""
+        return self.even_tail and not view.picks
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
         """The network as it is trained, made from the plain `network` that the recipe names."""

@@ -39,6 +39,7 @@ class Hydra(Method):
 
     name = "hydra"
     needs_teachers = True
+    even_tail = True
     tasks = ("classification", "regression")
 
     heads: Annotated[int, Setting("number of heads", at_least=1)] = 5

@@ -37,6 +37,7 @@ class SampledHeads(Method):
     """
 
     needs_teachers = True
+    even_tail = True
     tasks = ("classification", "regression")
 
     samples: Annotated[int, Setting("samples of the last layer in each step and in evaluation", at_least=1)] = 20

@@ -23,10 +23,12 @@ from distill_ray.methods import METHODS, Supervised
 from distill_ray.stages.cluster import WorkerResources
 from distill_ray.stages.execution import run_job
 from distill_ray.stages.resolve import data_of, learned_from, teacher_runs
+from distill_ray.stages.sharing import trial_sharing
 from distill_ray.stages.signals import SharedSignals, SharedTeachers
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.training import Dataset, EpochTeachers, LiveTeachers, SignalKey, Worker, load_dataset, make_network, train
+from distill_ray.training.compiling import Compile
 
 BATCHES = 3
 """Steps of the short epochs that are timed."""
@@ -88,7 +90,7 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
     torch.set_num_threads(study.resources.cpus_per_worker)
     data = data_of(study)
     dataset = load_dataset(data)
-    worker = Worker.here()
+    worker, compile = Worker.here(), study.resources.compile
     runs = teacher_runs(study, data)
     jobs = {run.job.id: run.job for run in runs}
     learned = learned_from(study, [run.job.id for run in runs])
@@ -102,8 +104,9 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
     with tempfile.TemporaryDirectory(prefix="distill-ray-bench-") as folder:
         store = Store.open(folder)
         per_trial = statistics.median(_beside_epochs(store, alone, data, seed) for seed in range(3))
-        epochs: dict[str, Iterator[float]] = {STUDENT: _per_step(alone, few, None, worker)}
-        key = SignalKey.of(job, "fp32")
+        epochs: dict[str, Iterator[float]] = {STUDENT: _per_step(alone, few, None, worker, compile)}
+        sharing = trial_sharing(study)
+        key = SignalKey.of(job, "fp32", sharing.exact, sharing.largest(job.recipe, dataset.num_classes))
         answering: list[float] = []
         size = 0
         if not method.live_teachers(recipe.augment):
@@ -111,8 +114,8 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
             for epoch in range(1, ROUNDS + 2):
                 answering.append(_seconds(functools.partial(signals.of_epoch, epoch)) / BATCHES)
             size = sum(size for _, size, _ in store.tree("signals")) // (ROUNDS + 1) * len(dataset.train) // len(few.train)
-            epochs[SIGNALS] = _per_step(job, few, SharedTeachers(signals, lambda: teachers, worker), worker)
-        epochs[LIVE] = _per_step(job, few, teachers, worker)
+            epochs[SIGNALS] = _per_step(job, few, SharedTeachers(signals, lambda: teachers, worker), worker, compile)
+        epochs[LIVE] = _per_step(job, few, teachers, worker, compile)
         if reference:
             from distill_ray.stages.reference_loop import reference_epochs
 
@@ -171,10 +174,10 @@ def some_of(dataset: Dataset, images: int) -> Dataset:
     )
 
 
-def _per_step(job: Job, dataset: Dataset, teachers: EpochTeachers | None, worker: Worker) -> Iterator[float]:
+def _per_step(job: Job, dataset: Dataset, teachers: EpochTeachers | None, worker: Worker, compile: Compile) -> Iterator[float]:
     """The seconds of a step in one epoch after another, validation left out."""
     one = replace(dataset, validation=dataset.validation[:1])
-    for record in train(job, one, teachers, worker=worker):
+    for record in train(job, one, teachers, worker=worker, compile=compile):
         yield record["seconds"] / BATCHES
 
 

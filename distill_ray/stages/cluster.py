@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -57,6 +57,7 @@ class WorkerResources:
     sharing: Sharing = Sharing()
     retries: int = 2
     """How often the workers of a job of several are started again when one of them dies."""
+    compile: Literal["auto", "always", "never"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from distill_ray.training import (
     train,
 )
 from distill_ray.training.checkpoint import is_intact
+from distill_ray.training.compiling import Compile
 
 Epochs = Generator[dict[str, float], None, None]
 """The records of a job's epochs, as they come; when they end, the job is in the store."""
@@ -52,7 +53,7 @@ def run_job(store: Store, job: Job, resources: WorkerResources, *, read_test: bo
         if (found := find_job(store, job.id)) is not None:
             yield from found.epochs()
         elif job.workers == 1:
-            yield from log.following(train_here(store, job, sharing=resources.sharing, say=log.write))
+            yield from log.following(train_here(store, job, sharing=resources.sharing, compile=resources.compile, say=log.write))
         else:
             from distill_ray.stages.data_parallel import train_on_workers
 
@@ -70,6 +71,7 @@ def train_here(
     worker: Worker | None = None,
     *,
     sharing: Sharing = LIVE,
+    compile: Compile = "never",
     say: Callable[[str], None] = lambda line: None,
 ) -> Epochs:
     """Train `job` in this process, alone or as the `worker` that it is, with a checkpoint in the store after every epoch.
@@ -86,7 +88,7 @@ def train_here(
     dataset = cached_dataset(job.data)
     teachers = teachers_of(store, job, worker, sharing, say) if job.teachers else None
     save = functools.partial(store.write, path) if first else None
-    outcome = yield from train(job, dataset, teachers, worker=worker, saved=saved, save=save)
+    outcome = yield from train(job, dataset, teachers, worker=worker, saved=saved, save=save, compile=compile, say=say)
     if first:
         save_job(
             store,
@@ -124,8 +126,9 @@ def teachers_of(
     live = functools.partial(cached_teachers, store, job.teachers, worker)
     if recipe.method.live_teachers(recipe.augment) or not sharing.stores(recipe.augment):
         return live()
-    key = SignalKey.of(job, _precision(store, job.teachers, worker), sharing.exact)
     dataset = cached_dataset(job.data)
+    largest = sharing.largest(recipe, dataset.num_classes)
+    key = SignalKey.of(job, _precision(store, job.teachers, worker), sharing.exact, largest)
     signals = SharedSignals(store, key, dataset, live, worker=worker, epochs=recipe.epochs, limit=sharing.limit, say=say)
     return SharedTeachers(signals, live, worker)
 

@@ -40,7 +40,7 @@ class Surroundings:
         """What each worker of a job gets."""
         wanted = self.study.resources
         sharing = confirm_sharing(self.study)
-        return WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker, sharing, self.study.search.retries)
+        return WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker, sharing, self.study.search.retries, wanted.compile)
 
 
 def run_stages(around: Surroundings) -> None:

@@ -37,7 +37,7 @@ def plan_signals(jobs: list[Job], sharing: Sharing, dataset: Dataset, teachers: 
     recipe = jobs[0].recipe
     few = some_of(dataset, TIMED_IMAGES)
     share = len(few.train) / len(dataset.train)
-    key = SignalKey.of(jobs[0], "fp32", sharing.exact)
+    key = SignalKey.of(jobs[0], "fp32", sharing.exact, sharing.largest(recipe, dataset.num_classes))
     compute_signals(key, 1, teachers, some_of(dataset, 2), Worker.here().device)
     begun = time.perf_counter()
     signals = compute_signals(key, 1, teachers, few, Worker.here().device)

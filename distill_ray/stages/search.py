@@ -42,7 +42,9 @@ def run_search(
     """Run trials until the search is over. Raises `RunError` when none of them came to its end."""
     settle_abandoned(history)
     search, wanted = study.search, study.resources
-    resources = WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker, trial_sharing(study), search.retries)
+    resources = WorkerResources(
+        wanted.cpus_per_worker, wanted.gpus_per_worker, trial_sharing(study), search.retries, wanted.compile
+    )
     single = wanted.workers_per_trial == 1
     fits = cluster.capacity(wanted.workers_per_trial, resources)
     history.sampler = make_sampler(search, len(history.get_trials(deepcopy=False)))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from distill_ray.augment import View
+from distill_ray.job import Recipe
 from distill_ray.study import Study
 from distill_ray.study.space import Choice
 
@@ -15,17 +16,31 @@ from distill_ray.study.space import Choice
 class Sharing:
     """How the jobs of a stage get the teachers' answers. `sharers` is how many of them, on average, ask for the same ones.
 
-    `exact` stores float32 in any case; `limit` is what all signals of a store may take, in bytes.
+    `exact` stores float32 in any case, `top_k` the largest logits of each answer alone (None: `automatic_top_k`); `limit` is what
+    all signals of a store may take, in bytes.
     """
 
     mode: Literal["auto", "stored", "live"] = "auto"
     sharers: float = 1.0
     exact: bool = False
     limit: float = 20e9
+    top_k: int | None = None
 
     def stores(self, view: View) -> bool:
         """Whether answers for `view` are to be stored."""
         return self.mode == "stored" or (self.mode == "auto" and self.sharers > stored_share(view))
+
+    def largest(self, recipe: Recipe, num_classes: int) -> int | None:
+        """How many logits are kept of each answer for a job with that recipe; None: of all classes."""
+        if not recipe.method.takes_even_tail(recipe.augment):
+            return None
+        wanted = automatic_top_k(num_classes) if self.top_k is None else self.top_k
+        return wanted if wanted < num_classes else None
+
+
+def automatic_top_k(num_classes: int) -> int:
+    """All classes where storing them is cheap, an eighth of many."""
+    return num_classes if num_classes <= 500 else num_classes // 8
 
 
 LIVE, STORED = Sharing("live"), Sharing("stored")
@@ -65,4 +80,4 @@ def distinct_views(study: Study) -> float:
 
 def _sharing(study: Study, sharers: float) -> Sharing:
     wanted = study.resources
-    return Sharing(wanted.signals, sharers, wanted.signals_precision == "fp32", wanted.signals_gb * 1e9)
+    return Sharing(wanted.signals, sharers, wanted.signals_precision == "fp32", wanted.signals_gb * 1e9, wanted.signals_top_k)

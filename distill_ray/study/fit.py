@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from distill_ray.job import Recipe
 from distill_ray.study.problems import Path, Problems
 from distill_ray.study.recipes import COMMON
-from distill_ray.study.sections import TeacherGroup
+from distill_ray.study.sections import Resources, TeacherGroup
 from distill_ray.study.space import Choice, Dimension, Label, SearchSpace
 
 MAX_COMBINATIONS = 1000
@@ -46,6 +46,22 @@ def check_baselines_fit(baselines: Mapping[str, Recipe], teachers: Mapping[str, 
             _check_fit(recipe, teachers[name])
         except ValueError as error:
             problems.add(("confirm", "baselines", name), str(error), about=[("teachers",), ("student",)])
+
+
+def check_top_k_fits(
+    resources: Resources, student: Recipe, space: SearchSpace, baselines: Iterable[Recipe], problems: Problems
+) -> None:
+    """That no method needs more of stored answers than `signals_top_k` keeps."""
+    if resources.signals_top_k is None or resources.signals == "live":
+        return
+    recipes = [*(space.recipe(student, drawn) for drawn in combinations(space)), *baselines]
+    for recipe in recipes:
+        method, view = recipe.method, recipe.augment
+        if method.needs_teachers and not method.live_teachers(view) and not method.takes_even_tail(view):
+            why = f"method {method.name!r}" if not method.even_tail else f"augment {view.name!r}, which picks by the answers,"
+            message = f"found {resources.signals_top_k}, but {why} needs the answers for all classes; leave it out"
+            problems.add(("resources", "signals_top_k"), message, about=[("student",), ("search", "space"), ("confirm",)])
+            return
 
 
 def _check_fit(recipe: Recipe, teachers: int) -> None:

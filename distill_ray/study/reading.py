@@ -13,7 +13,7 @@ from distill_ray.settings import Setting, SettingField
 from distill_ray.study.checks import check_recipe, check_teachers
 from distill_ray.study.document import Document, read_document
 from distill_ray.study.fields import INVALID, check_value, read_fields, section
-from distill_ray.study.fit import check_baselines_fit, check_students_fit, check_teachers_fit
+from distill_ray.study.fit import check_baselines_fit, check_students_fit, check_teachers_fit, check_top_k_fits
 from distill_ray.study.problems import Path, Problems, shown, unknown_field
 from distill_ray.study.read_confirm import NAME, NAME_RULE, read_confirm, read_groups
 from distill_ray.study.read_published import read_published
@@ -58,9 +58,7 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     confirm = read_confirm(values.get("confirm"), problems, student, search.trials, ensemble)
     published = read_published(values.get("published"), problems, ensemble, confirm)
     learns_from = _learns_from(values.get("student"), problems, ensemble)
-    if resources.gpus_per_worker > 1 and resources.gpus_per_worker % 1:
-        found = shown(resources.gpus_per_worker)
-        problems.add(("resources", "gpus_per_worker"), f"found {found}, must be a whole number, or below 1 to share a GPU")
+    _check_gpus(resources, problems)
     check_teachers(groups, resources.workers_per_teacher, problems)
     check_recipe(student, ("student",), resources.workers_per_trial, problems, space=search.space)
     for baseline, recipe in confirm.baselines.items():
@@ -70,6 +68,7 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     check_students_fit(student, search.space, len(members(ensemble, learns_from)), problems)
     counts = {name: len(members(ensemble, confirm.learns_from.get(name, learns_from))) for name in confirm.baselines}
     check_baselines_fit(confirm.baselines, counts, problems)
+    check_top_k_fits(resources, student, search.space, confirm.baselines.values(), problems)
     problems.raise_any()
     return Study(
         name=name,
@@ -86,6 +85,16 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
         overrides=overrides,
         document=document,
     )
+
+
+def _check_gpus(resources: Resources, problems: Problems) -> None:
+    gpus, workers = resources.gpus_per_worker, max(resources.workers_per_teacher, resources.workers_per_trial)
+    if gpus > 1 and gpus % 1:
+        message = f"found {shown(gpus)}, must be a whole number, or below 1 to share a GPU"
+        problems.add(("resources", "gpus_per_worker"), message)
+    elif 0 < gpus < 1 and workers > 1:
+        message = f"found {shown(gpus)}, but the {workers} workers of one job cannot share a GPU; give each a whole one"
+        problems.add(("resources", "gpus_per_worker"), message)
 
 
 def _name(values: Mapping[str, Any], problems: Problems) -> str:

@@ -199,6 +199,18 @@ class Resources:
     signals_precision: Annotated[
         Literal["fp16", "fp32"], Setting("of stored answers; fp16 is given up where it would move a logit by over 1/64")
     ] = "fp16"
+    signals_top_k: Annotated[
+        int | None,
+        Setting(
+            "classes that stored answers keep, the likeliest, with the others together; unset: all up to 500, of more an eighth "
+            "where the method can do with it",
+            at_least=1,
+        ),
+    ] = None
     signals_gb: Annotated[
         float, Setting("what all stored answers in the store may take; the least used go first", at_least=0)
     ] = 20.0
+    compile: Annotated[
+        Literal["auto", "always", "never"],
+        Setting("torch.compile for training on one worker, on GPUs with CUDA graphs; auto: on a GPU with 10000 steps to go"),
+    ] = "auto"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, fields
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from distill_ray.data import Images, load_images, open_source, split_indices
 from distill_ray.errors import RunError
@@ -53,6 +56,17 @@ def load_dataset(data: Data) -> Dataset:
     cut = {field.name: getattr(data.split, field.name) for field in fields(Split)}
     train, validation = split_indices(images.labels, **cut)
     return Dataset(images.images, images.labels, train, validation, images.class_names, images.mean, images.std)
+
+
+@functools.lru_cache(maxsize=2)
+def resident(dataset: Dataset, device: torch.device) -> tuple[np.ndarray | Tensor, np.ndarray | Tensor]:
+    """Images and labels where batches are made of them: on a GPU if they take no more than a quarter of what is free there.
+
+    They stay for the next job that this process trains on the same data.
+    """
+    if device.type != "cuda" or dataset.images.nbytes > torch.cuda.mem_get_info(device)[0] // 4:
+        return dataset.images, dataset.labels
+    return torch.tensor(dataset.images, device=device), torch.tensor(dataset.labels, device=device)
 
 
 def load_test_split(data: Data) -> tuple[np.ndarray, np.ndarray]:

@@ -23,10 +23,12 @@ from distill_ray.metrics import validation_score
 from distill_ray.models import build_model
 from distill_ray.training import checkpoint
 from distill_ray.training.checkpoint import Progress
-from distill_ray.training.dataset import Dataset
+from distill_ray.training.compiling import Compile, compiled
+from distill_ray.training.dataset import Dataset, resident
 from distill_ray.training.device import Worker, autocast, precision_of
 from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer
 from distill_ray.training.prediction import predict
+from distill_ray.training.prefetch import prefetched
 from distill_ray.training.teachers import NO_TEACHERS, EpochTeachers
 
 REMEDIES = "try a lower lr, more warmup_epochs, a clip_norm or precision: fp32"
@@ -59,6 +61,8 @@ def train(
     worker: Worker | None = None,
     saved: bytes | None = None,
     save: Callable[[bytes], None] | None = None,
+    compile: Compile = "never",
+    say: Callable[[str], None] = lambda line: None,
 ) -> Generator[dict[str, float], None, Outcome]:
     """Train `job` on `dataset`, yielding a record of metrics after each epoch and returning the `Outcome`.
 
@@ -66,7 +70,8 @@ def train(
     split under `train/` and the scores of the validation split under `val/`. With `saved`, the content of a checkpoint, the
     run goes on where that one was, after yielding its records again, and ends with the same weights as an undisturbed run;
     `save` receives a checkpoint after every epoch. All workers of a data-parallel run call this together, each with its `worker`;
-    one passes `save`.
+    one passes `save`. `compile` decides about `torch.compile`, which changes the last digits of results; `say` is told where it
+    cannot be had.
 
     Raises `DivergedError` when the loss, or a prediction on the validation split, is not finite.
     """
@@ -86,8 +91,10 @@ def train(
     if saved is not None:
         progress = checkpoint.unpack(saved, network, optimizer)
         yield from progress.history
-    student = Student(network, worker.parallel(network), functools.partial(autocast, worker.device, precision), worker.gather)
     steps = steps_per_epoch(len(dataset.train), recipe.batch_size, recipe.drop_last)
+    to_go = (recipe.epochs - progress.epoch) * steps
+    forward = compiled(network, worker, compile, to_go, say) or worker.parallel(network)
+    student = Student(network, forward, functools.partial(autocast, worker.device, precision), worker.gather)
     log_probabilities: np.ndarray | None = None
 
     for epoch in range(progress.epoch + 1, recipe.epochs + 1):
@@ -97,8 +104,7 @@ def train(
         answering = (teachers or NO_TEACHERS).of_epoch(epoch)
         batches = epoch_batches(
             recipe.augment,
-            dataset.images,
-            dataset.labels,
+            *resident(dataset, worker.device),
             rows=dataset.train,
             mean=dataset.mean,
             seed=job.seed,
@@ -109,7 +115,7 @@ def train(
             world_size=worker.world_size,
             drop_last=recipe.drop_last,
         )
-        for step, batch in enumerate(batches, start=(epoch - 1) * steps):
+        for step, batch in enumerate(prefetched(batches, worker.device), start=(epoch - 1) * steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, step, steps)
             terms = recipe.method.loss(student, batch, answering)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,21 @@ from torch import Tensor
 from distill_ray.augment.epoch import epoch_batches
 from distill_ray.augment.view import Part, View
 from distill_ray.job import Data, Job, canonical_json
-from distill_ray.training.dataset import Dataset
+from distill_ray.training.dataset import Dataset, resident
 from distill_ray.training.teachers import LiveTeachers
+from distill_ray.training.top_k import Tail, top_k, total_variation, with_even_tail
 
 SCHEMA_VERSION = 1
 """Part of the identity of signals. Raise it when a change of code changes what the same key stands for."""
 
 ERROR_BOUND = 2.0**-6
 """The largest error of a logit that half precision may bring, which it does up to a magnitude of 64; beyond, float32 is kept."""
+
+TAIL_BOUND = 2.0**-6
+"""How far predictions may be from those with an even tail: total variation at temperature 1, the mean over images and teachers.
+
+Beyond it all classes are kept.
+"""
 
 BATCH = 128
 """Images at a time, where the view does not care; the same for all, so that the same signals come out whoever computes them."""
@@ -38,8 +45,9 @@ BATCH = 128
 class SignalKey:
     """Everything that decides the signals of all epochs of a run. `batch_size` is None where the view does not depend on it.
 
-    `precision` is the arithmetic of the teachers, `exact` says that logits are stored in float32 in any case. Whether a last,
-    smaller batch is left out does not matter, since its images are answered for too.
+    `precision` is the arithmetic of the teachers, `exact` says that logits are stored in float32 in any case, and `top_k` how
+    many of each answer are stored, the largest, all of them if it is None. Whether a last, smaller batch is left out does not
+    matter, since its images are answered for too.
     """
 
     teachers: tuple[str, ...]
@@ -49,9 +57,10 @@ class SignalKey:
     batch_size: int | None
     precision: str
     exact: bool = False
+    top_k: int | None = None
 
     @classmethod
-    def of(cls, job: Job, precision: str, exact: bool = False) -> SignalKey:
+    def of(cls, job: Job, precision: str, exact: bool = False, top_k: int | None = None) -> SignalKey:
         """The key of what `job` asks its teachers."""
         view = job.recipe.augment
         return cls(
@@ -62,6 +71,7 @@ class SignalKey:
             batch_size=job.recipe.batch_size if view.by_batch else None,
             precision=precision,
             exact=exact,
+            top_k=top_k,
         )
 
     def identity(self, epoch: int) -> str:
@@ -74,7 +84,8 @@ class SignalKey:
         return hashlib.sha256(canonical_json(self._values()).encode()).hexdigest()[:20]
 
     def _values(self) -> dict[str, Any]:
-        return {
+        largest = {} if self.top_k is None else {"top_k": self.top_k}
+        return largest | {
             "schema": SCHEMA_VERSION,
             "teachers": list(self.teachers),
             "data": {"digest": self.data.digest, "label": self.data.label, "split": asdict(self.data.split)},
@@ -90,19 +101,28 @@ class SignalKey:
 class Signals:
     """Raw logits for one epoch: for each part of the view an array (positions, versions, N, K) of float16 or float32.
 
-    `error` is the largest difference between a stored logit and the one that the teacher gave.
+    `error` is the largest difference between a stored logit and the one that the teacher gave. Where only the largest logits
+    of each answer are kept, there are fewer than K, and `tails` has the rest for each part; it is empty otherwise.
     """
 
     logits: tuple[np.ndarray, ...]
     error: float
+    tails: tuple[Tail, ...] = ()
 
     def of_part(self, number: int) -> np.ndarray:
         """The logits of every teacher for all images of a part, float32 (N, positions * versions, K), in the epoch's order."""
         rows = self.logits[number]
+        if self.tails:
+            rows = with_even_tail(_read_only(rows).float(), self.tails[number]).numpy()
         return np.ascontiguousarray(rows.reshape(-1, *rows.shape[2:]).swapaxes(0, 1), dtype=np.float32)
 
     def fit(self, teachers: int, positions: int, classes: int) -> bool:
         """Whether these are answers of so many teachers, for so many positions and classes."""
+        if self.tails:
+            return all(
+                part.shape == (positions, part.shape[1], teachers, part.shape[3]) and tail.fits(part.shape, classes)
+                for part, tail in zip(self.logits, self.tails, strict=True)
+            )
         return all(part.shape == (positions, part.shape[1], teachers, classes) for part in self.logits)
 
 
@@ -110,12 +130,12 @@ def compute_signals(key: SignalKey, epoch: int, teachers: LiveTeachers, dataset:
     """Show the teachers every image of `epoch` as the view presents it.
 
     Logits become float16, apart from those parts where that would move one by more than `ERROR_BOUND`, and all of them if the
-    key asks for float32. Raises `ValueError` for a view whose images cannot be told apart by position.
+    key asks for float32. If it asks for the largest alone and the others, spread evenly, would move predictions by more than
+    `TAIL_BOUND`, all are kept. Raises `ValueError` for a view whose images cannot be told apart by position.
     """
     batches = epoch_batches(
         key.view,
-        dataset.images,
-        dataset.labels,
+        *resident(dataset, device),
         rows=dataset.train,
         mean=dataset.mean,
         seed=key.seed,
@@ -124,7 +144,8 @@ def compute_signals(key: SignalKey, epoch: int, teachers: LiveTeachers, dataset:
         device=device,
     )
     pieces: dict[int, list[np.ndarray]] = {}
-    error = 0.0
+    tails: dict[int, list[Tail]] = {}
+    error, moved, answered = 0.0, 0.0, 0
     for batch in batches:
         for part in batch.parts:
             if part.places is None:
@@ -132,24 +153,40 @@ def compute_signals(key: SignalKey, epoch: int, teachers: LiveTeachers, dataset:
             answers = teachers(part)
             versions = len(part.images) // len(batch.positions)
             rows = answers.unflatten(1, (versions, -1)).permute(2, 1, 0, 3).contiguous().cpu()
+            if key.top_k is not None and key.top_k < rows.shape[-1]:
+                largest, tail = top_k(rows, key.top_k)
+                moved += float(total_variation(rows, with_even_tail(largest, tail)).sum())
+                answered += rows.shape[:-1].numel()
+                if not moved <= TAIL_BOUND * answered:
+                    return compute_signals(replace(key, top_k=None), epoch, teachers, dataset, device)
+                rows = largest
+                tails.setdefault(part.number, []).append(tail)
             if not key.exact:
                 halves = rows.half()
                 off = float((halves.float() - rows).abs().max())
                 if off <= ERROR_BOUND:
                     rows, error = halves, max(error, off)
             pieces.setdefault(part.number, []).append(rows.numpy())
-    return Signals(tuple(np.concatenate(pieces[number]) for number in sorted(pieces)), error)
+    return Signals(
+        tuple(np.concatenate(pieces[number]) for number in sorted(pieces)),
+        error,
+        tuple(Tail.joined(tails[number]) for number in sorted(tails)),
+    )
 
 
 def to_arrow(signals: Signals, identity: str) -> bytes:
-    """An Arrow IPC file with a row per position and a column per part."""
+    """An Arrow IPC file with a row per position and a column per part; three per part where only the largest logits are kept."""
     columns = {}
     shapes = []
     for number, part in enumerate(signals.logits):
-        flat = pa.array(np.ascontiguousarray(part).reshape(-1))
-        columns[f"part{number}"] = pa.FixedSizeListArray.from_arrays(flat, part[0].size)
+        columns[f"part{number}"] = _column(part)
         shapes.append(part.shape[1:])
+    for number, tail in enumerate(signals.tails):
+        columns[f"classes{number}"] = _column(tail.classes.numpy())
+        columns[f"rest{number}"] = _column(tail.rest.numpy())
     said = {"identity": identity, "shapes": json.dumps(shapes), "error": repr(signals.error)}
+    if signals.tails:
+        said["num_classes"] = str(signals.tails[0].num_classes)
     batch = pa.RecordBatch.from_pydict(columns, metadata=said)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as file:
@@ -169,13 +206,38 @@ def from_arrow(content: pa.Buffer, identity: str) -> Signals:
         said = {name.decode(): value.decode() for name, value in (batch.schema.metadata or {}).items()}
         if said["identity"] != identity:
             raise ValueError(f"these are signals of {said['identity']}")
-        parts = [
-            batch.column(number).flatten().to_numpy().reshape(batch.num_rows, *shape)
-            for number, shape in enumerate(json.loads(said["shapes"]))
-        ]
-        return Signals(tuple(parts), float(said["error"]))
+
+        def values(name: str, shape: list[int]) -> np.ndarray:
+            found: np.ndarray = batch.column(name).flatten().to_numpy().reshape(batch.num_rows, *shape)
+            return found
+
+        shapes = dict(enumerate(json.loads(said["shapes"])))
+        parts = tuple(values(f"part{number}", shape) for number, shape in shapes.items())
+        tails: tuple[Tail, ...] = ()
+        if "num_classes" in said:
+            tails = tuple(
+                Tail(
+                    _read_only(values(f"classes{number}", shape)),
+                    _read_only(values(f"rest{number}", shape[:-1])),
+                    int(said["num_classes"]),
+                )
+                for number, shape in shapes.items()
+            )
+        return Signals(parts, float(said["error"]), tails)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(f"not a file of signals ({error})") from None
+
+
+def _column(values: np.ndarray) -> pa.FixedSizeListArray:
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values[0].size)
+
+
+def _read_only(values: np.ndarray) -> Tensor:
+    """A tensor over memory that is only read, such as that of a mapped file."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(values)
 
 
 class StoredTeachers:
@@ -184,12 +246,14 @@ class StoredTeachers:
     networks = ()
 
     def __init__(self, signals: Signals, device: torch.device) -> None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # it is only read
-            self._rows = [torch.from_numpy(part).flatten(0, 1).to(device) for part in signals.logits]
+        self._rows = [_read_only(part).flatten(0, 1).to(device) for part in signals.logits]
+        self._tails = [tail.flatten().to(device) for tail in signals.tails]
 
     def __call__(self, part: Part) -> Tensor:
         """Raw logits, float32 (N, B, K). Raises `ValueError` for images that the view did not make, which have no place."""
         if part.places is None:
             raise ValueError("stored teachers can only answer for images as their view made them")
-        return self._rows[part.number].index_select(0, part.places).transpose(0, 1).float().contiguous()
+        answers = self._rows[part.number].index_select(0, part.places).float()
+        if self._tails:
+            answers = with_even_tail(answers, self._tails[part.number].at(part.places))
+        return answers.transpose(0, 1).contiguous()

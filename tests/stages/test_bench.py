@@ -80,5 +80,7 @@ def test_the_plan_knows_the_signals(tiny_study: Callable[..., Study], tmp_path: 
     assert stages["teach"].signals is None
     confirm = stages["confirm"].signals
     assert confirm is not None and not confirm.stored
+    fewer = {stage.stage: stage for stage in plan_study(tiny_study("resources.signals_top_k=1"), Store.open(str(tmp_path)))}
+    assert fewer["search"].signals is not None
     live = {stage.stage: stage for stage in plan_study(tiny_study("resources.signals=live"), Store.open(str(tmp_path)))}
     assert live["search"].signals is not None and not live["search"].signals.stored

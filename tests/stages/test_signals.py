@@ -19,13 +19,14 @@ import torch
 
 from distill_ray.augment import VIEWS, Crop, Identity
 from distill_ray.job import Data, Split
+from distill_ray.methods import METHODS
 from distill_ray.models import build_model
 from distill_ray.stages import signals as module
 from distill_ray.stages.sharing import Sharing, confirm_sharing, distinct_views, trial_sharing
 from distill_ray.stages.signals import FILE, ROOT, SharedSignals, SharedTeachers, make_room
 from distill_ray.store import MANIFEST, Store
 from distill_ray.study import Study
-from distill_ray.training import Dataset, LiveTeachers, SignalKey, StoredTeachers, Worker, compute_signals
+from distill_ray.training import Dataset, LiveTeachers, SignalKey, Signals, StoredTeachers, Worker, compute_signals
 
 HERE = Worker(torch.device("cpu"))
 DATA = Data(name="noise", digest="0" * 32, location="noise", label="label", split=Split(validation=16))
@@ -189,6 +190,73 @@ def test_a_dead_holder_is_not_waited_for(store: Store, teachers: Counting) -> No
     assert not leftover.exists()
 
 
+def test_a_reader_elsewhere_waits_until_the_writer_is_done(store: Store, teachers: Counting) -> None:
+    """The writer is on another node: its process cannot be asked about, it shows life, and half of its file is there."""
+    lease = store.local_path(f"{ROOT}/{KEY.id}/00001.lease")
+    lease.write_text("another-machine 1 abcd")
+    half = store.local_path(f"{ROOT}/{KEY.id}/00001/1234/{FILE}")
+    half.write_bytes(b"half of it")
+    found: list[Signals | None] = []
+    reading = threading.Thread(target=lambda: found.append(shared(store, teachers, epochs=1).of_epoch(1)))
+    reading.start()
+    time.sleep(1)
+    assert reading.is_alive() and teachers.asked == 0 and half.exists()
+    writer = Counting()
+    shared(store, writer)._make(1)
+    lease.unlink()
+    reading.join(10)
+    assert teachers.asked == 0 and writer.asked == 1
+    assert found and found[0] is not None
+    np.testing.assert_array_equal(found[0].logits[0], expected(writer, 1))
+
+
+def test_what_another_node_has_half_written_to_a_remote_store_is_not_there(
+    tmp_path: Path, teachers: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISTILL_RAY_CACHE", str(tmp_path / "cache"))
+    half = tmp_path / "remote" / ROOT / KEY.id / "00001" / "1234" / FILE
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"half of it")
+    found = shared(Store("file://" + str(tmp_path / "remote")), teachers).of_epoch(1)
+    assert found is not None and teachers.asked == 1
+    np.testing.assert_array_equal(found.logits[0], expected(teachers, 1))
+
+
+def test_two_studies_fill_one_store_at_once(store: Store) -> None:
+    """Each has a disk limit of its own, a view of its own and one that both have; nobody loses what it reads."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_signals import *
+store, own = Store.open({store.uri!r}), replace(KEY, seed=int(sys.argv[1]))
+teachers = Counting()
+for key in (KEY, own):
+    run = shared(store, teachers, key, limit=20_000)
+    for epoch in (1, 2, 3):
+        found = run.of_epoch(epoch)
+        right = compute_signals(key, epoch, teachers, noise(), HERE.device)
+        assert found is not None and np.array_equal(found.logits[0], right.logits[0])
+print(teachers.asked - 6)
+"""
+    both = [subprocess.Popen([sys.executable, "-c", program, str(seed)], stdout=subprocess.PIPE, text=True) for seed in (7, 8)]
+    assert sum(int(process.communicate(timeout=200)[0]) for process in both) == 9
+
+
+def test_the_largest_logits_alone_are_stored_and_of_other_classes_not_taken(store: Store, teachers: Counting) -> None:
+    key = replace(KEY, top_k=2)
+    for network in teachers.networks:
+        network.classifier.weight.mul_(1000)  # type: ignore[union-attr,operator]
+    first = shared(store, teachers, key).of_epoch(1)
+    found = shared(store, teachers, key).of_epoch(1)
+    assert first is not None and found is not None and teachers.asked == 1
+    assert found.logits[0].shape == (44, 1, 2, 2) and found.tails[0].num_classes == 3
+    np.testing.assert_array_equal(found.of_part(0), first.of_part(0))
+    said: list[str] = []
+    more = replace(noise(), class_names=("a", "b", "c", "d"))
+    again = SharedSignals(store, key, more, lambda: teachers, worker=HERE, epochs=3, limit=1e9, say=said.append).of_epoch(1)
+    assert again is not None and "they have the shapes" in said[0]
+
+
 @pytest.fixture
 def filled(store: Store, teachers: Counting) -> Callable[[str], Path]:
     """Puts signals of another seed into the store that were last used that long ago, in hours."""
@@ -285,6 +353,16 @@ def test_signals_of_a_remote_store_are_mapped_from_a_copy(tmp_path: Path, monkey
     copy.unlink()
     assert shared(remote, teachers).of_epoch(1) is not None
     assert teachers.asked == 2
+
+
+def test_how_much_of_an_answer_is_stored(tiny_study: Callable[..., Study]) -> None:
+    kd, pool = tiny_study().student, VIEWS["additional"](pick="kl")
+    endd = replace(kd, method=METHODS["endd"]())
+    assert [Sharing().largest(kd, classes) for classes in (10, 500, 501, 1000)] == [None, None, 62, 125]
+    assert Sharing().largest(endd, 1000) is None
+    assert Sharing().largest(replace(kd, augment=pool), 1000) is None
+    wanted = trial_sharing(tiny_study("resources.signals_top_k=4"))
+    assert [wanted.largest(kd, classes) for classes in (4, 10, 1000)] == [None, 4, 4]
 
 
 def test_auto_stores_what_several_runs_share(tiny_study: Callable[..., Study]) -> None:

@@ -114,6 +114,23 @@ def test_both_ends_of_whole_numbers_are_tried(refusal: Refusal) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("student", "space", "why"),
+    [
+        ("method: endd", "{lr: {log: [0.1, 1]}}", "method 'endd'"),
+        ("method: kd", "{method: {choice: [kd, endd]}}", "method 'endd'"),
+        ("augment: {name: additional, pick: kl}", "{lr: {log: [0.1, 1]}}", "augment 'additional', which picks by the answers,"),
+    ],
+)
+def test_what_needs_the_answers_for_all_classes(refusal: Refusal, load: Load, student: str, space: str, why: str) -> None:
+    rest = f"search: {{space: {space}}}\nresources: {{signals_top_k: 20}}\n"
+    assert refusal(study(f"model: wrn-10-1, {student}", rest=rest)) == [
+        f"study.yaml:6: resources.signals_top_k: found 20, but {why} needs the answers for all classes; leave it out"
+    ]
+    load(study(f"model: wrn-10-1, {student}", rest=rest.replace("20}", "20, signals: live}")))
+    load(study("model: wrn-10-1", rest="search: {space: {lr: {log: [0.1, 1]}}}\nresources: {signals_top_k: 20}\n"))
+
+
 def test_one_reason_is_given_once(refusal: Refusal) -> None:
     space = "{method: {choice: [kd, augmented-kd]}, augment: {choice: [flip, additional]}, model: {choice: [wrn-10-1, vgg8]}}"
     lines = refusal(study("model: wrn-10-1", rest=f"search: {{space: {space}}}\n"))

@@ -90,6 +90,12 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
             "resources: {gpus_per_worker: 1.5}",
             "resources.gpus_per_worker: found 1.5, must be a whole number, or below 1 to share a GPU",
         ),
+        (
+            "resources: {gpus_per_worker: 0.25, workers_per_trial: 2}",
+            "resources.gpus_per_worker: found 0.25, but the 2 workers of one job cannot share a GPU; give each a whole one",
+        ),
+        ("resources: {compile: on}", "resources.compile: found true, must be one of auto, always, never"),
+        ("resources: {signals_top_k: 0}", "resources.signals_top_k: found 0, must be at least 1"),
         ("resources: {workers_per_trial: 0}", "resources.workers_per_trial: found 0, must be at least 1"),
         ("teachers: []", "teachers: missing; name at least their model"),
         ("teachers:", "teachers: missing; name at least their model"),

@@ -1,0 +1,52 @@
+"""Batches made ahead of the step that trains on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from distill_ray.augment.view import Batch
+
+
+def prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches; on a GPU a thread makes the next one, on a stream of its own, while a step computes.
+
+    Views are pure functions, so nothing but the time changes. On a CPU a thread beside the step takes from it what it gives
+    (BENCHMARKS.md), and batches come as they are asked for.
+    """
+    if device.type != "cuda":
+        return batches
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))  # on which the images were brought there
+    return ahead(batches, stream)
+
+
+def ahead(batches: Iterator[Batch], stream: torch.cuda.Stream | None = None) -> Iterator[Batch]:
+    """Batches made by a thread, one ahead of who asks for them; their tensors are ready for the stream of who asks."""
+
+    def make() -> tuple[Batch, torch.cuda.Event | None] | None:
+        with torch.cuda.stream(stream):  # for None it does nothing
+            batch = next(batches, None)
+            return None if batch is None else (batch, stream.record_event() if stream else None)
+
+    with ThreadPoolExecutor(1, thread_name_prefix="views") as thread:
+        coming = thread.submit(make)
+        while made := coming.result():
+            coming = thread.submit(make)
+            batch, ready = made
+            if ready is not None:
+                using = torch.cuda.current_stream(ready.device)
+                using.wait_event(ready)
+                for tensor in _tensors(batch):
+                    tensor.record_stream(using)  # its memory is not given to a later batch before this stream is done with it
+            yield batch
+
+
+def _tensors(batch: Batch) -> Iterator[Tensor]:
+    for part in batch.parts:
+        values = (getattr(part, field.name) for field in fields(part))
+        yield from (value for value in values if isinstance(value, Tensor) and value.is_cuda)

@@ -1,0 +1,78 @@
+"""Compiled training learns the same, and where there is no compiler training goes on without one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill_ray.augment import Identity
+from distill_ray.job import Data, Job, Recipe
+from distill_ray.methods import METHODS
+from distill_ray.training import Dataset, LiveTeachers, Worker, train
+from distill_ray.training.compiling import PAYS_BACK, compiled
+from distill_ray.training.loop import make_network
+
+HERE = Worker(torch.device("cpu"))
+
+
+def losses(dataset: Dataset, data: Data, said: list[str], compile: str) -> list[float]:
+    """Of two epochs of batches of 16, 16 and 12."""
+    recipe = Recipe(model="mlp-16", method=METHODS["kd"](), augment=Identity(), epochs=2, batch_size=16, precision="fp32")
+    job = Job(recipe=recipe, data=data, seed=3, teachers=("a",))
+    teachers = LiveTeachers([make_network(job, dataset)], HERE.device, "fp32")
+    running = train(job, dataset, teachers, worker=HERE, compile=compile, say=said.append)  # type: ignore[arg-type]
+    return [record["train/loss"] for record in running]
+
+
+@pytest.mark.slow
+def test_compiled_training_learns_the_same(small_dataset: Dataset, small_data: Data) -> None:
+    said: list[str] = []
+    torch.compiler.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    plain = losses(small_dataset, small_data, said, "never")
+    assert not counters["stats"]
+    program = losses(small_dataset, small_data, said, "always")
+    assert said == []
+    assert counters["stats"]["unique_graphs"] == 1, "batches of another size are not compiled for"
+    assert program == pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_it_is_said_and_training_goes_on(tmp_path: Path) -> None:
+    """In a process of its own, whose compiler does not exist and whose cache is empty."""
+    program = f"""
+import sys
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
+from conftest import small_dataset, small_data
+from test_compiling import losses
+data = [make.__wrapped__() for make in (small_dataset, small_data)]
+said = []
+assert losses(*data, said, "always") == losses(*data, said, "never")
+(line,) = said
+print(line)
+"""
+    environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith("training is not compiled, which needs a C++ compiler, and Triton on a GPU: ")
+
+
+def test_auto_compiles_where_it_pays_back() -> None:
+    network = torch.nn.Linear(2, 2)
+
+    def compiles(wanted: str, device: str, steps: int, workers: int = 1) -> bool:
+        worker = Worker(torch.device(device), 0, workers)
+        return compiled(network, worker, wanted, steps, print) is not None  # type: ignore[arg-type]
+
+    assert compiles("auto", "cuda", PAYS_BACK)
+    assert not compiles("auto", "cuda", PAYS_BACK - 1)
+    assert not compiles("auto", "cpu", 10**9)
+    assert not compiles("never", "cuda", 10**9)
+    assert compiles("always", "cpu", 1)
+    assert not compiles("always", "cpu", 1, workers=2)
