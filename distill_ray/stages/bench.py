@@ -27,7 +27,17 @@ from distill_ray.stages.sharing import trial_sharing
 from distill_ray.stages.signals import SharedSignals, SharedTeachers
 from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.training import Dataset, EpochTeachers, LiveTeachers, SignalKey, Worker, load_dataset, make_network, train
+from distill_ray.training import (
+    Dataset,
+    EpochTeachers,
+    LiveTeachers,
+    SignalKey,
+    Worker,
+    load_dataset,
+    make_network,
+    precision_of_teachers,
+    train,
+)
 from distill_ray.training.compiling import Compile
 
 BATCHES = 3
@@ -99,20 +109,21 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
     job = Job(recipe=replace(recipe, method=method), data=data, seed=study.trial_seed, teachers=tuple(learned))
     alone = replace(job, recipe=replace(recipe, method=Supervised()), teachers=())
     few = some_of(dataset, BATCHES * recipe.batch_size)
-    teachers = LiveTeachers([make_network(jobs[each], dataset) for each in learned], worker.device, "fp32")
+    answering = precision_of_teachers([jobs[each].recipe for each in learned], worker.device)
+    teachers = LiveTeachers([make_network(jobs[each], dataset) for each in learned], worker.device, answering)
 
     with tempfile.TemporaryDirectory(prefix="distill-ray-bench-") as folder:
         store = Store.open(folder)
         per_trial = statistics.median(_beside_epochs(store, alone, data, seed) for seed in range(3))
         epochs: dict[str, Iterator[float]] = {STUDENT: _per_step(alone, few, None, worker, compile)}
         sharing = trial_sharing(study)
-        key = SignalKey.of(job, "fp32", sharing.exact, sharing.largest(job.recipe, dataset.num_classes))
-        answering: list[float] = []
+        key = SignalKey.of(job, answering, sharing.exact, sharing.largest(job.recipe, dataset.num_classes))
+        answers: list[float] = []
         size = 0
         if not method.live_teachers(recipe.augment):
             signals = SharedSignals(store, key, few, lambda: teachers, worker=worker, epochs=ROUNDS + 1, limit=1e12)
             for epoch in range(1, ROUNDS + 2):
-                answering.append(_seconds(functools.partial(signals.of_epoch, epoch)) / BATCHES)
+                answers.append(_seconds(functools.partial(signals.of_epoch, epoch)) / BATCHES)
             size = sum(size for _, size, _ in store.tree("signals")) // (ROUNDS + 1) * len(dataset.train) // len(few.train)
             epochs[SIGNALS] = _per_step(job, few, SharedTeachers(signals, lambda: teachers, worker), worker, compile)
         epochs[LIVE] = _per_step(job, few, teachers, worker, compile)
@@ -141,7 +152,7 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
         steps={name: medians[name] for name in epochs},
         cpu={name: statistics.median(seconds[1:]) for name, seconds in cpu.items()},
         ratios=_ratios(cpu if worker.device.type == "cpu" and torch.get_num_threads() == 1 else times),
-        teachers=statistics.median(answering[1:]) if answering else medians[LIVE] - medians[STUDENT],
+        teachers=statistics.median(answers[1:]) if answers else medians[LIVE] - medians[STUDENT],
         views={name: medians[name] for name in views},
         per_trial=per_trial,
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),

@@ -31,6 +31,7 @@ from distill_ray.training import (
     load_network,
     load_test_split,
     precision_of,
+    precision_of_teachers,
     predict,
     train,
 )
@@ -207,9 +208,7 @@ def cached_teachers(store: Store, job_ids: tuple[str, ...], worker: Worker) -> L
 
 
 def _precision(store: Store, teachers: tuple[str, ...], worker: Worker) -> str:
-    """The arithmetic that all teachers answer in: bf16 if every one of them was trained so."""
-    each = {precision_of(_teacher(store, job_id).job.recipe, worker.device) for job_id in teachers}
-    return "bf16" if each == {"bf16"} else "fp32"
+    return precision_of_teachers((_teacher(store, job_id).job.recipe for job_id in teachers), worker.device)
 
 
 def _teacher(store: Store, job_id: str) -> JobRecord:

@@ -1,7 +1,7 @@
 """Training one job in plain PyTorch."""
 
 from distill_ray.training.dataset import Dataset, load_dataset, load_test_split
-from distill_ray.training.device import Worker, precision_of
+from distill_ray.training.device import Worker, precision_of, precision_of_teachers
 from distill_ray.training.loop import DivergedError, Outcome, load_network, make_network, train
 from distill_ray.training.prediction import predict
 from distill_ray.training.signals import SignalKey, Signals, StoredTeachers, compute_signals, from_arrow, to_arrow
@@ -24,6 +24,7 @@ __all__ = [
     "load_test_split",
     "make_network",
     "precision_of",
+    "precision_of_teachers",
     "predict",
     "to_arrow",
     "train",

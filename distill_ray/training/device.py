@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,11 @@ def precision_of(recipe: Recipe, device: torch.device) -> Literal["fp32", "bf16"
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def precision_of_teachers(recipes: Iterable[Recipe], device: torch.device) -> Literal["fp32", "bf16"]:
+    """The arithmetic that teachers answer in: bf16 if every one of them is trained so."""
+    return "bf16" if {precision_of(recipe, device) for recipe in recipes} == {"bf16"} else "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -1,0 +1,54 @@
+"""The arithmetic that pays on a device is taken, and training runs in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from distill_ray.augment import CropFlip
+from distill_ray.job import Data, Job, Recipe
+from distill_ray.methods import METHODS
+from distill_ray.training import Dataset, LiveTeachers, Worker, precision_of, precision_of_teachers, train
+from distill_ray.training.loop import make_network
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(model="wrn-10-1", method=METHODS["kd"](), augment=CropFlip(), epochs=2, batch_size=16, lr=0.05)
+
+
+@pytest.fixture(params=[True, False], ids=["AMX", "no AMX"])
+def amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """A CPU that says it has AMX, or has not; bfloat16 gives the same on both, only slower on the second."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: request.param)
+    return bool(request.param)
+
+
+def test_auto_takes_bf16_where_the_cpu_has_amx(amx: bool) -> None:
+    assert precision_of(RECIPE, CPU) == ("bf16" if amx else "fp32")
+    for precision in ("fp32", "bf16"):
+        assert precision_of(replace(RECIPE, precision=precision), CPU) == precision
+
+
+def test_teachers_answer_in_bf16_if_all_are_trained_so(amx: bool) -> None:
+    exact, half = (replace(RECIPE, precision=precision) for precision in ("fp32", "bf16"))
+    assert precision_of_teachers([RECIPE, RECIPE], CPU) == ("bf16" if amx else "fp32")
+    assert precision_of_teachers([half, half], CPU) == "bf16"
+    assert precision_of_teachers([half, exact], CPU) == "fp32"
+    assert precision_of_teachers([], CPU) == "fp32"
+
+
+def test_training_runs_in_what_auto_takes(amx: bool, small_dataset: Dataset, small_data: Data) -> None:
+    """To the last bit as if the recipe had named it, live teachers included, and near to what float32 gives."""
+
+    def losses(precision: str) -> list[float]:
+        recipe = replace(RECIPE, precision=precision)
+        job = Job(recipe=recipe, data=small_data, seed=3, teachers=("a", "b"))
+        networks = [make_network(replace(job, seed=seed), small_dataset) for seed in range(2)]
+        teachers = LiveTeachers(networks, CPU, precision_of_teachers([recipe] * 2, CPU))
+        return [record["train/loss"] for record in train(job, small_dataset, teachers, worker=Worker(CPU))]
+
+    named, exact = losses("bf16" if amx else "fp32"), losses("fp32")
+    assert losses("auto") == named
+    assert named == pytest.approx(exact, rel=0.05)
+    assert (named != exact) == amx
