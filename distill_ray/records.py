@@ -6,6 +6,7 @@ import io
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -60,8 +61,14 @@ class JobRecord:
 
     def epochs(self) -> list[dict[str, float]]:
         """One record of metrics per epoch, in order."""
-        rows: list[dict[str, float]] = pq.read_table(io.BytesIO(self.record.read(EPOCHS))).to_pylist()
-        return rows
+        rows = pq.read_table(io.BytesIO(self.record.read(EPOCHS))).to_pylist()
+        return [{name: value for name, value in row.items() if value is not None} for row in rows]
+
+    @property
+    def diversity(self) -> dict[str, float]:
+        """How much the members or heads that it was trained with disagree on the validation split; empty without such."""
+        last = self.epochs()[-1]
+        return {name.removeprefix("members/"): value for name, value in last.items() if name.startswith("members/")}
 
     def weights(self) -> dict[str, Tensor]:
         """The weights of the deployed network."""
@@ -108,7 +115,7 @@ def save_job(
 
     files = {
         WEIGHTS: save(dict(weights)),
-        EPOCHS: _parquet(pa.Table.from_pylist([dict(epoch) for epoch in epochs])),
+        EPOCHS: _parquet(pa.table({name: [epoch.get(name) for epoch in epochs] for name in dict.fromkeys(chain(*epochs))})),
         "predictions-validation.parquet": _predictions_file(predictions),
     }
     kept = epochs[kept_epoch - 1]

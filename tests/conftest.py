@@ -87,6 +87,29 @@ class FinishedStudy:
 @pytest.fixture(scope="session")
 def finished_study(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
     """The tiny study of real digits, finished: two teachers, four trials of which one failed, two confirmations each."""
+    return _finished(Path(__file__).parent / "stages" / "tiny.yaml", tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture(scope="session")
+def finished_toy(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
+    """The same for a study whose inputs are real numbers."""
+    folder = tmp_path_factory.mktemp("toy")
+    file = folder / "toy.yaml"
+    file.write_text(TOY)
+    return _finished(file, folder / "store")
+
+
+TOY = """\
+name: toy
+data: {source: toy-spiral, validation: 30}
+teachers: {members: 2, model: mlp-8, epochs: 1, batch_size: 60, augment: identity}
+student: {model: mlp-8, method: hydra, heads: 2, epochs: 1, batch_size: 60, augment: identity}
+search: {trials: 3, objectives: {val/nll: min}, scheduler: none, space: {temperature: {log: [1, 20]}}}
+confirm: {seeds: 2, baselines: [scratch]}
+"""
+
+
+def _finished(file: Path, folder: Path) -> FinishedStudy:
     import optuna
 
     from distill_ray.records import Predictions, find_job, save_job, save_test_predictions
@@ -95,8 +118,7 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
     from distill_ray.study import load_study
     from distill_ray.training import Worker, load_dataset, load_test_split, make_network, predict
 
-    file = Path(__file__).parent / "stages" / "tiny.yaml"
-    study, store = load_study(file), Store.open(str(tmp_path_factory.mktemp("finished")))
+    study, store = load_study(file), Store.open(str(folder))
     data = data_of(study)
     dataset, (test_images, test_labels) = load_dataset(data), load_test_split(data)
     worker = Worker(torch.device("cpu"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,6 +74,18 @@ def test_trials_and_epochs(results: Results) -> None:
     epochs = results.epochs().to_pylist()
     assert [epoch["trial"] for epoch in epochs] == [0, 1, 3]
     assert epochs[0]["val/nll"] == trials[0]["val/nll"]
+
+
+def test_a_finished_study_is_run_without_training_anything(finished_study: FinishedStudy, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(finished_study.store.uri, store)
+    before = {path: path.stat().st_mtime_ns for folder in ("jobs", "logs") for path in (store / folder).rglob("*")}
+    results = Study.load(finished_study.file).run(store=str(store))
+    assert {path: path.stat().st_mtime_ns for folder in ("jobs", "logs") for path in (store / folder).rglob("*")} == before
+    assert results.collected.status == "finished"
+    assert results.table().num_rows == 4
+    assert (store / "studies" / "tiny" / "report" / "report.html").stat().st_size > 100_000
+    assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
 
 
 def test_figures_are_shown(results: Results) -> None:

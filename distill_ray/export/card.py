@@ -73,6 +73,7 @@ def model_card(
         width=width,
         channels=channels,
         loading=LOADING[format],
+        dtype=champion.examples.dtype.name,
         calibrated=calibrated,
         temperature=champion.temperature,
         license=license,

@@ -14,11 +14,13 @@ from distill_ray.metrics import calibration, regression
 from distill_ray.metrics.calibration import Binning, diagram, ece, reliability, with_temperature
 from distill_ray.metrics.classification import brier, checked, nll, top_labels
 from distill_ray.metrics.ensemble import mean_log_probabilities
+from distill_ray.metrics.uncertainty import diversity
 from distill_ray.task import GAUSSIAN, Task, task_of
 
 __all__ = [
     "Binning",
     "calibrated_score",
+    "diversity",
     "final_score",
     "fit_temperature",
     "mean_log_probabilities",

@@ -39,6 +39,21 @@ def decompose(members: ArrayLike) -> Uncertainty:
     return Uncertainty(total, aleatoric, np.maximum(total - aleatoric, 0))
 
 
+def disagreement(members: ArrayLike) -> FloatArray:
+    """Share of the samples for which two members name different classes, for every pair: (M, N, K) -> (M, M)."""
+    named = np.asarray(members).argmax(axis=-1)
+    return np.asarray((named[:, None] != named[None]).mean(axis=-1))
+
+
+def diversity(members: ArrayLike) -> dict[str, float]:
+    """How different M members are: `disagreement`, the mean over pairs, and `information`, the mean mutual information in nats.
+
+    `members` are log-probabilities (M, N, K). A single member disagrees with nobody: both are 0.
+    """
+    pairs = disagreement(members)[np.triu_indices(len(np.asarray(members)), 1)]
+    return {"disagreement": float(pairs.mean()) if len(pairs) else 0.0, "information": float(decompose(members).epistemic.mean())}
+
+
 def decompose_dirichlet(concentrations: ArrayLike) -> Uncertainty:
     """The same decomposition, in closed form, of categorical distributions drawn from Dir(alpha), alpha (N, K) above 0.
 

@@ -79,7 +79,7 @@ def facts(rows: Sequence[Row]) -> list[Fact]:
     if ensemble is not None and scratch is not None and best.task == "classification":
         whole = ensemble.cells["accuracy"].mean - scratch.cells["accuracy"].mean
         kept = best.cells["accuracy"].mean - scratch.cells["accuracy"].mean
-        if whole > 0:
+        if whole > 0 and kept > 0:
             share = f"{100 * kept / whole:.0f} %"
             found.append(Fact(share, "of the ensemble's lead", remark="in accuracy over the student from scratch"))
     cost = parameter_count(best.contender.parameters)

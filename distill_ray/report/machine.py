@@ -70,6 +70,7 @@ def row_as_json(row: Row) -> dict[str, Any]:
         "params": row.contender.params,
         "members": row.contender.members,
         "t_stddev": row.contender.t_stddev,
+        "diversity": row.contender.diversity,
         "seeds": row.contender.seeds,
         "jobs": row.contender.job_ids,
         "temperatures": row.temperatures,

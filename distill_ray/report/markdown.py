@@ -12,7 +12,7 @@ from distill_ray.report.results import StudyResults
 from distill_ray.report.screening import fate, measured_text, relations, said
 from distill_ray.report.search import warm_start_text
 from distill_ray.report.table import Row, as_markdown, figure_of
-from distill_ray.report.wording import counted, duration
+from distill_ray.report.wording import counted, duration, energy
 
 
 def markdown(results: StudyResults, rows: list[Row], compared: Sequence[Comparison]) -> str:
@@ -27,7 +27,8 @@ def markdown(results: StudyResults, rows: list[Row], compared: Sequence[Comparis
         _screening(results, rows),
         _inline(warm_start_text(results)),
         ", ".join(
-            f"{stage.stage} {duration(stage.seconds)} ({counted(stage.done, 'job')} trained, {stage.reused} reused)"
+            f"{stage.stage} {duration(stage.seconds)} ({counted(stage.done, 'job')} trained, {stage.reused} reused"
+            f"{'' if stage.joules is None else f', {energy(stage.joules)}'})"
             for stage in results.stages
         ),
         _block(results.command, "sh") if results.command else "",

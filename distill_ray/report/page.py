@@ -11,6 +11,7 @@ from distill_ray.report import answer, wording
 from distill_ray.report.comparison import LEVEL, Comparison, comparisons
 from distill_ray.report.plots.calibration import calibration_panels
 from distill_ray.report.plots.classes import class_panel
+from distill_ray.report.plots.diversity import diversity_panels
 from distill_ray.report.plots.drawing import PALETTE, Panel, contender_colors, for_page
 from distill_ray.report.plots.gains import SHOWN, gain_panel
 from distill_ray.report.plots.screening import screen_panel
@@ -46,6 +47,7 @@ class Report:
             "gains": _present(gain_panel(compared, results.contenders)),
             "search": search_panels(results),
             "calibration": calibration_panels(classifiers),
+            "diversity": diversity_panels(classifiers),
             "classes": _present(class_panel(results.class_names, classifiers)),
         }
         plots = [plot for panels in sections.values() for panel in panels for plot in panel.plots]
@@ -59,7 +61,7 @@ class Report:
 
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         environment.globals |= {
-            name: getattr(wording, name) for name in ("counted", "duration", "objective_title", "setting", "settings")
+            name: getattr(wording, name) for name in ("counted", "duration", "energy", "objective_title", "setting", "settings")
         }
         environment.globals |= {"figure_of": figure_of, "parameter_count": parameter_count, "verdict": answer.verdict}
         template = environment.from_string(files(__package__).joinpath("page.html.j2").read_text("utf-8"))

@@ -67,6 +67,8 @@ class Contender:
     `test` and `job_ids` go together by position; `test` is empty as long as the test split has not been read. An ensemble is
     one run, with the seed and the jobs of its members in `seeds` and `job_ids`. `members` counts the networks behind one run.
     `t_stddev` is what the screening measured of the augmentation it was trained with, if it did, and it learned from teachers.
+    `diversity` says, run by run, how much the members or heads inside one network disagree on the validation split (see
+    `metrics.diversity`), for methods whose students have such.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Contender:
     job_ids: tuple[str, ...] = ()
     members: int = 1
     t_stddev: float | None = None
+    diversity: tuple[Mapping[str, float], ...] = ()
 
     @property
     def found(self) -> bool:
@@ -109,13 +112,17 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class StageRow:
-    """One stage: how long it took and how many jobs it trained (`done`) or found finished in the store (`reused`)."""
+    """One stage: how long it took and how many jobs it trained (`done`) or found finished in the store (`reused`).
+
+    `joules` is the energy that its jobs' devices used, None where they do not report it.
+    """
 
     stage: str
     seconds: float
     done: int
     reused: int
     status: Literal["finished", "running", "failed"] = "finished"
+    joules: float | None = None
 
 
 @dataclass(frozen=True)

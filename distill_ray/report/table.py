@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import mean, stdev
+from statistics import mean, mode, stdev
 from typing import Literal
 
 from distill_ray.metric import METRICS, is_percent, title_of
@@ -112,7 +112,7 @@ def legend(rows: list[Row]) -> str:
     """What the numbers are: the split, the spread, and how many runs stand behind each row."""
     split = rows[0].split if rows else "test"
     counted = [row for row in rows if row.runs]
-    usual = max((len(row.runs) for row in counted), default=0)
+    usual = mode([len(row.runs) for row in reversed(counted)]) if counted else 0
     others = [f"{len(row.runs)} for {row.contender.label}" for row in counted if len(row.runs) != usual]
     spread = "mean ± sample standard deviation over" if usual > 1 else "values of"
     runs = ", ".join([f"{spread} {usual} run{'s' * (usual > 1)}", *others]) if counted else "nothing evaluated yet"

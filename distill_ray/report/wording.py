@@ -45,6 +45,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def energy(joules: float) -> str:
+    """`840 J`, `12.5 kJ`, `1.25 kWh`."""
+    if joules < 1000:
+        return f"{joules:.0f} J"
+    return f"{joules / 1000:.3g} kJ" if joules < 3.6e5 else f"{joules / 3.6e6:.3g} kWh"
+
+
 def cut(text: str, length: int) -> str:
     """`text`, shortened to `length` characters."""
     return text if len(text) <= length else f"{text[: length - 1]}…"

@@ -59,6 +59,11 @@ class WorkerResources:
     """How often the workers of a job of several are started again when one of them dies."""
     compile: Literal["auto", "always", "never"] = "auto"
 
+    @property
+    def share(self) -> float:
+        """The part of its device that a worker has: of a GPU, or else of the machine's processors."""
+        return min(1.0, self.gpus or self.cpus / (os.cpu_count() or 1))
+
 
 @dataclass(frozen=True)
 class Machines:

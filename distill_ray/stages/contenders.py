@@ -76,6 +76,7 @@ def ensemble_contenders(study: Study, others: Sequence[Contender]) -> list[Conte
                 job_ids=tuple(job for each in of for job in each.job_ids),
                 members=members,
                 t_stddev=None,
+                diversity=(),
             )
         )
     return found
@@ -90,7 +91,8 @@ def student_contenders(runs: Sequence[Run], store: Store, deviation: Mapping[Vie
         if len(records) == len(own):
             recipe = records[0].job.recipe
             value = deviation.get(recipe.augment) if recipe.method.needs_teachers else None
-            contenders.append(replace(_contender(role, own, records), t_stddev=value))
+            inside = tuple(found for record in records if (found := record.diversity))
+            contenders.append(replace(_contender(role, own, records), t_stddev=value, diversity=inside))
     return contenders
 
 

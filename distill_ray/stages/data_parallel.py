@@ -40,6 +40,7 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
             "records": records,
             "stop": stop,
             "sharing": resources.sharing,
+            "share": resources.share,
             "threads": max(1, int(resources.cpus)),
         },
         scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker),
@@ -82,7 +83,8 @@ def _work(config: dict[str, Any]) -> None:
         torch.cuda.set_device(device)
     worker = Worker.here()
     try:
-        for record in train_here(config["store"], Job.from_dict(config["job"]), worker, sharing=config["sharing"]):
+        store, job = config["store"], Job.from_dict(config["job"])
+        for record in train_here(store, job, worker, sharing=config["sharing"], share=config["share"]):
             if worker.rank == 0:
                 config["records"].put(record)
             stopped = torch.tensor([worker.rank == 0 and not config["stop"].empty()], device=worker.device)

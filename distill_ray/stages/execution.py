@@ -37,6 +37,7 @@ from distill_ray.training import (
 )
 from distill_ray.training.checkpoint import is_intact
 from distill_ray.training.compiling import Compile
+from distill_ray.training.usage import Usage
 
 Epochs = Generator[dict[str, float], None, None]
 """The records of a job's epochs, as they come; when they end, the job is in the store."""
@@ -54,7 +55,8 @@ def run_job(store: Store, job: Job, resources: WorkerResources, *, read_test: bo
         if (found := find_job(store, job.id)) is not None:
             yield from found.epochs()
         elif job.workers == 1:
-            yield from log.following(train_here(store, job, sharing=resources.sharing, compile=resources.compile, say=log.write))
+            alone = functools.partial(train_here, sharing=resources.sharing, share=resources.share, compile=resources.compile)
+            yield from log.following(alone(store, job, say=log.write))
         else:
             from distill_ray.stages.data_parallel import train_on_workers
 
@@ -73,11 +75,13 @@ def train_here(
     *,
     sharing: Sharing = LIVE,
     compile: Compile = "never",
+    share: float = 1.0,
     say: Callable[[str], None] = lambda line: None,
 ) -> Epochs:
     """Train `job` in this process, alone or as the `worker` that it is, with a checkpoint in the store after every epoch.
 
-    `sharing` decides whether the teachers answer live; `say` is told when that has to change.
+    `sharing` decides whether the teachers answer live; `say` is told when that has to change. `share` is the part of the device
+    that this process has.
     """
     worker = worker or Worker.here()
     path = posixpath.join("work", job.id, "checkpoint.safetensors")
@@ -89,7 +93,10 @@ def train_here(
     dataset = cached_dataset(job.data)
     teachers = teachers_of(store, job, worker, sharing, say) if job.teachers else None
     save = functools.partial(store.write, path) if first else None
-    outcome = yield from train(job, dataset, teachers, worker=worker, saved=saved, save=save, compile=compile, say=say)
+    usage = Usage(worker, share)
+    outcome = yield from train(
+        job, dataset, teachers, worker=worker, usage=usage, saved=saved, save=save, compile=compile, say=say
+    )
     if first:
         save_job(
             store,
@@ -182,7 +189,8 @@ class JobLog:
     def following(self, epochs: Epochs) -> Epochs:
         """The same records, each one written down as it passes."""
         for record in epochs:
-            self.write("  ".join(f"{name} {value:.6g}" for name, value in record.items() if name != "time"))
+            shown = {name: value for name, value in record.items() if name != "time" and not name.startswith("system/")}
+            self.write("  ".join(f"{name} {value:.6g}" for name, value in shown.items()))
             yield record
 
     def write(self, text: str) -> None:

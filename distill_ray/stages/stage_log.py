@@ -1,4 +1,4 @@
-"""How long the stages of a study took, kept in the store over all its runs."""
+"""How long the stages of a study took and what energy, kept in the store over all its runs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ BEGUN = "begun"
 
 
 class StageLog:
-    """Keeps in the store when a study was begun, how long each of its stages has taken and how many jobs it trained, over all
-    its runs.
+    """Keeps in the store when a study was begun, how long each of its stages has taken, how many jobs it trained, and the energy
+    that their epochs used where devices report it, over all its runs.
     """
 
     def __init__(self, study: Study, store: Store) -> None:
@@ -43,7 +43,9 @@ class StageLog:
         pass
 
     def epoch(self, run: Run, record: Metrics) -> None:
-        pass
+        entry, joules = self._stages[run.stage], record.get("system/energy_joules")
+        if joules is not None:
+            entry["joules"] = entry.get("joules", 0.0) + joules
 
     def ended(self, run: Run, state: str, metrics: Metrics, reason: str) -> None:
         self._stages[run.stage]["trained"] += 1
@@ -72,7 +74,13 @@ def stage_rows(study: Study, store: Store) -> tuple[StageRow, ...]:
     content = store.read(_stage_file(study))
     stages = json.loads(content) if content else {}
     return tuple(
-        StageRow(name, entry["seconds"], int(entry["trained"]), max(0, int(entry["jobs"] - entry["trained"])))
+        StageRow(
+            name,
+            entry["seconds"],
+            int(entry["trained"]),
+            max(0, int(entry["jobs"] - entry["trained"])),
+            joules=entry.get("joules"),
+        )
         for name, entry in ((name, stages.get(name)) for name in (TEACH, SCREEN, SEARCH, CONFIRM))
         if entry is not None
     )

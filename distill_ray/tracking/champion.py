@@ -115,7 +115,7 @@ def _new_version(client: MlflowClient, study_name: str, experiment_id: str, run_
     recipe = champion.job.recipe
     tags = {"job_id": champion.job.id, "study": study_name, "method": recipe.method.name, "model": recipe.model}
     params = {name: str(value) for name, value in recipe.params().items()}
-    model = client.create_logged_model(experiment_id, ALIAS, run_id, tags, params, "image classifier")
+    model = client.create_logged_model(experiment_id, ALIAS, run_id, tags, params, "classifier")
     try:
         with tempfile.TemporaryDirectory() as staging:
             folder = Path(staging, "model")

@@ -19,7 +19,7 @@ from distill_ray.augment.epoch import epoch_batches, steps_per_epoch
 from distill_ray.errors import RunError
 from distill_ray.job import Job
 from distill_ray.methods.method import Setup, Student
-from distill_ray.metrics import validation_score
+from distill_ray.metrics import diversity, validation_score
 from distill_ray.models import build_model
 from distill_ray.training import checkpoint
 from distill_ray.training.checkpoint import Progress
@@ -30,6 +30,7 @@ from distill_ray.training.optimisation import clip_gradients, learning_rate, mak
 from distill_ray.training.prediction import predict
 from distill_ray.training.prefetch import prefetched
 from distill_ray.training.teachers import NO_TEACHERS, EpochTeachers
+from distill_ray.training.usage import Usage
 
 REMEDIES = "try a lower lr, more warmup_epochs, a clip_norm or precision: fp32"
 
@@ -59,6 +60,7 @@ def train(
     teachers: EpochTeachers | None = None,
     *,
     worker: Worker | None = None,
+    usage: Usage | None = None,
     saved: bytes | None = None,
     save: Callable[[bytes], None] | None = None,
     compile: Compile = "never",
@@ -67,11 +69,12 @@ def train(
     """Train `job` on `dataset`, yielding a record of metrics after each epoch and returning the `Outcome`.
 
     A record holds `epoch` (1-based), `time` (seconds since 1970), `seconds` (of this epoch), `lr`, the losses of the training
-    split under `train/` and the scores of the validation split under `val/`. With `saved`, the content of a checkpoint, the
-    run goes on where that one was, after yielding its records again, and ends with the same weights as an undisturbed run;
-    `save` receives a checkpoint after every epoch. All workers of a data-parallel run call this together, each with its `worker`;
-    one passes `save`. `compile` decides about `torch.compile`, which changes the last digits of results; `say` is told where it
-    cannot be had.
+    split under `train/` and the scores of the validation split under `val/`; with `usage` also what the epoch used of the
+    machine, under `system/`. The last one has the diversity of a student's members or heads under `members/`, see `diversity`.
+    With `saved`, the content of a checkpoint, the run goes on where that one was, after yielding its records again, and ends
+    with the same weights as an undisturbed run; `save` receives a checkpoint after every epoch. All workers of a data-parallel
+    run call this together, each with its `worker`; one passes `save`. `compile` decides about `torch.compile`,
+    which changes the last digits of results; `say` is told where it cannot be had.
 
     Raises `DivergedError` when the loss, or a prediction on the validation split, is not finite.
     """
@@ -143,6 +146,8 @@ def train(
             {"epoch": epoch, "time": time.time(), "seconds": time.perf_counter() - started, "lr": optimizer.param_groups[0]["lr"]}
             | means
             | {f"val/{name}": value for name, value in scores.items()}
+            | (_diversity(network, dataset, worker, precision) if epoch == recipe.epochs else {})
+            | (usage.since_last() if usage else {})
         )
         if save is not None:
             save(checkpoint.pack(progress, network, optimizer))
@@ -183,6 +188,18 @@ def load_network(job: Job, weights: Mapping[str, Tensor], dataset: Dataset) -> n
     network = job.recipe.method.deployable(make_network(job, dataset))
     network.load_state_dict(dict(weights))
     return network.eval()
+
+
+def _diversity(network: nn.Module, dataset: Dataset, worker: Worker, precision: str) -> dict[str, float]:
+    """How much the members or heads of a student disagree on the validation split; nothing for a student without."""
+    network.eval()
+    with torch.inference_mode():
+        probe = torch.zeros(1, *dataset.image_shape, device=worker.device)
+        several = dataset.task == "classification" and network(probe).dim() == 3
+    if not several:
+        return {}
+    members = predict(network, dataset.images, dataset.validation, worker=worker, precision=precision)
+    return {f"members/{name}": value for name, value in diversity(members.swapaxes(0, 1)).items()}
 
 
 def _keep_best(progress: Progress, keep: str, scores: Mapping[str, float], network: nn.Module) -> None:

@@ -85,6 +85,23 @@ def test_the_card_says_what_it_is_and_how_to_load_it(finished_study: Any, tmp_pa
     assert found["probabilities"].shape == (3, 10)
 
 
+@pytest.mark.parametrize("format", ["safetensors", "torch-export", "onnx"])
+def test_real_valued_inputs(finished_toy: Any, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "model"
+    assert run_export(finished_toy, out, "--format", format) == 0
+    points = load_images(open_source("toy-spiral"), "test").images
+    model = open_model(out)
+    np.testing.assert_allclose(model.predict(np.array(points)), expected(finished_toy, out), atol=1e-4)
+    assert (model.dtype, model.image_shape) == ("float32", (1, 1, 2))
+    with pytest.raises(ValueError, match=r"float32 of shape \(N, 1, 1, 2\), found uint8"):
+        model.predict(points.astype(np.uint8))
+    card = (out / "README.md").read_text()
+    assert "`images` is float32, (N, 1, 1, 2)" in card and "pipeline_tag: tabular-classification" in card
+    assert "pixels" not in card and "images of the training" not in card
+    assert main(["predict", str(out), str(tmp_path / "x.png")]) == 2
+    assert "takes real numbers, not images" in capsys.readouterr().err
+
+
 def test_nothing_is_written_when_the_check_fails(
     finished_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from distill_ray.records import Predictions
+from distill_ray.report.markdown import markdown
 from distill_ray.report.page import Report
 from distill_ray.report.plots.drawing import PALETTE
 from distill_ray.report.results import StudyResults, TrialRow
@@ -118,6 +119,20 @@ def test_page_answers_first_and_says_everything(page: Page) -> None:
     ):
         assert said in text
     assert page.tags["figcaption"] == page.tags["figure"] >= 6
+
+
+def test_every_figure_has_a_caption_that_says_what_to_see(study: StudyResults) -> None:
+    panels = [panel for section in Report.of(study).sections.values() for panel in section]
+    assert len(panels) > 8
+    assert all(panel.title and len(panel.caption) > 80 and panel.caption.endswith(".") for panel in panels)
+
+
+def test_energy_stands_beside_the_time_where_devices_report_it(study: StudyResults) -> None:
+    assert "energy" not in Page(Report.of(replace(study, contenders=())).html()).text
+    stages = (replace(study.stages[0], joules=12_345.0), *study.stages[1:])
+    measured = Report.of(replace(study, contenders=(), stages=stages))
+    assert "12.3 kJ" in Page(measured.html()).text
+    assert "3 jobs trained, 0 reused, 12.3 kJ" in markdown(measured.results, [], [])
 
 
 def test_figures_follow_the_page_in_the_dark_and_are_white_alone(written: list[Path]) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save
 
+from distill_ray.cli import main
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.models import build_model
 from distill_ray.tracking import Champion, Tracker
@@ -110,7 +112,10 @@ def test_the_folder_holds_weights_a_card_and_code_and_no_pickle(
 
 
 def test_a_job_is_registered_once_and_the_alias_follows_the_best(
-    champion_and_probabilities: tuple[Champion, np.ndarray], tracking_uri: str, tmp_path: Path
+    champion_and_probabilities: tuple[Champion, np.ndarray],
+    tracking_uri: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     import mlflow.pyfunc
     from mlflow import MlflowClient
@@ -153,3 +158,13 @@ def test_a_job_is_registered_once_and_the_alias_follows_the_best(
     np.testing.assert_allclose(model.predict(IMAGES), probabilities, atol=1e-6)
     assert model.metadata.get_input_schema().input_types() == [np.dtype(np.uint8)]
     assert model.metadata.run_id == made.run_id and model.metadata.model_id == logged.model_id
+
+    Image.fromarray(IMAGES[0]).save(tmp_path / "image.png")
+    capsys.readouterr()
+    there = ["--tracking-uri", tracking_uri, "--json"]
+    assert main(["predict", "models:/small@champion", str(tmp_path / "image.png"), *there]) == 0
+    (answer,) = json.loads(capsys.readouterr().out)
+    assert list(answer["probabilities"]) == ["a", "b", "c", "d"]
+    np.testing.assert_allclose(list(answer["probabilities"].values()), probabilities[0], atol=1e-6)
+    assert main(["predict", "models:/other@champion", str(tmp_path / "image.png"), *there]) == 2
+    assert "models:/other@champion: MLflow cannot load this model" in capsys.readouterr().err

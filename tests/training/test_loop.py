@@ -17,6 +17,7 @@ from distill_ray.methods import CRD, METHODS
 from distill_ray.metrics import score
 from distill_ray.training import Dataset, DivergedError, LiveTeachers, Outcome, Worker, load_network, predict, train
 from distill_ray.training.loop import make_network
+from distill_ray.training.usage import Usage
 
 TRACES = Path(__file__).parent / "traces"
 HERE = Worker(torch.device("cpu"))
@@ -80,6 +81,27 @@ def test_a_record_says_what_the_saved_predictions_say(small_dataset: Dataset, sm
     assert [record["epoch"] for record in records] == [1, 2, 3]
     for name, value in score(outcome.log_probabilities, outcome.labels).items():
         assert records[-1][f"val/{name}"] == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ["latent-be", "hydra", "drop"])
+def test_the_last_record_says_how_diverse_members_are(method: str, small_dataset: Dataset, small_data: Data) -> None:
+    records, outcome = finish(tiny_job(small_data, method), small_dataset)
+    assert all(not any(name.startswith("members/") for name in record) for record in records[:-1])
+    assert 0 <= records[-1]["members/disagreement"] <= 1
+    assert records[-1]["members/information"] > 0
+    if method != "latent-be":  # what is deployed is the mean of these very members
+        network = load_network(tiny_job(small_data, method), outcome.weights, small_dataset)
+        images = torch.from_numpy(small_dataset.images[small_dataset.validation]).permute(0, 3, 1, 2).float() / 255
+        with torch.inference_mode():
+            named = network.members(images).argmax(-1)
+        pairs = [(named[:, i] != named[:, j]).float().mean() for i in range(named.shape[1]) for j in range(i)]
+        assert records[-1]["members/disagreement"] == pytest.approx(sum(pairs).item() / len(pairs), abs=1e-6)
+
+
+def test_a_plain_student_has_none_and_usage_is_recorded(small_dataset: Dataset, small_data: Data) -> None:
+    records, _ = finish(tiny_job(small_data), small_dataset, usage=Usage(HERE))
+    assert not any(name.startswith("members/") for record in records for name in record)
+    assert all(record["system/cpu_utilization_percentage"] > 0 for record in records)
 
 
 def test_the_kept_epoch_is_the_best_one(small_dataset: Dataset, small_data: Data) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from distill_ray.report.plots.drawing import WIDE, Panel, Plot, axes_in, color, 
 from distill_ray.report.table import Row
 from distill_ray.report.wording import cut
 
+LEGEND_COLUMNS = 5
 MOST_CLASSES = 20
 """Of more classes than this only those with the most errors are drawn."""
 
@@ -40,8 +42,9 @@ def _errors(rows: Sequence[Row], subject: Row, order: NDArray[np.intp], names: S
     colors = contender_colors(tuple(row.contender for row in rows))
     places = np.arange(len(order))[::-1]
     shares = [100 * class_errors(row)[order] for row in rows]
-    with figure((WIDE[0], 80 + 24 * len(order))) as canvas:
-        axes = axes_in(canvas, left=32 + 8 * max(map(len, names)), top=26)
+    legend_rows = math.ceil(len(rows) / LEGEND_COLUMNS)
+    with figure((WIDE[0], 60 + 20 * legend_rows + 24 * len(order))) as canvas:
+        axes = axes_in(canvas, left=32 + 8 * max(map(len, names)), top=6 + 20 * legend_rows)
         axes.hlines(places, np.nanmin(shares, axis=0), np.nanmax(shares, axis=0), color=color("grid"), lw=5)
         for row, values in zip(rows, shares, strict=True):
             marker, size, layer = ("o", 9, 4) if row is subject else ("D", 5, 3)
@@ -53,7 +56,13 @@ def _errors(rows: Sequence[Row], subject: Row, order: NDArray[np.intp], names: S
         axes.set_xlabel(f"% of the class's {subject.split} samples that are classified wrong")
         axes.grid(False, axis="y")
         axes.legend(
-            loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=6, borderaxespad=0.2, handletextpad=0.2, columnspacing=1.0
+            loc="lower left",
+            bbox_to_anchor=(-0.01, 1.0),
+            ncols=LEGEND_COLUMNS,
+            borderaxespad=0.2,
+            handletextpad=0.2,
+            columnspacing=1.0,
+            labelspacing=0.3,
         )
     return Plot("class-errors", "Error rate by class", words, canvas)
 

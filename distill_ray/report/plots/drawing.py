@@ -28,6 +28,9 @@ PALETTE = {
     "default-kd": ("#cf5f13", "#ff9d57"),
     "other-1": ("#b3306d", "#ff85bb"),
     "other-2": ("#66741a", "#bccb55"),
+    "other-3": ("#0d7a92", "#59cbe2"),
+    "other-4": ("#7a5140", "#d3a893"),
+    "other-5": ("#4350b5", "#9aa6ff"),
     "bad": ("#c02f2a", "#ff7f78"),
 }
 """Colours by what they stand for, for light and for dark. Figures are drawn in the light ones; a page puts variables there."""
@@ -150,7 +153,7 @@ def color(name: str) -> str:
 
 def contender_colors(contenders: tuple[Contender, ...]) -> dict[str, str]:
     """A colour for every contender by name, the same in every figure."""
-    spare = ["other-1", "other-2", "muted"]
+    spare = [*(name for name in PALETTE if name.startswith("other-")), "muted"]
     named = {ENSEMBLE, TEACHER, SCRATCH, DEFAULT_KD, BEST}
     colors = {}
     for contender in contenders:
