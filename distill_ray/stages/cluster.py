@@ -38,6 +38,9 @@ _SETTINGS = {
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory for a cluster started here. Jobs pass records of epochs through it; images are memory-mapped files."""
 
+STARTS = 3
+"""How often Ray is started on this machine before it is given up."""
+
 ON_THE_HEAD = {"node:__internal_head__": 0.001}
 """Where what only waits for workers sits: on the head, which spot machines do not take away, and without a CPU."""
 
@@ -110,7 +113,10 @@ class Cluster:
             ray.shutdown()
 
     def connect(self) -> None:
-        """Start Ray here, or join the cluster at the address. Raises `RequestError` when nobody answers there."""
+        """Start Ray here, or join the cluster at the address.
+
+        Raises `RequestError` when nobody answers there and `RunError` when Ray does not start here.
+        """
         if self._connected:
             return
         host, _, port = (self._address or "").rpartition(":")
@@ -123,26 +129,18 @@ class Cluster:
 
         level = logging.INFO if self._verbose else logging.ERROR
         on_termination = signal.getsignal(signal.SIGTERM)
-        try:
-            if self._address is None:
-                ray.init(
-                    address="local",
-                    include_dashboard=False,
-                    log_to_driver=self._verbose,
-                    logging_level=level,
-                    object_store_memory=OBJECT_STORE_BYTES,
-                )
-            else:
+        if self._address is None:
+            _start_here(log_to_driver=self._verbose, logging_level=level)
+        else:
+            try:
                 ray.init(
                     address=self._address,
                     log_to_driver=self._verbose,
                     logging_level=level,
                     runtime_env=_environment_of_workers(),
                 )
-        except Exception as error:  # Ray raises a bare one when its processes do not start in time
-            where = f"--address {self._address}" if self._address else "this machine"
-            cause = next(iter(str(error).splitlines()), type(error).__name__)
-            raise (RequestError if self._address else RunError)(f"no Ray cluster at {where}: {cause}") from None
+            except Exception as error:  # Ray raises a bare one when its processes do not answer in time
+                raise RequestError(f"no Ray cluster at --address {self._address}: {_first_line(error)}") from None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_termination)  # Ray has put its own in the place
         if not self._verbose:
@@ -211,6 +209,30 @@ class Cluster:
         except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
             return []
         return machines
+
+
+def _start_here(*, log_to_driver: bool, logging_level: int) -> None:
+    """A cluster of this machine alone. Ray gives its own processes half a minute; on a busy machine they get it again."""
+    import ray
+
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=log_to_driver,
+                logging_level=logging_level,
+                object_store_memory=OBJECT_STORE_BYTES,
+            )
+            return
+        except Exception as error:  # a bare one when its processes do not answer in time
+            ray.shutdown()
+            if attempt == STARTS:
+                raise RunError(f"Ray did not start on this machine, tried {STARTS} times: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _present() -> list[Machines]:

@@ -1,0 +1,51 @@
+"""Connecting to Ray, where it does not answer at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import ray
+
+from distill_ray.errors import RequestError, RunError
+from distill_ray.stages.cluster import STARTS, Cluster
+
+LATE = "The current node timed out during startup."
+
+
+def late(times: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let Ray be too slow that many times, as it is on a machine with much else to do; the list grows with each start."""
+    starts: list[str] = []
+
+    def init(address: str, **_: object) -> None:
+        starts.append(address)
+        if len(starts) <= times:
+            raise Exception(f"{LATE}\nSecond line.")
+
+    monkeypatch.setattr(ray, "init", init)
+    return starts
+
+
+def test_a_slow_machine_may_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = late(STARTS - 1, monkeypatch)
+    with Cluster() as cluster:
+        cluster.connect()
+        cluster.connect()
+    assert starts == ["local"] * STARTS
+
+
+def test_a_machine_where_ray_does_not_start_is_a_failure_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = late(STARTS, monkeypatch)
+    with Cluster() as cluster, pytest.raises(RunError, match=f"Ray did not start on this machine, tried 3 times: {LATE}$"):
+        cluster.connect()
+    assert len(starts) == STARTS
+
+
+def test_a_cluster_that_does_not_answer_is_a_wrong_request(monkeypatch: pytest.MonkeyPatch, free_port: Callable[[], int]) -> None:
+    starts = late(1, monkeypatch)
+    with Cluster("auto") as cluster, pytest.raises(RequestError, match=f"no Ray cluster at --address auto: {LATE}$"):
+        cluster.connect()
+    assert starts == ["auto"], "another try would join another cluster"
+    with Cluster(f"127.0.0.1:{free_port()}") as cluster, pytest.raises(RequestError, match="refused; start one, or leave it out"):
+        cluster.connect()
+    assert len(starts) == 1
