@@ -14,6 +14,7 @@ from distill_ray.cli.look import compare, logs, report, status, ui
 from distill_ray.cli.model import export, predict
 from distill_ray.cli.run import plan, run, validate
 from distill_ray.cli.schema import schema
+from distill_ray.cli.uncertainty import uncertainty
 from distill_ray.errors import DistillRayError
 
 
@@ -72,5 +73,7 @@ def commands() -> None:
     """
 
 
-for command in (run, validate, plan, bench, status, logs, report, compare, export, predict, ui, sync, gc, schema, data):
+for command in (
+    *(run, validate, plan, bench, status, logs, report, compare, uncertainty, export, predict, ui, sync, gc, schema, data),
+):
     commands.add_command(command)

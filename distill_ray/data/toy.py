@@ -105,6 +105,48 @@ class Regression(Toy):
         return np.concatenate([noisy, exact])[:, None], targets.astype(np.float32)
 
 
+@SOURCES.register("toy-spiral-grid")
+class SpiralGrid(Toy):
+    """`toy-spiral-grid`: the plane around the spiral, 100 by 100 points on [-20, 20]², to see how uncertain networks are there.
+
+    There is nothing to train on, and the labels mean nothing.
+    """
+
+    name = "toy-spiral-grid"
+    class_names = Spiral.class_names
+
+    def rows(self, split: SplitName) -> int:
+        """The number of points in `split`."""
+        return 0 if split == "train" else 10_000
+
+    def samples(self, split: SplitName) -> tuple[NDArray[np.float64], np.ndarray]:
+        """Points (N, 2), y the faster one."""
+        axis = np.linspace(-20, 20, 100)
+        return np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1).reshape(-1, 2), np.zeros(10_000, dtype=np.int64)
+
+
+@SOURCES.register("toy-regression-outside")
+class RegressionOutside(Toy):
+    """`toy-regression-outside`: of 1000 equally spaced inputs on [-12, 12] those 6.5 or farther from 0, where none was learned.
+
+    There is nothing to train on.
+    """
+
+    name = "toy-regression-outside"
+    task = "regression"
+    class_names = ()
+
+    def rows(self, split: SplitName) -> int:
+        """The number of inputs in `split`."""
+        return 0 if split == "train" else len(self.samples(split)[0])
+
+    def samples(self, split: SplitName) -> tuple[NDArray[np.float64], np.ndarray]:
+        """Inputs (N, 1) and float32 targets."""
+        inputs = np.linspace(-12, 12, 1000)
+        inputs = inputs[np.abs(inputs) >= 6.5]
+        return inputs[:, None], curve(inputs).astype(np.float32)
+
+
 def spiral(share: NDArray[np.float64], noise: NDArray[np.float64], arms: NDArray[np.int64]) -> NDArray[np.float64]:
     """Points (N, 2): t = 2 pi sqrt(share), (t cos t, t sin t) plus `noise` (N, 2), turned left by 120 degrees per arm."""
     t = 2 * np.pi * np.sqrt(share)

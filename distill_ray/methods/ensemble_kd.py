@@ -24,8 +24,9 @@ else:
 class EnsembleKD(Method):
     """`(1 - alpha) * cross-entropy + alpha * T² KL(teachers || student)`, outputs softened by the temperature T.
 
-    Source: Hinton et al. 2015 for one teacher; the three combinations of several are those of the "ensemble of calibrated
-    models" system. The gradients of mean-loss and mean-softmax are equal; that of add-loss is N times as large.
+    Source: Hinton et al. 2015 for one teacher; the combinations of N are those of the "ensemble of calibrated models" system,
+    sum-softmax being what its script for mean-softmax computes. The gradients of mean-loss and mean-softmax are equal, and
+    those of add-loss and sum-softmax N times as large.
     """
 
     name = "kd"
@@ -38,7 +39,7 @@ class EnsembleKD(Method):
         Setting("weight of the teachers; the labels have 1 - alpha", at_least=0, at_most=1),
     ] = 0.9
     combine: Annotated[
-        Literal["mean-softmax", "mean-loss", "add-loss"],
+        Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax"],
         Setting("how the teachers are combined"),
     ] = "mean-softmax"
     weights: Annotated[

@@ -45,9 +45,9 @@ class AugmentedKD(Method):
     original: Annotated[float, Setting("weight of the teachers' answers for the images", at_least=0)] = 1.0
     mixed_labels: Annotated[float, Setting("weight of the labels of the augmented copies", at_least=0)] = 0.0
     augmented: Annotated[float, Setting("weight of the teachers' answers for the augmented copies", at_least=0)] = 1.0
-    combine: Annotated[Literal["mean-softmax", "mean-loss", "add-loss"], Setting("how the teachers are combined")] = (
-        "mean-softmax"
-    )
+    combine: Annotated[
+        Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax"], Setting("how the teachers are combined")
+    ] = "mean-softmax"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,7 +16,7 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from distill_ray.augment.view import Part
 
-Combine = Literal["mean-softmax", "mean-loss", "add-loss"]
+Combine = Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax"]
 
 
 def ensemble_kd(
@@ -32,8 +32,9 @@ def ensemble_kd(
 
     - `mean-softmax`: T² KL(mean_n q_n || p);
     - `mean-loss`: mean_n T² KL(q_n || p), which is larger by a constant and has the same gradient;
-    - `add-loss`: sum_n T² KL(q_n || p), N times the loss before it. A sum of softmaxes as the target, as in the published
-      script that is called "avg softmax", has this gradient too.
+    - `add-loss`: sum_n T² KL(q_n || p), N times the loss before it;
+    - `sum-softmax`: as `mean-softmax` with sum_n q_n, of mass N, in the place of the mean, which is what the published script
+      "avg softmax" computes. It has the gradient of `add-loss`, and a value of N ln(N) T² more than N times `mean-softmax`.
 
     Args:
         student: logits (B, K).
@@ -48,9 +49,11 @@ def ensemble_kd(
     with torch.no_grad():
         log_q = (teachers.to(log_p.dtype) / temperature).log_softmax(-1)
         log_mean = _log_mean(log_q, weights)
-    scale = temperature**2 / len(student) * (len(teachers) if combine == "add-loss" else 1)
+    scale = temperature**2 / len(student) * (len(teachers) if combine in ("add-loss", "sum-softmax") else 1)
     divergence = functional.kl_div(log_p, log_mean, reduction="sum", log_target=True)
-    if combine != "mean-softmax":
+    if combine == "sum-softmax":
+        divergence = divergence + len(student) * math.log(len(teachers))
+    elif combine != "mean-softmax":
         with torch.no_grad():
             from_mean = functional.kl_div(log_mean, log_q, reduction="none", log_target=True).sum((1, 2))
             disagreement = (from_mean * _shares(from_mean, weights)).sum() if weights else from_mean.mean()

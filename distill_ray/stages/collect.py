@@ -35,7 +35,6 @@ from distill_ray.stages.screen import ENTROPY, T_STDDEV, Screening, deviations, 
 from distill_ray.stages.stage_log import first_run, stage_rows
 from distill_ray.store import Store
 from distill_ray.study import Choice, Range, Study
-from distill_ray.study.space import label_of
 
 _STATES: dict[TrialState, Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING"]] = {
     TrialState.COMPLETE: "COMPLETE",
@@ -127,7 +126,7 @@ def _screening(study: Study, wanted: Sequence[Screening], store: Store, deviatio
     for view in choices:
         if view not in study.screen.candidates:
             why = "picks images by the student" if view.asks_student else "no candidate"
-            rows.append(ScreenRow(str(label_of(view)), None, None, True, why))
+            rows.append(ScreenRow(study.view_texts[view], None, None, True, why))
     return tuple(sorted(rows, key=lambda row: math.inf if row.t_stddev is None else row.t_stddev))
 
 

@@ -36,7 +36,7 @@ def trial_run(study: Study, data: Data, teachers: Sequence[str], number: int, dr
     """The trial that has drawn these settings. Raises `ValueError` when they do not fit each other."""
     recipe = study.search.space.recipe(study.student, drawn)
     job = _student(study, recipe, data, learned_from(study, teachers), study.trial_seed)
-    return Run(f"trial/{number}", SEARCH, "trial", job, number, dict(drawn))
+    return Run(f"trial/{number}", SEARCH, "trial", job, number, study.shown(drawn))
 
 
 def confirm_runs(study: Study, data: Data, teachers: Sequence[str], found: Sequence[Recipe]) -> list[Run]:

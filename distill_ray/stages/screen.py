@@ -11,7 +11,7 @@ import posixpath
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +51,8 @@ class Screening:
     images: int | None
     batch_size: int
     seed: int
+    label: str = field(default="", compare=False)
+    """The augmentation as people read it."""
 
     @property
     def id(self) -> str:
@@ -63,11 +65,6 @@ class Screening:
     def key(self) -> str:
         """Its folder in the store."""
         return posixpath.join("screenings", self.id)
-
-    @property
-    def label(self) -> str:
-        """The augmentation on one line."""
-        return str(label_of(self.view))
 
     def to_dict(self) -> dict[str, Any]:
         """The screening as JSON values."""
@@ -111,6 +108,7 @@ def screenings(study: Study, data: Data, teachers: Sequence[str]) -> list[Screen
             images=screen.images,
             batch_size=screen.batch_size,
             seed=study.seed,
+            label=study.view_texts[view],
         )
         for view in screen.candidates
     ]

@@ -67,6 +67,23 @@ def view_text(view: View) -> str:
     return f"{view.name}({', '.join(f'{name}={json.dumps(value)}' for name, value in changed.items())})" if changed else view.name
 
 
+def short_texts(views: Iterable[View]) -> dict[View, str]:
+    """Each of several views on one line, as people read it: its name, and of its settings those that tell it from the others.
+
+    `cutmix(flip=false)` is `cutmix` where no other choice is a cutmix; a setting that all views of a name share is left out.
+    """
+    alike: dict[str, list[View]] = {}
+    for view in views:
+        alike.setdefault(view.name, []).append(view)
+    texts: dict[View, str] = {}
+    for group in alike.values():
+        shared = {name: getattr(group[0], name) for name in setting_fields(type(group[0]))}
+        shared = {name: value for name, value in shared.items() if all(getattr(view, name) == value for view in group)}
+        defaults = {name: field.default for name, field in setting_fields(type(group[0])).items() if name in shared}
+        texts |= {view: view_text(dataclasses.replace(view, **defaults)) for view in group}
+    return texts
+
+
 def to_file(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Flat settings as the study file writes them, in JSON values."""
     written: dict[str, Any] = {}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from distill_ray.augment import View
 from distill_ray.errors import RequestError
 from distill_ray.job import Recipe, canonical_json
 from distill_ray.study.document import Document
 from distill_ray.study.problems import Path, Problems
-from distill_ray.study.recipes import COMMON, flatten, to_file
+from distill_ray.study.recipes import COMMON, flatten, short_texts, to_file
 from distill_ray.study.sections import Confirm, DataSection, Published, Resources, Screen, Search, TeacherGroup
+from distill_ray.study.space import Choice, Label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,18 @@ class Study:
         """
         asked = {name: section for name, section in self.to_dict().items() if name != "published"}
         return hashlib.sha256(canonical_json(asked).encode()).hexdigest()[:16]
+
+    @cached_property
+    def view_texts(self) -> Mapping[View, str]:
+        """What people read for the augmentations that the search chooses from or the screening measures."""
+        chosen = [value for each in self.search.space.dimensions if isinstance(each, Choice) for value in each.values]
+        views = [*(value for value in chosen if isinstance(value, View)), *(self.screen.candidates if self.screen else ())]
+        return short_texts(dict.fromkeys(views))
+
+    def shown(self, drawn: Mapping[str, Label]) -> dict[str, Label]:
+        """What a trial has drawn, as people read it: views by their `view_texts`."""
+        values = {name: self.search.space[name].value(label) for name, label in drawn.items()}
+        return {name: self.view_texts[value] if isinstance(value, View) else drawn[name] for name, value in values.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """The study as a study file with nothing left out, in JSON values."""

@@ -165,7 +165,7 @@ def test_sixteen_bits_are_refused(tmp_path, write_shard):
 
 
 def test_folders_that_hold_no_data_set(tmp_path, small):
-    known = "digits, toy-regression, toy-spiral"
+    known = "digits, toy-regression, toy-regression-outside, toy-spiral, toy-spiral-grid"
     refused(rf"unknown data set 'digts'; did you mean 'digits'\? \(known: {known}\), and no such folder exists", "digts")
     refused(f"there is no folder {tmp_path}/none; name the one", tmp_path / "none")
     refused("is a file; name the folder", small / "test-00000-of-00001.parquet")

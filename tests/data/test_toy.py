@@ -61,3 +61,11 @@ def test_targets_have_noise_in_training_only() -> None:
 def test_real_numbers_have_no_classes_to_stratify_by() -> None:
     with pytest.raises(RequestError, match="use last"):
         split_indices(np.linspace(0, 1, 20, dtype=np.float32), validation=5)
+
+
+def test_places_beyond_the_training_data() -> None:
+    grid, outside = (load_images(open_source(name), "test").images for name in ("toy-spiral-grid", "toy-regression-outside"))
+    assert grid.shape == (10_000, 1, 1, 2)
+    assert np.unique(grid[..., 0]).tolist() == np.unique(grid[..., 1]).tolist() == np.linspace(-20, 20, 100, dtype="f4").tolist()
+    assert grid[1, 0, 0, 0] == grid[0, 0, 0, 0] == -20 and grid[1, 0, 0, 1] > -20
+    assert np.abs(outside).min() >= 6.5 and outside.max() == 12 and len(outside) == 458

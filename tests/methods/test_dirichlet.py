@@ -54,6 +54,12 @@ def test_it_is_the_likelihood_of_the_members() -> None:
     torch.testing.assert_close(dirichlet_likelihood(STUDENT, TEACHERS, 1.0), expected)
 
 
+def test_precision_of_the_oracle() -> None:
+    torch.testing.assert_close(STUDENT.exp().sum(-1), f64([4.3248124882, 5.2895433942]), rtol=0, atol=5.1e-11)
+    wide = f64([6, 2, 1, 0, 0, -1, -1, -2, 0, 1])
+    assert [round((wide / temperature).exp().sum().item(), 1) for temperature in (8, 1)] == [11.2, 420.1]
+
+
 def test_smoothing() -> None:
     distribution = torch.distributions.Dirichlet(STUDENT.exp())
     smoothed = [0.9 * teacher.softmax(-1) + 0.1 / 3 for teacher in TEACHERS]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_ray.methods.diversity import Bias, Compare, diversity
+from distill_ray.methods.diversity import Bias, Compare, diversity, similarity
 
 
 def f64(values: object) -> Tensor:
@@ -23,6 +23,30 @@ def test_linear_heads() -> None:
     assert diversity(layers, compare="layers").item() == pytest.approx(1.7886371630, abs=5.1e-11)
 
 
+def test_cosines_one_by_one() -> None:
+    """A head and the mean give the same cosine as two heads whose mean lies between: each row, bias and layer by itself."""
+    mean, bias_mean = WEIGHTS.mean(0), BIASES.mean(0)
+
+    def cosine(vector: Tensor, to: Tensor) -> float:
+        return torch.nn.functional.cosine_similarity(vector, to, dim=-1, eps=1e-30).item()
+
+    rows = [[cosine(head[row], mean[row]) for row in range(2)] for head in (A, B)]
+    assert rows[0] == pytest.approx([0.9429541653, 0.0], abs=5e-9)
+    assert rows[1] == pytest.approx([0.8304547958, 0.5773502500], abs=2e-8)
+    by_row = similarity(WEIGHTS).item()
+    assert by_row == pytest.approx(sum((1 + value) / 2 for head in rows for value in head), abs=2e-8)
+    assert by_row / 4 == pytest.approx(0.7938449014, abs=5.1e-11)
+    biases = [
+        (1 + (own * to) / ((own**2 + 1e-8).sqrt() * (to**2 + 1e-8).sqrt() + 1e-8)) / 2
+        for own, to in zip(BIASES.flatten(), bias_mean.repeat(2), strict=True)
+    ]
+    assert [bias.item() for bias in biases[:3]] == pytest.approx([0.9999994375, 0.9999984375, 0.9999998264], abs=5.1e-11)
+    assert biases[3].item() == pytest.approx(2.24999e-6, abs=5.1e-12)
+    assert similarity(BIASES.unsqueeze(-1)).item() == pytest.approx(sum(bias.item() for bias in biases), abs=1e-12)
+    whole = [cosine(head.flatten(), mean.flatten()) for head in (A, B)]
+    assert whole == pytest.approx([0.8672273811, 0.7100469450], abs=5e-9)
+
+
 def test_gradient() -> None:
     weights = WEIGHTS.clone().requires_grad_()
     diversity([(weights, None)]).backward()
@@ -31,6 +55,8 @@ def test_gradient() -> None:
         [[-0.0253907258, 0.0715226132, 0.0767079036], [0.1924500997, -0.1611032929, 0.1611032929]],
     ]
     torch.testing.assert_close(weights.grad, f64(expected), rtol=0, atol=5.1e-11)
+    detached = [[0.0407668155, -0.0177247022, -0.0017724701], [0.3535533776, 0, 0]]
+    assert (weights.grad[0] - f64(detached)).abs().max() > 0.01, "a mean that is detached gives other gradients"
 
 
 def test_convolutional_heads() -> None:

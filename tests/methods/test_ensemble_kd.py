@@ -67,6 +67,17 @@ def test_parts_are_averaged() -> None:
     assert both["loss/teachers"].item() == pytest.approx((0.14634210 + 0.13285806) / 2, abs=1e-8)
 
 
+def test_versions_of_an_image_agree_at_a_price() -> None:
+    """The AugMix oracle: the cross-entropy of the clean version, and 12 times the Jensen-Shannon divergence of all three."""
+    versions = f64([[1, 0, -1], [0.5, 0.5, 0], [0.8, 0.3, -0.6], [0.1, 0.9, 0], [1.4, -0.2, -1.2], [0.7, 0.2, 0.4]])
+    part = Part(images=versions, labels=torch.tensor([0, 1] * 3), copies=3)
+    batch = Batch(parts=(part,), positions=torch.arange(2))
+    for weight, expected in ((0.0, 0.68281303), (12.0, 0.99631121)):
+        loss = Supervised(consistency=weight).loss(IDENTITY_STUDENT, batch, Answers([]))["loss"]
+        assert round(loss.item(), 8) == expected
+    assert Supervised().consistency == 12.0
+
+
 def test_supervised_ignores_teachers() -> None:
     batch = batch_of(STUDENT, STUDENT)
     assert round(Supervised().loss(IDENTITY_STUDENT, batch, Answers([]))["loss"].item(), 8) == 0.57151245
@@ -106,7 +117,7 @@ def test_weights_of_teachers() -> None:
     [
         ({"temperature": 0.0}, "temperature must be above 0, found 0"),
         ({"alpha": 1.1}, "alpha must be at least 0, at most 1, found 1.1"),
-        ({"combine": "median"}, "combine must be one of 'mean-softmax', 'mean-loss', 'add-loss', found 'median'"),
+        ({"combine": "median"}, "combine must be one of 'mean-softmax', 'mean-loss', 'add-loss', 'sum-softmax', found 'median'"),
         ({"weights": (1.0, -1.0)}, "weights must be at least 0"),
         ({"weights": (0.0, 0.0)}, "weights must not all be 0"),
     ],

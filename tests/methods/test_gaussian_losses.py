@@ -20,6 +20,8 @@ def test_components() -> None:
     assert gaussian_likelihood(HEADS, TARGETS).item() == pytest.approx(0.0569995340, abs=5.1e-11)
     assert aggregated_gaussians(HEADS, TEACHERS).item() == pytest.approx(0.5366598967, abs=5.1e-11)
     assert paired_gaussians(HEADS, TEACHERS).item() == pytest.approx(0.5787762242, abs=5.1e-11)
+    population = 0.5312052001  # the oracle's value for variances divided by M instead of M - 1
+    assert aggregated_gaussians(HEADS, TEACHERS).item() != pytest.approx(population, abs=1e-3)
     pairs = [paired_gaussians(HEADS[:, [head]], TEACHERS[[teacher]]).item() for teacher, head in ((0, 0), (1, 1), (2, 0))]
     assert pairs == pytest.approx([0.5397954759, 0.5990469671, 0.5974862296], abs=1e-8)
 

@@ -139,8 +139,17 @@ def test_plain_distillation_on_the_same_inputs() -> None:
     """The oracle's plain step: the same network without members, against the mean over the teachers."""
     network = plain_network()
     method = EnsembleKD(temperature=4.0, alpha=0.7, combine="mean-loss")
-    method.loss(Student(network, network), batch_with_pair(0, 1), Live())["loss"].backward()
+    terms = method.loss(Student(network, network), batch_with_pair(0, 1), Live())
+    terms["loss"].backward()
+    answers = (Live()(PART) / 4).softmax(-1)
+    distilled = terms["loss/teachers"] - 16 * (answers * answers.log()).sum(-1).mean()
+    assert terms["loss/labels"].item() == pytest.approx(1.6397292514, abs=5.1e-11)
+    assert distilled.item() == pytest.approx(17.5433300556, abs=1e-10)
+    total = 0.3 * terms["loss/labels"] + 0.7 * distilled + WEIGHT_DECAY * 7.695
+    assert total.item() == pytest.approx(12.7760973143, abs=1e-10)
     layer = network.classifier
+    decay = 0.5 * sum(parameter.square().sum() for parameter in layer.parameters())
+    assert decay.item() == pytest.approx(7.695)
     expected = [[-0.055965301, 0.018733325, 0.038731976], [-0.136509285, 0.080031723, 0.057727563]]
     torch.testing.assert_close(layer.weight.grad.T + WEIGHT_DECAY * W, f64(expected), rtol=0, atol=5.1e-10)
     torch.testing.assert_close(

@@ -1,6 +1,7 @@
 """The losses against the oracles of the published systems, and against what must hold of them."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from distill_ray.methods import losses
 STUDENT = [[1, 0.5, -0.5], [0.2, -1, 0.8]]
 TEACHERS = [[[2, 0, -1], [0.5, -0.5, 1.5]], [[1.5, 1, -2], [-0.3, 0.1, 2.2]]]
 LABELS = [0, 2]
+COMBINATIONS = get_args(losses.Combine)
 
 
 def f64(values: object) -> Tensor:
@@ -46,11 +48,11 @@ def total(student: Tensor, temperature: float, teachers: Tensor, combine: losses
 
 
 @pytest.mark.parametrize(
-    ("temperature", "first", "second", "add", "mean_loss", "mean_softmax"),
+    ("temperature", "first", "second", "add", "mean_loss", "mean_softmax", "sum_softmax"),
     [
-        (1, 0.10768376, 0.13367527, 0.24135903, 0.12067951, 0.08139132),
-        (4, 0.14634210, 0.32910725, 0.47544934, 0.23772467, 0.17016642),
-        (50, 0.13336223, 0.39177963, 0.52514186, 0.26257093, 0.18853657),
+        (1, 0.10768376, 0.13367527, 0.24135903, 0.12067951, 0.08139132, 1.54907700),
+        (4, 0.14634210, 0.32910725, 0.47544934, 0.23772467, 0.17016642, 22.52104261),
+        (50, 0.13336223, 0.39177963, 0.52514186, 0.26257093, 0.18853657, 3466.11297593),
     ],
 )
 def test_ensemble_kd_oracle(
@@ -60,30 +62,35 @@ def test_ensemble_kd_oracle(
     add: float,
     mean_loss: float,
     mean_softmax: float,
+    sum_softmax: float,
 ) -> None:
     student, teachers = f64(STUDENT), f64(TEACHERS)
-    for combine in ("mean-softmax", "mean-loss", "add-loss"):
+    for combine in COMBINATIONS:
         assert printed(losses.ensemble_kd(student, teachers[:1], temperature, combine)) == first
         assert printed(losses.ensemble_kd(student, teachers[1:], temperature, combine)) == second
     assert printed(losses.ensemble_kd(student, teachers, temperature, "add-loss")) == add
     assert printed(losses.ensemble_kd(student, teachers, temperature, "mean-loss")) == mean_loss
     assert printed(losses.ensemble_kd(student, teachers, temperature, "mean-softmax")) == mean_softmax
+    assert printed(losses.ensemble_kd(student, teachers, temperature, "sum-softmax")) == sum_softmax
 
 
 @pytest.mark.parametrize(
-    ("temperature", "first", "add", "mean_loss", "mean_softmax"),
+    ("temperature", "first", "add", "mean_loss", "mean_softmax", "sum_softmax"),
     [
-        (4, 0.23137617, 0.49466197, 0.30448223, 0.25043562),
-        (50, 0.22099227, 0.53441598, 0.32435923, 0.26513174),
+        (4, 0.23137617, 0.49466197, 0.30448223, 0.25043562, 18.13113658),
+        (50, 0.22099227, 0.53441598, 0.32435923, 0.26513174, 2773.00468324),
     ],
 )
-def test_total_oracle(temperature: float, first: float, add: float, mean_loss: float, mean_softmax: float) -> None:
+def test_total_oracle(
+    temperature: float, first: float, add: float, mean_loss: float, mean_softmax: float, sum_softmax: float
+) -> None:
     student, teachers = f64(STUDENT), f64(TEACHERS)
     assert printed(losses.cross_entropy(student, labelled(LABELS))) == 0.57151245
     assert printed(total(student, temperature, teachers[:1], "mean-softmax")) == first
     assert printed(total(student, temperature, teachers, "add-loss")) == add
     assert printed(total(student, temperature, teachers, "mean-loss")) == mean_loss
     assert printed(total(student, temperature, teachers, "mean-softmax")) == mean_softmax
+    assert printed(total(student, temperature, teachers, "sum-softmax")) == sum_softmax
 
 
 @pytest.mark.parametrize(
@@ -116,6 +123,7 @@ def test_gradient_oracle(temperature: float, expected: list[list[float]]) -> Non
     torch.testing.assert_close(gradient("add-loss"), f64(expected), rtol=0, atol=5.1e-9)
     torch.testing.assert_close(gradient("mean-loss"), gradient("add-loss") / 2, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient("mean-softmax"), gradient("add-loss") / 2, rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient("sum-softmax"), gradient("add-loss"), rtol=1e-12, atol=0)
 
 
 def test_the_limit_of_a_high_temperature_is_centred_logit_matching() -> None:
@@ -141,6 +149,12 @@ def test_combinations_differ_by_a_constant_and_a_factor() -> None:
     torch.testing.assert_close(constants[0], constants[1])
     oracle = [losses.ensemble_kd(f64(STUDENT), f64(TEACHERS), 4, combine) for combine in ("mean-loss", "mean-softmax")]
     assert (oracle[0] - oracle[1]).item() == pytest.approx(0.06755825, abs=1e-8)
+    four, at_50 = random_logits(4, 7, 5, seed=3), 50.0
+    offset = losses.ensemble_kd(student, four, at_50, "sum-softmax") - 4 * losses.ensemble_kd(
+        student, four, at_50, "mean-softmax"
+    )
+    assert offset.item() == pytest.approx(13862.94, abs=0.005)
+    assert 0.8 * offset.item() == pytest.approx(11090.35, abs=0.005)
 
 
 def test_cross_entropy_form_differs_by_the_teachers_entropy() -> None:
@@ -155,10 +169,16 @@ def test_cross_entropy_form_differs_by_the_teachers_entropy() -> None:
         [0.1301003367, -0.0176914013, -0.1124089354],
     ]
     torch.testing.assert_close(gradient, f64(expected), rtol=0, atol=5.1e-11)
-    assert losses.cross_entropy(student, labelled([0, 2])).item() == pytest.approx(0.4672681783, abs=5.1e-11)
+    labels = losses.cross_entropy(student, labelled([0, 2]))
+    assert labels.item() == pytest.approx(0.4672681783, abs=5.1e-11)
+    assert (0.3 * labels + 0.7 * (loss + 16.8750100508)).item() == pytest.approx(12.0980345710, abs=1.1e-10)
+    of_mean_logits = losses.ensemble_kd(student, teachers.mean(0, keepdim=True), 4.0)
+    mean = (teachers.mean(0) / 4).softmax(-1)
+    wrong = of_mean_logits - 16 * (mean * mean.log()).sum(-1).mean()
+    assert wrong.item() == pytest.approx(17.0837927142, abs=5.1e-11), "the oracle's example of another target"
 
 
-@pytest.mark.parametrize("combine", ["mean-softmax", "mean-loss", "add-loss"])
+@pytest.mark.parametrize("combine", COMBINATIONS)
 def test_weighted_teachers(combine: losses.Combine) -> None:
     student, teachers = random_logits(6, 4), random_logits(3, 6, 4, seed=1)
     plain = losses.ensemble_kd(student, teachers, 2.0, combine)
@@ -179,7 +199,7 @@ def test_no_gradient_reaches_the_teachers() -> None:
 
 def test_gradient_is_that_of_finite_differences() -> None:
     teachers = random_logits(3, 4, 5, seed=1)
-    for combine in ("mean-softmax", "mean-loss", "add-loss"):
+    for combine in COMBINATIONS:
         student = random_logits(4, 5).requires_grad_()
         assert torch.autograd.gradcheck(
             lambda logits, c=combine: losses.ensemble_kd(logits, teachers, 3.0, c),
@@ -187,7 +207,7 @@ def test_gradient_is_that_of_finite_differences() -> None:
         )
 
 
-@pytest.mark.parametrize("combine", ["mean-softmax", "mean-loss", "add-loss"])
+@pytest.mark.parametrize("combine", COMBINATIONS)
 def test_saturated_logits_give_finite_loss_and_gradient(
     combine: losses.Combine,
 ) -> None:
@@ -200,7 +220,7 @@ def test_saturated_logits_give_finite_loss_and_gradient(
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0, 50.0])
-@pytest.mark.parametrize("combine", ["mean-softmax", "mean-loss", "add-loss"])
+@pytest.mark.parametrize("combine", COMBINATIONS)
 def test_float32_is_close_to_float64(temperature: float, combine: losses.Combine) -> None:
     student, teachers = random_logits(64, 100), random_logits(4, 64, 100, seed=1)
     exact = losses.ensemble_kd(student, teachers, temperature, combine)

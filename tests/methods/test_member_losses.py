@@ -51,6 +51,9 @@ def test_pairs_one_by_one() -> None:
     for teacher, head, expected in ((0, 0, 0.1185957748), (1, 1, 0.2142482738), (2, 0, 0.3063644951)):
         pair = member_losses.paired_kd(HEADS[:, [head]], TEACHERS[[teacher]], 1.0)
         assert pair.item() == pytest.approx(expected, abs=SMOOTHED)
+    for teacher, head, expected in ((0, 0, 0.0231418727), (1, 1, 0.0255892829), (2, 0, 0.0579414815)):
+        pair = member_losses.paired_kd(HEADS[:, [head]], TEACHERS[[teacher]], 3.0)
+        assert pair.item() / 9 == pytest.approx(expected, abs=SMOOTHED)
     logits = HEADS.clone().requires_grad_()
     member_losses.paired_kd(logits, TEACHERS, 3.0).backward()
     expected = f64(
@@ -154,7 +157,9 @@ def test_latent_batch_ensemble_oracle() -> None:
         ]
     )
     torch.testing.assert_close(gradient.transpose(0, 1).flatten(0, 1), expected, rtol=0, atol=5.1e-11)
-    assert losses.cross_entropy(members, labelled(0, 2)).item() == pytest.approx(0.5746239491, abs=5.1e-11)
+    labels = losses.cross_entropy(members, labelled(0, 2))
+    assert labels.item() == pytest.approx(0.5746239491, abs=5.1e-11)
+    assert (0.3 * labels + 0.7 * (loss + 16.8750100508)).item() == pytest.approx(12.0619336515, abs=1.1e-10)
     wrong = MEMBER_MAJOR.unflatten(0, (2, 2))
     assert member_losses.paired_kd(wrong, LATENT_TEACHERS, 4.0).item() == pytest.approx(
         17.5598866744 - 16.8750100508, abs=1.1e-10

@@ -62,13 +62,23 @@ def student(member: int, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "tdiv", "sdiv", "expected"),
+    ("first", "second", "tdiv", "sdiv", "gradient", "expected"),
     [
-        (0, 1, 1.1971687203, 1.2549929890, [[0.2039885892, 0.6961466175], [0.5954472424, 0.4031669858]]),
-        (1, 0, 0.9881759888, 0.7490342485, [[0.1981825862, 0.7052396954], [0.6051968542, 0.3980634805]]),
+        (
+            *(0, 1, 1.1971687203, 1.2549929890),
+            [[0.4960829300, -0.4792665290], [-0.3519544680, 0.2448263031]],
+            [[0.2039885892, 0.6961466175], [0.5954472424, 0.4031669858]],
+        ),
+        (
+            *(1, 0, 0.9881759888, 0.7490342485),
+            [[-0.0267451849, 0.0771077125], [0.2624181181, -0.0977856586]],
+            [[0.1981825862, 0.7052396954], [0.6051968542, 0.3980634805]],
+        ),
     ],
 )
-def test_step_oracle(first: int, second: int, tdiv: float, sdiv: float, expected: list[list[float]]) -> None:
+def test_step_oracle(
+    first: int, second: int, tdiv: float, sdiv: float, gradient: list[list[float]], expected: list[list[float]]
+) -> None:
     assert disagreement(teacher(first, X), teacher(second, X)).item() / 2 == pytest.approx(tdiv, abs=5.1e-11)
     assert disagreement(student(first, X), student(second, X)).item() / 2 == pytest.approx(sdiv, abs=5.1e-11)
     moved = diversify(
@@ -78,6 +88,12 @@ def test_step_oracle(first: int, second: int, tdiv: float, sdiv: float, expected
     )
     torch.testing.assert_close(moved.flatten(1), f64(expected), rtol=0, atol=1e-10)
     assert not moved.requires_grad
+    images = X.clone().requires_grad_()
+    apart = disagreement(teacher(first, images), teacher(second, images)) - disagreement(
+        student(first, images), student(second, images)
+    )
+    (found,) = torch.autograd.grad(apart / 2, images)
+    torch.testing.assert_close(found.flatten(1), f64(gradient), rtol=0, atol=2.1e-10)  # one is printed off by two
 
 
 def test_members_that_agree_leave_it_to_the_teachers() -> None:

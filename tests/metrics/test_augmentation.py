@@ -39,6 +39,7 @@ def test_oracle() -> None:
     means = GROUPS.mean(axis=1)
     assert_allclose(means, [[0.375, 0.45, 0.175], [0.375, 0.275, 0.35], [0.4625, 0.15, 0.3875]])
     assert_allclose(means.std(axis=0, ddof=1), [0.05051815, 0.15069284, 0.11342215], atol=5e-9)
+    assert_allclose(means.std(axis=0).mean(), 0.08563229, atol=5e-9)  # the biased deviation, which it must not be
 
 
 @pytest.mark.parametrize(("classes", "bound"), [(100, 0.00556215), (200, 0.00394295)])

@@ -68,6 +68,8 @@ def test_latent_batchensemble_ece_oracle() -> None:
     correct = [1, 1, 0, 1, 1, 0, 1, 0, 0, 1]
     assert_allclose(diagram(confidences, correct).ece, 0.2675, atol=1e-12)
     assert_allclose(score(*predictions(confidences, correct))["ece"], 0.2675, atol=1e-12)
+    logs, labels = predictions(confidences, correct)
+    assert score(logs, labels)["ece"] != pytest.approx(0.2972222, abs=1e-3)  # where confidence 1 falls out of all bins
 
 
 def test_multi_head_ece_oracle() -> None:
@@ -94,6 +96,8 @@ def test_latent_batchensemble_temperature_oracle() -> None:
     temperature = fit_temperature(logs, LABELS)
     assert_allclose(fit_temperature(np.log(np.exp(logs) + 1e-8).clip(max=0), LABELS), 1.8088250538, atol=1e-8)
     assert_allclose(temperature, 1.8088250538, atol=1e-7)
+    smoothed = np.exp(logs[np.arange(6), LABELS])
+    assert_allclose(-np.log(smoothed + 1e-8).mean(), 0.8591668195, atol=1e-10)
     after = calibrated_score(logs, LABELS, temperature)
     assert_allclose(after["cnll"], 0.7513204619, atol=3e-8)
     assert_allclose(after["cece"], 0.3255376664, atol=1e-8)

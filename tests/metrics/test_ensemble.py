@@ -16,6 +16,8 @@ def test_latent_batchensemble_oracle() -> None:
     expected = [[0.5669022312, 0.3746936926, 0.0584040762], [0.0302299570, 0.2423851501, 0.7273848929]]
     assert_allclose(np.exp(mean), expected, atol=1e-10)
     labels = np.array([0, 2])
+    of_mean_logits = log_softmax(logits.mean(0), axis=-1)
+    assert_allclose(score(of_mean_logits, labels)["nll"], 0.4096221641, atol=3e-8)  # which the mean is not
     assert_allclose(-np.log(np.exp(mean[[0, 1], labels]) + 1e-8).mean(), 0.4429339529, atol=1e-10)
     assert_allclose(score(mean, labels)["nll"], 0.4429339529, atol=3e-8)  # the system adds 1e-8 to p
 

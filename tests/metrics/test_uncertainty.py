@@ -24,6 +24,10 @@ def test_multi_head_decomposition_oracle() -> None:
     found = decompose(np.log(np.transpose(HEADS, (1, 0, 2))))
     assert_allclose(found.total, [0.8568409950, 0.8570050649, 1.0986122887], atol=1e-10)
     assert_allclose(found.aleatoric, [0.8498821387, 0.3943976914, 1.0986122887], atol=1e-10)
+    heads = np.asarray(HEADS)
+    smoothed = [-(each * np.log(each + 1e-8)).sum(-1) for each in (heads.mean(1), heads)]  # as published
+    assert_allclose(smoothed[0], [0.8568409650, 0.8570050349, 1.0986122587], atol=1e-10)
+    assert_allclose(smoothed[1].mean(1), [0.8498821087, 0.3943976614, 1.0986122587], atol=1e-10)
     assert_allclose(found.epistemic, [0.0069588563, 0.4626073734, 0], atol=1.01e-10)  # printed with 1e-8 in the logarithms
 
 

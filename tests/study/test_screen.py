@@ -8,6 +8,7 @@ import pytest
 
 from distill_ray.augment import Additional, Crop, CutMix, Cutout
 from distill_ray.study import MeanOf, PublishedRow, Study
+from distill_ray.study.recipes import short_texts
 
 Load = Callable[..., Study]
 Refusal = Callable[..., list[str]]
@@ -118,3 +119,29 @@ def test_the_file_of_a_study_with_all_of_it_says_the_same(load: Load) -> None:
         "published={source: a, difference: b, rows: {KD: {measured: two, nll: 1}}}",
     )
     assert load(yaml.safe_dump(study.to_dict())).digest == study.digest
+
+
+def test_a_view_is_called_by_what_tells_it_from_the_others(load: Load) -> None:
+    views = [
+        Cutout(flip=False),
+        CutMix(padding=2),
+        CutMix(padding=2, alpha=0.5),
+        Additional(padding=2, scheme="flip"),
+        Additional(padding=2),
+        Additional(padding=2, pick="kl"),
+    ]
+    texts = short_texts(views)
+    assert list(texts.values()) == [
+        "cutout", "cutmix", "cutmix(alpha=0.5)", 'additional(scheme="flip")', "additional", 'additional(pick="kl")'
+    ]  # fmt: skip
+    assert list(texts) == views
+
+
+def test_people_read_short_names_and_the_search_keeps_the_whole_ones(load: Load) -> None:
+    study = load(SCREENED, "search.space={augment: {choice: [{name: crop, padding: 1}, {name: cutout, flip: false}, mixup]}}")
+    drawn = {"augment": "cutout(flip=false)"}
+    assert study.shown(drawn) == {"augment": "cutout"}
+    assert study.search.space.recipe(study.student, drawn).augment == Cutout(flip=False)
+    assert study.view_texts[Cutout(flip=False)] == "cutout"
+    measured = load(SCREENED, "screen={candidates: [crop, {name: cutout, size: 4}]}").view_texts
+    assert [measured[view] for view in (Crop(), Cutout(), Cutout(size=4))] == ["crop", "cutout", "cutout(size=4)"]

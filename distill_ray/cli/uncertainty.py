@@ -1,0 +1,96 @@
+"""The command that asks the networks of a study how uncertain they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from distill_ray.cli import options
+
+if TYPE_CHECKING:
+    from distill_ray.stages.uncertainty import UncertaintyRow
+
+
+@click.command()
+@options.study
+@options.store
+@options.search_storage
+@click.option("--foreign", metavar="SOURCE", multiple=True, help="A data set of other things, name or folder; may be repeated.")
+@click.option("--shifts", is_flag=True, help="Also ask about the test images moved, turned and brighter, at five levels each.")
+@click.option("--resize", is_flag=True, help="Bring foreign images to the size and colours of the study's.")
+@click.option("--json", "as_machine", is_flag=True, help="All measures as one JSON list, for programs.")
+@options.verbose(expose_value=False)
+def uncertainty(
+    study: str,
+    overrides: tuple[str, ...],
+    store: str,
+    search_storage: str | None,
+    foreign: tuple[str, ...],
+    shifts: bool,
+    resize: bool,
+    as_machine: bool,
+) -> None:
+    """Say how uncertain teachers and confirmed students are, and whether that reveals images unlike those they learned from.
+
+    Total uncertainty is the entropy of a prediction; the part that is disagreement of members, heads or samples is epistemic, the
+    rest aleatoric. AUROC says how well uncertainty tells the images from the test split: 0.5 is by chance, 1 always. TV is the
+    distance of a student's histogram of uncertainties from that of the ensemble.
+
+    \b
+    Examples:
+      distill-ray uncertainty studies/quickstart.yaml --shifts
+      distill-ray uncertainty my.yaml --foreign data/svhn
+      distill-ray uncertainty studies/toy-spiral.yaml --foreign toy-spiral-grid
+    """
+    loaded = options.load(study, overrides)
+    from distill_ray.stages.resolve import data_of
+    from distill_ray.stages.uncertainty import uncertainties
+    from distill_ray.store import Store
+
+    results = options.results_in(loaded, store, search_storage)
+    rows = uncertainties(results.contenders, Store.open(store), data_of(loaded), foreign=foreign, shifts=shifts, resize=resize)
+    if as_machine:
+        click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
+    elif not rows:
+        click.echo(f"{results.name}: no results yet")
+    else:
+        click.echo(_as_text(rows))
+
+
+_COLUMNS = {
+    "accuracy": "accuracy %",
+    "nll": "NLL",
+    "ece": "ECE",
+    "rmse": "RMSE",
+    "total": "total",
+    "aleatoric": "aleatoric",
+    "epistemic": "epistemic",
+    "auroc": "AUROC",
+    "epistemic-auroc": "epist. AUROC",
+    "total-tv": "TV",
+    "epistemic-tv": "epist. TV",
+}
+
+
+def _as_text(rows: list[UncertaintyRow]) -> str:
+    """One table for each set of images."""
+    from distill_ray.report.table import aligned, figure_of
+
+    blocks = []
+    for on in dict.fromkeys(row.on for row in rows):
+        own = [row for row in rows if row.on == on]
+        names = [name for name in _COLUMNS if any(name in row.cells for row in own)]
+        columns = [aligned(("", *(row.label for row in own)))]
+        for name in names:
+            texts = []
+            for row in own:
+                cell = row.cells.get(name)
+                spread = "" if cell is None or cell.std is None else f"±{figure_of(name, cell.std)}"
+                texts.append("-" if cell is None else figure_of(name, cell.mean) + spread)
+            columns.append(aligned((_COLUMNS[name], *texts)))
+        lines = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
+        blocks.append("\n".join([on, *lines]))
+    return "\n\n".join([*blocks, "Mean ± sample standard deviation over runs; shifts are the mean of their five levels."])

@@ -1,0 +1,207 @@
+"""How uncertain the networks of a study are, and why: on the test split, on shifted test images, on images of nothing they know.
+
+The networks are taken from the store and asked again in this process; nothing is trained and nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from distill_ray.augment.kernels.shifts import LEVELS, shifted
+from distill_ray.data import load_images, open_source
+from distill_ray.errors import RequestError, StoreError
+from distill_ray.job import Data
+from distill_ray.methods import EnDD
+from distill_ray.methods.mixture import MeanPrediction
+from distill_ray.metrics import mean_log_probabilities, score
+from distill_ray.metrics.regression import mixture
+from distill_ray.metrics.uncertainty import Uncertainty, auroc, decompose, decompose_dirichlet, total_variation
+from distill_ray.records import find_job
+from distill_ray.report.results import ENSEMBLE, Contender
+from distill_ray.report.table import Cell
+from distill_ray.stages.execution import cached_dataset
+from distill_ray.store import Store
+from distill_ray.task import Task
+from distill_ray.training import Worker, load_network, load_test_split, precision_of, predict
+
+TEST = "test"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Images (N, H, W, C) that networks are asked about, with their labels (N,), or None where they belong to no class.
+
+    `name` says what they are; the levels of one shift have the same name.
+    """
+
+    name: str
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class UncertaintyRow:
+    """One contender on one set of images: mean and spread over its runs of every measure that there is.
+
+    - accuracy, nll, ece and the other scores, where images have labels;
+    - total, aleatoric, epistemic: means over the images. In nats for classification, where the first is the entropy of the
+      prediction; standard deviations for regression. A network without members, heads or samples has no epistemic uncertainty;
+    - auroc: how well the total uncertainty tells these images from those of the test split; epistemic-auroc by the epistemic;
+    - total-tv, epistemic-tv: total-variation distance, 0 to 1, of the histograms over images from those of the ensemble.
+
+    With several levels of a shift, a run's value is the mean over them.
+    """
+
+    contender: str
+    label: str
+    on: str
+    cells: Mapping[str, Cell]
+
+
+def uncertainties(
+    contenders: Sequence[Contender],
+    store: Store,
+    data: Data,
+    *,
+    foreign: Sequence[str] = (),
+    shifts: bool = False,
+    resize: bool = False,
+) -> list[UncertaintyRow]:
+    """A row for each contender and set of images: the test split, the shifted test images, each of the `foreign` data sets.
+
+    The ensemble of teachers comes first; means of students are left out. `foreign` names data sets as `data.source` does;
+    `resize` brings their images to the size and channels of the study's, where they differ.
+
+    Raises `RequestError` for a data set that cannot be shown to the networks, `StoreError` for a network that is gone.
+    """
+    asked = [each for each in contenders if each.name == ENSEMBLE or each.members == 1]
+    networks = {job: _Network.of(store, job) for each in asked for job in each.job_ids}
+    sets = _sets(data, foreign, shifts, resize)
+    familiar: dict[str, list[Uncertainty]] = {}
+    values: dict[tuple[str, str], list[list[dict[str, float]]]] = {}
+    for shown in sets:
+        answers = {job: network.answers(shown.images) for job, network in networks.items()}
+        reference: Uncertainty | None = None
+        for each in asked:
+            pooled = each.name == ENSEMBLE
+            runs = [list(each.job_ids)] if pooled else [[job] for job in each.job_ids]
+            own = [_judge([answers[job] for job in jobs], networks[jobs[0]], shown.labels) for jobs in runs]
+            if shown.name == TEST:
+                familiar[each.name] = [uncertainty for _, uncertainty in own]
+            reference = own[0][1] if pooled else reference
+            for (scores, uncertainty), before in zip(own, familiar[each.name], strict=True):
+                scores |= _means(uncertainty)
+                if shown.name != TEST:
+                    scores |= _revealed(before, uncertainty)
+                if reference is not None and not pooled and networks[each.job_ids[0]].task == "classification":
+                    scores |= _fidelity(uncertainty, reference, networks[each.job_ids[0]].classes)
+            values.setdefault((shown.name, each.name), []).append([scores for scores, _ in own])
+    labels = {each.name: each.label for each in asked}
+    return [UncertaintyRow(name, labels[name], on, _cells(levels)) for (on, name), levels in values.items()]
+
+
+def _sets(data: Data, foreign: Sequence[str], shifts: bool, resize: bool) -> Iterator[Shown]:
+    images, labels = load_test_split(data)
+    others = [(name, _foreign(name, images, resize)) for name in foreign]
+    if shifts and images.dtype != np.uint8:
+        raise RequestError(f"{data.name}: its inputs are real numbers, which cannot be shifted or turned as images can")
+    yield Shown(TEST, images, labels)
+    for kind, amounts in LEVELS.items() if shifts else ():
+        for amount in amounts:
+            yield Shown(kind, shifted(images, kind, amount), labels)
+    for name, pixels in others:
+        yield Shown(name, pixels, None)
+
+
+def _foreign(name: str, like: np.ndarray, resize: bool) -> np.ndarray:
+    source = open_source(name)
+    pixels = load_images(source, "test" if source.rows("test") else "train").images
+    if pixels.dtype != like.dtype:
+        kinds = ("pixels", "real numbers") if pixels.dtype == np.uint8 else ("real numbers", "pixels")
+        raise RequestError(f"--foreign {name}: its inputs are {kinds[0]}, those of the study {kinds[1]}")
+    if pixels.shape[1:] == like.shape[1:]:
+        return pixels
+    if not resize or pixels.dtype != np.uint8:
+        shapes = f"its images are {pixels.shape[1:]}, those of the study {like.shape[1:]}"
+        raise RequestError(f"--foreign {name}: {shapes} (height, width, channels); --resize makes them alike")
+    height, width, channels = like.shape[1:]
+    shown = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
+    if shown.shape[1] != channels:
+        shown = shown.float().mean(1, keepdim=True).round().byte().expand(-1, channels, -1, -1)
+    resized = nn.functional.interpolate(shown, (height, width), mode="bilinear", antialias=True)
+    return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
+
+
+@dataclass(frozen=True, eq=False)
+class _Network:
+    """The network of a finished job, opened to its members, heads or samples if it has some."""
+
+    module: nn.Module
+    dirichlet: bool
+    precision: str
+    task: Task
+    classes: int
+
+    @classmethod
+    def of(cls, store: Store, job_id: str) -> _Network:
+        found = find_job(store, job_id)
+        if found is None:
+            raise StoreError(f"store {store.shown}: job {job_id} is gone; run the study again")
+        dataset, worker = cached_dataset(found.job.data), Worker.here()
+        network = load_network(found.job, found.weights(), dataset).to(worker.device)
+        module = network.members if isinstance(network, MeanPrediction) else network
+        method = found.job.recipe.method
+        precision = precision_of(found.job.recipe, worker.device)
+        return cls(module, isinstance(method, EnDD), precision, dataset.task, dataset.num_classes)
+
+    def answers(self, images: np.ndarray) -> np.ndarray:
+        """Log-probabilities, or means and log-variances, of each member (M, N, K); raw logits of a Dirichlet distribution."""
+        worker = Worker(Worker.here().device)
+        raw: Task = "regression" if self.dirichlet else self.task
+        answers = predict(
+            self.module, images, np.arange(len(images)), worker=worker, precision=self.precision, task=raw, batch_size=250
+        )
+        return answers.transpose(1, 0, 2) if answers.ndim == 3 else answers[None]
+
+
+def _judge(answers: Sequence[np.ndarray], network: _Network, labels: np.ndarray | None) -> tuple[dict[str, float], Uncertainty]:
+    """The scores of the mean prediction, none without labels, and the uncertainty (N,) with its sources."""
+    members = np.concatenate(answers).astype(np.float64)
+    if network.task == "regression":
+        mean, deviations = mixture(members[..., 0], np.exp(members[..., 1]))
+        prediction = np.stack([mean, 2 * np.log(deviations.total)], axis=1)
+        return {} if labels is None else score(prediction, labels), deviations
+    if network.dirichlet:
+        found = decompose_dirichlet(np.exp(members[0]))
+        members = members - np.logaddexp.reduce(members, axis=-1, keepdims=True)
+    else:
+        found = decompose(members)
+    return {} if labels is None else score(mean_log_probabilities(members), labels), found
+
+
+def _means(found: Uncertainty) -> dict[str, float]:
+    return {name: float(getattr(found, name).mean()) for name in ("total", "aleatoric", "epistemic")}
+
+
+def _revealed(before: Uncertainty, found: Uncertainty) -> dict[str, float]:
+    values = {"auroc": auroc(before.total, found.total)}
+    return values | ({"epistemic-auroc": auroc(before.epistemic, found.epistemic)} if found.epistemic.any() else {})
+
+
+def _fidelity(found: Uncertainty, reference: Uncertainty, classes: int) -> dict[str, float]:
+    highest = float(np.log(classes))
+    return {
+        f"{name}-tv": total_variation(getattr(found, name), getattr(reference, name), highest) for name in ("total", "epistemic")
+    }
+
+
+def _cells(levels: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Cell]:
+    """Over runs, of the means over levels."""
+    runs = list(zip(*levels, strict=True))
+    names = [name for name in runs[0][0] if all(name in level for run in runs for level in run)]
+    return {name: Cell.of(float(np.mean([level[name] for level in run])) for run in runs) for name in names}
