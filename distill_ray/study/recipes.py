@@ -70,18 +70,24 @@ def view_text(view: View) -> str:
 def short_texts(views: Iterable[View]) -> dict[View, str]:
     """Each of several views on one line, as people read it: its name, and of its settings those that tell it from the others.
 
-    `cutmix(flip=false)` is `cutmix` where no other choice is a cutmix; a setting that all views of a name share is left out.
+    `cutmix(flip=false)` is `cutmix` where no other choice is a cutmix. Where two are, what they differ in is said of both, by its
+    value alone where that is a word: `additional(cutmix, kl)`.
     """
     alike: dict[str, list[View]] = {}
     for view in views:
         alike.setdefault(view.name, []).append(view)
     texts: dict[View, str] = {}
-    for group in alike.values():
-        shared = {name: getattr(group[0], name) for name in setting_fields(type(group[0]))}
-        shared = {name: value for name, value in shared.items() if all(getattr(view, name) == value for view in group)}
-        defaults = {name: field.default for name, field in setting_fields(type(group[0])).items() if name in shared}
-        texts |= {view: view_text(dataclasses.replace(view, **defaults)) for view in group}
-    return texts
+    for name, group in alike.items():
+        fields = setting_fields(type(group[0]))
+        telling = [field for field in fields if any(getattr(view, field) != getattr(group[0], field) for view in group)]
+        for view in group:
+            said = [_said(field, getattr(view, field)) for field in telling if getattr(view, field) not in (None, "none")]
+            texts[view] = f"{name}({', '.join(said)})" if said else name
+    return texts if len(set(texts.values())) == len(texts) else {view: view_text(view) for view in texts}
+
+
+def _said(field: str, value: object) -> str:
+    return value if isinstance(value, str) else f"{field}={json.dumps(value)}"
 
 
 def to_file(settings: Mapping[str, Any]) -> dict[str, Any]:

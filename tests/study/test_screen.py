@@ -132,7 +132,7 @@ def test_a_view_is_called_by_what_tells_it_from_the_others(load: Load) -> None:
     ]
     texts = short_texts(views)
     assert list(texts.values()) == [
-        "cutout", "cutmix", "cutmix(alpha=0.5)", 'additional(scheme="flip")', "additional", 'additional(pick="kl")'
+        "cutout", "cutmix(alpha=1.0)", "cutmix(alpha=0.5)", "additional(flip)", "additional(cutmix)", "additional(cutmix, kl)"
     ]  # fmt: skip
     assert list(texts) == views
 
