@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from distill_ray.cli import main
+from distill_ray.job import Job
+from distill_ray.methods import METHODS
 from distill_ray.stages import bench as module
 from distill_ray.stages.bench import LIVE, REFERENCE, SIGNALS, STUDENT, Bench, bench_study
 from distill_ray.stages.plan import plan_study
+from distill_ray.stages.plan_signals import plan_signals
+from distill_ray.stages.resolve import data_of
+from distill_ray.stages.sharing import Sharing
 from distill_ray.store import Store
 from distill_ray.study import Study
+from distill_ray.training import Dataset, LiveTeachers
 
 BENCH = Bench(
     machine="a machine",
@@ -80,7 +89,26 @@ def test_the_plan_knows_the_signals(tiny_study: Callable[..., Study], tmp_path: 
     assert stages["teach"].signals is None
     confirm = stages["confirm"].signals
     assert confirm is not None and not confirm.stored
-    fewer = {stage.stage: stage for stage in plan_study(tiny_study("resources.signals_top_k=1"), Store.open(str(tmp_path)))}
-    assert fewer["search"].signals is not None
     live = {stage.stage: stage for stage in plan_study(tiny_study("resources.signals=live"), Store.open(str(tmp_path)))}
     assert live["search"].signals is not None and not live["search"].signals.stored
+
+
+def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(tiny_study: Callable[..., Study]) -> None:
+    """600 classes: 75 logits of 2 bytes, whose they are in 2 more, and 4 for the others; 1200 bytes for all of them."""
+
+    class Flat(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(images), 600)
+
+    images = np.zeros((96, 8, 8, 1), np.uint8)
+    names = tuple(map(str, range(600)))
+    dataset = Dataset(images, np.arange(96), np.arange(80), np.arange(80, 96), names, (0.5,), (0.3,))
+    study = tiny_study()
+    job = Job(recipe=study.student, data=data_of(study), seed=3, teachers=("a", "b"))
+    teachers = LiveTeachers([Flat(), Flat()], torch.device("cpu"), "fp32")
+    answers = study.student.epochs * 80 * 2
+    for top_k, size in ((None, 75 * 4 + 4), (10, 44), (600, 1200)):
+        found = plan_signals([job], Sharing("stored", top_k=top_k), dataset, teachers)
+        assert answers * size < found.bytes < answers * size * 1.05 + 5000
+    endd = replace(job, recipe=replace(study.student, method=METHODS["endd"]()))
+    assert plan_signals([endd], Sharing("stored"), dataset, teachers).bytes > answers * 1200
