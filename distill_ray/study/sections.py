@@ -212,5 +212,5 @@ class Resources:
     ] = 20.0
     compile: Annotated[
         Literal["auto", "always", "never"],
-        Setting("torch.compile for training on one worker, on GPUs with CUDA graphs; auto: on a GPU with 10000 steps to go"),
+        Setting("torch.compile for training on one worker, on GPUs with CUDA graphs; auto: on a GPU, jobs of 10000 steps"),
     ] = "auto"

@@ -13,13 +13,18 @@ from distill_ray.training.device import Worker
 Compile = Literal["auto", "always", "never"]
 
 PAYS_BACK = 10_000
-"""Steps on a GPU from which `auto` compiles. Compiling takes a minute; what it spares is some milliseconds of launches a step."""
+"""Steps of a job on a GPU from which `auto` compiles.
+
+Compiling takes a minute; what it spares is some milliseconds of launches a step.
+"""
 
 
 def compiled(
     network: nn.Module, worker: Worker, wanted: Compile, steps: int, say: Callable[[str], None]
 ) -> Callable[[Tensor], Tensor] | None:
-    """`network` compiled, for so many steps in training; None where it is not wanted or does not pay.
+    """`network` compiled, for a job of so many steps; None where it is not wanted or does not pay.
+
+    The steps are those of the whole job, so that one that is resumed near its end still gets the same result to the last bit.
 
     On a GPU its kernels are launched as one CUDA graph. On a CPU `auto` leaves it: it gains a few percent after a minute
     (BENCHMARKS.md). It is for a worker alone. The shape of images that comes first is the one compiled for; others, such as a

@@ -95,8 +95,7 @@ def train(
         progress = checkpoint.unpack(saved, network, optimizer)
         yield from progress.history
     steps = steps_per_epoch(len(dataset.train), recipe.batch_size, recipe.drop_last)
-    to_go = (recipe.epochs - progress.epoch) * steps
-    forward = compiled(network, worker, compile, to_go, say) or worker.parallel(network)
+    forward = compiled(network, worker, compile, recipe.epochs * steps, say) or worker.parallel(network)
     student = Student(network, forward, functools.partial(autocast, worker.device, precision), worker.gather)
     log_probabilities: np.ndarray | None = None
 
