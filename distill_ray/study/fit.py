@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from distill_ray.job import Recipe
+from distill_ray.settings import setting_fields
 from distill_ray.study.problems import Path, Problems
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.sections import Resources, TeacherGroup
@@ -28,15 +29,27 @@ def check_teachers_fit(groups: Mapping[Path, TeacherGroup], problems: Problems) 
 def check_students_fit(student: Recipe, space: SearchSpace, teachers: int, problems: Problems) -> None:
     """The method of every trial, in all combinations of the choices that it might mind, as far as they can be counted."""
     met: dict[str, list[str]] = {}
-    for drawn in combinations(space):
+    every = list(combinations(space))
+    for drawn in every:
         try:
             _check_fit(space.recipe(student, drawn), teachers)
         except ValueError as error:
             met.setdefault(str(error), []).append(", ".join(f"{name} {label}" for name, label in drawn.items()))
+    searched = {dimension.name for dimension in space.dimensions}
     for reason, (of, *others) in met.items():
-        more = f" and {len(others)} more" if others else ""
-        message = f"{reason} (met with {of}{more}; use 'when', or search less)" if of else reason
-        problems.add(("search", "space") if of else ("student",), message, about=[("teachers",), ("student",)])
+        named = named_setting(reason, [*setting_fields(type(student.method)), *space.fixed, *searched])
+        always = not of or len(every) == 1 + len(others) > 1
+        if always and not named & searched:  # it is the student itself, whatever is drawn
+            problems.add(("student", *named), reason, about=[("teachers",), ("student",)])
+        else:
+            more = f" and {len(others)} more" if others else ""
+            message = f"{reason} (met with {of}{more}; use 'when', or search less)"
+            problems.add(("search", "space", *(named & searched)), message, about=[("teachers",), ("student",)])
+
+
+def named_setting(reason: str, settings: Collection[str]) -> set[str]:
+    """The setting of a method that a reason begins with, if it is one of `settings`."""
+    return {reason.partition(" ")[0].rstrip(",")} & (set(settings) - {*COMMON, "method", "augment"})
 
 
 def check_baselines_fit(baselines: Mapping[str, Recipe], teachers: Mapping[str, int], problems: Problems) -> None:

@@ -13,7 +13,7 @@ from distill_ray.settings import Setting, SettingField
 from distill_ray.study.checks import check_recipe, check_teachers
 from distill_ray.study.document import Document, read_document
 from distill_ray.study.fields import INVALID, check_value, read_fields, section
-from distill_ray.study.fit import check_baselines_fit, check_students_fit, check_teachers_fit, check_top_k_fits
+from distill_ray.study.fit import check_baselines_fit, check_students_fit, check_teachers_fit, check_top_k_fits, named_setting
 from distill_ray.study.problems import Path, Problems, shown, unknown_field
 from distill_ray.study.read_confirm import NAME, NAME_RULE, read_confirm, read_groups
 from distill_ray.study.read_published import read_published
@@ -188,5 +188,5 @@ def _recipe(settings: Mapping[str, Any], content: Any, method: str, path: Path, 
     try:
         return assemble(filled)
     except ValueError as error:
-        problems.add((*path, "method"), str(error))
+        problems.add((*path, *(named_setting(str(error), settings) or {"method"})), str(error))
         return Recipe(model="")

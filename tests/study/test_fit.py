@@ -58,25 +58,25 @@ def study(student: str, teachers: str = "members: 3", rest: str = "search: {spac
             "model: wrn-10-1, augment: {name: additional, pick: kl, pool: 1}",
             "student.augment.pool: found 1, must be at least 2",
         ),
-        ("model: wrn-10-1, weights: [1, 2]", "student: weights must be one for each of 3 teachers, found 2"),
+        ("model: wrn-10-1, weights: [1, 2]", "student.weights: weights must be one for each of 3 teachers, found 2"),
         ("model: wrn-10-1, weights: [1, -2, 1]", "student.weights.1: found -2, must be at least 0"),
-        ("model: wrn-10-1, weights: [0, 0, 0]", "student.method: weights must not all be 0"),
+        ("model: wrn-10-1, weights: [0, 0, 0]", "student.weights: weights must not all be 0"),
         ("model: wrn-10-1, method: hydra+, diversity: -1", "student.diversity: found -1, must be at least 0"),
         (
             "model: wrn-10-1, method: hydra+, correctness: 0, aggregation: 0, individuality: 0",
-            "student.method: correctness, aggregation and individuality must not all be 0",
+            "student.correctness: correctness, aggregation and individuality must not all be 0",
         ),
         (
             "model: wrn-10-1, method: augmented-kd, augment: additional, labels: 0, alpha: 0",
-            "student.method: labels and alpha, or original, mixed_labels and augmented, must not all be 0",
+            "student.labels: labels and alpha, or original, mixed_labels and augmented, must not all be 0",
         ),
         (
             "model: wrn-10-1, method: crd, labels: 0, alpha: 0, contrast: 0",
-            "student.method: contrast, labels and alpha, or original, mixed_labels and augmented, must not all be 0",
+            "student.contrast: contrast, labels and alpha, or original, mixed_labels and augmented, must not all be 0",
         ),
         (
             "model: wrn-10-1, method: endd, anneal_from: 5, anneal_until: 5",
-            "student.method: anneal_until must be above anneal_from",
+            "student.anneal_until: anneal_until must be above anneal_from",
         ),
         ("model: wrn-10-1, clip_norm: 0", "student.clip_norm: found 0, must be above 0"),
         ("model: wrn-10-1, optimizer: adamw", "student.optimizer: found 'adamw', must be one of sgd, adam"),
@@ -91,7 +91,7 @@ def test_a_student_that_cannot_be(refusal: Refusal, student: str, message: str) 
 @pytest.mark.parametrize(
     ("student", "message"),
     [
-        ("method: latent-be, perturb: tdiv-sdiv", "student: perturb 'tdiv-sdiv' needs at least 2 teachers, found 1"),
+        ("method: latent-be, perturb: tdiv-sdiv", "student.perturb: perturb 'tdiv-sdiv' needs at least 2 teachers, found 1"),
         ("method: endd", "student: method 'endd' learns how teachers differ and needs at least 2 of them, found 1"),
     ],
 )
@@ -129,6 +129,21 @@ def test_what_needs_the_answers_for_all_classes(refusal: Refusal, load: Load, st
     ]
     load(study(f"model: wrn-10-1, {student}", rest=rest.replace("20}", "20, signals: live}")))
     load(study("model: wrn-10-1", rest="search: {space: {lr: {log: [0.1, 1]}}}\nresources: {signals_top_k: 20}\n"))
+
+
+def test_what_is_wrong_whatever_is_drawn_is_wrong_with_the_student(refusal: Refusal) -> None:
+    rest = "search: {space: {augment: {choice: [flip, crop]}}}\n"
+    assert refusal(study("model: wrn-10-1, weights: [1, 2]", rest=rest)) == [
+        "study.yaml:3: student.weights: weights must be one for each of 3 teachers, found 2"
+    ]
+
+
+def test_a_setting_that_is_searched_is_named(refusal: Refusal) -> None:
+    rest = "search: {space: {weights: {choice: [[1, 2, 3], [1, 2]]}, augment: {choice: [flip, crop]}}}\n"
+    assert refusal(study("model: wrn-10-1", rest=rest)) == [
+        "study.yaml:5: search.space.weights: weights must be one for each of 3 teachers, found 2 "
+        "(met with weights [1.0, 2.0], augment flip and 1 more; use 'when', or search less)"
+    ]
 
 
 def test_one_reason_is_given_once(refusal: Refusal) -> None:

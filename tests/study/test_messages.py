@@ -51,14 +51,14 @@ STUDENT = "student: {model: wrn-10-1}\n"
         ("augment: {name: crop-flip, paddin: 3}", "student.augment.paddin: unknown field; did you mean 'padding'?"),
         ("augment: {name: crop-flip, padding: -3}", "student.augment.padding: found -3, must be at least 0"),
         ("augment: {name: identity, padding: 3}", "student.augment.padding: view 'identity' has no settings"),
-        ("weights: [0, 0, 0]", "student.method: weights must not all be 0"),
-        ("weights: [1, 2]", "student: weights must be one for each of 3 teachers, found 2"),
+        ("weights: [0, 0, 0]", "student.weights: weights must not all be 0"),
+        ("weights: [1, 2]", "student.weights: weights must be one for each of 3 teachers, found 2"),
     ],
 )
 def test_student(refusal: Refusal, fields: str, message: str) -> None:
     lines = refusal(HEAD + TEACHERS + "student:\n  {model: wrn-10-1,\n   " + fields + "}\n")
     assert len(lines) == 1
-    line = 3 if message.startswith(("student:", "student.method: weights")) else 5
+    line = 3 if message.startswith("student:") else 5
     assert lines[0].startswith(f"study.yaml:{line}: {message}")
 
 
@@ -250,15 +250,14 @@ def test_search(refusal: Refusal, search: str, message: str) -> None:
         ("momentum: {uniform: [0, 0.9]}", "momentum: found [0.0, 0.9], must be above 0 with nesterov: true"),
         (
             "weights: {choice: [[], [1, 1]]}",
-            ": weights must be one for each of 3 teachers, found 2 (met with weights [1.0, 1.0];",
+            "weights: weights must be one for each of 3 teachers, found 2 (met with weights [1.0, 1.0];",
         ),
     ],
 )
 def test_space(refusal: Refusal, dimension: str, message: str) -> None:
     lines = refusal(HEAD + TEACHERS + STUDENT + "search:\n  space:\n    {" + dimension + "}\n")
     assert len(lines) == 1
-    place = "study.yaml:5: search.space" if message.startswith(":") else "study.yaml:6: search.space."
-    assert lines[0].startswith(f"{place}{message}")
+    assert lines[0].startswith(f"study.yaml:6: search.space.{message}")
 
 
 @pytest.mark.parametrize(
