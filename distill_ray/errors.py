@@ -22,3 +22,7 @@ class RunError(DistillRayError):
 
 class StoreError(RunError):
     """The store cannot be read or written, or has lost something; whichever job noticed it, the same command goes on later."""
+
+
+class DamagedError(StoreError):
+    """A record of the store was damaged or is gone. It was set aside, so the stages of the study make it anew when run again."""

@@ -29,7 +29,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from distill_ray.errors import RequestError, StoreError
+from distill_ray.errors import DamagedError, RequestError, StoreError
 
 MANIFEST = "manifest.json"
 
@@ -53,23 +53,23 @@ class Record:
     def read(self, name: str) -> bytes:
         """The content of file `name`.
 
-        A file that is missing or does not match its checksum makes the whole record void: it is set aside, so that the next
-        run makes it again, and `StoreError` says so.
+        A file that is missing or does not match its checksum makes the whole record void: it is set aside, so that it is made
+        again, and `DamagedError` says so.
         """
         entry = self.files[name]
         content = self.store.read(entry["path"])
         if content is None or hashlib.sha256(content).hexdigest() != entry["sha256"]:
             self.store.set_aside(posixpath.join(self.key, MANIFEST))
-            raise StoreError(
+            raise DamagedError(
                 f"{self.store.shown}: {entry['path']} is {'missing' if content is None else 'damaged'}; "
-                "its record was set aside, run the same command again to make it anew"
+                "its record was set aside, and running the study makes it anew"
             )
         return content
 
     def map(self, name: str) -> pa.Buffer:
         """The same content, memory-mapped, so that the processes of a machine share it.
 
-        A store that is not a local folder is copied from, into the node's cache. Raises `StoreError` as `read` does.
+        A store that is not a local folder is copied from, into the node's cache. Raises `DamagedError` as `read` does.
         """
         entry = self.files[name]
         if self.store.is_local:
@@ -178,7 +178,7 @@ class Store:
         except (ValueError, TypeError, KeyError, AttributeError):
             self.set_aside(path)
             return None
-        with self._explained(path):
+        with self.explained(path):
             found = {info.path: info.size for info in self._files.get_file_info(list(sizes))}
         if found != sizes:
             self.set_aside(path)
@@ -187,7 +187,7 @@ class Store:
 
     def read(self, path: str) -> bytes | None:
         """The content of a file, or None when there is none."""
-        with self._explained(path):
+        with self.explained(path):
             try:
                 with self._files.open_input_stream(path) as stream:
                     content: bytes = stream.read()
@@ -200,13 +200,18 @@ class Store:
 
         `durable` also waits until a local disk has it. Raises `StoreError` when the disk is full or cannot be written.
         """
-        with self._explained(path):
+        with self.explained(path):
             self._write(path, content, durable)
 
     def _write(self, path: str, content: bytes, durable: bool) -> None:
         if self.is_local:
-            self._write_locally(self.local_path(path), content, durable)
-            return
+            for last in (False, False, True):
+                try:
+                    self._write_locally(self.local_path(path), content, durable)
+                    return
+                except FileNotFoundError:  # somebody has removed the folder meanwhile
+                    if last:
+                        raise
         try:
             stream = self._files.open_output_stream(path)
         except FileNotFoundError:  # a file system with folders, unlike an object store
@@ -232,7 +237,7 @@ class Store:
 
     def delete(self, path: str) -> None:
         """Remove a file or folder; nothing happens when there is none. What others write meanwhile may stay."""
-        with self._explained(path), suppress(FileNotFoundError):
+        with self.explained(path), suppress(FileNotFoundError):
             kind = self._files.get_file_info(path).type
             if kind == fs.FileType.Directory:
                 try:
@@ -245,13 +250,13 @@ class Store:
 
     def names(self, path: str) -> list[str]:
         """The names of the files and folders directly under `path`, sorted; what a killed write left behind is not among them."""
-        with self._explained(path):
+        with self.explained(path):
             found = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in found if not info.base_name.startswith("."))
 
     def tree(self, path: str) -> list[tuple[str, int, float]]:
         """Every file under `path`, however deep: its path, its size in bytes and when it was last changed, in seconds."""
-        with self._explained(path):
+        with self.explained(path):
             found = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
         files = (info for info in found if info.type == fs.FileType.File)
         return sorted((info.path, info.size, info.mtime.timestamp() if info.mtime else 0.0) for info in files)
@@ -264,7 +269,8 @@ class Store:
             self.delete(path)
 
     @contextmanager
-    def _explained(self, path: str) -> Iterator[None]:
+    def explained(self, path: str) -> Iterator[None]:
+        """Turns what the file system has against `path` into a `StoreError` that says what to do."""
         try:
             yield
         except OSError as error:

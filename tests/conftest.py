@@ -115,6 +115,7 @@ def _finished(file: Path, folder: Path) -> FinishedStudy:
     from distill_ray.records import Predictions, find_job, save_job, save_test_predictions
     from distill_ray.stages.history import best_recipes, open_history
     from distill_ray.stages.resolve import confirm_runs, data_of, teacher_runs, trial_run
+    from distill_ray.stages.searcher import queue_first
     from distill_ray.study import load_study
     from distill_ray.training import Worker, load_dataset, load_test_split, make_network, predict
 
@@ -142,6 +143,7 @@ def _finished(file: Path, folder: Path) -> FinishedStudy:
 
     teachers = [run.job.id for run in teacher_runs(study, data) if finish(run.job, test=True)]
     history = open_history(study, data, teachers, store, None)
+    queue_first(history, study.search)
     for number in range(study.search.trials):
         trial = history.ask()
         drawn = study.search.space.suggest(trial)
@@ -178,6 +180,7 @@ class Machines:
     port: int
     dashboard: int
     environment: dict[str, str]
+    head: tuple[str, ...]
     nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -188,9 +191,13 @@ class Machines:
     def job_server(self) -> str:
         return f"http://127.0.0.1:{self.dashboard}"
 
+    def start_head(self) -> subprocess.Popen[bytes]:
+        """Start the head, or another one in the place of one that was killed."""
+        return self.start(*self.head)
+
     def start(self, *options: str) -> subprocess.Popen[bytes]:
         """Start a node, and wait until the cluster has it."""
-        log = self.folder / f"node-{len(self.nodes)}.log"
+        log = self.folder / f"node-{secrets.token_hex(4)}.log"
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
         command += ["--node-ip-address", "127.0.0.1", *options]
         with log.open("wb") as output:
@@ -228,11 +235,12 @@ def machines(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Machines]
         "DISTILL_RAY_CACHE": str(tmp_path / "cache"),
     }
     folder = Path(tempfile.mkdtemp(prefix="dr", dir="/tmp"))  # sockets have short names
-    cluster = Machines(tmp_path, port, dashboard, environment)
+    head = ("--head", "--port", str(port), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard))
+    head += ("--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port", str(free_port()))
+    head += ("--num-cpus", "0", "--temp-dir", str(folder), "--object-store-memory", "100000000")
+    cluster = Machines(tmp_path, port, dashboard, environment, head)
     try:
-        head = ("--head", "--port", str(port), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard))
-        ports = ("--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port", str(free_port()))
-        cluster.start(*head, *ports, "--num-cpus", "0", "--temp-dir", str(folder), "--object-store-memory", "100000000")
+        cluster.start_head()
         yield cluster
     finally:
         for node in reversed(list(cluster.nodes)):

@@ -130,7 +130,7 @@ def test_a_changed_byte_is_found_when_the_file_is_read(store: Store) -> None:
     path = manifest_of(store, "jobs/a")["files"]["weights.safetensors"]["path"]
     store.write(path, b"w" * 999 + b"x")
     assert store.get("jobs/a") == record
-    with pytest.raises(RunError, match=r"weights.safetensors is damaged; its record was set aside, run the same command again"):
+    with pytest.raises(RunError, match=r"weights.safetensors is damaged; its record was set aside, and running"):
         record.read("weights.safetensors")
     assert store.get("jobs/a") is None
     assert store.put("jobs/a", WEIGHTS, {}).read("weights.safetensors") == WEIGHTS["weights.safetensors"]

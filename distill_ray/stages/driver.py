@@ -82,9 +82,9 @@ def lock_path(name: str) -> str:
 
 
 def _wait_until_free(store: Store, name: str, say: Callable[[str], None], busy: RequestError) -> None:
-    said = False
+    said, since = False, time.monotonic()  # the store's clock may go back, this one does not
     first = _read(store, lock_path(name))
-    while (age := _age(store, name)) is not None and age < EXPIRY:
+    while (age := _age(store, name)) is not None and age < EXPIRY and time.monotonic() - since < EXPIRY:
         now = _read(store, lock_path(name))
         if now and (now.get("token"), now.get("beat")) != (first.get("token"), first.get("beat")):
             raise busy

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from distill_ray.augment import View
-from distill_ray.errors import StoreError
+from distill_ray.errors import DamagedError
 from distill_ray.job import Data, Job
 from distill_ray.records import JobRecord, Predictions, find_job, log_path, save_job, save_test_predictions
 from distill_ray.stages.cluster import WorkerResources
@@ -114,7 +114,7 @@ def evaluate_on_test(store: Store, job: Job) -> None:
     """Let the finished network of `job` predict the test split; nothing happens when it has."""
     found = find_job(store, job.id)
     if found is None:
-        raise StoreError(f"store {store.shown}: job {job.id} is gone; run the same command again")
+        raise DamagedError(f"store {store.shown}: job {job.id} is gone; running the study makes it anew")
     if found.has_read_test:
         return
     worker = Worker(Worker.here().device)
@@ -207,7 +207,7 @@ def cached_dataset(data: Data) -> Dataset:
 
 @functools.lru_cache(maxsize=2)
 def cached_teachers(store: Store, job_ids: tuple[str, ...], worker: Worker) -> LiveTeachers:
-    """Finished teachers from the store, kept in this process for the next job. Raises `StoreError` when one is gone."""
+    """Finished teachers from the store, kept in this process for the next job. Raises `DamagedError` when one is gone."""
     networks = []
     for job_id in job_ids:
         found = _teacher(store, job_id)
@@ -222,5 +222,5 @@ def _precision(store: Store, teachers: tuple[str, ...], worker: Worker) -> str:
 def _teacher(store: Store, job_id: str) -> JobRecord:
     found = find_job(store, job_id)
     if found is None:
-        raise StoreError(f"store {store.shown}: teacher {job_id} is gone; run the same command again")
+        raise DamagedError(f"store {store.shown}: teacher {job_id} is gone; running the study makes it anew")
     return found

@@ -9,7 +9,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from distill_ray.errors import RunError
+from distill_ray.errors import DamagedError, RunError
 from distill_ray.events import Observer, Run
 from distill_ray.job import Job
 from distill_ray.records import find_job, log_path
@@ -31,6 +31,7 @@ def run_jobs(
 
     A job whose process dies is started again, up to `retries` times, and goes on from its last checkpoint. A job that fails on
     its own account would fail again: raises `RunError` with its message and its log file, after the jobs beside it were stopped.
+    Raises `DamagedError` when one found a damaged record.
     """
     waiting, running = deque((run, 0) for run in runs), dict[Any, tuple[Run, int]]()
     try:
@@ -61,6 +62,8 @@ def run_jobs(
                     ) from None
                 waiting.append((run, attempt + 1))
             else:
+                if "damaged" in record:
+                    raise DamagedError(record["damaged"])
                 if "failure" in record:
                     observer.ended(run, "failed", {}, record["failure"])
                     raise RunError(f"{run.role} {run.number}: {record['failure']} (log: {store.shown}/{log_path(run.job.id)})")
@@ -81,11 +84,13 @@ def _start(store: Store, run: Run, resources: WorkerResources, read_test: bool) 
 
 @ray.remote(num_returns="streaming", max_retries=0)
 def _job(store: Store, job: dict[str, Any], resources: WorkerResources, read_test: bool) -> Generator[dict[str, Any], None, None]:
-    """The records of a job's epochs; last `failure`, the reason, where it failed on its own account."""
+    """The records of a job's epochs; last `failure`, the reason, where it failed on its own account, or `damaged`."""
     from distill_ray.stages.execution import run_job  # torch: seconds that the driver need not spend
 
     try:
         for record in run_job(store, Job.from_dict(job), resources, read_test=read_test):
             yield dict(record)
+    except DamagedError as error:
+        yield {"damaged": str(error)}
     except Exception as error:
         yield {"failure": str(error) or type(error).__name__}

@@ -6,16 +6,15 @@ import posixpath
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from distill_ray.errors import RequestError
 from distill_ray.events import State
 from distill_ray.job import Data, Recipe
+from distill_ray.stages.journal import journal
 from distill_ray.stages.resolve import search_name
 from distill_ray.store import Store
 from distill_ray.study import Search, Study
@@ -27,11 +26,14 @@ ABANDONED = "its driver ended before it did"
 SOURCE = "source"
 """The user attribute of trials that this search only knows of: the earlier study that they are from."""
 
+SECONDS = "seconds"
+"""The user attribute of the search that says how long it has taken, over all drivers there have been."""
+
 STATES: dict[TrialState, State] = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
 def open_history(study: Study, data: Data, teachers: Sequence[str], store: Store, storage_uri: str | None) -> optuna.Study:
-    """Optuna's study for the search, made when it is not there yet, with the configurations to try first in its queue.
+    """Optuna's study for the search, made when it is not there yet.
 
     It lives in a journal file in the study's folder of a local store, or in the storage at `storage_uri`. Raises `RequestError`
     when that cannot be used.
@@ -41,7 +43,7 @@ def open_history(study: Study, data: Data, teachers: Sequence[str], store: Store
     if storage_uri is None:
         if not store.is_local:
             raise RequestError(f"store {store.shown} is not a local folder; say where the search is kept with --search-storage")
-        storage = journal(store.local_path(posixpath.join("studies", study.name, "search.journal")))
+        storage = journal(store, journal_path(study.name))
     else:
         storage = storage_uri
     try:
@@ -58,14 +60,12 @@ def open_history(study: Study, data: Data, teachers: Sequence[str], store: Store
         raise RequestError(f"--search-storage {shown(storage_uri)}: cannot be used ({cause})") from None
     if not history.get_trials(deepcopy=False):
         history.set_metric_names(list(study.search.objectives))
-        for settings in study.search.try_first:
-            history.enqueue_trial(dict(settings))
     return history
 
 
-def journal(path: Path) -> JournalStorage:
-    """Optuna's storage in a file."""
-    return JournalStorage(JournalFileBackend(str(path)))
+def journal_path(name: str) -> str:
+    """Where a local store has the searches of study `name`."""
+    return posixpath.join("studies", name, "search.journal")
 
 
 def quiet() -> None:
@@ -103,7 +103,12 @@ def is_over(history: optuna.Study, search: Search) -> bool:
 def time_left(history: optuna.Study, search: Search) -> float:
     """Seconds of search that the study file still grants, over all drivers there have been."""
     limit = float("inf") if search.time_limit is None else search.time_limit
-    return limit - float(history.user_attrs.get("seconds", 0.0))
+    return limit - time_spent(history)
+
+
+def time_spent(history: optuna.Study) -> float:
+    """Seconds of search so far, over all drivers there have been."""
+    return float(history.user_attrs.get(SECONDS, 0.0))
 
 
 def best_trials(history: optuna.Study, search: Search) -> list[FrozenTrial]:

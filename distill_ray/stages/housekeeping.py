@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import optuna
-from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.storages.journal import JournalStorage
 from optuna.trial import TrialState
 
 from distill_ray.errors import RequestError
 from distill_ray.records import find_job, job_key, log_path
 from distill_ray.stages.driver import is_running
+from distill_ray.stages.history import journal_path
+from distill_ray.stages.journal import journal
 from distill_ray.stages.references import referenced
 from distill_ray.stages.signals import IN_USE, ROOT
 from distill_ray.store import MANIFEST, Store
@@ -108,9 +110,8 @@ def _trial_states(store: Store, names: list[str], search_storage: str | None) ->
     """How the trials of every job stand, in all searches that can be read."""
     storages: list[str | JournalStorage] = [search_storage] if search_storage else []
     for name in names if store.is_local else ():
-        path = store.local_path(posixpath.join("studies", name, "search.journal"))
-        if path.exists():
-            storages.append(JournalStorage(JournalFileBackend(str(path))))
+        if store.local_path(journal_path(name)).exists():
+            storages.append(journal(store, journal_path(name)))
     states: dict[str, set[TrialState]] = {}
     for storage in storages:
         for name in optuna.get_all_study_names(storage):
@@ -124,7 +125,7 @@ def _signals(store: Store, own: set[str] | None, sizes: _Sizes, now: float) -> I
         path = posixpath.join(ROOT, key)
         if now - sizes.last_change(path) < IN_USE:
             continue
-        manifests = (store.read(posixpath.join(path, epoch, MANIFEST)) or b"" for epoch in store.names(path))
+        manifests = (store.read(posixpath.join(path, epoch, MANIFEST)) or b"" for epoch in store.names(path) if epoch.isdecimal())
         if own is None or any(job.encode() in manifest for manifest in manifests for job in own):
             yield Garbage(path, sizes.of(path), SIGNALS)
 
@@ -138,7 +139,7 @@ def _strays(store: Store, files: list[tuple[str, int, float]], now: float, *, wr
             named |= {str(entry["path"]) for entry in record.files.values()}
     for path, size, changed in files:
         folder, name = path.split("/")[0], posixpath.basename(path)
-        partial = (name.startswith(".") and folder in _FOLDERS) or path.startswith("probe-")
+        partial = (name.startswith(".") and folder in _FOLDERS) or path.startswith(("probe-", ".mlflow.db."))
         unnamed = folder == "jobs" and name != MANIFEST and path not in named and not writing
         if folder in _FOLDERS and ".damaged-" in name:
             yield Garbage(path, size, SET_ASIDE)

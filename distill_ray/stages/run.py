@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distill_ray.errors import RequestError
+from distill_ray.errors import DamagedError, RequestError
 from distill_ray.events import Observers, stage
 from distill_ray.job import canonical_json
 from distill_ray.progress import Progress
@@ -28,6 +28,9 @@ from distill_ray.stages.warm_start import earlier_trials
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.tracking import Tracker, check_tracking, default_uri, shown
+
+REPAIRS = 10
+"""How often in one run the stages begin again because a record of the store was found damaged."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,17 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
         record = MlflowRecord(tracker, study, data)
         record.study_started()
         observer = Observers((progress, StageLog(study, store), References(study, store), record))
-        run_stages(Surroundings(study, data, store, places.search_storage, cluster, observer))
-        with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
-            results = collect(study, data, store, search_storage=places.search_storage, tracking_uri=shown(tracking_uri))
-            record.study_ended(results, write_files(study, store, results, Path(folder)), store)
+        for left in reversed(range(REPAIRS + 1)):
+            try:
+                run_stages(Surroundings(study, data, store, places.search_storage, cluster, observer))
+                with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
+                    results = collect(study, data, store, search_storage=places.search_storage, tracking_uri=shown(tracking_uri))
+                    record.study_ended(results, write_files(study, store, results, Path(folder)), store)
+                break
+            except DamagedError as error:
+                if not left:
+                    raise
+                progress.say(f"{error} now")
     return results
 
 

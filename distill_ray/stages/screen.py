@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distill_ray.augment import VIEWS, Draws, View
-from distill_ray.errors import RunError
+from distill_ray.errors import DamagedError, RunError
 from distill_ray.events import Measurement
 from distill_ray.job import SCHEMA_VERSION, Data, Split, canonical_json
 from distill_ray.metrics import mean_log_probabilities
@@ -198,7 +198,8 @@ def run_screenings(
 ) -> None:
     """Make the measurements side by side as Ray tasks, as many as fit, until all are in the store.
 
-    One whose process dies is made again, up to `retries` times. Raises `RunError` when one fails on its own account.
+    One whose process dies is made again, up to `retries` times. Raises `RunError` when one fails on its own account, and
+    `DamagedError` when it found a damaged record.
     """
     import ray
     from ray.exceptions import RayError
@@ -213,7 +214,7 @@ def run_screenings(
             ready, _ = ray.wait(list(running), num_returns=1)
             screening, attempt = running.pop(ready[0])
             try:
-                failure = ray.get(ready[0])
+                failure, damaged = ray.get(ready[0])
             except RayError:
                 if attempt >= retries:
                     raise RunError(
@@ -221,6 +222,8 @@ def run_screenings(
                     ) from None
                 waiting.append((screening, attempt + 1))
                 continue
+            if damaged:
+                raise DamagedError(failure)
             if failure:
                 raise RunError(f"screening {screening.label}: {failure}")
             measured(measurement(screening, found_metrics(store, screening) or {}))
@@ -229,13 +232,13 @@ def run_screenings(
             ray.cancel(started, force=True)
 
 
-def _task(store: Store, screening: dict[str, Any], resources: WorkerResources) -> str:
-    """The reason of a failure on its own account, or nothing."""
+def _task(store: Store, screening: dict[str, Any], resources: WorkerResources) -> tuple[str, bool]:
+    """The reason of a failure on its own account, or nothing, and whether it is a damaged record."""
     try:
         run_screening(store, Screening.from_dict(screening), resources)
     except Exception as error:
-        return str(error) or type(error).__name__
-    return ""
+        return str(error) or type(error).__name__, isinstance(error, DamagedError)
+    return "", False
 
 
 def measurement(screening: Screening, metrics: Mapping[str, float], *, reused: bool = False) -> Measurement:

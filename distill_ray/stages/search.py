@@ -16,13 +16,13 @@ from optuna.trial import Trial, TrialState
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from distill_ray.errors import RunError, StoreError
+from distill_ray.errors import RunError
 from distill_ray.events import Observer, Run
 from distill_ray.job import Data
 from distill_ray.stages.cluster import ON_THE_HEAD, Cluster, WorkerResources
-from distill_ray.stages.history import STATES, best_trials, counted, time_left
+from distill_ray.stages.history import SECONDS, STATES, best_trials, counted, time_left, time_spent
 from distill_ray.stages.resolve import trial_run
-from distill_ray.stages.searcher import OptunaSearcher, make_sampler, settle_abandoned
+from distill_ray.stages.searcher import OptunaSearcher, make_sampler, queue_first, settle_abandoned
 from distill_ray.stages.sharing import trial_sharing
 from distill_ray.stages.trial import TrialRunner
 from distill_ray.store import Store
@@ -40,6 +40,7 @@ def run_search(
     observer: Observer,
 ) -> None:
     """Run trials until the search is over. Raises `RunError` when none of them came to its end."""
+    queue_first(history, study.search)
     settle_abandoned(history)
     search, wanted = study.search, study.resources
     resources = WorkerResources(
@@ -48,10 +49,15 @@ def run_search(
     single = wanted.workers_per_trial == 1
     fits = cluster.capacity(wanted.workers_per_trial, resources)
     history.sampler = make_sampler(search, len(history.get_trials(deepcopy=False)))
-    begun = time.time()
+    begun, spent = time.monotonic(), time_spent(history)
     left = time_left(history, search)
     trials = _Trials(study, data, teachers, store, resources, observer)
-    searcher = OptunaSearcher(history, search, trials.configure, trials.ended, deadline=begun + left)
+
+    def ended(number: int, state: TrialState, reason: str, metrics: dict[str, float]) -> None:
+        history.set_user_attr(SECONDS, spent + time.monotonic() - begun)  # now, since the driver may be killed
+        trials.ended(number, state, reason, metrics)
+
+    searcher = OptunaSearcher(history, search, trials.configure, ended, deadline=begun + left)
     here = {"CPU": resources.cpus, "GPU": resources.gpus} if single else ON_THE_HEAD
     folder = tempfile.mkdtemp(prefix="distill-ray-tune-")
     tuner = tune.Tuner(
@@ -61,7 +67,6 @@ def run_search(
             scheduler=_scheduler(study, history),
             num_samples=-1,
             max_concurrent_trials=min(fits, search.max_concurrent or fits),
-            time_budget_s=None if left == float("inf") else left,
             reuse_actors=single,
         ),
         run_config=tune.RunConfig(
@@ -71,16 +76,17 @@ def run_search(
             failure_config=tune.FailureConfig(max_failures=search.retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             callbacks=[_Epochs(trials)],
+            stop=_Deadline(begun + left),
         ),
     )
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             tuner.fit()
     finally:
-        history.set_user_attr("seconds", history.user_attrs.get("seconds", 0.0) + time.time() - begun)
+        history.set_user_attr(SECONDS, spent + time.monotonic() - begun)
         shutil.rmtree(folder, ignore_errors=True)
     if searcher.store_error:
-        raise StoreError(searcher.store_error)
+        raise searcher.store_error
     if not best_trials(history, search):
         reasons = {trial.user_attrs.get("reason", "") for trial in counted(history) if trial.state == TrialState.FAIL}
         raise RunError(f"no trial of the search came to its end: {'; '.join(sorted(reasons)) or 'all were stopped'}")
@@ -136,6 +142,19 @@ class _Epochs(tune.Callback):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+class _Deadline(tune.Stopper):
+    """Stops all trials at that moment of the clock that never goes back; Ray's own time limit follows the one that people set."""
+
+    def __init__(self, moment: float) -> None:
+        self._moment = moment
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return time.monotonic() > self._moment
 
 
 def _scheduler(study: Study, history: optuna.Study) -> TrialScheduler:

@@ -12,8 +12,12 @@ from optuna.trial import Trial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
+from distill_ray.errors import DamagedError, StoreError
 from distill_ray.stages.history import ABANDONED, counted
 from distill_ray.study import Search
+
+INSTEAD_OF = "instead_of"
+"""The user attribute of a trial that is tried again: the number of the one that a dead driver left behind."""
 
 
 class OptunaSearcher(OptunaSearch):
@@ -26,7 +30,7 @@ class OptunaSearcher(OptunaSearch):
     - nothing is pickled: Optuna's storage is the only state.
 
     `configure` makes the Tune configuration of a trial from what it has drawn; `on_end` hears of its number, its state, the
-    reason for anything but success, and the metrics of its result.
+    reason for anything but success, and the metrics of its result. `deadline` is by the clock that never goes back.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class OptunaSearcher(OptunaSearch):
         self._configure = configure
         self._on_end = on_end
         self._deadline = deadline
-        self.store_error = ""
+        self.store_error: StoreError | None = None
         self._reported: dict[str, int] = {}
         past = counted(study)
         self._begun = len(past)
@@ -60,7 +64,7 @@ class OptunaSearcher(OptunaSearch):
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The configuration of the next trial, or Tune's word for "that was all"."""
         spent = self._begun >= self._search.trials or self._failed >= self._search.max_failed_trials
-        if spent or self.store_error or time.time() > self._deadline:
+        if spent or self.store_error or time.monotonic() > self._deadline:
             return cast("dict[str, Any]", Searcher.FINISHED)
         super().suggest(trial_id)  # asks Optuna for a trial and lets it draw from the space
         self._begun += 1
@@ -82,7 +86,7 @@ class OptunaSearcher(OptunaSearch):
         trial = self._ot_trials.pop(trial_id)
         if "store_error" in result:
             # Left RUNNING: no fault of the trial, which the next driver finds abandoned and tries again.
-            self.store_error = result["store_error"]
+            self.store_error = (DamagedError if result.get("damaged") else StoreError)(result["store_error"])
             return
         values, state, reason = None, TrialState.FAIL, result.get("failure", "")
         if error or not result:
@@ -90,7 +94,7 @@ class OptunaSearcher(OptunaSearch):
         elif outcome:
             values, state = [outcome[name] for name in self._search.objectives], TrialState.COMPLETE
             trial.set_user_attr("seconds", result["seconds_total"])
-        elif not reason and time.time() > self._deadline:
+        elif not reason and time.monotonic() > self._deadline:
             reason = "the time limit of the search was reached"
         elif not reason:
             state, reason = TrialState.PRUNED, f"stopped after epoch {result['epoch']}"
@@ -110,15 +114,24 @@ class OptunaSearcher(OptunaSearch):
 def settle_abandoned(study: optuna.Study) -> int:
     """Mark the trials that a dead driver left RUNNING as failed, and queue their settings to be tried again; their number.
 
-    Only for the one driver that holds the study.
+    Only for the one driver that holds the study, which may die here as well: each trial is queued again once.
     """
     abandoned = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    queued = {trial.user_attrs.get(INSTEAD_OF) for trial in study.get_trials(deepcopy=False)}
     for trial in abandoned:
+        # What was to be tried and had not been drawn yet is among the settings too.
+        settings = trial.system_attrs.get("fixed_params", {}) | trial.params
+        if settings and trial.number not in queued:
+            study.enqueue_trial(settings, user_attrs={INSTEAD_OF: trial.number})
         Trial(study, trial._trial_id).set_user_attr("reason", ABANDONED)
         study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params:
-            study.enqueue_trial(trial.params)
     return len(abandoned)
+
+
+def queue_first(study: optuna.Study, search: Search) -> None:
+    """Queue what the study file wants tried first, each once, however often this is called by the driver that holds the study."""
+    for settings in search.try_first:
+        study.enqueue_trial(dict(settings), skip_if_exists=True)
 
 
 def make_sampler(search: Search, past_trials: int) -> optuna.samplers.BaseSampler:

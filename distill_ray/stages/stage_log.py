@@ -24,8 +24,7 @@ class StageLog:
     def __init__(self, study: Study, store: Store) -> None:
         self._store = store
         self._path = _stage_file(study)
-        content = store.read(self._path)
-        self._stages: dict[str, dict[str, float]] = json.loads(content) if content else {}
+        self._stages = _read(store, self._path)
         self._begun: dict[str, float] = {}
 
     def stage_started(self, stage: str, jobs: int) -> None:
@@ -58,21 +57,28 @@ class StageLog:
         self._store.write(self._path, json.dumps(self._stages).encode())
 
 
+def _read(store: Store, path: str) -> dict[str, dict[str, float]]:
+    try:
+        stages = json.loads(store.read(path) or b"{}")
+        return {str(name): {key: float(value) for key, value in entry.items()} for name, entry in stages.items()}
+    except (ValueError, AttributeError, TypeError):
+        store.set_aside(path)
+        return {}
+
+
 def _stage_file(study: Study) -> str:
     return posixpath.join("studies", study.name, f"stages-{study.digest}.json")
 
 
 def first_run(study: Study, store: Store) -> float:
     """When the study was first run, in seconds since 1970; now, where that is not known."""
-    content = store.read(_stage_file(study))
-    entry = json.loads(content).get(BEGUN) if content else None
+    entry = _read(store, _stage_file(study)).get(BEGUN)
     return float(entry["time"]) if entry else time.time()
 
 
 def stage_rows(study: Study, store: Store) -> tuple[StageRow, ...]:
     """The stages that have begun, in their order."""
-    content = store.read(_stage_file(study))
-    stages = json.loads(content) if content else {}
+    stages = _read(store, _stage_file(study))
     return tuple(
         StageRow(
             name,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
-from distill_ray.errors import StoreError
+from distill_ray.errors import DamagedError, StoreError
 from distill_ray.job import Job
 from distill_ray.records import find_job
 
@@ -47,7 +47,7 @@ class TrialRunner(tune.Trainable):
             for _ in self._epochs:
                 pass
         except StoreError as error:
-            return {"store_error": str(error), "done": True}
+            return {"store_error": str(error), "damaged": isinstance(error, DamagedError), "done": True}
         except OSError:
             raise
         except Exception as error:

@@ -15,7 +15,8 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
-from distill_ray.stages.history import SOURCE, journal, quiet
+from distill_ray.stages.history import SOURCE, journal_path, quiet
+from distill_ray.stages.journal import journal
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.study.recipes import flatten
@@ -110,9 +111,9 @@ def _searches(source: str, study: Study, store: Store, search_storage: str | Non
 def _storage(name: str, place: str, store: Store, search_storage: str | None) -> str | BaseStorage | None:
     if not place and search_storage is not None:
         return search_storage
-    folder = Path(place).expanduser() if place else Path(store.uri)
-    path = folder / "studies" / name / "search.journal"
-    return journal(path) if path.is_file() else None
+    other = Store(str(Path(place).expanduser().absolute())) if place else store
+    found = other.is_local and Path(other.uri, journal_path(name)).is_file()
+    return journal(other, journal_path(name)) if found else None
 
 
 def _missing(source: str, study: Study, store: Store, search_storage: str | None) -> str:

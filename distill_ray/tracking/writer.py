@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 import logging
+import secrets
 import tempfile
 import threading
 import time
@@ -13,10 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distill_ray.tracking.address import sqlite_file
 from distill_ray.tracking.champion import register_champion
 from distill_ray.tracking.environment import prepare
 from distill_ray.tracking.record import KEY_TAG, LOGGED_TAG, STUDY_KEY, DataSet, Pending, Recorded
 from distill_ray.tracking.views import VIEW_TAG
+
+PARTIAL = ".mlflow.db."
+"""How the name of a database begins that is being made."""
 
 POINTS_PER_CALL = 800
 OTHERS_PER_CALL = 100
@@ -47,6 +52,7 @@ class RunWriter:
             from mlflow import MlflowClient
 
             _silence_this_thread()
+            _make_database(uri)
             self.client = MlflowClient(uri, uri)
             self.experiment_id, self.restored = self._open_experiment()
 
@@ -178,6 +184,26 @@ def _explained() -> Iterator[None]:
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def _make_database(uri: str) -> None:
+    """Make the database of a `sqlite:` address, where there is none, beside its place and move it there when it is whole.
+
+    MLflow makes it in hundreds of steps, and one that was left in the middle of them is of no use ever after.
+    """
+    file = sqlite_file(uri)
+    if file is None or (file.exists() and file.stat().st_size):
+        return
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    partial = file.with_name(f"{PARTIAL}{secrets.token_hex(4)}")
+    try:
+        SqlAlchemyStore(f"sqlite:///{partial}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+        if not (file.exists() and file.stat().st_size):  # nobody else was quicker
+            partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _silence_this_thread() -> None:

@@ -136,3 +136,11 @@ def test_the_command_shows_first_and_removes_when_told(store: Store, capsys: pyt
     assert not store.names("work")
     assert main(["gc", "--store", store.uri]) == 0
     assert capsys.readouterr().out == "nothing to remove\n"
+
+
+def test_a_lease_that_a_killed_process_left_among_signals_is_no_epoch(store: Store) -> None:
+    store.write("studies/tiny/jobs-x.json", b'["abc"]')
+    store.write("signals/a/00001/manifest.json", b'{"info": {"identity": "abc"}}')
+    store.write("signals/a/00000.lease", b"host 1 2")
+    age(store, "signals", 5)
+    assert reasons(store, study="tiny")["signals/a"] == SIGNALS

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from distill_ray.job import Data, Split
 from distill_ray.stages.history import ABANDONED, best_recipes, counted, is_over, open_history
-from distill_ray.stages.searcher import OptunaSearcher, make_sampler, settle_abandoned
+from distill_ray.stages.searcher import INSTEAD_OF, OptunaSearcher, make_sampler, queue_first, settle_abandoned
 from distill_ray.store import Store
 from distill_ray.study import Study
 
@@ -26,7 +26,9 @@ DATA = Data(name="digits", digest="d" * 32, location="digits", label="label", sp
 def history(tiny_study: Callable[..., Study], tmp_path: Path) -> Callable[..., tuple[Study, optuna.Study]]:
     def opened(*overrides: str) -> tuple[Study, optuna.Study]:
         study = tiny_study(*overrides)
-        return study, open_history(study, DATA, ["a", "b"], Store.open(str(tmp_path / "store")), None)
+        past = open_history(study, DATA, ["a", "b"], Store.open(str(tmp_path / "store")), None)
+        queue_first(past, study.search)
+        return study, past
 
     return opened
 
@@ -92,9 +94,9 @@ def test_too_many_failures_end_the_search(history: Any) -> None:
 
 def test_a_time_limit_fails_what_was_running(history: Any) -> None:
     study, past = history("search.time_limit=1s")
-    made, _ = searcher(study, past, deadline=time.time() + 3600)
+    made, _ = searcher(study, past, deadline=time.monotonic() + 3600)
     made.suggest("x")
-    made._deadline = time.time() - 1
+    made._deadline = time.monotonic() - 1
     made.on_trial_complete("x", {"epoch": 1, "val/nll": 1.0})
     assert past.trials[0].state == TrialState.FAIL
     assert past.trials[0].user_attrs["reason"] == "the time limit of the search was reached"
@@ -108,6 +110,7 @@ def test_what_a_dead_driver_left_is_settled_and_tried_again(history: Any) -> Non
     assert settle_abandoned(past) == 2
     assert [(trial.state, trial.user_attrs["reason"]) for trial in past.trials[:2]] == [(TrialState.FAIL, ABANDONED)] * 2
     assert counted(past) == []
+    queue_first(past, study.search)
     again, _ = searcher(study, past)
     drawn = [again.suggest("x"), again.suggest("y")]
     assert [{**each, "number": 0} for each in drawn] == [{**each, "number": 0} for each in (first, second)]
@@ -142,7 +145,23 @@ def test_a_full_store_ends_the_search_and_blames_no_trial(history: Any) -> None:
     made.suggest("x")
     made.on_trial_complete("x", {"store_error": "store /full: no space left", "done": True})
     assert made.suggest("y") == Searcher.FINISHED
-    assert made.store_error == "store /full: no space left"
+    assert str(made.store_error) == "store /full: no space left"
     assert ended == []
     assert settle_abandoned(past) == 1
     assert counted(past) == []
+
+
+def test_a_driver_that_dies_before_a_trial_has_drawn_loses_none_that_was_to_be_tried(history: Any) -> None:
+    """Nor one that dies while it settles what an earlier one had left."""
+    study, past = history()
+    wanted = [dict(each) for each in study.search.try_first]
+    past.ask()
+    past.enqueue_trial(wanted[0], user_attrs={INSTEAD_OF: 0})
+    assert settle_abandoned(past) == 1
+    queue_first(past, study.search)
+    waiting = [trial.system_attrs["fixed_params"] for trial in past.trials if trial.state == TrialState.WAITING]
+    assert sorted(map(str, waiting)) == sorted(map(str, wanted))
+    past.ask()
+    assert settle_abandoned(past) == 1
+    made, _ = searcher(study, past)
+    assert made.suggest("x") == {"number": past.trials[-1].number, **wanted[0]}

@@ -1,0 +1,79 @@
+"""Optuna's storage in a file of the store, which goes on after a writer was killed in the middle or found the disk full."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
+
+from distill_ray.store import Store
+
+
+def journal(store: Store, path: str) -> JournalStorage:
+    """The storage in file `path` of a local store. What it cannot write raises `StoreError`."""
+    return JournalStorage(_Journal(store, path))
+
+
+class _Journal(JournalFileBackend):
+    def __init__(self, store: Store, path: str) -> None:
+        self._store, self._path = store, path
+        with store.explained(path):
+            super().__init__(str(store.local_path(path)), _Lock(store.local_path(path)))
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add entries, after whole ones only."""
+        with self._store.explained(self._path):
+            super().append_logs(logs)
+
+
+class _Lock(JournalFileSymlinkLock):
+    """Optuna's lock, inside a lock of the system.
+
+    Optuna's is a symbolic link, which a killed process leaves behind and for which the next one would wait half a minute. The
+    system's goes with its process: whoever has it knows that a link of ours which is still there belongs to nobody. An entry that
+    is cut short belongs to nobody either, and is taken away, since Optuna cannot read past it.
+    """
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(str(file))
+        self._file, self._link = file, Path(self._lock_file)
+        self._held_file = file.with_name(f"{file.name}.held")
+        self._lock_target_file = file.name  # others of Optuna's locks point to the whole path
+        self._held: list[IO[bytes]] = []
+
+    def acquire(self) -> bool:
+        """Wait until the file is ours, and make it end with a whole entry."""
+        held = self._held_file.open("ab")
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):
+                if str(self._link.readlink()) == self._lock_target_file:
+                    self._link.unlink()
+            super().acquire()
+        except BaseException:
+            held.close()
+            raise
+        self._held.append(held)
+        _drop_torn_entry(self._file)
+        return True
+
+    def release(self) -> None:
+        """Let the next one have it."""
+        super().release()
+        if self._held:
+            self._held.pop().close()
+
+
+def _drop_torn_entry(file: Path) -> None:
+    with open(file, "rb+") as content:
+        end = content.seek(0, os.SEEK_END)
+        if end == 0:
+            return
+        content.seek(end - 1)
+        if content.read(1) != b"\n":
+            content.seek(0)
+            content.truncate(content.read().rfind(b"\n") + 1)

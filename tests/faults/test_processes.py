@@ -1,0 +1,120 @@
+"""Processes that are killed, or told to end. The study then has the same results, to the byte, as one that was left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from distill_ray.records import find_job
+from distill_ray.stages.history import ABANDONED
+from distill_ray.store import Store
+
+
+def test_a_loss_that_is_not_finite_fails_its_trial_alone(undisturbed: Any) -> None:
+    """The reason is kept, the search goes on, and nothing that would happen again is tried again."""
+    states = [trial.state for trial in undisturbed.trials()]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    failed = undisturbed.trials()[1]
+    assert "the loss was" in failed.user_attrs["reason"] or "not finite" in failed.user_attrs["reason"]
+    log = (undisturbed.store / "logs" / f"{failed.user_attrs['job_id']}.log").read_text()
+    assert log.count("Traceback") == 1
+
+
+def test_workers_killed_while_they_train(steady: Any, undisturbed: Any) -> None:
+    """The processes of the teachers, then the actors of the trials, each in the middle of its job."""
+    study = steady()
+    with study.running() as driver:
+        before = driver.kill_worker("_job")
+        driver.wait_for("[search] trial 0")
+        before |= driver.kill_worker("Trainable")
+        assert driver.ended() == 0, "".join(study.printed)
+    study.goes_on_from(before)
+    assert study.results() == undisturbed.results()
+    assert [trial.state for trial in study.trials()] == [trial.state for trial in undisturbed.trials()]
+
+
+def test_one_of_two_data_parallel_workers_killed(steady: Any, tmp_path: Path) -> None:
+    """The group starts again from the last checkpoint, and the teacher is the same."""
+    small = ("resources.workers_per_teacher=2", "teachers.members=1", "search.trials=1", "confirm.baselines=[]")
+    options = tuple(argument for override in (*small, "teachers.epochs=12") for argument in ("--set", override))
+    alone, disturbed = steady(*options, store=tmp_path / "alone"), steady(*options)
+    alone.finish()
+    with disturbed.running() as driver:
+        before = driver.until_training()
+        ranks = driver.workers("RayTrainWorker")
+        assert len(ranks) == 2
+        ranks[-1].kill()
+        assert driver.ended() == 0, "".join(disturbed.printed)
+    disturbed.goes_on_from(before)
+    assert disturbed.results() == alone.results()
+
+
+def test_the_driver_killed_in_every_stage(steady: Any, undisturbed: Any, record_property: Any) -> None:
+    """Killed with -9 while it teaches, screens, searches, confirms and reports; then the first new training step comes soon."""
+    study = steady()
+    moments: list[tuple[str, float, Any]] = []
+
+    def killed(stage: str, wait: Any) -> None:
+        with study.running() as driver:
+            wait(driver)
+            before = study.under_way()
+            os.kill(driver.process.pid, signal.SIGKILL)
+            driver.process.wait()
+            time.sleep(3)  # its children notice, and end
+            moments.append((stage, time.time(), before))
+
+    killed("teach", lambda driver: driver.until_training())
+    killed("screen", lambda driver: driver.wait_for("[screen 1/"))
+    killed("search", lambda driver: (driver.wait_for("[search] trial 0"), driver.until_training()))
+    abandoned = [trial for trial in study.trials() if trial.state == TrialState.RUNNING]
+    assert abandoned
+    killed("confirm", lambda driver: (driver.wait_for("[confirm] "), driver.until_training()))
+    killed("report", lambda driver: driver.wait_for("confirm  "))
+    study.finish()
+    for stage, moment, before in moments:
+        study.goes_on_from(before)
+        if stage in ("teach", "search", "confirm"):
+            seconds = study.resumed(moment, before)
+            print(f"driver killed in stage {stage}: first new training step {seconds:.1f} s after the study was started again")
+            busy = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+            assert seconds < 30 * busy
+    assert study.results() == undisturbed.results()
+    trials = study.trials()
+    assert {trial.user_attrs.get("reason") for trial in trials if trial.number in {each.number for each in abandoned}} == {
+        ABANDONED
+    }
+    counted = [trial.state for trial in trials if trial.user_attrs.get("reason") != ABANDONED]
+    assert sorted(counted) == sorted(trial.state for trial in undisturbed.trials())
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_told_to_end(name: str, steady: Any, undisturbed: Any) -> None:
+    """As spot machines are, seconds before they are taken away: the study goes on from its last checkpoints."""
+    study = steady()
+    with study.running() as driver:
+        driver.wait_for("[search] trial 0")
+        before = driver.until_training()
+        driver.process.send_signal(getattr(signal, name))
+        began = time.monotonic()
+        assert driver.ended(120) == 130, "".join(study.printed)
+        seconds = time.monotonic() - began
+    print(f"{name}: ended after {seconds:.1f} s")
+    assert seconds < 30
+    assert "the same command again goes on from here" in study.printed[-1]
+    assert not [trial for trial in study.trials() if "its process died" in trial.user_attrs.get("reason", "")]
+    study.finish()
+    study.goes_on_from(before)
+    assert study.results() == undisturbed.results()
+
+
+def test_a_finished_study_does_nothing_more(undisturbed: Any) -> None:
+    store = Store(str(undisturbed.store))
+    jobs = {name: find_job(store, name) for name in store.names("jobs")}
+    undisturbed.finish()
+    assert {name: find_job(store, name) for name in store.names("jobs")} == jobs
