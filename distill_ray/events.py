@@ -30,9 +30,9 @@ class Run:
 
 
 def describe(run: Run) -> str:
-    """A run in a few words: `teacher 2 · wrn-10-1 · seed 1`, `trial 7 · kd · T 3.1 · α 0.62`."""
+    """A run in a few words: `teacher 2 · wrn-10-1 · seed 1`, `trial 007 · kd · T 3.1 · α 0.62`."""
     if run.role == "trial":
-        return " · ".join([f"trial {run.number}", *_settings(run)])
+        return " · ".join([f"trial {run.number:03}", *_settings(run)])
     return f"{run.role} {run.number} · {run.job.recipe.model} · seed {run.job.seed}"
 
 
@@ -40,11 +40,11 @@ _SHORT = {"temperature": "T", "alpha": "α"}
 
 
 def _settings(run: Run) -> list[str]:
-    texts = []
-    for name, value in run.searched.items():
-        number = f"{value:.3g}" if isinstance(value, float) else str(value)
-        texts.append(number if isinstance(value, str) else f"{_SHORT.get(name, name)} {number}")
-    return texts
+    """What a trial has drawn: first the choices, which name themselves, then the numbers."""
+    choices = [value for value in run.searched.values() if isinstance(value, str)]
+    numbers = {name: value for name, value in run.searched.items() if not isinstance(value, str)}
+    texts = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in numbers.items()}
+    return [*choices, *(f"{_SHORT.get(name, name)} {text}" for name, text in texts.items())]
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,27 @@ def _finished(file: Path, folder: Path) -> FinishedStudy:
 
 
 @pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a database that MLflow has set up and nobody has written to."""
+    from distill_ray.tracking import default_uri
+    from distill_ray.tracking.environment import prepare
+
+    prepare()
+    from mlflow import MlflowClient
+
+    uri = default_uri(tmp_path_factory.mktemp("empty"))
+    MlflowClient(uri, uri).search_experiments()
+    return Path(uri.removeprefix("sqlite:///"))
+
+
+@pytest.fixture
+def tracking_uri(empty_database: Path, tmp_path: Path) -> str:
+    """The address of an MLflow database of the test's own, `tmp_path/mlflow.db`."""
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
 def free_port() -> Callable[[], int]:
     """Finds a port of this machine that nobody listens on."""
 

@@ -76,11 +76,13 @@ def test_trials_and_epochs(results: Results) -> None:
     assert epochs[0]["val/nll"] == trials[0]["val/nll"]
 
 
-def test_a_finished_study_is_run_without_training_anything(finished_study: FinishedStudy, tmp_path: Path) -> None:
+def test_a_finished_study_is_run_without_training_anything(
+    finished_study: FinishedStudy, tracking_uri: str, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
     shutil.copytree(finished_study.store.uri, store)
     before = {path: path.stat().st_mtime_ns for folder in ("jobs", "logs") for path in (store / folder).rglob("*")}
-    results = Study.load(finished_study.file).run(store=str(store))
+    results = Study.load(finished_study.file).run(store=str(store), tracking_uri=tracking_uri)
     assert {path: path.stat().st_mtime_ns for folder in ("jobs", "logs") for path in (store / folder).rglob("*")} == before
     assert results.collected.status == "finished"
     assert results.table().num_rows == 4

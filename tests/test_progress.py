@@ -44,7 +44,7 @@ def test_on_a_terminal_it_shows_what_runs_and_the_best_so_far(run_of: Callable[[
     assert "search 3/4 done, 1 running, 1 pruned" in shown
     assert "left   best val/nll 0.2500" in shown
     assert "epoch 3/8" in shown and "nll 0.7000  accuracy 0.7500" in shown
-    assert "2 runs, 1 found in the store, 1 pruned, best val/nll 0.2500 (trial 1" in shown
+    assert "2 runs, 1 found in the store, 1 pruned, best val/nll 0.2500 (trial 001" in shown
 
 
 def test_elsewhere_it_writes_a_line_for_each_beginning_and_end(run_of: Callable[[int], Run]) -> None:
@@ -56,8 +56,8 @@ def test_elsewhere_it_writes_a_line_for_each_beginning_and_end(run_of: Callable[
         progress.measured(Measurement("screen/x", "mixup", {}, {"screen/t-stddev": 0.004}, False))
         progress.stage_ended("screen")
     lines = file.getvalue().splitlines()
-    assert [line.split(" · ")[0] for line in lines[:3]] == [f"[search] trial {number}" for number in (1, 2, 3)]
-    assert lines[3].startswith("[search 2/4] trial 1 · ") and lines[3].endswith("finished nll 0.2500  accuracy 0.9000")
+    assert [line.split(" · ")[0] for line in lines[:3]] == [f"[search] trial {number:03}" for number in (1, 2, 3)]
+    assert lines[3].startswith("[search 2/4] trial 001 · ") and lines[3].endswith("finished nll 0.2500  accuracy 0.9000")
     assert "pruned: stopped after epoch 4 nll 2.0000" in lines[4]
     assert lines[5].startswith("search ")
     assert lines[6] == "[screen 1/1] mixup T. stddev 0.004000"

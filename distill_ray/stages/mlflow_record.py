@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +10,9 @@ from distill_ray.data import load_images, open_source
 from distill_ray.events import Measurement, Metrics, Run, State, describe
 from distill_ray.export import find_champion
 from distill_ray.job import Data
+from distill_ray.report.answer import found_settings, lead
 from distill_ray.report.results import TEACHER, Contender, StudyResults
-from distill_ray.report.table import as_markdown, table
+from distill_ray.report.table import Row, as_markdown, table
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.tracking import DataSet, Status, Tracker, study_views
@@ -42,19 +43,27 @@ class MlflowRecord:
             study_file=study.source_text,
         )
         self._tracker.log_dataset(_datasets(self._data))
-        self._tracker.save_views(study_views(study.search.objectives, [each.name for each in study.search.space.dimensions]))
+        self._tracker.save_views(
+            study_views(study.search.objectives, [each.name for each in study.search.space.dimensions], study.digest)
+        )
 
     def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
         if not self._tracker.is_recorded(run.key):
-            self.started(run)
-            for record in epochs():
+            records = list(epochs())
+            begun, ended = _times(records)
+            self._start(run, begun)
+            for record in records:
                 self.epoch(run, record)
-            self.ended(run, state, metrics, reason)
+            self._end(run, state, reason, ended)
 
     def started(self, run: Run) -> None:
+        self._start(run, None)
+
+    def _start(self, run: Run, begun: float | None) -> None:
         recipe = run.job.recipe
         tags = {
             "study": self._study.name,
+            "study_digest": self._study.digest,
             "stage": run.stage,
             "role": run.role,
             "job_id": run.job.id,
@@ -62,20 +71,22 @@ class MlflowRecord:
             "augment": recipe.augment.name,
             "seed": str(run.job.seed),
         }
-        self._tracker.start_job(
-            run.key, describe(run), recipe.params() | {"seed": run.job.seed, "workers": run.job.workers}, tags
-        )
+        params = recipe.params() | {"seed": run.job.seed, "workers": run.job.workers}
+        self._tracker.start_job(run.key, describe(run), params, tags, started=begun)
 
     def epoch(self, run: Run, record: Metrics) -> None:
         metrics = {name: value for name, value in record.items() if name not in ("epoch", "time")}
         self._tracker.log_epoch(run.key, int(record["epoch"]), record.get("time", 0.0), metrics)
 
     def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
-        self._tracker.finish_job(run.key, _STATUS[state], {}, {"reason": reason} if reason else {})
+        self._end(run, state, reason, None)
+
+    def _end(self, run: Run, state: State, reason: str, ended: float | None) -> None:
+        self._tracker.finish_job(run.key, _STATUS[state], {}, {"reason": reason} if reason else {}, ended=ended)
 
     def measured(self, measurement: Measurement) -> None:
         if not self._tracker.is_recorded(measurement.key):
-            tags = {"study": self._study.name, "stage": "screen", "role": "screening"}
+            tags = {"study": self._study.name, "study_digest": self._study.digest, "stage": "screen", "role": "screening"}
             settings = {name: "null" if value is None else value for name, value in measurement.settings.items()}
             tags |= {"augment": str(settings["augment"])}
             self._tracker.start_job(measurement.key, f"screening · {measurement.view}", settings, tags)
@@ -90,7 +101,7 @@ class MlflowRecord:
     def study_ended(self, results: StudyResults, files: Mapping[str, Path], store: Store) -> None:
         """The result table as description and metrics of the study's run, the report as artifacts, the champion as a model."""
         rows = table(results)
-        self._tracker.set_description(f"## Study {results.name}\n\n{as_markdown(rows)}")
+        self._tracker.set_description(_description(results, rows))
         self._tracker.log_results(
             {f"{row.contender.name}/{row.split}/{metric}": cell.mean for row in rows for metric, cell in row.cells.items()}
         )
@@ -103,6 +114,23 @@ class MlflowRecord:
             student = find_champion(results, store, self._data)
             self._tracker.log_champion(f"confirm/{results.best.name}/{student.job.seed}", student)
         self._tracker.finish_study("FINISHED")
+
+
+def _times(records: Sequence[Metrics]) -> tuple[float | None, float | None]:
+    """When a job that ended before began and ended, in seconds since 1970, as far as its records say."""
+    if not records or "time" not in records[0]:
+        return None, None
+    return records[0]["time"] - records[0].get("seconds", 0.0), records[-1]["time"]
+
+
+def _description(results: StudyResults, rows: list[Row]) -> str:
+    """What MLflow shows on top of the study's run. Its links are MLflow's own pages, wherever the server is."""
+    found = found_settings(results)
+    parts = [f"## Study {results.name}", lead(results, rows) + (f" Settings: {found}." if found else ""), as_markdown(rows)]
+    champion = results.champion and results.task == "classification"
+    model = f"the [best student](#/models/{results.name}) in the registry, alias `champion`; " if champion else ""
+    where = "lists of trials, students and jobs under *Views* above the experiment's runs"
+    return "\n\n".join([*parts, f"See also: {model}`report/report.html` under *Artifacts*; {where}."])
 
 
 def _keys(contender: Contender) -> list[str]:

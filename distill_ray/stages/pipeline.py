@@ -99,7 +99,8 @@ def tell_of_trials(
     for trial in counted(history):
         run = trial_run(study, data, teachers, trial.number, trial.params)
         found = find_job(store, run.job.id)
-        values = [{"epoch": epoch, objective: value} for epoch, value in sorted(trial.intermediate_values.items())]
+        ended = {"time": trial.datetime_complete.timestamp()} if trial.datetime_complete else {}
+        values = [{"epoch": epoch, objective: value} | ended for epoch, value in sorted(trial.intermediate_values.items())]
         observer.past(
             run,
             STATES[trial.state],

@@ -58,8 +58,12 @@ class View:
         return {"compareRunCharts": [chart | kept], "compareRunSections": [section | kept | {"isReordered": False}]}
 
 
-def study_views(objectives: Mapping[str, str], searched: Iterable[str]) -> dict[str, View]:
-    """The views of a study: its trials by the first objective, its students on the test split, and all its jobs in order."""
+def study_views(objectives: Mapping[str, str], searched: Iterable[str], digest: str) -> dict[str, View]:
+    """The views of a study: its trials by the first objective, its students on the test split, and all its jobs in order.
+
+    `digest` tells this version of the study from others in the same experiment, which would stand there twice.
+    """
+    own = f"tags.study_digest = '{digest}'"
     validation = tuple(f"metrics.val/{score}" for score in SCORES)
     scores = tuple(dict.fromkeys((*(f"metrics.{name}" for name in objectives), *validation)))
     drawn = tuple(f"params.{name}" for name in searched)
@@ -69,20 +73,23 @@ def study_views(objectives: Mapping[str, str], searched: Iterable[str]) -> dict[
     return {
         "jobs": View(
             "All jobs, as they came",
-            "tags.stage != 'study'",
+            f"{own} and tags.stage != 'study'",
             ("tags.stage", "tags.status", *validation, *recipe),
             "attributes.start_time",
         ),
         "trials": View(
             "Trials, best first",
-            "tags.stage = 'search'",
+            f"{own} and tags.stage = 'search'",
             ("tags.status", *scores, *drawn),
             f"metrics.{first}",
             direction == "min",
             (*drawn, f"metrics.{first}"),
         ),
         "students": View(
-            "Students on the test split", "tags.stage = 'confirm'", (*test, *recipe, "attributes.Models"), "metrics.test/nll"
+            "Students on the test split",
+            f"{own} and tags.stage = 'confirm'",
+            (*test, *recipe, "attributes.Models"),
+            "metrics.test/nll",
         ),
     }
 

@@ -122,7 +122,7 @@ def test_logs(finished_study: Any, store: Store, capsys: pytest.CaptureFixture[s
     assert main(["logs", str(finished_study.file), *at]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed] == list(jobs.values())
-    assert "failed      trial 2" in listed[4] and listed[4].endswith(": the loss was nan in epoch 1")
+    assert "failed      trial 002" in listed[4] and listed[4].endswith(": the loss was nan in epoch 1")
     for words, message in (
         (["zz"], "job zz: no log begins with it"),
         ([""], "logs begin with it, give more digits"),

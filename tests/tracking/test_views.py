@@ -7,12 +7,12 @@ from pathlib import Path
 
 from distill_ray.tracking import Tracker, studies_in, study_views, view_path
 
-VIEWS = study_views({"val/ece": "min", "val/accuracy": "max"}, ["temperature", "augment.size"])
+VIEWS = study_views({"val/ece": "min", "val/accuracy": "max"}, ["temperature", "augment.size"], "0123abcd")
 
 
 def test_a_view_is_what_the_page_of_mlflow_expects() -> None:
     state = json.loads(VIEWS["trials"].state())
-    assert state["searchFilter"] == "tags.stage = 'search'"
+    assert state["searchFilter"] == "tags.study_digest = '0123abcd' and tags.stage = 'search'"
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/ece`", True)
     assert state["selectedColumns"] == [
         "tags.`status`",
@@ -30,7 +30,7 @@ def test_a_view_is_what_the_page_of_mlflow_expects() -> None:
 
 
 def test_an_objective_to_maximise_is_sorted_from_the_top() -> None:
-    assert not study_views({"val/accuracy": "max"}, [])["trials"].ascending
+    assert not study_views({"val/accuracy": "max"}, [], "0123abcd")["trials"].ascending
 
 
 def test_views_are_saved_with_the_experiment_once(tracking_uri: str, tmp_path: Path) -> None:
