@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
 from distill_ray.augment import VIEWS, CropFlip, View
@@ -99,13 +99,29 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Which images a job learns from: `digest` says what they are, `location` only where they were found."""
+    """Which images a job learns from: `digest` says what they are, `location` only where they were found.
+
+    With a `size` they are resized and cropped to squares. `memory_gb` is what a node's memory may hold of a split.
+    """
 
     name: str
     digest: str
     location: str
     label: str
     split: Split
+    size: int | None = None
+    memory_gb: float = 4.0
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the result of a job, as JSON values."""
+        sized = {} if self.size is None else {"size": self.size}
+        return {"digest": self.digest, "label": self.label, "split": asdict(self.split)} | sized
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Data:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**dict(values) | {"split": Split(**values["split"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,17 +137,14 @@ class Job:
     @property
     def id(self) -> str:
         """Twenty hexadecimal digits, the same on every machine and in every study."""
-        identity = self.to_dict() | {"schema": SCHEMA_VERSION}
-        del identity["data"]["location"], identity["data"]["name"]
+        identity = self.to_dict() | {"data": self.data.identity, "schema": SCHEMA_VERSION}
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
 
     def to_dict(self) -> dict[str, Any]:
         """The job as JSON values."""
-        split = {field.name: getattr(self.data.split, field.name) for field in fields(Split)}
-        data = {field.name: getattr(self.data, field.name) for field in fields(Data)} | {"split": split}
         return {
             "recipe": self.recipe.to_dict(),
-            "data": data,
+            "data": asdict(self.data),
             "seed": self.seed,
             "teachers": list(self.teachers),
             "workers": self.workers,
@@ -140,10 +153,9 @@ class Job:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Job:
         """The inverse of `to_dict`."""
-        data = dict(values["data"])
         return cls(
             recipe=Recipe.from_dict(values["recipe"]),
-            data=Data(**data | {"split": Split(**data["split"])}),
+            data=Data.from_dict(values["data"]),
             seed=values["seed"],
             teachers=tuple(values["teachers"]),
             workers=values["workers"],

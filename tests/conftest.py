@@ -117,11 +117,11 @@ def _finished(file: Path, folder: Path) -> FinishedStudy:
     from distill_ray.stages.resolve import confirm_runs, data_of, teacher_runs, trial_run
     from distill_ray.stages.searcher import queue_first
     from distill_ray.study import load_study
-    from distill_ray.training import Worker, load_dataset, load_test_split, make_network, predict
+    from distill_ray.training import Worker, load_dataset, load_split, make_network, predict
 
     study, store = load_study(file), Store.open(str(folder))
     data = data_of(study)
-    dataset, (test_images, test_labels) = load_dataset(data), load_test_split(data)
+    dataset, tested = load_dataset(data), load_split(data, "test")
     worker = Worker(torch.device("cpu"))
 
     def finish(job: Job, *, test: bool) -> dict[str, float]:
@@ -135,8 +135,8 @@ def _finished(file: Path, folder: Path) -> FinishedStudy:
             save_job(store, job, weights=weights, epochs=epochs, kept_epoch=1, predictions=predictions, parameters=77_000)
             store.write(f"logs/{job.id}.log", f"job {job.id}\n2026-01-01 12:00:00 epoch 1  val/nll 2.3\n".encode())
             if test:
-                said = predict(network, test_images, np.arange(len(test_images)), worker=worker)
-                save_test_predictions(store, job.id, Predictions(said, test_labels))
+                said = predict(network, tested.images, np.arange(len(tested.images)), worker=worker)
+                save_test_predictions(store, job.id, Predictions(said, tested.labels))
         found = find_job(store, job.id)
         assert found is not None
         return found.metrics

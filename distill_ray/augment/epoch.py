@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,10 +15,27 @@ from torch import Tensor
 from distill_ray.augment.draws import Draws
 from distill_ray.augment.view import Batch, Part, Per, View
 
+AHEAD = 4
+"""Batches that images on a disk are fetched ahead of the time they are needed."""
+
+
+@runtime_checkable
+class RowsOnDisk(Protocol):
+    """Images (N, H, W, C) that come into memory by rows, such as `distill_ray.data.pixels.PixelsOnDisk`."""
+
+    shape: tuple[int, int, int, int]
+    dtype: np.dtype[Any]
+
+    def __getitem__(self, rows: NDArray[np.int64], /) -> NDArray[np.uint8]:
+        """Those of these `rows` (B,)."""
+
+    def will_read(self, rows: NDArray[np.int64]) -> None:
+        """Begin to fetch `rows`, without waiting for them."""
+
 
 def epoch_batches(
     view: View,
-    images: ArrayLike | Tensor,
+    images: ArrayLike | Tensor | RowsOnDisk,
     labels: ArrayLike | Tensor,
     *,
     seed: int,
@@ -33,25 +51,25 @@ def epoch_batches(
 ) -> Iterator[Batch]:
     """The batches of one epoch, in an order that (seed, epoch) decides, beginning with step `first_step`.
 
-    `images` is uint8 (N, H, W, C), or float32 for a view that takes real numbers: an array (memory-mapped or not) or a tensor
-    that may already live on `device`; `labels` is (N,), integers or real numbers. `rows` (n,) says which of them are the training
-    split, all by default. `mean` is the mean colour of the data set, one number in [0, 1] per channel, which some views erase to.
-    `batch_size` counts the images of all `world_size` workers together; worker `rank` gets its contiguous share of every batch.
-    On a GPU nothing here waits for the device.
+    `images` is uint8 (N, H, W, C), or float32 for a view that takes real numbers: an array (memory-mapped or not), a tensor that
+    may already live on `device`, or rows on a disk, of which only those of a few batches are in memory. `labels` is (N,),
+    integers or real numbers. `rows` (n,) says which of them are the training split, all by default. `mean` is the mean colour of
+    the data set, one number in [0, 1] per channel, which some views erase to. `batch_size` counts the images of all `world_size`
+    workers together; worker `rank` gets its contiguous share of every batch. On a GPU nothing here waits for the device.
 
     Raises `ValueError` when the arrays do not fit each other, when the view cannot present such images, or when a batch is too
     small to give every worker an image.
     """
     draws, device = Draws(seed, epoch), torch.device(device)
-    pixels, targets = _as_tensor(images), _as_tensor(labels)
+    pixels, targets = images if isinstance(images, RowsOnDisk) else _as_tensor(images), _as_tensor(labels)
     targets = targets.float() if targets.is_floating_point() else targets.long()
     wanted = "uint8 or float32" if view.real_valued else "uint8"
-    if str(pixels.dtype).removeprefix("torch.") not in wanted.split(" or ") or pixels.ndim != 4:
+    if str(pixels.dtype).removeprefix("torch.") not in wanted.split(" or ") or len(pixels.shape) != 4:
         raise ValueError(f"images must be {wanted} (N, H, W, C), found {pixels.dtype} {tuple(pixels.shape)}")
-    if targets.shape != (len(pixels),):
-        raise ValueError(f"labels must be ({len(pixels)},) like the images, found {tuple(targets.shape)}")
+    if targets.shape != pixels.shape[:1]:
+        raise ValueError(f"labels must be ({pixels.shape[0]},) like the images, found {tuple(targets.shape)}")
     view.check_images(pixels.shape[3], pixels.shape[1], pixels.shape[2])
-    split = np.arange(len(pixels)) if rows is None else np.asarray(rows, dtype=np.int64)
+    split = np.arange(pixels.shape[0]) if rows is None else np.asarray(rows, dtype=np.int64)
     total = len(split)
     steps = steps_per_epoch(total, batch_size, drop_last)
     smallest = batch_size if steps * batch_size <= total else total % batch_size
@@ -61,11 +79,23 @@ def epoch_batches(
             f"too few for {world_size} workers{'' if drop_last else '; drop_last leaves the last one out'}"
         )
     order = torch.from_numpy(split[draws.permutation("order", total)])
-    store = _Store(pixels, targets, order, order.to(pixels.device), order.to(targets.device), mean)
+    order_of_images = order.to(pixels.device) if isinstance(pixels, Tensor) else order
+    store = _Store(pixels, targets, order, order_of_images, order.to(targets.device), mean)
+
+    def limits(step: int) -> tuple[int, int]:
+        return step * batch_size, min((step + 1) * batch_size, total)
+
+    def fetch(step: int) -> None:
+        if isinstance(pixels, RowsOnDisk) and step < steps:
+            start, stop = share(*limits(step), rank, world_size)
+            pixels.will_read(order[start:stop].numpy())
 
     def batches() -> Iterator[Batch]:
+        for step in range(first_step, first_step + AHEAD):
+            fetch(step)
         for step in range(first_step, steps):
-            first, last = step * batch_size, min((step + 1) * batch_size, total)
+            fetch(step + AHEAD)
+            first, last = limits(step)
             start, stop = share(first, last, rank, world_size)
             parts = view.parts(BatchSource(store, draws, step, first, last, start, stop, device))
             yield Batch(
@@ -106,7 +136,7 @@ def share(first: int, last: int, rank: int, world_size: int) -> tuple[int, int]:
 class _Store:
     """The images, and the rows of the training split in the epoch's order: on the host, with the images, with the labels."""
 
-    images: Tensor
+    images: Tensor | RowsOnDisk
     labels: Tensor
     order: Tensor
     order_of_images: Tensor
@@ -180,12 +210,13 @@ class BatchSource:
         """`array` as a tensor on the device."""
         return _send(torch.from_numpy(array), self.device)
 
-    def _take(self, values: Tensor, order: Tensor, positions: NDArray[np.int64] | None) -> Tensor:
+    def _take(self, values: Tensor | RowsOnDisk, order: Tensor, positions: NDArray[np.int64] | None) -> Tensor:
         if positions is None:
             rows = order[self.start : self.stop]
         else:
             rows = order.index_select(0, _send(torch.from_numpy(positions), order.device))
-        return _send(values.index_select(0, rows), self.device)
+        taken = values.index_select(0, rows) if isinstance(values, Tensor) else torch.from_numpy(values[rows.numpy()])
+        return _send(taken, self.device)
 
 
 def _send(values: Tensor, device: torch.device) -> Tensor:

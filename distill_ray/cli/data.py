@@ -22,7 +22,8 @@ def data() -> None:
 def import_(source: str, out: str, root: str | None, download: bool, overwrite: bool) -> None:
     """Write SOURCE as Parquet into the new FOLDER, which a study then names in data.source.
 
-    SOURCE is cifar10, cifar100, svhn or fashion-mnist, or a folder with train/<class>/ and test/<class>/ full of images.
+    SOURCE is cifar10, cifar100, svhn or fashion-mnist, or a folder with train/<class>/ and test/<class>/ (or val/<class>/) full
+    of images.
 
     \b
     Examples:
@@ -31,6 +32,6 @@ def import_(source: str, out: str, root: str | None, download: bool, overwrite: 
     """
     from distill_ray.data import import_dataset
 
-    imported = import_dataset(source, out, root=root, download=download, overwrite=overwrite)
+    imported = import_dataset(source, out, root=root, download=download, overwrite=overwrite, say=click.echo)
     train, test, classes = imported.rows("train"), imported.rows("test"), imported.num_classes
     click.echo(f"{out}: {train} training and {test} test images of {classes} classes; in a study: data: {{source: {out}}}")

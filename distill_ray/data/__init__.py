@@ -1,7 +1,8 @@
 """Images and labels: where they come from, decoded once per node, and how the validation split is cut from them.
 
-A `Source` is a data set that was found but not decoded; `load_images` turns one of its splits into memory-mapped uint8
-pixels. The names below are imported at first use, so that checking a study file does not pay for NumPy or pyarrow.
+A `Source` is a data set that was found but not decoded; `load_images` turns one of its splits into uint8 pixels in a file of the
+node, memory-mapped or, if that is too large, read by rows. The names below are imported at first use, so that checking a study
+file does not pay for NumPy or pyarrow.
 """
 
 import importlib
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distill_ray.data.images import Images, image_shape, load_images
     from distill_ray.data.importing import import_dataset
+    from distill_ray.data.pixels import Pixels
     from distill_ray.data.source import SOURCES, Source, open_source
     from distill_ray.data.split import split_indices
     from distill_ray.data.statistics import channel_statistics
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SOURCES",
     "Images",
+    "Pixels",
     "Source",
     "channel_statistics",
     "image_shape",
@@ -29,6 +32,7 @@ __all__ = [
 _MODULES = {
     "SOURCES": "source",
     "Images": "images",
+    "Pixels": "pixels",
     "Source": "source",
     "channel_statistics": "statistics",
     "image_shape": "images",

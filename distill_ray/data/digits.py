@@ -65,7 +65,7 @@ class Digits(Source):
                 content.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
         return content.hexdigest()[:32]
 
-    def batches(self, split: SplitName) -> Iterator[Batch]:
+    def batches(self, split: SplitName, first: int = 0, last: int | None = None) -> Iterator[Batch]:
         """The whole split as one batch of PGM images."""
         pixels, labels = self._splits[split]
         yield Batch([b"P5 8 8 255\n" + image.tobytes() for image in pixels], labels, lambda i: f"digits, {split} row {i}")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distill_ray.data.cache import new_folder, writing
-from distill_ray.data.decoding import decode, decoder, shape_of
+from distill_ray.data.decoding import check, decoder
 from distill_ray.data.files import Folder
 from distill_ray.data.originals import ORIGINALS, Original
 from distill_ray.data.parquet import SHARD
@@ -23,6 +23,10 @@ from distill_ray.errors import RequestError
 from distill_ray.registry import unknown_name
 
 ROWS_PER_SHARD = 100_000
+ROWS_PER_GROUP, BYTES_PER_GROUP = 1000, 64e6
+"""A row group is written when it has so many rows or so many encoded bytes, whichever comes first."""
+ROWS_PER_PAGE = 32
+"""Rows after which a page is full if it has a megabyte: whoever reads needs memory for a page, not for a row group."""
 
 
 class LabelledImages(Protocol):
@@ -48,19 +52,21 @@ def import_dataset(
     root: str | os.PathLike[str] | None = None,
     download: bool = True,
     overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Source:
     """Write a data set as `train-00000-of-0000N.parquet` and `test-...` in the new folder `out`, and open it.
 
-    Every image and label is checked on the way. The folder appears when it is complete, or not at all. The class names are in
-    the files, as Hugging Face metadata.
+    Every image and label is checked on the way; no more than a row group of them is in memory. The folder appears when it is
+    complete, or not at all. The class names are in the files, as Hugging Face metadata.
 
     Args:
         source: `cifar10`, `cifar100`, `svhn` or `fashion-mnist`, which torchvision reads and which are written as PNG; or an
-            image tree with the folders `train/<class>` and `test/<class>`, whose files are kept byte for byte.
+            image tree with the folders `train/<class>` and `test/<class>` (or `val/<class>`), whose files are kept byte for byte.
         out: The folder to write, which must not exist, or be empty, unless `overwrite`.
         root: Where torchvision finds the original files, or puts them. Default: a folder in the cache.
         download: Whether torchvision may fetch original files that are not in `root`.
         overwrite: Whether to replace a data set that is in `out` already. A folder that holds anything else is never replaced.
+        say: Told when images differ in size.
 
     Raises:
         RequestError: there is no such source, it is not usable, or `out` exists or cannot be written.
@@ -72,7 +78,10 @@ def import_dataset(
     with writing(target, "choose another folder"), new_folder(target) as partial:
         for split in ("train", "test"):
             if images.rows(split):
-                _write_split(images, split, partial)
+                sizes = _write_split(images, split, partial)
+                if len(sizes) > 1:
+                    smallest, *_, largest = (f"{width}x{height}" for width, height in sorted(sizes, key=math.prod))
+                    say(f"{split}: images from {smallest} to {largest}; a study has to set data.size")
     return open_source(str(target))
 
 
@@ -92,28 +101,43 @@ def _tree(source: str) -> ImageTree:
     return ImageTree(folder, None)
 
 
-def _write_split(images: LabelledImages, split: SplitName, folder: Path) -> None:
+def _write_split(images: LabelledImages, split: SplitName, folder: Path) -> set[tuple[int, int]]:
+    """Write the files of a split; the sizes of its images."""
     rows = images.rows(split)
     shards = -(-rows // ROWS_PER_SHARD)
     schema = _schema(images)
-    writer: pq.ParquetWriter | None = None
-    shape = None
-    done = shard = 0
+    sizes: set[tuple[int, int]] = set()
+    groups = _row_groups(images.batches(split))
+    group = next(groups, None)
+    done = 0
     with decoder() as threads:
-        for batch in images.batches(split):
-            shape = shape or replace(shape_of(batch), channels=3)
-            batch.check_labels(images.label, len(images.class_names))
-            decode(batch, shape, threads)
-            if writer is None or done * shards // rows > shard:
-                if writer is not None:
-                    writer.close()
-                    shard += 1
-                path = folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
-                writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
-            writer.write_batch(_record_batch(batch, schema))
-            done += len(batch.labels)
-    if writer is not None:
-        writer.close()
+        for shard in range(shards):
+            path = folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
+            with pq.ParquetWriter(
+                path, schema, compression="zstd", write_page_checksum=True, write_batch_size=ROWS_PER_PAGE
+            ) as writer:
+                while group is not None and done * shards // rows == shard:
+                    for batch in group:
+                        batch.check_labels(images.label, len(images.class_names))
+                        sizes |= check(batch, threads)
+                        done += len(batch.labels)
+                    writer.write_table(pa.Table.from_batches([_record_batch(batch, schema) for batch in group]))
+                    group = next(groups, None)
+    return sizes
+
+
+def _row_groups(batches: Iterator[Batch]) -> Iterator[Sequence[Batch]]:
+    """`batches`, as many at a time as make a row group."""
+    group: list[Batch] = []
+    size = 0
+    for batch in batches:
+        group.append(batch)
+        size += sum(len(encoded or b"") for encoded in batch.encoded)
+        if size >= BYTES_PER_GROUP or sum(len(each.labels) for each in group) >= ROWS_PER_GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def _schema(images: LabelledImages) -> pa.Schema:

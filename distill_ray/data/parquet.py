@@ -15,11 +15,16 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from distill_ray.data.files import Folder, reading
-from distill_ray.data.source import Batch, Source, SplitName, pick_label
+from distill_ray.data.source import NAMES, Batch, Source, SplitName, pick_label
 from distill_ray.errors import RequestError
 
-SHARD = re.compile(r"(?P<split>train|test)(-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?)?\.parquet")
-ROWS_PER_BATCH = 1024
+SHARD = re.compile(
+    rf"(?P<split>{'|'.join(name for names in NAMES.values() for name in names)})"
+    r"(-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?)?\.parquet"
+)
+ROWS_PER_BATCH = 128
+BUFFER = 1 << 23
+"""Bytes of a column that are read at a time, so that a row group need not be in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,13 @@ class Shard:
 
 
 class ParquetSource(Source):
-    """A folder of `train-00000-of-0000N.parquet` and `test-...` files (or `train.parquet`, `test.parquet`).
+    """A folder of `train-00000-of-0000N.parquet` and `test-...` or `validation-...` files (or `train.parquet`, `test.parquet`).
 
     The image column is the one that the Hugging Face metadata declare, else `img` or `image`: a struct with a field `bytes`,
     or plain binary. Label columns are the integer columns; class names come from the metadata.
     """
+
+    reopens = True
 
     def __init__(self, folder: Folder, label: str | None) -> None:
         self.name = folder.path.rstrip("/").rpartition("/")[2]
@@ -84,39 +91,50 @@ class ParquetSource(Source):
             return names
         largest, rows = -1, 0
         for shard in (shard for shards in self._shards.values() for shard in shards):
-            for batch in self._read(shard, [self.label]):
+            for _, batch in self._read(shard, [self.label]):
                 largest = max(largest, int(self._labels(batch, shard, 0).max()))
             rows += shard.rows
         if largest >= rows:
             raise RequestError(f"{self.location}: {self.label} goes up to {largest} in only {rows} rows; classes count from 0")
         return tuple(str(number) for number in range(largest + 1))
 
-    def batches(self, split: SplitName) -> Iterator[Batch]:
-        """The rows of `split`, at most 1,024 at a time."""
+    def batches(self, split: SplitName, first: int = 0, last: int | None = None) -> Iterator[Batch]:
+        """The rows of `split` from `first` to before `last`, at most 128 at a time. Other row groups are not read."""
         is_struct = pa.types.is_struct(self._shards[split][0].schema.field(self._image).type)
         columns = [f"{self._image}.bytes" if is_struct else self._image, self.label]
         for shard in self._shards[split]:
-            start = 0
-            for rows in self._read(shard, columns):
-                with reading(shard.shown, "read"):
-                    column = rows.column(self._image)
-                    encoded = (column.field("bytes") if is_struct else column).to_pylist()
-                yield Batch(encoded, self._labels(rows, shard, start), partial(_row_of, shard.shown, start))
-                start += len(encoded)
+            if first < shard.rows and (last is None or last > 0):
+                for start, rows in self._read(shard, columns, max(0, first), last):
+                    with reading(shard.shown, "read"):
+                        column = rows.column(self._image)
+                        encoded = (column.field("bytes") if is_struct else column).to_pylist()
+                    yield Batch(encoded, self._labels(rows, shard, start), partial(_row_of, shard.shown, start))
+            first, last = first - shard.rows, None if last is None else last - shard.rows
 
     def _open(self, entry: fs.FileInfo) -> Shard:
         shown = self._folder.shown(entry.path)
         with reading(shown, "read as Parquet"), pq.ParquetFile(entry.path, filesystem=self._folder.filesystem) as file:
             return Shard(entry, shown, file.metadata.num_rows, file.schema_arrow)
 
-    def _read(self, shard: Shard, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    def _read(
+        self, shard: Shard, columns: list[str], first: int = 0, last: int | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """The rows of a shard from `first` to before `last`, each batch with the number of its first row."""
+        path, filesystem = shard.entry.path, self._folder.filesystem
         with (
             reading(shard.shown, "read as Parquet"),
-            pq.ParquetFile(shard.entry.path, filesystem=self._folder.filesystem, page_checksum_verification=True) as file,
+            pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True, buffer_size=BUFFER) as file,
         ):
-            for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns):
-                if batch.num_rows:
-                    yield batch
+            ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)])
+            begins = ends - np.diff(ends, prepend=0)
+            groups = [group for group, end in enumerate(ends) if end > first and (last is None or begins[group] < last)]
+            start = int(begins[groups[0]]) if groups else 0
+            for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns, row_groups=groups):
+                skipped = max(0, first - start)
+                wanted = batch.slice(skipped, None if last is None else max(0, last - start - skipped))
+                if wanted.num_rows:
+                    yield start + skipped, wanted
+                start += batch.num_rows
 
     def _labels(self, rows: pa.RecordBatch, shard: Shard, start: int) -> np.ndarray:
         column = rows.column(self.label)
@@ -142,11 +160,12 @@ def _row_of(shown: str, start: int, row: int) -> str:
 def _files_by_split(folder: Folder) -> dict[SplitName, list[fs.FileInfo]]:
     """The Parquet files of each split in order. Raises `RequestError` when there are none or a shard is missing."""
     files: dict[SplitName, list[fs.FileInfo]] = {"train": [], "test": []}
+    matched = [(match, entry) for entry in folder.entries() if (match := SHARD.fullmatch(entry.base_name)) and entry.is_file]
     for split, found in files.items():
+        name = next((name for name in NAMES[split] if any(match["split"] == name for match, _ in matched)), split)
         counts, indices = set(), []
-        for entry in folder.entries():
-            match = SHARD.fullmatch(entry.base_name)
-            if match and match["split"] == split and entry.is_file:
+        for match, entry in matched:
+            if match["split"] == name:
                 found.append(entry)
                 counts.add(int(match["count"] or 1))
                 indices.append(int(match["index"] or 0))

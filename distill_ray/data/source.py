@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 SplitName = Literal["train", "test"]
 
+NAMES: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
+"""What the files or the folder of a split may be called. The first that is there counts, since many sets hide the test labels."""
+
 SOURCES: Registry[Callable[[str | None], Source]] = Registry("data")
 """Data sets that have a name of their own. A member takes the label column asked for (or None) and returns the source."""
 
@@ -59,6 +62,8 @@ class Source(ABC):
     task: Task = "classification"
     real_valued = False
     """Whether inputs are real numbers, not pixels."""
+    reopens = False
+    """Whether another process can find it by `location` and `label`, and its `batches` can begin at any row."""
 
     @cached_property
     @abstractmethod
@@ -80,8 +85,11 @@ class Source(ABC):
         """32 hexadecimal digits of SHA-256 over the content of both splits, wherever they are stored."""
 
     @abstractmethod
-    def batches(self, split: SplitName) -> Iterator[Batch]:
-        """The rows of `split` in order. Raises `RequestError` where they cannot be read."""
+    def batches(self, split: SplitName, first: int = 0, last: int | None = None) -> Iterator[Batch]:
+        """The rows of `split` in order. Raises `RequestError` where they cannot be read.
+
+        Those that can be reopened are also asked for the rows from `first` to before `last`.
+        """
 
 
 class Generated(Source):
@@ -93,7 +101,7 @@ class Generated(Source):
     def images(self, split: SplitName) -> Images:
         """`split`, ready to use."""
 
-    def batches(self, split: SplitName) -> Iterator[Batch]:
+    def batches(self, split: SplitName, first: int = 0, last: int | None = None) -> Iterator[Batch]:
         """Nothing: there is nothing to decode."""
         return iter(())
 
@@ -102,7 +110,8 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
     """Find a data set: a name such as `digits` or `toy-spiral`, a folder, or a pyarrow file system URI such as `s3://bucket/folder`.
 
     A folder holds either Parquet in the Hugging Face layout (`train-00000-of-00002.parquet`, `test-...`) or an image tree
-    (`train/<class>/*.png`, `test/<class>/...`). `label` picks the label column; without it `label` or `fine_label` is taken
+    (`train/<class>/*.png`, `test/<class>/...`). Where there is no test split, the one called `validation`, `valid` or `val` is
+    taken for it. `label` picks the label column; without it `label` or `fine_label` is taken
     when there are several. Reads names, schemas and row counts only; the digest is computed when it is first asked for.
 
     Raises:
@@ -125,7 +134,7 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
     names = [entry.base_name for entry in folder.entries()]
     if any(name.endswith(".parquet") for name in names):
         return ParquetSource(folder, label)
-    if {"train", "test"} & set(names):
+    if {name for accepted in NAMES.values() for name in accepted} & set(names):
         return ImageTree(folder, label)
     found = ", ".join(sorted(names)[:8]) or "nothing"
     raise RequestError(

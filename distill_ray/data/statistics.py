@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 CHUNK = 2048
@@ -38,6 +40,16 @@ class PixelSums:
             counts = np.bincount(flat[:, channel], minlength=256)
             self._sum[channel] += counts @ np.arange(256)
             self._squares[channel] += counts @ np.arange(256) ** 2
+
+    def values(self) -> tuple[int, list[int], list[int]]:
+        """How many pixels, and per channel their sum and the sum of their squares."""
+        return self._count, self._sum.tolist(), self._squares.tolist()
+
+    def add_values(self, count: int, total: Sequence[int], squares: Sequence[int]) -> None:
+        """Add the `values` of other sums."""
+        self._count += count
+        self._sum += np.array(total, np.int64)
+        self._squares += np.array(squares, np.int64)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation per channel; see `channel_statistics`."""

@@ -9,20 +9,22 @@ import numpy as np
 from pyarrow import fs
 
 from distill_ray.data.files import Folder
-from distill_ray.data.source import Batch, Source, SplitName, pick_label
+from distill_ray.data.source import NAMES, Batch, Source, SplitName, pick_label
 from distill_ray.errors import RequestError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".pgm", ".bmp", ".gif", ".tif", ".tiff")
-FILES_PER_BATCH = 1024
+FILES_PER_BATCH = 128
 
 
 class ImageTree(Source):
-    """`train/<class>/*.png` and `test/<class>/*.png`, at any depth below the class. Other files are passed over.
+    """`train/<class>/*.png` and `test/<class>/*.png` (or `val/<class>/...`), at any depth below the class. Other files are passed
+    over.
 
     Classes are numbered by the sorted names of the training folders; rows are in the order of the sorted paths.
     """
 
     label_columns = ("label",)
+    reopens = True
 
     def __init__(self, folder: Folder, label: str | None) -> None:
         self.name = folder.path.rstrip("/").rpartition("/")[2]
@@ -31,7 +33,7 @@ class ImageTree(Source):
         self._folder = folder
         present = {entry.base_name for entry in folder.entries()}
         self._files: dict[SplitName, dict[str, list[fs.FileInfo]]] = {
-            split: self._files_by_class(split) if split in present else {} for split in ("train", "test")
+            split: next((self._files_by_class(name) for name in names if name in present), {}) for split, names in NAMES.items()
         }
         if not any(self._files.values()):
             raise RequestError(f"{self.location}: no images in train/<class>/ or test/<class>/ ({', '.join(ENDINGS)})")
@@ -42,7 +44,7 @@ class ImageTree(Source):
                         f"{self.location}: test has a class {name!r} that train does not have; rename or remove it"
                     )
 
-    def _files_by_class(self, split: SplitName) -> dict[str, list[fs.FileInfo]]:
+    def _files_by_class(self, split: str) -> dict[str, list[fs.FileInfo]]:
         top = f"{self._folder.path}/{split}/"
         files: dict[str, list[fs.FileInfo]] = {}
         for entry in self._folder.entries(split, recursive=True):
@@ -67,10 +69,10 @@ class ImageTree(Source):
             [(f"{split}/{name}", files) for split, classes in self._files.items() for name, files in classes.items()]
         )
 
-    def batches(self, split: SplitName) -> Iterator[Batch]:
-        """The files of `split` by class and path, at most 1,024 at a time."""
+    def batches(self, split: SplitName, first: int = 0, last: int | None = None) -> Iterator[Batch]:
+        """The files of `split` by class and path, at most 128 at a time."""
         numbers = {name: number for number, name in enumerate(self.class_names)}
-        rows = [(entry.path, numbers[name]) for name, files in self._files[split].items() for entry in files]
+        rows = [(entry.path, numbers[name]) for name, files in self._files[split].items() for entry in files][first:last]
         for start in range(0, len(rows), FILES_PER_BATCH):
             paths, labels = zip(*rows[start : start + FILES_PER_BATCH], strict=True)
             shown = [self._folder.shown(path) for path in paths]

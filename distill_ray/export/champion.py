@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_ray.data import load_images, open_source
 from distill_ray.errors import RequestError, RunError
 from distill_ray.export.card import model_card
 from distill_ray.export.opening import open_model
@@ -51,7 +50,9 @@ def find_champion(results: StudyResults, store: Store, data: Data) -> Champion:
     found = find_job(store, champion.job_id) if champion else None
     if champion is None or found is None:
         raise RequestError(f"study {results.name} has no champion yet; `distill-ray run` brings it to its end")
-    images = load_images(open_source(data.location, label=data.label), "test")
+    from distill_ray.training import load_split
+
+    images = load_split(data, "test")
     return Champion(
         job=replace(found.job, data=data),
         weights=found.record.read(WEIGHTS),
@@ -121,11 +122,11 @@ def _trained(champion: Champion) -> tuple[np.ndarray, np.ndarray]:
     import torch
     from safetensors.torch import load
 
-    from distill_ray.training import Worker, load_dataset, load_network, load_test_split, predict
+    from distill_ray.training import Worker, load_dataset, load_network, load_split, predict
 
     job = champion.job
     network = load_network(job, load(champion.weights), load_dataset(job.data))
-    images = np.array(load_test_split(job.data)[0][:IMAGES])
+    images = np.array(load_split(job.data, "test").images[:IMAGES])
     logs = predict(network, images, np.arange(len(images)), worker=Worker(torch.device("cpu")), precision="fp32")
     scaled = torch.log_softmax(torch.from_numpy(logs) / champion.temperature, dim=1)
     return images, scaled.exp().numpy()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_ray.data.decoding import COLOUR, FORMATS, GREY
+from distill_ray.data.decoding import COLOUR, FORMATS, GREY, draft, fitted
 from distill_ray.errors import RequestError
 
 
@@ -14,14 +14,16 @@ def read_image(path: Path, shape: tuple[int, int, int], *, resize: bool = False)
     """The pixels of an image file as uint8 of `shape`, (H, W, C).
 
     A grey image becomes RGB where the model takes colours; alpha is dropped. With `resize` other sizes are brought to the
-    model's (bicubic, whatever that does to proportions). Raises `RequestError` for a file that is no such image, for another
-    size without `resize`, and for a colour image where the model takes grey ones.
+    model's as `data.size` does it: resized until the shorter side fits, the rest cropped off both ends. Raises `RequestError`
+    for a file that is no such image, for another size without `resize`, and for a colour image where the model takes grey ones.
     """
     from PIL import Image
 
     height, width, channels = shape
     try:
         with Image.open(path, formats=FORMATS) as image:
+            if resize:
+                draft(image, height, width)
             image.load()
             if image.mode not in GREY | COLOUR:
                 raise RequestError(f"{path}: an image of mode {image.mode}; convert it to 8 bits per channel")
@@ -39,5 +41,5 @@ def read_image(path: Path, shape: tuple[int, int, int], *, resize: bool = False)
                 f"{path}: the image is {pixels.width}x{pixels.height}, but this model takes {width}x{height}; "
                 "resize it, or let --resize do so"
             )
-        pixels = pixels.resize((width, height), Image.Resampling.BICUBIC)
+        pixels = fitted(pixels, height, width)
     return np.asarray(pixels, np.uint8).reshape(shape)

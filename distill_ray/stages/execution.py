@@ -29,7 +29,7 @@ from distill_ray.training import (
     compute_signals,
     load_dataset,
     load_network,
-    load_test_split,
+    load_split,
     precision_of,
     precision_of_teachers,
     predict,
@@ -118,12 +118,13 @@ def evaluate_on_test(store: Store, job: Job) -> None:
     if found.has_read_test:
         return
     worker = Worker(Worker.here().device)
-    images, labels = load_test_split(job.data)
+    test = load_split(job.data, "test")
     dataset = cached_dataset(job.data)
     network = load_network(job, found.weights(), dataset).to(worker.device).to(memory_format=torch.channels_last)
     precision = precision_of(job.recipe, worker.device)
-    log_probabilities = predict(network, images, np.arange(len(images)), worker=worker, precision=precision, task=dataset.task)
-    save_test_predictions(store, job.id, Predictions(log_probabilities, labels))
+    rows = np.arange(len(test.images))
+    log_probabilities = predict(network, test.images, rows, worker=worker, precision=precision, task=dataset.task)
+    save_test_predictions(store, job.id, Predictions(log_probabilities, test.labels))
 
 
 def teachers_of(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from distill_ray.data import load_images, open_source
+from distill_ray.data import image_shape, open_source
 from distill_ray.events import Measurement, Metrics, Run, State, describe
 from distill_ray.export import find_champion
 from distill_ray.job import Data
@@ -142,11 +142,12 @@ def _keys(contender: Contender) -> list[str]:
 
 def _datasets(data: Data) -> list[DataSet]:
     source = open_source(data.location, label=data.label)
-    images = load_images(source, "train").images
+    channels, height, width = image_shape(source, data.size)
+    shape, dtype = (height, width, channels), "float32" if source.real_valued else "uint8"
     rows = source.rows("train")
     training = data.split.train or rows - data.split.validation
 
     def split(context: Literal["training", "validation", "test"], count: int) -> DataSet:
-        return DataSet(f"{data.name} {context}", data.digest, data.location, context, count, images.shape[1:], images.dtype.name)
+        return DataSet(f"{data.name} {context}", data.digest, data.location, context, count, shape, dtype)
 
     return [split("training", training), split("validation", data.split.validation), split("test", source.rows("test"))]

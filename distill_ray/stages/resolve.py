@@ -18,11 +18,23 @@ def data_of(study: Study) -> Data:
     """The data set of the study, found and identified. Raises `RequestError` when it is not there or the cut does not fit."""
     source = open_source(study.data.source, label=study.data.label)
     rows = source.rows("train")
-    shape = image_shape(source) if rows else None
+    if study.data.size is not None and source.real_valued:
+        raise study.error(
+            [("data.size", f"found {study.data.size}, and {source.name} has no images but real numbers; leave it out")]
+        )
+    shape = image_shape(source, study.data.size) if rows else None
     check_against_data(study, rows, source.num_classes, shape, task=source.task, real_valued=source.real_valued)
     if source.rows("test") == 0:
         raise study.error([("data.source", f"{source.location} has no test split, which confirm needs")])
-    return Data(name=source.name, digest=source.digest, location=source.location, label=source.label, split=study.data.cut(rows))
+    return Data(
+        name=source.name,
+        digest=source.digest,
+        location=source.location,
+        label=source.label,
+        split=study.data.cut(rows),
+        size=study.data.size,
+        memory_gb=study.data.memory_gb,
+    )
 
 
 def teacher_runs(study: Study, data: Data) -> list[Run]:
@@ -64,6 +76,8 @@ def learned_from(study: Study, teachers: Sequence[str], groups: Sequence[str] | 
 def search_name(study: Study, data: Data, teachers: Sequence[str]) -> str:
     """The name of the search in Optuna's storage: the same as long as its trials can be compared with each other."""
     content = study.to_dict()
+    unsaid = ["memory_gb"] if study.data.size else ["memory_gb", "size"]  # so that searches from before keep their names
+    split = {name: value for name, value in content["data"].items() if name not in unsaid}
     identity = {
         "student": content["student"],
         "space": content["search"]["space"],
@@ -71,7 +85,7 @@ def search_name(study: Study, data: Data, teachers: Sequence[str]) -> str:
         "workers": study.resources.workers_per_trial,
         "seed": study.trial_seed,
         "data": data.digest,
-        "split": content["data"],
+        "split": split,
         "teachers": list(teachers),
     }
     return f"{study.name}-{hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:8]}"

@@ -11,7 +11,7 @@ import posixpath
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from distill_ray.augment import VIEWS, Draws, View
 from distill_ray.errors import DamagedError, RunError
 from distill_ray.events import Measurement
-from distill_ray.job import SCHEMA_VERSION, Data, Split, canonical_json
+from distill_ray.job import SCHEMA_VERSION, Data, canonical_json
 from distill_ray.metrics import mean_log_probabilities
 from distill_ray.metrics.augmentation import TeacherDeviation
 from distill_ray.stages.cluster import Cluster, WorkerResources
@@ -57,8 +57,7 @@ class Screening:
     @property
     def id(self) -> str:
         """Twenty hexadecimal digits, the same on every machine and in every study."""
-        identity = self.to_dict() | {"schema": SCHEMA_VERSION}
-        identity["data"] = {"digest": self.data.digest, "split": identity["data"]["split"], "label": self.data.label}
+        identity = self.to_dict() | {"data": self.data.identity, "schema": SCHEMA_VERSION}
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
 
     @property
@@ -68,11 +67,9 @@ class Screening:
 
     def to_dict(self) -> dict[str, Any]:
         """The screening as JSON values."""
-        data = {name: getattr(self.data, name) for name in ("name", "digest", "location", "label")}
-        split = {name: getattr(self.data.split, name) for name in ("validation", "train", "rule", "seed")}
         return {
             "view": self.view.to_dict(),
-            "data": data | {"split": split},
+            "data": asdict(self.data),
             "teachers": list(self.teachers),
             "epochs": self.epochs,
             "images": self.images,
@@ -83,12 +80,12 @@ class Screening:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Screening:
         """The inverse of `to_dict`."""
-        view, data = dict(values["view"]), dict(values["data"])
+        view = dict(values["view"])
         return cls(
             **dict(values)
             | {
                 "view": VIEWS[view.pop("name")](**view),
-                "data": Data(**data | {"split": Split(**data["split"])}),
+                "data": Data.from_dict(values["data"]),
                 "teachers": tuple(values["teachers"]),
             }
         )

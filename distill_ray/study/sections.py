@@ -25,6 +25,14 @@ class DataSection:
     split: Annotated[Literal["stratified", "last"], Setting("how the validation images are taken")] = "stratified"
     label: Annotated[str | None, Setting("label column, where a data set has several")] = None
     seed: Annotated[int, Setting("of the stratified split", at_least=0, at_most=MAX_SEED)] = 0
+    size: Annotated[
+        int | None,
+        Setting("side that images are resized and cropped to; unset: all have one size already", at_least=1, at_most=4096),
+    ] = None
+    memory_gb: Annotated[
+        float,
+        Setting("memory of a node for the images of a split; more stay on its disk and are read batch by batch", at_least=0),
+    ] = 4.0
 
     def cut(self, rows: int) -> Split:
         """The split of a training file with that many rows."""

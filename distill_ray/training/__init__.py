@@ -1,6 +1,6 @@
 """Training one job in plain PyTorch."""
 
-from distill_ray.training.dataset import Dataset, load_dataset, load_test_split
+from distill_ray.training.dataset import Dataset, load_dataset, load_split
 from distill_ray.training.device import Worker, precision_of, precision_of_teachers
 from distill_ray.training.loop import DivergedError, Outcome, load_network, make_network, train
 from distill_ray.training.prediction import predict
@@ -21,7 +21,7 @@ __all__ = [
     "from_arrow",
     "load_dataset",
     "load_network",
-    "load_test_split",
+    "load_split",
     "make_network",
     "precision_of",
     "precision_of_teachers",

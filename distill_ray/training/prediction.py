@@ -7,18 +7,21 @@ import torch
 from torch import nn
 
 from distill_ray.augment.kernels.geometry import unit
+from distill_ray.data.pixels import Pixels, PixelsOnDisk
 from distill_ray.task import Task
 from distill_ray.training.device import Worker, autocast
+
+BATCH, PIXELS = 500, 500 * 32 * 32
+"""At most so many images, and so many pixels, are predicted at a time."""
 
 
 def predict(
     network: nn.Module,
-    images: np.ndarray,
+    images: Pixels,
     rows: np.ndarray,
     *,
     worker: Worker,
     precision: str = "fp32",
-    batch_size: int = 500,
     task: Task = "classification",
 ) -> np.ndarray:
     """Log-probabilities of the classes for `rows` of `images` (N, H, W, C): float32 (len(rows), K).
@@ -28,11 +31,14 @@ def predict(
     The network is put into eval mode. The workers of a data-parallel run share the rows and all return the whole.
     """
     network.eval()
-    shares = np.array_split(rows, worker.world_size)
+    share = np.array_split(rows, worker.world_size)[worker.rank]
+    size = max(1, min(BATCH, PIXELS // (images.shape[1] * images.shape[2])))
     outputs = []
     with torch.inference_mode():
-        for first in range(0, len(shares[worker.rank]), batch_size):
-            batch = torch.from_numpy(images[shares[worker.rank][first : first + batch_size]])
+        for first in range(0, len(share), size):
+            if isinstance(images, PixelsOnDisk):
+                images.will_read(share[first + size : first + 2 * size])
+            batch = torch.from_numpy(images[share[first : first + size]])
             with autocast(worker.device, precision):
                 answers = network(unit(batch.to(worker.device).permute(0, 3, 1, 2))).float()
             outputs.append(torch.log_softmax(answers, dim=-1) if task == "classification" else answers)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -88,7 +88,7 @@ class SignalKey:
         return largest | {
             "schema": SCHEMA_VERSION,
             "teachers": list(self.teachers),
-            "data": {"digest": self.data.digest, "label": self.data.label, "split": asdict(self.data.split)},
+            "data": self.data.identity,
             "view": self.view.to_dict(),
             "seed": self.seed,
             "batch_size": self.batch_size,

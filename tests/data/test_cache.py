@@ -58,13 +58,13 @@ def test_two_processes_decode_once(small, cache, tmp_path):
     code = """
 import sys, time, pathlib
 from distill_ray.data import images, load_images, open_source
-whole = images._decode_all
+whole = images.decode_split
 def slow(*arguments):
     with open(sys.argv[2], "a") as file:
         file.write("decoding\\n")
     time.sleep(1)
     return whole(*arguments)
-images._decode_all = slow
+images.decode_split = slow
 source = open_source(sys.argv[1])
 source.digest
 pathlib.Path(sys.argv[2] + sys.argv[3]).touch()
@@ -88,7 +88,7 @@ import sys, time
 from distill_ray.data import load_images, open_source
 from distill_ray.data.parquet import ParquetSource
 whole = ParquetSource.batches
-def stuck(self, split):
+def stuck(self, split, first=0, last=None):
     yield next(whole(self, split))
     print("half way", flush=True)
     time.sleep(60)
@@ -109,7 +109,7 @@ def test_a_full_disk(small, cache, monkeypatch, number):
     def full(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(np, "save", full)
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(RunError, match=f"no space left to write {cache}/images; free some, or set DISTILL_RAY_CACHE"):
         load_images(open_source(str(small)), "train")
     assert decoded(cache) == []

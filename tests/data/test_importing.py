@@ -123,7 +123,7 @@ def test_a_tree_keeps_its_bytes(tmp_path, encode, pictures):
 
 def test_large_splits_are_sharded(tmp_path, encode, pictures, monkeypatch):
     monkeypatch.setattr("distill_ray.data.importing.ROWS_PER_SHARD", 2000)
-    monkeypatch.setattr("distill_ray.data.tree.FILES_PER_BATCH", 300)
+    monkeypatch.setattr("distill_ray.data.importing.ROWS_PER_GROUP", 300)
     image = encode(pictures(1)[0])
     for name in ("cat", "dog"):
         (tmp_path / "tree" / "train" / name).mkdir(parents=True)

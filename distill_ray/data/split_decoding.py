@@ -1,0 +1,225 @@
+"""A whole split decoded into two files of the node's cache, by processes that each take a run of its rows.
+
+Neither the encoded nor the decoded split is ever in memory: a process reads some rows, decodes them and writes them to their
+place in the file, so that what it needs does not depend on how many there are. Small splits are decoded where they are asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+
+from distill_ray.data.decoding import ColourFoundError, Shape, cores, decode, decoder
+from distill_ray.data.source import Source, SplitName, open_source
+from distill_ray.data.statistics import PixelSums
+from distill_ray.errors import RequestError, RunError
+
+IMAGES, LABELS = "images.npy", "labels.npy"
+
+ROWS_PER_PROCESS = 4096
+"""Fewer rows are decoded sooner than another process has started."""
+
+PROCESS_BYTES = 300e6
+"""What a decoding process takes at most, where encoded images are of the size of ImageNet's."""
+
+CHUNK = 1 << 22
+
+Failure = Literal["request", "colour", "disk", "run"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """The rows from `first` to before `last` of a split of `rows`, to be decoded into the files in `folder`."""
+
+    location: str
+    label: str
+    split: SplitName
+    rows: int
+    first: int
+    last: int
+    shape: Shape
+    folder: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a task has written: a checksum for each file, and over its pixels their number, sums and sums of squares."""
+
+    first: int
+    last: int
+    images: int
+    labels: int
+    sums: tuple[int, list[int], list[int]]
+
+
+def decode_split(source: Source, split: SplitName, shape: Shape, folder: Path, memory: float) -> list[Part]:
+    """Write `images.npy` (N, H, W, C) uint8 and `labels.npy` (N,) int64 into `folder`; returns what the processes did, in order.
+
+    As many processes decode as there are cores, if `memory` bytes are enough for all of them.
+
+    Raises:
+        RequestError: a row is not usable; the message names it.
+        ColourFoundError: an image has colour, and `shape` has one channel.
+        RunError: a process was killed.
+        OSError: the files cannot be written.
+    """
+    rows = source.rows(split)
+    _lay_out(folder / IMAGES, "|u1", (rows, shape.height, shape.width, shape.channels))
+    _lay_out(folder / LABELS, "<i8", (rows,))
+    processes = min(cores(), rows // ROWS_PER_PROCESS, max(1, int(memory / PROCESS_BYTES))) if source.reopens else 0
+    bounds = [rows * number // max(1, processes) for number in range(max(1, processes) + 1)]
+    tasks = [
+        Task(source.location, source.label, split, rows, first, last, shape, str(folder))
+        for first, last in itertools.pairwise(bounds)
+    ]
+    if processes:
+        return sorted(_in_processes(tasks), key=lambda part: part.first)
+    with decoder() as threads:
+        return [_decode(task, source, threads) for task in tasks]
+
+
+def is_undamaged(folder: Path, parts: Iterable[Part], row_bytes: int) -> bool:
+    """Whether the files in `folder` hold what was written when they were decoded. Reads them piece by piece."""
+    with (folder / IMAGES).open("rb") as images, (folder / LABELS).open("rb") as labels:
+        _skip_header(images)
+        _skip_header(labels)
+        return all(
+            _crc(images, (part.last - part.first) * row_bytes) == part.images
+            and _crc(labels, (part.last - part.first) * 8) == part.labels
+            for part in parts
+        )
+
+
+def _decode(task: Task, source: Source, threads: ThreadPoolExecutor) -> Part:
+    shape = task.shape
+    sums = PixelSums(shape.channels)
+    done, images_crc, labels_crc = task.first, 0, 0
+    with Path(task.folder, IMAGES).open("rb+") as images, Path(task.folder, LABELS).open("rb+") as labels:
+        images.seek(_skip_header(images) + task.first * shape.height * shape.width * shape.channels)
+        labels.seek(_skip_header(labels) + task.first * 8)
+        last = None if task.last == task.rows else task.last
+        for batch in source.batches(task.split, task.first, last) if source.reopens else source.batches(task.split):
+            batch.check_labels(task.label, source.num_classes)
+            pixels, found = decode(batch, shape, threads), batch.labels.astype("<i8")
+            done += len(pixels)
+            if done > task.last:  # more rows than announced; they are only counted
+                continue
+            sums.add(pixels)
+            images.write(pixels.data)
+            labels.write(found.data)
+            images_crc, labels_crc = zlib.crc32(pixels.data, images_crc), zlib.crc32(found.data, labels_crc)
+    if done != task.last:
+        raise RequestError(
+            f"{source.location}: the {task.split} split holds {done} rows, not the {task.rows} it announces; get it again"
+        )
+    return Part(task.first, task.last, images_crc, labels_crc, sums.values())
+
+
+def _in_processes(tasks: list[Task]) -> Iterator[Part]:
+    """The parts of all tasks, as they are done. Each process ends when this one does; the first failure ends them all."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+    with contextlib.ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(len(tasks)))
+        answers = {}
+        for task in tasks:
+            process = stack.enter_context(
+                subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+                )
+            )
+            stack.callback(process.kill)
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(json.dumps(asdict(task)).encode() + b"\n")
+            process.stdin.flush()
+            answers[threads.submit(process.stdout.read)] = process
+        for answer in as_completed(answers):
+            try:
+                said = json.loads(answer.result())
+            except ValueError:
+                ended = answers[answer].wait()
+                raise RunError(
+                    f"{tasks[0].location}: a process that decoded its images ended with status {ended}"
+                    f"{', perhaps for want of memory' if ended == -9 else ''}; run the same command again"
+                ) from None
+            _raise(said)
+            yield Part(**said)
+
+
+def _raise(said: Mapping[str, object]) -> None:
+    """Raise again what a process says that it met."""
+    failure, message = said.get("failure"), str(said.get("message"))
+    if failure == "request":
+        raise RequestError(message)
+    if failure == "colour":
+        raise ColourFoundError(message)
+    if failure == "disk":
+        raise OSError(said["errno"], message)
+    if failure == "run":
+        raise RunError(message)
+
+
+def serve() -> None:
+    """The main function of a decoding process: a task comes as a line on stdin, what became of it goes to stdout."""
+    asked = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_the_other, daemon=True).start()
+    task = Task(**asked | {"shape": Shape(**asked["shape"])})
+    answer: dict[str, object]
+    try:
+        source = open_source(task.location, label=task.label)
+        with decoder(1) as thread:
+            answer = asdict(_decode(task, source, thread))
+    except RequestError as error:
+        answer = {"failure": "request", "message": str(error)}
+    except ColourFoundError as error:
+        answer = {"failure": "colour", "message": str(error)}
+    except OSError as error:
+        answer = {"failure": "disk", "message": error.strerror or str(error), "errno": error.errno}
+    except Exception as error:
+        answer = {"failure": "run", "message": f"{task.location} could not be decoded: {type(error).__name__}: {error}"}
+    sys.stdout.write(json.dumps(answer))
+
+
+def _end_with_the_other() -> None:
+    """Whoever started this process holds its stdin open as long as it lives."""
+    sys.stdin.read()
+    os._exit(1)
+
+
+def _lay_out(path: Path, kind: str, shape: tuple[int, ...]) -> None:
+    """A file for that many numbers, all its space taken, so that a disk that is too small shows before the work."""
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+        end = file.tell() + int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
+        file.flush()
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, end)
+        else:
+            file.truncate(end)
+
+
+def _skip_header(file: BinaryIO) -> int:
+    np.lib.format.read_magic(file)
+    np.lib.format.read_array_header_1_0(file)
+    return file.tell()
+
+
+def _crc(file: BinaryIO, count: int) -> int:
+    crc = 0
+    while count and (piece := file.read(min(count, CHUNK))):
+        crc = zlib.crc32(piece, crc)
+        count -= len(piece)
+    return crc
