@@ -1,0 +1,92 @@
+"""Images that stay on the disk train to the same result as images in memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from distill_ray.augment import VIEWS, Additional, CutMix, View
+from distill_ray.augment.epoch import AHEAD, epoch_batches
+from distill_ray.augment.view import Part
+from distill_ray.data.pixels import PixelsOnDisk
+from distill_ray.job import Data, Job, Recipe
+from distill_ray.training import Dataset, Outcome, Worker, train
+
+
+@pytest.fixture
+def on_disk(small_dataset: Dataset, tmp_path: Path) -> Dataset:
+    """The same images, on the disk."""
+    np.save(tmp_path / "images.npy", small_dataset.images)
+    return replace(small_dataset, images=PixelsOnDisk(tmp_path / "images.npy"))
+
+
+def finish(job: Job, dataset: Dataset, **arguments: Any) -> tuple[list[float], Outcome]:
+    losses = []
+    running = train(job, dataset, worker=Worker(torch.device("cpu")), **arguments)
+    while True:
+        try:
+            losses.append(next(running)["train/loss"])
+        except StopIteration as end:
+            return losses, end.value
+
+
+@pytest.mark.parametrize("view", [CutMix(), Additional()], ids=lambda view: view.name)
+def test_weights_are_the_same_also_after_an_interruption(
+    view: View, small_dataset: Dataset, on_disk: Dataset, small_data: Data
+) -> None:
+    recipe = Recipe(model="wrn-10-1", augment=view, epochs=2, batch_size=16, lr=0.05, precision="fp32")
+    job = Job(recipe=recipe, data=small_data, seed=3)
+    losses, expected = finish(job, small_dataset)
+    saved: list[bytes] = []
+    found, outcome = finish(job, on_disk, save=saved.append)
+    resumed, again = finish(job, on_disk, saved=saved[0])
+    assert found == resumed == losses
+    for one in (outcome, again):
+        assert all(torch.equal(one.weights[name], weight) for name, weight in expected.weights.items())
+        np.testing.assert_array_equal(one.log_probabilities, expected.log_probabilities)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in VIEWS if name not in ("autoaugment", "augmix")))
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_every_worker_gets_its_share_of_every_view(name: str, world_size: int, small_dataset: Dataset, on_disk: Dataset) -> None:
+    def parts(dataset: Dataset, rank: int, first_step: int = 0) -> list[Part]:
+        batches = epoch_batches(
+            VIEWS[name](),
+            dataset.images,
+            dataset.labels,
+            rows=dataset.train,
+            mean=dataset.mean,
+            seed=1,
+            epoch=2,
+            batch_size=16,
+            device="cpu",
+            rank=rank,
+            world_size=world_size,
+            first_step=first_step,
+        )
+        return [part for batch in batches for part in batch.parts]
+
+    for rank in range(world_size):
+        for first_step in (0, 2):
+            expected, found = parts(small_dataset, rank, first_step), parts(on_disk, rank, first_step)
+            assert len(expected) == len(found) > 0
+            for one, other in zip(expected, found, strict=True):
+                assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+
+
+def test_rows_are_fetched_some_batches_ahead(on_disk: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[int] = []
+    monkeypatch.setattr(PixelsOnDisk, "will_read", lambda self, rows: fetched.extend(rows.tolist()))
+    batches = epoch_batches(
+        VIEWS["identity"](), on_disk.images, on_disk.labels, rows=on_disk.train, seed=1, epoch=2, batch_size=5, device="cpu"
+    )
+    first = next(batches)
+    assert first.rows is not None
+    assert len(fetched) == 5 * (AHEAD + 1) + len(first.rows)  # those ahead, and its own again when they are read
+    later = next(batches).rows
+    assert later is not None and set(later.tolist()) <= set(fetched[: 5 * AHEAD])
