@@ -27,7 +27,7 @@ from distill_ray.report.table import Cell
 from distill_ray.stages.execution import cached_dataset
 from distill_ray.store import Store
 from distill_ray.task import Task
-from distill_ray.training import Worker, load_network, load_test_split, precision_of, predict
+from distill_ray.training import Worker, load_network, load_split, precision_of, predict
 
 TEST = "test"
 
@@ -106,7 +106,8 @@ def uncertainties(
 
 
 def _sets(data: Data, foreign: Sequence[str], shifts: bool, resize: bool) -> Iterator[Shown]:
-    images, labels = load_test_split(data)
+    test = load_split(data, "test")
+    images, labels = test.images[:], test.labels  # a test split fits into memory
     others = [(name, _foreign(name, images, resize)) for name in foreign]
     if shifts and images.dtype != np.uint8:
         raise RequestError(f"{data.name}: its inputs are real numbers, which cannot be shifted or turned as images can")
@@ -120,7 +121,7 @@ def _sets(data: Data, foreign: Sequence[str], shifts: bool, resize: bool) -> Ite
 
 def _foreign(name: str, like: np.ndarray, resize: bool) -> np.ndarray:
     source = open_source(name)
-    pixels = load_images(source, "test" if source.rows("test") else "train").images
+    pixels = load_images(source, "test" if source.rows("test") else "train").images[:]
     if pixels.dtype != like.dtype:
         kinds = ("pixels", "real numbers") if pixels.dtype == np.uint8 else ("real numbers", "pixels")
         raise RequestError(f"--foreign {name}: its inputs are {kinds[0]}, those of the study {kinds[1]}")

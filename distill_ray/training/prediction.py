@@ -11,8 +11,8 @@ from distill_ray.data.pixels import Pixels, PixelsOnDisk
 from distill_ray.task import Task
 from distill_ray.training.device import Worker, autocast
 
-BATCH, PIXELS = 500, 500 * 32 * 32
-"""At most so many images, and so many pixels, are predicted at a time."""
+PIXELS = 500 * 32 * 32
+"""At most so many pixels are predicted at a time, however few images they make."""
 
 
 def predict(
@@ -22,6 +22,7 @@ def predict(
     *,
     worker: Worker,
     precision: str = "fp32",
+    batch_size: int = 500,
     task: Task = "classification",
 ) -> np.ndarray:
     """Log-probabilities of the classes for `rows` of `images` (N, H, W, C): float32 (len(rows), K).
@@ -32,7 +33,7 @@ def predict(
     """
     network.eval()
     share = np.array_split(rows, worker.world_size)[worker.rank]
-    size = max(1, min(BATCH, PIXELS // (images.shape[1] * images.shape[2])))
+    size = max(1, min(batch_size, PIXELS // (images.shape[1] * images.shape[2])))
     outputs = []
     with torch.inference_mode():
         for first in range(0, len(share), size):

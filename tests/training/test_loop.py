@@ -111,14 +111,11 @@ def test_the_kept_epoch_is_the_best_one(small_dataset: Dataset, small_data: Data
     assert score(outcome.log_probabilities, outcome.labels)["nll"] == pytest.approx(min(values), abs=1e-12)
 
 
-def test_weights_load_into_a_network_that_predicts_the_same(
-    small_dataset: Dataset, small_data: Data, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_load_into_a_network_that_predicts_the_same(small_dataset: Dataset, small_data: Data) -> None:
     job = tiny_job(small_data, "kd")
     _, outcome = finish(job, small_dataset)
     network = load_network(job, outcome.weights, small_dataset)
-    monkeypatch.setattr("distill_ray.training.prediction.BATCH", 7)
-    again = predict(network, small_dataset.images, small_dataset.validation, worker=HERE)
+    again = predict(network, small_dataset.images, small_dataset.validation, worker=HERE, batch_size=7)
     np.testing.assert_allclose(again, outcome.log_probabilities, atol=1e-5)
     assert outcome.parameters == sum(parameter.numel() for parameter in network.parameters())
 
