@@ -232,9 +232,9 @@ def _beside_epochs(store: Store, job: Job, data: Data, seed: int) -> float:
     size = job.recipe.batch_size
     split = Split(train=size, validation=data.split.validation, rule="last")
     short = replace(job, recipe=replace(job.recipe, epochs=1), data=replace(data, split=split), seed=seed)
-    records: list[dict[str, float]] = []
-    seconds = _seconds(lambda: records.extend(run_job(store, short, WorkerResources(torch.get_num_threads()))))
-    return seconds - records[0]["seconds"]
+    told: list[list[dict[str, float]]] = []
+    seconds = _seconds(lambda: told.extend(run_job(store, short, WorkerResources(torch.get_num_threads()))))
+    return seconds - told[0][0]["seconds"]
 
 
 def _seconds(work: Callable[[], object]) -> float:

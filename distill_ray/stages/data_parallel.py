@@ -15,14 +15,15 @@ from ray.util.queue import Queue
 from distill_ray.errors import RunError, StoreError
 from distill_ray.job import Job
 from distill_ray.stages.cluster import ON_THE_HEAD, WorkerResources
-from distill_ray.stages.execution import Epochs, train_here
+from distill_ray.stages.execution import train_here
+from distill_ray.stages.keeping import Epochs
 from distill_ray.store import Store
 from distill_ray.training import Worker
 from distill_ray.training.loop import DivergedError
 
 
 def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epochs:
-    """Train `job` with `TorchTrainer`: DDP over nccl on GPUs, over gloo on CPUs; yields the records of its epochs.
+    """Train `job` with `TorchTrainer`: DDP over nccl on GPUs, over gloo on CPUs; yields the record of each epoch as it comes.
 
     The trainer runs in a thread beside the one that yields, and its workers hand their records over through a queue. When one
     of them dies all are started again, up to `resources.retries` times, and go on from the last checkpoint. Closing the
@@ -65,7 +66,7 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
                 raise record
             if record["epoch"] > epoch:  # workers that were started again repeat those before
                 epoch = record["epoch"]
-                yield record
+                yield [record]
     finally:
         stop.put(True)
         thread.join()
@@ -84,7 +85,7 @@ def _work(config: dict[str, Any]) -> None:
     worker = Worker.here()
     try:
         store, job = config["store"], Job.from_dict(config["job"])
-        for record in train_here(store, job, worker, sharing=config["sharing"], share=config["share"]):
+        for (record,) in train_here(store, job, worker, sharing=config["sharing"], share=config["share"], pace=0):
             if worker.rank == 0:
                 config["records"].put(record)
             stopped = torch.tensor([worker.rank == 0 and not config["stop"].empty()], device=worker.device)

@@ -6,7 +6,7 @@ import functools
 import posixpath
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from distill_ray.errors import DamagedError
 from distill_ray.job import Data, Job
 from distill_ray.records import JobRecord, Predictions, find_job, log_path, save_job, save_test_predictions
 from distill_ray.stages.cluster import WorkerResources
+from distill_ray.stages.keeping import PACE, Epochs, Keeper, Record, in_batches
 from distill_ray.stages.sharing import LIVE, STORED, Sharing
 from distill_ray.stages.signals import SharedSignals, SharedTeachers
 from distill_ray.store import Store
@@ -39,24 +40,25 @@ from distill_ray.training.checkpoint import is_intact
 from distill_ray.training.compiling import Compile
 from distill_ray.training.usage import Usage
 
-Epochs = Generator[dict[str, float], None, None]
-"""The records of a job's epochs, as they come; when they end, the job is in the store."""
 
-
-def run_job(store: Store, job: Job, resources: WorkerResources, *, read_test: bool = False) -> Epochs:
+def run_job(
+    store: Store, job: Job, resources: WorkerResources, *, read_test: bool = False, stops: Collection[int] = ()
+) -> Epochs:
     """Run `job` on as many workers as it has, unless it is finished, and put its result into the store.
 
-    The records of a finished job are yielded at once. With `read_test` the finished network also predicts the test split.
+    The records of its epochs come about once a second, several together where epochs are short, and none of them later than an
+    epoch in `stops`, after which somebody decides whether the job goes on. Those of a finished job are yielded at once. With
+    `read_test` the finished network also predicts the test split.
     What happens is written to the job's log file; an error is written there with its traceback and raised again.
     """
     torch.set_num_threads(max(1, int(resources.cpus)))
     log = JobLog(store, job)
     try:
         if (found := find_job(store, job.id)) is not None:
-            yield from found.epochs()
+            yield from in_batches(found.epochs(), stops)
         elif job.workers == 1:
             alone = functools.partial(train_here, sharing=resources.sharing, share=resources.share, compile=resources.compile)
-            yield from log.following(alone(store, job, say=log.write))
+            yield from log.following(alone(store, job, stops=stops, say=log.write))
         else:
             from distill_ray.stages.data_parallel import train_on_workers
 
@@ -76,12 +78,15 @@ def train_here(
     sharing: Sharing = LIVE,
     compile: Compile = "never",
     share: float = 1.0,
+    pace: float = PACE,
+    stops: Collection[int] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> Epochs:
-    """Train `job` in this process, alone or as the `worker` that it is, with a checkpoint in the store after every epoch.
+    """Train `job` in this process, alone or as the `worker` that it is, with a checkpoint about every `pace` seconds.
 
-    `sharing` decides whether the teachers answer live; `say` is told when that has to change. `share` is the part of the device
-    that this process has.
+    What is yielded lies in a checkpoint or in the finished record, so that a run that was cut off never repeats an epoch that
+    somebody has been told of. `sharing` decides whether the teachers answer live; `say` is told when that has to change. `share`
+    is the part of the device that this process has.
     """
     worker = worker or Worker.here()
     path = posixpath.join("work", job.id, "checkpoint.safetensors")
@@ -92,11 +97,11 @@ def train_here(
     first = worker.rank == 0
     dataset = cached_dataset(job.data)
     teachers = teachers_of(store, job, worker, sharing, say) if job.teachers else None
-    save = functools.partial(store.write, path) if first else None
     usage = Usage(worker, share)
-    outcome = yield from train(
-        job, dataset, teachers, worker=worker, usage=usage, saved=saved, save=save, compile=compile, say=say
-    )
+    keeper = Keeper(functools.partial(store.write, path), job.recipe.epochs, stops, pace)
+    save = keeper.offer if first else None
+    training = train(job, dataset, teachers, worker=worker, usage=usage, saved=saved, save=save, compile=compile, say=say)
+    outcome = yield from keeper.following(training)
     if first:
         save_job(
             store,
@@ -189,15 +194,19 @@ class JobLog:
 
     def following(self, epochs: Epochs) -> Epochs:
         """The same records, each one written down as it passes."""
-        for record in epochs:
-            shown = {name: value for name, value in record.items() if name != "time" and not name.startswith("system/")}
-            self.write("  ".join(f"{name} {value:.6g}" for name, value in shown.items()))
-            yield record
+        for records in epochs:
+            self.write(*map(_line, records))
+            yield records
 
-    def write(self, text: str) -> None:
-        """Add `text` with the time of day."""
-        self._lines.append(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+    def write(self, *texts: str) -> None:
+        """Add `texts`, a line each, with the time of day."""
+        self._lines += [f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}" for text in texts]
         self._store.write(self.path, "\n".join([*self._lines, ""]).encode())
+
+
+def _line(record: Record) -> str:
+    shown = {name: value for name, value in record.items() if name != "time" and not name.startswith("system/")}
+    return "  ".join(f"{name} {value:.6g}" for name, value in shown.items())
 
 
 @functools.lru_cache(maxsize=2)

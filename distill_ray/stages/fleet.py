@@ -45,7 +45,7 @@ def run_jobs(
             stream: Any = ready[0]
             run, attempt = running[stream]
             try:
-                record: dict[str, Any] = ray.get(next(stream))
+                told: dict[str, Any] = ray.get(next(stream))
             except StopIteration:
                 del running[stream]
                 found = find_job(store, run.job.id)
@@ -62,12 +62,13 @@ def run_jobs(
                     ) from None
                 waiting.append((run, attempt + 1))
             else:
-                if "damaged" in record:
-                    raise DamagedError(record["damaged"])
-                if "failure" in record:
-                    observer.ended(run, "failed", {}, record["failure"])
-                    raise RunError(f"{run.role} {run.number}: {record['failure']} (log: {store.shown}/{log_path(run.job.id)})")
-                observer.epoch(run, record)
+                if "damaged" in told:
+                    raise DamagedError(told["damaged"])
+                if "failure" in told:
+                    observer.ended(run, "failed", {}, told["failure"])
+                    raise RunError(f"{run.role} {run.number}: {told['failure']} (log: {store.shown}/{log_path(run.job.id)})")
+                for record in told["epochs"]:
+                    observer.epoch(run, record)
     finally:
         for stream in running:
             ray.cancel(stream, force=True)
@@ -84,12 +85,12 @@ def _start(store: Store, run: Run, resources: WorkerResources, read_test: bool) 
 
 @ray.remote(num_returns="streaming", max_retries=0)
 def _job(store: Store, job: dict[str, Any], resources: WorkerResources, read_test: bool) -> Generator[dict[str, Any], None, None]:
-    """The records of a job's epochs; last `failure`, the reason, where it failed on its own account, or `damaged`."""
+    """The records of a job's `epochs`, some at a time; last `failure`, the reason, where it failed on its own account, or `damaged`."""
     from distill_ray.stages.execution import run_job  # torch: seconds that the driver need not spend
 
     try:
-        for record in run_job(store, Job.from_dict(job), resources, read_test=read_test):
-            yield dict(record)
+        for epochs in run_job(store, Job.from_dict(job), resources, read_test=read_test):
+            yield {"epochs": epochs}
     except DamagedError as error:
         yield {"damaged": str(error)}
     except Exception as error:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import optuna
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
 
 from distill_ray.store import Store
@@ -18,16 +20,37 @@ def journal(store: Store, path: str) -> JournalStorage:
     return JournalStorage(_Journal(store, path))
 
 
+def together(history: optuna.Study) -> contextlib.AbstractContextManager[None]:
+    """A block whose entries are written as one where `history` lies in a file: each by itself is a lock and a wait for the disk."""
+    backend = getattr(history._storage, "_backend", None)
+    return backend.together() if isinstance(backend, _Journal) else contextlib.nullcontext()
+
+
 class _Journal(JournalFileBackend):
     def __init__(self, store: Store, path: str) -> None:
         self._store, self._path = store, path
+        self._together: list[dict[str, Any]] | None = None
         with store.explained(path):
             super().__init__(str(store.local_path(path)), _Lock(store.local_path(path)))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Add entries, after whole ones only."""
+        """Add entries, after whole ones only; inside `together` when it ends."""
+        if self._together is not None:
+            self._together += logs
+            return
         with self._store.explained(self._path):
             super().append_logs(logs)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Write all entries of the block as one when it ends, however it does. Until then Optuna reads as if they were not made."""
+        self._together = []
+        try:
+            yield
+        finally:
+            entries, self._together = self._together, None
+            if entries:
+                self.append_logs(entries)
 
 
 class _Lock(JournalFileSymlinkLock):

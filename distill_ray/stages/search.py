@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import shutil
 import tempfile
 import time
@@ -24,7 +25,7 @@ from distill_ray.stages.history import SECONDS, STATES, best_trials, counted, ti
 from distill_ray.stages.resolve import trial_run
 from distill_ray.stages.searcher import OptunaSearcher, make_sampler, queue_first, settle_abandoned
 from distill_ray.stages.sharing import trial_sharing
-from distill_ray.stages.trial import TrialRunner
+from distill_ray.stages.trial import Task, TrialRunner
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.study.read_search import longest
@@ -75,7 +76,7 @@ def run_search(
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=search.retries),
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
-            callbacks=[_Epochs(trials)],
+            callbacks=[_Listener(trials)],
             stop=_Deadline(begun + left),
         ),
     )
@@ -110,6 +111,7 @@ class _Trials:
         self._store = store
         self._resources = resources
         self._observer = observer
+        self._stops = rungs(study)
         self.runs: dict[int, Run] = {}
 
     def configure(self, trial: Trial) -> dict[str, Any]:
@@ -118,27 +120,47 @@ class _Trials:
         self.runs[trial.number] = run
         trial.set_user_attr("job_id", run.job.id)
         self._observer.started(run)
-        return {"store": self._store, "job": run.job.to_dict(), "resources": self._resources, "number": trial.number}
+        return {"task": Task(trial.number, run.job.to_dict(), self._store, self._resources, self._stops)}
 
-    def epoch(self, number: int, record: dict[str, Any]) -> None:
-        """A trial has finished an epoch."""
-        metrics = {name: value for name, value in record.items() if "/" in name or name in ("epoch", "time", "seconds", "lr")}
-        self._observer.epoch(self.runs[number], metrics)
+    def epochs(self, number: int, records: Sequence[dict[str, float]]) -> None:
+        """A trial has finished some epochs."""
+        for record in records:
+            self._observer.epoch(self.runs[number], record)
 
     def ended(self, number: int, state: TrialState, reason: str, metrics: dict[str, float]) -> None:
         """A trial has come to its end, one way or another."""
         self._observer.ended(self.runs.pop(number), STATES[state], metrics, reason)
 
 
-class _Epochs(tune.Callback):
+def rungs(study: Study) -> frozenset[int]:
+    """The epochs after which ASHA decides whether a trial goes on; none without it."""
+    asha = study.search.scheduler
+    if asha is None:
+        return frozenset()
+    last = longest(study.student, study.search.space)
+    count = int(math.log(max(last / asha.grace_epochs, 1), asha.reduction)) + 2
+    epochs = (math.ceil(asha.grace_epochs * asha.reduction**power) for power in range(count))
+    return frozenset(epoch for epoch in epochs if epoch <= last)
+
+
+class _Listener(tune.Callback):
     """Passes the epochs of all trials on, as Tune hears of them. Tune pickles it with its own state, which nobody reads."""
 
     def __init__(self, trials: _Trials) -> None:
         self._trials = trials
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        if "epoch" in result:
-            self._trials.epoch(trial.config["number"], result)
+        self._trials.epochs(trial.config["task"].number, result.get("epochs", ()))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # Tune holds its trials to the end, and writes them down then. All that is wanted of them is in Optuna and in the store.
+        trial.config.clear()
+        trial.evaluated_params.clear()
+        trial.run_metadata.last_result = {}
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
+
+    on_trial_error = on_trial_complete
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

@@ -14,6 +14,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from distill_ray.errors import DamagedError, StoreError
 from distill_ray.stages.history import ABANDONED, counted
+from distill_ray.stages.journal import together
 from distill_ray.study import Search
 
 INSTEAD_OF = "instead_of"
@@ -66,16 +67,21 @@ class OptunaSearcher(OptunaSearch):
         spent = self._begun >= self._search.trials or self._failed >= self._search.max_failed_trials
         if spent or self.store_error or time.monotonic() > self._deadline:
             return cast("dict[str, Any]", Searcher.FINISHED)
-        super().suggest(trial_id)  # asks Optuna for a trial and lets it draw from the space
+        self._ot_trials[trial_id] = self._study.ask()
         self._begun += 1
-        drawn: Trial = self._ot_trials[trial_id]
-        return self._configure(drawn)
+        with together(self._study):
+            super().suggest(trial_id)  # lets the trial draw from the space
+            return self._configure(self._ot_trials[trial_id])
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keep the value of an epoch, once though a retried trial repeats it; Optuna takes them for a single objective only."""
-        if isinstance(self.metric, str) and result.get("epoch", 0) > self._reported.get(trial_id, 0):
-            self._reported[trial_id] = result["epoch"]
-            self._ot_trials[trial_id].report(result[self.metric], result["epoch"])
+        """Keep the values of its epochs, once though a retried trial repeats them. Optuna takes none for several objectives."""
+        if not isinstance(self.metric, str):
+            return
+        with together(self._study):
+            for record in result.get("epochs", ()):
+                if record["epoch"] > self._reported.get(trial_id, 0):
+                    self._reported[trial_id] = record["epoch"]
+                    self._ot_trials[trial_id].report(record[self.metric], record["epoch"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended, and why."""
@@ -93,15 +99,17 @@ class OptunaSearcher(OptunaSearch):
             reason = "its process died, and so did those of its retries"
         elif outcome:
             values, state = [outcome[name] for name in self._search.objectives], TrialState.COMPLETE
-            trial.set_user_attr("seconds", result["seconds_total"])
         elif not reason and time.monotonic() > self._deadline:
             reason = "the time limit of the search was reached"
         elif not reason:
             state, reason = TrialState.PRUNED, f"stopped after epoch {result['epoch']}"
-        if reason:
-            trial.set_user_attr("reason", reason)
         self._failed += state == TrialState.FAIL
-        self._study.tell(trial, values, state=state)
+        with together(self._study):
+            if outcome:
+                trial.set_user_attr("seconds", result["seconds_total"])
+            if reason:
+                trial.set_user_attr("reason", reason)
+            self._study.tell(trial, values, state=state)
         self._on_end(trial.number, state, reason, outcome)
 
     def save(self, checkpoint_path: str) -> None:

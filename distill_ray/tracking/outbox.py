@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from distill_ray.tracking.address import redacted, shown, sqlite_file
@@ -27,6 +28,9 @@ MOST_POINTS = 500_000
 
 REST = 15
 """The thread rests this many times as long as it worked, so that it takes little of the time that training could have."""
+
+MANY = 20
+"""Runs that may wait. When more do, because jobs end faster than that, it rests less in proportion."""
 
 LONGEST_WAIT = 30.0
 
@@ -107,7 +111,7 @@ class Outbox:
                 self._changed.wait_for(lambda: self._pending or self._closing)
                 self._changed.wait_for(lambda: self._closing, timeout=wait)
                 closing, batch = self._closing, self._take()
-            began = time.monotonic()
+            began, size = time.monotonic(), len(batch)
             try:
                 self._write(batch)
             except Exception as error:
@@ -124,7 +128,8 @@ class Outbox:
             if failures:
                 self._say("works again, and has what was kept for it")
             self._away = False
-            wait, failures = max(self.interval, REST * (time.monotonic() - began)), 0
+            rest = REST * min(1.0, MANY / max(size, 1))
+            wait, failures = max(self.interval, rest * (time.monotonic() - began)), 0
             with self._changed:
                 if closing and not self._pending:
                     return
@@ -168,7 +173,11 @@ class Outbox:
         from distill_ray.tracking.writer import Refused
 
         try:
-            runs[news.run_key] = writer.write(news, runs)
+            known = writer.write(news, runs)
         except Refused as error:
             self._refused = True
             self._say(f"does not take {news.key} ({error})")
+            return
+        if known.done and news.run_key != STUDY_KEY:  # nobody asks again what it was, and there may be thousands
+            known = replace(known, tags={STATUS_TAG: known.tags[STATUS_TAG]}, metrics={})
+        runs[news.run_key] = known

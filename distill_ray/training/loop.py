@@ -62,7 +62,7 @@ def train(
     worker: Worker | None = None,
     usage: Usage | None = None,
     saved: bytes | None = None,
-    save: Callable[[bytes], None] | None = None,
+    save: Callable[[Callable[[], bytes]], None] | None = None,
     compile: Compile = "never",
     say: Callable[[str], None] = lambda line: None,
 ) -> Generator[dict[str, float], None, Outcome]:
@@ -72,8 +72,9 @@ def train(
     split under `train/` and the scores of the validation split under `val/`; with `usage` also what the epoch used of the
     machine, under `system/`. The last one has the diversity of a student's members or heads under `members/`, see `diversity`.
     With `saved`, the content of a checkpoint, the run goes on where that one was, after yielding its records again, and ends
-    with the same weights as an undisturbed run; `save` receives a checkpoint after every epoch. All workers of a data-parallel
-    run call this together, each with its `worker`; one passes `save`. `compile` decides about `torch.compile`,
+    with the same weights as an undisturbed run; `save` is called after every epoch with a function that makes its checkpoint, to
+    be called at once or not at all. All workers of a data-parallel run call this together, each with its `worker`; one passes
+    `save`. `compile` decides about `torch.compile`,
     which changes the last digits of results; `say` is told where it cannot be had.
 
     Raises `DivergedError` when the loss, or a prediction on the validation split, is not finite.
@@ -149,7 +150,7 @@ def train(
             | (usage.since_last() if usage else {})
         )
         if save is not None:
-            save(checkpoint.pack(progress, network, optimizer))
+            save(functools.partial(checkpoint.pack, progress, network, optimizer))
         yield progress.history[-1]
 
     deployed = recipe.method.deploy(network)

@@ -174,7 +174,7 @@ def test_a_job_from_beginning_to_end(method: Method, channels: int, num_classes:
     assert Job.from_dict(job.to_dict()) == job
     saved: list[bytes] = []
     torch.manual_seed(1)
-    whole, outcome = finish(job, dataset, save=saved.append)
+    whole, outcome = finish(job, dataset, save=lambda pack: saved.append(pack()))
     assert outcome.log_probabilities.shape == (9, num_classes)
     assert outcome.log_probabilities.dtype == np.float32
     np.testing.assert_allclose(np.exp(outcome.log_probabilities).sum(1), 1, rtol=1e-5)

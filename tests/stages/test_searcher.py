@@ -10,11 +10,13 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from distill_ray.job import Data, Split
 from distill_ray.stages.history import ABANDONED, best_recipes, counted, is_over, open_history
+from distill_ray.stages.search import _scheduler, rungs
 from distill_ray.stages.searcher import INSTEAD_OF, OptunaSearcher, make_sampler, queue_first, settle_abandoned
 from distill_ray.store import Store
 from distill_ray.study import Study
@@ -31,6 +33,12 @@ def history(tiny_study: Callable[..., Study], tmp_path: Path) -> Callable[..., t
         return study, past
 
     return opened
+
+
+def step(values: dict[int, float]) -> dict[str, Any]:
+    """What Tune hears of a step with these epochs."""
+    epochs = [{"epoch": epoch, "val/nll": value} for epoch, value in values.items()]
+    return {**epochs[-1], "epochs": epochs}
 
 
 def searcher(study: Study, history: optuna.Study, deadline: float = math.inf) -> tuple[OptunaSearcher, list[Any]]:
@@ -54,15 +62,19 @@ def test_states_are_true(history: Any) -> None:
     made, ended = searcher(study, past)
     for name in ("complete", "pruned", "failed", "died", "reused"):
         assert isinstance(made.suggest(name), dict)
-    made.on_trial_result("complete", {"epoch": 1, "val/nll": 0.9})
-    made.on_trial_complete("complete", {"epoch": 2, "val/nll": 0.5, "outcome/val/nll": 0.4, "seconds_total": 1.5})
-    made.on_trial_result("pruned", {"epoch": 1, "val/nll": 2.0})
-    made.on_trial_complete("pruned", {"epoch": 1, "val/nll": 2.0})
+    made.on_trial_result("complete", step({1: 0.9}))
+    made.on_trial_complete("complete", step({2: 0.6, 3: 0.5}) | {"outcome/val/nll": 0.4, "seconds_total": 1.5})
+    made.on_trial_result("pruned", step({1: 2.0}))
+    made.on_trial_complete("pruned", step({1: 2.0}))
     made.on_trial_complete("failed", {"failure": "the loss was nan in epoch 1", "done": True})
     made.on_trial_complete("died", None, error=True)
-    made.on_trial_complete("reused", {"epoch": 2, "val/nll": 0.7, "outcome/val/nll": 0.7, "seconds_total": 0.1})
+    made.on_trial_complete("reused", step({1: 0.8, 2: 0.7}) | {"outcome/val/nll": 0.7, "seconds_total": 0.1})
     complete, pruned, failed, died, reused = past.trials
-    assert (complete.state, complete.value, complete.intermediate_values) == (TrialState.COMPLETE, 0.4, {1: 0.9, 2: 0.5})
+    assert (complete.state, complete.value, complete.intermediate_values) == (
+        TrialState.COMPLETE,
+        0.4,
+        {1: 0.9, 2: 0.6, 3: 0.5},
+    )
     assert (pruned.state, pruned.intermediate_values) == (TrialState.PRUNED, {1: 2.0})
     assert pruned.user_attrs["reason"] == "stopped after epoch 1"
     assert (failed.state, failed.user_attrs["reason"]) == (TrialState.FAIL, "the loss was nan in epoch 1")
@@ -77,8 +89,8 @@ def test_a_retried_trial_repeats_its_epochs_without_harm(history: Any) -> None:
     study, past = history()
     made, _ = searcher(study, past)
     made.suggest("x")
-    for epoch, value in ((1, 0.9), (1, 0.9), (2, 0.8)):
-        made.on_trial_result("x", {"epoch": epoch, "val/nll": value})
+    for values in ({1: 0.9}, {1: 0.9, 2: 0.8}):
+        made.on_trial_result("x", step(values))
     assert past.trials[0].intermediate_values == {1: 0.9, 2: 0.8}
 
 
@@ -97,7 +109,7 @@ def test_a_time_limit_fails_what_was_running(history: Any) -> None:
     made, _ = searcher(study, past, deadline=time.monotonic() + 3600)
     made.suggest("x")
     made._deadline = time.monotonic() - 1
-    made.on_trial_complete("x", {"epoch": 1, "val/nll": 1.0})
+    made.on_trial_complete("x", step({1: 1.0}))
     assert past.trials[0].state == TrialState.FAIL
     assert past.trials[0].user_attrs["reason"] == "the time limit of the search was reached"
     assert made.suggest("y") == Searcher.FINISHED
@@ -122,7 +134,7 @@ def test_several_objectives_have_a_front(history: Any) -> None:
     made, _ = searcher(study, past)
     for name, accuracy, loss in (("a", 0.9, 0.5), ("b", 0.8, 0.4), ("c", 0.7, 0.6)):
         made.suggest(name)
-        made.on_trial_result(name, {"epoch": 1, "val/accuracy": accuracy, "val/nll": loss})
+        made.on_trial_result(name, step({1: loss}))
         made.on_trial_complete(
             name, {"epoch": 2, "outcome/val/accuracy": accuracy, "outcome/val/nll": loss, "seconds_total": 1.0}
         )
@@ -165,3 +177,31 @@ def test_a_driver_that_dies_before_a_trial_has_drawn_loses_none_that_was_to_be_t
     assert settle_abandoned(past) == 1
     made, _ = searcher(study, past)
     assert made.suggest("x") == {"number": past.trials[-1].number, **wanted[0]}
+
+
+def test_a_trial_takes_few_writes_however_many_epochs_it_has(history: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, past = history()
+    made, _ = searcher(study, past)
+    writes: list[int] = []
+    append = JournalFileBackend.append_logs
+
+    def counting(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+        writes.append(len(logs))
+        append(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", counting)
+    made.suggest("x")
+    made.on_trial_result("x", step({epoch: 1 / epoch for epoch in range(1, 51)}))
+    last = step({epoch: 1 / epoch for epoch in range(51, 101)})
+    made.on_trial_complete("x", last | {"outcome/val/nll": 0.1, "seconds_total": 1.0})
+    assert len(writes) == 5
+    (trial,) = history()[1].trials
+    assert trial.intermediate_values == {epoch: 1 / epoch for epoch in range(1, 101)}
+    assert (trial.params, trial.value, trial.state) == (past.trials[0].params, 0.1, TrialState.COMPLETE)
+
+
+def test_asha_is_asked_after_its_rungs(history: Any) -> None:
+    study, past = history("student.epochs=30", "search.scheduler={name: asha, grace_epochs: 2, reduction: 3}")
+    assert rungs(study) == {2, 6, 18}
+    assert {milestone for milestone, _ in _scheduler(study, past)._brackets[0]._rungs} == rungs(study)
+    assert rungs(history("search.scheduler=none")[0]) == frozenset()

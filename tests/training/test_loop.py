@@ -67,7 +67,7 @@ def test_losses_are_those_of_the_stored_trace(method: str, small_dataset: Datase
 def test_an_interrupted_run_ends_as_an_undisturbed_one(method: str, small_dataset: Dataset, small_data: Data) -> None:
     job = tiny_job(small_data, method, keep="best-nll")
     saved: list[bytes] = []
-    whole, expected = finish(job, small_dataset, save=saved.append)
+    whole, expected = finish(job, small_dataset, save=lambda pack: saved.append(pack()))
     for epoch in (1, 2, 3):
         records, outcome = finish(job, small_dataset, saved=saved[epoch - 1])
         assert [record["train/loss"] for record in records] == [record["train/loss"] for record in whole]
@@ -138,6 +138,6 @@ def test_predictions_that_are_not_finite_end_the_run(small_dataset: Dataset, sma
 def test_adam_goes_on_where_it_was(small_dataset: Dataset, small_data: Data) -> None:
     job = tiny_job(small_data, optimizer="adam", lr=0.01, clip_norm=1.0, schedule_every="epoch")
     saved: list[bytes] = []
-    _, expected = finish(job, small_dataset, save=saved.append)
+    _, expected = finish(job, small_dataset, save=lambda pack: saved.append(pack()))
     _, outcome = finish(job, small_dataset, saved=saved[0])
     assert all(torch.equal(outcome.weights[name], weight) for name, weight in expected.weights.items())
