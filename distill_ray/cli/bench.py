@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @options.study
+@options.store
 @click.option("--json", "as_machine", is_flag=True, help="Everything as one JSON object, for programs.")
 @click.option("--reference", is_flag=True, help="Also time a plain loop as published repositories write it.")
 @options.verbose(expose_value=False)
-def bench(study: str, overrides: tuple[str, ...], as_machine: bool, reference: bool) -> None:
+def bench(study: str, overrides: tuple[str, ...], store: str, as_machine: bool, reference: bool) -> None:
     """Measure what a student's training costs on this machine, alone, with live teachers and with stored answers.
 
-    Everything is timed in turn, a few steps at a time; nothing is trained and no store is written.
+    Everything is timed in turn, a few steps at a time; nothing is trained. The store keeps what was measured, and `plan` counts
+    with it from then on.
 
     \b
     Examples:
@@ -30,8 +32,12 @@ def bench(study: str, overrides: tuple[str, ...], as_machine: bool, reference: b
     """
     loaded = options.load(study, overrides)
     from distill_ray.stages.bench import bench_study
+    from distill_ray.stages.measured import keep_bench
+    from distill_ray.store import Store
 
+    opened = Store.open(store)
     found = bench_study(loaded, reference=reference)
+    keep_bench(opened, loaded, found)
     if as_machine:
         import json
 

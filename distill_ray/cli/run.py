@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -106,7 +107,8 @@ def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str
             choice = "stored" if signals.stored else "live"
             click.echo(
                 f"{stage.stage}: teachers answer {choice}; stored once {duration(signals.seconds)} and "
-                f"{signals.bytes / 1e6:,.0f} MB on disk, live in every job {duration(signals.live_seconds)}"
+                f"{signals.bytes / 1e6:,.0f} MB on disk, live in every job {duration(signals.live_seconds)}; "
+                + (f"storing pays from {signals.pays_from:g} jobs on" if signals.pays_from < math.inf else "no two share answers")
             )
     if known:
         click.echo(f"search: begins with what {known} trials of {', '.join(loaded.search.warm_start)} say")

@@ -144,7 +144,7 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
                 times[name].append(_seconds(_making(view, few, recipe.batch_size, turn, worker)) / BATCHES)
     medians = {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
     return Bench(
-        machine=_machine(),
+        machine=machine_name(),
         device=torch.cuda.get_device_name() if worker.device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
         batch_size=recipe.batch_size,
@@ -243,7 +243,7 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def _machine() -> str:
+def machine_name() -> str:
     """The processor as the operating system calls it, and what bears on speed."""
     model = platform.processor() or platform.machine()
     try:

@@ -6,7 +6,7 @@ import functools
 import posixpath
 import time
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from distill_ray.job import Data, Job
 from distill_ray.records import JobRecord, Predictions, find_job, log_path, save_job, save_test_predictions
 from distill_ray.stages.cluster import WorkerResources
 from distill_ray.stages.keeping import PACE, Epochs, Keeper, Record, in_batches
-from distill_ray.stages.sharing import LIVE, STORED, Sharing
+from distill_ray.stages.sharing import LIVE, Sharing, automatic_top_k
 from distill_ray.stages.signals import SharedSignals, SharedTeachers
 from distill_ray.store import Store
 from distill_ray.training import (
@@ -25,9 +25,7 @@ from distill_ray.training import (
     EpochTeachers,
     LiveTeachers,
     SignalKey,
-    Signals,
     Worker,
-    compute_signals,
     load_dataset,
     load_network,
     load_split,
@@ -147,38 +145,29 @@ def teachers_of(
     return SharedTeachers(signals, live, worker)
 
 
-def teacher_logits_of_epoch(
-    store: Store,
-    teachers: Sequence[str],
-    data: Data,
-    view: View,
-    seed: int,
-    epoch: int,
-    *,
-    batch_size: int = 64,
-    sharing: Sharing = STORED,
-) -> Signals:
-    """What every teacher says of every image of an epoch: `.of_part(number)` is float32 (N, images, K) in the epoch's order.
+def teachers_of_view(
+    store: Store, teachers: tuple[str, ...], data: Data, view: View, *, seed: int, batch_size: int, epochs: int, sharing: Sharing
+) -> EpochTeachers:
+    """The teachers as they answer when nothing is trained: from the signals that trials with that view and seed ask for too.
 
-    It is read from the store where trials with that view and seed have left it, and left there for them otherwise.
-    `batch_size` is that of the trials; it matters only to views that draw once per batch.
+    What they have stored is read, and what is missing is stored for them; live where `sharing` stores nothing, or not every
+    class. `batch_size` is that of the trials; it matters only to views that draw once per batch.
     """
-    worker = Worker.here()
+    worker, dataset = Worker.here(), cached_dataset(data)
+    live = functools.partial(cached_teachers, store, teachers, worker)
+    if not sharing.stores(view) or (sharing.top_k or automatic_top_k(dataset.num_classes)) < dataset.num_classes:
+        return live()
     key = SignalKey(
-        teachers=tuple(teachers),
+        teachers=teachers,
         data=data,
         view=view,
         seed=seed,
         batch_size=batch_size if view.by_batch else None,
-        precision=_precision(store, tuple(teachers), worker),
+        precision=_precision(store, teachers, worker),
         exact=sharing.exact,
     )
-    dataset = cached_dataset(data)
-    live = functools.partial(cached_teachers, store, tuple(teachers), worker)
-    found = None
-    if sharing.mode != "live":
-        found = SharedSignals(store, key, dataset, live, worker=worker, epochs=epoch, limit=sharing.limit).of_epoch(epoch)
-    return found or compute_signals(key, epoch, live(), dataset, worker.device)
+    signals = SharedSignals(store, key, dataset, live, worker=worker, epochs=epochs, limit=sharing.limit)
+    return SharedTeachers(signals, live, worker)
 
 
 class JobLog:

@@ -85,7 +85,7 @@ def _start(store: Store, run: Run, resources: WorkerResources, read_test: bool) 
 
 @ray.remote(num_returns="streaming", max_retries=0)
 def _job(store: Store, job: dict[str, Any], resources: WorkerResources, read_test: bool) -> Generator[dict[str, Any], None, None]:
-    """The records of a job's `epochs`, some at a time; last `failure`, the reason, where it failed on its own account, or `damaged`."""
+    """The records of a job's `epochs`, some at a time; last `failure`, where it failed on its own account, or `damaged`."""
     from distill_ray.stages.execution import run_job  # torch: seconds that the driver need not spend
 
     try:

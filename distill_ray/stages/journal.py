@@ -21,7 +21,7 @@ def journal(store: Store, path: str) -> JournalStorage:
 
 
 def together(history: optuna.Study) -> contextlib.AbstractContextManager[None]:
-    """A block whose entries are written as one where `history` lies in a file: each by itself is a lock and a wait for the disk."""
+    """A block whose entries are written as one where `history` lies in a file: each by itself is a wait for the disk."""
     backend = getattr(history._storage, "_backend", None)
     return backend.together() if isinstance(backend, _Journal) else contextlib.nullcontext()
 
@@ -43,7 +43,7 @@ class _Journal(JournalFileBackend):
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Write all entries of the block as one when it ends, however it does. Until then Optuna reads as if they were not made."""
+        """Write all entries of the block as one when it ends, however it does; until then Optuna does not see them."""
         self._together = []
         try:
             yield

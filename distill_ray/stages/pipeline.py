@@ -17,7 +17,15 @@ from distill_ray.records import find_job
 from distill_ray.stages.cluster import Cluster, WorkerResources
 from distill_ray.stages.history import STATES, best_recipes, counted, is_over, open_history
 from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
-from distill_ray.stages.screen import deviations, found_metrics, measurement, narrowed, run_screenings, screenings
+from distill_ray.stages.screen import (
+    deviations,
+    found_metrics,
+    measurement,
+    narrowed,
+    run_screenings,
+    screening_sharing,
+    screenings,
+)
 from distill_ray.stages.sharing import confirm_sharing
 from distill_ray.stages.warm_start import warm_start
 from distill_ray.store import Store
@@ -71,8 +79,15 @@ def _screen(around: Surroundings, teachers: Sequence[str]) -> Study:
         missing = [screening for screening in wanted if screening not in found]
         if missing:
             _connect(around)
-            retries = study.search.retries
-            run_screenings(around.cluster, store, missing, around.resources, around.observer.measured, retries=retries)
+            run_screenings(
+                around.cluster,
+                store,
+                missing,
+                around.resources,
+                around.observer.measured,
+                sharing=functools.partial(screening_sharing, study),
+                retries=study.search.retries,
+            )
     return narrowed(study, deviations(wanted, store))
 
 

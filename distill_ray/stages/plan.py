@@ -8,7 +8,10 @@ import time
 from collections.abc import Sequence
 
 from distill_ray.job import Data, Job, Recipe
+from distill_ray.methods import Supervised
 from distill_ray.records import find_job
+from distill_ray.stages.bench import LIVE, STUDENT, Bench
+from distill_ray.stages.measured import kept_bench
 from distill_ray.stages.plan_signals import SignalsPlan, plan_signals
 from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, data_of, learned_from, teacher_runs
 from distill_ray.stages.screen import Screening, found_metrics, measure, screenings
@@ -40,8 +43,12 @@ class StagePlan:
 
 
 def plan_study(study: Study, store: Store) -> list[StagePlan]:
-    """The plan of every stage that trains. Starts no Ray and writes nothing into the store."""
+    """The plan of every stage that trains. Starts no Ray and writes nothing into the store.
+
+    Students and their teachers take the time that `bench` has measured here, if it has; everything else is timed for some steps.
+    """
     data = data_of(study)
+    bench = kept_bench(store, study)
     dataset = load_dataset(data)
     teachers = teacher_runs(study, data)
     ids = [run.job.id for run in teachers]
@@ -55,14 +62,15 @@ def plan_study(study: Study, store: Store) -> list[StagePlan]:
         timed = dataclasses.replace(job.recipe, epochs=2, warmup_epochs=0.0, milestones=())
         if (timed, job.teachers) not in per_epoch:
             alike = dataclasses.replace(job, recipe=timed)
-            per_epoch[timed, job.teachers] = _epoch_seconds(alike, dataset, answering(job.teachers))
+            known = _benched_seconds(bench, job, study, dataset) if bench is not None else None
+            per_epoch[timed, job.teachers] = known or _epoch_seconds(alike, dataset, answering(job.teachers))
         return per_epoch[timed, job.teachers] * job.recipe.epochs
 
     def stage(name: str, jobs: list[Job], done: int, workers: int, sharing: Sharing | None = None) -> StagePlan:
         total = sum(map(seconds, jobs))
         signals = None
         if sharing and (learning := [job for job in jobs if job.teachers]):
-            signals = plan_signals(learning, sharing, dataset, answering(learning[0].teachers))
+            signals = plan_signals(learning, sharing, dataset, answering(learning[0].teachers), bench)
             total = max(total - signals.spared, 0.0)
         cores = workers * study.resources.cpus_per_worker
         beside = max(1, min((os.cpu_count() or 1) // cores, len(jobs)))
@@ -94,6 +102,19 @@ def plan_study(study: Study, store: Store) -> list[StagePlan]:
 
 def _student(study: Study, data: Data, teachers: list[str]) -> Job:
     return Job(recipe=study.student, data=data, seed=study.trial_seed, teachers=tuple(teachers))
+
+
+def _benched_seconds(bench: Bench, job: Job, study: Study, dataset: Dataset) -> float | None:
+    """An epoch's time by the steps that were measured, with live teachers where there are any; None for another network.
+
+    Validation was not measured: to predict takes about a third of a training step.
+    """
+    recipe = dataclasses.replace(study.student, epochs=job.recipe.epochs, method=job.recipe.method)
+    known = job.recipe == recipe and recipe.method in (study.student.method, Supervised())
+    if not known:
+        return None
+    step = bench.steps[LIVE if job.teachers else STUDENT]
+    return (step * len(dataset.train) + bench.steps[STUDENT] / 3 * len(dataset.validation)) / bench.batch_size
 
 
 def _measured_seconds(screening: Screening, dataset: Dataset, teachers: LiveTeachers) -> float:

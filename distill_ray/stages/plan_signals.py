@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 from distill_ray.job import Job
-from distill_ray.stages.bench import some_of
+from distill_ray.stages.bench import Bench, some_of
 from distill_ray.stages.sharing import Sharing, stored_share
 from distill_ray.training import Dataset, LiveTeachers, SignalKey, Worker, compute_signals, to_arrow
 
@@ -18,13 +19,15 @@ class SignalsPlan:
     """The answers that the jobs of a stage need of their teachers.
 
     `stored` says what the stage will do. Stored answers take `bytes` and are computed once, in `seconds`; live teachers take
-    `live_seconds` over all jobs. Both are times on one worker, and early stopping makes both shorter.
+    `live_seconds` over all jobs. Both are times on one worker, and early stopping makes both shorter. Storing is cheaper from
+    `pays_from` jobs on, infinitely many where no two of them ask for the same answers.
     """
 
     stored: bool
     bytes: int
     seconds: float
     live_seconds: float
+    pays_from: float
 
     @property
     def spared(self) -> float:
@@ -32,8 +35,13 @@ class SignalsPlan:
         return self.live_seconds - self.seconds if self.stored else 0.0
 
 
-def plan_signals(jobs: list[Job], sharing: Sharing, dataset: Dataset, teachers: LiveTeachers) -> SignalsPlan:
-    """The plan for `jobs`, which all learn from `teachers`, judged from one timed batch and the first job's recipe."""
+def plan_signals(
+    jobs: list[Job], sharing: Sharing, dataset: Dataset, teachers: LiveTeachers, bench: Bench | None = None
+) -> SignalsPlan:
+    """The plan for `jobs`, which all learn from `teachers`, by the first job's recipe.
+
+    The time that teachers take is that of `bench`, where there is one, and judged from one timed batch otherwise.
+    """
     recipe = jobs[0].recipe
     few = some_of(dataset, TIMED_IMAGES)
     share = len(few.train) / len(dataset.train)
@@ -42,9 +50,14 @@ def plan_signals(jobs: list[Job], sharing: Sharing, dataset: Dataset, teachers: 
     begun = time.perf_counter()
     signals = compute_signals(key, 1, teachers, few, Worker.here().device)
     stored_epoch = (time.perf_counter() - begun) / share
+    if bench is not None:
+        stored_epoch = bench.teachers * len(dataset.train) / bench.batch_size
     live_epoch = stored_epoch / stored_share(recipe.augment)
     size = len(to_arrow(signals, "")) / share
     kinds = max(1.0, len(jobs) / max(sharing.sharers, 1.0)) * recipe.epochs
     epochs = sum(job.recipe.epochs for job in jobs)
     stored = sharing.stores(recipe.augment) and not recipe.method.live_teachers(recipe.augment)
-    return SignalsPlan(stored, int(kinds * size), kinds * stored_epoch, epochs * live_epoch)
+    pays_from = math.inf
+    if sharing.sharers and not recipe.method.live_teachers(recipe.augment):
+        pays_from = math.floor(stored_share(recipe.augment) * len(jobs) / sharing.sharers) + 1
+    return SignalsPlan(stored, int(kinds * size), kinds * stored_epoch, epochs * live_epoch, pays_from)

@@ -23,6 +23,7 @@ from distill_ray.job import SCHEMA_VERSION, Data, canonical_json
 from distill_ray.metrics import mean_log_probabilities
 from distill_ray.metrics.augmentation import TeacherDeviation
 from distill_ray.stages.cluster import Cluster, WorkerResources
+from distill_ray.stages.sharing import LIVE, Sharing, trial_sharing
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.study.checks import GROUP
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from distill_ray.augment import Part
     from distill_ray.methods.method import Teachers
-    from distill_ray.training import Dataset
+    from distill_ray.training import Dataset, EpochTeachers
 
 T_STDDEV, ENTROPY = "screen/t-stddev", "screen/entropy"
 """What is measured: the deviation of the teachers' mean predictions, and their mean entropy in nats."""
@@ -92,7 +93,10 @@ class Screening:
 
 
 def screenings(study: Study, data: Data, teachers: Sequence[str]) -> list[Screening]:
-    """The measurements that the study asks for, in the order of its candidates. `teachers` are those that students learn from."""
+    """The measurements that the study asks for, in the order of its candidates. `teachers` are those that students learn from.
+
+    They have the seed of the trials: what the teachers say of an epoch's images then serves both.
+    """
     screen = study.screen
     if screen is None:
         return []
@@ -104,11 +108,22 @@ def screenings(study: Study, data: Data, teachers: Sequence[str]) -> list[Screen
             epochs=screen.epochs,
             images=screen.images,
             batch_size=screen.batch_size,
-            seed=study.seed,
+            seed=study.trial_seed,
             label=study.view_texts[view],
         )
         for view in screen.candidates
     ]
+
+
+def screening_sharing(study: Study, screening: Screening) -> Sharing:
+    """How a screening gets the teachers' answers: as the trials do, where they ask for the very same ones, else live."""
+    view = screening.view
+    try:
+        searched = _choices(study)
+    except KeyError:
+        searched = (study.student.augment,)
+    alike = screening.images is None and (not view.by_batch or screening.batch_size == study.student.batch_size)
+    return trial_sharing(study) if alike and view in searched else LIVE
 
 
 def found_metrics(store: Store, screening: Screening) -> dict[str, float] | None:
@@ -123,7 +138,7 @@ def deviations(wanted: Sequence[Screening], store: Store) -> dict[View, float]:
     return {view: metrics[T_STDDEV] for view, metrics in found.items() if metrics is not None}
 
 
-def measure(screening: Screening, dataset: Dataset, teachers: Teachers, device: torch.device) -> dict[str, float]:
+def measure(screening: Screening, dataset: Dataset, teachers: EpochTeachers, device: torch.device) -> dict[str, float]:
     """T. stddev of the teachers' mean prediction, their mean entropy, and the number of groups.
 
     As in Wang et al. 2022: the training images pass by, shuffled and augmented; the predictions, at temperature 1, for all parts
@@ -137,6 +152,7 @@ def measure(screening: Screening, dataset: Dataset, teachers: Teachers, device: 
         rows = np.sort(rows[Draws(screening.seed, 0).permutation("screened images", len(rows))[: screening.images]])
     deviation = TeacherDeviation(blocks=GROUP * screening.view.part_count)
     for epoch in range(1, screening.epochs + 1):
+        answering = teachers.of_epoch(epoch)
         batches = epoch_batches(
             screening.view,
             dataset.images,
@@ -150,7 +166,7 @@ def measure(screening: Screening, dataset: Dataset, teachers: Teachers, device: 
         )
         for batch in batches:
             for part in batch.parts:
-                logits = _logits(part, teachers)
+                logits = _logits(part, answering)
                 deviation.update(mean_log_probabilities(logits.log_softmax(-1).cpu().numpy()))
     return {T_STDDEV: deviation.value, ENTROPY: deviation.mean_entropy, "screen/groups": float(deviation.groups)}
 
@@ -170,7 +186,7 @@ def run_screening(store: Store, screening: Screening, resources: WorkerResources
     """Measure in this process and put the result into the store."""
     import torch
 
-    from distill_ray.stages.execution import cached_dataset, cached_teachers
+    from distill_ray.stages.execution import cached_dataset, teachers_of_view
     from distill_ray.training import Worker
 
     torch.set_num_threads(max(1, int(resources.cpus)))
@@ -178,7 +194,16 @@ def run_screening(store: Store, screening: Screening, resources: WorkerResources
         return
     begun = time.perf_counter()
     worker = Worker.here()
-    teachers = cached_teachers(store, screening.teachers, worker)
+    teachers = teachers_of_view(
+        store,
+        screening.teachers,
+        screening.data,
+        screening.view,
+        seed=screening.seed,
+        batch_size=screening.batch_size,
+        epochs=screening.epochs,
+        sharing=resources.sharing,
+    )
     metrics = measure(screening, cached_dataset(screening.data), teachers, worker.device)
     seconds = time.perf_counter() - begun
     store.put(screening.key, {}, {"screening": screening.to_dict(), "metrics": metrics, "seconds": seconds})
@@ -191,10 +216,12 @@ def run_screenings(
     resources: WorkerResources,
     measured: Callable[[Measurement], None],
     *,
+    sharing: Callable[[Screening], Sharing],
     retries: int = 2,
 ) -> None:
     """Make the measurements side by side as Ray tasks, as many as fit, until all are in the store.
 
+    `sharing` says how each of them gets the teachers' answers.
     One whose process dies is made again, up to `retries` times. Raises `RunError` when one fails on its own account, and
     `DamagedError` when it found a damaged record.
     """
@@ -207,7 +234,8 @@ def run_screenings(
         while waiting or running:
             while waiting and len(running) < cluster.capacity(1, resources):
                 screening, attempt = waiting.popleft()
-                running[task.remote(store, screening.to_dict(), resources)] = (screening, attempt)
+                shared = replace(resources, sharing=sharing(screening))
+                running[task.remote(store, screening.to_dict(), shared)] = (screening, attempt)
             ready, _ = ray.wait(list(running), num_returns=1)
             screening, attempt = running.pop(ready[0])
             try:

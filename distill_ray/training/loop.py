@@ -74,8 +74,8 @@ def train(
     With `saved`, the content of a checkpoint, the run goes on where that one was, after yielding its records again, and ends
     with the same weights as an undisturbed run; `save` is called after every epoch with a function that makes its checkpoint, to
     be called at once or not at all. All workers of a data-parallel run call this together, each with its `worker`; one passes
-    `save`. `compile` decides about `torch.compile`,
-    which changes the last digits of results; `say` is told where it cannot be had.
+    `save`. `compile` decides about `torch.compile`, which changes the last digits of results; `say` is told where it cannot be
+    had.
 
     Raises `DivergedError` when the loss, or a prediction on the validation split, is not finite.
     """

@@ -16,6 +16,7 @@ from distill_ray.job import Job
 from distill_ray.methods import METHODS
 from distill_ray.stages import bench as module
 from distill_ray.stages.bench import LIVE, REFERENCE, SIGNALS, STUDENT, Bench, bench_study
+from distill_ray.stages.measured import keep_bench, kept_bench
 from distill_ray.stages.plan import plan_study
 from distill_ray.stages.plan_signals import plan_signals
 from distill_ray.stages.resolve import data_of
@@ -112,3 +113,21 @@ def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(tiny_study: Cal
         assert answers * size < found.bytes < answers * size * 1.05 + 5000
     endd = replace(job, recipe=replace(study.student, method=METHODS["endd"]()))
     assert plan_signals([endd], Sharing("stored"), dataset, teachers).bytes > answers * 1200
+
+
+def test_the_plan_counts_with_what_bench_has_measured(tiny_study: Callable[..., Study], tmp_path: Path) -> None:
+    study, store = tiny_study(), Store.open(str(tmp_path))
+    assert kept_bench(store, study) is None
+    bench = replace(BENCH, batch_size=32, steps={STUDENT: 60.0, LIVE: 100.0, SIGNALS: 66.0}, teachers=40.0)
+    keep_bench(store, study, bench)
+    assert kept_bench(store, study) == bench
+    assert kept_bench(store, tiny_study("student.model=wrn-10-2")) is None
+    stages = {stage.stage: stage for stage in plan_study(study, store)}
+    signals = stages["search"].signals
+    assert signals is not None
+    images, trials, epochs, views = 96, 4, 2, 2
+    live = trials * epochs * (images * 100.0 + 100 * 60.0 / 3) / 32
+    assert signals.live_seconds == trials * epochs * images * 40.0 / 32
+    assert signals.seconds == views * epochs * images * 40.0 / 32
+    assert stages["search"].job_seconds == pytest.approx(live - signals.live_seconds + signals.seconds)
+    assert signals.pays_from == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from distill_ray.augment.view import Part
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.records import Predictions, save_job
 from distill_ray.stages.cluster import WorkerResources
+from distill_ray.stages.execution import run_job
 from distill_ray.stages.resolve import confirm_runs, data_of, search_name, teacher_runs, trial_run
 from distill_ray.stages.screen import (
     T_STDDEV,
@@ -26,8 +28,10 @@ from distill_ray.stages.screen import (
     measure,
     narrowed,
     run_screening,
+    screening_sharing,
     screenings,
 )
+from distill_ray.stages.sharing import trial_sharing
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.training import Dataset, load_dataset, train
@@ -44,6 +48,9 @@ class Confident:
     def __init__(self, members: int = 1) -> None:
         self.members = members
         self.shown: list[Part] = []
+
+    def of_epoch(self, epoch: int) -> Confident:
+        return self
 
     def __call__(self, part: Part) -> Tensor:
         self.shown.append(part)
@@ -120,6 +127,37 @@ def test_the_result_is_stored_under_all_that_decides_it_and_never_measured_twice
     run_screening(store, wanted, WorkerResources())
     assert store.names(wanted.key) == written
     assert Screening.from_dict(wanted.to_dict()) == wanted
+
+
+def test_it_shares_the_signals_of_the_trials(tmp_path: Path, small_data: Data, tiny_study: Callable[..., Study]) -> None:
+    study = tiny_study("teachers.members=1", "screen={epochs: 2, batch_size: 8}", "resources.signals=stored")
+    data, store = data_of(study), Store.open(str(tmp_path))
+    (teacher,) = teacher_runs(study, data)
+    save_job(store, teacher.job, **_trained(teacher.job, load_dataset(data)))
+    (wanted, _) = screenings(study, data, [teacher.job.id])
+    sharing = screening_sharing(study, wanted)
+    run_screening(store, wanted, WorkerResources(sharing=sharing))
+    shared = found_metrics(store, wanted)
+    made = [path for path, *_ in store.tree("signals") if path.endswith("manifest.json")]
+    assert len(made) == 2
+    trial = trial_run(study, data, [teacher.job.id], 0, {"temperature": 4.0, "alpha": 0.9, "augment": "identity"})
+    for _ in run_job(store, trial.job, WorkerResources(sharing=trial_sharing(study))):
+        pass
+    assert [path for path, *_ in store.tree("signals") if path.endswith("manifest.json")] == made
+    store.delete(wanted.key)
+    run_screening(store, wanted, WorkerResources())
+    live = found_metrics(store, wanted)
+    assert shared is not None and live is not None
+    assert shared[T_STDDEV] == pytest.approx(live[T_STDDEV], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["screen={images: 32}", "screen={candidates: [cutmix]}", "screen={candidates: [identity, {name: crop, padding: 1}]}"],
+)
+def test_what_no_trial_asks_for_is_not_stored(override: str, tiny_study: Callable[..., Study], small_data: Data) -> None:
+    study = tiny_study(override, "resources.signals=stored")
+    assert not screening_sharing(study, screenings(study, small_data, ["t" * 20])[-1]).stores(Identity())
 
 
 def _trained(job: Job, dataset: Dataset) -> dict[str, Any]:
