@@ -74,7 +74,7 @@ class Pace:
             self.sizes[self._ended] = self._process.memory_info().rss / 2**20
             print(
                 f"{self._ended:6} trials   {wall:6.1f} ms   {cpu:6.1f} ms CPU   {self.sizes[self._ended]:6.1f} MiB",
-                file=sys.stderr,
+                file=sys.__stderr__,
                 flush=True,
             )
 
