@@ -224,7 +224,7 @@ class Machines:
         with log.open("wb") as output:
             node = subprocess.Popen(command, stdout=output, stderr=output, env=self.environment, start_new_session=True)
         self.nodes.append(node)
-        limit = time.monotonic() + 180
+        limit = time.monotonic() + 400
         while b"Ray runtime started" not in log.read_bytes():
             assert node.poll() is None and time.monotonic() < limit, log.read_text()
             time.sleep(0.5)
@@ -251,6 +251,8 @@ def machines(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Machines]
     environment |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
+        "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",  # a machine with much else to do
+        "RAY_worker_niceness": "0",
         "OMP_NUM_THREADS": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DISTILL_RAY_CACHE": str(tmp_path / "cache"),

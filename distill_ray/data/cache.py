@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
 from distill_ray.errors import RequestError, RunError
 
 VARIABLE = "DISTILL_RAY_CACHE"
@@ -41,22 +43,32 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 def remembered_digest(facts: str, compute: Callable[[], str]) -> str:
     """The digest of data described by `facts` (such as paths, sizes and times), computed when they are new or have changed.
 
-    A cache that cannot be used costs only the time to compute.
+    Processes that ask at the same time wait for the one that computes. A cache that cannot be used costs only the time to
+    compute.
     """
     key = hashlib.sha256(facts.encode(errors="surrogateescape")).hexdigest()[:32]
-    with contextlib.suppress(OSError, RequestError):
-        path = cache_root() / "digests" / key
-        known = path.read_text("ascii", errors="replace")
-        if len(known) == 32:
-            return known
-    digest = compute()
-    with contextlib.suppress(OSError, RequestError):
-        path = cache_root() / "digests" / key
-        path.parent.mkdir(exist_ok=True)
-        partial = path.with_name(f"{key}.{os.getpid()}")
-        partial.write_text(digest, "ascii")
-        partial.replace(path)
+    with contextlib.ExitStack() as held:
+        with contextlib.suppress(OSError, RequestError, NotImplementedError):
+            path = cache_root() / "digests" / key
+            if known := _digest_in(path):
+                return known
+            path.parent.mkdir(exist_ok=True)
+            held.enter_context(FileLock(path.with_suffix(".lock")))
+            if known := _digest_in(path):
+                return known
+        digest = compute()
+        with contextlib.suppress(OSError, RequestError):
+            partial = cache_root() / "digests" / f"{key}.{os.getpid()}"
+            partial.write_text(digest, "ascii")
+            partial.replace(partial.with_name(key))
     return digest
+
+
+def _digest_in(path: Path) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        known = path.read_text("ascii", errors="replace")
+        return known if len(known) == 32 else ""
+    return ""
 
 
 @contextlib.contextmanager

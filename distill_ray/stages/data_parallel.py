@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
-from ray.util.queue import Queue
+from ray.util.queue import Empty, Queue
 
 from distill_ray.errors import RunError, StoreError
 from distill_ray.job import Job
@@ -21,17 +23,24 @@ from distill_ray.store import Store
 from distill_ray.training import Worker
 from distill_ray.training.loop import DivergedError
 
+STOP, GO_ON, WAIT = range(3)
+
+PATIENCE = 60.0
+"""Seconds after which a worker that waits for an answer lets the others know that it still does."""
+
 
 def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epochs:
     """Train `job` with `TorchTrainer`: DDP over nccl on GPUs, over gloo on CPUs; yields the record of each epoch as it comes.
 
-    The trainer runs in a thread beside the one that yields, and its workers hand their records over through a queue. When one
-    of them dies all are started again, up to `resources.retries` times, and go on from the last checkpoint. Closing the
-    generator tells them to stop after their epoch and waits until they have, so that a pruned trial gives back all it held.
+    The trainer runs in a thread beside the one that yields, and its workers hand their records over through a queue. After each
+    one they wait to be asked for the next, so that a trial that is pruned trains no epoch more. When one of them dies all are
+    started again, up to `resources.retries` times, and go on from the last checkpoint. Closing the generator tells them to stop
+    and waits until they have: a pruned trial has then given back all it held.
 
     Raises what the job itself raised (`DivergedError`, `StoreError`), and `RunError` when workers died too often.
     """
-    records, stop = (Queue(actor_options={"num_cpus": 0, "resources": ON_THE_HEAD}) for _ in range(2))
+    folder = tempfile.mkdtemp(prefix="distill-ray-train-")
+    records, answers = (Queue(actor_options={"num_cpus": 0, "resources": ON_THE_HEAD}) for _ in range(2))
     per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
     trainer = TorchTrainer(
         _work,
@@ -39,13 +48,13 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
             "store": store,
             "job": job.to_dict(),
             "records": records,
-            "stop": stop,
+            "answers": answers,
             "sharing": resources.sharing,
             "share": resources.share,
             "threads": max(1, int(resources.cpus)),
         },
         scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker),
-        run_config=RunConfig(name=job.id, storage_path=tempfile.gettempdir(), failure_config=FailureConfig(resources.retries)),
+        run_config=RunConfig(name=job.id, storage_path=folder, failure_config=FailureConfig(resources.retries)),
     )
     failure: list[BaseException] = []
 
@@ -67,34 +76,64 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
             if record["epoch"] > epoch:  # workers that were started again repeat those before
                 epoch = record["epoch"]
                 yield [record]
+            answers.put(GO_ON)
     finally:
-        stop.put(True)
+        answers.put(STOP)
         thread.join()
-        for queue in (records, stop):
+        for queue in (records, answers):
             queue.shutdown(force=True)
+        shutil.rmtree(folder, ignore_errors=True)
     if failure:
         raise RunError(f"training on {job.workers} workers failed: {failure[0]}")
 
 
 def _work(config: dict[str, Any]) -> None:
-    if not config["stop"].empty():  # workers died while they were to stop
-        return
     torch.set_num_threads(config["threads"])
     if (device := get_device()).type == "cuda":
         torch.cuda.set_device(device)
-    worker = Worker.here()
+    worker, records, answers = Worker.here(), config["records"], config["answers"]
+    if not _go_on(worker, lambda: _left_over(answers)):
+        return
     try:
         store, job = config["store"], Job.from_dict(config["job"])
         for (record,) in train_here(store, job, worker, sharing=config["sharing"], share=config["share"], pace=0):
             if worker.rank == 0:
-                config["records"].put(record)
-            stopped = torch.tensor([worker.rank == 0 and not config["stop"].empty()], device=worker.device)
-            dist.broadcast(stopped, 0)
-            if stopped.item():
+                records.put(record)
+            if not _go_on(worker, lambda: _answer(answers)):
                 return
     except DivergedError as error:  # on all workers alike, and again if they were started again
         if worker.rank == 0:
-            config["records"].put(error)
+            records.put(error)
     except StoreError as error:
-        config["records"].put(error)
+        records.put(error)
         raise  # the others wait for this one, and have to be ended
+
+
+def _go_on(worker: Worker, ask: Callable[[], int]) -> bool:
+    """What the first worker is told when it asks, for all of them.
+
+    It passes on that it waits as well: an answer may take as long as a database is away, and a collective operation does not.
+    """
+    while True:
+        said = torch.tensor([ask() if worker.rank == 0 else WAIT], device=worker.device)
+        dist.broadcast(said, 0)
+        if said.item() != WAIT:
+            return said.item() == GO_ON
+
+
+def _answer(answers: Queue) -> int:
+    try:
+        said: int = answers.get(timeout=PATIENCE)
+    except Empty:
+        return WAIT
+    if said == STOP:
+        answers.put(STOP)  # for workers that are started again
+    return said
+
+
+def _left_over(answers: Queue) -> int:
+    """`STOP` if the job was given up while its workers started; other answers were for workers that have died since."""
+    if STOP in [answers.get() for _ in range(answers.qsize())]:
+        answers.put(STOP)
+        return STOP
+    return GO_ON

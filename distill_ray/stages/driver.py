@@ -1,4 +1,4 @@
-"""One driver per study: whoever runs it says so in the store, and a second one is turned away."""
+"""One driver per study and per search: whoever runs it says so where others look, and a second one is turned away."""
 
 from __future__ import annotations
 
@@ -12,16 +12,22 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from distill_ray.errors import RequestError, StoreError
+from distill_ray.errors import RequestError, RunError, StoreError
 from distill_ray.store import Store
+
+if TYPE_CHECKING:
+    import optuna
 
 BEAT = 4.0
 """Seconds between two signs of life of a driver on a store that is not local."""
 
 EXPIRY = 15.0
 """Seconds without one after which it counts as dead, by the clock of the store."""
+
+DRIVER = "driver"
+"""The attribute of a search in a database that says who runs it."""
 
 
 @contextlib.contextmanager
@@ -62,6 +68,52 @@ def study_lock(store: Store, name: str, say: Callable[[str], None] = lambda line
                 store.delete(path)
 
 
+@contextlib.contextmanager
+def search_lock(history: optuna.Study, store: Store, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Keeps from a search in a database those drivers that run the same study on another store.
+
+    The driver writes itself into the search's attributes again and again; raises `RequestError` when another one does. One that
+    was killed is waited for, `EXPIRY` seconds if it was on another store, which `say` is told; whoever holds the study on this
+    store (`study_lock`) knows that its driver here is gone.
+    """
+    own = {"store": store.shown, "host": socket.gethostname(), "token": secrets.token_hex(8)}
+    found = _driver_of(history)
+    busy = RequestError(
+        f"search {history.study_name} is being run on store {found.get('store')} by another process on {found.get('host')}; wait "
+        "for it, or give the study another name"
+    )
+    if found and found.get("store") != own["store"]:
+        say(f"waiting for the last driver of the search, on {found.get('host')} with store {found.get('store')}, to be gone")
+        limit = time.monotonic() + EXPIRY
+        while (now := _driver_of(history)) and time.monotonic() < limit:
+            if now != found:
+                raise busy
+            time.sleep(1)
+    history.set_user_attr(DRIVER, own)
+    time.sleep(1)
+    if _driver_of(history).get("token") != own["token"]:
+        raise busy
+    done = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not done.wait(BEAT):
+            with contextlib.suppress(RunError):
+                if _driver_of(history).get("token") == own["token"]:
+                    history.set_user_attr(DRIVER, own | {"beat": (count := count + 1)})
+
+    beating = threading.Thread(target=beat, daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        done.set()
+        beating.join()
+        with contextlib.suppress(RunError):
+            if _driver_of(history).get("token") == own["token"]:
+                history.set_user_attr(DRIVER, {})
+
+
 def is_running(store: Store, name: str) -> bool:
     """Whether a driver holds study `name`."""
     if not store.is_local:
@@ -79,6 +131,10 @@ def is_running(store: Store, name: str) -> bool:
 def lock_path(name: str) -> str:
     """Where the lock of study `name` lies in the store."""
     return posixpath.join("studies", name, "lock")
+
+
+def _driver_of(history: optuna.Study) -> dict[str, Any]:
+    return dict(history.user_attrs.get(DRIVER) or {})
 
 
 def _wait_until_free(store: Store, name: str, say: Callable[[str], None], busy: RequestError) -> None:

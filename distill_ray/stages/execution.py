@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import posixpath
 import time
@@ -183,9 +184,10 @@ class JobLog:
 
     def following(self, epochs: Epochs) -> Epochs:
         """The same records, each one written down as it passes."""
-        for records in epochs:
-            self.write(*map(_line, records))
-            yield records
+        with contextlib.closing(epochs):
+            for records in epochs:
+                self.write(*map(_line, records))
+                yield records
 
     def write(self, *texts: str) -> None:
         """Add `texts`, a line each, with the time of day."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import optuna
 from optuna.storages import BaseStorage
@@ -32,21 +32,29 @@ SECONDS = "seconds"
 STATES: dict[TrialState, State] = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
-def open_history(study: Study, data: Data, teachers: Sequence[str], store: Store, storage_uri: str | None) -> optuna.Study:
+def open_history(
+    study: Study,
+    data: Data,
+    teachers: Sequence[str],
+    store: Store,
+    storage_uri: str | None,
+    say: Callable[[str], None] = lambda line: None,
+) -> optuna.Study:
     """Optuna's study for the search, made when it is not there yet.
 
-    It lives in a journal file in the study's folder of a local store, or in the storage at `storage_uri`. Raises `RequestError`
-    when that cannot be used.
+    It lives in a journal file in the study's folder of a local store, or in the database at `storage_uri`; `say` hears when that
+    goes away later, and when it is back. Raises `RequestError` when it cannot be used.
     """
     quiet()
-    storage: str | BaseStorage
     if storage_uri is None:
         if not store.is_local:
             raise RequestError(f"store {store.shown} is not a local folder; say where the search is kept with --search-storage")
-        storage = journal(store, journal_path(study.name))
-    else:
-        storage = storage_uri
+        storage: BaseStorage = journal(store, journal_path(study.name))
     try:
+        if storage_uri is not None:
+            from distill_ray.stages.database import Database  # SQLAlchemy: seconds that a journal does not need
+
+            storage = Database(storage_uri, say)
         history = optuna.create_study(
             storage=storage,
             study_name=search_name(study, data, teachers),
@@ -57,6 +65,8 @@ def open_history(study: Study, data: Data, teachers: Sequence[str], store: Store
         if storage_uri is None:
             raise
         cause = next(iter(redacted(str(error), storage_uri).splitlines()), type(error).__name__)
+        if isinstance(error, ImportError):
+            cause = f"{error.__cause__ or error}; for PostgreSQL: pip install 'distill-ray[postgresql]'"
         raise RequestError(f"--search-storage {shown(storage_uri)}: cannot be used ({cause})") from None
     if not history.get_trials(deepcopy=False):
         history.set_metric_names(list(study.search.objectives))
@@ -70,7 +80,7 @@ def journal_path(name: str) -> str:
 
 def quiet() -> None:
     """Let Optuna keep to itself what it would print."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 
 

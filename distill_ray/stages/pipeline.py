@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import optuna
@@ -15,6 +16,7 @@ from distill_ray.events import Observer, Observers, Run, stage
 from distill_ray.job import Data
 from distill_ray.records import find_job
 from distill_ray.stages.cluster import Cluster, WorkerResources
+from distill_ray.stages.driver import search_lock
 from distill_ray.stages.history import STATES, best_recipes, counted, is_over, open_history
 from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
 from distill_ray.stages.screen import (
@@ -34,7 +36,10 @@ from distill_ray.study import Study
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a study runs with: its data, its store, Optuna's storage, the cluster, and those who watch."""
+    """What a study runs with: its data, its store, Optuna's storage, the cluster, and those who watch.
+
+    `say` shows a line to whoever runs it.
+    """
 
     study: Study
     data: Data
@@ -42,6 +47,7 @@ class Surroundings:
     search_storage: str | None
     cluster: Cluster
     observer: Observer
+    say: Callable[[str], None] = lambda line: None
 
     @property
     def resources(self) -> WorkerResources:
@@ -93,10 +99,14 @@ def _screen(around: Surroundings, teachers: Sequence[str]) -> Study:
 
 def _search(around: Surroundings, teachers: Sequence[str]) -> optuna.Study:
     study = around.study
-    history = open_history(study, around.data, teachers, around.store, around.search_storage)
-    if not is_over(history, study.search):
-        warm_start(history, study, around.store, around.search_storage)
-    with stage(around.observer, SEARCH, study.search.trials):
+    history = open_history(study, around.data, teachers, around.store, around.search_storage, around.say)
+    in_database = around.search_storage is not None and not is_over(history, study.search)
+    with (
+        search_lock(history, around.store, around.say) if in_database else nullcontext(),
+        stage(around.observer, SEARCH, study.search.trials),
+    ):
+        if not is_over(history, study.search):
+            warm_start(history, study, around.store, around.search_storage)
         tell_of_trials(study, around.data, teachers, history, around.store, around.observer)
         if not is_over(history, study.search):
             from distill_ray.stages.search import run_search

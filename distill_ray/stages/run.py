@@ -79,7 +79,7 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
         observer = Observers((progress, StageLog(study, store), References(study, store), record))
         for left in reversed(range(REPAIRS + 1)):
             try:
-                run_stages(Surroundings(study, data, store, places.search_storage, cluster, observer))
+                run_stages(Surroundings(study, data, store, places.search_storage, cluster, observer, progress.say))
                 with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
                     results = collect(study, data, store, search_storage=places.search_storage, tracking_uri=shown(tracking_uri))
                     record.study_ended(results, write_files(study, store, results, Path(folder)), store)

@@ -84,7 +84,8 @@ def run_search(
         with contextlib.redirect_stdout(io.StringIO()):
             tuner.fit()
     finally:
-        history.set_user_attr(SECONDS, spent + time.monotonic() - begun)
+        with contextlib.suppress(RunError):  # a database that is away; the error of the search says so
+            history.set_user_attr(SECONDS, spent + time.monotonic() - begun)
         shutil.rmtree(folder, ignore_errors=True)
     if searcher.store_error:
         raise searcher.store_error

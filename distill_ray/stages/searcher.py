@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import optuna
@@ -12,7 +13,7 @@ from optuna.trial import Trial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from distill_ray.errors import DamagedError, StoreError
+from distill_ray.errors import DamagedError, RunError, StoreError
 from distill_ray.stages.history import ABANDONED, counted
 from distill_ray.stages.journal import together
 from distill_ray.study import Search
@@ -31,7 +32,8 @@ class OptunaSearcher(OptunaSearch):
     - nothing is pickled: Optuna's storage is the only state.
 
     `configure` makes the Tune configuration of a trial from what it has drawn; `on_end` hears of its number, its state, the
-    reason for anything but success, and the metrics of its result. `deadline` is by the clock that never goes back.
+    reason for anything but success, and the metrics of its result. `deadline` is by the clock that never goes back. `store_error`
+    says what ended the search: a store that cannot be written, or a database that stays away.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class OptunaSearcher(OptunaSearch):
         self._configure = configure
         self._on_end = on_end
         self._deadline = deadline
-        self.store_error: StoreError | None = None
+        self.store_error: RunError | None = None
         self._reported: dict[str, int] = {}
         past = counted(study)
         self._begun = len(past)
@@ -65,19 +67,22 @@ class OptunaSearcher(OptunaSearch):
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The configuration of the next trial, or Tune's word for "that was all"."""
         spent = self._begun >= self._search.trials or self._failed >= self._search.max_failed_trials
+        finished = cast("dict[str, Any]", Searcher.FINISHED)
         if spent or self.store_error or time.monotonic() > self._deadline:
-            return cast("dict[str, Any]", Searcher.FINISHED)
-        self._ot_trials[trial_id] = self._study.ask()
-        self._begun += 1
-        with together(self._study):
-            super().suggest(trial_id)  # lets the trial draw from the space
-            return self._configure(self._ot_trials[trial_id])
+            return finished
+        with self._database_errors():
+            self._ot_trials[trial_id] = self._study.ask()
+            self._begun += 1
+            with together(self._study):
+                super().suggest(trial_id)  # lets the trial draw from the space
+                return self._configure(self._ot_trials[trial_id])
+        return finished
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the values of its epochs, once though a retried trial repeats them. Optuna takes none for several objectives."""
         if not isinstance(self.metric, str):
             return
-        with together(self._study):
+        with self._database_errors(), together(self._study):
             for record in result.get("epochs", ()):
                 if record["epoch"] > self._reported.get(trial_id, 0):
                     self._reported[trial_id] = record["epoch"]
@@ -94,6 +99,10 @@ class OptunaSearcher(OptunaSearch):
             # Left RUNNING: no fault of the trial, which the next driver finds abandoned and tries again.
             self.store_error = (DamagedError if result.get("damaged") else StoreError)(result["store_error"])
             return
+        with self._database_errors():
+            self._settle(trial, result, outcome, error)
+
+    def _settle(self, trial: Trial, result: dict[str, Any], outcome: dict[str, float], error: bool) -> None:
         values, state, reason = None, TrialState.FAIL, result.get("failure", "")
         if error or not result:
             reason = "its process died, and so did those of its retries"
@@ -111,6 +120,14 @@ class OptunaSearcher(OptunaSearch):
                 trial.set_user_attr("reason", reason)
             self._study.tell(trial, values, state=state)
         self._on_end(trial.number, state, reason, outcome)
+
+    @contextlib.contextmanager
+    def _database_errors(self) -> Iterator[None]:
+        """Ends the search when its database is away for good; an error that Tune sees would count as the trial's own."""
+        try:
+            yield
+        except RunError as error:
+            self.store_error = error
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to write: Optuna's storage has it."""

@@ -64,7 +64,7 @@ def test_one_driver_per_study(remote: Store, monkeypatch: pytest.MonkeyPatch) ->
         ):
             pass
     assert not is_running(remote, "mine")
-    assert "waiting for the last driver" in said[0]
+    assert all("waiting for the last driver" in line for line in said)
 
 
 def test_a_dead_driver_is_not_waited_for_long(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:

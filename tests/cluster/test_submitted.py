@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_submitted_followed_stopped_and_submitted_again(
-    object_store: str, postgresql: str, machines: Any, tmp_path: Path
+    object_store: str, postgresql: Any, machines: Any, tmp_path: Path
 ) -> None:
     """What was finished before the stop is not trained again, and neither password nor key is in what it prints."""
     machines.start("--address", machines.address, "--num-cpus", "2", "--object-store-memory", "100000000")
-    store = Store.open(object_store)
+    store, storage = Store.open(object_store), postgresql.address("optuna")
     ray = str(Path(sys.executable).with_name("ray"))
 
     def submit(name: str, *options: str) -> list[str]:
         study = ["distill-ray", "run", str(TINY), "--address", "auto", "--store", object_store]
-        places = ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--search-storage", postgresql]
+        places = ["--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db", "--search-storage", storage]
         return [ray, "job", "submit", "--address", machines.job_server, "--submission-id", name, *options, "--", *study, *places]
 
     def job(*arguments: str) -> str:
@@ -45,9 +44,16 @@ def test_submitted_followed_stopped_and_submitted_again(
     assert refused.returncode != 0
 
     subprocess.run(submit("first", "--no-wait"), env=machines.environment, check=True, capture_output=True, timeout=300)
-    limit = time.monotonic() + 900
-    while "[search 1/" not in (printed := job("logs", "first")):
-        assert time.monotonic() < limit and "failed" not in job("status", "first"), printed
+    printed = ""
+    follow = [ray, "job", "logs", "--address", machines.job_server, "--follow", "first"]
+    with subprocess.Popen(follow, env=machines.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as logs:
+        assert logs.stdout is not None
+        for line in logs.stdout:
+            printed += line
+            if "[search 1/" in line:
+                break
+        logs.kill()
+    assert "[search 1/" in printed, printed
     job("stop", "first")
     assert "stopped" in job("status", "first")
     before = {name: found.record.files for name in store.names("jobs") if (found := find_job(store, name))}
@@ -63,12 +69,12 @@ def test_submitted_followed_stopped_and_submitted_again(
     after = {name: found.record.files for name in store.names("jobs") if (found := find_job(store, name))}
     assert {name: after[name] for name in before} == before
 
-    (summary,) = optuna.get_all_study_summaries(postgresql)
-    trials = optuna.load_study(study_name=summary.study_name, storage=postgresql).trials
+    (summary,) = optuna.get_all_study_summaries(storage)
+    trials = optuna.load_study(study_name=summary.study_name, storage=storage).trials
     assert sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials) == 4
     assert all(trial.state.is_finished() for trial in trials)
     status = subprocess.run(
-        [sys.executable, "-m", "distill_ray", "status", str(TINY), "--store", object_store, "--search-storage", postgresql],
+        [sys.executable, "-m", "distill_ray", "status", str(TINY), "--store", object_store, "--search-storage", storage],
         env=machines.environment, capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     assert "tiny: finished" in status.stdout

@@ -1,0 +1,92 @@
+"""Optuna's storage in a database that may go away for a while: what it is asked is asked again until it is back."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage, _CachedStorage
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, PendingRollbackError
+
+from distill_ray.errors import RunError
+from distill_ray.tracking import shown
+
+PATIENCE = 600.0
+"""Seconds that a database may be away before the search ends with an error."""
+
+PAUSE = 1.0
+"""Seconds between two questions to a database that does not answer."""
+
+_LOST = (OperationalError, InterfaceError, PendingRollbackError)
+"""What SQLAlchemy raises when a connection is refused, ends, or ended earlier in the transaction."""
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+class Database(_CachedStorage):
+    """Optuna's `RDBStorage` at `url`, for drivers that outlive a restart of the database.
+
+    Connections are tried out before they are used. A call that the database does not answer is made again until it is back,
+    for at most `PATIENCE` seconds; `say` hears of the first one in vain, and when it works again. The database may have done
+    what it could not confirm: asked once more, it then says that the row is there or the trial over, which counts as done.
+
+    Opening raises whatever SQLAlchemy does when nobody answers; later calls raise `RunError` at the end of the patience.
+    """
+
+    def __init__(self, url: str, say: Callable[[str], None] = lambda line: None) -> None:
+        server = make_url(url).get_backend_name() in ("postgresql", "mysql", "mariadb")
+        options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10} if server else {}}
+        super().__init__(RDBStorage(url, engine_kwargs=options))
+        self._name = shown(url)
+        self._say = say
+        self._away_since: float | None = None
+
+    def wait(self, error: Exception) -> None:
+        """Let a moment pass after `error`. Raises `RunError` when the patience is at its end."""
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+            self._say(f"--search-storage {self._name} does not answer; waiting for it, at most {PATIENCE / 60:.0f} minutes")
+        if now - self._away_since > PATIENCE:
+            raise RunError(
+                f"--search-storage {self._name} has not answered for {PATIENCE / 60:.0f} minutes; run the same command again "
+                "when it does"
+            ) from error
+        time.sleep(PAUSE)
+
+    def answered(self) -> None:
+        """Note that the database works."""
+        if self._away_since is not None:
+            self._away_since = None
+            self._say(f"--search-storage {self._name} answers again")
+
+
+def _patient(method: _Method) -> _Method:
+    @functools.wraps(method)
+    def call(self: Database, *arguments: Any, **named: Any) -> Any:
+        repeated = False
+        while True:
+            try:
+                result = method(self, *arguments, **named)
+            except (StorageInternalError, *_LOST) as error:
+                if not isinstance(error, _LOST) and not isinstance(error.__cause__, _LOST):
+                    raise
+                self.wait(error)
+                repeated = True
+            except (IntegrityError, UpdateFinishedTrialError):
+                if not repeated:
+                    raise
+                return True
+            else:
+                self.answered()
+                return result
+
+    return cast("_Method", call)
+
+
+for _name in BaseStorage.__abstractmethods__ | {"get_trial_id_from_study_id_trial_number"}:
+    setattr(Database, _name, _patient(getattr(_CachedStorage, _name)))
