@@ -23,7 +23,7 @@ from distill_ray.errors import RequestError
 from distill_ray.store import Store
 from distill_ray.tracking import check_tracking
 
-PASSWORD = "hidden"
+PASSWORD = "open-sesame-4711"
 
 
 @pytest.fixture(scope="session")

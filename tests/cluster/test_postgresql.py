@@ -25,6 +25,7 @@ from distill_ray.store import Store
 from distill_ray.study import load_study
 
 TINY = Path(__file__).parents[1] / "stages" / "tiny.yaml"
+PASSWORD = "open-sesame-4711"
 DATA = Data(name="digits", digest="d" * 32, location="digits", label="label", split=Split(validation=100))
 QUEUED = 15
 SMALL = ["teachers.members=1", "search.trials=3", "confirm.seeds=1", "confirm.baselines=[]"]
@@ -91,7 +92,7 @@ def test_one_driver_per_search(postgresql: Any, tmp_path: Path, monkeypatch: pyt
 def test_a_server_that_comes_back(postgresql: Any, tmp_path: Path) -> None:
     """What is asked while it is away is asked again; nothing is lost, nothing is there twice."""
     study, said = load_study(str(TINY)), list[str]()
-    history = opened(postgresql.address("optuna", "hidden"), tmp_path, say=said.append)
+    history = opened(postgresql.address("optuna", PASSWORD), tmp_path, say=said.append)
     away = threading.Event()
 
     def restart() -> None:
@@ -118,20 +119,20 @@ def test_a_server_that_comes_back(postgresql: Any, tmp_path: Path) -> None:
     # A trial whose making could not be confirmed may be there a second time, empty; the next driver settles it.
     assert not [trial for trial in history.trials if trial.state == TrialState.RUNNING and trial.params]
     assert "does not answer; waiting" in said[0] and "answers again" in said[1]
-    assert "hidden" not in "".join(said)
+    assert PASSWORD not in "".join(said)
 
 
 def test_a_server_that_stays_away(postgresql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "PATIENCE", 3.0)
-    history = opened(postgresql.address("optuna", "hidden"), tmp_path)
+    history = opened(postgresql.address("optuna", PASSWORD), tmp_path)
     history.ask()
     postgresql.stop()
     with pytest.raises(RunError, match=r"--search-storage postgresql\+psycopg2://127.0.0.1:\d+/optuna has not answered") as error:
         history.ask()
-    assert "hidden" not in str(error.value)
+    assert PASSWORD not in str(error.value)
     with pytest.raises(RequestError, match="cannot be used") as refused:
-        opened(postgresql.address("optuna", "hidden"), tmp_path)
-    assert "hidden" not in str(refused.value)
+        opened(postgresql.address("optuna", PASSWORD), tmp_path)
+    assert PASSWORD not in str(refused.value)
 
 
 def test_a_wrong_password(postgresql: Any, tmp_path: Path) -> None:
@@ -162,7 +163,7 @@ def check(study: str, storage: str, tracking: str) -> None:
     assert Counter(run.data.tags["stage"] for run in runs) == {"study": 1, "teach": 1, "search": 3, "confirm": 1}
     assert not [run for run in runs if run.info.status in ("RUNNING", "SCHEDULED")]
     for run in runs:
-        assert "hidden" not in str(run.data.tags) + str(run.data.params)
+        assert PASSWORD not in str(run.data.tags) + str(run.data.params)
 
 
 @pytest.mark.slow
@@ -182,7 +183,7 @@ def test_two_studies_at_once(postgresql: Any, mlflow_server: str, tmp_path: Path
 def test_restarted_during_a_search(postgresql: Any, tmp_path: Path) -> None:
     """Optuna's and MLflow's database goes away for a while in the search; the study finishes, and the password is nowhere."""
     store = tmp_path / "store"
-    search, tracking = (postgresql.address(name, "hidden") for name in ("optuna", "mlflow"))
+    search, tracking = (postgresql.address(name, PASSWORD) for name in ("optuna", "mlflow"))
     printed = ""
     with begin("one", "--store", str(store), "--search-storage", search, "--tracking-uri", tracking) as process:
         assert process.stdout is not None
@@ -194,9 +195,9 @@ def test_restarted_during_a_search(postgresql: Any, tmp_path: Path) -> None:
                 postgresql.start()
     assert process.returncode == 0, printed
     assert "does not answer; waiting" in printed and "answers again" in printed
-    assert "hidden" not in printed
+    assert PASSWORD not in printed
     for path in store.rglob("*"):
-        assert path.is_dir() or b"hidden" not in path.read_bytes(), path
+        assert path.is_dir() or PASSWORD.encode() not in path.read_bytes(), path
     check("one", search, tracking)
 
 

@@ -64,7 +64,7 @@ def test_submitted_followed_stopped_and_submitted_again(
     assert second.returncode == 0, printed
     assert "[teach" not in second.stdout
     assert "best found" in second.stdout
-    for secret in ("hidden", "secret"):
+    for secret in ("open-sesame-4711", "secret"):
         assert secret not in printed
     after = {name: found.record.files for name in store.names("jobs") if (found := find_job(store, name))}
     assert {name: after[name] for name in before} == before
