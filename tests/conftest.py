@@ -252,6 +252,7 @@ def machines(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Machines]
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
         "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",  # a machine with much else to do
+        "RAY_gcs_server_request_timeout_seconds": "300",
         "RAY_worker_niceness": "0",
         "OMP_NUM_THREADS": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distill_ray.errors import RunError, StoreError
 from distill_ray.job import Job
@@ -40,7 +41,11 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
     Raises what the job itself raised (`DivergedError`, `StoreError`), and `RunError` when workers died too often.
     """
     folder = tempfile.mkdtemp(prefix="distill-ray-train-")
-    records, answers = (Queue(actor_options={"num_cpus": 0, "resources": ON_THE_HEAD}) for _ in range(2))
+    # Not within the placement group of the trial, which has room for the trial alone.
+    no_group: Any = None
+    outside = PlacementGroupSchedulingStrategy(placement_group=no_group)
+    placed = {"num_cpus": 0, "resources": ON_THE_HEAD, "scheduling_strategy": outside}
+    records, answers = (Queue(actor_options=placed) for _ in range(2))
     per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
     trainer = TorchTrainer(
         _work,
