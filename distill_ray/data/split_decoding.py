@@ -32,7 +32,7 @@ IMAGES, LABELS = "images.npy", "labels.npy"
 ROWS_PER_PROCESS = 4096
 """Fewer rows are decoded sooner than another process has started."""
 
-PROCESS_BYTES = 300e6
+PROCESS_BYTES = 500e6
 """What a decoding process takes at most, where encoded images are of the size of ImageNet's."""
 
 CHUNK = 1 << 22
