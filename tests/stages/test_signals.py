@@ -231,11 +231,12 @@ from test_signals import *
 store, own = Store.open({store.uri!r}), replace(KEY, seed=int(sys.argv[1]))
 teachers = Counting()
 for key in (KEY, own):
-    run = shared(store, teachers, key, limit=20_000)
+    run = shared(store, teachers, key, limit=40_000)
     for epoch in (1, 2, 3):
         found = run.of_epoch(epoch)
         right = compute_signals(key, epoch, teachers, noise(), HERE.device)
-        assert found is not None and np.array_equal(found.logits[0], right.logits[0])
+        assert found is not None, (key, epoch)
+        assert np.array_equal(found.logits[0], right.logits[0]), (key, epoch)
 print(teachers.asked - 6)
 """
     both = [subprocess.Popen([sys.executable, "-c", program, str(seed)], stdout=subprocess.PIPE, text=True) for seed in (7, 8)]

@@ -43,7 +43,7 @@ def test_weights_are_the_same_also_after_an_interruption(
     job = Job(recipe=recipe, data=small_data, seed=3)
     losses, expected = finish(job, small_dataset)
     saved: list[bytes] = []
-    found, outcome = finish(job, on_disk, save=saved.append)
+    found, outcome = finish(job, on_disk, save=lambda pack: saved.append(pack()))
     resumed, again = finish(job, on_disk, saved=saved[0])
     assert found == resumed == losses
     for one in (outcome, again):
