@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distill_ray.job import Job
-from distill_ray.store import Record, Store
+from distill_ray.store import MANIFEST, Record, Store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,9 +95,25 @@ class JobRecord:
 
 
 def find_job(store: Store, job_id: str) -> JobRecord | None:
-    """The finished job with that id, or None."""
+    """The finished job with that id, or None. A record that says too little of its job, or another's, is set aside."""
     record = store.get(job_key(job_id))
-    return None if record is None else JobRecord(record)
+    if record is None:
+        return None
+    if not _is_of_a_job(record):
+        store.set_aside(posixpath.join(record.key, MANIFEST))
+        return None
+    return JobRecord(record)
+
+
+def _is_of_a_job(record: Record) -> bool:
+    said = record.info
+    numbers = [said.get("parameters"), said.get("seconds")]
+    metrics = said.get("metrics")
+    if not isinstance(said.get("job"), dict) or not isinstance(metrics, dict):
+        return False
+    named = {WEIGHTS, EPOCHS, "predictions-validation.parquet"} <= record.files.keys()
+    checked = all({"path", "bytes", "sha256"} <= entry.keys() for entry in record.files.values())
+    return named and checked and all(isinstance(number, int | float) for number in [*numbers, *metrics.values()])
 
 
 def save_job(

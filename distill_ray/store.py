@@ -97,6 +97,11 @@ class Record:
         return pa.py_buffer(self.read(name))
 
 
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """What tells whether a manifest is as it was written. Those of earlier versions have none."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+
+
 def _mapped(path: Path) -> pa.Buffer:
     with pa.memory_map(str(path)) as file:
         return file.read_buffer()
@@ -159,9 +164,10 @@ class Store:
             path = posixpath.join(attempt, name)
             self.write(path, content)
             entries[name] = {"path": path, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        manifest = json.dumps({"info": dict(info), "files": entries}, indent=1)
-        self.write(posixpath.join(key, MANIFEST), manifest.encode(), durable=True)
-        return Record(self, key, json.loads(manifest)["info"], entries)
+        manifest = json.loads(json.dumps({"info": dict(info), "files": entries}))
+        sealed = json.dumps(manifest | {"sha256": _seal(manifest)}, indent=1)
+        self.write(posixpath.join(key, MANIFEST), sealed.encode(), durable=True)
+        return Record(self, key, manifest["info"], entries)
 
     def get(self, key: str) -> Record | None:
         """The record under `key`, or None. A manifest that cannot be read or whose files are gone is set aside."""
@@ -171,11 +177,13 @@ class Store:
             return None
         try:
             manifest = json.loads(content)
+            if manifest.keys() != {"info", "files"} and manifest.pop("sha256") != _seal(manifest):
+                raise ValueError("it is not what was written")
             record = Record(self, key, dict(manifest["info"]), dict(manifest["files"]))
             sizes = {str(entry["path"]): entry["bytes"] for entry in record.files.values()}
-            if not all(posixpath.normpath(name) == name and name.startswith(f"{key}/") for name in sizes):
+            if not all(posixpath.normpath(name) == name and name.startswith(f"{key}/") and "\0" not in name for name in sizes):
                 raise ValueError("a file of the record lies outside of it")
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             self.set_aside(path)
             return None
         with self.explained(path):

@@ -1,13 +1,27 @@
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distill_ray.data import load_images, open_source
 from distill_ray.errors import RequestError
 
+LIKE_ANYWHERE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+@settings(LIKE_ANYWHERE, max_examples=300)
 @given(data=st.data())
 def test_whatever_the_bytes_it_is_one_clear_line(tmp_path, write_shard, pictures, data):
+    check_mutated(tmp_path, write_shard, pictures, data)
+
+
+@pytest.mark.slow
+@settings(LIKE_ANYWHERE, max_examples=3000)
+@given(data=st.data())
+def test_thousands_of_mutated_files_are_one_clear_line_each(tmp_path, write_shard, pictures, data):
+    check_mutated(tmp_path, write_shard, pictures, data)
+
+
+def check_mutated(tmp_path, write_shard, pictures, data):
     template = tmp_path / "template.parquet"
     if not template.exists():
         write_shard(template, pictures(4), label=[0, 1, 1, 0], other=[3, 4, 5, 6], row_group_size=2)

@@ -8,6 +8,7 @@ import json
 import math
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -178,6 +179,15 @@ def test_the_unmutated_study_is_valid() -> None:
 @settings(LIKE_ANYWHERE, max_examples=200)
 @given(mutated())
 def test_a_mutated_study_is_a_study_or_refused(values: Any) -> None:
+    study = outcome(values)
+    if study is not None:
+        check_study(study)
+
+
+@pytest.mark.slow
+@settings(LIKE_ANYWHERE, max_examples=3000)
+@given(mutated())
+def test_thousands_of_mutated_studies_are_studies_or_refused(values: Any) -> None:
     study = outcome(values)
     if study is not None:
         check_study(study)
