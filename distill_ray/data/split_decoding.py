@@ -138,13 +138,13 @@ def _in_processes(tasks: list[Task]) -> Iterator[Part]:
         for task in tasks:
             process = stack.enter_context(
                 subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+                    command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
                 )
             )
             stack.callback(process.kill)
             assert process.stdin is not None and process.stdout is not None
-            process.stdin.write(json.dumps(asdict(task)).encode() + b"\n")
-            process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it is gone already, which its answer will say
+                process.stdin.write(json.dumps(asdict(task)).encode() + b"\n")
             answers[threads.submit(process.stdout.read)] = process
         for answer in as_completed(answers):
             try:
