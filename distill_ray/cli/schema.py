@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import click
 
@@ -10,10 +11,16 @@ from distill_ray.cli import options
 
 
 @click.command()
-@click.option("--markdown", "page", flag_value="study-file", help="The reference page of the study file instead.")
-@click.option("--methods", "page", flag_value="methods", help="The page of the methods instead.")
+@click.option("--markdown", is_flag=True, help="Print the reference page of the study file instead.")
+@click.option(
+    "--methods",
+    "folder",
+    metavar="FOLDER",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write a page for each method, and an index of them, into FOLDER instead.",
+)
 @options.verbose(expose_value=False)
-def schema(page: str | None) -> None:
+def schema(markdown: bool, folder: Path | None) -> None:
     """Print the JSON Schema of study files, with which editors complete and check them.
 
     \b
@@ -24,7 +31,13 @@ def schema(page: str | None) -> None:
     from distill_ray.study import reference
     from distill_ray.study.schema import study_schema
 
-    if page is None:
-        click.echo(json.dumps(study_schema(), indent=1, ensure_ascii=False))
+    if folder is not None:
+        pages = reference.method_pages()
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, page in pages.items():
+            (folder / name).write_text(page, encoding="utf-8")
+        click.echo(f"{folder}: {len(pages)} pages")
+    elif markdown:
+        click.echo(reference.study_file_page(), nl=False)
     else:
-        click.echo(reference.methods_page() if page == "methods" else reference.study_file_page(), nl=False)
+        click.echo(json.dumps(study_schema(), indent=1, ensure_ascii=False))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_ray.methods import METHODS
 from distill_ray.metric import METRICS, title_of
 from distill_ray.metrics import calibrated_score, score
 from distill_ray.metrics.calibration import with_temperature
@@ -17,6 +15,7 @@ from distill_ray.records import Predictions
 from distill_ray.report.results import ENSEMBLE, TEACHER, StudyResults
 from distill_ray.report.table import figure_of, parameter_count, table
 from distill_ray.report.wording import setting
+from distill_ray.study.reference import method_in_brief
 from distill_ray.tracking.champion import Champion
 
 LOADING = {
@@ -83,7 +82,7 @@ def model_card(
         runs=len(best.seeds) if best else 0,
         metrics=list(_metrics(results, champion)),
         teachers=_teachers(results, champion),
-        method=inspect.getdoc(METHODS[job.recipe.method.name]) or "",
+        method=method_in_brief(job.recipe.method.name),
         settings=[(name, setting(value)) for name, value in (job.recipe.params() | {"seed": job.seed}).items()],
         parameters=parameter_count(best.parameters) if best else "",
         versions=", ".join(f"{name} {version}" for name, version in results.versions.items()),

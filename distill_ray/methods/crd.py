@@ -25,16 +25,44 @@ else:
 @METHODS.register("crd")
 @dataclass(frozen=True, kw_only=True)
 class CRD(AugmentedKD):
-    """The loss of `AugmentedKD`, or of plain distillation where the view has no copies, and `contrast` times a contrastive loss.
+    r"""The loss of `augmented-kd`, or `labels * CE + alpha * KD` where the view has no copies, `+ contrast * (contrastive loss)`.
 
-    Student's and teachers' features are embedded by a linear layer each, and the embedding of an image by the one is compared
-    with what is remembered of the other: of the same image, and of `negatives` images of other classes, drawn with replacement
-    (the published code draws without). Both layers learn and are left behind at deployment. Several teachers' features are
-    put side by side.
+    ```math
+    L = L_\mathrm{KD} + b \, \big[ C(v, M_T) + C(u, M_S) \big]
+    ```
 
-    The defaults are CRD + KD, whose results the good-augmentation tables call CRD; `alpha: 0` is CRD alone.
+    ```math
+    C(v, M) = - \frac{1}{B} \sum_i \Big[ \log h(v_i, m_i) + \sum_{j=1}^{K} \log\big( 1 - h(v_i, m_{ij}) \big) \Big]
+    ```
 
-    Source: Tian, Krishnan & Isola 2020, "Contrastive representation distillation".
+    ```math
+    h(v, m) = \frac{ \exp(v^\top m / \tau) / Z }{ \exp(v^\top m / \tau) / Z + K / n }
+    \qquad m \leftarrow \frac{ \mu \, m + (1 - \mu) \, v }{ \Vert \mu \, m + (1 - \mu) \, v \Vert }
+    ```
+
+    - `v_i`, `u_i`: the features of image i of B, of the student and of the teachers, each embedded by a linear layer and divided
+      by their length; the features of several teachers are put side by side.
+    - `M_S`, `M_T`: what was last remembered of the student's and of the teachers' embeddings, for each of n training images.
+    - `m_i`: that of the image itself; `m_ij`: those of K (`negatives`) images of other classes; `Z`: n times the mean of
+      exp(v·m / τ) in the first batch.
+    - `b`, `τ`, `μ`: the settings `contrast`, `contrast_temperature`, `memory_momentum`.
+
+    Both linear layers learn and are left behind at deployment. Negatives are drawn with replacement, the published code draws
+    without. The defaults are CRD + KD, whose results the tables of the good-augmentation paper call CRD; `alpha: 0` is CRD alone.
+
+    Source: Tian, Krishnan & Isola 2020, "Contrastive representation distillation", https://arxiv.org/abs/1910.10699.
+
+    Example:
+
+    ```yaml
+    name: contrasted
+    teachers: {members: 1, model: wrn-10-1}
+    student: {model: wrn-10-1, method: crd, negatives: 256}
+    search:
+      space:
+        contrast: {uniform: [0.2, 1.5]}
+        contrast_temperature: {log: [0.03, 0.3]}
+    ```
     """
 
     name = "crd"

@@ -24,13 +24,33 @@ else:
 @METHODS.register("endd")
 @dataclass(frozen=True, kw_only=True)
 class EnDD(Method):
-    """Ensemble distribution distillation: the members' predictions are likely under Dir(exp(logits / T)). No labels are used.
+    r"""`-T² log Dir(teachers' softened predictions; exp(logits / T))`: the student predicts how the members' predictions spread.
+
+    ```math
+    L = T^2 \, \Big[ \sum_c \ln \Gamma(a_c) - \ln \Gamma(a_0) - \sum_c (a_c - 1) \frac{1}{N} \sum_n \ln q_{nc} \Big]
+    \qquad a_c = \exp(z_c / T) \quad a_0 = \sum_c a_c
+    ```
+
+    - `z_c`: the student's logit of class c; `a_c`: the concentrations of a Dirichlet distribution.
+    - `q_nc`: softmax at the temperature T of the logits of teacher n of N; with `smoothing` g it becomes (1 - g) q + g / classes.
+    - Averaged over images. No labels are used.
 
     The mean of that distribution at T = 1 is the usual softmax, so the student is deployed as it is. With `anneal_until`, T
     falls linearly from `temperature` at epoch `anneal_from` to 1 at epoch `anneal_until` (both 0-based), as in the paper;
     without it T stays, as in the code of Ferianc & Rodrigues 2022 (Hydra+), whose students are nevertheless evaluated at T = 1.
 
-    Source: Malinin, Mlodozeniec & Gales 2020.
+    Source: Malinin, Mlodozeniec & Gales 2020, "Ensemble distribution distillation", section 3, https://arxiv.org/abs/1905.00076.
+
+    Example:
+
+    ```yaml
+    name: distributions
+    teachers: {members: 5, model: wrn-10-1}
+    student: {model: wrn-10-1, method: endd, smoothing: 0.001, epochs: 12, anneal_from: 3, anneal_until: 9}
+    search:
+      space:
+        temperature: {log: [2, 20]}
+    ```
     """
 
     name = "endd"

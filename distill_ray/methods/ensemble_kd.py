@@ -22,11 +22,41 @@ else:
 @METHODS.register("kd")
 @dataclass(frozen=True, kw_only=True)
 class EnsembleKD(Method):
-    """`(1 - alpha) * cross-entropy + alpha * T² KL(teachers || student)`, outputs softened by the temperature T.
+    r"""`(1 - alpha) * CE(labels, student) + alpha * T² KL(teachers || student)`, with outputs softened by the temperature T.
 
-    Source: Hinton et al. 2015 for one teacher; the combinations of N are those of the "ensemble of calibrated models" system,
-    sum-softmax being what its script for mean-softmax computes. The gradients of mean-loss and mean-softmax are equal, and
-    those of add-loss and sum-softmax N times as large.
+    ```math
+    L = (1 - \alpha) \, \mathrm{CE}(y, z) + \alpha \, T^2 \, \mathrm{KL}\Big( \sum_n w_n q_n \,\Big\Vert\, p \Big)
+    \qquad q_n = \mathrm{softmax}(z_n / T) \quad p = \mathrm{softmax}(z / T)
+    ```
+
+    - `z`, `z_n`: logits of the student and of teacher n of N; `y`: the labels, which the student is compared with at T = 1.
+    - `w_n`: the teachers' `weights` as shares of 1, or 1 / N.
+    - CE and KL are summed over classes and averaged over images; no gradient reaches the teachers.
+
+    That is `combine: mean-softmax`. The others replace the second term by
+
+    - `mean-loss`: sum over n of `w_n T² KL(q_n || p)`, larger by a constant and with the same gradient;
+    - `add-loss`: N times `mean-loss`;
+    - `sum-softmax`: the divergence from the sum of the `q_n`, of mass N, with the gradient of `add-loss`.
+
+    The combinations are those of the system "improved distillation with an ensemble of calibrated models". Its script for
+    mean-softmax forgets to divide by N and computes `sum-softmax`.
+
+    Source: Hinton, Vinyals & Dean 2015, "Distilling the knowledge in a neural network", section 2,
+    https://arxiv.org/abs/1503.02531.
+
+    Example:
+
+    ```yaml
+    name: softened
+    teachers: {members: 4, model: wrn-10-1}
+    student: {model: wrn-10-1, method: kd}
+    search:
+      space:
+        temperature: {log: [1, 20]}
+        alpha: {uniform: [0.1, 1]}
+        combine: {choice: [mean-softmax, add-loss]}
+    ```
     """
 
     name = "kd"

@@ -24,14 +24,44 @@ else:
 @METHODS.register("augmented-kd")
 @dataclass(frozen=True, kw_only=True)
 class AugmentedKD(Method):
-    """`labels * CE(x) + alpha * [original * KD(x) + mixed_labels * CE(x') + augmented * KD(x')]` for images x and copies x'.
+    r"""`labels * CE(x) + alpha * [original * KD(x) + mixed_labels * CE(x') + augmented * KD(x')]` for images x and copies x'.
 
-    x and x' are the two parts of the view, each with a forward pass, and so batch statistics, of its own. The target for x' is
-    what the teachers say of x' itself; its mixed label counts only through `mixed_labels`. KD is the temperature-squared
-    divergence of `losses.ensemble_kd`. Where the view asks for a pick, x' is what was picked, with the student in evaluation
-    mode while it is asked (the published code leaves it in training mode, so that its running statistics also see the pool).
+    ```math
+    L = r \, \mathrm{CE}(y, s(x)) + a \, \big[ w_1 \mathrm{KD}(x) + w_2 \, \mathrm{CE}(y', s(x')) + w_3 \mathrm{KD}(x') \big]
+    ```
 
-    Source: Wang et al. 2022, "What makes a good data augmentation in knowledge distillation"; r, a and w1 ... w3 there.
+    ```math
+    \mathrm{KD}(x) = T^2 \, \mathrm{KL}\big( \mathrm{softmax}(t(x) / T) \,\big\Vert\, \mathrm{softmax}(s(x) / T) \big)
+    ```
+
+    - `x`, `x'`: the images after the usual augmentation, and copies that are augmented more strongly, the two parts of the view;
+      `y`, `y'`: their labels, mixed ones for mixed copies.
+    - `s`, `t`: logits of the student and of the teachers; several are combined as in `kd`.
+    - `r`, `a`, `w_1`, `w_2`, `w_3`: the settings `labels`, `alpha`, `original`, `mixed_labels`, `augmented`.
+
+    x and x' each have a forward pass, and so batch statistics, of their own. The target for x' is what the teachers say of x'
+    itself; its mixed label counts only through `mixed_labels`, which the paper does not use.
+
+    Where the view asks for a pick (CutMixPick), x' is what was picked, with the student in evaluation mode while it is asked. The
+    published code leaves it in training mode, so that its running statistics also see the pool.
+
+    Source: Wang, Lohit, Jones & Fu 2022, "What makes a good data augmentation in knowledge distillation", as coded,
+    https://arxiv.org/abs/2012.02909.
+
+    Example:
+
+    ```yaml
+    name: cutmix-beside
+    teachers: {members: 1, model: wrn-10-1}
+    student:
+      model: wrn-10-1
+      method: augmented-kd
+      augment: {name: additional, scheme: cutmix}
+    search:
+      space:
+        temperature: {log: [1, 20]}
+        augmented: {uniform: [0.2, 2]}
+    ```
     """
 
     name = "augmented-kd"

@@ -30,18 +30,52 @@ else:
 @METHODS.register("latent-be")
 @dataclass(frozen=True, kw_only=True)
 class LatentBE(Method):
-    """`(1 - alpha) * cross-entropy + alpha * T² mean over m of KL(teacher m || member m)` of a BatchEnsemble.
+    r"""`(1 - alpha) * CE + alpha * T² mean over m of KL(teacher m || member m)` of a BatchEnsemble, averaged to one network.
 
-    The deployed network is the plain one whose weights are scaled by the members' mean factors. With `perturb: tdiv-sdiv`
-    images are first moved to where two teachers, drawn anew in every step, disagree and their two members do not; images move
-    by 1/255 per value, in root mean square, and teachers and student see them so.
+    ```math
+    L = \frac{1}{M} \sum_m \Big[ (1 - \alpha) \, \mathrm{CE}(y, z_m) + \alpha \, T^2 \, \mathrm{KL}( q_m \Vert p_m ) \Big]
+    ```
+
+    ```math
+    \text{layer of member } m: \quad s_m \odot \big( W (r_m \odot x) + b \big)
+    \qquad \text{deployed:} \quad W' = (\bar s \, \bar r^\top) \odot W
+    ```
+
+    - `z_m`: logits of member m, of as many as there are teachers; `q_m`, `p_m`: softmax of teacher m and of member m at T.
+    - `W`, `b`: weights and bias of a convolution or linear layer, which all members share; `r_m`, `s_m`: the member's own factors
+      for its inputs and outputs, which begin at 1. Deployed are their means over the members.
+
+    With `perturb: tdiv-sdiv` images are first moved to where two teachers disagree and their two members do not, and teachers and
+    student see them so:
+
+    ```math
+    x' = \mathrm{clip}\Big( x + \frac{\sqrt{D}}{255} \frac{g}{\Vert g \Vert}, 0, 1 \Big)
+    \qquad g = \nabla_x \big[ \mathrm{CE}( q_j, t_i(x) ) - \mathrm{CE}( p_j, z_i(x) ) \big]
+    ```
+
+    - `i`, `j`: two different members, drawn in every step; `t_i`: logits of teacher i. All are in evaluation mode and at T = 1,
+      and `q_j` and `p_j` are constant.
+    - `D`: values per image, so that images move by 1/255 per value, in root mean square.
 
     The loss is smaller than the published one by the entropy of the teachers, which is constant. Weight decay draws the
     members' factors towards 1 and their gradient is M times that of this mean over members, as published; both are built into
-    the BatchEnsemble. Defaults are those of the published code; merging by `mean-of-products` is how a later paper describes
-    the method, and a `scaled` bias is what the published code validates with during training.
+    the BatchEnsemble. Defaults are those of the published code; merging by `mean-of-products` of s and r is how a later paper
+    describes the method, and a `scaled` bias is what the published code validates with during training.
 
-    Source: Nam et al. 2022, "Improving ensemble distillation with weight averaging and diversifying perturbation".
+    Source: Nam, Lee, Heo & Lee 2022, "Improving ensemble distillation with weight averaging and diversifying perturbation",
+    as coded, https://arxiv.org/abs/2206.15047.
+
+    Example:
+
+    ```yaml
+    name: averaged
+    teachers: {members: 4, model: wrn-10-1}
+    student: {model: wrn-10-1, method: latent-be}
+    search:
+      space:
+        temperature: {log: [1, 20]}
+        perturb: {choice: [none, tdiv-sdiv]}
+    ```
     """
 
     name = "latent-be"

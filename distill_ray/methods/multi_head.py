@@ -28,13 +28,34 @@ else:
 @METHODS.register("hydra")
 @dataclass(frozen=True, kw_only=True)
 class Hydra(Method):
-    """T² KL(teacher || head), averaged over pairs of teachers and heads. No labels are used.
+    r"""`T² KL(teacher || head)`, averaged over pairs of teachers and heads of one student. No labels are used.
 
-    Heads and teachers are paired in order, the shorter list repeated. The deployed network answers with the mean of its
-    heads' predictions. For regression the divergence is that of two Gaussians, without a temperature, and the heads'
-    mixture is deployed as one Gaussian of its mean and variance.
+    ```math
+    L = \frac{T^2}{P} \sum_{k=0}^{P-1} \mathrm{KL}\big( q_{k \bmod N} \,\big\Vert\, p_{k \bmod M} \big)
+    ```
 
-    Source: Tran et al. 2020 (Hydra), as coded by Ferianc & Rodrigues 2022, without a phase in which the heads are prepared.
+    - `q_n`, `p_m`: softmax at the temperature T of the logits of teacher n of N and of head m of M (`heads`).
+    - P, the number of pairs, is the larger of N and M: heads and teachers are paired in order, the shorter list repeated.
+    - KL is summed over classes and averaged over images.
+
+    Each head has the last `depth` units of the features and the classifier to itself. The deployed network answers with the mean
+    of its heads' predictions. For regression the divergence is that of two Gaussians, without a temperature, and the heads'
+    mixture is deployed as one Gaussian of its mean and variance. The phase of the paper in which the heads are prepared is left
+    out, as in the code of Ferianc & Rodrigues 2022.
+
+    Source: Tran et al. 2020, "Hydra: Preserving ensemble diversity for model distillation", https://arxiv.org/abs/2001.04694.
+
+    Example:
+
+    ```yaml
+    name: many-heads
+    teachers: {members: 5, model: wrn-10-1}
+    student: {model: wrn-10-1, method: hydra, heads: 5}
+    search:
+      space:
+        temperature: {log: [1, 20]}
+        depth: {int: [0, 1]}
+    ```
     """
 
     name = "hydra"
@@ -76,19 +97,42 @@ class Hydra(Method):
 @METHODS.register("hydra+")
 @dataclass(frozen=True, kw_only=True)
 class HydraPlus(Hydra):
-    """The weighted sum of four components, with weights that are free: the paper's are (1 - a), a (1 - b), a b and lambda.
+    r"""`correctness * CE + aggregation * KL of means + individuality * hydra + diversity * likeness of the heads`.
 
-    - correctness: cross-entropy of each head against the labels;
-    - aggregation: T² KL(mean of teachers || mean of heads), at the temperature `mean_temperature`;
-    - individuality: the loss of Hydra, at `temperature`;
-    - diversity: (1 + cosine) / 2 between each row of weights and its mean over the heads, summed over rows, layers and heads,
-      so that its weight depends on the size and number of the heads. It may start at an epoch and grow linearly until another.
+    ```math
+    L = \lambda_1 \frac{1}{M} \sum_m \mathrm{CE}(y, z_m)
+    + \lambda_2 \, T_0^2 \, \mathrm{KL}\Big( \frac{1}{N} \sum_n q_n \,\Big\Vert\, \frac{1}{M} \sum_m p_m \Big)
+    + \lambda_3 L_\mathrm{hydra}
+    + \lambda_4 \sum_{l, m, r} \frac{ 1 + \cos( \bar\theta_{lr}, \theta_{lmr} ) }{2}
+    ```
 
-    Diversity leaves biases out by default, since comparing them as rows of one number, as the published code does
-    (`diversity_bias: separate`), makes gradients that dwarf all others; `diversity_of: layers` is the formula of the paper.
-    Regression has the first three terms for Gaussians, aggregation between the moments of the mixtures.
+    - `z_m`: logits of head m of M, at T = 1; `q_n`, `p_m`: softmax of teacher n of N and of head m at the temperature `T_0`.
+    - `L_hydra`: the loss of `hydra`, at `temperature`.
+    - `θ_lmr`: row r of the weights of layer l in head m, those that lead to one output; it is compared with its
+      mean over the heads, through which gradients flow. The sum, and so its weight, grows with the size and number of the heads.
+    - `λ_1` to `λ_4`, `T_0`: the settings `correctness`, `aggregation`, `individuality`, `diversity` and `mean_temperature`. The
+      paper's weights are (1 - a), a (1 - b), a b and lambda.
 
-    Source: Ferianc & Rodrigues 2022, "Simple regularisation for uncertainty-aware knowledge distillation".
+    `λ_4` may start at epoch `diversity_from` and grow linearly until `diversity_until`. Biases are left out by default:
+    comparing them as rows of one number, as the published code does (`diversity_bias: separate`), makes gradients that dwarf all
+    others. `diversity_of: layers` compares whole layers, the formula of the paper. Regression has the first three terms for
+    Gaussians, aggregation between the moments of the mixtures.
+
+    Source: Ferianc & Rodrigues 2022, "Simple regularisation for uncertainty-aware knowledge distillation",
+    https://arxiv.org/abs/2205.09526.
+
+    Example:
+
+    ```yaml
+    name: diverse-heads
+    teachers: {members: 5, model: wrn-10-1}
+    student: {model: wrn-10-1, method: hydra+, heads: 5}
+    search:
+      space:
+        temperature: {log: [1, 20]}
+        individuality: {uniform: [0.1, 0.9]}
+        diversity: {log: [1.0e-4, 1.0e-1]}
+    ```
     """
 
     name = "hydra+"

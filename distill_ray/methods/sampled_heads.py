@@ -27,11 +27,10 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class SampledHeads(Method):
-    """`(1 - alpha) * cross-entropy + alpha * T² KL(teacher || sample)` over pairs of teachers and samples of the last layer.
+    r"""Students of one head with noise in its last layer, whose samples take the place of heads.
 
-    Samples and teachers are paired in order, as heads are in Hydra. In evaluation the samples are drawn once, layer by layer,
-    and the network answers with their mean prediction; the published code draws anew for every image. For regression both terms
-    are those of `hydra+`.
+    In evaluation the samples are drawn once, layer by layer, and the network answers with their mean prediction; the published
+    code draws anew for every image. For regression the two terms are the correctness and the individuality of `hydra+`.
 
     Source: Ferianc & Rodrigues 2022, as coded.
     """
@@ -85,7 +84,36 @@ class SampledHeads(Method):
 @METHODS.register("drop")
 @dataclass(frozen=True, kw_only=True)
 class DropoutKD(SampledHeads):
-    """Samples by dropout: half of the features of the last layer are left out, in training and in evaluation."""
+    r"""`(1 - alpha) * CE + alpha * T² KL(teacher || sample)` over samples by dropout of half of the last layer's features.
+
+    ```math
+    L = \frac{1 - \alpha}{S} \sum_s \mathrm{CE}(y, z_s) + \frac{\alpha \, T^2}{P} \sum_{k=0}^{P-1}
+    \mathrm{KL}\big( q_{k \bmod N} \,\big\Vert\, p_{k \bmod S} \big)
+    \qquad z_s = W (2 \, d_s \odot f) + b
+    ```
+
+    - `f`: the features of an image, `W`, `b` the last layer, `d_s` a mask of zeros and ones, each with probability one half.
+    - `q_n`, `p_s`: softmax at the temperature T of the logits of teacher n of N and of sample s of S (`samples`); P is the larger
+      of N and S.
+
+    Features are left out in evaluation too: S masks are drawn once, and the deployed network answers with the mean prediction of
+    those S layers, while the published code draws anew for every image. For regression both terms are those of `hydra+`.
+
+    Source: Gal & Ghahramani 2016, "Dropout as a Bayesian approximation", https://arxiv.org/abs/1506.02142, as a student in the
+    code of Ferianc & Rodrigues 2022.
+
+    Example:
+
+    ```yaml
+    name: dropped
+    teachers: {members: 5, model: wrn-10-1}
+    student: {model: wrn-10-1, method: drop, samples: 10}
+    search:
+      space:
+        temperature: {log: [1, 20]}
+        alpha: {uniform: [0.5, 1]}
+    ```
+    """
 
     name = "drop"
 
@@ -98,7 +126,35 @@ class DropoutKD(SampledHeads):
 @METHODS.register("gauss")
 @dataclass(frozen=True, kw_only=True)
 class GaussianKD(SampledHeads):
-    """Samples by a last layer whose weights are Gaussian, drawn towards a standard Gaussian by a divergence."""
+    r"""`drop` with Gaussian weights in the last layer in the place of dropout, drawn towards a standard Gaussian by `prior * KL`.
+
+    ```math
+    L = L_\mathrm{drop}(z_1, \dots, z_S) + \frac{\kappa}{2} \sum_w \big( \sigma_w^2 + \mu_w^2 - 1 - \ln \sigma_w^2 \big)
+    \qquad z_s = W f + b + \varepsilon_s \odot \sqrt{ \sigma_W^2 f^2 + \sigma_b^2 } \quad \varepsilon_s \sim \mathcal{N}(0, 1)
+    ```
+
+    - `f`: the features of an image; `W`, `b`: the means of the last layer's weights and biases, with variances `σ²` of their own
+      that begin at exp(-10).
+    - `L_drop`: the loss of `drop` for S samples of the logits, drawn for each image.
+    - The sum runs over all weights and biases `w` of the layer; it replaces their weight decay. `κ`: the setting `prior`.
+
+    As with `drop`, the deployed network answers with the mean prediction of S layers that are drawn once.
+
+    Source: Kingma, Salimans & Welling 2015, "Variational dropout and the local reparameterization trick",
+    https://arxiv.org/abs/1506.02557, as a student in the code of Ferianc & Rodrigues 2022.
+
+    Example:
+
+    ```yaml
+    name: gaussian
+    teachers: {members: 5, model: wrn-10-1}
+    student: {model: wrn-10-1, method: gauss, samples: 10}
+    search:
+      space:
+        temperature: {log: [1, 20]}
+        prior: {log: [1.0e-5, 1.0e-2]}
+    ```
+    """
 
     name = "gauss"
 

@@ -23,10 +23,44 @@ else:
 @METHODS.register("supervised")
 @dataclass(frozen=True, kw_only=True)
 class Supervised(Method):
-    """Cross-entropy against the labels, mixed ones where the view mixes images; for regression the Gaussian likelihood.
+    r"""`CE(labels, student)`, with mixed labels where the view mixes images; for regression the Gaussian likelihood.
 
-    Where the view shows several versions of each image, as AugMix does, the cross-entropy is that of the first version, and
-    `consistency` times the Jensen-Shannon divergence between the outputs for all versions is added (Hendrycks et al. 2020).
+    ```math
+    L = w \, \mathrm{CE}(y, z) + (1 - w) \, \mathrm{CE}(y_2, z)
+    ```
+
+    - `z`: logits; `y`: the label of an image, `y_2` that of the image mixed with it, `w` the share of the first; w is 1 where
+      nothing is mixed.
+
+    Where the view shows V versions of each image, as AugMix does, the cross-entropy is that of the first, the plain one, and
+    the Jensen-Shannon divergence between the outputs for all versions is added:
+
+    ```math
+    L = \mathrm{CE}(y, z_1) + \lambda \frac{1}{V} \sum_v \mathrm{KL}\Big( p_v \,\Big\Vert\, \frac{1}{V} \sum_u p_u \Big)
+    \qquad p_v = \mathrm{softmax}(z_v)
+    ```
+
+    - `λ`: the setting `consistency`, 12 in the paper.
+
+    For regression the outputs are a mean and a log-variance s, with the loss of a target y
+
+    ```math
+    L = \frac{1}{2} \Big[ s + \frac{ (y - \mu)^2 }{ e^s } \Big]
+    ```
+
+    Source: Zhang et al. 2018 (mixup), https://arxiv.org/abs/1710.09412; Yun et al. 2019 (CutMix),
+    https://arxiv.org/abs/1905.04899; Hendrycks et al. 2020 (AugMix), https://arxiv.org/abs/1912.02781.
+
+    Example:
+
+    ```yaml
+    name: mixed
+    teachers: {members: 3, model: wrn-10-1, augment: cutmix}
+    student: {model: wrn-10-1, method: supervised, augment: cutmix}
+    search:
+      space:
+        lr: {log: [0.01, 0.3]}
+    ```
     """
 
     name = "supervised"

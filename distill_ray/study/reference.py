@@ -53,6 +53,22 @@ without being told.
 """
 
 
+_MADE = "<!-- Made by `distill-ray schema --methods docs/methods`; edit the docstrings of the methods, not these pages. -->"
+
+_METHODS = f"""\
+# Methods
+
+{_MADE}
+
+What `method` names in a study file: what a student learns from, how it is shaped, and what is deployed. T is the temperature.
+Every setting can be searched, and the method itself: `method: {{choice: [kd, latent-be]}}`. A method of your own:
+[extending](../extending.md).
+
+| method | minimises | source |
+|---|---|---|
+"""
+
+
 def study_file_page() -> str:
     """`docs/study-file.md`: every section, field by field."""
     recipe = schema.recipe_entries()
@@ -74,7 +90,7 @@ def study_file_page() -> str:
             parts.append(_SPACE)
     parts.append(
         "## Settings of a recipe\n\nWhat teachers, the student and baselines are trained with. The settings of a method stand "
-        "beside these; [methods](methods.md) has them.\n\n" + "\n".join(_table(common.entries)) + "\n"
+        "beside these; [methods](methods/README.md) has them.\n\n" + "\n".join(_table(common.entries)) + "\n"
     )
     parts.append("## Views\n\nWhat `augment` names: how training images are presented, to teachers and student alike.\n")
     for name in sorted(VIEWS):
@@ -83,19 +99,26 @@ def study_file_page() -> str:
     return "\n".join(parts)
 
 
-def methods_page() -> str:
-    """`docs/methods.md`: every method with its formula, its source and its settings."""
-    parts = [
-        "# Methods\n\n<!-- Made by `distill-ray schema --methods`; edit the docstrings of the methods, not this page. -->\n\n"
-        "What `method` names in a study file: what a student learns from, how it is shaped, and what is deployed. T is the "
-        "temperature. Every setting can be searched.\n"
-    ]
+def method_pages() -> dict[str, str]:
+    """`docs/methods/`, by file name: an index, and each method with its formula, its source and its settings."""
+    pages = {"README.md": _METHODS}
     for name in sorted(METHODS):
-        method = METHODS[name]
-        teachers = "Learns from teachers." if method.needs_teachers else "Needs no teachers."
+        method, (brief, source) = METHODS[name], method_in_brief(name)
+        pages["README.md"] += f"| [{name}]({name}.md) | {_cell(brief)} | {_cell(source)} |\n"
+        about, _, example = (inspect.getdoc(method) or "").partition("\n\nExample:\n\n")
         entries = tuple(Entry.of(field) for field in setting_fields(method).values())
-        parts += [f"## {name}\n", f"{inspect.getdoc(method)}\n", f"{teachers}\n", "\n".join(_table(entries)), ""]
-    return "\n".join(parts)
+        teachers = "Learns from teachers" if method.needs_teachers else "Needs no teachers"
+        parts = [f"# {name}", _MADE, about, f"{teachers}; for {' and '.join(method.tasks)}. [All methods](README.md)"]
+        parts += ["## Settings", "\n".join(_table(entries))] if entries else []
+        parts += ["## Example", example] if example else []
+        pages[f"{name}.md"] = "\n\n".join(parts) + "\n"
+    return pages
+
+
+def method_in_brief(name: str) -> tuple[str, str]:
+    """The first paragraph of a method's docstring, and what its paragraph `Source:` says, or nothing."""
+    first, *others = paragraphs(METHODS[name]).split("\n\n")
+    return first, next((text.removeprefix("Source: ") for text in others if text.startswith("Source: ")), "")
 
 
 def _without(section: Section, recipe: Iterable[str]) -> Section:
@@ -117,5 +140,8 @@ def _table(entries: Iterable[Entry]) -> Iterator[str]:
 
 
 def _line(name: str, *cells: str) -> str:
-    texts = [cell.replace("|", "\\|") for cell in cells]
-    return f"| `{name}` | {' | '.join(texts)} |"
+    return f"| `{name}` | {' | '.join(map(_cell, cells))} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

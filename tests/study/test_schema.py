@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from distill_ray.study.schema import study_schema
 from distill_ray.study.sections import DataSection, Resources
 
 ROOT = Path(__file__).parents[2]
+METHOD_PAGES = ROOT / "docs" / "methods"
 FILES = sorted([*(ROOT / "studies").rglob("*.yaml"), ROOT / "tests" / "stages" / "tiny.yaml"])
 
 
@@ -127,20 +129,32 @@ def test_spaces_are_accepted_by_both(validator: Draft202012Validator, load: Call
     load(json.dumps(study))
 
 
-@pytest.mark.parametrize(
-    ("page", "made", "option"),
-    [
-        ("study-file.md", reference.study_file_page, "--markdown"),
-        ("methods.md", reference.methods_page, "--methods"),
-    ],
-)
-def test_the_pages_are_those_that_the_code_makes(page: str, made: Callable[[], str], option: str) -> None:
-    command = f"uv run distill-ray schema {option} > docs/{page}"
-    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == made(), f"out of date; run: {command}"
+def test_the_page_of_the_study_file_is_the_one_that_the_code_makes(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "study-file.md").read_text(encoding="utf-8")
+    assert page == reference.study_file_page(), "out of date; run: uv run distill-ray schema --markdown > docs/study-file.md"
+    assert main(["schema", "--markdown"]) == 0
+    assert capsys.readouterr().out == page
 
 
-def test_the_command_prints_schema_and_pages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_pages_of_the_methods_are_those_that_the_code_makes(tmp_path: Path) -> None:
+    folder = tmp_path / "methods"
+    assert main(["schema", "--methods", str(folder)]) == 0
+    made, kept = ({file.name: file.read_text("utf-8") for file in pages.iterdir()} for pages in (folder, METHOD_PAGES))
+    assert made.keys() == {"README.md", *(f"{name}.md" for name in METHODS)}
+    assert kept == made, "out of date; run: uv run distill-ray schema --methods docs/methods"
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_the_page_of_a_method_has_its_formula_its_source_and_a_study_that_reads(name: str, load: Callable[..., Study]) -> None:
+    page = (METHOD_PAGES / f"{name}.md").read_text("utf-8")
+    assert "```math\n" in page
+    assert re.search(r"^Source: .*\b(19|20)\d\d\b", page, flags=re.MULTILINE)
+    (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    study = load(example)
+    assert study.student.method.name == name
+    assert study.search.space.dimensions
+
+
+def test_the_command_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == study_schema()
-    assert main(["schema", "--methods"]) == 0
-    assert capsys.readouterr().out == reference.methods_page()
