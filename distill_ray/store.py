@@ -33,6 +33,9 @@ from distill_ray.errors import DamagedError, RequestError, StoreError
 
 MANIFEST = "manifest.json"
 
+DAMAGED = ".damaged-"
+"""What follows the name of a file that was set aside, before some digits."""
+
 
 def shown(uri: str) -> str:
     """A store's address as it may be printed: without user, password and what follows a question mark."""
@@ -273,7 +276,7 @@ class Store:
         """Move a damaged file out of the way, to be looked at, under a name that no reader asks for."""
         content = self.read(path)
         if content is not None:
-            self.write(f"{path}.damaged-{secrets.token_hex(4)}", content)
+            self.write(f"{path}{DAMAGED}{secrets.token_hex(4)}", content)
             self.delete(path)
 
     @contextmanager

@@ -16,9 +16,9 @@ from distill_ray.records import find_job, job_key, log_path
 from distill_ray.stages.driver import is_running
 from distill_ray.stages.history import journal_path
 from distill_ray.stages.journal import journal
-from distill_ray.stages.references import referenced
+from distill_ray.stages.references import is_list, referenced
 from distill_ray.stages.signals import IN_USE, ROOT
-from distill_ray.store import MANIFEST, Store
+from distill_ray.store import DAMAGED, MANIFEST, Store
 
 CHECKPOINTS = "checkpoints of finished jobs"
 PRUNED = "checkpoints of pruned trials"
@@ -141,8 +141,9 @@ def _strays(store: Store, files: list[tuple[str, int, float]], now: float, *, wr
         folder, name = path.split("/")[0], posixpath.basename(path)
         partial = (name.startswith(".") and folder in _FOLDERS) or path.startswith(("probe-", ".mlflow.db."))
         unnamed = folder == "jobs" and name != MANIFEST and path not in named and not writing
-        if folder in _FOLDERS and ".damaged-" in name:
-            yield Garbage(path, size, SET_ASIDE)
+        if folder in _FOLDERS and DAMAGED in name:
+            if not is_list(path):  # a list's being there says that not all of its study's jobs are known
+                yield Garbage(path, size, SET_ASIDE)
         elif now - changed > JUST_WRITTEN and (partial or unnamed):
             yield Garbage(path, size, LEFT)
 

@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import optuna
+from optuna.trial import TrialState
 
 from distill_ray.errors import RunError
 from distill_ray.events import Observer, Observers, Run, stage
@@ -28,7 +29,7 @@ from distill_ray.stages.screen import (
     screening_sharing,
     screenings,
 )
-from distill_ray.stages.sharing import confirm_sharing
+from distill_ray.stages.sharing import confirm_sharing, trial_sharing
 from distill_ray.stages.warm_start import warm_start
 from distill_ray.store import Store
 from distill_ray.study import Study
@@ -108,6 +109,7 @@ def _search(around: Surroundings, teachers: Sequence[str]) -> optuna.Study:
         if not is_over(history, study.search):
             warm_start(history, study, around.store, around.search_storage)
         tell_of_trials(study, around.data, teachers, history, around.store, around.observer)
+        _train_lost(around, teachers, history)
         if not is_over(history, study.search):
             from distill_ray.stages.search import run_search
 
@@ -135,6 +137,19 @@ def tell_of_trials(
         )
 
 
+def _train_lost(around: Surroundings, teachers: Sequence[str], history: optuna.Study) -> None:
+    """Train trials again whose record was damaged and set aside. Those of another store, or tidied away, have no place here."""
+    finished = [trial for trial in counted(history) if trial.state == TrialState.COMPLETE]
+    places = set(around.store.names("jobs")) if finished else set()
+    runs = [trial_run(around.study, around.data, teachers, trial.number, trial.params) for trial in finished]
+    _train(
+        around,
+        [run for run in runs if run.job.id in places],
+        resources=replace(around.resources, sharing=trial_sharing(around.study)),
+        observer=Observers(()),
+    )
+
+
 def _confirm(around: Surroundings, teachers: Sequence[str], history: optuna.Study) -> None:
     found = best_recipes(around.study, history, around.study.confirm.top)
     if not found:
@@ -145,7 +160,14 @@ def _confirm(around: Surroundings, teachers: Sequence[str], history: optuna.Stud
         _train(around, teacher_runs(around.study, around.data), read_test=True, observer=Observers(()))
 
 
-def _train(around: Surroundings, runs: Sequence[Run], *, read_test: bool = False, observer: Observer | None = None) -> None:
+def _train(
+    around: Surroundings,
+    runs: Sequence[Run],
+    *,
+    read_test: bool = False,
+    resources: WorkerResources | None = None,
+    observer: Observer | None = None,
+) -> None:
     observer = observer or around.observer
     missing = []
     for run in runs:
@@ -165,7 +187,7 @@ def _train(around: Surroundings, runs: Sequence[Run], *, read_test: bool = False
             around.cluster,
             around.store,
             [run for run in missing if run is first[run.job.id]],
-            around.resources,
+            resources or around.resources,
             observer,
             read_test=read_test,
             retries=around.study.search.retries,

@@ -7,7 +7,8 @@ import posixpath
 from collections.abc import Callable, Iterable
 
 from distill_ray.events import Measurement, Metrics, Run, State
-from distill_ray.store import Store
+from distill_ray.stages.resolve import CONFIRM
+from distill_ray.store import DAMAGED, Store
 from distill_ray.study import Study
 
 _PREFIX = "jobs-"
@@ -23,9 +24,9 @@ class References:
         self._store = store
         self._folder = posixpath.join("studies", study.name)
         self._name = f"{_PREFIX}{study.digest}"
-        lists = [each for each in store.names(self._folder) if each.startswith(self._name)]
-        self._known = set().union(*(_jobs(store, posixpath.join(self._folder, each)) for each in lists))
-        self._lists = len(lists)
+        lists = _lists(store, self._folder, self._name)
+        self._known = set().union(*(_jobs(store, path) or set() for path in lists))
+        self._lists = 1 + max((_number(path) for path in lists + _damaged(store, self._folder, self._name)), default=-1)
         self._new: list[str] = []
         self._written = 0
 
@@ -38,6 +39,9 @@ class References:
 
     def stage_ended(self, stage: str) -> None:
         self._write()
+        if stage == CONFIRM:  # every job has been named by now, those of damaged lists among them
+            for path in _damaged(self._store, self._folder, self._name):
+                self._store.delete(path)
 
     def _add(self, job_id: str) -> None:
         if job_id not in self._known:
@@ -66,15 +70,37 @@ class References:
 
 
 def referenced(store: Store, name: str) -> set[str] | None:
-    """The jobs that study `name` refers to, in any version of its file; None when the store does not say."""
+    """The jobs that study `name` refers to, in any version of its file.
+
+    None when the store does not say, or not any more: a list that was damaged is known again when the study has been run again.
+    """
     folder = posixpath.join("studies", name)
-    lists = [posixpath.join(folder, each) for each in store.names(folder) if each.startswith(_PREFIX)]
-    return set().union(*(_jobs(store, path) for path in lists)) if lists else None
+    found = [_jobs(store, path) for path in _lists(store, folder, _PREFIX)]
+    known = [jobs for jobs in found if jobs is not None]
+    return set().union(*known) if known and not _damaged(store, folder, _PREFIX) else None
 
 
-def _jobs(store: Store, path: str) -> set[str]:
+def is_list(path: str) -> bool:
+    """Whether a file of the store is such a list, or was one."""
+    folder, _, name = path.rpartition("/")
+    return posixpath.dirname(folder) == "studies" and name.startswith(_PREFIX)
+
+
+def _lists(store: Store, folder: str, prefix: str) -> list[str]:
+    return [posixpath.join(folder, name) for name in store.names(folder) if name.startswith(prefix) and name.endswith(".json")]
+
+
+def _damaged(store: Store, folder: str, prefix: str) -> list[str]:
+    return [posixpath.join(folder, name) for name in store.names(folder) if name.startswith(prefix) and DAMAGED in name]
+
+
+def _number(path: str) -> int:
+    return int(posixpath.basename(path).partition(".")[0].rpartition("-")[2])
+
+
+def _jobs(store: Store, path: str) -> set[str] | None:
     try:
         return set(map(str, json.loads(store.read(path) or b"[]")))
-    except ValueError:
+    except (ValueError, TypeError):
         store.set_aside(path)
-        return set()
+        return None

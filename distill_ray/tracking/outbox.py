@@ -33,6 +33,7 @@ MANY = 20
 """Runs that may wait. When more do, because jobs end faster than that, it rests less in proportion."""
 
 LONGEST_WAIT = 30.0
+"""Seconds that news waits at most; the first write takes seconds, since it loads MLflow, and would be rested from for minutes."""
 
 BEFORE_FIRST = 10.0
 """How many intervals pass before the first write, which loads MLflow and may make its database: seconds of computing that
@@ -128,8 +129,8 @@ class Outbox:
             if failures:
                 self._say("works again, and has what was kept for it")
             self._away = False
-            rest = REST * min(1.0, MANY / max(size, 1))
-            wait, failures = max(self.interval, rest * (time.monotonic() - began)), 0
+            rest = REST * min(1.0, MANY / max(size, 1)) * (time.monotonic() - began)
+            wait, failures = min(max(self.interval, rest), LONGEST_WAIT), 0
             with self._changed:
                 if closing and not self._pending:
                     return

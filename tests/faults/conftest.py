@@ -220,3 +220,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Steady:
     study = Steady(Path(os.environ.get("DISTILL_RAY_UNDISTURBED") or tmp_path_factory.mktemp("undisturbed") / "store"))
     study.finish()
     return study
+
+
+@pytest.fixture(scope="session")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> Steady:
+    """The study with 100 epochs a job, so that it takes some minutes, as it is when nothing happens to it."""
+    options = ("--set", "teachers.epochs=100", "--set", "student.epochs=100")
+    study = Steady(tmp_path_factory.mktemp("longer") / "store", options)
+    study.finish()
+    return study

@@ -14,7 +14,7 @@ def test_a_node_killed_and_another_one_joining(steady: Any, undisturbed: Any, ma
     study.environment = machines.environment
     lost, _ = [machines.start("--address", machines.address, *JOINING) for _ in range(2)]
     with study.running() as driver:
-        driver.wait_for("[search] trial 1")
+        driver.wait_for("[search] trial 001")
         before = driver.until_training(1)
         assert machines.kill(lost) > 2
         machines.start("--address", machines.address, *JOINING)
@@ -29,7 +29,7 @@ def test_the_head_killed_started_again_and_the_study_with_it(steady: Any, undist
     study.environment = machines.environment
     node = machines.start("--address", machines.address, *JOINING)
     with study.running() as driver:
-        driver.wait_for("[search] trial 0")
+        driver.wait_for("[search] trial 000")
         before = driver.until_training(1)
         machines.kill(machines.nodes[0])
         machines.kill(node)

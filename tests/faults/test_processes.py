@@ -31,7 +31,7 @@ def test_workers_killed_while_they_train(steady: Any, undisturbed: Any) -> None:
     study = steady()
     with study.running() as driver:
         before = driver.kill_worker("_job")
-        driver.wait_for("[search] trial 0")
+        driver.wait_for("[search] trial 000")
         before |= driver.kill_worker("Trainable")
         assert driver.ended() == 0, "".join(study.printed)
     study.goes_on_from(before)
@@ -72,7 +72,7 @@ def test_the_driver_killed_in_every_stage(steady: Any, undisturbed: Any) -> None
 
     killed("teach", lambda driver: driver.until_training())
     killed("screen", lambda driver: driver.wait_for("[screen 1/"))
-    killed("search", lambda driver: (driver.wait_for("[search] trial 0"), driver.until_training()))
+    killed("search", lambda driver: (driver.wait_for("[search] trial 000"), driver.until_training()))
     abandoned = [trial for trial in study.trials() if trial.state == TrialState.RUNNING]
     assert abandoned
     killed("confirm", lambda driver: (driver.wait_for("[confirm] "), driver.until_training()))
@@ -97,7 +97,7 @@ def test_told_to_end(name: str, steady: Any, undisturbed: Any) -> None:
     """As spot machines are, seconds before they are taken away: the study goes on from its last checkpoints."""
     study = steady()
     with study.running() as driver:
-        driver.wait_for("[search] trial 0")
+        driver.wait_for("[search] trial 000")
         before = driver.until_training()
         driver.process.send_signal(getattr(signal, name))
         began = time.monotonic()

@@ -38,13 +38,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_the_disk_full_and_then_freed(steady: Any, undisturbed: Any, disk: Path) -> None:
     study = steady(store=disk / "store")
     with study.running() as driver:
-        driver.wait_for("[search] trial 0")
+        driver.wait_for("[search] trial 000")
         before = driver.until_training(1)
-        with (disk / "ballast").open("wb") as ballast:
+        with (disk / "ballast").open("wb", buffering=0) as ballast:
             while True:
                 try:
                     ballast.write(b"0" * 4096)
-                    ballast.flush()
                 except OSError:
                     break
         assert driver.ended() == 1, "".join(study.printed)
@@ -125,10 +124,10 @@ def test_a_clock_that_goes_back_and_forth(steady: Any, undisturbed: Any, tmp_pat
     study.environment = os.environ | {"PYTHONPATH": str(tmp_path), "TEST_CLOCK": str(clock)}
     began = time.monotonic()
     with study.running() as driver:
-        driver.wait_for("[search] trial 0")
+        driver.wait_for("[search] trial 000")
         driver.until_training(1)
         clock.write_text("-86400")
-        driver.wait_for("[search] trial 2")
+        driver.wait_for("[search] trial 002")
         clock.write_text("86400")
         assert driver.ended() == 0, "".join(study.printed)
     times = [record["time"] for records in study.epochs().values() for record in records]
@@ -178,29 +177,33 @@ def mlflow_server(tmp_path: Path) -> Iterator[Callable[[], tuple[str, subprocess
         stop(process)
 
 
+def away_for_a_minute(driver: Any, server: subprocess.Popen[bytes], start: Any) -> subprocess.Popen[bytes]:
+    """Kill MLflow's server before anything was written, and start it again a minute after the study has noticed."""
+    driver.wait_for("[teach] teacher 0")
+    stop(server)
+    driver.wait_for("what is to be written is kept until it works")
+    time.sleep(60)
+    _, server = start()
+    return server
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
     subprocess.run(["kill", "-KILL", "--", f"-{process.pid}"], check=False, stderr=subprocess.DEVNULL)
     process.wait()
 
 
-def test_mlflow_away_for_a_minute_then_for_good_and_synchronised_later(
-    steady: Any, undisturbed: Any, mlflow_server: Any, tmp_path: Path
-) -> None:
+def test_mlflow_away_for_a_minute_then_for_good_and_synchronised_later(steady: Any, longer: Any, mlflow_server: Any) -> None:
     """The study ends well without it; `sync` then sends what is missing, and a second time nothing."""
     uri, process = mlflow_server()
-    study = steady("--tracking-uri", uri)
+    study = steady(*longer.options, "--tracking-uri", uri)
     with study.running() as driver:
-        driver.wait_for("[teach] teacher 0")
-        stop(process)
-        driver.until_training(1)
-        time.sleep(60)
-        _, process = mlflow_server()
+        process = away_for_a_minute(driver, process, mlflow_server)
         driver.wait_for("works again")
-        assert not recorded(uri) or "teach" in {run.data.tags["stage"] for run in recorded(uri)}
-        if driver.process.poll() is None:
-            stop(process)
+        assert "teach" in {run.data.tags["stage"] for run in recorded(uri)}
+        assert driver.process.poll() is None, "the study was over too soon"
+        stop(process)
         assert driver.ended() == 0, "".join(study.printed)
-    assert study.results() == undisturbed.results()
+    assert study.results() == longer.results()
     stop(process)
     mlflow_server()
     where = ["--store", str(study.store), "--tracking-uri", uri]
@@ -216,29 +219,26 @@ def test_mlflow_away_for_a_minute_then_for_good_and_synchronised_later(
         points = {run.info.run_id: points_of(uri, run) for run in runs}
         for run in runs:
             if run.data.tags["stage"] in ("teach", "confirm"):
-                assert [step for step, _ in points[run.info.run_id]] == list(range(1, 9))
+                assert [step for step, _ in points[run.info.run_id]] == list(range(1, 101))
         assert before in ({}, points)
         before = points
     assert "hidden" not in "".join(study.printed)
 
 
-def test_mlflow_away_for_a_minute_and_back(steady: Any, undisturbed: Any, mlflow_server: Any) -> None:
+def test_mlflow_away_for_a_minute_and_back(steady: Any, longer: Any, mlflow_server: Any) -> None:
     """The study itself brings MLflow up to date."""
     uri, process = mlflow_server()
-    study = steady("--tracking-uri", uri)
+    study = steady(*longer.options, "--tracking-uri", uri)
     with study.running() as driver:
-        driver.wait_for("[teach] teacher 0")
-        stop(process)
-        driver.until_training(1)
-        time.sleep(60)
-        mlflow_server()
+        away_for_a_minute(driver, process, mlflow_server)
         assert driver.ended() == 0, "".join(study.printed)
-    assert study.results() == undisturbed.results()
+    assert "works again" in "".join(study.printed)
+    assert study.results() == longer.results()
     runs = recorded(uri)
     assert Counter(run.data.tags["stage"] for run in runs) == STAGES
     for run in runs:
         if run.data.tags["stage"] in ("teach", "confirm"):
-            assert [step for step, _ in points_of(uri, run)] == list(range(1, 9))
+            assert [step for step, _ in points_of(uri, run)] == list(range(1, 101))
 
 
 def recorded(uri: str) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import time
@@ -123,6 +124,29 @@ def test_a_study_writes_down_its_jobs_before_they_train(store: Store, finished_s
     again.past(runs[1], "finished", lambda: [], {}, "")
     again.stage_ended("teach")
     assert referenced(store, study.name) == {run.job.id for run in runs}
+
+
+def test_a_damaged_list_is_known_to_be_missing_until_the_study_has_run_again(store: Store, finished_study: Any) -> None:
+    study = load_study(finished_study.file)
+    runs = teacher_runs(study, data_of(study))
+    folder = f"studies/{study.name}"
+    for name in store.names(folder):
+        if name.startswith("jobs-"):
+            store.delete(f"{folder}/{name}")
+    for number, run in enumerate(runs):
+        store.write(f"{folder}/jobs-{study.digest}-{number}.json", json.dumps([run.job.id]).encode())
+    store.write(f"{folder}/jobs-{study.digest}-0.json", b"\xff")
+    assert referenced(store, study.name) is None
+    for path in reasons(store):
+        store.delete(path)
+    with pytest.raises(RequestError, match="does not say which jobs are its own"):
+        garbage(store, unreferenced=True)
+    again = References(study, store)
+    for run in runs:
+        again.past(run, "finished", lambda: [], {}, "")
+    again.stage_ended("confirm")
+    assert referenced(store, study.name) == {run.job.id for run in runs}
+    assert not [name for name in store.names(folder) if "damaged" in name]
 
 
 def test_the_command_shows_first_and_removes_when_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
 from distill_ray.data import load_images, open_source
-from distill_ray.records import find_job
+from distill_ray.records import EPOCHS, WEIGHTS, find_job
 from distill_ray.stages.resolve import data_of, teacher_runs
 from distill_ray.stages.screen import found_metrics, screenings
 from distill_ray.store import Store
@@ -154,12 +154,19 @@ def test_running_it_again_trains_nothing_and_doubles_nothing(finished: Finished)
 
 
 def test_more_trials_keep_those_there_are(finished: Finished) -> None:
-    before = job_folders(finished.store)
+    """And one whose record was damaged is trained again, to the same bytes."""
+    before, store = job_folders(finished.store), Store(str(finished.store))
+    damaged = next(trial for trial in finished.search().trials if trial.state == TrialState.COMPLETE).user_attrs["job_id"]
+    record = find_job(store, damaged).record
+    store.write(record.files[EPOCHS]["path"], b"x" * record.files[EPOCHS]["bytes"])
     more = command("run", str(STUDY), "--store", str(finished.store), "--set", "search.trials=5", "--set", "confirm.seeds=1")
     assert more.returncode == 0, more.stdout + more.stderr
     trials = finished.search().trials
     assert len(trials) == 5
-    assert before <= job_folders(finished.store)
+    assert {name for name in before if damaged not in name} <= job_folders(finished.store)
+    again = find_job(store, damaged)
+    assert again is not None and again.record.files[WEIGHTS]["sha256"] == record.files[WEIGHTS]["sha256"]
+    assert "now" in more.stdout and "Traceback" not in more.stdout
 
 
 @pytest.mark.parametrize(
