@@ -84,7 +84,7 @@ class Study:
         found = collect(
             self.definition,
             data_of(self.definition),
-            Store.open(store),
+            Store.open(store, make=False),
             search_storage=search_storage,
             tracking_uri=tracking_uri or "",
         )
@@ -102,7 +102,7 @@ class Study:
         from distill_ray.store import Store
 
         found = self.results(store=store, search_storage=search_storage).collected
-        return export_champion(found, Store.open(store), data_of(self.definition), Path(folder), format=format)
+        return export_champion(found, Store.open(store, make=False), data_of(self.definition), Path(folder), format=format)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -42,6 +42,7 @@ class JobRecord:
 
     @property
     def job(self) -> Job:
+        """What was trained."""
         return Job.from_dict(self.record.info["job"])
 
     @property
@@ -60,7 +61,7 @@ class JobRecord:
         return dict(self.record.info["metrics"])
 
     def epochs(self) -> list[dict[str, float]]:
-        """One record of metrics per epoch, in order."""
+        """One record of metrics per epoch, in order. Raises `DamagedError` as `Record.read` does."""
         rows = pq.read_table(io.BytesIO(self.record.read(EPOCHS))).to_pylist()
         return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
@@ -71,7 +72,7 @@ class JobRecord:
         return {name.removeprefix("members/"): value for name, value in last.items() if name.startswith("members/")}
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights of the deployed network."""
+        """The tensors of the deployed network by name. Raises `DamagedError` as `Record.read` does."""
         from safetensors.torch import load
 
         return load(self.record.read(WEIGHTS))
@@ -82,7 +83,10 @@ class JobRecord:
         return self._evaluation("test") is not None
 
     def predictions(self, split: Literal["validation", "test"]) -> Predictions | None:
-        """The predictions on a split; None while the test split has not been read with this job."""
+        """The predictions on a split; None while the test split has not been read with this job.
+
+        Raises `DamagedError` as `Record.read` does.
+        """
         record = self.record if split == "validation" else self._evaluation(split)
         if record is None:
             return None

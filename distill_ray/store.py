@@ -117,18 +117,30 @@ class Store:
     uri: str
 
     @classmethod
-    def open(cls, uri: str) -> Store:
-        """The store at `uri`, made if need be. Raises `RequestError` when it cannot be reached or written."""
+    def open(cls, uri: str, *, make: bool = True) -> Store:
+        """The store at `uri`, made if need be. Raises `RequestError` when it cannot be reached or written.
+
+        Without `make` it is only read: nothing is made or written, and one that is not there is a `RequestError` too.
+        """
         probe = f"probe-{secrets.token_hex(4)}"
         try:
             folder = fs.FileSystem.from_uri(uri)[1] if uri.startswith("file://") else uri
             store = cls(folder if "://" in folder else str(Path(folder).expanduser().absolute()))
-            store._write(probe, b"distill_ray", durable=False)
-            store.delete(probe)
+            if make:
+                store._write(probe, b"distill_ray", durable=False)
+                store.delete(probe)
+            elif not store._exists():
+                raise RequestError(f"store {store.shown}: there is none; running a study makes it, --store names another")
         except (OSError, ValueError) as error:
             reason = str(error).replace(uri, shown(uri))
-            raise RequestError(f"store {shown(uri)}: cannot be written ({reason}); choose another with --store") from None
+            wanted = "written" if make else "read"
+            raise RequestError(f"store {shown(uri)}: cannot be {wanted} ({reason}); choose another with --store") from None
         return store
+
+    def _exists(self) -> bool:
+        if self.is_local:
+            return Path(self.uri).is_dir()
+        return bool(self._files.get_file_info("").type != fs.FileType.NotFound)
 
     @property
     def shown(self) -> str:
@@ -152,7 +164,7 @@ class Store:
         return Store, (self.uri,)
 
     def local_path(self, path: str) -> Path:
-        """Where `path` lies on this machine's disk, its folder made; only for a local store."""
+        """Where `path` lies on this machine's disk, its folder made. Raises `RequestError` for a store that is elsewhere."""
         if not self.is_local:
             raise RequestError(f"store {self.shown}: {path} must lie on a local disk")
         local = Path(self.uri, path)
@@ -160,7 +172,10 @@ class Store:
         return local
 
     def put(self, key: str, files: Mapping[str, bytes], info: Mapping[str, Any]) -> Record:
-        """Write a record: first the files, each attempt in a folder of its own, then the manifest that makes them count."""
+        """Write a record: first the files, each attempt in a folder of its own, then the manifest that makes them count.
+
+        Raises `StoreError` as `write` does; what had been written by then counts for nothing.
+        """
         attempt = posixpath.join(key, secrets.token_hex(4))
         entries = {}
         for name, content in files.items():
@@ -281,7 +296,7 @@ class Store:
 
     @contextmanager
     def explained(self, path: str) -> Iterator[None]:
-        """Turns what the file system has against `path` into a `StoreError` that says what to do."""
+        """A context that raises what the file system has against `path` as a `StoreError` that says what to do."""
         try:
             yield
         except OSError as error:

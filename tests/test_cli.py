@@ -75,6 +75,8 @@ def test_a_wrong_study_is_exit_code_2_and_only_its_problems(capsys: pytest.Captu
         (["run", "x.yaml", "--stroe", "y"], "No such option"),
         (["validate", "no-such-study.yaml"], "no-such-study.yaml: cannot read the study file: no such file or directory"),
         (["ui", "--store", "no-such-store"], "run a study first, or name its --store"),
+        (["logs", "3f2ab", "--store", "no-such-store"], "no-such-store: there is none; running a study makes it"),
+        (["gc", "--store", "no-such-store"], "no-such-store: there is none; running a study makes it"),
         (["ui", "--tracking-uri", "http://host:5000"], "http://host:5000 is an MLflow server already"),
     ],
 )
@@ -83,6 +85,21 @@ def test_wrong_commands_are_exit_code_2(arguments: list[str], message: str, caps
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
+
+
+def test_looking_at_a_study_that_was_never_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("status", "report", "compare"):
+        assert main([command, QUICKSTART]) == 2
+        assert f"store {tmp_path}/distill-ray-store: there is none" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "distill-ray-store").mkdir()
+    assert main(["status", QUICKSTART]) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"quickstart: not begun in {tmp_path}/distill-ray-store"
+    assert main(["report", QUICKSTART]) == 0
+    assert capsys.readouterr().out == "quickstart: no results yet in ./distill-ray-store\n"
 
 
 @pytest.fixture

@@ -184,6 +184,17 @@ def test_opening_leaves_nothing_behind(store: Store) -> None:
     assert store.names("") == []
 
 
+@pytest.mark.parametrize("place", ["local", "mock"])
+def test_a_store_that_is_only_read_is_not_made(tmp_path: Path, place: str) -> None:
+    uri = str(tmp_path / "store") if place == "local" else "mock:///bucket/never"
+    for _ in range(2):
+        with pytest.raises(RequestError, match=r"/(store|never): there is none; running a study makes it"):
+            Store.open(uri, make=False)
+    assert not list(tmp_path.iterdir())
+    if place == "local":
+        assert Store.open(uri) == Store.open(uri, make=False)
+
+
 def test_paths_on_disk_are_for_local_stores(tmp_path: Path) -> None:
     path = Store.open(str(tmp_path)).local_path("studies/quickstart/search.journal")
     assert path == tmp_path / "studies" / "quickstart" / "search.journal"

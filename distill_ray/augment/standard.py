@@ -56,7 +56,7 @@ def check_padding(padding: int | None, height: int, width: int) -> None:
 
 
 def plain(images: Tensor, source: BatchSource) -> tuple[Part, ...]:
-    """One part of uint8 images with their own labels."""
+    """One part of uint8 images (B, C, H, W) with their own labels; its images are in [0, 1]."""
     return (Part(geometry.unit(images), source.labels()),)
 
 

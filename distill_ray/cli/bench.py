@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 @click.option("--reference", is_flag=True, help="Also time a plain loop as published repositories write it.")
 @options.verbose(expose_value=False)
 def bench(study: str, overrides: tuple[str, ...], store: str, as_machine: bool, reference: bool) -> None:
-    """Measure what a student's training costs on this machine, alone, with live teachers and with stored answers.
+    """Measure what training a student costs on this machine.
 
-    Everything is timed in turn, a few steps at a time; nothing is trained. The store keeps what was measured, and `plan` counts
-    with it from then on.
+    It is trained alone, with live teachers and with stored answers, a few steps at a time in turn, and nothing is kept of it.
+    The store keeps what was measured, and `plan` counts with it from then on.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ from distill_ray.cli import options
 
 @click.group()
 def data() -> None:
-    """Data sets."""
+    """Bring published data sets and image folders into Parquet."""
 
 
 @data.command("import")

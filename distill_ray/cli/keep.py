@@ -12,9 +12,9 @@ from distill_ray.cli import options
 @options.places
 @options.verbose(expose_value=False)
 def sync(study: str, overrides: tuple[str, ...], store: str, tracking_uri: str | None, search_storage: str | None) -> None:
-    """Send to MLflow what it does not have of a study, once; nothing is trained.
+    """Send to MLflow what it does not have of a study.
 
-    For a study that went on while MLflow was away, or to record it in another MLflow.
+    Nothing is trained. For a study that went on while MLflow was away, or to record it in another MLflow.
     """
     loaded = options.load(study, overrides)
     from distill_ray.stages.run import Places
@@ -43,10 +43,10 @@ def gc(
     unreferenced: bool,
     yes: bool,
 ) -> None:
-    """Show what a store holds that no study needs, of one study or of all, and remove it with --yes.
+    """Show what a store holds that no study needs.
 
-    Checkpoints of finished and pruned jobs, signals of teachers, files set aside as damaged, leftovers of killed writes; never
-    what a running or finished study needs.
+    Checkpoints of finished and pruned jobs, signals of teachers, files set aside as damaged, leftovers of killed writes, of
+    one study or of all; never what a running or finished study needs. --yes removes it.
 
     \b
     Examples:
@@ -58,7 +58,7 @@ def gc(
     from distill_ray.stages.housekeeping import garbage, remove
     from distill_ray.store import Store
 
-    opened = Store.open(store)
+    opened = Store.open(store, make=False)
     found = garbage(opened, study=name, search_storage=search_storage, unreferenced=unreferenced)
     if not found:
         click.echo("nothing to remove")

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 @click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two looks.")
 @options.verbose(expose_value=False)
 def status(study: str, overrides: tuple[str, ...], store: str, search_storage: str | None, watch: bool, every: float) -> None:
-    """Say how far a study is: its stages, what runs now, and the best so far.
+    """Say how far a study is.
 
-    Asks the store and the search alone, so it works from another terminal, or another machine that reaches both.
+    Its stages, what runs now and the best so far. Asks the store and the search alone, so it works from another terminal, or
+    another machine that reaches both.
     """
     import time
 
@@ -34,11 +35,11 @@ def status(study: str, overrides: tuple[str, ...], store: str, search_storage: s
     from distill_ray.stages.standing import standing
     from distill_ray.store import Store
 
-    data, opened = data_of(loaded), Store.open(store)
+    data, opened = data_of(loaded), Store.open(store, make=False)
     shown: list[str] = []
     while True:
         now = standing(loaded, data, opened, search_storage=search_storage)
-        lines = list(_standing_lines(now, next(iter(loaded.search.objectives))))
+        lines = list(_standing_lines(now, next(iter(loaded.search.objectives)), opened.shown))
         if lines != shown:
             if shown and sys.stdout.isatty():
                 click.clear()
@@ -49,12 +50,13 @@ def status(study: str, overrides: tuple[str, ...], store: str, search_storage: s
         time.sleep(every)
 
 
-def _standing_lines(now: Standing, objective: str) -> Iterator[str]:
+def _standing_lines(now: Standing, objective: str, store: str) -> Iterator[str]:
     from distill_ray.events import describe
     from distill_ray.report.wording import duration
 
-    driver = "running" if now.driver else "stopped; the same command goes on from here"
-    yield f"{now.name}: {'finished' if now.finished else driver}"
+    begun = any(job.condition != "waiting" for job in now.jobs)
+    stopped = "stopped; the same command goes on from here" if begun else f"not begun in {store}"
+    yield f"{now.name}: {'finished' if now.finished else 'running' if now.driver else stopped}"
     for stage in now.stages:
         own = [job for job in now.jobs if job.run.stage == stage.stage]
         counts = [
@@ -86,9 +88,10 @@ def _brief(line: str, objective: str) -> str:
 @options.search_storage
 @options.verbose(expose_value=False)
 def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_storage: str | None) -> None:
-    """Print the log of a job: named by the beginning of its id, or by its study, role and number.
+    """Print the log of a job, or list the jobs of a study.
 
-    With a study alone, list its jobs: id, what it is, how it stands.
+    A job is named by the beginning of its id, or by its study, role and number. With a study alone, its jobs are listed: id, what
+    it is, how it stands.
 
     \b
     Examples:
@@ -102,7 +105,7 @@ def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_s
     from distill_ray.records import log_path
     from distill_ray.store import Store
 
-    opened = Store.open(store)
+    opened = Store.open(store, make=False)
     if len(what) == 1 and not Path(what[0]).is_file():
         ids = [name.removesuffix(".log") for name in opened.names("logs") if name.startswith(what[0])]
         if len(ids) != 1:
@@ -126,7 +129,7 @@ def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_s
             raise RequestError(f"{' '.join(what[1:])}: no such job of {loaded.name}; there are {known}")
     content = opened.read(log_path(ids[0]))
     if content is None:
-        raise RequestError(f"job {ids[0]} has no log in {opened.shown}: it has not begun, or was trained elsewhere")
+        raise RequestError(f"job {ids[0]} has no log in {opened.shown}: it has hardly begun, or was trained elsewhere")
     click.echo(content.decode(errors="replace"), nl=False)
 
 
@@ -143,7 +146,7 @@ def report(
     search_storage: str | None,
     as_machine: bool,
 ) -> None:
-    """Show the results of a study as a table, or with --json all of them.
+    """Show the results of a study as a table.
 
     \b
     Examples:
@@ -158,7 +161,7 @@ def report(
 
         click.echo(json.dumps(as_json(results), indent=1, allow_nan=False))
     else:
-        options.show(results)
+        options.show(results, store)
 
 
 @click.command()
@@ -168,10 +171,11 @@ def report(
 @click.option("--json", "as_machine", is_flag=True, help="Everything as one JSON object, for programs.")
 @options.verbose(expose_value=False)
 def compare(studies: tuple[str, ...], store: str, search_storage: str | None, as_machine: bool) -> None:
-    """Show the results of several studies, or of one in several stores, in one table.
+    """Show the results of several studies in one table.
 
-    The best student of the first study is compared with all others that were evaluated on the same test images, and what
-    differs from it beyond chance is marked. A study without @STORE is looked for in --store.
+    Of several studies, or of one in several stores. The best student of the first is compared with all others that were
+    evaluated on the same test images, and what differs from it beyond chance is marked. A study without @STORE is looked for
+    in --store.
 
     \b
     Examples:

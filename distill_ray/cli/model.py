@@ -37,7 +37,7 @@ def export(
     calibrated: bool,
     license: str,
 ) -> None:
-    """Write the best student of a study into a folder, with a model card.
+    """Write the best student into a folder, with a model card.
 
     Whatever the format, the model takes raw uint8 images (N, H, W, C) and gives probabilities: scaling, normalisation and
     temperature are inside. Before the folder is made, the model is loaded again and must give the same probabilities as the
@@ -58,7 +58,7 @@ def export(
     from distill_ray.stages.resolve import data_of
     from distill_ray.store import Store
 
-    data, opened = data_of(loaded), Store.open(store)
+    data, opened = data_of(loaded), Store.open(store, make=False)
     results = collect(loaded, data, opened, search_storage=search_storage, tracking_uri="")
     exported = export_champion(results, opened, data, out, format=format, calibrated=calibrated, license=license)
     click.echo(f"{out}: {format}, {'calibrated' if calibrated else 'uncalibrated'}; README.md says what it is")
@@ -87,9 +87,10 @@ def predict(
     store: str,
     tracking_uri: str | None,
 ) -> None:
-    """Say what a model sees in image files: classes with their probabilities.
+    """Say what a model sees in image files.
 
-    MODEL is a folder that `distill-ray export` or MLflow wrote, or models:/STUDY@champion in the MLflow of the store.
+    The likeliest classes of each, with their probabilities. MODEL is a folder that `distill-ray export` or MLflow wrote, or
+    models:/STUDY@champion in the MLflow of the store.
 
     \b
     Examples:

@@ -84,18 +84,19 @@ def results_in(study: Study, store: str, search_storage: str | None, tracking_ur
     from distill_ray.stages.resolve import data_of
     from distill_ray.store import Store
 
-    return collect(study, data_of(study), Store.open(store), search_storage=search_storage, tracking_uri=tracking_uri)
+    return collect(study, data_of(study), Store.open(store, make=False), search_storage=search_storage, tracking_uri=tracking_uri)
 
 
-def show(results: StudyResults) -> None:
-    """Print the table of a study."""
+def show(results: StudyResults, store: str) -> None:
+    """Print the table of a study, or that there is none in `store`."""
     import shutil
 
     from distill_ray.report.table import as_text, table
+    from distill_ray.store import shown
 
     rows = table(results)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
-    click.echo(as_text(rows, width) if rows else f"{results.name}: no results yet")
+    click.echo(as_text(rows, width) if rows else f"{results.name}: no results yet in {shown(store)}")
     if results.screening:
         from distill_ray.report.screening import as_text as screening_text
 

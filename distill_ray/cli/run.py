@@ -57,7 +57,7 @@ def run(
     from distill_ray.tracking import shown
 
     places = Places(store, tracking_uri, search_storage, address)
-    options.show(run_study(loaded, places, Console(file=sys.stdout), verbose=verbose))
+    options.show(run_study(loaded, places, Console(file=sys.stdout), verbose=verbose), store)
     click.echo(f"report  {stores.shown(store)}/{report_path(loaded)}")
     shown_store = "" if store == options.DEFAULT_STORE else f" --store {stores.shown(store)}"
     click.echo(f"MLflow  distill-ray ui{shown_store}" if tracking_uri is None else f"MLflow  {shown(tracking_uri)}")
@@ -67,7 +67,9 @@ def run(
 @options.study
 @options.verbose(expose_value=False)
 def validate(study: str, overrides: tuple[str, ...]) -> None:
-    """Check a study file and say what it asks for; every problem is listed with its line.
+    """Check a study file and say what it asks for.
+
+    Every problem is listed with its line.
 
     Whether it fits its images is checked when it is run; for a data set that is made, such as toy-spiral, here already.
     """
@@ -89,7 +91,10 @@ def validate(study: str, overrides: tuple[str, ...]) -> None:
 @options.search_storage
 @options.verbose(expose_value=False)
 def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str | None) -> None:
-    """Say what a study would train and about how long that takes here, from a few timed steps; nothing is begun."""
+    """Say what a study would train, and how long that takes.
+
+    The time on this machine is judged by a few steps; nothing is begun.
+    """
     loaded = options.load(study, overrides)
     from distill_ray.report.wording import duration
     from distill_ray.stages.plan import plan_study

@@ -21,7 +21,9 @@ from distill_ray.cli import options
 )
 @options.verbose(expose_value=False)
 def schema(markdown: bool, folder: Path | None) -> None:
-    """Print the JSON Schema of study files, with which editors complete and check them.
+    """Print the JSON Schema of study files, for editors.
+
+    Editors complete and check study files with it.
 
     \b
     Example:

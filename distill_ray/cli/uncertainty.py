@@ -33,11 +33,12 @@ def uncertainty(
     resize: bool,
     as_machine: bool,
 ) -> None:
-    """Say how uncertain teachers and confirmed students are, and whether that reveals images unlike those they learned from.
+    """Say how uncertain teachers and students are.
 
-    Total uncertainty is the entropy of a prediction; the part that is disagreement of members, heads or samples is epistemic, the
-    rest aleatoric. AUROC says how well uncertainty tells the images from the test split: 0.5 is by chance, 1 always. TV is the
-    distance of a student's histogram of uncertainties from that of the ensemble.
+    And whether that tells images unlike those they learned from. Total uncertainty is the entropy of a prediction; the part
+    that is disagreement of members, heads or samples is epistemic, the rest aleatoric. AUROC says how well uncertainty tells
+    the images from the test split: 0.5 is by chance, 1 always. TV is the distance of a student's histogram of uncertainties
+    from that of the ensemble.
 
     \b
     Examples:
@@ -51,11 +52,12 @@ def uncertainty(
     from distill_ray.store import Store
 
     results = options.results_in(loaded, store, search_storage)
-    rows = uncertainties(results.contenders, Store.open(store), data_of(loaded), foreign=foreign, shifts=shifts, resize=resize)
+    opened = Store.open(store, make=False)
+    rows = uncertainties(results.contenders, opened, data_of(loaded), foreign=foreign, shifts=shifts, resize=resize)
     if as_machine:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
     elif not rows:
-        click.echo(f"{results.name}: no results yet")
+        click.echo(f"{results.name}: no results yet in {opened.shown}")
     else:
         click.echo(_as_text(rows))
 

@@ -97,7 +97,7 @@ class Folder:
 
 @contextmanager
 def reading(what: str, done: str) -> Iterator[None]:
-    """Turns the errors of pyarrow and of the file system into a `RequestError` that names `what` was not to be `done`."""
+    """A context that raises the errors of pyarrow and of the file system as a `RequestError`: `what` cannot be `done`."""
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError) as error:

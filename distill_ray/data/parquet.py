@@ -85,7 +85,10 @@ class ParquetSource(Source):
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """The names in the metadata; without any, as many numbers as the label column needs, which is then read."""
+        """The names in the metadata; without any, as many numbers as the label column needs, which is then read.
+
+        Raises `RequestError` where that needs more classes than there are rows.
+        """
         names = _names(self._features.get(self.label))
         if names:
             return names

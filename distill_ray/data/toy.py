@@ -156,5 +156,5 @@ def spiral(share: NDArray[np.float64], noise: NDArray[np.float64], arms: NDArray
 
 
 def curve(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """sin x - 0.1 x + 0.1 x² + 0.01 x³."""
+    """sin x - 0.1 x + 0.1 x² + 0.01 x³, for x of any shape. Source: the toy regression of Ferianc & Rodrigues 2022, as coded."""
     return np.asarray(np.sin(x) - 0.1 * x + 0.1 * x**2 + 0.01 * x**3)

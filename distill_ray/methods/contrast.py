@@ -64,7 +64,11 @@ class ContrastiveStudent(nn.Module):
         momentum: float,
         gather: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """The loss for the images of `batch`, whose embeddings then become part of what is remembered."""
+        """The loss for the images of `batch`, whose embeddings then become part of what is remembered.
+
+        `embedding` (B, D) is the student's, `teacher_features` (B, sum of the teachers') are not yet embedded; `gather` puts the
+        rows of all workers one below the other. Raises `ValueError` for a batch that does not say which rows it holds.
+        """
         anchors = [functional.normalize(view.float(), dim=1) for view in (embedding, self.project_teachers(teacher_features))]
         own, others = (slots.to(embedding.device) for slots in self.candidates.draw(batch, negatives))
         chosen = torch.cat([own.unsqueeze(1), others], 1)
@@ -124,7 +128,10 @@ class Candidates:
         self.first_of_class = np.searchsorted(labels[self.by_class], np.arange(labels.max(initial=-1) + 2))
 
     def draw(self, batch: Batch, negatives: int) -> tuple[Tensor, Tensor]:
-        """The slots (B,) of the batch's images, and for each those of `negatives` images of other classes, with replacement."""
+        """The slots (B,) of the batch's images, and for each those of `negatives` images of other classes, with replacement.
+
+        The second has the shape (B, negatives). Raises `ValueError` for a batch that does not say which rows it holds.
+        """
         if batch.rows is None:
             raise ValueError("rows of the batch are needed to tell its images apart")
         own = self.slot_of_row[batch.rows.numpy()]

@@ -49,7 +49,7 @@ def aggregated_gaussians(student: Tensor, teachers: Tensor) -> Tensor:
 
 
 def mixture(outputs: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Mean and variance of the mixture of Gaussians whose members lie along `dim`."""
+    """Mean and variance (B,) of the mixture of Gaussians (..., 2) whose members lie along `dim`."""
     mean, log_variance = outputs.unbind(-1)
     between = mean.var(dim) if mean.shape[dim] > 1 else torch.zeros_like(mean.sum(dim))
     return mean.mean(dim), log_variance.exp().mean(dim) + between + SMOOTHING

@@ -43,7 +43,8 @@ def ensemble_kd(
         combine: how the teachers are combined.
         weights: the share of each teacher in the means, in any unit; equal by default.
 
-    Source: Hinton et al. 2015, in the normalisation of Tian et al. 2020 (`DistillKL`).
+    Raises `ValueError` where there are weights and not one for each teacher. Source: Hinton et al. 2015, in the normalisation
+    of Tian et al. 2020 (`DistillKL`).
     """
     log_p = (at_least_float32(student) / temperature).log_softmax(-1)
     with torch.no_grad():
@@ -85,7 +86,7 @@ def cross_entropy(logits: Tensor, part: Part) -> Tensor:
 
 
 def jensen_shannon(*logits: Tensor) -> Tensor:
-    """Mean divergence of the outputs for several versions of each image from their average, over images.
+    """Mean divergence of the outputs for several versions of each image from their average, over images; logits (B, K) of each.
 
     Source: Hendrycks et al. 2020 (AugMix), which adds 12 times this for three versions (plain, and two augmented) to the
     cross-entropy of the plain one.

@@ -45,7 +45,7 @@ def aggregated_kd(student: Tensor, teachers: Tensor, temperature: float) -> Tens
 
 
 def log_mean_softmax(logits: Tensor, dim: int) -> Tensor:
-    """Log of the probabilities over the last axis, averaged over members, which lie along `dim`."""
+    """Log of the probabilities over the last axis, averaged over members, which lie along `dim`: (..., M, ..., K) to (..., K)."""
     return logits.log_softmax(-1).logsumexp(dim) - math.log(logits.shape[dim])
 
 

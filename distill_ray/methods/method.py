@@ -79,7 +79,7 @@ class Method(ABC):
 
     @abstractmethod
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
-        """The scalar to minimise under `"loss"`, and under other names its components, for the record."""
+        """The scalar to minimise under `"loss"`, and under other names its components, for the record; means over images."""
 
     def deploy(self, student: nn.Module) -> nn.Module:
         """The network that is evaluated, saved and shipped: images to logits (B, K)."""
@@ -138,7 +138,7 @@ class Student:
             self.network.train()
 
     def pick(self, part: Part, teachers: Teachers) -> tuple[Part, Tensor]:
-        """The part to train on and the teachers' logits for it: `part` itself, or what it asks to be picked from it."""
+        """What to train on, `part` itself or what it asks to be picked from it, and the teachers' logits for that, (N, B, K)."""
         if part.pick is None:
             return part, teachers(part)
         with self.evaluating() as network:

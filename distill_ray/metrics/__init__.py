@@ -86,8 +86,9 @@ def calibrated_score(predictions: ArrayLike, labels: ArrayLike, temperature: flo
 def mean_prediction(members: Sequence[ArrayLike], labels: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
     """What members predict together for the same samples, in the form of one member's predictions.
 
-    For classification the mean of probabilities, for regression mean and variance of the mixture. `weights` are shares of the
-    members in any unit, equal by default.
+    `members` are M times log-probabilities (N, K) for labels (N,) of classes, or mean and log-variance (N, 2) for real ones; the
+    result has the shape of one. For classification it is the mean of probabilities, for regression mean and variance of the
+    mixture. `weights` (M,) are shares of the members in any unit, equal by default.
     """
     if _is_regression(members[0], labels):
         return regression.mean_gaussian(members, weights)

@@ -148,7 +148,7 @@ def fit_temperature(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
 
 
 def with_temperature(log_probabilities: ArrayLike, temperature: float) -> FloatArray:
-    """log softmax(log p / T), (N, K) -> (N, K); equal to dividing the logits by T."""
+    """log softmax(log p / T), (N, K) -> (N, K); equal to dividing the logits by T. Raises ValueError for T not above 0."""
     if not temperature > 0:
         raise ValueError(f"temperature: expected a number above 0, found {temperature}")
     scaled = np.asarray(log_probabilities, np.float64) / temperature

@@ -57,7 +57,8 @@ def diversity(members: ArrayLike) -> dict[str, float]:
 def decompose_dirichlet(concentrations: ArrayLike) -> Uncertainty:
     """The same decomposition, in closed form, of categorical distributions drawn from Dir(alpha), alpha (N, K) above 0.
 
-    Source: Malinin and Gales 2018, "Prior Networks"; exact where Hydra+ draws 20 samples.
+    Raises ValueError for another shape or a concentration that is not above 0. Source: Malinin and Gales 2018, "Prior
+    Networks"; exact where Hydra+ draws 20 samples.
     """
     from scipy.special import digamma
 

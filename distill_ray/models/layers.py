@@ -57,12 +57,12 @@ class HeadwiseOperation(nn.Module):
         return split
 
     def merged(self, maps: Tensor) -> Tensor:
-        """The inverse of `split`."""
+        """The inverse of `split`: (B, H, W, heads, ...) as (B, heads * C, H, W)."""
         return maps.flatten(3).permute(0, 3, 1, 2)
 
 
 class ChannelShuffle(HeadwiseOperation):
-    """Interleaves the channels of `groups` groups, so that the next grouped convolution sees all of them."""
+    """Interleaves the channels of maps (B, C, H, W) in `groups` groups, so that the next grouped convolution sees all of them."""
 
     def __init__(self, groups: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class ChannelShuffle(HeadwiseOperation):
 
 
 class ChannelHalves(HeadwiseOperation):
-    """The first and the second half of the channels."""
+    """Maps (B, C, H, W) to the first and the second half of their channels, (B, C / 2, H, W) each."""
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         first, second = self.split(maps, 2, -1).unbind(4)
@@ -81,7 +81,7 @@ class ChannelHalves(HeadwiseOperation):
 
 
 class ChannelStack(HeadwiseOperation):
-    """The channels of `first`, then those of `second`."""
+    """Maps (B, C, H, W) and (B, D, H, W) to (B, C + D, H, W): the channels of `first`, then those of `second`."""
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         return self.merged(torch.cat([self.split(first, -1), self.split(second, -1)], 4))

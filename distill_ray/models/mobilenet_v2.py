@@ -27,7 +27,7 @@ def mobilenet_v2(image_shape: tuple[int, int, int], num_classes: int) -> Archite
 
 
 class InvertedResidual(nn.Module):
-    """Widens, convolves each channel by itself and narrows again; adds its input where size and width stay the same."""
+    """Maps (B, C, H, W) widened, each channel convolved by itself, and narrowed again; added to its input where shapes agree."""
 
     def __init__(self, narrow: int, wide: int, expansion: int, stride: int) -> None:
         super().__init__()

@@ -43,7 +43,7 @@ TRUNCATED_STD = 0.87962566103423978
 
 
 class PreWideBlock(nn.Module):
-    """Pre-activation block whose shortcut, where stride or width change, projects the raw input."""
+    """Pre-activation block for maps (B, C, H, W) whose shortcut, where stride or width change, projects the raw input."""
 
     def __init__(self, narrow: int, wide: int, stride: int) -> None:
         super().__init__()

@@ -58,7 +58,7 @@ def _append_stages(features: nn.Sequential, narrow: int, planes: Sequence[int], 
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; the shortcut is projected where stride or width change."""
+    """Maps (B, C, H, W) through two 3x3 convolutions; the shortcut is projected where stride or width change."""
 
     def __init__(self, narrow: int, wide: int, stride: int) -> None:
         super().__init__()

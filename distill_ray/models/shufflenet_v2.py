@@ -24,7 +24,7 @@ def shufflenet_v2(image_shape: tuple[int, int, int], num_classes: int) -> Archit
 
 
 class BasicUnit(nn.Module):
-    """Passes the first half of the channels on and convolves the second."""
+    """Passes the first half of the channels of maps (B, C, H, W) on and convolves the second."""
 
     def __init__(self, wide: int) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class BasicUnit(nn.Module):
 
 
 class DownUnit(nn.Module):
-    """Halves the map in two branches, each half as wide as the result."""
+    """Halves maps (B, C, H, W) in two branches, each half as wide as the result."""
 
     def __init__(self, narrow: int, wide: int) -> None:
         super().__init__()

@@ -34,7 +34,7 @@ def draw(module: nn.Module) -> None:
 
 
 class WideBlock(nn.Module):
-    """Pre-activation block; where the width changes, the shortcut projects the activated input, not the raw one."""
+    """Pre-activation block for maps (B, C, H, W); where the width changes, the shortcut projects the activated input."""
 
     def __init__(self, narrow: int, wide: int, stride: int) -> None:
         super().__init__()

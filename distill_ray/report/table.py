@@ -101,9 +101,9 @@ def as_text(rows: list[Row], width: int = 100) -> str:
     return "\n".join([*(gap.join(line).rstrip() for line in (header, rule, *lines)), "", legend(rows), ""])
 
 
-def as_markdown(rows: list[Row]) -> str:
-    """The table in Markdown, with its line of explanation."""
-    header, *body = [[cell.replace("|", "\\|") for cell in line] for line in _grid(rows, " ± ")]
+def as_markdown(rows: list[Row], *, gap: str = "") -> str:
+    """The table in Markdown, with its line of explanation; `gap` ends each cell, for pages that set columns too close."""
+    header, *body = [[cell.replace("|", "\\|") + gap for cell in line] for line in _grid(rows, " ± ")]
     lines = [header, ["---", *(["---:"] * (len(header) - 1))], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{legend(rows)}\n"
 

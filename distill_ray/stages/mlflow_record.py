@@ -126,7 +126,11 @@ def _times(records: Sequence[Metrics]) -> tuple[float | None, float | None]:
 def _description(results: StudyResults, rows: list[Row]) -> str:
     """What MLflow shows on top of the study's run. Its links are MLflow's own pages, wherever the server is."""
     found = found_settings(results)
-    parts = [f"## Study {results.name}", lead(results, rows) + (f" Settings: {found}." if found else ""), as_markdown(rows)]
+    parts = [
+        f"## Study {results.name}",
+        lead(results, rows) + (f" Settings: {found}." if found else ""),
+        as_markdown(rows, gap="&nbsp;" * 3),
+    ]
     champion = results.champion and results.task == "classification"
     model = f"the [best student](#/models/{results.name}) in the registry, alias `champion`; " if champion else ""
     where = "lists of trials, students and jobs under *Views* above the experiment's runs"

@@ -65,7 +65,7 @@ def read_document(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Do
 
 
 def parse_document(text: str, source: str, overrides: Sequence[str] = ()) -> Document:
-    """The document that YAML `text` stands for; `source` is its name in messages."""
+    """The document that YAML `text` stands for; `source` names it in messages. Raises `RequestError` as `read_document` does."""
     origins: dict[Path, int | str] = {}
     problems = Problems(source, origins)
     values = _Reader(source, origins, problems).read(text)

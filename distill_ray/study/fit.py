@@ -58,7 +58,8 @@ def check_baselines_fit(baselines: Mapping[str, Recipe], teachers: Mapping[str, 
         try:
             _check_fit(recipe, teachers[name])
         except ValueError as error:
-            problems.add(("confirm", "baselines", name), str(error), about=[("teachers",), ("student",)])
+            message = f"{error}; give it settings of its own, {{{name}: {{augment: crop-flip}}}} say, or list other baselines"
+            problems.add(("confirm", "baselines", name), message, about=[("teachers",), ("student",)])
 
 
 def check_top_k_fits(

@@ -9,7 +9,7 @@ from typing import Any
 from distill_ray.augment import VIEWS, CropFlip
 from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
-from distill_ray.settings import Setting, SettingField
+from distill_ray.settings import Setting, SettingField, setting_fields
 from distill_ray.study.checks import check_recipe, check_teachers
 from distill_ray.study.document import Document, read_document
 from distill_ray.study.fields import INVALID, check_value, read_fields, section
@@ -20,8 +20,8 @@ from distill_ray.study.read_published import read_published
 from distill_ray.study.read_screen import read_screen
 from distill_ray.study.read_search import read_search
 from distill_ray.study.read_space import Reach, choice_of
-from distill_ray.study.recipes import COMMON, assemble, own_method, read_settings
-from distill_ray.study.sections import MAX_SEED, DataSection, Resources, TeacherGroup
+from distill_ray.study.recipes import COMMON, assemble, own_method, read_settings, setting_owners
+from distill_ray.study.sections import MAX_SEED, Confirm, DataSection, Resources, Search, TeacherGroup
 from distill_ray.study.study import Study, members
 
 SECTIONS = ("name", "data", "teachers", "student", "screen", "search", "confirm", "published", "resources", "seed")
@@ -44,7 +44,7 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     values, problems = document.values, document.problems
     for key in values:
         if key not in SECTIONS:
-            problems.add((key,), unknown_field(key, SECTIONS))
+            problems.add((key,), _elsewhere(key) or unknown_field(key, SECTIONS))
     name = _name(values, problems)
     seed = check_value(_SEED, values.get("seed", 0), ("seed",), problems)
     seed = 0 if seed is INVALID else seed
@@ -85,6 +85,14 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
         overrides=overrides,
         document=document,
     )
+
+
+def _elsewhere(key: str) -> str:
+    """The message for a field that stands beside the sections and belongs into one; empty where none has it."""
+    homes: dict[str, type] = {"search": Search, "confirm": Confirm, "data": DataSection, "resources": Resources}
+    home = next((name for name, cls in homes.items() if key in setting_fields(cls)), None)
+    home = home or ("teachers" if key == "members" else "student" if setting_owners(key, None) else None)
+    return f"unknown field; did you mean '{home}.{key}'?" if home else ""
 
 
 def _check_gpus(resources: Resources, problems: Problems) -> None:

@@ -38,6 +38,7 @@ class Dataset:
 
     @property
     def task(self) -> Task:
+        """Classification for labels that are whole numbers, regression for real ones."""
         return task_of(self.labels)
 
     @property

@@ -69,14 +69,14 @@ class Worker:
                     buffer /= self.world_size
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of `value` over the workers."""
+        """The mean of `value`, of any shape, over the workers; it is changed in place."""
         if self.world_size > 1:
             dist.all_reduce(value)
             value /= self.world_size
         return value
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows of all workers one below the other, however many each has."""
+        """The rows (n, ...) of all workers one below the other, (sum of n, ...), however many each has."""
         if self.world_size == 1:
             return rows
         lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(self.world_size)]

@@ -47,7 +47,7 @@ class Tail:
         return Tail(self.classes.to(device), self.rest.to(device), self.num_classes)
 
     def at(self, places: Tensor) -> Tail:
-        """The rows at `places` of the first axis."""
+        """The rows at `places` (n,) of the first axis."""
         return Tail(self.classes.index_select(0, places), self.rest.index_select(0, places), self.num_classes)
 
 

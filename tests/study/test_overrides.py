@@ -61,6 +61,9 @@ def test_the_empty_value_is_null(load: Load, smallest: str) -> None:
         ("student.model.x=3", "--set student.model.x: student.model is 'wrn-10-1', which has no 'x'; set it as a whole"),
         ("search.trials=0", "--set: search.trials: found 0, must be at least 1"),
         ("serach.trials=4", "--set: serach: unknown field; did you mean 'search'?"),
+        ("trials=4", "--set: trials: unknown field; did you mean 'search.trials'?"),
+        ("members=4", "--set: members: unknown field; did you mean 'teachers.members'?"),
+        ("temperature=4", "--set: temperature: unknown field; did you mean 'student.temperature'?"),
         ("search.space={lr: {log: [0, 1]}}", "--set: search.space.lr.log.0: found 0, must be above 0"),
     ],
 )

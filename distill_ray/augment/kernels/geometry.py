@@ -141,7 +141,7 @@ MAPS: dict[str, Callable[[Floats, int, int], Floats]] = {
 
 
 def unit(images: Tensor) -> Tensor:
-    """uint8 pixels as float32 in [0, 1], channels last; real numbers as they are."""
+    """uint8 pixels (B, C, H, W) as float32 in [0, 1], channels last in memory; real numbers as they are."""
     if images.is_floating_point():
         return images
     return images.to(torch.float32, memory_format=torch.channels_last).div_(255)

@@ -23,7 +23,7 @@ Scheme = Literal["mixup", "cutmix"]
 
 
 def mix(source: BatchSource, images: Tensor, settings: Usual, scheme: Scheme, alpha: float, per: Per, stream: str = "") -> Part:
-    """The share's uint8 `images`, which the usual augmentation by `settings` has gone over, mixed with partners.
+    """The share's uint8 `images` (B, C, H, W), which the usual augmentation by `settings` has gone over, mixed with partners.
 
     Per batch, one weight, one box and one order of the batch are drawn, and the partner of an image is the one that comes to
     its place. Under mixup an image may meet itself, under CutMix it never does. Per image, each has a weight and a box of its
