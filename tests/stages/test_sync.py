@@ -38,7 +38,7 @@ def test_everything_is_there_once(
     description = study.data.tags["mlflow.note.content"]
     for words in (
         "The best student found gets",
-        "| student from scratch |",
+        "| student from scratch&nbsp;",
         "[best student](#/models/tiny)",
         "report/report.html",
     ):
