@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import shutil
 import subprocess
 import sys
@@ -92,7 +94,12 @@ def test_a_finished_study_is_run_without_training_anything(
 
 def test_figures_are_shown(results: Results) -> None:
     plot = results.plots["history-val-nll"]
-    assert plot._repr_svg_().endswith("</svg>\n")
+    shown = re.fullmatch(
+        r'<img style="max-width: 100%" alt="([^"]+)" src="data:image/svg\+xml;base64,([^"]+)">', plot._repr_html_()
+    )
+    assert shown is not None
+    assert base64.b64decode(shown[2]).decode() == plot.svg()
+    assert plot.svg().endswith("</svg>\n")
     assert plot.figure.axes
 
 

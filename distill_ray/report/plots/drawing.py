@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Iterator
@@ -99,9 +100,11 @@ class Plot:
             self.figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         return _described(_leaner(buffer.getvalue()), self)
 
-    def _repr_svg_(self) -> str:
-        """What a notebook shows."""
-        return self.svg()
+    def _repr_html_(self) -> str:
+        """What a notebook shows: an image no wider than its cell. An SVG by itself would be cut off there."""
+        encoded = base64.b64encode(self.svg().encode()).decode()
+        alt = escape(self.description)
+        return f'<img style="max-width: 100%" alt="{alt}" src="data:image/svg+xml;base64,{encoded}">'
 
 
 @dataclass(frozen=True, eq=False)
