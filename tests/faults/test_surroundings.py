@@ -86,7 +86,7 @@ def test_damage_is_found_set_aside_and_made_good(steady: Any, undisturbed: Any, 
     study.finish()
     assert study.results() == undisturbed.results(), study.printed
     damaged = [path for path, _, _ in store.tree("") if ".damaged-" in path]
-    assert len(damaged) >= 5, damaged
+    assert len(damaged) == 4, damaged  # two teachers, a trial, the notes of the stages; a list of jobs has been replaced
     assert signals
     print(f"{len(damaged)} files set aside: {study.printed[-1]}")
 
@@ -206,7 +206,7 @@ def test_mlflow_away_for_a_minute_then_for_good_and_synchronised_later(steady: A
     assert study.results() == longer.results()
     stop(process)
     mlflow_server()
-    where = ["--store", str(study.store), "--tracking-uri", uri]
+    where = [*longer.options, "--store", str(study.store), "--tracking-uri", uri]
     sync = [sys.executable, "-m", "distill_ray", "sync", str(Path(__file__).with_name("steady.yaml")), *where]
     before: dict[str, list[tuple[int, float]]] = {}
     for _ in range(2):
