@@ -218,8 +218,8 @@ def _place(given: str, store: str) -> tuple[str, str]:
 @options.verbose()
 def ui(store: str, tracking_uri: str | None, port: int, verbose: bool) -> int:
     """Start the MLflow UI on the records of a store, until Ctrl-C."""
+    import os
     import pathlib
-    import subprocess
 
     from distill_ray.tracking.address import default_uri, sqlite_file
     from distill_ray.tracking.views import studies_in, view_path
@@ -236,8 +236,9 @@ def ui(store: str, tracking_uri: str | None, port: int, verbose: bool) -> int:
         for study in studies_in(database):
             for view in ("trials", "students", "jobs"):
                 click.echo(f"  {study} {view:<8} {address}/{view_path(database, study, view)}")
-    server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port)]
-    try:
-        return subprocess.call(server, stderr=None if verbose else subprocess.DEVNULL)
-    except KeyboardInterrupt:
-        return 0
+    server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    server += ["--port", str(port), "--workers", "1"]  # each worker takes seconds to start, and one person looks
+    sys.stdout.flush()
+    if not verbose:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    os.execv(sys.executable, server)  # it takes this process's place, so that who ends this process ends the server

@@ -197,7 +197,7 @@ class JobLog:
 
 def _line(record: Record) -> str:
     shown = {name: value for name, value in record.items() if name != "time" and not name.startswith("system/")}
-    return "  ".join(f"{name} {value:.6g}" for name, value in shown.items())
+    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
 
 
 @functools.lru_cache(maxsize=2)
