@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
 
 from distill_ray.store import Store
@@ -26,12 +28,36 @@ def together(history: optuna.Study) -> contextlib.AbstractContextManager[None]:
     return backend.together() if isinstance(backend, _Journal) else contextlib.nullcontext()
 
 
+def share_distributions(history: optuna.Study, trial: optuna.Trial, spaces: list[dict[str, BaseDistribution]]) -> None:
+    """Let a trial that has ended have the distributions of an earlier one where `history` lies in a file.
+
+    Optuna keeps all trials in memory, and reads the distributions of each of them anew. `spaces` collects those that differ.
+    """
+    if isinstance(history._storage, JournalStorage):
+        kept = history._storage.get_trial(trial._trial_id)
+        if kept.distributions not in spaces:
+            spaces.append(kept.distributions)
+        kept.distributions = spaces[spaces.index(kept.distributions)]
+
+
 class _Journal(JournalFileBackend):
     def __init__(self, store: Store, path: str) -> None:
         self._store, self._path = store, path
         self._together: list[dict[str, Any]] | None = None
         with store.explained(path):
             super().__init__(str(store.local_path(path)), _Lock(store.local_path(path)))
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """The entries from that number on. Optuna's own notes where each begins, a kilobyte for a trial; here only the last."""
+        for entry in super().read_logs(log_number_from):
+            if "param_name" in entry:  # Optuna keeps the names with every trial
+                entry["param_name"] = sys.intern(entry["param_name"])
+            if "user_attr" in entry:
+                entry["user_attr"] = {sys.intern(name): value for name, value in entry["user_attr"].items()}
+            yield entry
+        begins = self._log_number_offset
+        last = max(begins)
+        self._log_number_offset = {0: 0, last: begins[last]}
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add entries, after whole ones only; inside `together` when it ends."""

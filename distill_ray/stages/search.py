@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
 from optuna.trial import Trial, TrialState
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.progress_reporter import TrialProgressCallback
 
 from distill_ray.errors import RunError
 from distill_ray.events import Observer, Run
@@ -23,12 +21,12 @@ from distill_ray.job import Data
 from distill_ray.stages.cluster import ON_THE_HEAD, Cluster, WorkerResources
 from distill_ray.stages.history import SECONDS, STATES, best_trials, counted, time_left, time_spent
 from distill_ray.stages.resolve import trial_run
+from distill_ray.stages.scheduler import make_scheduler, rungs
 from distill_ray.stages.searcher import OptunaSearcher, make_sampler, queue_first, settle_abandoned
 from distill_ray.stages.sharing import trial_sharing
 from distill_ray.stages.trial import Task, TrialRunner
 from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.study.read_search import longest
 
 
 def run_search(
@@ -65,7 +63,7 @@ def run_search(
         tune.with_resources(TrialRunner, tune.PlacementGroupFactory([here])),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=_scheduler(study, history),
+            scheduler=make_scheduler(study, history),
             num_samples=-1,
             max_concurrent_trials=min(fits, search.max_concurrent or fits),
             reuse_actors=single,
@@ -133,35 +131,25 @@ class _Trials:
         self._observer.ended(self.runs.pop(number), STATES[state], metrics, reason)
 
 
-def rungs(study: Study) -> frozenset[int]:
-    """The epochs after which ASHA decides whether a trial goes on; none without it."""
-    asha = study.search.scheduler
-    if asha is None:
-        return frozenset()
-    last = longest(study.student, study.search.space)
-    count = int(math.log(max(last / asha.grace_epochs, 1), asha.reduction)) + 2
-    epochs = (math.ceil(asha.grace_epochs * asha.reduction**power) for power in range(count))
-    return frozenset(epoch for epoch in epochs if epoch <= last)
+class _Listener(TrialProgressCallback):
+    """Passes the epochs of all trials on, as Tune hears of them.
 
-
-class _Listener(tune.Callback):
-    """Passes the epochs of all trials on, as Tune hears of them. Tune pickles it with its own state, which nobody reads."""
+    It takes the place of Tune's own reporter, which would print nothing and keep every trial. Tune pickles it with its own
+    state, which nobody reads.
+    """
 
     def __init__(self, trials: _Trials) -> None:
+        super().__init__()
         self._trials = trials
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         self._trials.epochs(trial.config["task"].number, result.get("epochs", ()))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        # Tune holds its trials to the end, and writes them down then. All that is wanted of them is in Optuna and in the store.
-        trial.config.clear()
-        trial.evaluated_params.clear()
-        trial.run_metadata.last_result = {}
-        trial.run_metadata.metric_analysis.clear()
-        trial.run_metadata.metric_n_steps.clear()
+        pass
 
-    on_trial_error = on_trial_complete
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        pass
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -178,27 +166,3 @@ class _Deadline(tune.Stopper):
 
     def stop_all(self) -> bool:
         return time.monotonic() > self._moment
-
-
-def _scheduler(study: Study, history: optuna.Study) -> TrialScheduler:
-    """ASHA as the study file has it, knowing the trials that an earlier driver ran; or none."""
-    asha = study.search.scheduler
-    if asha is None:
-        return FIFOScheduler()
-    (metric, mode), *_ = study.search.objectives.items()
-    scheduler = ASHAScheduler(
-        time_attr="epoch",
-        metric=metric,
-        mode=mode,
-        max_t=longest(study.student, study.search.space),
-        grace_period=asha.grace_epochs,
-        reduction_factor=asha.reduction,
-        stop_last_trials=False,
-    )
-    nobody: Any = None  # the scheduler asks nothing of Tune while it is told of the past
-    for past in counted(history):
-        stand_in: Any = SimpleNamespace(trial_id=f"past-{past.number}")
-        scheduler.on_trial_add(nobody, stand_in)
-        for epoch, value in sorted(past.intermediate_values.items()):
-            scheduler.on_trial_result(nobody, stand_in, {"epoch": epoch, metric: value})
-    return scheduler

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.trial import Trial, TrialState
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from distill_ray.errors import DamagedError, RunError, StoreError
 from distill_ray.stages.history import ABANDONED, counted
-from distill_ray.stages.journal import together
+from distill_ray.stages.journal import share_distributions, together
 from distill_ray.study import Search
 
 INSTEAD_OF = "instead_of"
@@ -60,6 +61,7 @@ class OptunaSearcher(OptunaSearch):
         self._deadline = deadline
         self.store_error: RunError | None = None
         self._reported: dict[str, int] = {}
+        self._spaces: list[dict[str, BaseDistribution]] = []
         past = counted(study)
         self._begun = len(past)
         self._failed = sum(trial.state == TrialState.FAIL for trial in past)
@@ -119,6 +121,7 @@ class OptunaSearcher(OptunaSearch):
             if reason:
                 trial.set_user_attr("reason", reason)
             self._study.tell(trial, values, state=state)
+        share_distributions(self._study, trial, self._spaces)
         self._on_end(trial.number, state, reason, outcome)
 
     @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -30,10 +31,10 @@ REST = 15
 """The thread rests this many times as long as it worked, so that it takes little of the time that training could have."""
 
 MANY = 20
-"""Runs that may wait. When more do, because jobs end faster than that, it rests less in proportion."""
+"""So many runs that wait end the rest: what has to be written becomes no less by waiting, and takes memory meanwhile."""
 
 LONGEST_WAIT = 30.0
-"""Seconds that news waits at most; the first write takes seconds, since it loads MLflow, and would be rested from for minutes."""
+"""Seconds that news waits at most. The first write, which loads MLflow, is not rested from."""
 
 BEFORE_FIRST = 10.0
 """How many intervals pass before the first write, which loads MLflow and may make its database: seconds of computing that
@@ -44,6 +45,11 @@ ATTEMPTS = 3
 
 FAILURES = 3
 """After so many runs that could not be written, the others are not tried before some time has passed."""
+
+
+_ENDED = {word: {STATUS_TAG: word} for word in WORDS.values()}
+_NONE: dict[str, float] = {}
+"""What is kept of runs that have ended, one of each kind for all of them."""
 
 
 class Outbox:
@@ -106,13 +112,14 @@ class Outbox:
         self._warn(redacted(f"MLflow at {shown(self.uri)}: {text}", self.uri))
 
     def _work(self) -> None:
-        wait, failures = self.interval * BEFORE_FIRST, 0
+        wait, rest, failures = self.interval * BEFORE_FIRST, 0.0, 0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._closing)
                 self._changed.wait_for(lambda: self._closing, timeout=wait)
+                self._changed.wait_for(lambda: self._closing or len(self._pending) >= MANY, timeout=rest)
                 closing, batch = self._closing, self._take()
-            began, size = time.monotonic(), len(batch)
+            began, loaded = time.monotonic(), self._writer is not None
             try:
                 self._write(batch)
             except Exception as error:
@@ -122,15 +129,15 @@ class Outbox:
                 with self._changed:
                     for pending in (*batch.values(), *self._take().values()):
                         self._add(pending)
-                wait = min(self.interval * 2.0**failures, LONGEST_WAIT)
+                wait, rest = min(self.interval * 2.0**failures, LONGEST_WAIT), 0.0
                 if closing and failures >= ATTEMPTS:
                     return
                 continue
             if failures:
                 self._say("works again, and has what was kept for it")
             self._away = False
-            rest = REST * min(1.0, MANY / max(size, 1)) * (time.monotonic() - began)
-            wait, failures = min(max(self.interval, rest), LONGEST_WAIT), 0
+            wait, failures = self.interval, 0
+            rest = min(REST * (time.monotonic() - began), LONGEST_WAIT) if loaded else 0.0
             with self._changed:
                 if closing and not self._pending:
                     return
@@ -180,5 +187,5 @@ class Outbox:
             self._say(f"does not take {news.key} ({error})")
             return
         if known.done and news.run_key != STUDY_KEY:  # nobody asks again what it was, and there may be thousands
-            known = replace(known, tags={STATUS_TAG: known.tags[STATUS_TAG]}, metrics={})
+            known = replace(known, status=sys.intern(known.status), tags=_ENDED[known.tags[STATUS_TAG]], metrics=_NONE)
         runs[news.run_key] = known

@@ -63,7 +63,7 @@ class DataSet:
     dtype: str = "uint8"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recorded:
     """What MLflow has of a run: the values of its tags, and the latest of each metric."""
 

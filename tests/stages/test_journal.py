@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from distill_ray.errors import StoreError
-from distill_ray.stages.journal import journal
+from distill_ray.stages.journal import journal, share_distributions
 from distill_ray.store import Store
 
 
@@ -85,3 +88,46 @@ def test_a_disk_without_room_is_said(store: Store, tmp_path: Path) -> None:
     (tmp_path / "kept").rename(path)
     add(journal(store, "search.journal"), 2.0)
     assert values(store) == [1.0, 2.0]
+
+
+def test_memory_does_not_grow_with_the_entries_read(store: Store) -> None:
+    search = optuna.create_study(storage=journal(store, "search.journal"), study_name="s")
+
+    def write(entries: int) -> int:
+        for number in range(entries):
+            search.set_user_attr("seconds", float(number))
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = write(50)
+        assert (write(300) - before) / 300 < 20, "bytes kept for an entry that another one has replaced"
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_others_have_written_is_read_on_from_where_it_ended(store: Store) -> None:
+    ours = optuna.create_study(storage=journal(store, "search.journal"), study_name="s")
+    theirs = optuna.load_study(
+        study_name="s", storage=JournalStorage(JournalFileBackend(str(store.local_path("search.journal"))))
+    )
+    for number in range(4):
+        (ours, theirs)[number % 2].add_trial(optuna.trial.create_trial(value=number))
+        assert [trial.value for trial in ours.trials] == [trial.value for trial in theirs.trials] == [*range(number + 1)]
+
+
+def test_trials_that_have_ended_share_their_names_and_distributions(store: Store) -> None:
+    search = optuna.create_study(storage=journal(store, "search.journal"), study_name="s")
+    spaces: list[Any] = []
+    for _ in range(2):
+        trial = search.ask()
+        trial.suggest_float("temperature of the teachers", 1, 20, log=True)
+        trial.set_user_attr("identity of the job", "x")
+        search.tell(trial, 1.0)
+        share_distributions(search, trial, spaces)
+    one, other = search.get_trials(deepcopy=False)
+    assert one.distributions is other.distributions and len(spaces) == 1
+    for first, second in ((one.params, other.params), (one.user_attrs, other.user_attrs)):
+        assert all(mine is yours for mine, yours in zip(first, second, strict=True))
+    assert optuna.load_study(study_name="s", storage=journal(store, "search.journal")).trials == search.trials

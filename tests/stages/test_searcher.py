@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +14,17 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from ray.tune.search import Searcher
+from ray.air.execution import FixedResourceManager
+from ray.train._internal.storage import StorageContext
+from ray.tune.error import TuneError
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
 
 from distill_ray.job import Data, Split
 from distill_ray.stages.history import ABANDONED, best_recipes, counted, is_over, open_history
-from distill_ray.stages.search import _scheduler, rungs
+from distill_ray.stages.scheduler import make_scheduler, rungs
 from distill_ray.stages.searcher import INSTEAD_OF, OptunaSearcher, make_sampler, queue_first, settle_abandoned
 from distill_ray.store import Store
 from distill_ray.study import Study
@@ -203,5 +211,43 @@ def test_a_trial_takes_few_writes_however_many_epochs_it_has(history: Any, monke
 def test_asha_is_asked_after_its_rungs(history: Any) -> None:
     study, past = history("student.epochs=30", "search.scheduler={name: asha, grace_epochs: 2, reduction: 3}")
     assert rungs(study) == {2, 6, 18}
-    assert {milestone for milestone, _ in _scheduler(study, past)._brackets[0]._rungs} == rungs(study)
+    assert {milestone for milestone, _ in make_scheduler(study, past)._brackets[0]._rungs} == rungs(study)
     assert rungs(history("search.scheduler=none")[0]) == frozenset()
+
+
+@pytest.mark.parametrize("scheduler", ["none", "{name: asha, grace_epochs: 1, reduction: 2}"])
+def test_tune_lets_go_of_trials_that_have_ended(history: Any, tmp_path: Path, scheduler: str) -> None:
+    """Tune's own controller, without processes: a collection of a newer Tune in which trials stay is noticed here."""
+    study, past = history(f"search.scheduler={scheduler}")
+    storage = StorageContext(str(tmp_path), experiment_dir_name="search")
+    suggestions = SearchGenerator(ConcurrencyLimiter(searcher(study, past)[0], max_concurrent=3))
+    controller = TuneController(
+        search_alg=suggestions,
+        scheduler=make_scheduler(study, past),
+        storage=storage,
+        resource_manager_factory=lambda: FixedResourceManager({"CPU": 2}),
+    )
+
+    def begin() -> Trial:
+        trial = Trial("nothing", stub=True, storage=storage, placement_group_factory=PlacementGroupFactory([{"CPU": 1}]))
+        trial.placement_group_factory = trial._default_placement_group_factory
+        controller.add_trial(trial)
+        controller._set_trial_status(trial, Trial.RUNNING)
+        return trial
+
+    running, finished, failed = begin(), begin(), begin()
+    for trial in (finished, failed):
+        trial.run_metadata.last_result = {"epoch": 1, "val/nll": 1.0}
+    controller.stop_trial(finished)
+    controller._schedule_trial_stop(failed, exception=TuneError("its process died"))
+    assert len(controller._get_trial_checkpoints()) == 3
+    processes = controller._actor_manager
+    unwanted = processes.add_actor(object, {}, running.placement_group_factory)
+    controller._remove_actor(unwanted)  # before it has begun: what it was to do then waits for it
+    controller._maybe_add_actors()  # a part of each step, which asks the scheduler
+    ended = [weakref.ref(finished), weakref.ref(failed)]
+    del trial, finished, failed
+    gc.collect()
+    assert [each() for each in ended] == [None, None]
+    assert not processes._pending_actors_to_enqueued_actor_tasks
+    assert controller.get_trials() == [running] and set(controller._trial_metadata) == {running.trial_id}

@@ -373,6 +373,25 @@ def test_one_thing_that_never_works_does_not_hold_up_the_rest(
     assert any("the artifact store is away" in line for line in said)
 
 
+def test_many_runs_that_wait_end_the_rest_and_share_what_is_kept_of_them(
+    database: Database, track: Callable[..., Tracker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "REST", 1e6)
+    with track() as tracker:
+        tracker.start_study("small")
+        wait_for(lambda: "study" in database.runs())  # which loaded MLflow and is no measure of the rest
+        tracker.start_job("trial/0", "trial 000", {}, {})
+        wait_for(lambda: "trial/0" in database.runs())
+        tell_job(tracker, 1)
+        time.sleep(0.5)
+        assert "trial/1" not in database.runs(), "no rest"
+        for number in range(2, 1 + outbox.MANY):
+            tell_job(tracker, number)
+        wait_for(lambda: database.runs().get(f"trial/{outbox.MANY - 2}") == ("FINISHED", "complete"))
+        kept = tracker._outbox.runs or {}
+        assert kept["trial/1"].tags is kept["trial/2"].tags and kept["trial/1"].metrics is kept["trial/2"].metrics
+
+
 def test_numbers_may_be_added_to_a_job_long_after_its_end(database: Database, track: Callable[..., Tracker]) -> None:
     for _ in range(2):
         with track() as tracker:
