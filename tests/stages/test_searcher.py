@@ -14,7 +14,7 @@ import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from ray.air.execution import FixedResourceManager
+from ray.air.execution._internal import TrackedActor
 from ray.train._internal.storage import StorageContext
 from ray.tune.error import TuneError
 from ray.tune.execution.placement_groups import PlacementGroupFactory
@@ -221,12 +221,7 @@ def test_tune_lets_go_of_trials_that_have_ended(history: Any, tmp_path: Path, sc
     study, past = history(f"search.scheduler={scheduler}")
     storage = StorageContext(str(tmp_path), experiment_dir_name="search")
     suggestions = SearchGenerator(ConcurrencyLimiter(searcher(study, past)[0], max_concurrent=3))
-    controller = TuneController(
-        search_alg=suggestions,
-        scheduler=make_scheduler(study, past),
-        storage=storage,
-        resource_manager_factory=lambda: FixedResourceManager({"CPU": 2}),
-    )
+    controller = TuneController(search_alg=suggestions, scheduler=make_scheduler(study, past), storage=storage)
 
     def begin() -> Trial:
         trial = Trial("nothing", stub=True, storage=storage, placement_group_factory=PlacementGroupFactory([{"CPU": 1}]))
@@ -242,8 +237,10 @@ def test_tune_lets_go_of_trials_that_have_ended(history: Any, tmp_path: Path, sc
     controller._schedule_trial_stop(failed, exception=TuneError("its process died"))
     assert len(controller._get_trial_checkpoints()) == 3
     processes = controller._actor_manager
-    unwanted = processes.add_actor(object, {}, running.placement_group_factory)
-    controller._remove_actor(unwanted)  # before it has begun: what it was to do then waits for it
+    unwanted = TrackedActor(1)
+    processes._pending_actors_to_attrs[unwanted] = object, {}, running.placement_group_factory
+    processes.schedule_actor_task(unwanted, "stop")  # waits for its beginning
+    del processes._pending_actors_to_attrs[unwanted]
     controller._maybe_add_actors()  # a part of each step, which asks the scheduler
     ended = [weakref.ref(finished), weakref.ref(failed)]
     del trial, finished, failed
