@@ -82,6 +82,7 @@ def watch(address: str, folder: str) -> dict[str, Any]:
         limit = time.monotonic() + 60
         while True:
             alive = [actor["ActorClassName"] for actor in actors().values() if actor["State"] != "DEAD"]
+            alive = [name for name in alive if name != "_AutoscalingCoordinatorActor"]  # Ray Train's own, one for the cluster
             left = {"placement groups": held(), "actors": alive, "CPU": ray.available_resources().get("CPU", 0.0)}
             if left == {"placement groups": [], "actors": [], "CPU": 4.0} or time.monotonic() > limit:
                 break
