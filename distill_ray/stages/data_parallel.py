@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
@@ -38,7 +40,8 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
     started again, up to `resources.retries` times, and go on from the last checkpoint. Closing the generator tells them to stop
     and waits until they have: a pruned trial has then given back all it held.
 
-    Raises what the job itself raised (`DivergedError`, `StoreError`), and `RunError` when workers died too often.
+    Raises what the job itself raised (`DivergedError`, `StoreError`), `RunError` when workers died too often, and
+    `ChildProcessError` when the process that leads them died, or one through which they talk: another attempt may go well.
     """
     folder = tempfile.mkdtemp(prefix="distill-ray-train-")
     # Not within the placement group of the trial, which has room for the trial alone.
@@ -82,12 +85,17 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
                 epoch = record["epoch"]
                 yield [record]
             answers.put(GO_ON)
+    except RayActorError as error:
+        raise ChildProcessError("the queue of the workers died") from error
     finally:
-        answers.put(STOP)
+        with contextlib.suppress(RayActorError):
+            answers.put(STOP)
         thread.join()
         for queue in (records, answers):
             queue.shutdown(force=True)
         shutil.rmtree(folder, ignore_errors=True)
+    if failure and isinstance(failure[0], RayActorError):
+        raise ChildProcessError("the process that leads the workers died") from failure[0]
     if failure:
         raise RunError(f"training on {job.workers} workers failed: {failure[0]}")
 

@@ -93,5 +93,7 @@ def _job(store: Store, job: dict[str, Any], resources: WorkerResources, read_tes
             yield {"epochs": epochs}
     except DamagedError as error:
         yield {"damaged": str(error)}
+    except ChildProcessError:
+        raise  # as if it had been this one: the driver tries again
     except Exception as error:
         yield {"failure": str(error) or type(error).__name__}

@@ -39,9 +39,9 @@ def test_workers_killed_while_they_train(steady: Any, undisturbed: Any) -> None:
     assert [trial.state for trial in study.trials()] == [trial.state for trial in undisturbed.trials()]
 
 
-@pytest.mark.parametrize("name", ["RayTrainWorker", "_job"])
+@pytest.mark.parametrize("name", ["RayTrainWorker", "TrainController", "_job"])
 def test_a_group_of_two_data_parallel_workers_killed(name: str, steady: Any, tmp_path: Path) -> None:
-    """One of them, or the process that started both: they start again from the last checkpoint, and the teacher is the same.
+    """One of them, the process that leads them, or the one that started all: they start again from the last checkpoint, and the teacher is the same.
 
     What they held is free by then, or they would wait for it for ever: the machine has room for one group.
     """
@@ -53,7 +53,7 @@ def test_a_group_of_two_data_parallel_workers_killed(name: str, steady: Any, tmp
     with disturbed.running() as driver:
         before = driver.until_training()
         victims = driver.workers(name)
-        assert len(victims) == (1 if name == "_job" else 2)
+        assert len(victims) == (2 if name == "RayTrainWorker" else 1)
         victims[-1].kill()
         assert driver.ended() == 0, "".join(disturbed.printed)
     disturbed.goes_on_from(before)
