@@ -41,7 +41,7 @@ def test_workers_killed_while_they_train(steady: Any, undisturbed: Any) -> None:
 
 @pytest.mark.parametrize("name", ["RayTrainWorker", "TrainController", "_job"])
 def test_a_group_of_two_data_parallel_workers_killed(name: str, steady: Any, tmp_path: Path) -> None:
-    """One of them, the process that leads them, or the one that started all: they start again from the last checkpoint, and the teacher is the same.
+    """One of them, the process that leads them, or the one that started all: they go on from the last checkpoint.
 
     What they held is free by then, or they would wait for it for ever: the machine has room for one group.
     """
