@@ -71,6 +71,7 @@ def test_compare_command(finished_study: Any, tmp_path: Any, capsys: pytest.Capt
     file, store = str(finished_study.file), finished_study.store.uri
     assert main(["compare", file, "--store", store]) == 0
     assert "best found" in capsys.readouterr().out
+    (tmp_path / "empty").mkdir()
     assert main(["compare", f"{file}@{store}", f"{file}@{tmp_path / 'empty'}", "--json"]) == 0
     compared = json.loads(capsys.readouterr().out)
     assert compared["reference"] == {"study": f"tiny@{store}", "name": "best"}
