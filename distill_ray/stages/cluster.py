@@ -86,20 +86,13 @@ class Machines:
 class Cluster:
     """Ray, connected when first needed: a study whose jobs are all done never starts it.
 
-    `say` gets a line when the study has to wait for machines, and when they have come. Jobs of several workers need Ray's
-    `dashboard`, seconds of computing: what a killed job held is given back by an actor of Ray Train that asks the dashboard.
+    `say` gets a line when the study has to wait for machines, and when they have come.
     """
 
     def __init__(
-        self,
-        address: str | None = None,
-        *,
-        dashboard: bool = False,
-        verbose: bool = False,
-        say: Callable[[str], None] = lambda line: None,
+        self, address: str | None = None, *, verbose: bool = False, say: Callable[[str], None] = lambda line: None
     ) -> None:
         self._address = address
-        self._dashboard = dashboard
         self._verbose = verbose
         self._say = say
         self._connected = False
@@ -137,7 +130,7 @@ class Cluster:
         level = logging.INFO if self._verbose else logging.ERROR
         on_termination = signal.getsignal(signal.SIGTERM)
         if self._address is None:
-            _start_here(dashboard=self._dashboard, log_to_driver=self._verbose, logging_level=level)
+            _start_here(log_to_driver=self._verbose, logging_level=level)
         else:
             try:
                 ray.init(
@@ -218,7 +211,7 @@ class Cluster:
         return machines
 
 
-def _start_here(*, dashboard: bool, log_to_driver: bool, logging_level: int) -> None:
+def _start_here(*, log_to_driver: bool, logging_level: int) -> None:
     """A cluster of this machine alone. Ray gives its own processes half a minute; on a busy machine they get it again."""
     import ray
 
@@ -226,7 +219,7 @@ def _start_here(*, dashboard: bool, log_to_driver: bool, logging_level: int) -> 
         try:
             ray.init(
                 address="local",
-                include_dashboard=dashboard,
+                include_dashboard=False,
                 log_to_driver=log_to_driver,
                 logging_level=logging_level,
                 object_store_memory=OBJECT_STORE_BYTES,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import posixpath
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
 
+import ray
 import torch
 import torch.distributed as dist
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -43,6 +46,7 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
     Raises what the job itself raised (`DivergedError`, `StoreError`), `RunError` when workers died too often, and
     `ChildProcessError` when the process that leads them died, or one through which they talk: another attempt may go well.
     """
+    _give_back(store, job)
     folder = tempfile.mkdtemp(prefix="distill-ray-train-")
     # Not within the placement group of the trial, which has room for the trial alone.
     no_group: Any = None
@@ -105,10 +109,12 @@ def _work(config: dict[str, Any]) -> None:
     if (device := get_device()).type == "cuda":
         torch.cuda.set_device(device)
     worker, records, answers = Worker.here(), config["records"], config["answers"]
-    if not _go_on(worker, lambda: _left_over(answers)):
-        return
+    store, job = config["store"], Job.from_dict(config["job"])
     try:
-        store, job = config["store"], Job.from_dict(config["job"])
+        if worker.rank == 0 and (group := get_current_placement_group()) is not None:
+            store.write(_place(job), group.id.hex().encode())
+        if not _go_on(worker, lambda: _left_over(answers)):
+            return
         for (record,) in train_here(store, job, worker, sharing=config["sharing"], share=config["share"], pace=0):
             if worker.rank == 0:
                 records.put(record)
@@ -120,6 +126,24 @@ def _work(config: dict[str, Any]) -> None:
     except StoreError as error:
         records.put(error)
         raise  # the others wait for this one, and have to be ended
+
+
+def _place(job: Job) -> str:
+    """Where the workers of a job note the placement group that they are in."""
+    return posixpath.join("work", job.id, "placement-group")
+
+
+def _give_back(store: Store, job: Job) -> None:
+    """Remove the placement group of an earlier attempt.
+
+    Ray keeps it for as long as the driver lives where the process that led the workers was killed with the one that began the
+    job, and the next attempt would wait for its own place. Ray Train's cleaner needs a dashboard, and one cluster per machine.
+    """
+    noted = store.read(_place(job))
+    if noted is not None:
+        with contextlib.suppress(ValueError):  # half a note
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(noted.decode()))))
+        store.delete(_place(job))
 
 
 def _go_on(worker: Worker, ask: Callable[[], int]) -> bool:

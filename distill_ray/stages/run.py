@@ -61,7 +61,6 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
     store = Store.open(places.store)
     check_tracking(tracking_uri)
     data = data_of(study)
-    several = max(study.resources.workers_per_teacher, study.resources.workers_per_trial) > 1
     earlier_trials(study, store, places.search_storage)  # that they are there shows before anything is begun
     with (
         Progress(console, study.search.objectives) as progress,
@@ -73,7 +72,7 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
             artifacts=str(Path(store.uri, "mlflow")) if store.is_local else None,
             warn=progress.say,
         ) as tracker,
-        Cluster(places.address, dashboard=several, verbose=verbose, say=progress.say) as cluster,
+        Cluster(places.address, verbose=verbose, say=progress.say) as cluster,
     ):
         record = MlflowRecord(tracker, study, data)
         record.study_started()
