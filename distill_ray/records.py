@@ -62,7 +62,7 @@ class JobRecord:
 
     def epochs(self) -> list[dict[str, float]]:
         """One record of metrics per epoch, in order. Raises `DamagedError` as `Record.read` does."""
-        rows = pq.read_table(io.BytesIO(self.record.read(EPOCHS))).to_pylist()
+        rows = _table(self.record.read(EPOCHS)).to_pylist()
         return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
     @property
@@ -90,7 +90,7 @@ class JobRecord:
         record = self.record if split == "validation" else self._evaluation(split)
         if record is None:
             return None
-        table = pq.read_table(io.BytesIO(record.read(f"predictions-{split}.parquet")))
+        table = _table(record.read(f"predictions-{split}.parquet"))
         flat = table["log_probabilities"].combine_chunks().flatten().to_numpy()
         return Predictions(flat.reshape(table.num_rows, -1), table["label"].to_numpy())
 
@@ -174,6 +174,12 @@ def _predictions_file(predictions: Predictions) -> bytes:
     flat = pa.array(predictions.log_probabilities.astype(np.float32).reshape(rows * classes))
     columns = {"label": pa.array(predictions.labels), "log_probabilities": pa.FixedSizeListArray.from_arrays(flat, classes)}
     return _parquet(pa.table(columns))
+
+
+def _table(content: bytes) -> pa.Table:
+    # Unlike `pq.read_table`, without pyarrow's data sets and Pandas, a second to import.
+    with pq.ParquetFile(io.BytesIO(content)) as file:
+        return file.read()
 
 
 def _parquet(table: pa.Table) -> bytes:

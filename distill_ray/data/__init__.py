@@ -5,8 +5,9 @@ node, memory-mapped or, if that is too large, read by rows. The names below are 
 file does not pay for NumPy or pyarrow.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from distill_ray._lazy import names_from
 
 if TYPE_CHECKING:
     from distill_ray.data.images import Images, image_shape, load_images
@@ -29,21 +30,18 @@ __all__ = [
     "split_indices",
 ]
 
-_MODULES = {
-    "SOURCES": "source",
-    "Images": "images",
-    "Pixels": "pixels",
-    "Source": "source",
-    "channel_statistics": "statistics",
-    "image_shape": "images",
-    "import_dataset": "importing",
-    "load_images": "images",
-    "open_source": "source",
-    "split_indices": "split",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = names_from(
+    __name__,
+    {
+        "SOURCES": "source",
+        "Images": "images",
+        "Pixels": "pixels",
+        "Source": "source",
+        "channel_statistics": "statistics",
+        "image_shape": "images",
+        "import_dataset": "importing",
+        "load_images": "images",
+        "open_source": "source",
+        "split_indices": "split",
+    },
+)

@@ -18,6 +18,7 @@ from distill_ray.report.answer import found_settings
 from distill_ray.report.results import StudyResults
 from distill_ray.store import Store
 from distill_ray.tracking.champion import Champion
+from distill_ray.training.dataset import load_split
 
 TOLERANCE = 1e-4
 """How far a probability of the exported model may be from the trained student's: the rounding of float32 in another order."""
@@ -50,8 +51,6 @@ def find_champion(results: StudyResults, store: Store, data: Data) -> Champion:
     found = find_job(store, champion.job_id) if champion else None
     if champion is None or found is None:
         raise RequestError(f"study {results.name} has no champion yet; `distill-ray run` brings it to its end")
-    from distill_ray.training import load_split
-
     images = load_split(data, "test")
     return Champion(
         job=replace(found.job, data=data),
@@ -122,7 +121,7 @@ def _trained(champion: Champion) -> tuple[np.ndarray, np.ndarray]:
     import torch
     from safetensors.torch import load
 
-    from distill_ray.training import Worker, load_dataset, load_network, load_split, predict
+    from distill_ray.training import Worker, load_dataset, load_network, predict
 
     job = champion.job
     network = load_network(job, load(champion.weights), load_dataset(job.data))

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
 from distill_ray.metric import METRICS, title_of
 from distill_ray.report import answer, wording
 from distill_ray.report.comparison import LEVEL, Comparison, comparisons
@@ -56,9 +59,6 @@ class Report:
 
     def html(self) -> str:
         """The page."""
-        from jinja2 import Environment, StrictUndefined
-        from markupsafe import Markup
-
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         environment.globals |= {
             name: getattr(wording, name) for name in ("counted", "duration", "energy", "objective_title", "setting", "settings")

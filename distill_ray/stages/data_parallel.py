@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import posixpath
+import hashlib
 import shutil
 import tempfile
 import threading
@@ -16,7 +16,7 @@ import torch.distributed as dist
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
-from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -46,14 +46,14 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
     Raises what the job itself raised (`DivergedError`, `StoreError`), `RunError` when workers died too often, and
     `ChildProcessError` when the process that leads them died, or one through which they talk: another attempt may go well.
     """
-    _give_back(store, job)
+    _give_back(job)
     folder = tempfile.mkdtemp(prefix="distill-ray-train-")
     # Not within the placement group of the trial, which has room for the trial alone.
     no_group: Any = None
     outside = PlacementGroupSchedulingStrategy(placement_group=no_group)
     placed = {"num_cpus": 0, "resources": ON_THE_HEAD, "scheduling_strategy": outside}
     records, answers = (Queue(actor_options=placed) for _ in range(2))
-    per_worker = {"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {})
+    per_worker = {"CPU": resources.cpus, "memory": _mark(job)} | ({"GPU": resources.gpus} if resources.gpus else {})
     trainer = TorchTrainer(
         _work,
         train_loop_config={
@@ -109,12 +109,10 @@ def _work(config: dict[str, Any]) -> None:
     if (device := get_device()).type == "cuda":
         torch.cuda.set_device(device)
     worker, records, answers = Worker.here(), config["records"], config["answers"]
-    store, job = config["store"], Job.from_dict(config["job"])
+    if not _go_on(worker, lambda: _left_over(answers)):
+        return
     try:
-        if worker.rank == 0 and (group := get_current_placement_group()) is not None:
-            store.write(_place(job), group.id.hex().encode())
-        if not _go_on(worker, lambda: _left_over(answers)):
-            return
+        store, job = config["store"], Job.from_dict(config["job"])
         for (record,) in train_here(store, job, worker, sharing=config["sharing"], share=config["share"], pace=0):
             if worker.rank == 0:
                 records.put(record)
@@ -128,22 +126,24 @@ def _work(config: dict[str, Any]) -> None:
         raise  # the others wait for this one, and have to be ended
 
 
-def _place(job: Job) -> str:
-    """Where the workers of a job note the placement group that they are in."""
-    return posixpath.join("work", job.id, "placement-group")
-
-
-def _give_back(store: Store, job: Job) -> None:
-    """Remove the placement group of an earlier attempt.
-
-    Ray keeps it for as long as the driver lives where the process that led the workers was killed with the one that began the
-    job, and the next attempt would wait for its own place. Ray Train's cleaner needs a dashboard, and one cluster per machine.
+def _mark(job: Job) -> int:
+    """Bytes of memory, at most 16 MiB, that each worker asks for: by them the placement group is known, to which Ray Train gives
+    no name.
     """
-    noted = store.read(_place(job))
-    if noted is not None:
-        with contextlib.suppress(ValueError):  # half a note
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(noted.decode()))))
-        store.delete(_place(job))
+    driver = ray.get_runtime_context().get_job_id()
+    return 1 + int(hashlib.sha256(f"{driver} {job.id}".encode()).hexdigest()[:6], 16)
+
+
+def _give_back(job: Job) -> None:
+    """Remove the placement group of an earlier attempt of this driver's.
+
+    Ray keeps it for as long as the driver lives where the process that led the workers was killed, and the next attempt would
+    wait for its own place. Ray Train's cleaner needs a dashboard, and only one cluster on the machine.
+    """
+    for name, group in placement_group_table().items():
+        marks = {bundle.get("memory") for bundle in group["bundles"].values()}
+        if _mark(job) in marks and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
 
 def _go_on(worker: Worker, ask: Callable[[], int]) -> bool:

@@ -34,6 +34,9 @@ from distill_ray.stages.warm_start import warm_start
 from distill_ray.store import Store
 from distill_ray.study import Study
 
+SEARCHING, REPORTING = "distill_ray.stages.search", "distill_ray.report.write"
+"""The modules in which these stages are."""
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -69,7 +72,7 @@ def run_stages(around: Surroundings) -> None:
 def _teach(around: Surroundings) -> list[str]:
     runs = teacher_runs(around.study, around.data)
     with stage(around.observer, TEACH, len(runs)):
-        _train(around, runs)
+        _train(around, runs, next_stage=SEARCHING)
     return [run.job.id for run in runs]
 
 
@@ -145,6 +148,7 @@ def _train_lost(around: Surroundings, teachers: Sequence[str], history: optuna.S
     _train(
         around,
         [run for run in runs if run.job.id in places],
+        next_stage=SEARCHING,
         resources=replace(around.resources, sharing=trial_sharing(around.study)),
         observer=Observers(()),
     )
@@ -156,14 +160,16 @@ def _confirm(around: Surroundings, teachers: Sequence[str], history: optuna.Stud
         raise RunError(f"the search of study {around.study.name} found nothing: no trial came to its end")
     runs = confirm_runs(around.study, around.data, teachers, found)
     with stage(around.observer, CONFIRM, len(runs)):
-        _train(around, runs, read_test=True)
-        _train(around, teacher_runs(around.study, around.data), read_test=True, observer=Observers(()))
+        _train(around, runs, next_stage=REPORTING, read_test=True)
+        taught = teacher_runs(around.study, around.data)
+        _train(around, taught, next_stage=REPORTING, read_test=True, observer=Observers(()))
 
 
 def _train(
     around: Surroundings,
     runs: Sequence[Run],
     *,
+    next_stage: str,
     read_test: bool = False,
     resources: WorkerResources | None = None,
     observer: Observer | None = None,
@@ -180,8 +186,8 @@ def _train(
         from distill_ray.stages.fleet import run_jobs
 
         _connect(around)
-        # What the search needs of Ray takes seconds to import: they pass while jobs are training.
-        threading.Thread(target=importlib.import_module, args=("distill_ray.stages.search",), daemon=True).start()
+        # What the next stage needs takes seconds to import: they pass while jobs are training.
+        threading.Thread(target=importlib.import_module, args=(next_stage,), daemon=True).start()
         first = {run.job.id: run for run in reversed(missing)}
         run_jobs(
             around.cluster,

@@ -1,11 +1,16 @@
-"""Training one job in plain PyTorch."""
+"""Training one job in plain PyTorch. The names below are imported at first use: the data of a job needs no torch."""
 
-from distill_ray.training.dataset import Dataset, load_dataset, load_split
-from distill_ray.training.device import Worker, precision_of, precision_of_teachers
-from distill_ray.training.loop import DivergedError, Outcome, load_network, make_network, train
-from distill_ray.training.prediction import predict
-from distill_ray.training.signals import SignalKey, Signals, StoredTeachers, compute_signals, from_arrow, to_arrow
-from distill_ray.training.teachers import EpochTeachers, LiveTeachers
+from typing import TYPE_CHECKING
+
+from distill_ray._lazy import names_from
+
+if TYPE_CHECKING:
+    from distill_ray.training.dataset import Dataset, load_dataset, load_split
+    from distill_ray.training.device import Worker, precision_of, precision_of_teachers
+    from distill_ray.training.loop import DivergedError, Outcome, load_network, make_network, train
+    from distill_ray.training.prediction import predict
+    from distill_ray.training.signals import SignalKey, Signals, StoredTeachers, compute_signals, from_arrow, to_arrow
+    from distill_ray.training.teachers import EpochTeachers, LiveTeachers
 
 __all__ = [
     "Dataset",
@@ -29,3 +34,29 @@ __all__ = [
     "to_arrow",
     "train",
 ]
+
+__getattr__ = names_from(
+    __name__,
+    {
+        "Dataset": "dataset",
+        "DivergedError": "loop",
+        "EpochTeachers": "teachers",
+        "LiveTeachers": "teachers",
+        "Outcome": "loop",
+        "SignalKey": "signals",
+        "Signals": "signals",
+        "StoredTeachers": "signals",
+        "Worker": "device",
+        "compute_signals": "signals",
+        "from_arrow": "signals",
+        "load_dataset": "dataset",
+        "load_network": "loop",
+        "load_split": "dataset",
+        "make_network": "loop",
+        "precision_of": "device",
+        "precision_of_teachers": "device",
+        "predict": "prediction",
+        "to_arrow": "signals",
+        "train": "loop",
+    },
+)

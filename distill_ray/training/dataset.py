@@ -1,22 +1,16 @@
-"""The data of a job, ready to train on: images that the node's processes share, and the rows of each split."""
+"""The data of a job, ready to train on: images that the node's processes share, and the rows of each split. Needs no torch."""
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, fields
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from distill_ray.data import Images, Pixels, load_images, open_source, split_indices
 from distill_ray.data.source import SplitName
 from distill_ray.errors import RunError
 from distill_ray.job import Data, Split
 from distill_ray.task import GAUSSIAN, Task, task_of
-
-PIECE = 1024
-"""Images that go to a GPU at a time: those on a disk need not fit into the host's memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,20 +56,6 @@ def load_dataset(data: Data) -> Dataset:
     cut = {field.name: getattr(data.split, field.name) for field in fields(Split)}
     train, validation = split_indices(images.labels, **cut)
     return Dataset(images.images, images.labels, train, validation, images.class_names, images.mean, images.std)
-
-
-@functools.lru_cache(maxsize=2)
-def resident(dataset: Dataset, device: torch.device) -> tuple[Pixels | Tensor, np.ndarray | Tensor]:
-    """Images and labels where batches are made of them: on a GPU if they take no more than a quarter of what is free there.
-
-    They stay for the next job that this process trains on the same data.
-    """
-    if device.type != "cuda" or dataset.images.nbytes > torch.cuda.mem_get_info(device)[0] // 4:
-        return dataset.images, dataset.labels
-    images = torch.empty(dataset.images.shape, dtype=torch.tensor(dataset.images[:1]).dtype, device=device)
-    for first in range(0, len(images), PIECE):
-        images[first : first + PIECE] = torch.tensor(dataset.images[first : first + PIECE])
-    return images, torch.tensor(dataset.labels, device=device)
 
 
 def load_split(data: Data, split: SplitName) -> Images:

@@ -24,11 +24,12 @@ from distill_ray.models import build_model
 from distill_ray.training import checkpoint
 from distill_ray.training.checkpoint import Progress
 from distill_ray.training.compiling import Compile, compiled
-from distill_ray.training.dataset import Dataset, resident
+from distill_ray.training.dataset import Dataset
 from distill_ray.training.device import Worker, autocast, precision_of
-from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer
+from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer, take_step
 from distill_ray.training.prediction import predict
 from distill_ray.training.prefetch import prefetched
+from distill_ray.training.resident import resident
 from distill_ray.training.teachers import NO_TEACHERS, EpochTeachers
 from distill_ray.training.usage import Usage
 
@@ -124,8 +125,7 @@ def train(
             terms = recipe.method.loss(student, batch, answering)
             (terms["loss"] * batch.weight).backward()
             clip_gradients(recipe, network)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            take_step(optimizer)
             for name, term in terms.items():
                 losses[name] = losses.get(name, 0) + term.detach() * batch.weight
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from distill_ray.augment.epoch import epoch_batches
 from distill_ray.augment.view import Part, View
 from distill_ray.job import Data, Job, canonical_json
-from distill_ray.training.dataset import Dataset, resident
+from distill_ray.training.dataset import Dataset
+from distill_ray.training.resident import resident
 from distill_ray.training.teachers import LiveTeachers
 from distill_ray.training.top_k import Tail, top_k, total_variation, with_even_tail
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,25 @@ def test_every_format_gives_the_probabilities_of_the_trained_student(
     with pytest.raises(ValueError, match=r"uint8 of shape \(N, 8, 8, 1\), found float64"):
         model.predict(images / 255)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_champion_is_found_without_torch(finished_study: Any) -> None:
+    """So the driver of a study, which hands it to MLflow, is spared seconds of importing."""
+    code = """
+import sys
+from pathlib import Path
+from distill_ray.export import find_champion
+from distill_ray.stages.collect import collect
+from distill_ray.stages.resolve import data_of
+from distill_ray.store import Store
+from distill_ray.study import load_study
+study, store = load_study(Path(sys.argv[1])), Store.open(sys.argv[2])
+data = data_of(study)
+champion = find_champion(collect(study, data, store, search_storage=None, tracking_uri=""), store, data)
+print(len(champion.weights) > 0, "torch" in sys.modules)
+"""
+    command = [sys.executable, "-c", code, str(finished_study.file), finished_study.store.uri]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True False\n"
 
 
 def test_uncalibrated_is_the_plain_softmax(finished_study: Any, tmp_path: Path) -> None:

@@ -90,13 +90,17 @@ class Steady:
 
     def under_way(self) -> Times:
         """Of every job with a checkpoint, when each of the epochs in it had ended."""
+        return {name: [record["time"] for record in records] for name, records in self.histories().items()}
+
+    def histories(self) -> dict[str, list[dict[str, float]]]:
+        """The epochs in the checkpoint of every job that has one."""
         store, found = Store(str(self.store)), {}
         for name in store.names("work"):
             content = store.read(f"work/{name}/checkpoint.safetensors")
             if content is not None and find_job(store, name) is None:
                 body = content[32:]
                 header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])["__metadata__"]
-                found[name] = [record["time"] for record in json.loads(header["history"])]
+                found[name] = json.loads(header["history"])
         return found
 
     def epochs(self) -> dict[str, list[dict[str, float]]]:
@@ -109,16 +113,6 @@ class Steady:
         epochs = self.epochs()
         for name, times in before.items():
             assert [record["time"] for record in epochs[name]][: len(times)] == times
-
-    def resumed(self, moment: float, before: Times) -> float:
-        """Seconds from `moment` to the first training step after it, of jobs that were not being trained then."""
-        begun = [
-            record["time"] - record["seconds"]
-            for records in self.epochs().values()
-            for record in records
-            if record["time"] - record["seconds"] > moment
-        ]
-        return min(begun) - moment
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         storage = journal(Store(str(self.store)), journal_path("steady"))
@@ -218,6 +212,17 @@ def steady(tmp_path: Path) -> Callable[..., Steady]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Steady:
     """The study as it is when nothing happens to it."""
     study = Steady(Path(os.environ.get("DISTILL_RAY_UNDISTURBED") or tmp_path_factory.mktemp("undisturbed") / "store"))
+    study.finish()
+    return study
+
+
+@pytest.fixture(scope="session")
+def group_alone(tmp_path_factory: pytest.TempPathFactory) -> Steady:
+    """A study of one teacher on two workers and one trial, as it is when nothing happens to it."""
+    small = ("resources.workers_per_teacher=2", "teachers.members=1", "teachers.epochs=12", "confirm.baselines=[]")
+    search = ("search.trials=1", "search.try_first=[{temperature: 4, alpha: 0.9, lr: 0.1}]")
+    options = tuple(argument for override in (*small, *search) for argument in ("--set", override))
+    study = Steady(tmp_path_factory.mktemp("group") / "store", options)
     study.finish()
     return study
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,54 +38,53 @@ def test_workers_killed_while_they_train(steady: Any, undisturbed: Any) -> None:
     assert [trial.state for trial in study.trials()] == [trial.state for trial in undisturbed.trials()]
 
 
-@pytest.mark.parametrize("name", ["RayTrainWorker", "TrainController", "_job"])
-def test_a_group_of_two_data_parallel_workers_killed(name: str, steady: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "moment"),
+    [("RayTrainWorker", "training"), ("TrainController", "training"), ("TrainController", "starting"), ("_job", "training")],
+)
+def test_a_group_of_two_data_parallel_workers_killed(name: str, moment: str, steady: Any, group_alone: Any) -> None:
     """One of them, the process that leads them, or the one that started all: they go on from the last checkpoint.
 
     What they held is free by then, or they would wait for it for ever: the machine has room for one group.
     """
-    small = ("resources.workers_per_teacher=2", "teachers.members=1", "teachers.epochs=12", "confirm.baselines=[]")
-    search = ("search.trials=1", "search.try_first=[{temperature: 4, alpha: 0.9, lr: 0.1}]")
-    options = tuple(argument for override in (*small, *search) for argument in ("--set", override))
-    alone, disturbed = steady(*options, store=tmp_path / "alone"), steady(*options)
-    alone.finish()
-    with disturbed.running() as driver:
-        before = driver.until_training()
+    study = steady(*group_alone.options)
+    with study.running() as driver:
+        if moment == "training":
+            before = driver.until_training()
+        else:
+            driver.until(lambda: len(driver.workers("RayTrainWorker")) == 2)
+            before = study.under_way()
         victims = driver.workers(name)
         assert len(victims) == (2 if name == "RayTrainWorker" else 1)
         victims[-1].kill()
-        assert driver.ended() == 0, "".join(disturbed.printed)
-    disturbed.goes_on_from(before)
-    assert disturbed.results() == alone.results()
+        assert driver.ended() == 0, "".join(study.printed)
+    study.goes_on_from(before)
+    assert study.results() == group_alone.results()
 
 
 def test_the_driver_killed_in_every_stage(steady: Any, undisturbed: Any) -> None:
-    """Killed with -9 while it teaches, screens, searches, confirms and reports; then the first new training step comes soon."""
+    """Killed with -9 while it teaches, screens, searches, confirms and reports."""
     study = steady()
-    moments: list[tuple[str, float, Any]] = []
+    checkpoints: list[Any] = []
 
-    def killed(stage: str, wait: Any) -> None:
+    def killed(wait: Any) -> None:
         with study.running() as driver:
             wait(driver)
-            before = study.under_way()
+            checkpoints.append(study.under_way())
             os.kill(driver.process.pid, signal.SIGKILL)
             driver.process.wait()
             time.sleep(3)  # its children notice, and end
-            moments.append((stage, time.time(), before))
 
-    killed("teach", lambda driver: driver.until_training())
-    killed("screen", lambda driver: driver.wait_for("[screen 1/"))
-    killed("search", lambda driver: (driver.wait_for("[search] trial 000"), driver.until_training()))
+    killed(lambda driver: driver.until_training())
+    killed(lambda driver: driver.wait_for("[screen 1/"))
+    killed(lambda driver: (driver.wait_for("[search] trial 000"), driver.until_training()))
     abandoned = [trial for trial in study.trials() if trial.state == TrialState.RUNNING]
     assert abandoned
-    killed("confirm", lambda driver: (driver.wait_for("[confirm] "), driver.until_training()))
-    killed("report", lambda driver: driver.wait_for("confirm  "))
+    killed(lambda driver: (driver.wait_for("[confirm] "), driver.until_training()))
+    killed(lambda driver: driver.wait_for("confirm  "))
     study.finish()
-    for stage, moment, before in moments:
+    for before in checkpoints:
         study.goes_on_from(before)
-        if stage in ("teach", "search"):  # what the others trained may have ended before the processes did
-            seconds = study.resumed(moment, before)
-            print(f"driver killed in stage {stage}: first new training step {seconds:.1f} s after the study was started again")
     assert study.results() == undisturbed.results()
     trials = study.trials()
     assert {trial.user_attrs.get("reason") for trial in trials if trial.number in {each.number for each in abandoned}} == {
@@ -94,6 +92,36 @@ def test_the_driver_killed_in_every_stage(steady: Any, undisturbed: Any) -> None
     }
     counted = [trial.state for trial in trials if trial.user_attrs.get("reason") != ABANDONED]
     assert sorted(counted) == sorted(trial.state for trial in undisturbed.trials())
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        ("[teach] teacher 0", ("teachers.epochs=500",)),
+        ("[search] trial 000", ("teachers.epochs=1", "student.epochs=500")),
+    ],
+)
+def test_how_soon_a_killed_study_trains_again(line: str, options: tuple[str, ...], steady: Any) -> None:
+    """From the command to the first new training step, of jobs that take long enough not to end by themselves."""
+    study = steady(*(argument for option in options for argument in ("--set", option)))
+    with study.running() as driver:
+        driver.wait_for(line)
+        before = driver.until_training()
+        os.kill(driver.process.pid, signal.SIGKILL)
+        driver.process.wait()
+        time.sleep(3)  # its children notice, and end
+    moment = time.time()
+
+    def new_steps() -> list[float]:
+        """When the first step was taken of every epoch that is new."""
+        epochs = [record for records in study.histories().values() for record in records]
+        return [begun for record in epochs if (begun := record["time"] - record["seconds"]) > moment]
+
+    with study.running() as driver:
+        driver.until(new_steps)
+    print(f"{line}: first new training step {min(new_steps()) - moment:.1f} s after the study was started again")
+    for name, times in before.items():
+        assert study.under_way()[name][: len(times)] == times
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from typing import Literal
+
 import pytest
 import torch
 from torch import nn
 
 from distill_ray.job import Recipe
 from distill_ray.methods.stochastic import GaussianClassifier
-from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer
+from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer, take_step
 
 LATENT_BE = Recipe(model="wrn-28-4", epochs=200, lr=0.1, warmup_epochs=5, schedule="cosine")
 GOOD_DA = Recipe(model="wrn-16-2", epochs=240, lr=0.05, schedule="step", milestones=(150, 180, 210))
@@ -57,7 +61,7 @@ def test_nesterov() -> None:
     for gradient, rate in ((0.5, 0.0), (0.5, 0.1), (-0.2, 0.2)):
         weight.grad = torch.full_like(weight, gradient)
         optimizer.param_groups[0]["lr"] = rate
-        optimizer.step()
+        take_step(optimizer)
         seen.append(weight.item())
     assert seen == pytest.approx([1, 0.8645, 0.7866], abs=1e-12)
 
@@ -68,7 +72,7 @@ def test_weight_decay_is_an_l2_penalty() -> None:
         Recipe(model="wrn-16-2", lr=0.5, momentum=0.0, nesterov=False, weight_decay=0.1), nn.ParameterList([weight])
     )
     weight.grad = torch.tensor([1.0], dtype=torch.float64)
-    optimizer.step()
+    take_step(optimizer)
     assert weight.item() == pytest.approx(2 - 0.5 * (1 + 0.1 * 2))
 
 
@@ -93,7 +97,7 @@ def test_adam() -> None:
     expected, mean, square = 2.0, 0.0, 0.0
     for step, gradient in enumerate((0.5, -0.3, 0.8), start=1):
         weight.grad = torch.tensor([gradient], dtype=torch.float64)
-        optimizer.step()
+        take_step(optimizer)
         total = gradient + 0.1 * expected
         mean, square = 0.9 * mean + 0.1 * total, 0.999 * square + 0.001 * total**2
         expected -= 0.01 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)) ** 0.5 + 1e-8)
@@ -116,7 +120,7 @@ def test_the_penalty_is_clipped_with_the_gradient() -> None:
     optimizer = make_optimizer(recipe, network)
     weight.grad = torch.zeros_like(weight)
     clip_gradients(recipe, network)
-    optimizer.step()
+    take_step(optimizer)
     assert weight.tolist() == pytest.approx([2.4, 3.2], abs=1e-6)
 
 
@@ -129,6 +133,42 @@ def test_gaussian_layers_are_not_decayed(limit: float | None) -> None:
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     clip_gradients(recipe, network)
-    optimizer.step()
+    take_step(optimizer)
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter, before[name] * (0.95 if name.startswith("0.") else 1))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_step_is_that_of_torch(optimizer: Literal["sgd", "adam"]) -> None:
+    recipe = Recipe(model="wrn-16-2", optimizer=optimizer, lr=0.1)
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    one, other = make_optimizer(recipe, ours), make_optimizer(recipe, theirs)
+    for images in torch.randn(3, 5, 3):
+        for network in (ours, theirs):
+            network(images).square().sum().backward()
+        take_step(one)
+        other.step()
+        other.zero_grad()
+        assert all(parameter.grad is None for parameter in ours.parameters())
+    for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, reference)
+
+
+def test_steps_leave_the_compiler_alone() -> None:
+    """torch would load it for nothing, seconds of computing in every process that trains."""
+    code = """
+import sys, torch
+from distill_ray.job import Recipe
+from distill_ray.training.optimisation import clip_gradients, make_optimizer, take_step
+network = torch.nn.Linear(3, 2)
+recipe = Recipe(model="wrn-16-2", clip_norm=1.0)
+optimizer = make_optimizer(recipe, network)
+network(torch.ones(1, 3)).sum().backward()
+clip_gradients(recipe, network)
+take_step(optimizer)
+optimizer.load_state_dict(optimizer.state_dict())
+print("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from distill_ray.metrics import reliability
@@ -14,9 +15,6 @@ from distill_ray.records import Predictions
 from distill_ray.report.plots.drawing import Panel, Plot, color, contender_colors, figure, size_of
 from distill_ray.report.table import Row
 from distill_ray.report.wording import counted, cut, file_name
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 FEWEST_SAMPLES = 5
 """Bins with fewer predictions than this are left out of the diagrams: their accuracy is chance."""

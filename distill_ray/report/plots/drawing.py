@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from distill_ray.report.results import BEST, DEFAULT_KD, ENSEMBLE, SCRATCH, TEACHER, Contender
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PALETTE = {
     "ink": ("#1b2530", "#e4eaf0"),
@@ -93,8 +94,6 @@ class Plot:
 
     def svg(self) -> str:
         """The figure as an SVG document of its own, on white."""
-        import matplotlib
-
         buffer = io.StringIO()
         with matplotlib.rc_context(_STYLE):
             self.figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
@@ -129,9 +128,6 @@ def size_of(plots: int) -> tuple[int, int]:
 @contextmanager
 def figure(size: tuple[int, int] = WIDE) -> Iterator[Figure]:
     """A new empty figure of `size` pixels in the report's style; what is drawn within the context has it too."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     with matplotlib.rc_context(_STYLE):
         yield Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72)
 
@@ -144,8 +140,6 @@ def axes_in(figure: Figure, left: float = 56, right: float = 12, bottom: float =
 
 def whole_numbers(axes: Axes) -> None:
     """Ticks along x at whole numbers only."""
-    from matplotlib.ticker import MaxNLocator
-
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from distill_ray.report.plots.curves import curve_panel
 from distill_ray.report.plots.drawing import Panel, Plot, axes_in, color, figure, size_of, whole_numbers
@@ -15,9 +17,6 @@ from distill_ray.report.plots.pareto import pareto_panel
 from distill_ray.report.results import StudyResults, TrialRow, Value
 from distill_ray.report.search import best_trial, last_value, searched
 from distill_ray.report.wording import counted, cut, file_name, objective_title, setting
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 EDGE = "what lies beyond the picture is put on its edge."
 
@@ -152,8 +151,6 @@ def _slice(results: StudyResults, name: str, objective: str, index: int, size: t
 
 
 def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     axes.set_xscale("log")
     decades = np.log10(max(values) / min(values))
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if decades > 1.5 else (1.0, 2.0, 5.0)))

@@ -1,0 +1,29 @@
+"""Images and labels on the device that trains."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill_ray.data import Pixels
+from distill_ray.training.dataset import Dataset
+
+PIECE = 1024
+"""Images that go to a GPU at a time: those on a disk need not fit into the host's memory."""
+
+
+@functools.lru_cache(maxsize=2)
+def resident(dataset: Dataset, device: torch.device) -> tuple[Pixels | Tensor, np.ndarray | Tensor]:
+    """Images and labels where batches are made of them: on a GPU if they take no more than a quarter of what is free there.
+
+    They stay for the next job that this process trains on the same data.
+    """
+    if device.type != "cuda" or dataset.images.nbytes > torch.cuda.mem_get_info(device)[0] // 4:
+        return dataset.images, dataset.labels
+    images = torch.empty(dataset.images.shape, dtype=torch.tensor(dataset.images[:1]).dtype, device=device)
+    for first in range(0, len(images), PIECE):
+        images[first : first + PIECE] = torch.tensor(dataset.images[first : first + PIECE])
+    return images, torch.tensor(dataset.labels, device=device)
