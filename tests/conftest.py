@@ -212,6 +212,11 @@ class Machines:
     def job_server(self) -> str:
         return f"http://127.0.0.1:{self.dashboard}"
 
+    def run(self, study: Path, store: Path, *overrides: str) -> list[str]:
+        """The command that runs a study on the cluster."""
+        command = [sys.executable, "-m", "distill_ray", "run", str(study), "--address", self.address, "--store", str(store)]
+        return command + [argument for override in overrides for argument in ("--set", override)]
+
     def start_head(self) -> subprocess.Popen[bytes]:
         """Start the head, or another one in the place of one that was killed."""
         return self.start(*self.head)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,8 @@ def test_machines_that_may_come(machines: Any, tmp_path: Path) -> None:
     allowed = {"max_workers": 2, "head_node_type": "head", "available_node_types": types}
     (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(allowed))
     environment = machines.environment | {"HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
-    command = [
-        sys.executable,
-        "-m",
-        "distill_ray",
-        "run",
-        str(TINY),
-        "--address",
-        machines.address,
-        "--store",
-        str(tmp_path / "s"),
-    ]
-    small = ["teachers.members=1", "search.trials=1", "confirm.seeds=1", "confirm.baselines=[]"]
-    command += [argument for override in small for argument in ("--set", override)]
+    small = ("teachers.members=1", "search.trials=1", "confirm.seeds=1", "confirm.baselines=[]")
+    command = machines.run(TINY, tmp_path / "s", *small)
 
     never = [*command, "--set", "resources.workers_per_trial=3"]
     refused = subprocess.run(never, env=environment, capture_output=True, text=True, timeout=300, check=False)

@@ -87,20 +87,9 @@ def test_jobs_on_workers_of_two_nodes_and_more_than_fit(machines: Any, tmp_path:
     """Two workers on two nodes of one CPU each; more trials of two workers than fit at once, some of them pruned."""
     for _ in range(2):
         machines.start("--address", machines.address, "--num-cpus", "1", "--object-store-memory", "100000000")
-    two = ["resources.workers_per_teacher=2", "resources.workers_per_trial=2", "teachers.members=1", "search.trials=3"]
-    two += ["confirm.seeds=1", "confirm.baselines=[]"]
-    command = [
-        sys.executable,
-        "-m",
-        "distill_ray",
-        "run",
-        str(TINY),
-        "--address",
-        machines.address,
-        "--store",
-        str(tmp_path / "s"),
-    ]
-    command += [argument for override in two for argument in ("--set", override)]
+    two = ("resources.workers_per_teacher=2", "resources.workers_per_trial=2")
+    small = ("teachers.members=1", "search.trials=3", "confirm.seeds=1", "confirm.baselines=[]")
+    command = machines.run(TINY, tmp_path / "s", *two, *small)
     done = subprocess.run(command, env=machines.environment, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
