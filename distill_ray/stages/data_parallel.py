@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
 import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
 
-import ray
 import torch
 import torch.distributed as dist
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
-from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -25,6 +22,7 @@ from distill_ray.job import Job
 from distill_ray.stages.cluster import ON_THE_HEAD, WorkerResources
 from distill_ray.stages.execution import train_here
 from distill_ray.stages.keeping import Epochs
+from distill_ray.stages.worker_group import mark
 from distill_ray.store import Store
 from distill_ray.training import Worker
 from distill_ray.training.loop import DivergedError
@@ -46,14 +44,13 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
     Raises what the job itself raised (`DivergedError`, `StoreError`), `RunError` when workers died too often, and
     `ChildProcessError` when the process that leads them died, or one through which they talk: another attempt may go well.
     """
-    _give_back(job)
     folder = tempfile.mkdtemp(prefix="distill-ray-train-")
     # Not within the placement group of the trial, which has room for the trial alone.
     no_group: Any = None
     outside = PlacementGroupSchedulingStrategy(placement_group=no_group)
     placed = {"num_cpus": 0, "resources": ON_THE_HEAD, "scheduling_strategy": outside}
     records, answers = (Queue(actor_options=placed) for _ in range(2))
-    per_worker = {"CPU": resources.cpus, "memory": _mark(job)} | ({"GPU": resources.gpus} if resources.gpus else {})
+    per_worker = {"CPU": resources.cpus, "memory": mark(job.id)} | ({"GPU": resources.gpus} if resources.gpus else {})
     trainer = TorchTrainer(
         _work,
         train_loop_config={
@@ -124,26 +121,6 @@ def _work(config: dict[str, Any]) -> None:
     except StoreError as error:
         records.put(error)
         raise  # the others wait for this one, and have to be ended
-
-
-def _mark(job: Job) -> int:
-    """Bytes of memory, at most 16 MiB, that each worker asks for: by them the placement group is known, to which Ray Train gives
-    no name.
-    """
-    driver = ray.get_runtime_context().get_job_id()
-    return 1 + int(hashlib.sha256(f"{driver} {job.id}".encode()).hexdigest()[:6], 16)
-
-
-def _give_back(job: Job) -> None:
-    """Remove the placement group of an earlier attempt of this driver's.
-
-    Ray keeps it for as long as the driver lives where the process that led the workers was killed, and the next attempt would
-    wait for its own place. Ray Train's cleaner needs a dashboard, and only one cluster on the machine.
-    """
-    for name, group in placement_group_table().items():
-        marks = {bundle.get("memory") for bundle in group["bundles"].values()}
-        if _mark(job) in marks and group["state"] != "REMOVED":
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
 
 def _go_on(worker: Worker, ask: Callable[[], int]) -> bool:

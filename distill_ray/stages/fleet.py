@@ -14,6 +14,7 @@ from distill_ray.events import Observer, Run
 from distill_ray.job import Job
 from distill_ray.records import find_job, log_path
 from distill_ray.stages.cluster import ON_THE_HEAD, Cluster, WorkerResources
+from distill_ray.stages.worker_group import give_back
 from distill_ray.store import Store
 
 
@@ -56,6 +57,8 @@ def run_jobs(
                 observer.ended(run, "finished", found.metrics, "")
             except RayError:
                 del running[stream]
+                if run.job.workers > 1:
+                    give_back(run.job.id)
                 if attempt >= retries:
                     raise RunError(
                         f"{run.role} {run.job.id}: its process died {attempt + 1} times; is there enough memory?"

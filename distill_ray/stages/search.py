@@ -17,7 +17,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from distill_ray.errors import RunError
 from distill_ray.events import Observer, Run
-from distill_ray.job import Data
+from distill_ray.job import Data, Job
 from distill_ray.stages.cluster import ON_THE_HEAD, Cluster, WorkerResources
 from distill_ray.stages.history import SECONDS, STATES, best_trials, counted, time_left, time_spent
 from distill_ray.stages.resolve import trial_run
@@ -25,6 +25,7 @@ from distill_ray.stages.scheduler import make_scheduler, rungs
 from distill_ray.stages.searcher import OptunaSearcher, make_sampler, queue_first, settle_abandoned
 from distill_ray.stages.sharing import trial_sharing
 from distill_ray.stages.trial import Task, TrialRunner
+from distill_ray.stages.worker_group import give_back
 from distill_ray.store import Store
 from distill_ray.study import Study
 
@@ -126,6 +127,11 @@ class _Trials:
         for record in records:
             self._observer.epoch(self.runs[number], record)
 
+    def died(self, job: dict[str, Any]) -> None:
+        """The processes of a trial were killed, whether it is tried again or not."""
+        if job["workers"] > 1:
+            give_back(Job.from_dict(job).id)
+
     def ended(self, number: int, state: TrialState, reason: str, metrics: dict[str, float]) -> None:
         """A trial has come to its end, one way or another."""
         self._observer.ended(self.runs.pop(number), STATES[state], metrics, reason)
@@ -149,7 +155,10 @@ class _Listener(TrialProgressCallback):
         pass
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        pass
+        self._trials.died(trial.config["task"].job)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._trials.died(trial.config["task"].job)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
