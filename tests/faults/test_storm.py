@@ -16,7 +16,7 @@ KILLS = int(os.environ.get("DISTILL_RAY_STORM", "6"))
 WORKING = ("_job", "Trainable", "TrainController", "RayTrainWorker")
 """What Ray calls the processes in which the study's work is done."""
 
-EPOCHS = max(8, KILLS)
+EPOCHS = max(8, KILLS // 4)
 OPTIONS = (f"teachers.epochs={EPOCHS}", f"student.epochs={EPOCHS}", "search.retries=100", "resources.workers_per_teacher=2")
 
 
