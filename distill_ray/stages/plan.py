@@ -19,7 +19,7 @@ from distill_ray.stages.sharing import Sharing, confirm_sharing, trial_sharing
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.study.checks import GROUP
-from distill_ray.training import Dataset, LiveTeachers, Worker, load_dataset, make_network, train
+from distill_ray.training import Dataset, LiveTeachers, Worker, load_dataset, make_network, precision_of_teachers, train
 
 TIMED_BATCHES = 4
 
@@ -53,10 +53,13 @@ def plan_study(study: Study, store: Store) -> list[StagePlan]:
     teachers = teacher_runs(study, data)
     ids = [run.job.id for run in teachers]
     networks = {run.job.id: make_network(run.job, dataset) for run in teachers}
+    recipes = {run.job.id: run.job.recipe for run in teachers}
     per_epoch: dict[tuple[Recipe, tuple[str, ...]], float] = {}
 
     def answering(teachers: Sequence[str]) -> LiveTeachers:
-        return LiveTeachers([networks[teacher] for teacher in teachers], Worker.here().device, "fp32")
+        device = Worker.here().device
+        precision = precision_of_teachers((recipes[teacher] for teacher in teachers), device)
+        return LiveTeachers([networks[teacher] for teacher in teachers], device, precision)
 
     def seconds(job: Job) -> float:
         timed = dataclasses.replace(job.recipe, epochs=2, warmup_epochs=0.0, milestones=())

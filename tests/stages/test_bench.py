@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from distill_ray.cli import main
 from distill_ray.job import Job
 from distill_ray.methods import METHODS
 from distill_ray.stages import bench as module
+from distill_ray.stages import plan
 from distill_ray.stages.bench import LIVE, REFERENCE, SIGNALS, STUDENT, Bench, bench_study
 from distill_ray.stages.measured import keep_bench, kept_bench
 from distill_ray.stages.plan import plan_study
@@ -92,6 +94,21 @@ def test_the_plan_knows_the_signals(tiny_study: Callable[..., Study], tmp_path: 
     assert confirm is not None and not confirm.stored
     live = {stage.stage: stage for stage in plan_study(tiny_study("resources.signals=live"), Store.open(str(tmp_path)))}
     assert live["search"].signals is not None and not live["search"].signals.stored
+
+
+def test_a_plan_lets_teachers_answer_in_their_own_precision(
+    tiny_study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def answering(networks: Any, device: Any, precision: str) -> LiveTeachers:
+        if networks:
+            asked.append(precision)
+        return LiveTeachers(networks, device, precision)
+
+    monkeypatch.setattr(plan, "LiveTeachers", answering)
+    plan_study(tiny_study("teachers.precision=bf16"), Store.open(str(tmp_path)))
+    assert set(asked) == {"bf16"}
 
 
 def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(tiny_study: Callable[..., Study]) -> None:
