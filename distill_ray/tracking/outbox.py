@@ -71,6 +71,7 @@ class Outbox:
         self._changed = threading.Condition()
         self._away = self._refused = False
         self._closing = False
+        self._written = 0
         database = sqlite_file(uri)
         self.runs: dict[str, Recorded] | None = read_recorded(database, study_key) if database else None
         self._writer: RunWriter | None = None
@@ -90,11 +91,14 @@ class Outbox:
             self._changed.notify()
 
     def close(self, timeout: float) -> bool:
-        """Write what is left, for at most `timeout` seconds, and stop. Whether MLflow has everything then."""
+        """Write what is left, at most `timeout` seconds for each run, and stop. Whether MLflow has everything then."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(timeout)
+        written = -1
+        while self._thread.is_alive() and written != self._written:
+            written = self._written
+            self._thread.join(timeout)
         waits = bool(self._thread.is_alive() or self._pending or self._cut)
         if waits:
             self._say("does not have everything; run the same command again when it works")
@@ -189,3 +193,4 @@ class Outbox:
         if known.done and news.run_key != STUDY_KEY:  # nobody asks again what it was, and there may be thousands
             known = replace(known, status=sys.intern(known.status), tags=_ENDED[known.tags[STATUS_TAG]], metrics=_NONE)
         runs[news.run_key] = known
+        self._written += 1

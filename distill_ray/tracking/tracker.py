@@ -166,7 +166,7 @@ class Tracker:
         return run is not None and run.done
 
     def close(self, timeout: float = 60.0) -> bool:
-        """Write what is left and stop; at most `timeout` seconds. Whether MLflow has everything then."""
+        """Write what is left, at most `timeout` seconds for each run, and stop. Whether MLflow has everything then."""
         return self._outbox.close(timeout)
 
 

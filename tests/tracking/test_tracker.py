@@ -326,6 +326,30 @@ def test_a_run_that_was_made_though_the_answer_got_lost_is_found(
     assert [line for line in said if "no answer" in line]
 
 
+def test_closing_waits_for_as_long_as_runs_get_written(
+    track: Callable[..., Tracker], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    tracker = track()
+    tell_job(tracker, 0)
+    limit = time.monotonic() + 120
+    while not tracker.is_recorded("trial/0"):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    create_run = MlflowClient.create_run
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(1)
+        return create_run(*args, **kwargs)
+
+    monkeypatch.setattr(MlflowClient, "create_run", slow)
+    for number in range(1, 5):
+        tell_job(tracker, number)
+    assert tracker.close(timeout=3)
+    assert len(database.runs()) == 5
+
+
 def test_closing_gives_up_when_mlflow_stays_away(
     track: Callable[..., Tracker], said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
