@@ -92,7 +92,6 @@ class Record:
                     return content
             fetched = self.read(name)
             try:
-                copy.parent.mkdir(parents=True, exist_ok=True)
                 Store._write_locally(copy, fetched, durable=False)
                 return _mapped(copy)
             except OSError:  # no room for a copy: this process keeps it to itself
@@ -164,12 +163,10 @@ class Store:
         return Store, (self.uri,)
 
     def local_path(self, path: str) -> Path:
-        """Where `path` lies on this machine's disk, its folder made. Raises `RequestError` for a store that is elsewhere."""
+        """Where `path` lies on this machine's disk, or would lie. Raises `RequestError` for a store that is elsewhere."""
         if not self.is_local:
             raise RequestError(f"store {self.shown}: {path} must lie on a local disk")
-        local = Path(self.uri, path)
-        local.parent.mkdir(parents=True, exist_ok=True)
-        return local
+        return Path(self.uri, path)
 
     def put(self, key: str, files: Mapping[str, bytes], info: Mapping[str, Any]) -> Record:
         """Write a record: first the files, each attempt in a folder of its own, then the manifest that makes them count.
@@ -249,6 +246,7 @@ class Store:
 
     @staticmethod
     def _write_locally(target: Path, content: bytes, durable: bool) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
         try:
             with open(temporary, "wb") as file:

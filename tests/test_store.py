@@ -198,7 +198,7 @@ def test_a_store_that_is_only_read_is_not_made(tmp_path: Path, place: str) -> No
 def test_paths_on_disk_are_for_local_stores(tmp_path: Path) -> None:
     path = Store.open(str(tmp_path)).local_path("studies/quickstart/search.journal")
     assert path == tmp_path / "studies" / "quickstart" / "search.journal"
-    assert path.parent.is_dir()
+    assert not path.parent.exists()
     with pytest.raises(RequestError, match=r"store mock:///b: studies/x must lie on a local disk"):
         Store.open("mock:///b").local_path("studies/x")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import posixpath
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from distill_ray.errors import RequestError, RunError, StoreError
+from distill_ray.errors import RequestError, RunError
 from distill_ray.store import Store
 
 if TYPE_CHECKING:
@@ -41,8 +42,13 @@ def study_lock(store: Store, name: str, say: Callable[[str], None] = lambda line
     busy = RequestError(
         f"study {name} is being run on store {store.shown} by another process; wait for it, or choose another --store"
     )
+    path = lock_path(name)
     if store.is_local:
-        with open(store.local_path(lock_path(name)), "w") as file:
+        local = store.local_path(path)
+        with store.explained(path):
+            local.parent.mkdir(parents=True, exist_ok=True)
+            local.touch()
+        with open(local) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -50,22 +56,9 @@ def study_lock(store: Store, name: str, say: Callable[[str], None] = lambda line
             yield
         return
     _wait_until_free(store, name, say, busy)
-    path, own = lock_path(name), {"host": socket.gethostname(), "pid": os.getpid(), "token": secrets.token_hex(8)}
-    _write(store, path, own)
-    time.sleep(1)
-    if _read(store, path).get("token") != own["token"]:
-        raise busy
-    done = threading.Event()
-    beating = threading.Thread(target=_beat, args=(store, path, own, done), daemon=True)
-    beating.start()
-    try:
+    own = {"host": socket.gethostname(), "pid": os.getpid()}
+    with _known_as_driver(own, busy, lambda: _read(store, path), lambda sign: _write(store, path, sign)):
         yield
-    finally:
-        done.set()
-        beating.join()
-        with contextlib.suppress(StoreError):
-            if _read(store, path).get("token") == own["token"]:
-                store.delete(path)
 
 
 @contextlib.contextmanager
@@ -76,7 +69,7 @@ def search_lock(history: optuna.Study, store: Store, say: Callable[[str], None] 
     was killed is waited for, `EXPIRY` seconds if it was on another store, which `say` is told; whoever holds the study on this
     store (`study_lock`) knows that its driver here is gone.
     """
-    own = {"store": store.shown, "host": socket.gethostname(), "token": secrets.token_hex(8)}
+    own = {"store": store.shown, "host": socket.gethostname()}
     found = _driver_of(history)
     busy = RequestError(
         f"search {history.study_name} is being run on store {found.get('store')} by another process on {found.get('host')}; wait "
@@ -89,29 +82,8 @@ def search_lock(history: optuna.Study, store: Store, say: Callable[[str], None] 
             if now != found:
                 raise busy
             time.sleep(1)
-    history.set_user_attr(DRIVER, own)
-    time.sleep(1)
-    if _driver_of(history).get("token") != own["token"]:
-        raise busy
-    done = threading.Event()
-
-    def beat() -> None:
-        count = 0
-        while not done.wait(BEAT):
-            with contextlib.suppress(RunError):
-                if _driver_of(history).get("token") == own["token"]:
-                    history.set_user_attr(DRIVER, own | {"beat": (count := count + 1)})
-
-    beating = threading.Thread(target=beat, daemon=True)
-    beating.start()
-    try:
+    with _known_as_driver(own, busy, lambda: _driver_of(history), lambda sign: history.set_user_attr(DRIVER, sign)):
         yield
-    finally:
-        done.set()
-        beating.join()
-        with contextlib.suppress(RunError):
-            if _driver_of(history).get("token") == own["token"]:
-                history.set_user_attr(DRIVER, {})
 
 
 def is_running(store: Store, name: str) -> bool:
@@ -131,6 +103,41 @@ def is_running(store: Store, name: str) -> bool:
 def lock_path(name: str) -> str:
     """Where the lock of study `name` lies in the store."""
     return posixpath.join("studies", name, "lock")
+
+
+@contextlib.contextmanager
+def _known_as_driver(
+    own: dict[str, Any], busy: RequestError, read: Callable[[], dict[str, Any]], write: Callable[[dict[str, Any]], None]
+) -> Iterator[None]:
+    """Says again and again, by `write`, that a driver with these properties lives, and in the end that there is none.
+
+    Raises `busy` when `read` finds another one that came in the same second.
+    """
+    own = own | {"token": secrets.token_hex(8)}
+    write(own)
+    time.sleep(1)
+    if read().get("token") != own["token"]:
+        raise busy
+    done = threading.Event()
+
+    def beat() -> None:
+        for count in itertools.count(1):
+            if done.wait(BEAT):
+                return
+            with contextlib.suppress(RunError):
+                if read().get("token") == own["token"]:
+                    write(own | {"beat": count})
+
+    beating = threading.Thread(target=beat, daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        done.set()
+        beating.join()
+        with contextlib.suppress(RunError):
+            if read().get("token") == own["token"]:
+                write({})
 
 
 def _driver_of(history: optuna.Study) -> dict[str, Any]:
@@ -160,17 +167,11 @@ def _age(store: Store, name: str) -> float | None:
     return times[probe] - times[path] if path in times and probe in times else None
 
 
-def _beat(store: Store, path: str, own: dict[str, Any], done: threading.Event) -> None:
-    beat = 0
-    while not done.wait(BEAT):
-        with contextlib.suppress(StoreError):
-            if _read(store, path).get("token") == own["token"]:
-                beat += 1
-                _write(store, path, own | {"beat": beat})
-
-
 def _write(store: Store, path: str, content: dict[str, Any]) -> None:
-    store.write(path, json.dumps(content).encode())
+    if content:
+        store.write(path, json.dumps(content).encode())
+    else:
+        store.delete(path)
 
 
 def _read(store: Store, path: str) -> dict[str, Any]:

@@ -44,8 +44,10 @@ class _Journal(JournalFileBackend):
     def __init__(self, store: Store, path: str) -> None:
         self._store, self._path = store, path
         self._together: list[dict[str, Any]] | None = None
+        file = store.local_path(path)
         with store.explained(path):
-            super().__init__(str(store.local_path(path)), _Lock(store.local_path(path)))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            super().__init__(str(file), _Lock(file))
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         """The entries from that number on. Optuna's own notes where each begins, a kilobyte for a trial; here only the last."""

@@ -182,31 +182,28 @@ def test_while_one_waits_it_works_ahead(store: Store, teachers: Counting) -> Non
 
 
 def test_a_dead_holder_is_not_waited_for(store: Store, teachers: Counting) -> None:
-    lease = store.local_path(f"{ROOT}/{KEY.id}/00001.lease")
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    lease.write_text(f"{os.uname().nodename} {dead.pid} abcd")
-    leftover = store.local_path(f"{ROOT}/{KEY.id}/00001/1234/{FILE}")
-    leftover.write_bytes(b"half of it")
+    store.write(f"{ROOT}/{KEY.id}/00001.lease", f"{os.uname().nodename} {dead.pid} abcd".encode())
+    store.write(f"{ROOT}/{KEY.id}/00001/1234/{FILE}", b"half of it")
     assert shared(store, teachers).of_epoch(1) is not None
     assert teachers.asked == 1
-    assert not leftover.exists()
+    assert store.read(f"{ROOT}/{KEY.id}/00001/1234/{FILE}") is None
 
 
 def test_a_reader_elsewhere_waits_until_the_writer_is_done(store: Store, teachers: Counting) -> None:
     """The writer is on another node: its process cannot be asked about, it shows life, and half of its file is there."""
-    lease = store.local_path(f"{ROOT}/{KEY.id}/00001.lease")
-    lease.write_text("another-machine 1 abcd")
-    half = store.local_path(f"{ROOT}/{KEY.id}/00001/1234/{FILE}")
-    half.write_bytes(b"half of it")
+    lease, half = f"{ROOT}/{KEY.id}/00001.lease", f"{ROOT}/{KEY.id}/00001/1234/{FILE}"
+    store.write(lease, b"another-machine 1 abcd")
+    store.write(half, b"half of it")
     found: list[Signals | None] = []
     reading = threading.Thread(target=lambda: found.append(shared(store, teachers, epochs=1).of_epoch(1)))
     reading.start()
     time.sleep(1)
-    assert reading.is_alive() and teachers.asked == 0 and half.exists()
+    assert reading.is_alive() and teachers.asked == 0 and store.read(half)
     writer = Counting()
     shared(store, writer)._make(1)
-    lease.unlink()
+    store.delete(lease)
     reading.join(10)
     assert teachers.asked == 0 and writer.asked == 1
     assert found and found[0] is not None
