@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from distill_ray.export import Exported
+    from distill_ray.planning.plan import StagePlan
     from distill_ray.report.page import Report
     from distill_ray.report.plots.drawing import Plot
     from distill_ray.report.results import StudyResults
-    from distill_ray.stages.plan import StagePlan
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Study:
 
     def plan(self, *, store: str = DEFAULT_STORE) -> list[StagePlan]:
         """What it would train, and about how long that takes here, stage by stage; nothing is begun."""
-        from distill_ray.stages.plan import plan_study
+        from distill_ray.planning.plan import plan_study
         from distill_ray.store import Store
 
         return plan_study(self.definition, Store.open(store))
@@ -77,8 +77,8 @@ class Study:
         self, *, store: str = DEFAULT_STORE, tracking_uri: str | None = None, search_storage: str | None = None
     ) -> Results:
         """What there is of the study by now, finished or not; nothing is run."""
+        from distill_ray.resolve import data_of
         from distill_ray.stages.collect import collect
-        from distill_ray.stages.resolve import data_of
         from distill_ray.store import Store
 
         found = collect(
@@ -98,7 +98,7 @@ class Study:
         `format` is one of safetensors, torch-export, onnx and mlflow.
         """
         from distill_ray.export import export_champion
-        from distill_ray.stages.resolve import data_of
+        from distill_ray.resolve import data_of
         from distill_ray.store import Store
 
         found = self.results(store=store, search_storage=search_storage).collected

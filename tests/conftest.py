@@ -22,6 +22,7 @@ import torch
 from distill_ray.job import Data, Job, Split
 from distill_ray.metrics import score
 from distill_ray.store import Store
+from distill_ray.study import Study, load_study
 from distill_ray.training import Dataset
 
 # Tests run side by side, one on each core: more threads than that would only wait for each other.
@@ -76,6 +77,12 @@ def small_data() -> Data:
     return Data(name="small", digest="0" * 32, location="small", label="label", split=Split(validation=16))
 
 
+@pytest.fixture
+def tiny_study() -> Callable[..., Study]:
+    """Makes the study of `tiny.yaml`, small enough to be run whole, with overrides: `tiny_study("search.trials=2")`."""
+    return lambda *overrides: load_study(Path(__file__).with_name("tiny.yaml"), overrides)
+
+
 @dataclass(frozen=True)
 class FinishedStudy:
     """A study whose store has everything that a run leaves there, made without Ray from networks that hardly learned."""
@@ -87,7 +94,7 @@ class FinishedStudy:
 @pytest.fixture(scope="session")
 def finished_study(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
     """The tiny study of real digits, finished: two teachers, four trials of which one failed, two confirmations each."""
-    return _finished(Path(__file__).parent / "stages" / "tiny.yaml", tmp_path_factory.mktemp("finished"))
+    return _finished(Path(__file__).with_name("tiny.yaml"), tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture(scope="session")
@@ -113,10 +120,9 @@ def _finished(file: Path, folder: Path) -> FinishedStudy:
     import optuna
 
     from distill_ray.records import Predictions, find_job, save_job, save_test_predictions
-    from distill_ray.stages.history import best_recipes, open_history
-    from distill_ray.stages.resolve import confirm_runs, data_of, teacher_runs, trial_run
-    from distill_ray.stages.searcher import queue_first
-    from distill_ray.study import load_study
+    from distill_ray.resolve import confirm_runs, data_of, teacher_runs, trial_run
+    from distill_ray.search.history import best_recipes, open_history
+    from distill_ray.search.searcher import queue_first
     from distill_ray.training import Worker, load_dataset, load_split, make_network, predict
 
     study, store = load_study(file), Store.open(str(folder))

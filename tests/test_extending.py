@@ -29,7 +29,7 @@ from distill_ray.records import Predictions
 from distill_ray.report.results import Contender, StudyResults
 from distill_ray.report.page import Report
 from distill_ray.report.table import as_text, table
-from distill_ray.stages.resolve import data_of, teacher_runs, trial_run
+from distill_ray.resolve import data_of, teacher_runs, trial_run
 from distill_ray.study.schema import study_schema
 from distill_ray.training import LiveTeachers, Worker, load_dataset, load_network, train
 

@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 import distill_ray
 from distill_ray.errors import DistillRayError, RequestError
 from distill_ray.records import WEIGHTS, find_job
-from distill_ray.stages.history import open_history
-from distill_ray.stages.resolve import data_of
+from distill_ray.resolve import data_of
+from distill_ray.search.history import open_history
 from distill_ray.store import MANIFEST, Store, shown
 from distill_ray.study import load_study
 from distill_ray.tracking import check_tracking
 from distill_ray.training.checkpoint import is_intact
 
-TINY = Path(__file__).parent / "stages" / "tiny.yaml"
+TINY = Path(__file__).with_name("tiny.yaml")
 
 
 class Bomb:

@@ -10,7 +10,7 @@ import click
 from distill_ray.cli import options
 
 if TYPE_CHECKING:
-    from distill_ray.stages.bench import Bench
+    from distill_ray.planning.bench import Bench
 
 
 @click.command()
@@ -31,8 +31,8 @@ def bench(study: str, overrides: tuple[str, ...], store: str, as_machine: bool, 
       distill-ray bench my.yaml --reference --json | jq .ratios
     """
     loaded = options.load(study, overrides)
-    from distill_ray.stages.bench import bench_study
-    from distill_ray.stages.measured import keep_bench
+    from distill_ray.planning.bench import bench_study
+    from distill_ray.planning.bench_record import keep_bench
     from distill_ray.store import Store
 
     opened = Store.open(store)

@@ -31,7 +31,7 @@ def status(study: str, overrides: tuple[str, ...], store: str, search_storage: s
     import time
 
     loaded = options.load(study, overrides)
-    from distill_ray.stages.resolve import data_of
+    from distill_ray.resolve import data_of
     from distill_ray.stages.standing import standing
     from distill_ray.store import Store
 
@@ -113,7 +113,7 @@ def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_s
             raise RequestError(f"job {what[0]}: {found} (store {opened.shown}; a study file would list its jobs)")
     else:
         from distill_ray.events import describe
-        from distill_ray.stages.resolve import data_of
+        from distill_ray.resolve import data_of
         from distill_ray.stages.standing import standing
 
         loaded = options.load(what[0], overrides)

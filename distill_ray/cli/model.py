@@ -54,8 +54,8 @@ def export(
 
         check_installed("onnx", "onnxscript", "onnxruntime")
     from distill_ray.export import export_champion
+    from distill_ray.resolve import data_of
     from distill_ray.stages.collect import collect
-    from distill_ray.stages.resolve import data_of
     from distill_ray.store import Store
 
     data, opened = data_of(loaded), Store.open(store, make=False)

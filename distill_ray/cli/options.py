@@ -80,8 +80,8 @@ def results(study: Study, store: str, tracking_uri: str | None, search_storage: 
 
 def results_in(study: Study, store: str, search_storage: str | None, tracking_uri: str = "") -> StudyResults:
     """What there is of the study in a store; `tracking_uri` is only named."""
+    from distill_ray.resolve import data_of
     from distill_ray.stages.collect import collect
-    from distill_ray.stages.resolve import data_of
     from distill_ray.store import Store
 
     return collect(study, data_of(study), Store.open(store, make=False), search_storage=search_storage, tracking_uri=tracking_uri)

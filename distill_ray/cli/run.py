@@ -77,7 +77,7 @@ def validate(study: str, overrides: tuple[str, ...]) -> None:
     from distill_ray.data.source import is_generated
 
     if is_generated(loaded.data.source):
-        from distill_ray.stages.resolve import data_of
+        from distill_ray.resolve import data_of
 
         data_of(loaded)
     click.echo(f"{study}: valid")
@@ -96,9 +96,9 @@ def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str
     The time on this machine is judged by a few steps; nothing is begun.
     """
     loaded = options.load(study, overrides)
+    from distill_ray.planning.plan import plan_study
     from distill_ray.report.wording import duration
-    from distill_ray.stages.plan import plan_study
-    from distill_ray.stages.warm_start import earlier_trials
+    from distill_ray.search.warm_start import earlier_trials
     from distill_ray.store import Store
 
     opened = Store.open(store)

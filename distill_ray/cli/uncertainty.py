@@ -47,7 +47,7 @@ def uncertainty(
       distill-ray uncertainty studies/toy-spiral.yaml --foreign toy-spiral-grid
     """
     loaded = options.load(study, overrides)
-    from distill_ray.stages.resolve import data_of
+    from distill_ray.resolve import data_of
     from distill_ray.stages.uncertainty import uncertainties
     from distill_ray.store import Store
 

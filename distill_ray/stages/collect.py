@@ -28,9 +28,9 @@ from distill_ray.report.results import (
     StudyResults,
     TrialRow,
 )
+from distill_ray.resolve import confirm_runs, learned_from, teacher_runs, trial_run
+from distill_ray.search.history import begun, best_recipes, is_over, known_from, open_history
 from distill_ray.stages.contenders import ensemble_contenders, student_contenders, teacher_contenders
-from distill_ray.stages.history import begun, best_recipes, is_over, known_from, open_history
-from distill_ray.stages.resolve import confirm_runs, learned_from, teacher_runs, trial_run
 from distill_ray.stages.screen import ENTROPY, T_STDDEV, Screening, deviations, found_metrics, kept_choices, narrowed, screenings
 from distill_ray.stages.stage_log import first_run, stage_rows
 from distill_ray.store import Store

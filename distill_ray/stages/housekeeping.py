@@ -12,12 +12,12 @@ from optuna.storages.journal import JournalStorage
 from optuna.trial import TrialState
 
 from distill_ray.errors import RequestError
+from distill_ray.execution.signals import IN_USE, ROOT
 from distill_ray.records import find_job, job_key, log_path
+from distill_ray.search.history import journal_path
+from distill_ray.search.journal import journal
 from distill_ray.stages.driver import is_running
-from distill_ray.stages.history import journal_path
-from distill_ray.stages.journal import journal
 from distill_ray.stages.references import is_list, referenced
-from distill_ray.stages.signals import IN_USE, ROOT
 from distill_ray.store import DAMAGED, MANIFEST, Store
 
 CHECKPOINTS = "checkpoints of finished jobs"

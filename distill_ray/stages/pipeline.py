@@ -14,12 +14,14 @@ from optuna.trial import TrialState
 
 from distill_ray.errors import RunError
 from distill_ray.events import Observer, Observers, Run, stage
+from distill_ray.execution.cluster import Cluster, WorkerResources
+from distill_ray.execution.sharing import confirm_sharing, trial_sharing
 from distill_ray.job import Data
 from distill_ray.records import find_job
-from distill_ray.stages.cluster import Cluster, WorkerResources
+from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
+from distill_ray.search.history import STATES, best_recipes, counted, is_over, open_history
+from distill_ray.search.warm_start import warm_start
 from distill_ray.stages.driver import search_lock
-from distill_ray.stages.history import STATES, best_recipes, counted, is_over, open_history
-from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
 from distill_ray.stages.screen import (
     deviations,
     found_metrics,
@@ -29,12 +31,10 @@ from distill_ray.stages.screen import (
     screening_sharing,
     screenings,
 )
-from distill_ray.stages.sharing import confirm_sharing, trial_sharing
-from distill_ray.stages.warm_start import warm_start
 from distill_ray.store import Store
 from distill_ray.study import Study
 
-SEARCHING, REPORTING = "distill_ray.stages.search", "distill_ray.report.write"
+SEARCHING, REPORTING = "distill_ray.search.search", "distill_ray.report.write"
 """The modules in which these stages are."""
 
 
@@ -114,7 +114,7 @@ def _search(around: Surroundings, teachers: Sequence[str]) -> optuna.Study:
         tell_of_trials(study, around.data, teachers, history, around.store, around.observer)
         _train_lost(around, teachers, history)
         if not is_over(history, study.search):
-            from distill_ray.stages.search import run_search
+            from distill_ray.search.search import run_search
 
             _connect(around)
             run_search(study, around.data, teachers, history, around.store, around.cluster, around.observer)
@@ -183,7 +183,7 @@ def _train(
         else:
             observer.past(run, "finished", found.epochs, found.metrics, "")
     if missing:
-        from distill_ray.stages.fleet import run_jobs
+        from distill_ray.execution.fleet import run_jobs
 
         _connect(around)
         # What the next stage needs takes seconds to import: they pass while jobs are training.

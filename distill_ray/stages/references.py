@@ -7,7 +7,7 @@ import posixpath
 from collections.abc import Callable, Iterable
 
 from distill_ray.events import Measurement, Metrics, Run, State
-from distill_ray.stages.resolve import CONFIRM
+from distill_ray.resolve import CONFIRM
 from distill_ray.store import DAMAGED, Store
 from distill_ray.study import Study
 

@@ -13,18 +13,18 @@ from rich.console import Console
 
 from distill_ray.errors import DamagedError, RequestError
 from distill_ray.events import Observers, stage
+from distill_ray.execution.cluster import Cluster
 from distill_ray.job import canonical_json
 from distill_ray.progress import Progress
 from distill_ray.report.results import StudyResults
-from distill_ray.stages.cluster import Cluster
+from distill_ray.resolve import REPORT, data_of
+from distill_ray.search.warm_start import earlier_trials
 from distill_ray.stages.collect import collect
 from distill_ray.stages.driver import study_lock
 from distill_ray.stages.mlflow_record import MlflowRecord
 from distill_ray.stages.pipeline import Surroundings, run_stages
 from distill_ray.stages.references import References
-from distill_ray.stages.resolve import REPORT, data_of
 from distill_ray.stages.stage_log import StageLog
-from distill_ray.stages.warm_start import earlier_trials
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.tracking import Tracker, check_tracking, default_uri, shown

@@ -19,11 +19,11 @@ import numpy as np
 from distill_ray.augment import VIEWS, Draws, View
 from distill_ray.errors import DamagedError, RunError
 from distill_ray.events import Measurement
+from distill_ray.execution.cluster import Cluster, WorkerResources
+from distill_ray.execution.sharing import LIVE, Sharing, trial_sharing
 from distill_ray.job import SCHEMA_VERSION, Data, canonical_json
 from distill_ray.metrics import mean_log_probabilities
 from distill_ray.metrics.augmentation import TeacherDeviation
-from distill_ray.stages.cluster import Cluster, WorkerResources
-from distill_ray.stages.sharing import LIVE, Sharing, trial_sharing
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.study.checks import GROUP
@@ -186,7 +186,7 @@ def run_screening(store: Store, screening: Screening, resources: WorkerResources
     """Measure in this process and put the result into the store."""
     import torch
 
-    from distill_ray.stages.execution import cached_dataset, teachers_of_view
+    from distill_ray.execution.run_job import cached_dataset, teachers_of_view
     from distill_ray.training import Worker
 
     torch.set_num_threads(max(1, int(resources.cpus)))

@@ -8,7 +8,7 @@ import time
 
 from distill_ray.events import Measurement, Metrics, Run
 from distill_ray.report.results import StageRow
-from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH
+from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH
 from distill_ray.store import Store
 from distill_ray.study import Study
 

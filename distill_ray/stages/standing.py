@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 from distill_ray.events import Run
 from distill_ray.job import Data
 from distill_ray.records import find_job, log_path
+from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
+from distill_ray.search.history import begun, best_recipes, best_trials, counted, is_over, open_history
 from distill_ray.stages.driver import is_running
-from distill_ray.stages.history import begun, best_recipes, best_trials, counted, is_over, open_history
-from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
 from distill_ray.stages.screen import deviations, narrowed, screenings
 from distill_ray.store import Store
 from distill_ray.study import Study

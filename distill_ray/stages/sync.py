@@ -10,12 +10,12 @@ import optuna
 
 from distill_ray.errors import RunError
 from distill_ray.records import find_job
+from distill_ray.resolve import confirm_runs, data_of, learned_from, teacher_runs
+from distill_ray.search.history import best_recipes, is_over, open_history
 from distill_ray.stages.collect import collect
 from distill_ray.stages.driver import study_lock
-from distill_ray.stages.history import best_recipes, is_over, open_history
 from distill_ray.stages.mlflow_record import MlflowRecord
 from distill_ray.stages.pipeline import tell_of_trials
-from distill_ray.stages.resolve import confirm_runs, data_of, learned_from, teacher_runs
 from distill_ray.stages.run import Places, write_files
 from distill_ray.stages.screen import deviations, found_metrics, measurement, narrowed, screenings
 from distill_ray.store import Store

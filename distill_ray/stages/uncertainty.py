@@ -15,6 +15,7 @@ from torch import nn
 from distill_ray.augment.kernels.shifts import LEVELS, shifted
 from distill_ray.data import load_images, open_source
 from distill_ray.errors import RequestError, StoreError
+from distill_ray.execution.run_job import cached_dataset
 from distill_ray.job import Data
 from distill_ray.methods import EnDD
 from distill_ray.methods.mixture import MeanPrediction
@@ -24,7 +25,6 @@ from distill_ray.metrics.uncertainty import Uncertainty, auroc, decompose, decom
 from distill_ray.records import find_job
 from distill_ray.report.results import ENSEMBLE, Contender
 from distill_ray.report.table import Cell
-from distill_ray.stages.execution import cached_dataset
 from distill_ray.store import Store
 from distill_ray.task import Task
 from distill_ray.training import Worker, load_network, load_split, precision_of, predict

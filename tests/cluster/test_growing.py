@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-TINY = Path(__file__).parents[1] / "stages" / "tiny.yaml"
+TINY = Path(__file__).parents[1] / "tiny.yaml"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

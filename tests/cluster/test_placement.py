@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-TINY = Path(__file__).parents[1] / "stages" / "tiny.yaml"
+TINY = Path(__file__).parents[1] / "tiny.yaml"
 TRIALS = 5
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -43,11 +43,11 @@ def watch(address: str, folder: str) -> dict[str, Any]:
     from ray.util import placement_group_table
 
     from distill_ray.events import Observers
+    from distill_ray.execution.cluster import Cluster
     from distill_ray.records import log_path
-    from distill_ray.stages.cluster import Cluster
-    from distill_ray.stages.history import open_history
+    from distill_ray.resolve import data_of, teacher_runs
+    from distill_ray.search.history import open_history
     from distill_ray.stages.pipeline import Surroundings, run_stages
-    from distill_ray.stages.resolve import data_of, teacher_runs
     from distill_ray.store import Store
     from distill_ray.study import load_study
 

@@ -17,14 +17,15 @@ from optuna.trial import TrialState
 
 from distill_ray.errors import RequestError, RunError
 from distill_ray.job import Data, Split
-from distill_ray.stages import database, driver
+from distill_ray.search import database
+from distill_ray.search.history import open_history
+from distill_ray.search.searcher import queue_first
+from distill_ray.stages import driver
 from distill_ray.stages.driver import search_lock
-from distill_ray.stages.history import open_history
-from distill_ray.stages.searcher import queue_first
 from distill_ray.store import Store
 from distill_ray.study import load_study
 
-TINY = Path(__file__).parents[1] / "stages" / "tiny.yaml"
+TINY = Path(__file__).parents[1] / "tiny.yaml"
 PASSWORD = "open-sesame-4711"
 DATA = Data(name="digits", digest="d" * 32, location="digits", label="label", split=Split(validation=100))
 QUEUED = 15

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from distill_ray.execution.cluster import Machines, WorkerResources
 from distill_ray.records import find_job
-from distill_ray.stages.cluster import Machines, WorkerResources
 from distill_ray.store import Store
 
-TINY = Path(__file__).parents[1] / "stages" / "tiny.yaml"
+TINY = Path(__file__).parents[1] / "tiny.yaml"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from distill_ray.records import find_job
 from distill_ray.store import Store
 
-TINY = Path(__file__).parents[1] / "stages" / "tiny.yaml"
+TINY = Path(__file__).parents[1] / "tiny.yaml"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

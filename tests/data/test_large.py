@@ -243,7 +243,7 @@ from distill_ray.augment import CutMix
 from distill_ray.data import open_source
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.records import find_job
-from distill_ray.stages.execution import evaluate_on_test, train_here
+from distill_ray.execution.run_job import evaluate_on_test, train_here
 from distill_ray.store import Store
 source = open_source({out!r})
 data = Data(name="d", digest=source.digest, location={out!r}, label="label", split=Split(validation={validation}),

@@ -68,7 +68,7 @@ import sys
 from pathlib import Path
 from distill_ray.export import find_champion
 from distill_ray.stages.collect import collect
-from distill_ray.stages.resolve import data_of
+from distill_ray.resolve import data_of
 from distill_ray.store import Store
 from distill_ray.study import load_study
 study, store = load_study(Path(sys.argv[1])), Store.open(sys.argv[2])

@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from distill_ray.records import WEIGHTS, find_job
-from distill_ray.stages.history import journal_path
-from distill_ray.stages.journal import journal
+from distill_ray.search.history import journal_path
+from distill_ray.search.journal import journal
 from distill_ray.store import Store
 
 STUDY = Path(__file__).with_name("steady.yaml")

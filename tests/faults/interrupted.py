@@ -21,15 +21,15 @@ from optuna.trial import TrialState
 
 from distill_ray.errors import DistillRayError, RunError
 from distill_ray.events import Run
+from distill_ray.execution.cluster import WorkerResources
+from distill_ray.execution.run_job import run_job, teachers_of
+from distill_ray.execution.sharing import STORED
 from distill_ray.records import WEIGHTS, find_job
-from distill_ray.stages.cluster import WorkerResources
-from distill_ray.stages.execution import run_job, teachers_of
-from distill_ray.stages.history import counted, is_over, open_history
+from distill_ray.resolve import confirm_runs, data_of, teacher_runs
+from distill_ray.search.history import counted, is_over, open_history
+from distill_ray.search.searcher import queue_first, settle_abandoned
 from distill_ray.stages.housekeeping import CHECKPOINTS, garbage
 from distill_ray.stages.references import References, referenced
-from distill_ray.stages.resolve import confirm_runs, data_of, teacher_runs
-from distill_ray.stages.searcher import queue_first, settle_abandoned
-from distill_ray.stages.sharing import STORED
 from distill_ray.stages.stage_log import StageLog, stage_rows
 from distill_ray.store import MANIFEST, Store
 from distill_ray.study import load_study

@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from distill_ray.records import find_job
-from distill_ray.stages.history import ABANDONED
+from distill_ray.search.history import ABANDONED
 from distill_ray.store import Store
 
 

@@ -141,8 +141,8 @@ def test_a_clock_that_goes_back_and_forth(steady: Any, undisturbed: Any, tmp_pat
 def spent(study: Any) -> float:
     import optuna
 
-    from distill_ray.stages.history import journal_path, time_spent
-    from distill_ray.stages.journal import journal
+    from distill_ray.search.history import journal_path, time_spent
+    from distill_ray.search.journal import journal
 
     storage = journal(Store(str(study.store)), journal_path("steady"))
     (summary,) = optuna.get_all_study_summaries(storage)

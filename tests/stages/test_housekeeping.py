@@ -18,9 +18,9 @@ from optuna.trial import TrialState
 from distill_ray.cli import main
 from distill_ray.errors import RequestError
 from distill_ray.records import find_job
+from distill_ray.resolve import data_of, teacher_runs
 from distill_ray.stages.housekeeping import CHECKPOINTS, LEFT, PRUNED, SET_ASIDE, SIGNALS, UNREFERENCED, garbage, remove
 from distill_ray.stages.references import References, referenced
-from distill_ray.stages.resolve import data_of, teacher_runs
 from distill_ray.store import Store
 from distill_ray.study import load_study
 

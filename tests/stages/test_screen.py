@@ -14,11 +14,12 @@ from torch import Tensor
 
 from distill_ray.augment import Additional, Crop, CutMix, Cutout, Identity, View
 from distill_ray.augment.view import Part
+from distill_ray.execution.cluster import WorkerResources
+from distill_ray.execution.run_job import run_job
+from distill_ray.execution.sharing import trial_sharing
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.records import Predictions, save_job
-from distill_ray.stages.cluster import WorkerResources
-from distill_ray.stages.execution import run_job
-from distill_ray.stages.resolve import confirm_runs, data_of, search_name, teacher_runs, trial_run
+from distill_ray.resolve import confirm_runs, data_of, search_name, teacher_runs, trial_run
 from distill_ray.stages.screen import (
     T_STDDEV,
     Screening,
@@ -31,7 +32,6 @@ from distill_ray.stages.screen import (
     screening_sharing,
     screenings,
 )
-from distill_ray.stages.sharing import trial_sharing
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.training import Dataset, load_dataset, train

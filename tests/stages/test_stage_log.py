@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distill_ray.events import Run, stage
-from distill_ray.stages.resolve import TEACH, data_of, teacher_runs
+from distill_ray.resolve import TEACH, data_of, teacher_runs
 from distill_ray.stages.stage_log import StageLog, stage_rows
 from distill_ray.store import Store
 from distill_ray.study import Study

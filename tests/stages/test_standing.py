@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distill_ray.cli import main
-from distill_ray.stages.resolve import data_of
+from distill_ray.resolve import data_of
 from distill_ray.stages.standing import standing
 from distill_ray.store import Store
 from distill_ray.study import load_study
@@ -96,14 +96,22 @@ def test_status_says_of_a_running_job_where_it_is(finished_study: Any, store: St
     ]
 
 
-def test_watch_looks_until_the_study_is_finished(finished_study: Any, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_watch_looks_until_the_study_is_finished(
+    finished_study: Any, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = look(finished_study, store).jobs[-1].run.job.id
     manifest = store.local_path(f"jobs/{job}/manifest.json")
     away = manifest.rename(manifest.with_name("away"))
-    back = threading.Timer(1.0, lambda: away.rename(manifest))
-    back.start()
-    assert main(["status", str(finished_study.file), "--store", store.uri, "--watch", "--every", "0.1"]) == 0
-    back.join()
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            away.rename(manifest)
+
+    monkeypatch.setattr(time, "sleep", wait)
+    assert main(["status", str(finished_study.file), "--store", store.uri, "--watch", "--every", "0.5"]) == 0
+    assert waits == [0.5] * 3
     heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tiny: ")]
     assert heads == ["tiny: stopped; the same command goes on from here", "tiny: finished"]
 

@@ -24,12 +24,12 @@ from optuna.trial import TrialState
 
 from distill_ray.data import load_images, open_source
 from distill_ray.records import EPOCHS, WEIGHTS, find_job
-from distill_ray.stages.resolve import data_of, teacher_runs
+from distill_ray.resolve import data_of, teacher_runs
 from distill_ray.stages.screen import found_metrics, screenings
 from distill_ray.store import Store
 from distill_ray.study import load_study
 
-STUDY = Path(__file__).with_name("tiny.yaml")
+STUDY = Path(__file__).parents[1] / "tiny.yaml"
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -15,21 +15,21 @@ from distill_ray.augment.kernels.shifts import LEVELS, shifted
 from distill_ray.cli import main
 from distill_ray.data import load_images, open_source
 from distill_ray.errors import RequestError
+from distill_ray.execution.cluster import WorkerResources
+from distill_ray.execution.run_job import cached_dataset, run_job
 from distill_ray.job import Data
 from distill_ray.metrics import score
 from distill_ray.metrics.uncertainty import auroc, decompose, decompose_dirichlet, entropy, total_variation
 from distill_ray.records import find_job
 from distill_ray.report.results import Contender
-from distill_ray.stages.cluster import WorkerResources
+from distill_ray.resolve import confirm_runs, data_of, teacher_runs
 from distill_ray.stages.contenders import student_contenders, teacher_contenders
-from distill_ray.stages.execution import cached_dataset, run_job
-from distill_ray.stages.resolve import confirm_runs, data_of, teacher_runs
 from distill_ray.stages.uncertainty import UncertaintyRow, uncertainties
 from distill_ray.store import Store
 from distill_ray.study import load_study
 from distill_ray.training import Worker, load_network, predict
 
-TINY = Path(__file__).with_name("tiny.yaml")
+TINY = Path(__file__).parents[1] / "tiny.yaml"
 BASELINES = "confirm={seeds: 1, baselines: {kd: {}, hydra: {method: hydra, heads: 3, lr: 0.02}, endd: {method: endd, lr: 0.01}}}"
 
 
@@ -183,7 +183,7 @@ def test_the_command(trained: Trained, capsys: pytest.CaptureFixture[str]) -> No
 def test_regression_has_deviations(tmp_path: Path) -> None:
     trained = Trained.of(
         tmp_path,
-        TINY.parents[2] / "studies" / "toy-regression.yaml",
+        TINY.parents[1] / "studies" / "toy-regression.yaml",
         *("teachers.members=2", "teachers.epochs=2", "student.epochs=2", "student.heads=3", "published=null"),
         "confirm={seeds: 1, baselines: {hydra: {}}}",
     )

@@ -24,7 +24,7 @@ from distill_ray.study.sections import DataSection, Resources
 
 ROOT = Path(__file__).parents[2]
 METHOD_PAGES = ROOT / "docs" / "methods"
-FILES = sorted([*(ROOT / "studies").rglob("*.yaml"), ROOT / "tests" / "stages" / "tiny.yaml"])
+FILES = sorted([*(ROOT / "studies").rglob("*.yaml"), ROOT / "tests" / "tiny.yaml"])
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from distill_ray.resolve import data_of
 from distill_ray.stages.mlflow_record import MlflowRecord
-from distill_ray.stages.resolve import data_of
 from distill_ray.stages.screen import ENTROPY, T_STDDEV, measurement, screenings
 from distill_ray.study import load_study
 from distill_ray.tracking import Tracker
 
-TINY = Path(__file__).parents[1] / "stages" / "tiny.yaml"
+TINY = Path(__file__).parents[1] / "tiny.yaml"
 
 
 def test_a_measurement_is_a_run_of_its_own(tracking_uri: str, tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from distill_ray.errors import DamagedError, StoreError
+from distill_ray.execution.cluster import WorkerResources
 from distill_ray.job import Job
 from distill_ray.records import find_job
-from distill_ray.stages.cluster import WorkerResources
 from distill_ray.store import Store
 
 if TYPE_CHECKING:
-    from distill_ray.stages.keeping import Epochs
+    from distill_ray.execution.checkpoints import Epochs
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class TrialRunner(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the job of `config`."""
-        from distill_ray.stages.execution import run_job  # torch: seconds that the driver need not spend
+        from distill_ray.execution.run_job import run_job  # torch: seconds that the driver need not spend
 
         self.config = {}  # Tune would send it back with every result
         task: Task = config["task"]

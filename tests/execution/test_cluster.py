@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from distill_ray.errors import RequestError, RunError
-from distill_ray.stages.cluster import STARTS, Cluster
+from distill_ray.execution.cluster import STARTS, Cluster
 
 LATE = "The current node timed out during startup."
 

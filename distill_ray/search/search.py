@@ -17,15 +17,15 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from distill_ray.errors import RunError
 from distill_ray.events import Observer, Run
+from distill_ray.execution.cluster import ON_THE_HEAD, Cluster, WorkerResources
+from distill_ray.execution.sharing import trial_sharing
+from distill_ray.execution.worker_group import give_back
 from distill_ray.job import Data, Job
-from distill_ray.stages.cluster import ON_THE_HEAD, Cluster, WorkerResources
-from distill_ray.stages.history import SECONDS, STATES, best_trials, counted, time_left, time_spent
-from distill_ray.stages.resolve import trial_run
-from distill_ray.stages.scheduler import make_scheduler, rungs
-from distill_ray.stages.searcher import OptunaSearcher, make_sampler, queue_first, settle_abandoned
-from distill_ray.stages.sharing import trial_sharing
-from distill_ray.stages.trial import Task, TrialRunner
-from distill_ray.stages.worker_group import give_back
+from distill_ray.resolve import trial_run
+from distill_ray.search.history import SECONDS, STATES, best_trials, counted, time_left, time_spent
+from distill_ray.search.scheduler import make_scheduler, rungs
+from distill_ray.search.searcher import OptunaSearcher, make_sampler, queue_first, settle_abandoned
+from distill_ray.search.trial import Task, TrialRunner
 from distill_ray.store import Store
 from distill_ray.study import Study
 

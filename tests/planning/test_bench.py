@@ -13,16 +13,16 @@ import pytest
 import torch
 
 from distill_ray.cli import main
+from distill_ray.execution.sharing import Sharing
 from distill_ray.job import Job
 from distill_ray.methods import METHODS
-from distill_ray.stages import bench as module
-from distill_ray.stages import plan
-from distill_ray.stages.bench import LIVE, REFERENCE, SIGNALS, STUDENT, Bench, bench_study
-from distill_ray.stages.measured import keep_bench, kept_bench
-from distill_ray.stages.plan import plan_study
-from distill_ray.stages.plan_signals import plan_signals
-from distill_ray.stages.resolve import data_of
-from distill_ray.stages.sharing import Sharing
+from distill_ray.planning import bench as module
+from distill_ray.planning import plan
+from distill_ray.planning.bench import LIVE, REFERENCE, SIGNALS, STUDENT, Bench, bench_study
+from distill_ray.planning.bench_record import keep_bench, kept_bench
+from distill_ray.planning.plan import plan_study
+from distill_ray.planning.plan_signals import plan_signals
+from distill_ray.resolve import data_of
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.training import Dataset, LiveTeachers
@@ -65,7 +65,7 @@ def test_a_bench_of_everything(
 ) -> None:
     monkeypatch.setattr(module, "ROUNDS", 1)
     monkeypatch.setattr(module, "BATCHES", 1)
-    assert main(["bench", str(Path(__file__).with_name("tiny.yaml")), "--reference", "--json"]) == 0
+    assert main(["bench", str(Path(__file__).parents[1] / "tiny.yaml"), "--reference", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert list(found["steps"]) == [STUDENT, SIGNALS, LIVE, REFERENCE]
     assert all(seconds > 0 for seconds in (*found["steps"].values(), *found["views"].values(), found["teachers"]))

@@ -19,12 +19,12 @@ import pytest
 import torch
 
 from distill_ray.augment import VIEWS, Crop, Identity
+from distill_ray.execution import signals as module
+from distill_ray.execution.sharing import Sharing, confirm_sharing, distinct_views, trial_sharing
+from distill_ray.execution.signals import FILE, ROOT, SharedSignals, SharedTeachers, make_room
 from distill_ray.job import Data, Split
 from distill_ray.methods import METHODS
 from distill_ray.models import build_model
-from distill_ray.stages import signals as module
-from distill_ray.stages.sharing import Sharing, confirm_sharing, distinct_views, trial_sharing
-from distill_ray.stages.signals import FILE, ROOT, SharedSignals, SharedTeachers, make_room
 from distill_ray.store import MANIFEST, Store
 from distill_ray.study import Study
 from distill_ray.training import Dataset, LiveTeachers, SignalKey, Signals, StoredTeachers, Worker, compute_signals

@@ -14,12 +14,12 @@ import torch
 
 from distill_ray.augment import View
 from distill_ray.errors import DamagedError
+from distill_ray.execution.checkpoints import PACE, Epochs, Keeper, Record, in_batches
+from distill_ray.execution.cluster import WorkerResources
+from distill_ray.execution.sharing import LIVE, Sharing, automatic_top_k
+from distill_ray.execution.signals import SharedSignals, SharedTeachers
 from distill_ray.job import Data, Job
 from distill_ray.records import JobRecord, Predictions, find_job, log_path, save_job, save_test_predictions
-from distill_ray.stages.cluster import WorkerResources
-from distill_ray.stages.keeping import PACE, Epochs, Keeper, Record, in_batches
-from distill_ray.stages.sharing import LIVE, Sharing, automatic_top_k
-from distill_ray.stages.signals import SharedSignals, SharedTeachers
 from distill_ray.store import Store
 from distill_ray.training import (
     Dataset,
@@ -59,7 +59,7 @@ def run_job(
             alone = functools.partial(train_here, sharing=resources.sharing, share=resources.share, compile=resources.compile)
             yield from log.following(alone(store, job, stops=stops, say=log.write))
         else:
-            from distill_ray.stages.data_parallel import train_on_workers
+            from distill_ray.execution.data_parallel import train_on_workers
 
             yield from log.following(train_on_workers(store, job, resources))
         if read_test:

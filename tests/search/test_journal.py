@@ -14,7 +14,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 
 from distill_ray.errors import StoreError
-from distill_ray.stages.journal import journal, share_distributions
+from distill_ray.search.journal import journal, share_distributions
 from distill_ray.store import Store
 
 

@@ -7,8 +7,8 @@ import posixpath
 from dataclasses import fields
 from typing import Any
 
-from distill_ray.stages.bench import Bench, machine_name
-from distill_ray.stages.resolve import data_of
+from distill_ray.planning.bench import Bench, machine_name
+from distill_ray.resolve import data_of
 from distill_ray.store import Store
 from distill_ray.study import Study
 

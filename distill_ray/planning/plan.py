@@ -7,15 +7,15 @@ import os
 import time
 from collections.abc import Sequence
 
+from distill_ray.execution.sharing import Sharing, confirm_sharing, trial_sharing
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.methods import Supervised
+from distill_ray.planning.bench import LIVE, STUDENT, Bench
+from distill_ray.planning.bench_record import kept_bench
+from distill_ray.planning.plan_signals import SignalsPlan, plan_signals
 from distill_ray.records import find_job
-from distill_ray.stages.bench import LIVE, STUDENT, Bench
-from distill_ray.stages.measured import kept_bench
-from distill_ray.stages.plan_signals import SignalsPlan, plan_signals
-from distill_ray.stages.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, data_of, learned_from, teacher_runs
+from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, data_of, learned_from, teacher_runs
 from distill_ray.stages.screen import Screening, found_metrics, measure, screenings
-from distill_ray.stages.sharing import Sharing, confirm_sharing, trial_sharing
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.study.checks import GROUP

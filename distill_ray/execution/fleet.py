@@ -11,10 +11,10 @@ from ray.exceptions import RayError
 
 from distill_ray.errors import DamagedError, RunError
 from distill_ray.events import Observer, Run
+from distill_ray.execution.cluster import ON_THE_HEAD, Cluster, WorkerResources
+from distill_ray.execution.worker_group import give_back
 from distill_ray.job import Job
 from distill_ray.records import find_job, log_path
-from distill_ray.stages.cluster import ON_THE_HEAD, Cluster, WorkerResources
-from distill_ray.stages.worker_group import give_back
 from distill_ray.store import Store
 
 
@@ -89,7 +89,7 @@ def _start(store: Store, run: Run, resources: WorkerResources, read_test: bool) 
 @ray.remote(num_returns="streaming", max_retries=0)
 def _job(store: Store, job: dict[str, Any], resources: WorkerResources, read_test: bool) -> Generator[dict[str, Any], None, None]:
     """The records of a job's `epochs`, some at a time; last `failure`, where it failed on its own account, or `damaged`."""
-    from distill_ray.stages.execution import run_job  # torch: seconds that the driver need not spend
+    from distill_ray.execution.run_job import run_job  # torch: seconds that the driver need not spend
 
     try:
         for epochs in run_job(store, Job.from_dict(job), resources, read_test=read_test):

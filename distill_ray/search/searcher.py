@@ -15,8 +15,8 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from distill_ray.errors import DamagedError, RunError, StoreError
-from distill_ray.stages.history import ABANDONED, counted
-from distill_ray.stages.journal import share_distributions, together
+from distill_ray.search.history import ABANDONED, counted
+from distill_ray.search.journal import share_distributions, together
 from distill_ray.study import Search
 
 INSTEAD_OF = "instead_of"

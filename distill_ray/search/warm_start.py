@@ -15,8 +15,8 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
-from distill_ray.stages.history import SOURCE, journal_path, quiet
-from distill_ray.stages.journal import journal
+from distill_ray.search.history import SOURCE, journal_path, quiet
+from distill_ray.search.journal import journal
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.study.recipes import flatten

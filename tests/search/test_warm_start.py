@@ -10,10 +10,10 @@ import pytest
 from optuna.trial import TrialState
 
 from distill_ray.errors import RequestError
-from distill_ray.stages.history import begun, best_trials, counted, is_over, known_from, open_history
-from distill_ray.stages.resolve import data_of
-from distill_ray.stages.searcher import make_sampler
-from distill_ray.stages.warm_start import earlier_trials, overlap, warm_start
+from distill_ray.resolve import data_of
+from distill_ray.search.history import begun, best_trials, counted, is_over, known_from, open_history
+from distill_ray.search.searcher import make_sampler
+from distill_ray.search.warm_start import earlier_trials, overlap, warm_start
 from distill_ray.store import Store
 from distill_ray.study import Study, load_study
 

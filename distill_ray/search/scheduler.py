@@ -10,7 +10,7 @@ import optuna
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
-from distill_ray.stages.history import counted
+from distill_ray.search.history import counted
 from distill_ray.study import Study
 from distill_ray.study.read_search import longest
 

@@ -18,7 +18,7 @@ import yaml
 
 from distill_ray.data.cache import VARIABLE
 from distill_ray.errors import RequestError, RunError
-from distill_ray.stages.sharing import Sharing
+from distill_ray.execution.sharing import Sharing
 from distill_ray.study import Study
 
 _SETTINGS = {

@@ -1,6 +1,6 @@
 """What a search costs its driver: trials of a job that does nothing, with everything else as in a study that is run.
 
-    uv run python tests/stages/time_search.py --trials 10000 --sampler random
+    uv run python tests/search/time_search.py --trials 10000 --sampler random
 
 Ray Tune, Optuna's journal, the progress view, the lists in the store and MLflow are the real ones; in the place of training, a
 trial's process answers at once with one epoch and an outcome. Prints a line every 500 trials: seconds and processor seconds of
@@ -20,15 +20,15 @@ import psutil
 from rich.console import Console
 
 from distill_ray.events import Metrics, Observers, Run, State
+from distill_ray.execution.cluster import Cluster
 from distill_ray.progress import Progress
-from distill_ray.stages import search
-from distill_ray.stages.cluster import Cluster
-from distill_ray.stages.history import counted, open_history
+from distill_ray.resolve import SEARCH, data_of, teacher_runs
+from distill_ray.search import search
+from distill_ray.search.history import counted, open_history
+from distill_ray.search.trial import TrialRunner
 from distill_ray.stages.mlflow_record import MlflowRecord
 from distill_ray.stages.references import References
-from distill_ray.stages.resolve import SEARCH, data_of, teacher_runs
 from distill_ray.stages.stage_log import StageLog
-from distill_ray.stages.trial import TrialRunner
 from distill_ray.store import Store
 from distill_ray.study import load_study
 from distill_ray.tracking import Tracker, default_uri
@@ -92,7 +92,7 @@ def main() -> None:
     chosen = parser.parse_args()
     search.TrialRunner = Nothing
     study = load_study(
-        Path(__file__).with_name("tiny.yaml"), [f"search.trials={chosen.trials}", f"search.sampler={chosen.sampler}"]
+        Path(__file__).parents[1] / "tiny.yaml", [f"search.trials={chosen.trials}", f"search.sampler={chosen.sampler}"]
     )
     data = data_of(study)
     teachers = [run.job.id for run in teacher_runs(study, data)]

@@ -23,9 +23,9 @@ from ray.tune.experiment import Trial
 from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
 
 from distill_ray.job import Data, Split
-from distill_ray.stages.history import ABANDONED, best_recipes, counted, is_over, open_history
-from distill_ray.stages.scheduler import make_scheduler, rungs
-from distill_ray.stages.searcher import INSTEAD_OF, OptunaSearcher, make_sampler, queue_first, settle_abandoned
+from distill_ray.search.history import ABANDONED, best_recipes, counted, is_over, open_history
+from distill_ray.search.scheduler import make_scheduler, rungs
+from distill_ray.search.searcher import INSTEAD_OF, OptunaSearcher, make_sampler, queue_first, settle_abandoned
 from distill_ray.store import Store
 from distill_ray.study import Study
 

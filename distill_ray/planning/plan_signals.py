@@ -6,9 +6,9 @@ import dataclasses
 import math
 import time
 
+from distill_ray.execution.sharing import Sharing, stored_share
 from distill_ray.job import Job
-from distill_ray.stages.bench import Bench, some_of
-from distill_ray.stages.sharing import Sharing, stored_share
+from distill_ray.planning.bench import Bench, some_of
 from distill_ray.training import Dataset, LiveTeachers, SignalKey, Worker, compute_signals, to_arrow
 
 TIMED_IMAGES = 128

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ray
 from ray.util.placement_group import placement_group, placement_group_table
 
-from distill_ray.stages.cluster import Cluster
-from distill_ray.stages.worker_group import give_back, mark
+from distill_ray.execution.cluster import Cluster
+from distill_ray.execution.worker_group import give_back, mark
 
 
 def test_the_place_of_a_killed_job_goes_to_the_next_and_no_other_is_touched() -> None:

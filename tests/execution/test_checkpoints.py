@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 import pytest
 
 from distill_ray.errors import RunError
-from distill_ray.stages.keeping import Keeper, Record, in_batches
+from distill_ray.execution.checkpoints import Keeper, Record, in_batches
 
 
 def run(

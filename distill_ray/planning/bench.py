@@ -18,13 +18,13 @@ import torch
 
 from distill_ray.augment import VIEWS, View
 from distill_ray.augment.epoch import epoch_batches
+from distill_ray.execution.cluster import WorkerResources
+from distill_ray.execution.run_job import run_job
+from distill_ray.execution.sharing import trial_sharing
+from distill_ray.execution.signals import SharedSignals, SharedTeachers
 from distill_ray.job import Data, Job, Split
 from distill_ray.methods import METHODS, Supervised
-from distill_ray.stages.cluster import WorkerResources
-from distill_ray.stages.execution import run_job
-from distill_ray.stages.resolve import data_of, learned_from, teacher_runs
-from distill_ray.stages.sharing import trial_sharing
-from distill_ray.stages.signals import SharedSignals, SharedTeachers
+from distill_ray.resolve import data_of, learned_from, teacher_runs
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.training import (
@@ -128,7 +128,7 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
             epochs[SIGNALS] = _per_step(job, few, SharedTeachers(signals, lambda: teachers, worker), worker, compile)
         epochs[LIVE] = _per_step(job, few, teachers, worker, compile)
         if reference:
-            from distill_ray.stages.reference_loop import reference_epochs
+            from distill_ray.planning.reference_loop import reference_epochs
 
             networks: Any = [make_network(each, dataset) for each in (alone, *(jobs[name] for name in learned))]
             epochs[REFERENCE] = reference_epochs(recipe, networks[0], networks[1:], few, worker.device)

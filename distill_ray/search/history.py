@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial, TrialState
 from distill_ray.errors import RequestError
 from distill_ray.events import State
 from distill_ray.job import Data, Recipe
-from distill_ray.stages.journal import journal
-from distill_ray.stages.resolve import search_name
+from distill_ray.resolve import search_name
+from distill_ray.search.journal import journal
 from distill_ray.store import Store
 from distill_ray.study import Search, Study
 from distill_ray.tracking import redacted, shown
@@ -52,7 +52,7 @@ def open_history(
         storage: BaseStorage = journal(store, journal_path(study.name))
     try:
         if storage_uri is not None:
-            from distill_ray.stages.database import Database  # SQLAlchemy: seconds that a journal does not need
+            from distill_ray.search.database import Database  # SQLAlchemy: seconds that a journal does not need
 
             storage = Database(storage_uri, say)
         history = optuna.create_study(

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from distill_ray.stages.lease import Lease
+from distill_ray.execution.lease import Lease
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_holder_whose_process_is_gone_is_dead_at_once(tmp_path: Path) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
-from distill_ray.stages.lease import Lease
+from distill_ray.execution.lease import Lease
 with Lease(Path({str(path)!r})).held() as mine:
     assert mine
     os.kill(os.getpid(), signal.SIGKILL)
