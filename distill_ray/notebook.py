@@ -51,12 +51,12 @@ class Study:
         """
         return cls(studies.load_study(path, overrides))
 
-    def plan(self, *, store: str = DEFAULT_STORE) -> list[StagePlan]:
+    def plan(self, *, store: str = DEFAULT_STORE, search_storage: str | None = None) -> list[StagePlan]:
         """What it would train, and about how long that takes here, stage by stage; nothing is begun."""
         from distill_ray.planning.plan import plan_study
         from distill_ray.store import Store
 
-        return plan_study(self.definition, Store.open(store))
+        return plan_study(self.definition, Store.at(store), search_storage)
 
     def run(
         self,

@@ -104,6 +104,15 @@ def _seal(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
+def _parsed(uri: str) -> tuple[fs.FileSystem, str]:
+    try:
+        base, path = fs.FileSystem.from_uri(uri)
+    except ValueError as error:
+        reason = str(error).replace(uri, shown(uri))
+        raise RequestError(f"store {shown(uri)}: not understood ({reason}); choose another with --store") from None
+    return base, path
+
+
 def _mapped(path: Path) -> pa.Buffer:
     with pa.memory_map(str(path)) as file:
         return file.read_buffer()
@@ -123,18 +132,26 @@ class Store:
         """
         probe = f"probe-{secrets.token_hex(4)}"
         try:
-            folder = fs.FileSystem.from_uri(uri)[1] if uri.startswith("file://") else uri
-            store = cls(folder if "://" in folder else str(Path(folder).expanduser().absolute()))
+            store = cls.at(uri)
             if make:
                 store._write(probe, b"distill_ray", durable=False)
                 store.delete(probe)
             elif not store._exists():
                 raise RequestError(f"store {store.shown}: there is none; running a study makes it, --store names another")
-        except (OSError, ValueError) as error:
+        except OSError as error:
             reason = str(error).replace(uri, shown(uri))
             wanted = "written" if make else "read"
             raise RequestError(f"store {shown(uri)}: cannot be {wanted} ({reason}); choose another with --store") from None
         return store
+
+    @classmethod
+    def at(cls, uri: str) -> Store:
+        """The store at `uri` without a look at it: one that is not there yet is empty until something is written.
+
+        Raises `RequestError` when the URI is no address of a store.
+        """
+        folder = _parsed(uri)[1] if uri.startswith("file://") else uri
+        return cls(folder if "://" in folder else str(Path(folder).expanduser().absolute()))
 
     def _exists(self) -> bool:
         if self.is_local:
@@ -154,9 +171,8 @@ class Store:
     @cached_property
     def _files(self) -> fs.FileSystem:
         if self.is_local:
-            Path(self.uri).mkdir(parents=True, exist_ok=True)
             return fs.SubTreeFileSystem(self.uri, fs.LocalFileSystem())
-        base, path = fs.FileSystem.from_uri(self.uri)
+        base, path = _parsed(self.uri)
         return fs.SubTreeFileSystem(path, base)
 
     def __reduce__(self) -> tuple[type[Store], tuple[str]]:

@@ -205,8 +205,18 @@ def test_paths_on_disk_are_for_local_stores(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["nosuch://bucket/prefix", "file://relative/path"])
 def test_a_store_that_is_not_understood(uri: str) -> None:
-    with pytest.raises(RequestError, match=f"store {uri}: cannot be written .*choose another with --store"):
+    with pytest.raises(RequestError, match=f"store {uri}: not understood .*choose another with --store"):
         Store.open(uri)
+    with pytest.raises(RequestError, match=f"store {uri}: not understood"):
+        Store.at(uri).names("jobs")
+
+
+def test_a_store_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
+    store = Store.at(str(tmp_path / "store"))
+    assert (store.get("jobs/a"), store.read("jobs/a"), store.names("jobs"), store.tree("jobs")) == (None, None, [], [])
+    assert not (tmp_path / "store").exists()
+    store.write("studies/a/notes", b"x")
+    assert store.names("studies/a") == ["notes"]
 
 
 def test_a_store_that_cannot_be_a_folder(tmp_path: Path) -> None:

@@ -101,9 +101,9 @@ def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str
     from distill_ray.search.warm_start import earlier_trials
     from distill_ray.store import Store
 
-    opened = Store.open(store)
+    opened = Store.at(store)
     known = len(earlier_trials(loaded, opened, search_storage))
-    stages = plan_study(loaded, opened)
+    stages = plan_study(loaded, opened, search_storage)
     click.echo(f"{'stage':<8} {'jobs':>6} {'done':>6} {'images':>12} {'time':>9}")
     for stage in stages:
         click.echo(f"{stage.stage:<8} {stage.jobs:>6} {stage.done:>6} {stage.images:>12,} {duration(stage.seconds):>9}")

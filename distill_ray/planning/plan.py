@@ -8,14 +8,16 @@ import time
 from collections.abc import Sequence
 
 from distill_ray.execution.sharing import Sharing, confirm_sharing, trial_sharing
-from distill_ray.job import Data, Job, Recipe
+from distill_ray.job import Job, Recipe
 from distill_ray.methods import Supervised
 from distill_ray.planning.bench import LIVE, STUDENT, Bench
 from distill_ray.planning.bench_record import kept_bench
 from distill_ray.planning.plan_signals import SignalsPlan, plan_signals
 from distill_ray.records import find_job
-from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, data_of, learned_from, teacher_runs
-from distill_ray.stages.screen import Screening, found_metrics, measure, screenings
+from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, data_of, learned_from
+from distill_ray.search.history import counted
+from distill_ray.stages.screen import Screening, found_metrics, measure
+from distill_ray.stages.state import state_of
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.study.checks import GROUP
@@ -42,16 +44,16 @@ class StagePlan:
     signals: SignalsPlan | None = None
 
 
-def plan_study(study: Study, store: Store) -> list[StagePlan]:
-    """The plan of every stage that trains. Starts no Ray and writes nothing into the store.
+def plan_study(study: Study, store: Store, search_storage: str | None = None) -> list[StagePlan]:
+    """The plan of every stage that trains: what the store and the search have costs nothing. Starts no Ray, trains nothing.
 
     Students and their teachers take the time that `bench` has measured here, if it has; everything else is timed for some steps.
     """
     data = data_of(study)
     bench = kept_bench(store, study)
     dataset = load_dataset(data)
-    teachers = teacher_runs(study, data)
-    ids = [run.job.id for run in teachers]
+    state = state_of(study, data, store, search_storage)
+    teachers, ids = state.teachers, state.teacher_ids
     networks = {run.job.id: make_network(run.job, dataset) for run in teachers}
     recipes = {run.job.id: run.job.recipe for run in teachers}
     per_epoch: dict[tuple[Recipe, tuple[str, ...]], float] = {}
@@ -80,7 +82,7 @@ def plan_study(study: Study, store: Store) -> list[StagePlan]:
         images = sum(job.recipe.epochs for job in jobs) * len(dataset.train)
         return StagePlan(name, len(jobs) + done, done, images, total, total / beside, signals)
 
-    def screen_stage(asked: list[Screening]) -> StagePlan:
+    def screen_stage(asked: Sequence[Screening]) -> StagePlan:
         missing = [screening for screening in asked if found_metrics(store, screening) is None]
         shown = [screening.epochs * min(screening.images or len(dataset.train), len(dataset.train)) for screening in missing]
         total = sum(
@@ -90,21 +92,23 @@ def plan_study(study: Study, store: Store) -> list[StagePlan]:
         beside = max(1, min((os.cpu_count() or 1) // study.resources.cpus_per_worker, len(missing)))
         return StagePlan(SCREEN, len(asked), len(asked) - len(missing), sum(shown), total, total / beside)
 
-    trial = _student(study, data, learned_from(study, ids))
-    confirmed = [run.job for run in confirm_runs(study, data, ids, [study.student] * study.confirm.top)]
-    missing = [run.job for run in teachers if find_job(store, run.job.id) is None]
+    trial = Job(recipe=study.student, data=data, seed=study.trial_seed, teachers=tuple(learned_from(study, ids)))
+    ended = len(counted(state.history)) if state.history else 0
+    trials = 0 if state.search_is_over else study.search.trials - ended
+    confirmations = list(state.confirmations)
+    if not state.search_is_over:  # what it will find is not known, nor whether the store has it: it counts as the student
+        confirmations = confirm_runs(study, data, ids, [study.student] * study.confirm.top)
+    guessed = set() if state.search_is_over else {run.role for run in confirmations} - set(study.confirm.baselines)
+    to_teach = [run.job for run in teachers if find_job(store, run.job.id) is None]
+    to_confirm = [run.job for run in confirmations if run.role in guessed or find_job(store, run.job.id) is None]
+    confirmed = len(confirmations) - len(to_confirm)
     wanted = study.resources
-    asked = screenings(study, data, learned_from(study, ids))
     return [
-        stage(TEACH, missing, len(teachers) - len(missing), wanted.workers_per_teacher),
-        *([screen_stage(asked)] if asked else []),
-        stage(SEARCH, [trial] * study.search.trials, 0, wanted.workers_per_trial, trial_sharing(study)),
-        stage(CONFIRM, confirmed, 0, wanted.workers_per_trial, confirm_sharing(study)),
+        stage(TEACH, to_teach, len(state.trained), wanted.workers_per_teacher),
+        *([screen_stage(state.screenings)] if state.screenings else []),
+        stage(SEARCH, [trial] * trials, ended, wanted.workers_per_trial, trial_sharing(study)),
+        stage(CONFIRM, to_confirm, confirmed, wanted.workers_per_trial, confirm_sharing(study)),
     ]
-
-
-def _student(study: Study, data: Data, teachers: list[str]) -> Job:
-    return Job(recipe=study.student, data=data, seed=study.trial_seed, teachers=tuple(teachers))
 
 
 def _benched_seconds(bench: Bench, job: Job, study: Study, dataset: Dataset) -> float | None:

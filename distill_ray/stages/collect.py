@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import math
 import platform
+import shlex
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-import optuna
 from optuna.trial import TrialState
 
 from distill_ray.augment import View
@@ -28,11 +29,12 @@ from distill_ray.report.results import (
     StudyResults,
     TrialRow,
 )
-from distill_ray.resolve import confirm_runs, learned_from, teacher_runs, trial_run
-from distill_ray.search.history import begun, best_recipes, is_over, known_from, open_history
+from distill_ray.resolve import trial_run
+from distill_ray.search.history import begun, known_from
 from distill_ray.stages.contenders import ensemble_contenders, student_contenders, teacher_contenders
-from distill_ray.stages.screen import ENTROPY, T_STDDEV, Screening, deviations, found_metrics, kept_choices, narrowed, screenings
+from distill_ray.stages.screen import ENTROPY, T_STDDEV, Screening, found_metrics, kept_choices
 from distill_ray.stages.stage_log import first_run, stage_rows
+from distill_ray.stages.state import StudyState, state_of
 from distill_ray.store import Store
 from distill_ray.study import Choice, Range, Study
 
@@ -48,32 +50,21 @@ _PACKAGES = ("distill-ray", "torch", "torchvision", "ray", "optuna", "mlflow", "
 def collect(study: Study, data: Data, store: Store, *, search_storage: str | None, tracking_uri: str) -> StudyResults:
     """Everything there is to say about a study now; a study that is not finished has less of it."""
     source = open_source(data.location, label=data.label)
-    teachers = teacher_runs(study, data)
-    teacher_ids = [run.job.id for run in teachers]
-    found_teachers = [record for run in teachers if (record := find_job(store, run.job.id)) is not None]
-    trials: tuple[TrialRow, ...] = ()
+    state = state_of(study, data, store, search_storage)
     contenders: list[Contender] = []
-    known: dict[str, int] = {}
-    champion, finished = None, False
     screening: tuple[ScreenRow, ...] = ()
-    wanted = screenings(study, data, learned_from(study, teacher_ids))
-    deviation = deviations(wanted, store)
-    if len(found_teachers) == len(teachers):
-        contenders += teacher_contenders(study, teachers, found_teachers)
-        screening = _screening(study, wanted, store, deviation)
-    if len(found_teachers) == len(teachers) and len(deviation) == len(wanted):
-        searched = narrowed(study, deviation)
-        history = open_history(searched, data, teacher_ids, store, search_storage)
-        trials = _trials(searched, data, teacher_ids, store, history, deviation)
-        known = known_from(history)
-        if is_over(history, study.search):
-            found = best_recipes(searched, history, study.confirm.top)
-            confirmed = student_contenders(confirm_runs(study, data, teacher_ids, found), store, deviation)
-            contenders += [each for each in confirmed if not each.found]
-            contenders += ensemble_contenders(study, [*contenders, *confirmed])
-            contenders += [each for each in confirmed if each.found]
-            finished = len(confirmed) == len(study.confirm.baselines) + len(found) and all(each.test for each in contenders)
-            champion = _champion(study, [contender for contender in contenders if contender.found])
+    if len(state.trained) == len(state.teachers):
+        contenders += teacher_contenders(study, state.teachers, state.trained)
+        screening = _screening(study, state.screenings, store, state.deviation)
+    champion, finished = None, False
+    if state.search_is_over:
+        confirmed = student_contenders(state.confirmations, store, state.deviation)
+        contenders += [each for each in confirmed if not each.found]
+        contenders += ensemble_contenders(study, [*contenders, *confirmed])
+        contenders += [each for each in confirmed if each.found]
+        roles = {run.role for run in state.confirmations}
+        finished = len(confirmed) == len(roles) and all(each.test for each in contenders)
+        champion = _champion(study, [contender for contender in contenders if contender.found])
     return StudyResults(
         name=study.name,
         digest=study.digest,
@@ -82,9 +73,9 @@ def collect(study: Study, data: Data, store: Store, *, search_storage: str | Non
         status="finished" if finished else "running",
         objectives={name: "min" if mode == "min" else "max" for name, mode in study.search.objectives.items()},
         stages=stage_rows(study, store),
-        trials=trials,
+        trials=_trials(state, data, store) if state.history else (),
         contenders=tuple(contenders),
-        warm_start=known,
+        warm_start=known_from(state.history) if state.history else {},
         champion=champion,
         screening=screening,
         published=_published(study),
@@ -98,7 +89,7 @@ def collect(study: Study, data: Data, store: Store, *, search_storage: str | Non
         git_commit=_git_commit(),
         seeds=study.confirm_seeds,
         machine=f"{platform.machine()}, {platform.system()} {platform.release()}",
-        command=" ".join(["distill-ray run", study.path, *(f"--set {override}" for override in study.overrides)]),
+        command=shlex.join(["distill-ray", "run", study.path, *itertools.chain(*(("--set", each) for each in study.overrides))]),
         tracking_uri=tracking_uri,
     )
 
@@ -154,13 +145,12 @@ def _champion(study: Study, found: Sequence[Contender]) -> Champion | None:
     return Champion(best.job_ids[chosen], best.params, temperature)
 
 
-def _trials(
-    study: Study, data: Data, teachers: Sequence[str], store: Store, history: optuna.Study, deviation: Mapping[View, float]
-) -> tuple[TrialRow, ...]:
-    rows = []
+def _trials(state: StudyState, data: Data, store: Store) -> tuple[TrialRow, ...]:
+    assert state.history is not None
+    study, rows = state.study, []
     (objective, *_) = study.search.objectives
-    for trial in begun(history):
-        run = trial_run(study, data, teachers, trial.number, trial.params)
+    for trial in begun(state.history):
+        run = trial_run(study, data, state.teacher_ids, trial.number, trial.params)
         found = find_job(store, run.job.id) if trial.state == TrialState.COMPLETE else None
         values = [{"epoch": float(epoch), objective: value} for epoch, value in sorted(trial.intermediate_values.items())]
         complete = trial.state == TrialState.COMPLETE
@@ -174,7 +164,7 @@ def _trials(
                 job_id=run.job.id,
                 seconds=found.seconds if found else None,
                 reason=trial.user_attrs.get("reason", ""),
-                t_stddev=deviation.get(run.job.recipe.augment),
+                t_stddev=state.deviation.get(run.job.recipe.augment),
             )
         )
     return tuple(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 from distill_ray.events import Run
 from distill_ray.job import Data
 from distill_ray.records import find_job, log_path
-from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
-from distill_ray.search.history import begun, best_recipes, best_trials, counted, is_over, open_history
+from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, trial_run
+from distill_ray.search.history import begun, best_trials, counted
 from distill_ray.stages.driver import is_running
-from distill_ray.stages.screen import deviations, narrowed, screenings
+from distill_ray.stages.state import StudyState, state_of
 from distill_ray.store import Store
 from distill_ray.study import Study
 
@@ -80,51 +80,46 @@ def standing(study: Study, data: Data, store: Store, *, search_storage: str | No
         if find_job(store, run.job.id) is not None:
             return JobStanding(run, "finished")
         begun = posixpath.basename(log_path(run.job.id)) in logs
-        condition: Condition = "waiting" if not begun else "interrupted" if driver is False else "running"
+        condition: Condition = "waiting" if not begun else "interrupted" if not driver else "running"
         return JobStanding(run, condition, last_line=_last_line(store, run) if condition == "running" else "")
 
-    teachers = [stands(run) for run in teacher_runs(study, data)]
-    ids = [each.run.job.id for each in teachers]
+    state = state_of(study, data, store, search_storage)
+    teachers = [stands(run) for run in state.teachers]
+    trials = _trials(state, data, store, driver)
+    confirmations = [stands(run) for run in state.confirmations]
     stages = [_stage(TEACH, teachers, len(teachers))]
-    wanted = screenings(study, data, learned_from(study, ids))
-    measured = deviations(wanted, store)
-    if wanted:
-        stages.append(StageStanding(SCREEN, len(wanted), len(measured)))
-    trials: list[JobStanding] = []
-    confirmations: list[JobStanding] = []
-    to_confirm = (len(study.confirm.baselines) + study.confirm.top) * study.confirm.seeds
-    best, over, left = None, False, None
-    if all(each.condition == "finished" for each in teachers) and len(measured) == len(wanted):
-        searched = narrowed(study, measured)
-        history = open_history(searched, data, ids, store, search_storage)
-        trials = _trials(searched, data, ids, store, history, driver)
-        over = is_over(history, study.search)
-        left = None if driver is False else _seconds_left(history, study.search.trials)
-        leading = best_trials(history, study.search)
-        if leading:
-            best = (trial_run(searched, data, ids, leading[0].number, leading[0].params), float(leading[0].values[0]))
-        if over:
-            runs = confirm_runs(study, data, ids, best_recipes(searched, history, study.confirm.top))
-            confirmations, to_confirm = [stands(run) for run in runs], len(runs)
-    search = _stage(SEARCH, trials, study.search.trials)
-    stages.append(StageStanding(SEARCH, search.ended if over else search.jobs, search.ended, None if over else left))
+    if state.screenings:
+        stages.append(StageStanding(SCREEN, len(state.screenings), len(state.deviation)))
+    search, to_confirm = _stage(SEARCH, trials, study.search.trials), len(confirmations)
+    if state.search_is_over:
+        stages.append(replace(search, jobs=search.ended))
+    else:
+        left = _seconds_left(state.history, study.search.trials) if driver and state.history else None
+        stages.append(replace(search, seconds_left=left))
+        to_confirm = (len(study.confirm.baselines) + study.confirm.top) * study.confirm.seeds
     stages.append(_stage(CONFIRM, confirmations, to_confirm))
-    return Standing(study.name, driver, tuple(stages), (*teachers, *trials, *confirmations), best)
+    return Standing(study.name, driver, tuple(stages), (*teachers, *trials, *confirmations), _leading(state, data))
+
+
+def _leading(state: StudyState, data: Data) -> tuple[Run, float] | None:
+    leading = best_trials(state.history, state.study.search) if state.history else []
+    if not leading:
+        return None
+    run = trial_run(state.study, data, state.teacher_ids, leading[0].number, leading[0].params)
+    return run, float(leading[0].values[0])
 
 
 def _stage(stage: str, jobs: Sequence[JobStanding], total: int) -> StageStanding:
     return StageStanding(stage, total, sum(job.condition in ("finished", "pruned", "failed") for job in jobs))
 
 
-def _trials(
-    study: Study, data: Data, teachers: Sequence[str], store: Store, history: optuna.Study, driver: bool | None
-) -> list[JobStanding]:
+def _trials(state: StudyState, data: Data, store: Store, driver: bool) -> list[JobStanding]:
     found = []
-    for trial in begun(history):
+    for trial in begun(state.history) if state.history else ():
         reason = trial.user_attrs.get("reason", "")
-        run = trial_run(study, data, teachers, trial.number, trial.params)
+        run = trial_run(state.study, data, state.teacher_ids, trial.number, trial.params)
         condition = _TRIALS[trial.state]
-        if condition == "running" and driver is False:
+        if condition == "running" and not driver:
             condition = "interrupted"
         found.append(JobStanding(run, condition, reason, _last_line(store, run) if condition == "running" else ""))
     return found

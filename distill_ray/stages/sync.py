@@ -6,18 +6,16 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import optuna
-
 from distill_ray.errors import RunError
 from distill_ray.records import find_job
-from distill_ray.resolve import confirm_runs, data_of, learned_from, teacher_runs
-from distill_ray.search.history import best_recipes, is_over, open_history
+from distill_ray.resolve import data_of
 from distill_ray.stages.collect import collect
 from distill_ray.stages.driver import study_lock
 from distill_ray.stages.mlflow_record import MlflowRecord
 from distill_ray.stages.pipeline import tell_of_trials
 from distill_ray.stages.run import Places, write_files
-from distill_ray.stages.screen import deviations, found_metrics, measurement, narrowed, screenings
+from distill_ray.stages.screen import found_metrics, measurement
+from distill_ray.stages.state import state_of
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.tracking import Tracker, check_tracking, shown
@@ -41,19 +39,13 @@ def sync_study(study: Study, places: Places, say: Callable[[str], None]) -> bool
         tracker = Tracker(tracking_uri, study.name, key, artifacts=artifacts, warn=say, interval=0.1)
         record = MlflowRecord(tracker, study, data)
         record.study_started()
-        runs = teacher_runs(study, data)
-        teachers = [run.job.id for run in runs]
-        for wanted in (asked := screenings(study, data, learned_from(study, teachers))):
+        state = state_of(study, data, store, places.search_storage)
+        for wanted in state.screenings:
             if (metrics := found_metrics(store, wanted)) is not None:
                 record.measured(measurement(wanted, metrics, reused=True))
-        measured = deviations(asked, store)
-        if len(measured) == len(asked):
-            searched = narrowed(study, measured)
-            history: optuna.Study = open_history(searched, data, teachers, store, places.search_storage)
-            tell_of_trials(searched, data, teachers, history, store, record)
-            if is_over(history, study.search):
-                runs += confirm_runs(searched, data, teachers, best_recipes(searched, history, study.confirm.top))
-        for run in runs:
+        if state.history:
+            tell_of_trials(state.study, data, state.teacher_ids, state.history, store, record)
+        for run in (*state.teachers, *state.confirmations):
             if (found := find_job(store, run.job.id)) is not None:
                 record.past(run, "finished", found.epochs, found.metrics, "")
         results = collect(study, data, store, search_storage=places.search_storage, tracking_uri=shown(tracking_uri))

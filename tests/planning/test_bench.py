@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
 from distill_ray.cli import main
-from distill_ray.execution.sharing import Sharing
-from distill_ray.job import Job
-from distill_ray.methods import METHODS
 from distill_ray.planning import bench as module
-from distill_ray.planning import plan
 from distill_ray.planning.bench import LIVE, REFERENCE, SIGNALS, STUDENT, Bench, bench_study
-from distill_ray.planning.bench_record import keep_bench, kept_bench
-from distill_ray.planning.plan import plan_study
-from distill_ray.planning.plan_signals import plan_signals
-from distill_ray.resolve import data_of
-from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.training import Dataset, LiveTeachers
 
 BENCH = Bench(
     machine="a machine",
@@ -80,71 +66,3 @@ def test_a_bench_of_everything(
     )
     assert SIGNALS not in without.steps and REFERENCE not in without.steps
     assert without.ratios == {}
-
-
-def test_the_plan_knows_the_signals(tiny_study: Callable[..., Study], tmp_path: Path) -> None:
-    stages = {stage.stage: stage for stage in plan_study(tiny_study(), Store.open(str(tmp_path)))}
-    search = stages["search"].signals
-    assert search is not None and search.stored
-    epochs, views = 2, 2
-    assert epochs * views * 96 * 2 * 10 * 2 < search.bytes < 2 * epochs * views * 96 * 2 * 10 * 2
-    assert 0 < search.seconds < search.live_seconds
-    assert stages["teach"].signals is None
-    confirm = stages["confirm"].signals
-    assert confirm is not None and not confirm.stored
-    live = {stage.stage: stage for stage in plan_study(tiny_study("resources.signals=live"), Store.open(str(tmp_path)))}
-    assert live["search"].signals is not None and not live["search"].signals.stored
-
-
-def test_a_plan_lets_teachers_answer_in_their_own_precision(
-    tiny_study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-
-    def answering(networks: Any, device: Any, precision: str) -> LiveTeachers:
-        if networks:
-            asked.append(precision)
-        return LiveTeachers(networks, device, precision)
-
-    monkeypatch.setattr(plan, "LiveTeachers", answering)
-    plan_study(tiny_study("teachers.precision=bf16"), Store.open(str(tmp_path)))
-    assert set(asked) == {"bf16"}
-
-
-def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(tiny_study: Callable[..., Study]) -> None:
-    """600 classes: 75 logits of 2 bytes, whose they are in 2 more, and 4 for the others; 1200 bytes for all of them."""
-
-    class Flat(torch.nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.zeros(len(images), 600)
-
-    images = np.zeros((96, 8, 8, 1), np.uint8)
-    names = tuple(map(str, range(600)))
-    dataset = Dataset(images, np.arange(96), np.arange(80), np.arange(80, 96), names, (0.5,), (0.3,))
-    study = tiny_study()
-    job = Job(recipe=study.student, data=data_of(study), seed=3, teachers=("a", "b"))
-    teachers = LiveTeachers([Flat(), Flat()], torch.device("cpu"), "fp32")
-    answers = study.student.epochs * 80 * 2
-    for top_k, size in ((None, 75 * 4 + 4), (10, 44), (600, 1200)):
-        found = plan_signals([job], Sharing("stored", top_k=top_k), dataset, teachers)
-        assert answers * size < found.bytes < answers * size * 1.05 + 5000
-    endd = replace(job, recipe=replace(study.student, method=METHODS["endd"]()))
-    assert plan_signals([endd], Sharing("stored"), dataset, teachers).bytes > answers * 1200
-
-
-def test_the_plan_counts_with_what_bench_has_measured(tiny_study: Callable[..., Study], tmp_path: Path) -> None:
-    study, store = tiny_study(), Store.open(str(tmp_path))
-    assert kept_bench(store, study) is None
-    bench = replace(BENCH, batch_size=32, steps={STUDENT: 60.0, LIVE: 100.0, SIGNALS: 66.0}, teachers=40.0)
-    keep_bench(store, study, bench)
-    assert kept_bench(store, study) == bench
-    assert kept_bench(store, tiny_study("student.model=wrn-10-2")) is None
-    stages = {stage.stage: stage for stage in plan_study(study, store)}
-    signals = stages["search"].signals
-    assert signals is not None
-    images, trials, epochs, views = 96, 4, 2, 2
-    live = trials * epochs * (images * 100.0 + 100 * 60.0 / 3) / 32
-    assert signals.live_seconds == trials * epochs * images * 40.0 / 32
-    assert signals.seconds == views * epochs * images * 40.0 / 32
-    assert stages["search"].job_seconds == pytest.approx(live - signals.live_seconds + signals.seconds)
-    assert signals.pays_from == 3
