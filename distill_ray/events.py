@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal
 
 from distill_ray.job import Job
 
@@ -61,8 +61,8 @@ class Measurement:
     reused: bool = False
 
 
-class Observer(Protocol):
-    """Somebody who is told. No call blocks for long, none raises."""
+class Observer:
+    """Somebody who is told, and who by itself does nothing with it. No call blocks for long, none raises."""
 
     def stage_started(self, stage: str, jobs: int) -> None:
         """A stage begins that has that many jobs, finished ones included."""
@@ -97,7 +97,7 @@ def stage(observer: Observer, name: str, jobs: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Observers:
+class Observers(Observer):
     """Several observers as one."""
 
     members: Sequence[Observer]

@@ -11,12 +11,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distill_ray.events import Measurement, Metrics, Run, State, describe
+from distill_ray.events import Measurement, Metrics, Observer, Run, State, describe
 
 Objectives = Mapping[str, str]
 
 
-class Progress:
+class Progress(Observer):
     """Follows a study as an `Observer` and shows it on `console`.
 
     On a terminal: the stage, its jobs (running, finished, pruned, failed), the best value so far, and the time left, judged by

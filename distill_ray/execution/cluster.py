@@ -18,7 +18,7 @@ import yaml
 
 from distill_ray.data.cache import VARIABLE
 from distill_ray.errors import RequestError, RunError
-from distill_ray.execution.sharing import Sharing
+from distill_ray.execution.sharing import LIVE, Sharing
 from distill_ray.study import Study
 
 _SETTINGS = {
@@ -58,9 +58,15 @@ class WorkerResources:
     cpus: float = 1
     gpus: float = 0
     sharing: Sharing = Sharing()
-    retries: int = 2
-    """How often the workers of a job of several are started again when one of them dies."""
+    retries: int = 1
+    """How often a job is started again when one of its processes dies."""
     compile: Literal["auto", "always", "never"] = "auto"
+
+    @classmethod
+    def of(cls, study: Study, sharing: Sharing) -> WorkerResources:
+        """What the study file grants."""
+        wanted = study.resources
+        return cls(wanted.cpus_per_worker, wanted.gpus_per_worker, sharing, study.search.retries, wanted.compile)
 
     @property
     def share(self) -> float:
@@ -96,6 +102,7 @@ class Cluster:
         self._verbose = verbose
         self._say = say
         self._connected = False
+        self._checked = False
         self._done = threading.Event()
         for name, value in _SETTINGS.items():  # now, since Ray reads some of them while it is imported
             os.environ.setdefault(name, value)
@@ -153,9 +160,14 @@ class Cluster:
         return int(max(_places(_present(), resources), _places(self._possible(), resources)) // workers)
 
     def check(self, study: Study) -> None:
-        """Raise `RequestError` when a job of the study wants more than the cluster has or can ever have."""
+        """Raise `RequestError` when a job of the study wants more than the cluster has or can ever have.
+
+        What is worth knowing of the cluster is said once: that its GPUs are left alone, that machines have yet to come.
+        """
+        if self._checked:
+            return
         wanted = study.resources
-        resources = WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker)
+        resources = WorkerResources.of(study, LIVE)
         present, possible = _present(), self._possible()
         has = f"has {_total(present, 'CPU'):g} CPU and {_total(present, 'GPU'):g} GPU in {len(present)} machine"
         has += "" if len(present) == 1 else "s"
@@ -175,6 +187,9 @@ class Cluster:
                 )
         if problems:
             raise study.error(problems)
+        self._checked = True
+        if not wanted.gpus_per_worker and _total([*present, *possible], "GPU"):
+            self._say("training on CPUs: to use the cluster's GPUs set resources.gpus_per_worker to 1, or to 0.25 to share each")
         if _places(present, resources) < most:
             room = f"{_places(present, resources):g} of {most} worker{'' if most == 1 else 's'}"
             self._say(f"waiting for machines: the cluster has room for {room}; it {has}")

@@ -1,10 +1,11 @@
-"""Many jobs at once as Ray tasks: the teachers, and the confirmations."""
+"""Many things at once as Ray tasks: the teachers, the screenings and the confirmations."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError
@@ -17,6 +18,70 @@ from distill_ray.job import Job
 from distill_ray.records import find_job, log_path
 from distill_ray.store import Store
 
+Message = dict[str, Any]
+"""What a task tells the driver: anything its work understands, or at last `failure`, where it failed on its own account, or
+`damaged`, where it found a damaged record.
+"""
+
+
+class Work(Protocol):
+    """Something that a Ray task does, as `run_side_by_side` deals with it."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    @property
+    def workers(self) -> int:
+        """How many workers it takes."""
+
+    def start(self, attempt: int) -> Any:
+        """Start its task and return the stream of messages; `attempt` counts from 0."""
+
+    def heard(self, message: Message) -> None:
+        """Its task told something. Raises `RunError` at a `failure`."""
+
+    def done(self) -> None:
+        """Its task has come to its end."""
+
+    def lost(self) -> None:
+        """The process of its task has died."""
+
+
+def run_side_by_side(cluster: Cluster, work: Sequence[Work], resources: WorkerResources) -> None:
+    """Do all of `work`, as much at a time as fits the cluster.
+
+    What a process was doing that dies is started again, up to `resources.retries` times; what fails on its own account would fail
+    again. Raises `RunError` with its reason, after what runs beside it was stopped, and `DamagedError` at a damaged record.
+    """
+    waiting, running = deque((each, 0) for each in work), dict[Any, tuple[Work, int]]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < cluster.capacity(waiting[0][0].workers, resources):
+                each, attempt = waiting.popleft()
+                running[each.start(attempt)] = (each, attempt)
+            ready, _ = ray.wait(list(running), num_returns=1)
+            stream: Any = ready[0]
+            each, attempt = running[stream]
+            try:
+                message: Message = ray.get(next(stream))
+            except StopIteration:
+                del running[stream]
+                each.done()
+            except RayError:
+                del running[stream]
+                each.lost()
+                if attempt >= resources.retries:
+                    raise RunError(f"{each.name}: its process died {attempt + 1} times; is there enough memory?") from None
+                waiting.append((each, attempt + 1))
+            else:
+                if "damaged" in message:
+                    raise DamagedError(message["damaged"])
+                each.heard(message)
+    finally:
+        for stream in running:
+            ray.cancel(stream, force=True)
+
 
 def run_jobs(
     cluster: Cluster,
@@ -26,69 +91,60 @@ def run_jobs(
     observer: Observer,
     *,
     read_test: bool = False,
-    retries: int = 2,
 ) -> None:
-    """Run the jobs side by side, as many as fit, until all are in the store.
+    """Run the jobs side by side until all are in the store; one that is started again goes on from its last checkpoint.
 
-    A job whose process dies is started again, up to `retries` times, and goes on from its last checkpoint. A job that fails on
-    its own account would fail again: raises `RunError` with its message and its log file, after the jobs beside it were stopped.
-    Raises `DamagedError` when one found a damaged record.
+    With `read_test` the finished networks also predict the test split. Raises as `run_side_by_side` does.
     """
-    waiting, running = deque((run, 0) for run in runs), dict[Any, tuple[Run, int]]()
-    try:
-        while waiting or running:
-            while waiting and len(running) < cluster.capacity(waiting[0][0].job.workers, resources):
-                run, attempt = waiting.popleft()
-                running[_start(store, run, resources, read_test)] = (run, attempt)
-                if attempt == 0:
-                    observer.started(run)
-            ready, _ = ray.wait(list(running), num_returns=1)
-            stream: Any = ready[0]
-            run, attempt = running[stream]
-            try:
-                told: dict[str, Any] = ray.get(next(stream))
-            except StopIteration:
-                del running[stream]
-                found = find_job(store, run.job.id)
-                if found is None:
-                    raise RunError(
-                        f"{run.role} {run.job.id} ended without a result; see {store.shown}/{log_path(run.job.id)}"
-                    ) from None
-                observer.ended(run, "finished", found.metrics, "")
-            except RayError:
-                del running[stream]
-                if run.job.workers > 1:
-                    give_back(run.job.id)
-                if attempt >= retries:
-                    raise RunError(
-                        f"{run.role} {run.job.id}: its process died {attempt + 1} times; is there enough memory?"
-                    ) from None
-                waiting.append((run, attempt + 1))
-            else:
-                if "damaged" in told:
-                    raise DamagedError(told["damaged"])
-                if "failure" in told:
-                    observer.ended(run, "failed", {}, told["failure"])
-                    raise RunError(f"{run.role} {run.number}: {told['failure']} (log: {store.shown}/{log_path(run.job.id)})")
-                for record in told["epochs"]:
-                    observer.epoch(run, record)
-    finally:
-        for stream in running:
-            ray.cancel(stream, force=True)
+    run_side_by_side(cluster, [_Training(store, run, resources, observer, read_test) for run in runs], resources)
 
 
-def _start(store: Store, run: Run, resources: WorkerResources, read_test: bool) -> Any:
-    single = run.job.workers == 1
-    if single:
-        task = _job.options(num_cpus=resources.cpus, num_gpus=resources.gpus)
-    else:
-        task = _job.options(num_cpus=0, resources=ON_THE_HEAD)
-    return task.remote(store, run.job.to_dict(), resources, read_test)
+@dataclass(frozen=True)
+class _Training:
+    store: Store
+    run: Run
+    resources: WorkerResources
+    observer: Observer
+    read_test: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.run.role} {self.run.number}"
+
+    @property
+    def workers(self) -> int:
+        return self.run.job.workers
+
+    def start(self, attempt: int) -> Any:
+        if attempt == 0:
+            self.observer.started(self.run)
+        if self.workers == 1:
+            task = _train.options(num_cpus=self.resources.cpus, num_gpus=self.resources.gpus)
+        else:
+            task = _train.options(num_cpus=0, resources=ON_THE_HEAD)
+        return task.remote(self.store, self.run.job.to_dict(), self.resources, self.read_test)
+
+    def heard(self, message: Message) -> None:
+        if "failure" in message:
+            self.observer.ended(self.run, "failed", {}, message["failure"])
+            raise RunError(f"{self.name}: {message['failure']} (log: {self.store.shown}/{log_path(self.run.job.id)})")
+        for record in message["epochs"]:
+            self.observer.epoch(self.run, record)
+
+    def done(self) -> None:
+        found = find_job(self.store, self.run.job.id)
+        if found is None:
+            raise RunError(f"{self.name} ended without a result; see {self.store.shown}/{log_path(self.run.job.id)}")
+        self.observer.ended(self.run, "finished", found.metrics, "")
+
+    def lost(self) -> None:
+        if self.workers > 1:
+            give_back(self.run.job.id)
 
 
 @ray.remote(num_returns="streaming", max_retries=0)
-def _job(store: Store, job: dict[str, Any], resources: WorkerResources, read_test: bool) -> Generator[dict[str, Any], None, None]:
-    """The records of a job's `epochs`, some at a time; last `failure`, where it failed on its own account, or `damaged`."""
+def _train(store: Store, job: Message, resources: WorkerResources, read_test: bool) -> Generator[Message, None, None]:
+    """The records of a job's `epochs`, some at a time."""
     from distill_ray.execution.run_job import run_job  # torch: seconds that the driver need not spend
 
     try:

@@ -43,9 +43,7 @@ def run_search(
     queue_first(history, study.search)
     settle_abandoned(history)
     search, wanted = study.search, study.resources
-    resources = WorkerResources(
-        wanted.cpus_per_worker, wanted.gpus_per_worker, trial_sharing(study), search.retries, wanted.compile
-    )
+    resources = WorkerResources.of(study, trial_sharing(study))
     single = wanted.workers_per_trial == 1
     fits = cluster.capacity(wanted.workers_per_trial, resources)
     history.sampler = make_sampler(search, len(history.get_trials(deepcopy=False)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from distill_ray.data import image_shape, open_source
-from distill_ray.events import Measurement, Metrics, Run, State, describe
+from distill_ray.events import Measurement, Metrics, Observer, Run, State, describe
 from distill_ray.export import find_champion
 from distill_ray.job import Data
 from distill_ray.report.answer import found_settings, lead
@@ -20,7 +20,7 @@ from distill_ray.tracking import DataSet, Status, Tracker, study_views
 _STATUS: dict[State, Status] = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
 
-class MlflowRecord:
+class MlflowRecord(Observer):
     """Tells the tracker of everything that happens, as an observer of the stages."""
 
     def __init__(self, tracker: Tracker, study: Study, data: Data) -> None:
@@ -91,12 +91,6 @@ class MlflowRecord:
             tags |= {"augment": str(settings["augment"])}
             self._tracker.start_job(measurement.key, f"screening · {measurement.view}", settings, tags)
             self._tracker.finish_job(measurement.key, "FINISHED", measurement.metrics)
-
-    def stage_started(self, stage: str, jobs: int) -> None:
-        pass
-
-    def stage_ended(self, stage: str) -> None:
-        pass
 
     def study_ended(self, results: StudyResults, files: Mapping[str, Path], store: Store) -> None:
         """The result table as description and metrics of the study's run, the report as artifacts, the champion as a model."""

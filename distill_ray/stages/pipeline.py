@@ -56,9 +56,7 @@ class Surroundings:
     @property
     def resources(self) -> WorkerResources:
         """What each worker of a job gets."""
-        wanted = self.study.resources
-        sharing = confirm_sharing(self.study)
-        return WorkerResources(wanted.cpus_per_worker, wanted.gpus_per_worker, sharing, self.study.search.retries, wanted.compile)
+        return WorkerResources.of(self.study, confirm_sharing(self.study))
 
 
 def run_stages(around: Surroundings) -> None:
@@ -96,7 +94,6 @@ def _screen(around: Surroundings, teachers: Sequence[str]) -> Study:
                 around.resources,
                 around.observer.measured,
                 sharing=functools.partial(screening_sharing, study),
-                retries=study.search.retries,
             )
     return narrowed(study, deviations(wanted, store))
 
@@ -196,7 +193,6 @@ def _train(
             resources or around.resources,
             observer,
             read_test=read_test,
-            retries=around.study.search.retries,
         )
         for run in missing:  # a candidate that is another one under a second name: one training serves both
             if run is not first[run.job.id] and (found := find_job(around.store, run.job.id)):

@@ -6,7 +6,7 @@ import json
 import posixpath
 from collections.abc import Callable, Iterable
 
-from distill_ray.events import Measurement, Metrics, Run, State
+from distill_ray.events import Metrics, Observer, Run, State
 from distill_ray.resolve import CONFIRM
 from distill_ray.store import DAMAGED, Store
 from distill_ray.study import Study
@@ -17,7 +17,7 @@ LENGTH = 200
 """Jobs in one list. A study has as many lists as it needs, so that adding a job costs the same however many there are."""
 
 
-class References:
+class References(Observer):
     """Writes down the jobs of a study, before they are trained, as an observer of its stages."""
 
     def __init__(self, study: Study, store: Store) -> None:
@@ -55,18 +55,6 @@ class References:
             self._written = len(listed)
             if self._written == LENGTH:
                 self._new, self._lists, self._written = self._new[LENGTH:], self._lists + 1, 0
-
-    def stage_started(self, stage: str, jobs: int) -> None:
-        pass
-
-    def epoch(self, run: Run, record: Metrics) -> None:
-        pass
-
-    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
-        pass
-
-    def measured(self, measurement: Measurement) -> None:
-        pass
 
 
 def referenced(store: Store, name: str) -> set[str] | None:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -217,53 +216,55 @@ def run_screenings(
     measured: Callable[[Measurement], None],
     *,
     sharing: Callable[[Screening], Sharing],
-    retries: int = 2,
 ) -> None:
     """Make the measurements side by side as Ray tasks, as many as fit, until all are in the store.
 
-    `sharing` says how each of them gets the teachers' answers.
-    One whose process dies is made again, up to `retries` times. Raises `RunError` when one fails on its own account, and
-    `DamagedError` when it found a damaged record.
+    `sharing` says how each of them gets the teachers' answers. Raises `RunError` when one fails on its own account or its process
+    dies too often, and `DamagedError` when it found a damaged record.
     """
-    import ray
-    from ray.exceptions import RayError
+    from distill_ray.execution.fleet import run_side_by_side  # Ray
 
-    task = ray.remote(max_retries=0)(_task).options(num_cpus=resources.cpus, num_gpus=resources.gpus)
-    waiting, running = deque((screening, 0) for screening in missing), dict[Any, tuple[Screening, int]]()
-    try:
-        while waiting or running:
-            while waiting and len(running) < cluster.capacity(1, resources):
-                screening, attempt = waiting.popleft()
-                shared = replace(resources, sharing=sharing(screening))
-                running[task.remote(store, screening.to_dict(), shared)] = (screening, attempt)
-            ready, _ = ray.wait(list(running), num_returns=1)
-            screening, attempt = running.pop(ready[0])
-            try:
-                failure, damaged = ray.get(ready[0])
-            except RayError:
-                if attempt >= retries:
-                    raise RunError(
-                        f"screening {screening.label}: its process died {attempt + 1} times; is there enough memory?"
-                    ) from None
-                waiting.append((screening, attempt + 1))
-                continue
-            if damaged:
-                raise DamagedError(failure)
-            if failure:
-                raise RunError(f"screening {screening.label}: {failure}")
-            measured(measurement(screening, found_metrics(store, screening) or {}))
-    finally:
-        for started in running:
-            ray.cancel(started, force=True)
+    work = [_Measuring(store, each, replace(resources, sharing=sharing(each)), measured) for each in missing]
+    run_side_by_side(cluster, work, resources)
 
 
-def _task(store: Store, screening: dict[str, Any], resources: WorkerResources) -> tuple[str, bool]:
-    """The reason of a failure on its own account, or nothing, and whether it is a damaged record."""
+@dataclass(frozen=True)
+class _Measuring:
+    store: Store
+    screening: Screening
+    resources: WorkerResources
+    measured: Callable[[Measurement], None]
+    workers: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"screening {self.screening.label}"
+
+    def start(self, attempt: int) -> Any:
+        import ray
+
+        task = ray.remote(num_returns="streaming", max_retries=0)(_measure)
+        placed = task.options(num_cpus=self.resources.cpus, num_gpus=self.resources.gpus)
+        return placed.remote(self.store, self.screening.to_dict(), self.resources)
+
+    def heard(self, message: dict[str, str]) -> None:
+        raise RunError(f"{self.name}: {message['failure']}")
+
+    def done(self) -> None:
+        self.measured(measurement(self.screening, found_metrics(self.store, self.screening) or {}))
+
+    def lost(self) -> None:
+        """It holds nothing that would have to be given back."""
+
+
+def _measure(store: Store, screening: dict[str, Any], resources: WorkerResources) -> Generator[dict[str, str], None, None]:
+    """Nothing, unless it goes wrong."""
     try:
         run_screening(store, Screening.from_dict(screening), resources)
+    except DamagedError as error:
+        yield {"damaged": str(error)}
     except Exception as error:
-        return str(error) or type(error).__name__, isinstance(error, DamagedError)
-    return "", False
+        yield {"failure": str(error) or type(error).__name__}
 
 
 def measurement(screening: Screening, metrics: Mapping[str, float], *, reused: bool = False) -> Measurement:

@@ -6,7 +6,7 @@ import json
 import posixpath
 import time
 
-from distill_ray.events import Measurement, Metrics, Run
+from distill_ray.events import Measurement, Metrics, Observer, Run, State
 from distill_ray.report.results import StageRow
 from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH
 from distill_ray.store import Store
@@ -16,7 +16,7 @@ BEGUN = "begun"
 """Beside the stages in their file: when the study was first run."""
 
 
-class StageLog:
+class StageLog(Observer):
     """Keeps in the store when a study was begun, how long each of its stages has taken, how many jobs it trained, and the energy
     that their epochs used where devices report it, over all its runs.
     """
@@ -35,18 +35,12 @@ class StageLog:
         entry = self._stages.setdefault(stage, {"seconds": 0.0, "trained": 0})
         entry["jobs"] = jobs
 
-    def past(self, run: Run, state: str, epochs: object, metrics: Metrics, reason: str) -> None:
-        pass
-
-    def started(self, run: Run) -> None:
-        pass
-
     def epoch(self, run: Run, record: Metrics) -> None:
         entry, joules = self._stages[run.stage], record.get("system/energy_joules")
         if joules is not None:
             entry["joules"] = entry.get("joules", 0.0) + joules
 
-    def ended(self, run: Run, state: str, metrics: Metrics, reason: str) -> None:
+    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
         self._stages[run.stage]["trained"] += 1
 
     def measured(self, measurement: Measurement) -> None:

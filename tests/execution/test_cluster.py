@@ -9,6 +9,7 @@ import ray
 
 from distill_ray.errors import RequestError, RunError
 from distill_ray.execution.cluster import STARTS, Cluster
+from distill_ray.study import Study
 
 LATE = "The current node timed out during startup."
 
@@ -49,3 +50,18 @@ def test_a_cluster_that_does_not_answer_is_a_wrong_request(monkeypatch: pytest.M
     with Cluster(f"127.0.0.1:{free_port()}") as cluster, pytest.raises(RequestError, match="refused; start one, or leave it out"):
         cluster.connect()
     assert len(starts) == 1
+
+
+def test_gpus_that_a_study_leaves_alone_are_said_once(tiny_study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [machine])
+    said: list[str] = []
+    cluster = Cluster(say=said.append)
+    for _ in range(2):
+        cluster.check(tiny_study())
+    assert said == ["training on CPUs: to use the cluster's GPUs set resources.gpus_per_worker to 1, or to 0.25 to share each"]
+    said.clear()
+    Cluster(say=said.append).check(tiny_study("resources.gpus_per_worker=0.5"))
+    assert said == []
+    with pytest.raises(RequestError, match=r"workers of 1 CPU and 2 GPU do not fit the cluster, which has 4 CPU and 2 GPU"):
+        Cluster(say=said.append).check(tiny_study("resources.gpus_per_worker=2", "resources.workers_per_trial=2"))

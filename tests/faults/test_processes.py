@@ -29,7 +29,7 @@ def test_workers_killed_while_they_train(steady: Any, undisturbed: Any) -> None:
     """The processes of the teachers, then the actors of the trials, each in the middle of its job."""
     study = steady()
     with study.running() as driver:
-        before = driver.kill_worker("_job")
+        before = driver.kill_worker("_train")
         driver.wait_for("[search] trial 000")
         before |= driver.kill_worker("Trainable")
         assert driver.ended() == 0, "".join(study.printed)
@@ -40,7 +40,7 @@ def test_workers_killed_while_they_train(steady: Any, undisturbed: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "moment"),
-    [("RayTrainWorker", "training"), ("TrainController", "training"), ("TrainController", "starting"), ("_job", "training")],
+    [("RayTrainWorker", "training"), ("TrainController", "training"), ("TrainController", "starting"), ("_train", "training")],
 )
 def test_a_group_of_two_data_parallel_workers_killed(name: str, moment: str, steady: Any, group_alone: Any) -> None:
     """One of them, the process that leads them, or the one that started all: they go on from the last checkpoint.
