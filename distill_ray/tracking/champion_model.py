@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distill_ray.job import Job
 from distill_ray.models import build_model
+from distill_ray.training.device import autocast
 
 IMAGES_PER_BATCH = 256
 
@@ -31,7 +32,8 @@ class ChampionModel:
         batches = []
         for start in range(0, len(images), IMAGES_PER_BATCH):
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH])).to(self.device)
-            logits = self.network(scaled(batch))
+            with autocast(self.device, "fp32"):
+                logits = self.network(scaled(batch))
             batches.append(torch.softmax(logits.float() / self.temperature, dim=1).cpu().numpy())
         return np.concatenate(batches)
 
