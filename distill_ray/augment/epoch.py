@@ -113,11 +113,10 @@ def epoch_batches(
 
 def _addressed(part: Part, number: int, start: int, stop: int) -> Part:
     """`part` with its number, and with the place of every image if each of the share has as many versions in it."""
-    device = part.images.device
     versions, uneven = divmod(len(part.images), stop - start)
     if uneven:
         return replace(part, number=number)
-    positions = torch.arange(start, stop, device=device)
+    positions = torch.arange(start, stop)
     places = positions if versions == 1 else torch.cat([positions * versions + version for version in range(versions)])
     return replace(part, number=number, places=places)
 

@@ -131,6 +131,7 @@ def train(
             for name, term in terms.items():
                 losses[name] = losses.get(name, 0) + term.detach() * batch.weight
 
+        del answering  # a GPU need not hold the signals of two epochs
         worker.average_buffers(network)
         means = {f"train/{name}": worker.mean(total / steps).item() for name, total in losses.items()}
         if not math.isfinite(means["train/loss"]):
