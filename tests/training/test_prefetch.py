@@ -10,11 +10,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill_ray.augment import VIEWS, View
+from distill_ray.augment import VIEWS, AugMix, CropFlip, CutMix, View
 from distill_ray.augment.epoch import epoch_batches
 from distill_ray.augment.view import Batch
 from distill_ray.job import Data, Job, Recipe
-from distill_ray.methods import METHODS
+from distill_ray.methods import CRD, DropoutKD, EnsembleKD, GaussianKD, LatentBE, Method
 from distill_ray.training import Dataset, LiveTeachers, Worker, train
 from distill_ray.training.loop import make_network
 from distill_ray.training.prefetch import ahead, prefetched
@@ -84,11 +84,24 @@ def test_on_a_cpu_they_come_as_they_are_asked_for(small_dataset: Dataset) -> Non
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("name", ["crop-flip", "cutmix", "augmix"])
-def test_on_a_gpu_no_step_waits_for_the_host(name: str, small_dataset: Dataset, small_data: Data) -> None:
+@pytest.mark.parametrize(
+    ("method", "view"),
+    [
+        (EnsembleKD(), CropFlip()),
+        (EnsembleKD(), CutMix()),
+        (EnsembleKD(), AugMix()),
+        (EnsembleKD(combine="mean-loss", weights=(1.0, 2.0)), CropFlip()),
+        (CRD(negatives=50), CropFlip()),
+        (DropoutKD(), CropFlip()),
+        (GaussianKD(), CropFlip()),
+        (LatentBE(perturb="tdiv-sdiv"), CropFlip()),
+    ],
+    ids=lambda value: value.name,
+)
+def test_on_a_gpu_no_step_waits_for_the_host(method: Method, view: View, small_dataset: Dataset, small_data: Data) -> None:
     """From the first step to the last of an epoch: what comes before and after it may wait."""
-    recipe = Recipe(model="wrn-10-1", method=METHODS["kd"](), augment=VIEWS[name](), epochs=2, batch_size=4)
-    job = Job(recipe=recipe, data=small_data, seed=3, teachers=("a",))
+    recipe = Recipe(model="wrn-10-1", method=method, augment=view, epochs=2, batch_size=4)
+    job = Job(recipe=recipe, data=small_data, seed=3, teachers=("a", "b"))
     device = torch.device("cuda", 0)
 
     class Watched(LiveTeachers):
@@ -103,5 +116,5 @@ def test_on_a_gpu_no_step_waits_for_the_host(name: str, small_dataset: Dataset, 
             torch.cuda.set_sync_debug_mode("error" if 1 < self.answered < steps else "default")
             return super().__call__(part)  # type: ignore[arg-type]
 
-    teachers = Watched([make_network(replace(job, seed=9), small_dataset)], device, "fp32")
+    teachers = Watched([make_network(replace(job, seed=seed), small_dataset) for seed in (8, 9)], device, "fp32")
     assert len(list(train(job, small_dataset, teachers, worker=Worker(device)))) == 2
