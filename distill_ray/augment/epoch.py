@@ -97,7 +97,8 @@ def epoch_batches(
         for step in range(first_step, steps):
             fetch(step + AHEAD)
             first, last = limits(step)
-            start, stop = share(first, last, rank, world_size)
+            places = [share(first, last, each, world_size) for each in range(world_size)]
+            start, stop = places[rank]
             parts = view.parts(BatchSource(store, draws, step, first, last, start, stop, device))
             yield Batch(
                 parts=tuple(_addressed(part, number, start, stop) for number, part in enumerate(parts)),
@@ -106,6 +107,7 @@ def epoch_batches(
                 weight=(stop - start) * world_size / (last - first),
                 step=step,
                 draws=draws,
+                shares=tuple(behind - before for before, behind in places),
             )
 
     return batches()

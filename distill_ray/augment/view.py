@@ -84,8 +84,9 @@ class Batch:
 
     `positions` (B,) are the places in the epoch's order and `rows` (B,) those in the data set's images, both int64 on the CPU,
     ready to look up what is stored per image. `weight` is the factor for this worker's mean loss with which the average over
-    the workers is the mean over the whole batch; it differs from 1 only where a batch does not divide evenly. `draws` and
-    `step` address the random numbers of methods that need some: `batch.draws.uniform("pairs", batch.step, batch.step + 1, 2)`.
+    the workers is the mean over the whole batch; it differs from 1 only where a batch does not divide evenly. `shares` says how
+    many images each worker has of the whole batch, and is empty where nobody knows. `draws` and `step` address the random numbers
+    of methods that need some: `batch.draws.uniform("pairs", batch.step, batch.step + 1, 2)`.
     """
 
     parts: tuple[Part, ...]
@@ -94,6 +95,7 @@ class Batch:
     weight: float = 1.0
     step: int = 0
     draws: Draws = _NOWHERE
+    shares: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,7 +114,8 @@ class Student:
     """The student in training; calling it takes images (B, C, H, W) in [0, 1] to logits (B, K), or (B, M, K) for M members.
 
     `network` is what `Method.student` made, `parallel` the same with gradients averaged over the workers, `autocast` the
-    arithmetic of forward passes, and `gather` puts the rows of all workers one below the other, in the order of positions.
+    arithmetic of forward passes, and `gather` puts the rows of all workers one below the other, in the order of positions: as
+    many for every image of the batch.
     """
 
     network: nn.Module

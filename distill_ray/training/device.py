@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -80,13 +80,20 @@ class Worker:
             value /= self.world_size
         return value
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """The rows (n, ...) of all workers one below the other, (sum of n, ...), however many each has."""
+    def gather(self, rows: Tensor, shares: Sequence[int] = ()) -> Tensor:
+        """The rows (n, ...) of all workers one below the other, (sum of n, ...), however many each has.
+
+        Where each has as many for every image of its share of a batch, `shares` says how many images those are, above 0; else
+        they ask each other, and wait for the answer.
+        """
         if self.world_size == 1:
             return rows
-        lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(self.world_size)]
-        dist.all_gather(lengths, torch.tensor([len(rows)], device=rows.device))
-        counts = [int(length) for length in lengths]
+        if shares:
+            counts = [len(rows) // shares[self.rank] * share for share in shares]
+        else:
+            lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(self.world_size)]
+            dist.all_gather(lengths, torch.tensor([len(rows)], device=rows.device))
+            counts = [int(length) for length in lengths]
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))
         padded[: len(rows)] = rows
         parts = [torch.empty_like(padded) for _ in counts]

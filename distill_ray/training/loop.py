@@ -10,7 +10,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ def train(
         yield from progress.history
     steps = steps_per_epoch(len(dataset.train), recipe.batch_size, recipe.drop_last)
     forward = compiled(network, worker, compile, recipe.epochs * steps, say) or worker.parallel(network)
-    student = Student(network, forward, functools.partial(autocast, worker.device, precision), worker.gather)
+    student = Student(network, forward, functools.partial(autocast, worker.device, precision))
     log_probabilities: np.ndarray | None = None
 
     for epoch in range(progress.epoch + 1, recipe.epochs + 1):
@@ -124,7 +124,8 @@ def train(
         for step, batch in enumerate(prefetched(batches, worker.device), start=(epoch - 1) * steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, step, steps)
-            terms = recipe.method.loss(student, batch, answering)
+            gather = functools.partial(worker.gather, shares=batch.shares)
+            terms = recipe.method.loss(replace(student, gather=gather), batch, answering)
             (terms["loss"] * batch.weight).backward()
             clip_gradients(recipe, network)
             take_step(optimizer)

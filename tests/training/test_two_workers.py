@@ -39,6 +39,8 @@ class RecordedKD(EnsembleKD):
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         terms = super().loss(student, batch, teachers)
+        assert student.gather(batch.positions).diff().eq(1).all()
+        assert len(student.gather(batch.positions.repeat(2))) == 2 * sum(batch.shares)
         STEPS.append(terms["loss"].item() * batch.weight)
         return terms
 
