@@ -86,7 +86,12 @@ class Contender:
     @property
     def found(self) -> bool:
         """Whether the search found this configuration."""
-        return self.name == BEST or self.name.startswith(f"{BEST}-")
+        return re.fullmatch(rf"{BEST}(-\d+)?", self.name) is not None
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether its runs are teachers: all of them, or those of a named group."""
+        return self.name == TEACHER or self.name.startswith(f"{TEACHER}-")
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class StageRow:
-    """One stage: how long it took and how many jobs it trained (`done`) or found finished in the store (`reused`).
+    """One stage: how long it took, how many jobs the study trained in it (`done`), and how many others had trained (`reused`).
 
     `joules` is the energy that its jobs' devices used, None where they do not report it.
     """
@@ -121,7 +126,6 @@ class StageRow:
     seconds: float
     done: int
     reused: int
-    status: Literal["finished", "running", "failed"] = "finished"
     joules: float | None = None
 
 

@@ -11,7 +11,7 @@ from distill_ray.events import Measurement, Metrics, Observer, Run, State, descr
 from distill_ray.export import find_champion
 from distill_ray.job import Data
 from distill_ray.report.answer import found_settings, lead
-from distill_ray.report.results import TEACHER, Contender, StudyResults
+from distill_ray.report.results import Contender, StudyResults
 from distill_ray.report.table import Row, as_markdown, table
 from distill_ray.store import Store
 from distill_ray.study import Study
@@ -133,7 +133,7 @@ def _description(results: StudyResults, rows: list[Row]) -> str:
 
 def _keys(contender: Contender) -> list[str]:
     """The runs behind a row of the table."""
-    if contender.name.startswith(TEACHER):
+    if contender.is_teacher:
         return [f"teach/{job_id}" for job_id in contender.job_ids]
     return [f"confirm/{contender.name}/{seed}" for seed in contender.seeds]
 

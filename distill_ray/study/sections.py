@@ -144,6 +144,11 @@ class Confirm:
     ensembles: Mapping[str, MeanOf] = field(default_factory=dict)
     learns_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @property
+    def found(self) -> tuple[str, ...]:
+        """The names of the contenders that the search finds, the best first."""
+        return ("best",) if self.top == 1 else tuple(f"best-{rank}" for rank in range(1, self.top + 1))
+
     def to_file(self) -> dict[str, Any]:
         """The section as the study file writes it."""
         baselines = {
