@@ -80,6 +80,8 @@ def run_search(
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             tuner.fit()
+        if not searcher.store_error:
+            searcher.settle_stopped()
     finally:
         with contextlib.suppress(RunError):  # a database that is away; the error of the search says so
             history.set_user_attr(SECONDS, spent + time.monotonic() - begun)

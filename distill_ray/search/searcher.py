@@ -15,9 +15,12 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from distill_ray.errors import DamagedError, RunError, StoreError
-from distill_ray.search.history import ABANDONED, counted
+from distill_ray.search.history import ABANDONED, SOURCE, counted
 from distill_ray.search.journal import share_distributions, together
 from distill_ray.study import Search
+
+OUT_OF_TIME = "the time limit of the search was reached"
+"""Why a trial failed that was under way at that moment."""
 
 INSTEAD_OF = "instead_of"
 """The user attribute of a trial that is tried again: the number of the one that a dead driver left behind."""
@@ -104,14 +107,25 @@ class OptunaSearcher(OptunaSearch):
         with self._database_errors():
             self._settle(trial, result, outcome, error)
 
+    def settle_stopped(self) -> None:
+        """Tell Optuna of the trials that Tune has stopped without a word, as it does when the time limit is reached."""
+        for trial_id in list(self._ot_trials):
+            with self._database_errors():
+                self._settle(self._ot_trials.pop(trial_id), {"failure": OUT_OF_TIME}, {}, False)
+
     def _settle(self, trial: Trial, result: dict[str, Any], outcome: dict[str, float], error: bool) -> None:
         values, state, reason = None, TrialState.FAIL, result.get("failure", "")
         if error or not result:
             reason = "its process died, and so did those of its retries"
         elif outcome:
-            values, state = [outcome[name] for name in self._search.objectives], TrialState.COMPLETE
+            values = [outcome[name] for name in self._search.objectives]
+            undefined = [name for name, value in zip(self._search.objectives, values, strict=True) if math.isnan(value)]
+            if undefined:
+                values, reason = None, f"{' and '.join(undefined)} is not a number"
+            else:
+                state = TrialState.COMPLETE
         elif not reason and time.monotonic() > self._deadline:
-            reason = "the time limit of the search was reached"
+            reason = OUT_OF_TIME
         elif not reason:
             state, reason = TrialState.PRUNED, f"stopped after epoch {result['epoch']}"
         self._failed += state == TrialState.FAIL
@@ -158,8 +172,12 @@ def settle_abandoned(study: optuna.Study) -> int:
 
 def queue_first(study: optuna.Study, search: Search) -> None:
     """Queue what the study file wants tried first, each once, however often this is called by the driver that holds the study."""
+    own = [trial for trial in study.get_trials(deepcopy=False) if SOURCE not in trial.user_attrs]
+    known = [trial.system_attrs.get("fixed_params", trial.params) for trial in own]
     for settings in search.try_first:
-        study.enqueue_trial(dict(settings), skip_if_exists=True)
+        if dict(settings) not in known:
+            study.enqueue_trial(dict(settings))
+            known.append(dict(settings))
 
 
 def make_sampler(search: Search, past_trials: int) -> optuna.samplers.BaseSampler:
