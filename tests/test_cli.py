@@ -191,10 +191,10 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, engine: Calla
         raise RunError("enough")
 
     engine(run_study)
-    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main(["run", QUICKSTART, "--set", "search.trials=5", "--store", "s3://bucket/x", "--verbose"]) == 1
-    assert seen == {"trials": 5, "places": ("s3://bucket/x", None, None, "ray://head:10001"), "verbose": True}
+    assert seen == {"trials": 5, "places": ("s3://bucket/x", None, None, "head:6379"), "verbose": True}
 
 
 def test_data_import_writes_a_data_set_that_a_study_can_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

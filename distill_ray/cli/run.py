@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     metavar="ADDRESS",
     envvar="RAY_ADDRESS",
     show_envvar=True,
-    help="The Ray cluster to run on, such as auto or ray://head:10001.  [default: one is started here]",
+    help="The Ray cluster to run on, such as auto or HOST:6379.  [default: one is started here]",
 )
 @options.verbose()
 def run(

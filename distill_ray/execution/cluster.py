@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -82,10 +84,12 @@ class Machines:
     count: float = 1
 
     def places(self, resources: WorkerResources) -> float:
-        """How many workers they take together; a worker does not spread over two machines."""
-        by_cpu = self.offers.get("CPU", 0) / resources.cpus
-        by_gpu = self.offers.get("GPU", 0) / resources.gpus if resources.gpus else by_cpu
-        each = int(min(by_cpu, by_gpu) + 1e-9)
+        """How many workers they take together; a worker does not spread over two machines, nor a part of a GPU over two GPUs."""
+        places = self.offers.get("CPU", 0) / resources.cpus
+        if resources.gpus:
+            gpus = self.offers.get("GPU", 0)
+            places = min(places, gpus * int(1 / resources.gpus + 1e-9) if resources.gpus < 1 else gpus / resources.gpus)
+        each = int(places + 1e-9)
         return each * self.count if each else 0
 
 
@@ -126,6 +130,11 @@ class Cluster:
         """
         if self._connected:
             return
+        if (self._address or "").startswith("ray://"):  # Ray Client, which has no place for Tune's driver
+            raise RequestError(
+                f"--address {self._address}: ray:// is not supported; run the command on the cluster (ray job submit), "
+                "or give the address that `ray start --head` printed, HOST:6379"
+            )
         host, _, port = (self._address or "").rpartition(":")
         if port.isdecimal():  # Ray itself would try for minutes
             try:
@@ -157,7 +166,8 @@ class Cluster:
 
     def capacity(self, workers: int, resources: WorkerResources) -> int:
         """How many jobs with that many workers run at once, on the machines that are there or that an autoscaler may add."""
-        return int(max(_places(_present(), resources), _places(self._possible(), resources)) // workers)
+        places = max(_places(_present(), resources), _places(self._possible(), resources))
+        return sys.maxsize if math.isinf(places) else int(places // workers)
 
     def check(self, study: Study) -> None:
         """Raise `RequestError` when a job of the study wants more than the cluster has or can ever have.

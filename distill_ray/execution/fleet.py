@@ -45,7 +45,7 @@ class Work(Protocol):
         """Its task has come to its end."""
 
     def lost(self) -> None:
-        """The process of its task has died."""
+        """The process of its task has died or is being killed."""
 
 
 def run_side_by_side(cluster: Cluster, work: Sequence[Work], resources: WorkerResources) -> None:
@@ -57,7 +57,8 @@ def run_side_by_side(cluster: Cluster, work: Sequence[Work], resources: WorkerRe
     waiting, running = deque((each, 0) for each in work), dict[Any, tuple[Work, int]]()
     try:
         while waiting or running:
-            while waiting and len(running) < cluster.capacity(waiting[0][0].workers, resources):
+            # One waits in Ray's queue where there is no room at all, since the last machine is gone.
+            while waiting and len(running) < max(1, cluster.capacity(waiting[0][0].workers, resources)):
                 each, attempt = waiting.popleft()
                 running[each.start(attempt)] = (each, attempt)
             ready, _ = ray.wait(list(running), num_returns=1)
@@ -78,6 +79,12 @@ def run_side_by_side(cluster: Cluster, work: Sequence[Work], resources: WorkerRe
                 if "damaged" in message:
                     raise DamagedError(message["damaged"])
                 each.heard(message)
+    except DamagedError:  # after which this driver lives on
+        while running:
+            stream, (each, _) = running.popitem()
+            ray.cancel(stream, force=True)
+            each.lost()
+        raise
     finally:
         for stream in running:
             ray.cancel(stream, force=True)

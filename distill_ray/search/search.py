@@ -64,7 +64,7 @@ def run_search(
             search_alg=searcher,
             scheduler=make_scheduler(study, history),
             num_samples=-1,
-            max_concurrent_trials=min(fits, search.max_concurrent or fits),
+            max_concurrent_trials=max(1, min(fits, search.max_concurrent or fits)),
             reuse_actors=single,
         ),
         run_config=tune.RunConfig(
