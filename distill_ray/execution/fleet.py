@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from distill_ray.errors import DamagedError, RunError
 from distill_ray.events import Observer, Run
@@ -69,9 +69,11 @@ def run_side_by_side(cluster: Cluster, work: Sequence[Work], resources: WorkerRe
             except StopIteration:
                 del running[stream]
                 each.done()
-            except RayError:
+            except RayError as error:
                 del running[stream]
                 each.lost()
+                if isinstance(error, RayTaskError) and not isinstance(error, ChildProcessError):  # such as a missing package
+                    raise RunError(f"{each.name}: {type(error.cause).__name__}: {error.cause}") from None
                 if attempt >= resources.retries:
                     raise RunError(f"{each.name}: its process died {attempt + 1} times; is there enough memory?") from None
                 waiting.append((each, attempt + 1))

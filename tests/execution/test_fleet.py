@@ -30,7 +30,8 @@ class Told:
         messages, seconds = self.messages, self.seconds
 
         def tell() -> Generator[dict[str, Any], None, None]:
-            yield from messages
+            for message in messages:  # noqa: UP028 - Ray sends into a generator, which a list does not take
+                yield message
             time.sleep(seconds)
 
         return ray.remote(num_returns="streaming", max_retries=0, num_cpus=0)(tell).remote()
@@ -56,9 +57,9 @@ def cluster() -> Iterator[Cluster]:
 
 def test_it_waits_for_room_when_the_last_machine_is_gone(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "capacity", lambda workers, resources: 0)
-    work = [Told([{"epochs": 1}]), Told([])]
+    work = [Told([{"epochs": 1}]), Told([{"epochs": 2}])]
     run_side_by_side(cluster, work, WorkerResources())
-    assert [each.news for each in work] == [[("start", 0), {"epochs": 1}, "done"], [("start", 0), "done"]]
+    assert [each.news for each in work] == [[("start", 0), {"epochs": 1}, "done"], [("start", 0), {"epochs": 2}, "done"]]
 
 
 def test_what_ran_beside_a_damaged_record_gives_its_places_back(cluster: Cluster) -> None:
@@ -71,3 +72,10 @@ def test_what_ran_beside_a_damaged_record_gives_its_places_back(cluster: Cluster
 def test_a_failure_ends_it_all(cluster: Cluster) -> None:
     with pytest.raises(RunError, match="no"):
         run_side_by_side(cluster, [Told([{"failure": "no"}]), Told([], seconds=600)], WorkerResources())
+
+
+def test_an_error_of_the_task_itself_is_named_and_not_tried_again(cluster: Cluster) -> None:
+    broken = Told([{"seconds": 1}], seconds="none")  # type: ignore[arg-type]
+    with pytest.raises(RunError, match=r"^something: TypeError: "):
+        run_side_by_side(cluster, [broken], WorkerResources())
+    assert broken.news == [("start", 0), {"seconds": 1}, "lost"]
