@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -23,7 +23,11 @@ from distill_ray.errors import RequestError, RunError
 from distill_ray.execution.sharing import LIVE, Sharing
 from distill_ray.study import Study
 
+if TYPE_CHECKING:
+    from distill_ray.training import Worker
+
 _SETTINGS = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # what asks for no GPU sees none
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_idle_worker_killing_time_threshold_ms": "3600000",  # an idle process has torch imported; the next job takes it
@@ -69,6 +73,12 @@ class WorkerResources:
         """What the study file grants."""
         wanted = study.resources
         return cls(wanted.cpus_per_worker, wanted.gpus_per_worker, sharing, study.search.retries, wanted.compile)
+
+    def worker(self) -> Worker:
+        """The place of this process: on the GPU that it was given, and on none that it merely sees."""
+        from distill_ray.training.device import Worker  # torch
+
+        return Worker.here(gpu=self.gpus > 0)
 
     @property
     def share(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -103,9 +103,14 @@ def run_jobs(
 ) -> None:
     """Run the jobs side by side until all are in the store; one that is started again goes on from its last checkpoint.
 
-    With `read_test` the finished networks also predict the test split. Raises as `run_side_by_side` does.
+    With `read_test` the finished networks also predict the test split, each on one worker. Raises as `run_side_by_side` does.
     """
-    run_side_by_side(cluster, [_Training(store, run, resources, observer, read_test) for run in runs], resources)
+    training = [_Training(store, run, resources, observer, run.job.workers, read_test) for run in runs]
+    run_side_by_side(cluster, training, resources)
+    if read_test:
+        together = [run for run in runs if run.job.workers > 1]
+        reading = [_Training(store, run, resources, Observer(), 1, True) for run in together]
+        run_side_by_side(cluster, reading, resources)
 
 
 @dataclass(frozen=True)
@@ -114,24 +119,21 @@ class _Training:
     run: Run
     resources: WorkerResources
     observer: Observer
+    workers: int
     read_test: bool
 
     @property
     def name(self) -> str:
         return f"{self.run.role} {self.run.number}"
 
-    @property
-    def workers(self) -> int:
-        return self.run.job.workers
-
     def start(self, attempt: int) -> Any:
         if attempt == 0:
             self.observer.started(self.run)
         if self.workers == 1:
-            task = _train.options(num_cpus=self.resources.cpus, num_gpus=self.resources.gpus)
-        else:
-            task = _train.options(num_cpus=0, resources=ON_THE_HEAD)
-        return task.remote(self.store, self.run.job.to_dict(), self.resources, self.read_test)
+            task = task_on_worker(_train, self.resources)
+        else:  # it only waits for the workers; a network that several have trained reads the test split later
+            task = ray.remote(num_returns="streaming", max_retries=0, num_cpus=0, resources=ON_THE_HEAD)(_train)
+        return task.remote(self.store, self.run.job.to_dict(), self.resources, self.read_test and self.workers == 1)
 
     def heard(self, message: Message) -> None:
         if "failure" in message:
@@ -151,7 +153,22 @@ class _Training:
             give_back(self.run.job.id)
 
 
-@ray.remote(num_returns="streaming", max_retries=0)
+def task_on_worker(function: Callable[..., Any], resources: WorkerResources) -> Any:
+    """`function`, which yields messages, as a task with what a worker gets.
+
+    A process that had a GPU ends with its task: CUDA would stay on the GPU that it was first used on, and keep its memory. Others
+    take the next task, with all that they have imported and loaded.
+    """
+    task: Any = ray.remote(
+        num_returns="streaming",
+        max_retries=0,
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+        max_calls=1 if resources.gpus else 0,
+    )
+    return task(function)
+
+
 def _train(store: Store, job: Message, resources: WorkerResources, read_test: bool) -> Generator[Message, None, None]:
     """The records of a job's `epochs`, some at a time."""
     from distill_ray.execution.run_job import run_job  # torch: seconds that the driver need not spend

@@ -57,13 +57,13 @@ def run_job(
             yield from in_batches(found.epochs(), stops)
         elif job.workers == 1:
             alone = functools.partial(train_here, sharing=resources.sharing, share=resources.share, compile=resources.compile)
-            yield from log.following(alone(store, job, stops=stops, say=log.write))
+            yield from log.following(alone(store, job, resources.worker(), stops=stops, say=log.write))
         else:
             from distill_ray.execution.data_parallel import train_on_workers
 
             yield from log.following(train_on_workers(store, job, resources))
         if read_test:
-            evaluate_on_test(store, job)
+            evaluate_on_test(store, job, resources.worker().device)
     except Exception:
         log.write(traceback.format_exc())
         raise
@@ -72,7 +72,7 @@ def run_job(
 def train_here(
     store: Store,
     job: Job,
-    worker: Worker | None = None,
+    worker: Worker,
     *,
     sharing: Sharing = LIVE,
     compile: Compile = "never",
@@ -87,7 +87,6 @@ def train_here(
     somebody has been told of. `sharing` decides whether the teachers answer live; `say` is told when that has to change. `share`
     is the part of the device that this process has.
     """
-    worker = worker or Worker.here()
     path = posixpath.join("work", job.id, "checkpoint.safetensors")
     saved = store.read(path)
     if saved is not None and not is_intact(saved, job.id):
@@ -114,14 +113,14 @@ def train_here(
         store.delete(posixpath.dirname(path))
 
 
-def evaluate_on_test(store: Store, job: Job) -> None:
-    """Let the finished network of `job` predict the test split; nothing happens when it has."""
+def evaluate_on_test(store: Store, job: Job, device: torch.device) -> None:
+    """Let the finished network of `job` predict the test split on `device`; nothing happens when it has."""
     found = find_job(store, job.id)
     if found is None:
         raise DamagedError(f"store {store.shown}: job {job.id} is gone; running the study makes it anew")
     if found.has_read_test:
         return
-    worker = Worker(Worker.here().device)
+    worker = Worker(device)
     test = load_split(job.data, "test")
     dataset = cached_dataset(job.data)
     network = load_network(job, found.weights(), dataset).to(worker.device).to(memory_format=torch.channels_last)
@@ -147,14 +146,23 @@ def teachers_of(
 
 
 def teachers_of_view(
-    store: Store, teachers: tuple[str, ...], data: Data, view: View, *, seed: int, batch_size: int, epochs: int, sharing: Sharing
+    store: Store,
+    teachers: tuple[str, ...],
+    data: Data,
+    view: View,
+    worker: Worker,
+    *,
+    seed: int,
+    batch_size: int,
+    epochs: int,
+    sharing: Sharing,
 ) -> EpochTeachers:
     """The teachers as they answer when nothing is trained: from the signals that trials with that view and seed ask for too.
 
     What they have stored is read, and what is missing is stored for them; live where `sharing` stores nothing, or not every
     class. `batch_size` is that of the trials; it matters only to views that draw once per batch.
     """
-    worker, dataset = Worker.here(), cached_dataset(data)
+    dataset = cached_dataset(data)
     live = functools.partial(cached_teachers, store, teachers, worker)
     if not sharing.stores(view) or (sharing.top_k or automatic_top_k(dataset.num_classes)) < dataset.num_classes:
         return live()

@@ -36,7 +36,7 @@ class SignalsPlan:
 
 
 def plan_signals(
-    jobs: list[Job], sharing: Sharing, dataset: Dataset, teachers: LiveTeachers, bench: Bench | None = None
+    jobs: list[Job], sharing: Sharing, dataset: Dataset, teachers: LiveTeachers, worker: Worker, bench: Bench | None = None
 ) -> SignalsPlan:
     """The plan for `jobs`, which all learn from `teachers`, by the first job's recipe.
 
@@ -46,9 +46,9 @@ def plan_signals(
     few = some_of(dataset, TIMED_IMAGES)
     share = len(few.train) / len(dataset.train)
     key = SignalKey.of(jobs[0], "fp32", sharing.exact, sharing.largest(recipe, dataset.num_classes))
-    compute_signals(key, 1, teachers, some_of(dataset, 2), Worker.here().device)
+    compute_signals(key, 1, teachers, some_of(dataset, 2), worker.device)
     begun = time.perf_counter()
-    signals = compute_signals(key, 1, teachers, few, Worker.here().device)
+    signals = compute_signals(key, 1, teachers, few, worker.device)
     stored_epoch = (time.perf_counter() - begun) / share
     if bench is not None:
         stored_epoch = bench.teachers * len(dataset.train) / bench.batch_size

@@ -186,18 +186,18 @@ def run_screening(store: Store, screening: Screening, resources: WorkerResources
     import torch
 
     from distill_ray.execution.run_job import cached_dataset, teachers_of_view
-    from distill_ray.training import Worker
 
     torch.set_num_threads(max(1, int(resources.cpus)))
     if store.get(screening.key) is not None:
         return
     begun = time.perf_counter()
-    worker = Worker.here()
+    worker = resources.worker()
     teachers = teachers_of_view(
         store,
         screening.teachers,
         screening.data,
         screening.view,
+        worker,
         seed=screening.seed,
         batch_size=screening.batch_size,
         epochs=screening.epochs,
@@ -241,11 +241,9 @@ class _Measuring:
         return f"screening {self.screening.label}"
 
     def start(self, attempt: int) -> Any:
-        import ray
+        from distill_ray.execution.fleet import task_on_worker
 
-        task = ray.remote(num_returns="streaming", max_retries=0)(_measure)
-        placed = task.options(num_cpus=self.resources.cpus, num_gpus=self.resources.gpus)
-        return placed.remote(self.store, self.screening.to_dict(), self.resources)
+        return task_on_worker(_measure, self.resources).remote(self.store, self.screening.to_dict(), self.resources)
 
     def heard(self, message: dict[str, str]) -> None:
         raise RunError(f"{self.name}: {message['failure']}")

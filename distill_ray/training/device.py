@@ -47,9 +47,10 @@ class Worker:
     world_size: int = 1
 
     @classmethod
-    def here(cls) -> Worker:
-        """The place as torch and its process group, if there is one, see it."""
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    def here(cls, *, gpu: bool = True) -> Worker:
+        """The place as torch and its process group, if there is one, see it: on a GPU if there is one and `gpu` allows it."""
+        on_gpu = gpu and torch.cuda.is_available()
+        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         if dist.is_available() and dist.is_initialized():
             return cls(device, dist.get_rank(), dist.get_world_size())
         return cls(device)
