@@ -210,9 +210,9 @@ def make_room(store: Store, own: str, size: int, limit: float) -> bool:
 def _trim(folder: Path, limit: float) -> None:
     """Remove copies of remote signals, those first that were opened longest ago, until the rest is below `limit`."""
     with contextlib.suppress(OSError):
-        files = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+        files = [file for file in folder.iterdir() if file.is_file()]  # and not the folders of leases
         total = 0
-        for file in files:
+        for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
             total += file.stat().st_size
             if total > limit:
                 file.unlink()

@@ -56,19 +56,16 @@ class Standing:
     """A study at this moment.
 
     `driver` says whether a process is running it. `jobs` holds those that are known by now: trials only when they have begun,
-    confirmations only when the search is over. `best` is the trial that leads, with its first objective.
+    confirmations only when the search is over. `best` is the trial that leads, with its first objective. `finished` says that
+    every stage is at its end, and that teachers and students have read the test split.
     """
 
     name: str
     driver: bool
+    finished: bool
     stages: tuple[StageStanding, ...]
     jobs: tuple[JobStanding, ...]
     best: tuple[Run, float] | None
-
-    @property
-    def finished(self) -> bool:
-        """Whether every stage is at its end."""
-        return all(stage.ended >= stage.jobs for stage in self.stages)
 
 
 def standing(study: Study, data: Data, store: Store, *, search_storage: str | None) -> Standing:
@@ -98,7 +95,9 @@ def standing(study: Study, data: Data, store: Store, *, search_storage: str | No
         stages.append(replace(search, seconds_left=left))
         to_confirm = (len(study.confirm.baselines) + study.confirm.top) * study.confirm.seeds
     stages.append(_stage(CONFIRM, confirmations, to_confirm))
-    return Standing(study.name, driver, tuple(stages), (*teachers, *trials, *confirmations), _leading(state, data))
+    judged = (find_job(store, run.job.id) for run in (*state.teachers, *state.confirmations))
+    finished = all(stage.ended >= stage.jobs for stage in stages) and all(found and found.has_read_test for found in judged)
+    return Standing(study.name, driver, finished, tuple(stages), (*teachers, *trials, *confirmations), _leading(state, data))
 
 
 def _leading(state: StudyState, data: Data) -> tuple[Run, float] | None:
