@@ -24,7 +24,7 @@ SCHEMA_VERSION = 2
 class Recipe:
     """How a network is trained: everything the user chooses, apart from data, seed and teachers."""
 
-    model: Annotated[str, Setting("architecture, such as wrn-16-2")]
+    model: Annotated[str, Setting("architecture, such as wrn-16-2; docs/models.md lists them")]
     method: Annotated[Method, Setting("what the network learns from, and how")] = Supervised()
     augment: Annotated[View, Setting("how the training images are presented")] = CropFlip()
     epochs: Annotated[int, Setting("passes over the training split", at_least=1)] = 12

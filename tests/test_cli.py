@@ -39,8 +39,9 @@ def test_validate_imports_no_heavy_package(arguments: tuple[str, ...]) -> None:
     assert not imported & HEAVY
 
 
-def test_schema_imports_no_heavy_package() -> None:
+def test_schema_imports_no_heavy_package(tmp_path: Path) -> None:
     assert not imported_by("schema") & HEAVY
+    assert not imported_by("schema", "--pages", str(tmp_path)) & HEAVY
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in commands.commands), ("data", "import")], ids=" ".join)

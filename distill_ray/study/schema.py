@@ -168,7 +168,7 @@ def search_section() -> Section:
             "objectives",
             f"metrics with their direction: {', '.join(f'{name}: {better}' for name, better in objectives().items())}",
             "{val/nll: min}",
-            "what is optimised; several give a Pareto front, and the first one ranks",
+            "what is optimised, as docs/metrics.md defines it; several give a Pareto front, and the first one ranks",
             {"type": "object", "properties": directions, "additionalProperties": False, "minProperties": 1},
         ),
         Entry(
