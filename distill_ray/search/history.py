@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -14,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from distill_ray.errors import RequestError
 from distill_ray.events import State
 from distill_ray.job import Data, Recipe
+from distill_ray.report.search import on_front
 from distill_ray.resolve import search_name
 from distill_ray.search.journal import journal
 from distill_ray.store import Store
@@ -123,19 +125,12 @@ def time_spent(history: optuna.Study) -> float:
 
 def best_trials(history: optuna.Study, search: Search) -> list[FrozenTrial]:
     """The `COMPLETE` trials, best first: of several objectives those on the Pareto front, by the first objective."""
-    signs = [1 if mode == "min" else -1 for mode in search.objectives.values()]
-
-    def costs(trial: FrozenTrial) -> list[float]:
-        return [sign * value for sign, value in zip(signs, trial.values, strict=True)]
-
-    def beats(one: FrozenTrial, other: FrozenTrial) -> bool:
-        pairs = list(zip(costs(one), costs(other), strict=True))
-        return all(mine <= yours for mine, yours in pairs) and any(mine < yours for mine, yours in pairs)
-
+    signs = np.array([1.0 if mode == "min" else -1.0 for mode in search.objectives.values()])
     complete = [trial for trial in begun(history) if trial.state == TrialState.COMPLETE]
-    if len(signs) > 1:
-        complete = [trial for trial in complete if not any(beats(other, trial) for other in complete)]
-    return sorted(complete, key=lambda trial: (costs(trial)[0], trial.number))
+    if len(signs) > 1 and complete:
+        kept = on_front(signs * np.array([trial.values for trial in complete]))
+        complete = [trial for trial, stays in zip(complete, kept, strict=True) if stays]
+    return sorted(complete, key=lambda trial: (signs[0] * trial.values[0], trial.number))
 
 
 def best_recipes(study: Study, history: optuna.Study, top: int) -> list[Recipe]:
