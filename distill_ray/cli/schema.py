@@ -11,24 +11,24 @@ from distill_ray.cli import options
 
 
 @click.command()
-@click.option("--markdown", is_flag=True, help="Print the reference page of the study file instead.")
+@click.option("--markdown", is_flag=True, help="Print the reference page of study files instead.")
 @click.option(
     "--methods",
     "folder",
     metavar="FOLDER",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write a page for each method, and an index of them, into FOLDER instead.",
+    help="Write a page for each method, and an index, into FOLDER instead.",
 )
 @options.verbose(expose_value=False)
 def schema(markdown: bool, folder: Path | None) -> None:
-    """Print the JSON Schema of study files, for editors.
+    """Print the JSON Schema of study files.
 
-    Editors complete and check study files with it.
+    Editors use it for completion and checks.
 
     \b
     Example:
       distill-ray schema > study.schema.json
-      and as first line of the study file: # yaml-language-server: $schema=study.schema.json
+      and, as the first line of the study file: # yaml-language-server: $schema=study.schema.json
     """
     from distill_ray.study import reference
     from distill_ray.study.schema import study_schema
