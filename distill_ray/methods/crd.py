@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: the student's features are to tell images apart as the teachers' do."""
+"""Contrastive representation distillation: the student's features learn to tell images apart as the teachers' do."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class CRD(AugmentedKD):
             )
 
     def live_teachers(self, view: View) -> bool:
-        """Their features are needed, not their answers alone."""
+        """Their features are needed, not only their predictions."""
         return True
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
@@ -117,5 +117,5 @@ class CRD(AugmentedKD):
         return self.contrast > 0 or super()._learns()
 
     def deploy(self, student: nn.Module) -> nn.Module:
-        """The network without what the comparison needed."""
+        """The network without embedding and memory."""
         return cast("contrast.ContrastiveStudent", student).network

@@ -72,7 +72,7 @@ class EnDD(Method):
             raise ValueError(f"anneal_until must be above anneal_from, {self.anneal_from}, found {self.anneal_until}")
 
     def check_fit(self, *, model: str, view: View, teachers: int) -> None:
-        """Besides the common rules: two teachers, since one alone is fitted best by a distribution without any width."""
+        """Besides the common rules: two teachers, since a single one is fitted best by a distribution of zero width."""
         super().check_fit(model=model, view=view, teachers=teachers)
         if teachers < 2:
             raise ValueError(f"method {self.name!r} learns how teachers differ and needs at least 2 of them, found {teachers}")

@@ -84,7 +84,7 @@ class EnsembleKD(Method):
             raise ValueError("weights must not all be 0")
 
     def check_fit(self, *, model: str, view: View, teachers: int) -> None:
-        """Besides the common rules: one weight for each teacher, if there are weights."""
+        """Besides the common rules: one weight per teacher, if there are weights."""
         super().check_fit(model=model, view=view, teachers=teachers)
         if self.weights and len(self.weights) != teachers:
             raise ValueError(f"weights must be one for each of {teachers} teachers, found {len(self.weights)}")

@@ -91,7 +91,7 @@ class LatentBE(Method):
     merged_bias: Annotated[Literal["kept", "scaled"], Setting("what merging does to the bias of the classifier")] = "kept"
 
     def check_fit(self, *, model: str, view: View, teachers: int) -> None:
-        """Besides the common rules: a model that can be a BatchEnsemble, and two teachers where images are moved."""
+        """Besides the common rules: a model that can be a BatchEnsemble, and two teachers where images are perturbed."""
         super().check_fit(model=model, view=view, teachers=teachers)
         check_batch_ensemble(model)
         if self.perturb != "none" and teachers < 2:
@@ -106,7 +106,7 @@ class LatentBE(Method):
             )
 
     def live_teachers(self, view: View) -> bool:
-        """They must answer for images that they themselves moved."""
+        """True where images are perturbed, since the perturbation depends on the teachers."""
         return self.perturb != "none" or super().live_teachers(view)
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:

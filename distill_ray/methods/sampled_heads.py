@@ -1,4 +1,4 @@
-"""One head with noise in the place of many: dropout and Gaussian weights in the last layer."""
+"""One noisy head instead of many: dropout and Gaussian weights in the last layer."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ else:
 class SampledHeads(Method):
     r"""Students of one head with noise in its last layer, whose samples take the place of heads.
 
-    In evaluation the samples are drawn once, layer by layer, and the network answers with their mean prediction; the published
-    code draws anew for every image. For regression the two terms are the correctness and the individuality of `hydra+`.
+    In evaluation the samples are drawn once, layer by layer, and the network outputs their mean prediction; the published
+    code draws new ones for every image. For regression the two terms are the correctness and the individuality of `hydra+`.
 
     Source: Ferianc & Rodrigues 2022, as coded.
     """
@@ -168,7 +168,7 @@ class GaussianKD(SampledHeads):
         return stochastic.GaussianClassifier
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
-        """That of the samples and the divergence from the prior."""
+        """The loss of the samples and the divergence from the prior."""
         network = cast("stochastic.StochasticStudent", student.network)
         terms = super().loss(student, batch, teachers)
         divergence = cast("stochastic.GaussianClassifier", network.classifier).divergence_from_prior()

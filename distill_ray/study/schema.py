@@ -148,7 +148,7 @@ def student_section() -> Section:
 
 
 def screen_section() -> Section:
-    """What is measured of augmentations."""
+    """Which augmentations are measured."""
     views = {"type": "array", "items": _AUGMENT, "minItems": 1}
     own = Entry("candidates", "a list of views", "the choices of augment in the search", "the views to measure", views)
     return _declared(
@@ -210,7 +210,7 @@ def search_section() -> Section:
 
 
 def confirm_section() -> Section:
-    """What is trained again and judged."""
+    """What is trained again and evaluated."""
     recipe = Section("baseline", "what differs from the student", tuple(_references(recipe_entries()))).schema()
     recipe["properties"]["teachers"] = {"type": "array", "items": {"type": "string"}, "minItems": 1}
     mean = {

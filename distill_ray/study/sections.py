@@ -82,7 +82,7 @@ class Screen:
 
 @dataclass(frozen=True, kw_only=True)
 class Asha:
-    """Asynchronous successive halving: of the trials that reach a rung, one in `reduction` goes on."""
+    """Asynchronous successive halving: of the trials that reach a rung, one in `reduction` continues."""
 
     grace_epochs: Annotated[int, Setting("epochs that every trial runs", at_least=1)]
     reduction: Annotated[int, Setting("one in this many trials continues at each rung", at_least=2)] = 3
@@ -176,9 +176,9 @@ class MeanOf:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A table that somebody published, to be printed beside what is measured here.
+    """A published table, printed beside the measured one.
 
-    `difference` says how their experiment and this study differ. Numbers are as the report shows them: accuracy, ece, oe and
+    `difference` says how their experiment differs from this study. Numbers are as the report shows them: accuracy, ece, oe and
     cece in percent. A row's `measured` names the contender that corresponds to it, if one does.
     """
 
