@@ -1,4 +1,4 @@
-"""Which metrics there are, what people call them and which way is better. Free of NumPy, which comes in when one is computed."""
+"""The metrics, their display names and which direction is better. NumPy is imported only when one is computed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A number that says what predictions are worth.
+    """A score of predictions.
 
-    `function` takes what is predicted for each sample and the labels (N,), and gives the number. For classification these are
-    log-probabilities, float64 (N, K), for regression mean and log-variance, (N, 2). It is None for the metrics of this package,
-    which `distill_ray.metrics` computes together. `percent` says that people read it in percent, `objective` that a search can
-    optimise its value on the validation split, under `val/<name>`.
+    `function` takes the per-sample predictions and the labels (N,), and returns the score. Predictions are log-probabilities,
+    float64 (N, K), for classification, and mean and log-variance, (N, 2), for regression. It is None for the metrics of this
+    package, which `distill_ray.metrics` computes together. `percent` says that the score is shown in percent, `objective` that
+    a search can optimise its value on the validation split, as `val/<name>`.
 
     What `docs/metrics.md` says besides: `formula` in LaTeX with the symbols of that page, `unit` (fractions that are shown in
     percent need none), `help` on what the metric is good for and what to beware of, in Markdown, and `source`, a paper.
@@ -55,12 +55,12 @@ def objectives(task: Task | None = None) -> dict[str, str]:
 
 
 def title_of(name: str) -> str:
-    """What people call metric `name`; the name itself when there is no such metric."""
+    """The display name of metric `name`; the name itself when there is no such metric."""
     return METRICS[name].title if name in METRICS else name
 
 
 def is_percent(name: str) -> bool:
-    """Whether people read `name` in percent."""
+    """Whether `name` is shown in percent."""
     return name in METRICS and METRICS[name].percent
 
 

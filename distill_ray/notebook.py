@@ -37,8 +37,8 @@ class Study:
     """A study file, read and checked. `definition` has every field of it, with all defaults filled in.
 
     Its methods take a `store`, a folder or a pyarrow file system URI, and where it is not in the store the `tracking_uri` of
-    MLflow and the `search_storage` of Optuna. They raise what the command line prints: `RequestError` for what is asked wrong,
-    `RunError` for what fails on the way (both in `distill_ray.errors`).
+    MLflow and the `search_storage` of Optuna. They raise what the command line prints: `RequestError` for an invalid
+    request, `RunError` for a failure (both in `distill_ray.errors`).
     """
 
     definition: studies.Study
@@ -52,7 +52,7 @@ class Study:
         return cls(studies.load_study(path, overrides))
 
     def plan(self, *, store: str = DEFAULT_STORE, search_storage: str | None = None) -> list[StagePlan]:
-        """What it would train, and about how long that takes here, stage by stage; nothing is begun."""
+        """What it would train, and about how long that takes on this machine, stage by stage, without running it."""
         from distill_ray.planning.plan import plan_study
         from distill_ray.store import Store
 
@@ -76,7 +76,7 @@ class Study:
     def results(
         self, *, store: str = DEFAULT_STORE, tracking_uri: str | None = None, search_storage: str | None = None
     ) -> Results:
-        """What there is of the study by now, finished or not; nothing is run."""
+        """The results so far, finished or not; nothing is run."""
         from distill_ray.resolve import data_of
         from distill_ray.stages.collect import collect
         from distill_ray.store import Store
@@ -109,13 +109,13 @@ class Study:
 class Results:
     """The results of a study as tables and figures. `collected` holds all of them, predictions of every sample included.
 
-    Tables are pyarrow's: `to_pandas()` makes a frame of one, `to_pylist()` plain values. Metrics in them are fractions and nats.
+    Tables are pyarrow's: `to_pandas()` returns a data frame, `to_pylist()` plain values. Metrics in them are fractions and nats.
     """
 
     collected: StudyResults
 
     def table(self) -> pa.Table:
-        """A row per contender: `name`, `label`, `runs`, `parameters`, and of each metric the mean and, as `<metric>_std`, the
+        """A row per contender: `name`, `label`, `runs`, `parameters`, and for each metric the mean and, as `<metric>_std`, the
         sample standard deviation over its runs.
         """
         from distill_ray.report.arrow import contenders

@@ -7,7 +7,7 @@ there. That one rule gives resuming, sharing between studies, and safety after a
     jobs/<job.id>/manifest.json                      a finished training run
     jobs/<job.id>/evaluations/test/manifest.json     its predictions on the test split
     work/<job.id>/                                   checkpoints of a run that is under way
-    signals/<key>/<epoch>/manifest.json              what teachers say of the images of an epoch; may be evicted
+    signals/<key>/<epoch>/manifest.json              teachers' logits for the images of an epoch; may be evicted
     studies/<name>/                                  the search's history, the report
 """
 
@@ -46,7 +46,7 @@ def shown(uri: str) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished set of files: `info` is what was said of it, `read` gives a file's checked content."""
+    """A finished set of files: `info` is what was stored with it, `read` returns a file's checked content."""
 
     store: Store
     key: str

@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs when it runs, so that `--help` and `validate` answer at once."""
+"""The command line. Each command imports what it needs when it runs, so that `--help` and `validate` respond at once."""
 
 from __future__ import annotations
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 @options.study
 @options.store
 @options.search_storage
-@click.option("--watch", is_flag=True, help="Look again and again, until the study is finished or Ctrl-C.")
-@click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two looks.")
+@click.option("--watch", is_flag=True, help="Keep watching until the study is finished or Ctrl-C.")
+@click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two updates.")
 @options.verbose(expose_value=False)
 def status(study: str, overrides: tuple[str, ...], store: str, search_storage: str | None, watch: bool, every: float) -> None:
-    """Say how far a study is.
+    """Show a study's progress.
 
-    Its stages, what runs now and the best so far. Asks the store and the search alone, so it works from another terminal, or
-    another machine that reaches both.
+    Shows its stages, what is running and the best result so far. Reads only the store and the search storage, so it works
+    from any terminal or machine that reaches both.
     """
     import time
 
@@ -90,8 +90,8 @@ def _brief(line: str, objective: str) -> str:
 def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_storage: str | None) -> None:
     """Print the log of a job, or list the jobs of a study.
 
-    A job is named by the beginning of its id, or by its study, role and number. With a study alone, its jobs are listed: id, what
-    it is, how it stands.
+    A job is named by the beginning of its id, or by its study, role and number. With a study alone, its jobs are listed: id,
+    description, state.
 
     \b
     Examples:
@@ -136,7 +136,7 @@ def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_s
 @click.command()
 @options.study
 @options.places
-@click.option("--json", "as_machine", is_flag=True, help="Everything as one JSON object, for programs.")
+@click.option("--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs.")
 @options.verbose(expose_value=False)
 def report(
     study: str,
@@ -168,14 +168,13 @@ def report(
 @click.argument("studies", metavar="STUDY[@STORE]...", nargs=-1, required=True)
 @options.store
 @options.search_storage
-@click.option("--json", "as_machine", is_flag=True, help="Everything as one JSON object, for programs.")
+@click.option("--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs.")
 @options.verbose(expose_value=False)
 def compare(studies: tuple[str, ...], store: str, search_storage: str | None, as_machine: bool) -> None:
     """Show the results of several studies in one table.
 
     Of several studies, or of one in several stores. The best student of the first is compared with all others that were
-    evaluated on the same test images, and what differs from it beyond chance is marked. A study without @STORE is looked for
-    in --store.
+    evaluated on the same test images, and differences beyond chance are marked. A study without @STORE is read from --store.
 
     \b
     Examples:
@@ -217,7 +216,7 @@ def _place(given: str, store: str) -> tuple[str, str]:
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
 @options.verbose()
 def ui(store: str, tracking_uri: str | None, port: int, verbose: bool) -> int:
-    """Start the MLflow UI on the records of a store, until Ctrl-C."""
+    """Start the MLflow UI on a store, until Ctrl-C."""
     import os
     import pathlib
 

@@ -30,34 +30,34 @@ def several(*decorators: Decorator) -> Decorator:
     return decorate
 
 
-verbose = functools.partial(click.option, "--verbose", is_flag=True, help="Show what Ray and MLflow print, and tracebacks.")
+verbose = functools.partial(click.option, "--verbose", is_flag=True, help="Show the output of Ray and MLflow, and tracebacks.")
 store = click.option(
     "--store",
     metavar="URI",
     default=DEFAULT_STORE,
     show_default=True,
-    help="Where results are kept and looked for: a folder, or a pyarrow file system such as s3://bucket/folder.",
+    help="Where results are stored: a folder, or a pyarrow file system such as s3://bucket/folder.",
 )
 tracking = click.option(
     "--tracking-uri",
     metavar="URI",
     envvar="MLFLOW_TRACKING_URI",
     show_envvar=True,
-    help="The MLflow to record in.  [default: mlflow.db in the store]",
+    help="MLflow to record in.  [default: mlflow.db in the store]",
 )
 search_storage = click.option(
     "--search-storage",
     metavar="URL",
     envvar="DISTILL_RAY_SEARCH_STORAGE",
     show_envvar=True,
-    help="The Optuna storage of the search, such as postgresql://host/db.  [default: a journal in the store]",
+    help="Optuna storage of the search, such as postgresql://host/db.  [default: a journal in the store]",
 )
 overrides = click.option(
     "--set",
     "overrides",
     metavar="FIELD=VALUE",
     multiple=True,
-    help="Replace a field of the study file, in YAML; may be repeated. Example: --set search.trials=4",
+    help="Override a field of the study file, in YAML; may be repeated. Example: --set search.trials=4",
 )
 study = several(click.argument("study", metavar="STUDY"), overrides)
 places = several(store, tracking, search_storage)

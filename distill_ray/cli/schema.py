@@ -20,14 +20,14 @@ from distill_ray.cli import options
 )
 @options.verbose(expose_value=False)
 def schema(folder: Path | None) -> None:
-    """Print the JSON Schema of study files, for editors.
+    """Print the JSON Schema of study files.
 
-    Editors complete and check study files with it.
+    Editors use it for completion and checks.
 
     \b
     Example:
       distill-ray schema > study.schema.json
-      and as first line of the study file: # yaml-language-server: $schema=study.schema.json
+      and, as the first line of the study file: # yaml-language-server: $schema=study.schema.json
     """
     from distill_ray.study import reference
     from distill_ray.study.schema import study_schema

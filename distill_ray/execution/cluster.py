@@ -48,18 +48,18 @@ STARTS = 3
 """How often Ray is started on this machine before it is given up."""
 
 ON_THE_HEAD = {"node:__internal_head__": 0.001}
-"""Where what only waits for workers sits: on the head, which spot machines do not take away, and without a CPU."""
+"""Where processes that only wait for workers run: on the head, which is no spot machine, and without a CPU."""
 
 AUTOSCALER_FILE = "~/ray_bootstrap_config.yaml"
 """Where `ray up` leaves, on the head, what the autoscaler may add."""
 
 LOOK_AGAIN = 5.0
-"""Seconds between two looks at whether machines have come."""
+"""Seconds between two checks whether machines have joined."""
 
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What each worker of a job takes of the cluster, and how it shares the answers of teachers with other jobs."""
+    """What each worker of a job takes of the cluster, and how it shares teacher signals with other jobs."""
 
     cpus: float = 1
     gpus: float = 0
@@ -106,7 +106,7 @@ class Machines:
 class Cluster:
     """Ray, connected when first needed: a study whose jobs are all done never starts it.
 
-    `say` gets a line when the study has to wait for machines, and when they have come.
+    `say` gets a line when the study has to wait for machines, and when they have joined.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Cluster:
     def connect(self) -> None:
         """Start Ray here, or join the cluster at the address.
 
-        Raises `RequestError` when nobody answers there and `RunError` when Ray does not start here.
+        Raises `RequestError` when nothing answers there and `RunError` when Ray does not start here.
         """
         if self._connected:
             return

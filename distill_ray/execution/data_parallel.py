@@ -37,12 +37,12 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
     """Train `job` with `TorchTrainer`: DDP over nccl on GPUs, over gloo on CPUs; yields the record of each epoch as it comes.
 
     The trainer runs in a thread beside the one that yields, and its workers hand their records over through a queue. After each
-    one they wait to be asked for the next, so that a trial that is pruned trains no epoch more. When one of them dies all are
-    started again, up to `resources.retries` times, and go on from the last checkpoint. Closing the generator tells them to stop
-    and waits until they have: a pruned trial has then given back all it held.
+    one they wait to be asked for the next, so that a pruned trial trains no further epoch. When one of them dies all are
+    started again, up to `resources.retries` times, and resume from the last checkpoint. Closing the generator tells them to
+    stop and waits until they have: a pruned trial has then freed all its resources.
 
     Raises what the job itself raised (`DivergedError`, `StoreError`), `RunError` when workers died too often, and
-    `ChildProcessError` when the process that leads them died, or one through which they talk: another attempt may go well.
+    `ChildProcessError` when the process that leads them died, or one through which they communicate: another attempt may succeed.
     """
     folder = tempfile.mkdtemp(prefix="distill-ray-train-")
     # Not within the placement group of the trial, which has room for the trial alone.

@@ -1,4 +1,4 @@
-"""Many things at once as Ray tasks: the teachers, the screenings and the confirmations."""
+"""Many things in parallel as Ray tasks: the teachers, the screenings and the confirmations."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ Message = dict[str, Any]
 
 
 class Work(Protocol):
-    """Something that a Ray task does, as `run_side_by_side` deals with it."""
+    """A piece of work that a Ray task does, for `run_side_by_side`."""
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
 
     @property
     def workers(self) -> int:
@@ -39,10 +39,10 @@ class Work(Protocol):
         """Start its task and return the stream of messages; `attempt` counts from 0."""
 
     def heard(self, message: Message) -> None:
-        """Its task told something. Raises `RunError` at a `failure`."""
+        """Handle a message of its task. Raises `RunError` for a `failure`."""
 
     def done(self) -> None:
-        """Its task has come to its end."""
+        """Its task has ended."""
 
     def lost(self) -> None:
         """The process of its task has died or is being killed."""
@@ -51,8 +51,8 @@ class Work(Protocol):
 def run_side_by_side(cluster: Cluster, work: Sequence[Work], resources: WorkerResources) -> None:
     """Do all of `work`, as much at a time as fits the cluster.
 
-    What a process was doing that dies is started again, up to `resources.retries` times; what fails on its own account would fail
-    again. Raises `RunError` with its reason, after what runs beside it was stopped, and `DamagedError` at a damaged record.
+    Work whose process dies is started again, up to `resources.retries` times; work that fails on its own account would fail
+    again. Raises `RunError` with its reason, after stopping the other work, and `DamagedError` for a damaged record.
     """
     waiting, running = deque((each, 0) for each in work), dict[Any, tuple[Work, int]]()
     try:
@@ -101,7 +101,7 @@ def run_jobs(
     *,
     read_test: bool = False,
 ) -> None:
-    """Run the jobs side by side until all are in the store; one that is started again goes on from its last checkpoint.
+    """Run the jobs in parallel until all are in the store; one that is started again resumes from its last checkpoint.
 
     With `read_test` the finished networks also predict the test split, each on one worker. Raises as `run_side_by_side` does.
     """

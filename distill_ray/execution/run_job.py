@@ -46,7 +46,7 @@ def run_job(
     """Run `job` on as many workers as it has, unless it is finished, and put its result into the store.
 
     The records of its epochs come about once a second, several together where epochs are short, and none of them later than an
-    epoch in `stops`, after which somebody decides whether the job goes on. Those of a finished job are yielded at once. With
+    epoch in `stops`, after which it is decided whether the job continues. Those of a finished job are yielded at once. With
     `read_test` the finished network also predicts the test split.
     What happens is written to the job's log file; an error is written there with its traceback and raised again.
     """
@@ -83,8 +83,8 @@ def train_here(
 ) -> Epochs:
     """Train `job` in this process, alone or as the `worker` that it is, with a checkpoint about every `pace` seconds.
 
-    What is yielded lies in a checkpoint or in the finished record, so that a run that was cut off never repeats an epoch that
-    somebody has been told of. `sharing` decides whether the teachers answer live; `say` is told when that has to change. `share`
+    What is yielded is in a checkpoint or in the finished record, so that an interrupted run never repeats an epoch that has been
+    reported. `sharing` decides whether the teachers answer live; `say` is told when that has to change. `share`
     is the part of the device that this process has.
     """
     path = posixpath.join("work", job.id, "checkpoint.safetensors")
@@ -133,7 +133,7 @@ def evaluate_on_test(store: Store, job: Job, device: torch.device) -> None:
 def teachers_of(
     store: Store, job: Job, worker: Worker, sharing: Sharing, say: Callable[[str], None] = lambda line: None
 ) -> EpochTeachers:
-    """The teachers that `job` learns from: stored signals where `sharing` has them and the method can do with them, else live."""
+    """The teachers that `job` learns from: stored signals where `sharing` has them and the method can use them, else live."""
     recipe = job.recipe
     live = functools.partial(cached_teachers, store, job.teachers, worker)
     if recipe.method.live_teachers(recipe.augment) or not sharing.stores(recipe.augment):
@@ -157,7 +157,7 @@ def teachers_of_view(
     epochs: int,
     sharing: Sharing,
 ) -> EpochTeachers:
-    """The teachers as they answer when nothing is trained: from the signals that trials with that view and seed ask for too.
+    """The teachers for a pass without training: from the signals that trials with that view and seed also use.
 
     What they have stored is read, and what is missing is stored for them; live where `sharing` stores nothing, or not every
     class. `batch_size` is that of the trials; it matters only to views that draw once per batch.

@@ -1,4 +1,4 @@
-"""Teacher signals in the store: who computes them, who waits, and what has to go when there is no room.
+"""Teacher signals (cached teacher logits) in the store: who computes them, who waits, what is evicted when space runs out.
 
 signals/<key>/<epoch>/manifest.json     written last: without it there are no signals of that epoch
 signals/<key>/<epoch>.lease             somebody is computing them
@@ -53,9 +53,9 @@ RESERVE = 2**30
 class SharedSignals:
     """The signals of one key, computed by whoever needs an epoch first and read by all others.
 
-    An epoch that somebody else is computing is waited for; meanwhile later ones are computed, so that runs side by side divide
-    the work. What cannot be kept, since the disk or the `limit` is full, is said once by `say`; from then on `of_epoch` returns
-    None for epochs that are not there, and live teachers have to answer.
+    While somebody else computes an epoch, later ones are computed, so that parallel runs divide the work. When signals cannot be
+    kept, because the disk or the `limit` is full, `say` is told once; from then on `of_epoch` returns None for epochs that are
+    not there, and live teachers are needed.
     """
 
     def __init__(

@@ -21,7 +21,7 @@ IMAGES_PER_BATCH = 256
 
 @dataclass(frozen=True)
 class Model:
-    """A student that was handed out: the names of its classes, the (H, W, C) of its images, and what it says of some."""
+    """An exported student: its class names, the (H, W, C) of its images, and `predict`."""
 
     class_names: tuple[str, ...]
     image_shape: tuple[int, int, int]

@@ -46,7 +46,7 @@ BATCHES, ON_A_GPU = 3, 100
 """Steps of the short epochs that are timed on a CPU, and on a GPU, where the start of an epoch would count for too much."""
 
 ROUNDS = 5
-"""Short epochs of each kind, taken in turn, so that what else the machine does falls on all alike. Medians are reported."""
+"""Short epochs of each kind, alternating, so that other work on the machine affects all alike. Medians are reported."""
 
 STUDENT, LIVE, SIGNALS, REFERENCE = "student alone", "with live teachers", "with signals", "plain reference"
 
@@ -55,12 +55,11 @@ STUDENT, LIVE, SIGNALS, REFERENCE = "student alone", "with live teachers", "with
 class Bench:
     """What was measured. Times are seconds for a batch of `batch_size` images, medians over the rounds.
 
-    `steps` holds a training step of each kind, with the images made and the optimiser's work done, and `cpu` the processor time
-    of this process for it, which other work on the machine disturbs less. `ratios` are medians over the rounds too, of processor
-    times where one thread of a CPU does everything. `teachers` is what all
-    teachers together take to answer, `views` the time to make the images of each augmentation. `per_trial` is what a job costs
-    in its process besides its epochs, `memory` the largest resident size of this process in bytes, `signals` the bytes per
-    epoch of the study's training split.
+    `steps` holds a training step of each kind, including making the images and the optimiser step, and `cpu` its CPU time in this
+    process, which other work on the machine disturbs less. `ratios` are medians over the rounds too, of CPU times where one
+    thread of a CPU does everything. `teachers` is the time of a forward pass through all teachers, `views` the time to make the
+    images of each augmentation. `per_trial` is what a job costs in its process beyond its epochs, `memory` the peak resident
+    size of this process in bytes, `signals` the bytes per epoch of the study's training split.
     """
 
     machine: str

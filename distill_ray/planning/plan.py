@@ -1,4 +1,4 @@
-"""What a study will cost, before it is begun: its jobs, the images they train on, and the time, judged from a few timed steps."""
+"""What a study will cost, estimated in advance: its jobs, the images they train on, and the time, from a few timed steps."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ TIMED_BATCHES = 4
 class StagePlan:
     """A stage before it is run: its jobs, how many of them the store has, and what the others cost.
 
-    `images` counts training images over all epochs, `job_seconds` the time of all jobs one after another, each on one worker
-    of this machine, and `seconds` that of the stage with as many jobs side by side as fit here. Early stopping makes the search
-    shorter than this. `signals` says what the teachers' answers cost in it, which is part of these times.
+    `images` counts training images over all epochs, `job_seconds` the time of all jobs in sequence, each on one worker of
+    this machine, and `seconds` that of the stage with as many jobs in parallel as fit here. Early stopping makes the search
+    shorter than this. `signals` says what teacher signals cost in it, which is part of these times.
     """
 
     stage: str

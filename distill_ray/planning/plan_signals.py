@@ -1,4 +1,4 @@
-"""What the teachers' answers will cost a stage, stored or live: time, disk, and which of the two it will be."""
+"""What the teachers' logits will cost a stage, stored or live: time, disk, and which of the two it will be."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TIMED_IMAGES = 128
 
 @dataclasses.dataclass(frozen=True)
 class SignalsPlan:
-    """The answers that the jobs of a stage need of their teachers.
+    """The teacher logits that the jobs of a stage need.
 
-    `stored` says what the stage will do. Stored answers take `bytes` and are computed once, in `seconds`; live teachers take
+    `stored` says what the stage will do. Stored signals take `bytes` and are computed once, in `seconds`; live teachers take
     `live_seconds` over all jobs. Both are times on one worker, and early stopping makes both shorter. Storing is cheaper from
-    `pays_from` jobs on, infinitely many where no two of them ask for the same answers.
+    `pays_from` jobs on, infinitely many where no two of them use the same signals.
     """
 
     stored: bool

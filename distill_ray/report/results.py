@@ -51,7 +51,7 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Published:
-    """A table that somebody published, and how their experiment differs from this study. Shares are in percent."""
+    """A published table, and how that experiment differs from this study. Shares are in percent."""
 
     source: str
     difference: str
@@ -144,7 +144,7 @@ class StudyResults:
 
     `objectives` maps each objective to `min` or `max`, the first being the one that ranks. `data` says in words what the study
     learned from, `log_scale` names the searched settings that were drawn on a logarithmic scale, `warm_start` counts the trials
-    of earlier studies that the search was told of. Credentials in URIs (`user:password@`) are taken out of the study file, the
+    of earlier studies that the search was given. Credentials in URIs (`user:password@`) are taken out of the study file, the
     command and the tracking URI.
     """
 

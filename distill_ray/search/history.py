@@ -1,4 +1,4 @@
-"""The search's history in Optuna: opened for a study, and read back for whoever wants to know."""
+"""The search's history in Optuna: opened for a study, and read back."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def open_history(
 ) -> optuna.Study:
     """Optuna's study for the search, made when it is not there yet.
 
-    It lives in a journal file in the study's folder of a local store, or in the database at `storage_uri`; `say` hears when that
-    goes away later, and when it is back. Raises `RequestError` when it cannot be used.
+    It lives in a journal file in the study's folder of a local store, or in the database at `storage_uri`; `say` is told when
+    that goes down later, and when it is back. Raises `RequestError` when it cannot be used.
     """
     quiet()
     if storage_uri is None:
@@ -81,7 +81,7 @@ def journal_path(name: str) -> str:
 
 
 def quiet() -> None:
-    """Let Optuna keep to itself what it would print."""
+    """Silence Optuna's output."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 
@@ -101,7 +101,7 @@ def counted(history: optuna.Study) -> list[FrozenTrial]:
 
 
 def known_from(history: optuna.Study) -> dict[str, int]:
-    """Earlier studies, and how many of their trials the search was told of."""
+    """Earlier studies, and how many of their trials the search was given."""
     return dict(Counter(trial.user_attrs[SOURCE] for trial in history.get_trials(deepcopy=False) if SOURCE in trial.user_attrs))
 
 

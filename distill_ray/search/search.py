@@ -1,4 +1,4 @@
-"""The search stage: Ray Tune runs the trials that Optuna suggests, and stops early those that do not promise."""
+"""The search stage: Ray Tune runs the trials that Optuna suggests, and stops unpromising ones early."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run_search(
     cluster: Cluster,
     observer: Observer,
 ) -> None:
-    """Run trials until the search is over. Raises `RunError` when none of them came to its end."""
+    """Run trials until the search is over. Raises `RunError` when none of them completed."""
     queue_first(history, study.search)
     settle_abandoned(history)
     search, wanted = study.search, study.resources

@@ -29,15 +29,15 @@ INSTEAD_OF = "instead_of"
 class OptunaSearcher(OptunaSearch):
     """Ray's `OptunaSearch` on a study's search space, with true trial states and with the limits of the study file.
 
-    It differs from its base in what Optuna gets to know:
+    It differs from its base in what it reports to Optuna:
 
     - a trial that the scheduler stopped is PRUNED with its last value, not COMPLETE; one that failed is FAIL with its reason;
     - every epoch is an intermediate value, the last one included;
     - nothing is pickled: Optuna's storage is the only state.
 
-    `configure` makes the Tune configuration of a trial from what it has drawn; `on_end` hears of its number, its state, the
-    reason for anything but success, and the metrics of its result. `deadline` is by the clock that never goes back. `store_error`
-    says what ended the search: a store that cannot be written, or a database that stays away.
+    `configure` makes the Tune configuration of a trial from what it has drawn; `on_end` gets its number, its state, the
+    reason for anything but success, and the metrics of its result. `deadline` is by the monotonic clock. `store_error` says what
+    ended the search: a store that cannot be written, or a database that stays down.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class OptunaSearcher(OptunaSearch):
         self._failed = sum(trial.state == TrialState.FAIL for trial in past)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The configuration of the next trial, or Tune's word for "that was all"."""
+        """The configuration of the next trial, or Tune's signal that there are no more."""
         spent = self._begun >= self._search.trials or self._failed >= self._search.max_failed_trials
         finished = cast("dict[str, Any]", Searcher.FINISHED)
         if spent or self.store_error or time.monotonic() > self._deadline:

@@ -1,4 +1,4 @@
-"""A warm start: the sampler is told of the trials of earlier studies before it draws its first.
+"""A warm start: the sampler gets the trials of earlier studies before it draws its first.
 
 An earlier trial counts for the settings that both spaces have and whose value lies in this one; the others it says nothing
 about. One that had a choice which is not offered here (another method, say) is of another kind, and is left out altogether.

@@ -1,4 +1,4 @@
-"""One driver per study and per search: whoever runs it says so where others look, and a second one is turned away."""
+"""One driver per study and per search: it announces itself where others look, and a second one is refused."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     import optuna
 
 BEAT = 4.0
-"""Seconds between two signs of life of a driver on a store that is not local."""
+"""Seconds between two heartbeats of a driver on a store that is not local."""
 
 EXPIRY = 15.0
-"""Seconds without one after which it counts as dead, by the clock of the store."""
+"""Seconds without one after which a driver counts as dead, by the clock of the store."""
 
 DRIVER = "driver"
 """The attribute of a search in a database that says who runs it."""
@@ -37,8 +37,8 @@ DRIVER = "driver"
 def study_lock(store: Store, name: str, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Keeps a second driver from study `name`; raises `RequestError` when there is one already.
 
-    On a local store it is a lock of the operating system, gone with the process. Elsewhere it is a file that the driver writes
-    again and again; one that was killed is waited for, at most `EXPIRY` seconds, which `say` is told. Two that begin in the
+    On a local store it is a lock of the operating system, released with the process. Elsewhere it is a file that the driver
+    keeps writing; after a driver was killed the next one waits, at most `EXPIRY` seconds, and tells `say`. Two that start in the
     same second see each other before either of them has done anything.
     """
     busy = RequestError(
@@ -67,9 +67,10 @@ def study_lock(store: Store, name: str, say: Callable[[str], None] = lambda line
 def search_lock(history: optuna.Study, store: Store, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Keeps from a search in a database those drivers that run the same study on another store.
 
-    The driver writes itself into the search's attributes again and again; raises `RequestError` when another one does. One that
-    was killed is waited for, `EXPIRY` seconds if it was on another store, which `say` is told; whoever holds the study on this
-    store (`study_lock`) knows that its driver here is gone. The same folder on two machines counts as two stores.
+    The driver keeps writing itself into the search's attributes; raises `RequestError` when another one does. After one was
+    killed on another store the next one waits `EXPIRY` seconds and tells `say`; whoever holds the study on this store
+    (`study_lock`) knows that its driver here is gone. The same folder
+    on two machines counts as two stores.
     """
     own = {"store": store.shown, "host": socket.gethostname(), "place": _place(store)}
     found = _driver_of(history)
@@ -103,7 +104,7 @@ def is_running(store: Store, name: str) -> bool:
 
 
 def lock_path(name: str) -> str:
-    """Where the lock of study `name` lies in the store."""
+    """The path of the lock of study `name` in the store."""
     return posixpath.join("studies", name, "lock")
 
 

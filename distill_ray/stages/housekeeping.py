@@ -1,4 +1,4 @@
-"""What a store holds that no study needs: found first, removed when that was asked for."""
+"""What a store holds that no study needs: found first, removed on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One command's worth of a study: everything around the stages, from the checks before to the report after."""
+"""One run of a study: everything around the stages, from the checks before to the report after."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ REPAIRS = 10
 
 @dataclass(frozen=True)
 class Places:
-    """Where a study keeps things and where it runs, as the command line has it."""
+    """Where a study stores its results and where it runs, as on the command line."""
 
     store: str
     tracking: str | None = None
@@ -54,8 +54,8 @@ class Places:
 def run_study(study: Study, places: Places, console: Console, *, verbose: bool = False) -> StudyResults:
     """Run `study`, or what is missing of it, and return its results.
 
-    Raises `RequestError` before anything is begun when the request cannot be met, and `RunError` when something fails on the
-    way; what was finished by then is kept, and the same call again goes on from there.
+    Raises `RequestError` before anything starts when the request cannot be met, and `RunError` when something fails while it
+    runs; what was finished by then is kept, and the same call resumes from there.
     """
     tracking_uri = places.tracking_uri()
     store = Store.open(places.store)
@@ -92,7 +92,7 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
 
 
 def report_path(study: Study, name: str = "report.html") -> str:
-    """Where a file of the study's report lies in the store."""
+    """The path of a file of the study's report in the store."""
     return posixpath.join("studies", study.name, "report", name)
 
 

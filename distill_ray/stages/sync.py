@@ -1,4 +1,4 @@
-"""Bringing MLflow up to date with the store, for a study that ended while MLflow was away."""
+"""Bringing MLflow up to date with the store, for a study that ended while MLflow was down."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LONGEST = 3600.0
 
 
 def sync_study(study: Study, places: Places, say: Callable[[str], None]) -> bool:
-    """Send to MLflow what it does not have of `study`, each thing once; nothing is trained. Whether the study is finished.
+    """Send MLflow what it is missing of `study`, without duplicates; nothing is trained. Returns whether the study is finished.
 
     Raises `RequestError` when MLflow does not answer or the study is being run, and `RunError` when it does not take everything.
     """

@@ -24,11 +24,11 @@ _STUDY_FILE = f"""\
 
 {_MADE.format(of="the declarations")}
 
-A study file is YAML: a mapping of sections. `name`, `teachers` and `student` are needed, everything else has a default. Values
-are taken as they are written: `"3"` is text, `1e-3` a number. `distill-ray validate FILE` lists everything that is wrong at once.
+A study file is YAML: a mapping of sections. `name`, `teachers` and `student` are required, everything else has a default. Values
+are taken as written: `"3"` is text, `1e-3` a number. `distill-ray validate FILE` lists all errors at once.
 
 For completion and checks while you type, write the schema to a file, `distill-ray schema > study.schema.json`, and name it in the
-first line of the study file, which editors with a YAML language server understand:
+first line of the study file, for editors with a YAML language server:
 
 ```yaml
 # yaml-language-server: $schema=study.schema.json
@@ -37,25 +37,25 @@ first line of the study file, which editors with a YAML language server understa
 | section | |
 |---|---|
 | `name` | names the study in the store and in MLflow: {NAME_RULE} |
-| `seed` | 0 or above; all seeds of teachers, trials and confirmations follow from it. Default 0 |
+| `seed` | 0 or above; all seeds of teachers, trials and confirmations derive from it. Default 0 |
 """
 
 _SPACE = """\
 ### The search space
 
-Each line of `space` names a setting and what it is drawn from:
+Each line of `space` names a setting and the distribution it is drawn from:
 
 | written | draws |
 |---|---|
-| `{uniform: [0.1, 1.0]}` | numbers, evenly |
-| `{log: [0.001, 0.1]}` | numbers, evenly by their logarithm |
+| `{uniform: [0.1, 1.0]}` | numbers, uniformly |
+| `{log: [0.001, 0.1]}` | numbers, log-uniformly |
 | `{int: [2, 8]}`, `{int: [1, 64], log: true}` | whole numbers |
-| `{uniform: [0, 1], step: 0.25}`, `{int: [2, 8], step: 2}` | in steps |
-| `{choice: [a, b]}` | one of these; views with settings too: `{choice: [crop, {name: cutout, size: 8}]}` |
-| `{..., when: {method: kd}}` | only where the choice `method` is `kd`; a list names several values |
+| `{uniform: [0, 1], step: 0.25}`, `{int: [2, 8], step: 2}` | the lower limit plus multiples of the step |
+| `{choice: [a, b]}` | one of these; views may have settings: `{choice: [crop, {name: cutout, size: 8}]}` |
+| `{..., when: {method: kd}}` | only where the choice `method` is `kd`; a list gives several values |
 
-`augment.size` draws setting `size` of the view. A setting that only some methods, or views, have is drawn only with those,
-without being told.
+`augment.size` draws the setting `size` of the view. A setting that only some methods or views have is drawn only with those,
+without a `when`.
 """
 
 
@@ -64,8 +64,8 @@ _METHODS = f"""\
 
 {_MADE.format(of="the docstrings of the methods")}
 
-What `method` names in a study file: what a student learns from, how it is shaped, and what is deployed. T is the temperature.
-Every setting can be searched, and the method itself: `method: {{choice: [kd, latent-be]}}`. A method of your own:
+A `method` in a study file defines what a student learns from, how it is shaped, and what is deployed. T is the temperature. Every
+setting can be searched, and so can the method: `method: {{choice: [kd, latent-be]}}`. To add a method, see
 [extending](../extending.md).
 
 | method | minimises | source |
@@ -174,10 +174,10 @@ def study_file_page() -> str:
         if section.name == "search":
             parts.append(_SPACE)
     parts.append(
-        "## Settings of a recipe\n\nWhat teachers, the student and baselines are trained with. The settings of a method stand "
-        "beside these; [methods](methods/README.md) has them.\n\n" + "\n".join(_table(common.entries)) + "\n"
+        "## Settings of a recipe\n\nHow teachers, the student and baselines are trained. The settings of the method are given "
+        "beside these; [methods](methods/README.md) lists them.\n\n" + "\n".join(_table(common.entries)) + "\n"
     )
-    parts.append("## Views\n\nWhat `augment` names: how training images are presented, to teachers and student alike.\n")
+    parts.append("## Views\n\nThe values of `augment`: how training images are augmented, for teachers and student alike.\n")
     for name in sorted(VIEWS):
         entries = tuple(Entry.of(field) for field in setting_fields(VIEWS[name]).values())
         parts.append("\n".join(_section(Section(name, paragraphs(VIEWS[name]), entries), 3)))

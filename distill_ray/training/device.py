@@ -1,4 +1,4 @@
-"""Where training runs: the device, the arithmetic that pays there, and this process's place among the workers."""
+"""Where training runs: the device, the precision used there, and this process's place among the workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distill_ray.job import Recipe
 
 
 def precision_of(recipe: Recipe, device: torch.device) -> Literal["fp32", "bf16"]:
-    """The arithmetic of the recipe's forward passes; `auto` takes bf16 where `device` multiplies matrices faster in it.
+    """The precision of the recipe's forward passes; `auto` is bf16 where `device` multiplies matrices faster in it.
 
     That is on CUDA devices since Ampere and on CPUs with AMX.
     """
@@ -27,7 +27,7 @@ def precision_of(recipe: Recipe, device: torch.device) -> Literal["fp32", "bf16"
 
 
 def precision_of_teachers(recipes: Iterable[Recipe], device: torch.device) -> Literal["fp32", "bf16"]:
-    """The arithmetic that teachers answer in: bf16 if every one of them is trained so."""
+    """The precision of the teachers' forward passes: bf16 if all of them are trained in it."""
     return "bf16" if {precision_of(recipe, device) for recipe in recipes} == {"bf16"} else "fp32"
 
 
@@ -77,7 +77,7 @@ class Worker:
         return value
 
     def gather(self, rows: Tensor) -> Tensor:
-        """The rows (n, ...) of all workers one below the other, (sum of n, ...), however many each has."""
+        """The concatenated rows (n, ...) of all workers, (sum of n, ...), however many each has."""
         if self.world_size == 1:
             return rows
         lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(self.world_size)]

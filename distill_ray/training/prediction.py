@@ -1,4 +1,4 @@
-"""What a network says of images it is shown as they are."""
+"""Predictions of a network for unaugmented images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distill_ray.task import Task
 from distill_ray.training.device import Worker, autocast
 
 PIXELS = 500 * 32 * 32
-"""At most so many pixels are predicted at a time, however few images they make."""
+"""At most this many pixels are predicted at a time, however few images they make."""
 
 
 def predict(
