@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from distill_ray.augment import VIEWS, CropFlip, View
 from distill_ray.methods import METHODS, Method, Supervised
-from distill_ray.settings import Setting, check, setting_fields
+from distill_ray.settings import Setting, check
 
 SCHEMA_VERSION = 2
 """Part of every job's identity. Raise it when a change of code changes what the same job computes."""
@@ -180,8 +180,3 @@ def _whole(value: Any) -> Any:
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
-def method_setting_names(method: str) -> list[str]:
-    """The names that method `method` adds to a recipe."""
-    return list(setting_fields(METHODS[method]))

@@ -117,7 +117,10 @@ def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str
             )
     if known:
         click.echo(f"search: begins with what {known} trials of {', '.join(loaded.search.warm_start)} say")
-    click.echo(f"about {duration(sum(stage.seconds for stage in stages))} on this machine, less with early stopping")
+    if all(stage.done == stage.jobs for stage in stages):
+        click.echo("nothing is left to train")
+    else:
+        click.echo(f"about {duration(sum(stage.seconds for stage in stages))} on this machine, less with early stopping")
 
 
 def _summary(study: Study) -> Iterator[str]:

@@ -49,6 +49,8 @@ def test_a_finished_study_costs_nothing_more(finished_study: Any, capsys: pytest
         ("search", 4, 4, 0, 0.0),
         ("confirm", 4, 4, 0, 0.0),
     ]
+    assert main(["plan", str(finished_study.file), "--store", finished_study.store.uri]) == 0
+    assert capsys.readouterr().out.endswith("\nnothing is left to train\n")
     more = plan_study(load_study(finished_study.file, ["search.trials=6"]), finished_study.store)
     assert [(stage.jobs, stage.done) for stage in more] == [(2, 2), (6, 4), (4, 2)]
     assert more[1].images == more[2].images > 0
