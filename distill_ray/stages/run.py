@@ -21,13 +21,13 @@ from distill_ray.resolve import REPORT, data_of
 from distill_ray.search.warm_start import earlier_trials
 from distill_ray.stages.collect import collect
 from distill_ray.stages.driver import study_lock
-from distill_ray.stages.mlflow_record import MlflowRecord
+from distill_ray.stages.mlflow_record import MlflowRecord, study_tracker
 from distill_ray.stages.pipeline import Surroundings, run_stages
 from distill_ray.stages.references import References
 from distill_ray.stages.stage_log import StageLog
 from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.tracking import Tracker, check_tracking, default_uri, shown
+from distill_ray.tracking import check_tracking, default_uri, shown
 
 REPAIRS = 10
 """How often in one run the stages begin again because a record of the store was found damaged."""
@@ -65,17 +65,11 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
     with (
         Progress(console, study.search.objectives) as progress,
         study_lock(store, study.name, progress.say),
-        Tracker(
-            tracking_uri,
-            study.name,
-            f"{study.digest}-{data.digest[:8]}",
-            artifacts=str(Path(store.uri, "mlflow")) if store.is_local else None,
-            warn=progress.say,
-        ) as tracker,
+        study_tracker(study, data, store, tracking_uri, progress.say) as tracker,
         Cluster(places.address, verbose=verbose, say=progress.say) as cluster,
     ):
         record = MlflowRecord(tracker, study, data)
-        record.study_started()
+        record.study_started(store)
         observer = Observers((progress, StageLog(study, store), References(study, store), record))
         for left in reversed(range(REPAIRS + 1)):
             try:

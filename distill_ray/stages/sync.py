@@ -11,14 +11,14 @@ from distill_ray.records import find_job
 from distill_ray.resolve import data_of
 from distill_ray.stages.collect import collect
 from distill_ray.stages.driver import study_lock
-from distill_ray.stages.mlflow_record import MlflowRecord
+from distill_ray.stages.mlflow_record import MlflowRecord, study_tracker
 from distill_ray.stages.pipeline import tell_of_trials
 from distill_ray.stages.run import Places, write_files
 from distill_ray.stages.screen import found_metrics, measurement
 from distill_ray.stages.state import state_of
 from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.tracking import Tracker, check_tracking, shown
+from distill_ray.tracking import check_tracking, shown
 
 LONGEST = 3600.0
 """Seconds that MLflow is given to take everything."""
@@ -34,11 +34,9 @@ def sync_study(study: Study, places: Places, say: Callable[[str], None]) -> bool
     check_tracking(tracking_uri)
     data = data_of(study)
     with study_lock(store, study.name, say):
-        artifacts = str(Path(store.uri, "mlflow")) if store.is_local else None
-        key = f"{study.digest}-{data.digest[:8]}"
-        tracker = Tracker(tracking_uri, study.name, key, artifacts=artifacts, warn=say, interval=0.1)
+        tracker = study_tracker(study, data, store, tracking_uri, say, interval=0.1)
         record = MlflowRecord(tracker, study, data)
-        record.study_started()
+        record.study_started(store)
         state = state_of(study, data, store, places.search_storage)
         for wanted in state.screenings:
             if (metrics := found_metrics(store, wanted)) is not None:

@@ -20,6 +20,9 @@ Status = Literal["FINISHED", "KILLED", "FAILED", "RUNNING"]
 KEY_TAG = "distill_ray.key"
 """Tag of every run, by which it is found again: the identity of the study, a slash, and the key of the job within it."""
 
+STUDY_KEY_TAG = "study_key"
+"""Tag of every run, for searches in MLflow: the identity of the study alone."""
+
 LOGGED_TAG = "distill_ray.logged"
 """Tag of the study's run: digests of the data sets, files, views and the champion that it has, as JSON."""
 

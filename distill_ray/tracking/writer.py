@@ -17,7 +17,7 @@ from typing import Any
 from distill_ray.tracking.address import sqlite_file
 from distill_ray.tracking.champion import register_champion
 from distill_ray.tracking.environment import prepare
-from distill_ray.tracking.record import KEY_TAG, LOGGED_TAG, STUDY_KEY, DataSet, Pending, Recorded
+from distill_ray.tracking.record import KEY_TAG, LOGGED_TAG, STUDY_KEY, STUDY_KEY_TAG, DataSet, Pending, Recorded
 from distill_ray.tracking.views import VIEW_TAG
 
 PARTIAL = ".mlflow.db."
@@ -104,7 +104,8 @@ class RunWriter:
         return Recorded(known.run_id, status, known.tags | tags, known.metrics | metrics)
 
     def _create(self, pending: Pending, parent: Recorded | None) -> Recorded:
-        tags = pending.tags | {KEY_TAG: f"{self.study_key}/{pending.run_key}", "study": self.study_name}
+        tags = pending.tags | {KEY_TAG: f"{self.study_key}/{pending.run_key}", STUDY_KEY_TAG: self.study_key}
+        tags["study"] = self.study_name
         tags |= {"mlflow.source.name": "distill-ray", "mlflow.source.type": "LOCAL", "mlflow.user": getpass.getuser()}
         if parent is not None:
             tags["mlflow.parentRunId"] = parent.run_id
