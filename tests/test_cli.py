@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from distill_ray import Study
 from distill_ray.cli import commands, main
 from distill_ray.errors import RequestError, RunError
+from distill_ray.report.machine import as_json
+from distill_ray.stages.places import Places
+
+if TYPE_CHECKING:
+    from conftest import FinishedStudy
 
 STUDIES = Path(__file__).parents[1] / "studies"
 QUICKSTART = str(STUDIES / "quickstart.yaml")
@@ -76,6 +83,7 @@ def test_a_wrong_study_is_exit_code_2_and_only_its_problems(capsys: pytest.Captu
         (["validate", "no-such-study.yaml"], "no-such-study.yaml: cannot read the study file: no such file or directory"),
         (["ui", "--store", "no-such-store"], "run a study first, or name its --store"),
         (["logs", "3f2ab", "--store", "no-such-store"], "no-such-store: there is none; running a study makes it"),
+        (["predict", "models:/x@champion", "x.png", "--store", "no-such-store"], "run a study first, or name its --store"),
         (["gc", "--store", "no-such-store"], "no-such-store: there is none; running a study makes it"),
         (["ui", "--tracking-uri", "http://host:5000"], "http://host:5000 is an MLflow server already"),
     ],
@@ -102,13 +110,38 @@ def test_looking_at_a_study_that_was_never_run(
     assert capsys.readouterr().out == "quickstart: no results yet in ./distill-ray-store\n"
 
 
+def test_mlflow_is_looked_for_in_the_store_however_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = f"sqlite:///{tmp_path}/a store/mlflow.db"
+    for store in ("a store", f"{tmp_path}/a store", f"file://{tmp_path}/a%20store"):
+        assert Places(store).tracking_uri() == Places(store).shown_tracking() == here
+        with pytest.raises(RequestError, match=r"nothing is recorded in .*/a store/mlflow.db; run a study first"):
+            Places(store).recorded_uri()
+    assert Places("s3://bucket", "http://me:hidden@host").shown_tracking() == "http://host"
+    assert Places("s3://bucket").shown_tracking() == ""
+    with pytest.raises(RequestError, match="store s3://bucket is not a local folder; say where MLflow is with --tracking-uri"):
+        Places("s3://me:hidden@bucket").tracking_uri()
+    assert not list(tmp_path.iterdir())
+
+
+def test_reports_are_the_same_however_the_store_is_written(
+    finished_study: FinishedStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for store in (finished_study.store.uri, f"file://{finished_study.store.uri}"):
+        assert main(["report", str(finished_study.file), "--store", store, "--json"]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0] == said[1] == as_json(Study.load(finished_study.file).results(store=store).collected)
+    assert said[0]["study"]["tracking_uri"] == f"sqlite:///{finished_study.store.uri}/mlflow.db"
+
+
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
     """Puts another function in the place of `run_study`, and nothing in the place of Ray."""
 
     def engine(run_study: Callable[..., Any]) -> None:
         module = types.ModuleType("distill_ray.stages.run")
-        module.__dict__.update(run_study=run_study, Places=lambda *arguments: arguments, report_path=lambda study: "report")
+        module.__dict__.update(run_study=run_study, report_path=lambda study: "report")
         monkeypatch.setitem(sys.modules, "distill_ray.stages.run", module)
 
     return engine
@@ -194,7 +227,7 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, engine: Calla
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main(["run", QUICKSTART, "--set", "search.trials=5", "--store", "s3://bucket/x", "--verbose"]) == 1
-    assert seen == {"trials": 5, "places": ("s3://bucket/x", None, None, "ray://head:10001"), "verbose": True}
+    assert seen == {"trials": 5, "places": Places("s3://bucket/x", None, None, "ray://head:10001"), "verbose": True}
 
 
 def test_data_import_writes_a_data_set_that_a_study_can_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

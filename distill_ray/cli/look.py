@@ -153,7 +153,11 @@ def report(
       distill-ray report studies/quickstart.yaml
       distill-ray report studies/quickstart.yaml --json | jq .champion
     """
-    results = options.results(options.load(study, overrides), store, tracking_uri, search_storage)
+    loaded = options.load(study, overrides)
+    from distill_ray.stages.collect import load_results
+    from distill_ray.stages.places import Places
+
+    results, _, _ = load_results(loaded, Places(store, tracking_uri, search_storage))
     if as_machine:
         import json
 
@@ -183,9 +187,11 @@ def compare(studies: tuple[str, ...], store: str, search_storage: str | None, as
       distill-ray compare my.yaml@old-store my.yaml@new-store --json
     """
     from distill_ray.report.across import across, as_json, as_text
+    from distill_ray.stages.collect import load_results
+    from distill_ray.stages.places import Places
 
     found = [_place(each, store) for each in studies]
-    results = [options.results_in(options.load(file, ()), place, search_storage) for file, place in found]
+    results = [load_results(options.load(file, ()), Places(place, None, search_storage))[0] for file, place in found]
     names = [each.name for each in results]
     shown = [name if names.count(name) == 1 else f"{name}@{place}" for name, (_, place) in zip(names, found, strict=True)]
     if len(set(shown)) < len(shown):
@@ -219,17 +225,15 @@ def _place(given: str, store: str) -> tuple[str, str]:
 def ui(store: str, tracking_uri: str | None, port: int, verbose: bool) -> int:
     """Start the MLflow UI on the records of a store, until Ctrl-C."""
     import os
-    import pathlib
 
-    from distill_ray.tracking.address import default_uri, sqlite_file
+    from distill_ray.stages.places import Places
+    from distill_ray.tracking.address import shown, sqlite_file
     from distill_ray.tracking.views import studies_in, view_path
 
-    uri = tracking_uri or default_uri(pathlib.Path(store).expanduser())
+    uri = Places(store, tracking_uri).recorded_uri()
     if uri.startswith(("http://", "https://")):
-        raise RequestError(f"{uri} is an MLflow server already; open it in a browser")
+        raise RequestError(f"{shown(uri)} is an MLflow server already; open it in a browser")
     database = sqlite_file(uri)
-    if database is not None and not database.exists():
-        raise RequestError(f"nothing is recorded in {database}; run a study first, or name its --store")
     address = f"http://127.0.0.1:{port}"
     click.echo(f"MLflow UI on {address} (Ctrl-C ends it)")
     if database is not None:

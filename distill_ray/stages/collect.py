@@ -29,9 +29,10 @@ from distill_ray.report.results import (
     StudyResults,
     TrialRow,
 )
-from distill_ray.resolve import trial_run
+from distill_ray.resolve import data_of, trial_run
 from distill_ray.search.history import begun, known_from
 from distill_ray.stages.contenders import ensemble_contenders, student_contenders, teacher_contenders
+from distill_ray.stages.places import Places
 from distill_ray.stages.screen import ENTROPY, T_STDDEV, Screening, found_metrics, kept_choices
 from distill_ray.stages.stage_log import first_run, stage_rows
 from distill_ray.stages.state import StudyState, state_of
@@ -47,10 +48,19 @@ _STATES: dict[TrialState, Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING"]] = {
 _PACKAGES = ("distill-ray", "torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "pyarrow")
 
 
-def collect(study: Study, data: Data, store: Store, *, search_storage: str | None, tracking_uri: str) -> StudyResults:
+def load_results(study: Study, places: Places) -> tuple[StudyResults, Data, Store]:
+    """What there is of a study by now, finished or not, with its data and its store, which are only read.
+
+    Raises `RequestError` when one of them is not there.
+    """
+    data, store = data_of(study), Store.open(places.store, make=False)
+    return collect(study, data, store, places), data, store
+
+
+def collect(study: Study, data: Data, store: Store, places: Places) -> StudyResults:
     """Everything there is to say about a study now; a study that is not finished has less of it."""
     source = open_source(data.location, label=data.label)
-    state = state_of(study, data, store, search_storage)
+    state = state_of(study, data, store, places.search_storage)
     contenders: list[Contender] = []
     screening: tuple[ScreenRow, ...] = ()
     if len(state.trained) == len(state.teachers):
@@ -90,7 +100,7 @@ def collect(study: Study, data: Data, store: Store, *, search_storage: str | Non
         seeds=study.confirm_seeds,
         machine=f"{platform.machine()}, {platform.system()} {platform.release()}",
         command=shlex.join(["distill-ray", "run", study.path, *itertools.chain(*(("--set", each) for each in study.overrides))]),
-        tracking_uri=tracking_uri,
+        tracking_uri=places.shown_tracking(),
     )
 
 

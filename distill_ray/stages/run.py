@@ -6,12 +6,11 @@ import dataclasses
 import hashlib
 import posixpath
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from distill_ray.errors import DamagedError, RequestError
+from distill_ray.errors import DamagedError
 from distill_ray.events import Observers, stage
 from distill_ray.execution.cluster import Cluster
 from distill_ray.job import canonical_json
@@ -23,32 +22,15 @@ from distill_ray.stages.collect import collect
 from distill_ray.stages.driver import study_lock
 from distill_ray.stages.mlflow_record import MlflowRecord, study_tracker
 from distill_ray.stages.pipeline import Surroundings, run_stages
+from distill_ray.stages.places import Places
 from distill_ray.stages.references import References
 from distill_ray.stages.stage_log import StageLog
 from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.tracking import check_tracking, default_uri, shown
+from distill_ray.tracking import check_tracking
 
 REPAIRS = 10
 """How often in one run the stages begin again because a record of the store was found damaged."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Where a study keeps things and where it runs, as the command line has it."""
-
-    store: str
-    tracking: str | None = None
-    search_storage: str | None = None
-    address: str | None = None
-
-    def tracking_uri(self) -> str:
-        """The tracking URI: the one given, or a database in a local store."""
-        if self.tracking is not None:
-            return self.tracking
-        if "://" in self.store:
-            raise RequestError(f"store {shown(self.store)} is not a local folder; say where MLflow is with --tracking-uri")
-        return default_uri(Path(self.store).expanduser().absolute())
 
 
 def run_study(study: Study, places: Places, console: Console, *, verbose: bool = False) -> StudyResults:
@@ -75,7 +57,7 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
             try:
                 run_stages(Surroundings(study, data, store, places.search_storage, cluster, observer, progress.say))
                 with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
-                    results = collect(study, data, store, search_storage=places.search_storage, tracking_uri=shown(tracking_uri))
+                    results = collect(study, data, store, places)
                     record.study_ended(results, write_files(study, store, results, Path(folder)), store)
                 break
             except DamagedError as error:

@@ -67,13 +67,11 @@ def test_a_champion_is_found_without_torch(finished_study: Any) -> None:
 import sys
 from pathlib import Path
 from distill_ray.export import find_champion
-from distill_ray.stages.collect import collect
-from distill_ray.resolve import data_of
-from distill_ray.store import Store
+from distill_ray.stages.collect import load_results
+from distill_ray.stages.places import Places
 from distill_ray.study import load_study
-study, store = load_study(Path(sys.argv[1])), Store.open(sys.argv[2])
-data = data_of(study)
-champion = find_champion(collect(study, data, store, search_storage=None, tracking_uri=""), store, data)
+results, data, store = load_results(load_study(Path(sys.argv[1])), Places(sys.argv[2]))
+champion = find_champion(results, store, data)
 print(len(champion.weights) > 0, "torch" in sys.modules)
 """
     command = [sys.executable, "-c", code, str(finished_study.file), finished_study.store.uri]
