@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import types
@@ -85,14 +86,23 @@ def test_a_wrong_study_is_exit_code_2_and_only_its_problems(capsys: pytest.Captu
         (["logs", "3f2ab", "--store", "no-such-store"], "no-such-store: there is none; running a study makes it"),
         (["predict", "models:/x@champion", "x.png", "--store", "no-such-store"], "run a study first, or name its --store"),
         (["gc", "--store", "no-such-store"], "no-such-store: there is none; running a study makes it"),
-        (["ui", "--tracking-uri", "http://host:5000"], "http://host:5000 is an MLflow server already"),
+        (["ui", "--tracking-uri", "http://me:hidden@host:5000"], "\nhttp://host:5000 is an MLflow server already"),
+        (["predict", "models:/x@champion", "x.png", "--tracking-uri", "http://me:hidden@127.0.0.1:1"], "cannot load this model"),
     ],
 )
 def test_wrong_commands_are_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     captured = capsys.readouterr()
-    assert message in captured.err
-    assert "Traceback" not in captured.err
+    assert message in f"\n{captured.err}"
+    assert "Traceback" not in captured.err and "hidden" not in captured.err
+
+
+def test_a_port_that_is_taken_is_said_before_anything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert main(["ui", "--store", str(tmp_path), "--port", str(port)]) == 2
+    assert capsys.readouterr() == ("", f"port {port} is taken by another program; choose another with --port\n")
 
 
 def test_looking_at_a_study_that_was_never_run(
@@ -187,10 +197,10 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_a_file(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    ending(TypeError("what is this?\nmore"))
+    ending(TypeError("what is http://me:hidden@this?\nmore"))
     assert main(["run", QUICKSTART]) == 1
     (log,) = tmp_path.iterdir()
-    assert capsys.readouterr().err == f"distill-ray failed unexpectedly: TypeError: what is this? (traceback: {log})\n"
+    assert capsys.readouterr().err == f"distill-ray failed unexpectedly: TypeError: what is http://this? (traceback: {log})\n"
     assert "Traceback (most recent call last)" in log.read_text()
     assert "in run_study" in log.read_text()
 
