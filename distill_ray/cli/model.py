@@ -98,14 +98,12 @@ def predict(
     from distill_ray.export import open_model
     from distill_ray.export.images import read_image
 
+    uri = None
     if model.startswith("models:/"):
         from distill_ray.stages.places import Places
 
         uri = Places(store, tracking_uri).recorded_uri()
-        import mlflow
-
-        mlflow.set_tracking_uri(uri)
-    opened = open_model(model)
+    opened = open_model(model, tracking_uri=uri)
     if opened.dtype != "uint8":
         raise RequestError(f"{model} takes real numbers, not images; call it from Python: open_model(folder).predict(array)")
     pixels = [read_image(path, opened.image_shape, resize=resize) for path in images]

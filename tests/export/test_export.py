@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from distill_ray.cli import main
@@ -76,6 +77,15 @@ print(len(champion.weights) > 0, "torch" in sys.modules)
 """
     command = [sys.executable, "-c", code, str(finished_study.file), finished_study.store.uri]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True False\n"
+
+
+@pytest.mark.parametrize("format", ["safetensors", "mlflow"])
+def test_the_check_compares_on_one_device(
+    format: str, finished_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU rounds otherwise than the CPU, on which the trained student is asked; here, torch says that there is one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert run_export(finished_study, tmp_path / "model", "--format", format) == 0
 
 
 def test_uncalibrated_is_the_plain_softmax(finished_study: Any, tmp_path: Path) -> None:
