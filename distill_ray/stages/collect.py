@@ -96,7 +96,7 @@ def collect(study: Study, data: Data, store: Store, places: Places) -> StudyResu
             dimension.name for dimension in study.search.space.dimensions if isinstance(dimension, Range) and dimension.log
         ),
         versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES},
-        git_commit=_git_commit(),
+        git_commit=git_commit(),
         seeds=study.confirm_seeds,
         machine=f"{platform.machine()}, {platform.system()} {platform.release()}",
         command=shlex.join(["distill-ray", "run", study.path, *itertools.chain(*(("--set", each) for each in study.overrides))]),
@@ -180,7 +180,19 @@ def _trials(state: StudyState, data: Data, store: Store) -> tuple[TrialRow, ...]
     return tuple(rows)
 
 
-def _git_commit() -> str | None:
-    folder = Path(__file__).parent
-    found = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+def git_commit(package: Path = Path(__file__).parents[1]) -> str | None:
+    """The commit that the package is checked out from, with `-dirty` where its files are others by now.
+
+    None when it is installed, though it may lie in the working tree of another repository.
+    """
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(package), *arguments]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None or (commit := git("rev-parse", "HEAD")) is None:
+        return None
+    return f"{commit}-dirty" if git("status", "--porcelain", "--", ".") else commit

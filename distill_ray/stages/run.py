@@ -29,6 +29,9 @@ from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.tracking import check_tracking
 
+MADE_FOR = "made-for"
+"""The file of a report that says for which results it was made, and which other files there are, line by line."""
+
 REPAIRS = 10
 """How often in one run the stages begin again because a record of the store was found damaged."""
 
@@ -78,19 +81,28 @@ def write_files(study: Study, store: Store, results: StudyResults, folder: Path)
     said += [None if results.published is None else dataclasses.asdict(results.published)]
     said += [[trial.number, trial.state, trial.job_id] for trial in results.trials]
     said += [[contender.name, *contender.job_ids] for contender in results.contenders]
-    fingerprint = hashlib.sha256(canonical_json(said).encode()).hexdigest().encode()
-    if store.read(report_path(study, "made-for")) == fingerprint:
-        names = [name for name in store.names(report_path(study, "")) if name.startswith("report.")]
-        names += [f"plots/{name}" for name in store.names(report_path(study, "plots"))]
-        (folder / "plots").mkdir()
-        for name in names:
-            (folder / name).write_bytes(store.read(report_path(study, name)) or b"")
-    else:
+    fingerprint = hashlib.sha256(canonical_json(said).encode()).hexdigest()
+    found = _files_made_for(fingerprint, study, store)
+    if found is None:
         from distill_ray.report.write import write_report
 
         names = [file.relative_to(folder).as_posix() for file in write_report(results, folder)]
         store.delete(report_path(study, ""))
         for name in names:
             store.write(report_path(study, name), (folder / name).read_bytes())
-        store.write(report_path(study, "made-for"), fingerprint)
+        store.write(report_path(study, MADE_FOR), "\n".join([fingerprint, *names]).encode())
+    else:
+        names = list(found)
+        (folder / "plots").mkdir()
+        for name, content in found.items():
+            (folder / name).write_bytes(content)
     return {name: folder / name for name in names}
+
+
+def _files_made_for(fingerprint: str, study: Study, store: Store) -> dict[str, bytes] | None:
+    """The report in the store by file, when it was made for these results and nobody has removed any of it."""
+    made_for, *names = (store.read(report_path(study, MADE_FOR)) or b"").decode(errors="replace").split("\n")
+    if made_for != fingerprint or not names:
+        return None
+    found = {name: content for name in names if (content := store.read(report_path(study, name))) is not None}
+    return found if len(found) == len(names) else None
