@@ -69,7 +69,8 @@ class Study:
         """Run what is missing of the study, on the Ray cluster at `address` or on one that is started here."""
         from rich.console import Console
 
-        from distill_ray.stages.run import Places, run_study
+        from distill_ray.stages.places import Places
+        from distill_ray.stages.run import run_study
 
         return Results(run_study(self.definition, Places(store, tracking_uri, search_storage, address), Console()))
 
@@ -77,32 +78,33 @@ class Study:
         self, *, store: str = DEFAULT_STORE, tracking_uri: str | None = None, search_storage: str | None = None
     ) -> Results:
         """The results so far, finished or not; nothing is run."""
-        from distill_ray.resolve import data_of
-        from distill_ray.stages.collect import collect
-        from distill_ray.store import Store
+        from distill_ray.stages.collect import load_results
+        from distill_ray.stages.places import Places
 
-        found = collect(
-            self.definition,
-            data_of(self.definition),
-            Store.open(store, make=False),
-            search_storage=search_storage,
-            tracking_uri=tracking_uri or "",
-        )
+        found, _, _ = load_results(self.definition, Places(store, tracking_uri, search_storage))
         return Results(found)
 
     def export(
-        self, folder: str | Path, *, format: str = "safetensors", store: str = DEFAULT_STORE, search_storage: str | None = None
+        self,
+        folder: str | Path,
+        *,
+        format: str = "safetensors",
+        calibrated: bool = True,
+        license: str = "unknown",
+        store: str = DEFAULT_STORE,
+        search_storage: str | None = None,
     ) -> Exported:
-        """Write the best student into a new folder, checked and with its model card.
+        """Write the best student into a new folder, checked and with its model card, which names the `license`.
 
-        `format` is one of safetensors, torch-export, onnx and mlflow.
+        `format` is one of safetensors, torch-export, onnx and mlflow. Unless it is `calibrated`, the temperature that calibrates
+        its probabilities is left out.
         """
         from distill_ray.export import export_champion
-        from distill_ray.resolve import data_of
-        from distill_ray.store import Store
+        from distill_ray.stages.collect import load_results
+        from distill_ray.stages.places import Places
 
-        found = self.results(store=store, search_storage=search_storage).collected
-        return export_champion(found, Store.open(store, make=False), data_of(self.definition), Path(folder), format=format)
+        results, data, opened = load_results(self.definition, Places(store, None, search_storage))
+        return export_champion(results, opened, data, Path(folder), format=format, calibrated=calibrated, license=license)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -17,14 +17,13 @@ def sync(study: str, overrides: tuple[str, ...], store: str, tracking_uri: str |
     Nothing is trained. For a study that ran while MLflow was down, or to record it in another MLflow.
     """
     loaded = options.load(study, overrides)
-    from distill_ray.stages.run import Places
+    from distill_ray.stages.places import Places
     from distill_ray.stages.sync import sync_study
-    from distill_ray.tracking import shown
 
     places = Places(store, tracking_uri, search_storage)
     finished = sync_study(loaded, places, click.echo)
     state = "" if finished else ", which is not finished"
-    click.echo(f"MLflow at {shown(places.tracking_uri())} has all of study {loaded.name}{state}")
+    click.echo(f"MLflow at {places.shown_tracking()} has all of study {loaded.name}{state}")
 
 
 @click.command()

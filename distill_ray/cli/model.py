@@ -54,12 +54,10 @@ def export(
 
         check_installed("onnx", "onnxscript", "onnxruntime")
     from distill_ray.export import export_champion
-    from distill_ray.resolve import data_of
-    from distill_ray.stages.collect import collect
-    from distill_ray.store import Store
+    from distill_ray.stages.collect import load_results
+    from distill_ray.stages.places import Places
 
-    data, opened = data_of(loaded), Store.open(store, make=False)
-    results = collect(loaded, data, opened, search_storage=search_storage, tracking_uri="")
+    results, data, opened = load_results(loaded, Places(store, None, search_storage))
     exported = export_champion(results, opened, data, out, format=format, calibrated=calibrated, license=license)
     click.echo(f"{out}: {format}, {'calibrated' if calibrated else 'uncalibrated'}; README.md says what it is")
     click.echo(
@@ -100,13 +98,12 @@ def predict(
     from distill_ray.export import open_model
     from distill_ray.export.images import read_image
 
+    uri = None
     if model.startswith("models:/"):
-        import mlflow
+        from distill_ray.stages.places import Places
 
-        from distill_ray.tracking import default_uri
-
-        mlflow.set_tracking_uri(tracking_uri or default_uri(Path(store).expanduser()))
-    opened = open_model(model)
+        uri = Places(store, tracking_uri).recorded_uri()
+    opened = open_model(model, tracking_uri=uri)
     if opened.dtype != "uint8":
         raise RequestError(f"{model} takes real numbers, not images; call it from Python: open_model(folder).predict(array)")
     pixels = [read_image(path, opened.image_shape, resize=resize) for path in images]

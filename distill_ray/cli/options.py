@@ -13,7 +13,6 @@ from distill_ray.stages import DEFAULT_STORE as DEFAULT_STORE
 
 if TYPE_CHECKING:
     from distill_ray.report.results import StudyResults
-    from distill_ray.stages.run import Places
     from distill_ray.study import Study
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -68,23 +67,6 @@ def load(path: str, overrides: tuple[str, ...]) -> Study:
     from distill_ray.study import load_study
 
     return load_study(path, overrides)
-
-
-def results(study: Study, store: str, tracking_uri: str | None, search_storage: str | None) -> StudyResults:
-    """What there is of the study at these places, finished or not."""
-    from distill_ray.stages.run import Places
-
-    places: Places = Places(store, tracking_uri, search_storage)
-    return results_in(study, store, search_storage, places.tracking_uri())
-
-
-def results_in(study: Study, store: str, search_storage: str | None, tracking_uri: str = "") -> StudyResults:
-    """What there is of the study in a store; `tracking_uri` is only named."""
-    from distill_ray.resolve import data_of
-    from distill_ray.stages.collect import collect
-    from distill_ray.store import Store
-
-    return collect(study, data_of(study), Store.open(store, make=False), search_storage=search_storage, tracking_uri=tracking_uri)
 
 
 def show(results: StudyResults, store: str) -> None:

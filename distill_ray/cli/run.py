@@ -53,7 +53,8 @@ def run(
     from rich.console import Console
 
     from distill_ray import store as stores
-    from distill_ray.stages.run import Places, report_path, run_study
+    from distill_ray.stages.places import Places
+    from distill_ray.stages.run import report_path, run_study
     from distill_ray.tracking import shown
 
     places = Places(store, tracking_uri, search_storage, address)

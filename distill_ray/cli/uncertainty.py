@@ -49,13 +49,12 @@ def uncertainty(
       distill-ray uncertainty studies/toy-spiral.yaml --foreign toy-spiral-grid
     """
     loaded = options.load(study, overrides)
-    from distill_ray.resolve import data_of
+    from distill_ray.stages.collect import load_results
+    from distill_ray.stages.places import Places
     from distill_ray.stages.uncertainty import uncertainties
-    from distill_ray.store import Store
 
-    results = options.results_in(loaded, store, search_storage)
-    opened = Store.open(store, make=False)
-    rows = uncertainties(results.contenders, opened, data_of(loaded), foreign=foreign, shifts=shifts, resize=resize)
+    results, data, opened = load_results(loaded, Places(store, None, search_storage))
+    rows = uncertainties(results.contenders, opened, data, foreign=foreign, shifts=shifts, resize=resize)
     if as_machine:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
     elif not rows:

@@ -92,7 +92,7 @@ def export_champion(
         folder.mkdir()
         WRITERS[format](written, folder)
         images, expected = _trained(written)
-        found = open_model(folder).predict(images)
+        found = open_model(folder, device="cpu").predict(images)
         difference = float(np.abs(found - expected).max())
         if found.shape != expected.shape or not difference <= TOLERANCE:
             raise RunError(

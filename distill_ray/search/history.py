@@ -6,6 +6,7 @@ import posixpath
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import optuna
@@ -18,9 +19,9 @@ from distill_ray.job import Data, Recipe
 from distill_ray.report.search import on_front
 from distill_ray.resolve import search_name
 from distill_ray.search.journal import journal
+from distill_ray.search.storage import explained, open_database
 from distill_ray.store import Store
 from distill_ray.study import Search, Study
-from distill_ray.tracking import redacted, shown
 
 ABANDONED = "its driver ended before it did"
 """Why a trial failed that a dead driver had left behind."""
@@ -52,24 +53,15 @@ def open_history(
         if not store.is_local:
             raise RequestError(f"store {store.shown} is not a local folder; say where the search is kept with --search-storage")
         storage: BaseStorage = journal(store, journal_path(study.name))
-    try:
-        if storage_uri is not None:
-            from distill_ray.search.database import Database  # SQLAlchemy: seconds that a journal does not need
-
-            storage = Database(storage_uri, say)
+    else:
+        storage = open_database(storage_uri, say)
+    with nullcontext() if storage_uri is None else explained(storage_uri):
         history = optuna.create_study(
             storage=storage,
             study_name=search_name(study, data, teachers),
             directions=["minimize" if mode == "min" else "maximize" for mode in study.search.objectives.values()],
             load_if_exists=True,
         )
-    except Exception as error:
-        if storage_uri is None:
-            raise
-        cause = next(iter(redacted(str(error), storage_uri).splitlines()), type(error).__name__)
-        if isinstance(error, ImportError):
-            cause = f"{error.__cause__ or error}; for PostgreSQL: pip install 'distill-ray[postgresql]'"
-        raise RequestError(f"--search-storage {shown(storage_uri)}: cannot be used ({cause})") from None
     if not history.get_trials(deepcopy=False):
         history.set_metric_names(list(study.search.objectives))
     return history

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distill_ray.tracking.address import redacted, shown, sqlite_file
 from distill_ray.tracking.record import (
@@ -48,7 +48,7 @@ FAILURES = 3
 
 
 _ENDED = {word: {STATUS_TAG: word} for word in WORDS.values()}
-_NONE: dict[str, float] = {}
+_NONE: dict[str, Any] = {}
 """What is kept of runs that have ended, one of each kind for all of them."""
 
 
@@ -191,6 +191,8 @@ class Outbox:
             self._say(f"does not take {news.key} ({error})")
             return
         if known.done and news.run_key != STUDY_KEY:  # nobody asks again what it was, and there may be thousands
-            known = replace(known, status=sys.intern(known.status), tags=_ENDED[known.tags[STATUS_TAG]], metrics=_NONE)
+            known = replace(
+                known, status=sys.intern(known.status), tags=_ENDED[known.tags[STATUS_TAG]], metrics=_NONE, steps=_NONE
+            )
         runs[news.run_key] = known
         self._written += 1

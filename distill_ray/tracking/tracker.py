@@ -52,6 +52,7 @@ class Tracker:
         warn: Callable[[str], None],
         interval: float = 1.0,
     ) -> None:
+        self.study_key = study_key
         self._ended = False
         self._outbox = Outbox(uri, study_name, study_key, artifacts, warn, interval)
 
