@@ -42,7 +42,10 @@ class Draws:
         key = int.from_bytes(hashlib.blake2b(address, digest_size=16).digest(), "little")
         block, skipped = divmod(start * count, WORDS_PER_BLOCK)
         words = np.random.Philox(key=key, counter=block).random_raw(skipped + (stop - start) * count)[skipped:]
-        return (words >> np.uint64(11)).astype(np.float64).reshape(stop - start, count) * 2.0**-53
+        words >>= np.uint64(11)
+        numbers = words.astype(np.float64)
+        numbers *= 2.0**-53
+        return numbers.reshape(stop - start, count)
 
     def permutation(self, purpose: str, size: int) -> NDArray[np.int64]:
         """A uniformly distributed order of 0 ... size - 1."""

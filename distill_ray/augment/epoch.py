@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from distill_ray.augment.draws import Draws
+from distill_ray.augment.sending import send
 from distill_ray.augment.view import Batch, Part, Per, View
 
 AHEAD = 4
@@ -112,11 +113,10 @@ def epoch_batches(
 
 def _addressed(part: Part, number: int, start: int, stop: int) -> Part:
     """`part` with its number, and with the place of every image if each of the share has as many versions in it."""
-    device = part.images.device
     versions, uneven = divmod(len(part.images), stop - start)
     if uneven:
         return replace(part, number=number)
-    positions = torch.arange(start, stop, device=device)
+    positions = torch.arange(start, stop)
     places = positions if versions == 1 else torch.cat([positions * versions + version for version in range(versions)])
     return replace(part, number=number, places=places)
 
@@ -208,22 +208,15 @@ class BatchSource:
 
     def tensor(self, array: NDArray[np.generic]) -> Tensor:
         """`array` as a tensor on the device."""
-        return _send(torch.from_numpy(array), self.device)
+        return send(torch.from_numpy(array), self.device)
 
     def _take(self, values: Tensor | RowsOnDisk, order: Tensor, positions: NDArray[np.int64] | None) -> Tensor:
         if positions is None:
             rows = order[self.start : self.stop]
         else:
-            rows = order.index_select(0, _send(torch.from_numpy(positions), order.device))
+            rows = order.index_select(0, send(torch.from_numpy(positions), order.device))
         taken = values.index_select(0, rows) if isinstance(values, Tensor) else torch.from_numpy(values[rows.numpy()])
-        return _send(taken, self.device)
-
-
-def _send(values: Tensor, device: torch.device) -> Tensor:
-    """`values` on `device`; to a GPU through pinned memory, so that the host does not wait for the copy."""
-    if values.device == device or device.type != "cuda" or values.device.type == "cuda":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
+        return send(taken, self.device)
 
 
 def _as_tensor(values: ArrayLike | Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.augment.kernels.geometry import take
+from distill_ray.augment.sending import send
 from distill_ray.augment.view import Criterion, Part, Pick
 
 TEMPERATURE = 4.0
@@ -64,7 +65,7 @@ def pick(
         taken(part.partner_labels),
         taken(part.label_weight),
         number=part.number,
-        places=taken(part.places),
+        places=None if part.places is None else taken(send(part.places, chosen.device)),
     )
     if answers is None:
         return picked, teachers(picked)

@@ -38,9 +38,9 @@ class Part:
     least changed first: `logits.unflatten(0, (part.copies, -1))` separates them. With a `pick` the images are a pool, out of
     which `distill_ray.augment.picking.pick` chooses those to train on.
 
-    `number` counts the parts of a batch from 0. `places` (B,), int64 on the device of the images, says where the signals stored
-    for this part are: at `position * versions + version` of the epoch, for that many versions of each image in the part. An
-    image that is changed after the view made it has no place.
+    `number` counts the parts of a batch from 0. `places` (B,), int64 on the CPU, or on the device of images that were picked
+    there, says where the signals stored for this part are: at `position * versions + version` of the epoch, for that
+    many versions of each image in the part. An image that is changed after the view made it has no place.
     """
 
     images: Tensor

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distill_ray.augment.sending import send
 from distill_ray.augment.view import Batch
 from distill_ray.methods.method import Setup
 from distill_ray.models.network import Network
@@ -70,7 +71,7 @@ class ContrastiveStudent(nn.Module):
         concatenates the rows of all workers. Raises `ValueError` for a batch that does not say which rows it holds.
         """
         anchors = [functional.normalize(view.float(), dim=1) for view in (embedding, self.project_teachers(teacher_features))]
-        own, others = (slots.to(embedding.device) for slots in self.candidates.draw(batch, negatives))
+        own, others = self.candidates.draw(batch, negatives)
         chosen = torch.cat([own.unsqueeze(1), others], 1)
         losses = []
         for side, (anchor, bank) in enumerate(zip(anchors, (self.teacher_bank, self.student_bank), strict=True)):
@@ -114,18 +115,26 @@ def features_of(networks: Sequence[nn.Module], images: Tensor) -> Tensor:
     return torch.cat(found, 1)
 
 
-class Candidates:
+class Candidates(nn.Module):
     """Which remembered images are compared: the own one, and others of other classes.
 
     `rows` (n,) are the training images among those of the data set, `labels` (n,) theirs; a slot is a place among `rows`.
     """
 
+    slot_of_row: Tensor
+    labels: Tensor
+    by_class: Tensor
+    first_of_class: Tensor
+
     def __init__(self, rows: np.ndarray, labels: np.ndarray) -> None:
-        self.slot_of_row = np.zeros(rows.max(initial=-1) + 1, dtype=np.int64)
-        self.slot_of_row[rows] = np.arange(len(rows))
-        self.labels = labels
-        self.by_class = np.argsort(labels, kind="stable")
-        self.first_of_class = np.searchsorted(labels[self.by_class], np.arange(labels.max(initial=-1) + 2))
+        super().__init__()
+        slot_of_row = np.zeros(rows.max(initial=-1) + 1, dtype=np.int64)
+        slot_of_row[rows] = np.arange(len(rows))
+        by_class = np.argsort(labels, kind="stable")
+        first_of_class = np.searchsorted(labels[by_class], np.arange(labels.max(initial=-1) + 2))
+        values = {"slot_of_row": slot_of_row, "labels": labels, "by_class": by_class, "first_of_class": first_of_class}
+        for name, array in values.items():
+            self.register_buffer(name, torch.tensor(array, dtype=torch.int64), persistent=False)
 
     def draw(self, batch: Batch, negatives: int) -> tuple[Tensor, Tensor]:
         """The slots (B,) of the batch's images, and for each those of `negatives` images of other classes, with replacement.
@@ -134,13 +143,15 @@ class Candidates:
         """
         if batch.rows is None:
             raise ValueError("rows of the batch are needed to tell its images apart")
-        own = self.slot_of_row[batch.rows.numpy()]
-        label = self.labels[own]
-        first, stop = self.first_of_class[label, None], self.first_of_class[label + 1, None]
         start = int(batch.positions[0])
-        uniform = batch.draws.uniform("negatives", start, start + len(own), negatives)
-        places = np.floor(uniform * (len(self.labels) - (stop - first))).astype(np.int64)
-        return torch.from_numpy(own), torch.from_numpy(self.by_class[places + (places >= first) * (stop - first)])
+        drawn = batch.draws.uniform("negatives", start, start + len(batch.rows), negatives)
+        rows, uniform = (send(values, self.labels.device) for values in (batch.rows, torch.from_numpy(drawn)))
+        own = self.slot_of_row[rows]
+        label = self.labels[own].unsqueeze(1)
+        first, stop = self.first_of_class[label], self.first_of_class[label + 1]
+        places = (uniform * (len(self.labels) - (stop - first))).long()
+        places += (places >= first) * (stop - first)
+        return own, self.by_class.index_select(0, places.view(-1)).view_as(places)
 
 
 def _of_catalogue(network: nn.Module) -> Network:

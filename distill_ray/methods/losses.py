@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from distill_ray.augment.sending import send
+
 if TYPE_CHECKING:
     from distill_ray.augment.view import Part
 
@@ -117,4 +119,4 @@ def _shares(like: Tensor, weights: Sequence[float]) -> Tensor:
     """`weights`, one for each entry of the first axis of `like`, as shares of 1."""
     if len(weights) != len(like):
         raise ValueError(f"weights must be one for each of {len(like)} teachers, found {len(weights)}")
-    return like.new_tensor(weights) / sum(weights)
+    return send(torch.tensor(weights, dtype=like.dtype) / sum(weights), like.device)

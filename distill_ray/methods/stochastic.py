@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from distill_ray.augment.sending import send
 from distill_ray.models.network import Network
 
 FLOOR = 1e-8
@@ -60,7 +61,8 @@ class DropoutClassifier(StochasticClassifier):
 
     def drawn(self, samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One mask per layer, the same for all images."""
-        kept = 2 * (torch.rand(samples, 1, self.weight.shape[1], generator=generator) >= 0.5).to(self.weight)
+        drawn = torch.rand(samples, 1, self.weight.shape[1], generator=generator) >= 0.5
+        kept = 2 * send(drawn, self.weight.device).to(self.weight.dtype)
         return self.weight.detach() * kept, self.bias.detach().expand(samples, -1).clone()
 
 
@@ -115,7 +117,7 @@ class GaussianClassifier(StochasticClassifier):
         """One draw of all weights per layer, the same for all images."""
 
         def draw(mean: Tensor, log_variance: Tensor) -> Tensor:
-            standard = torch.randn(samples, *mean.shape, generator=generator).to(mean)
+            standard = send(torch.randn(samples, *mean.shape, generator=generator), mean.device).to(mean.dtype)
             return mean.detach() + (log_variance.detach() / 2).exp() * standard
 
         return draw(self.weight, self.log_variance), draw(self.bias, self.bias_log_variance)
@@ -148,7 +150,7 @@ class StochasticStudent(nn.Module):
 
     def sample(self, features: Tensor, uniform: np.ndarray) -> Tensor:
         """The logits (B, S, K) that features (B, D) and numbers in [0, 1), S * noise_width for each image, make."""
-        noise = torch.from_numpy(uniform).to(features.device).unflatten(1, (self.samples, -1))
+        noise = send(torch.from_numpy(uniform), features.device).unflatten(1, (self.samples, -1))
         logits: Tensor = self.classifier(features, noise)
         return logits
 

@@ -63,7 +63,7 @@ class BatchEnsemble(nn.Module):
 
         In evaluation they are exactly what `forward` gives. In training they are not: batch normalisation sees fewer samples.
         """
-        chosen = {path: offset[list(members)] for path, offset in self._offsets()}
+        chosen = {path: torch.stack([offset[member] for member in members]) for path, offset in self._offsets()}
         tiled = functional_call(self.network, chosen, (torch.cat([images] * len(members)),))
         return _by_image(tiled, len(members))
 

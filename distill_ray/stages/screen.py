@@ -167,6 +167,7 @@ def measure(screening: Screening, dataset: Dataset, teachers: EpochTeachers, dev
             for part in batch.parts:
                 logits = _logits(part, answering)
                 deviation.update(mean_log_probabilities(logits.log_softmax(-1).cpu().numpy()))
+        del answering  # a GPU need not hold the signals of two epochs
     return {T_STDDEV: deviation.value, ENTROPY: deviation.mean_entropy, "screen/groups": float(deviation.groups)}
 
 

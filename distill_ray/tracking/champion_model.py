@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from distill_ray.job import Job
 from distill_ray.models import build_model
 from distill_ray.tracking.champion import AUTO
+from distill_ray.training.device import autocast
 
 IMAGES_PER_BATCH = 256
 
@@ -33,11 +34,11 @@ class ChampionModel:
         They are those of float32 arithmetic on every device: a GPU would by itself round what it convolves to ten bits (TF32).
         """
         batches = []
-        with torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
-            for start in range(0, len(images), IMAGES_PER_BATCH):
-                batch = torch.from_numpy(np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH])).to(self.device)
+        for start in range(0, len(images), IMAGES_PER_BATCH):
+            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH])).to(self.device)
+            with autocast(self.device, "fp32"):
                 logits = self.network(scaled(batch))
-                batches.append(torch.softmax(logits.float() / self.temperature, dim=1).cpu().numpy())
+            batches.append(torch.softmax(logits.float() / self.temperature, dim=1).cpu().numpy())
         return np.concatenate(batches)
 
 

@@ -18,6 +18,12 @@ PAYS_BACK = 10_000
 Compiling takes a minute; what it spares is some milliseconds of launches a step.
 """
 
+VARIANTS = 64
+"""Programs that a process keeps: one for each model and size of batch, which all its trials share.
+
+Of the same code torch keeps eight, and runs what comes after them uncompiled.
+"""
+
 
 def compiled(
     network: nn.Module, worker: Worker, wanted: Compile, steps: int, say: Callable[[str], None]
@@ -33,6 +39,7 @@ def compiled(
     pays = wanted == "always" or (wanted == "auto" and worker.device.type == "cuda" and steps >= PAYS_BACK)
     if not pays or worker.world_size > 1:
         return None
+    torch._dynamo.config.recompile_limit = VARIANTS
     program = torch.compile(network, dynamic=False, mode="reduce-overhead" if worker.device.type == "cuda" else "default")
     shape: torch.Size | None = None
     failed = False

@@ -32,7 +32,12 @@ def precision_of_teachers(recipes: Iterable[Recipe], device: torch.device) -> Li
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The context of a forward pass in that precision."""
+    """The context of a forward pass in that precision.
+
+    What is computed in float32 is so in all of its digits, on a GPU too, from here on in this process and in backward passes:
+    torch's default leaves convolutions there ten bits (TF32).
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()

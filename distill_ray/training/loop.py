@@ -6,6 +6,7 @@ Plain PyTorch. It runs the same in a notebook, in a Ray actor, and on every rank
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -119,6 +120,7 @@ def train(
             world_size=worker.world_size,
             drop_last=recipe.drop_last,
         )
+        _seed_layers(job, epoch, worker)
         for step, batch in enumerate(prefetched(batches, worker.device), start=(epoch - 1) * steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, step, steps)
@@ -129,6 +131,7 @@ def train(
             for name, term in terms.items():
                 losses[name] = losses.get(name, 0) + term.detach() * batch.weight
 
+        del answering  # a GPU need not hold the signals of two epochs
         worker.average_buffers(network)
         means = {f"train/{name}": worker.mean(total / steps).item() for name, total in losses.items()}
         if not math.isfinite(means["train/loss"]):
@@ -188,6 +191,12 @@ def load_network(job: Job, weights: Mapping[str, Tensor], dataset: Dataset) -> n
     network = job.recipe.method.deployable(make_network(job, dataset))
     network.load_state_dict(dict(weights))
     return network.eval()
+
+
+def _seed_layers(job: Job, epoch: int, worker: Worker) -> None:
+    """Address what layers draw in training, such as torchvision's dropout: they take torch's own generators."""
+    stream = hashlib.sha256(f"layers {job.seed} {epoch} {worker.rank}".encode()).digest()
+    torch.manual_seed(int.from_bytes(stream[:7]))
 
 
 def _diversity(network: nn.Module, dataset: Dataset, worker: Worker, precision: str) -> dict[str, float]:

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from distill_ray.augment.kernels.geometry import unit
+from distill_ray.augment.sending import send
 from distill_ray.data.pixels import Pixels, PixelsOnDisk
 from distill_ray.task import Task
 from distill_ray.training.device import Worker, autocast
 
-PIXELS = 500 * 32 * 32
-"""At most this many pixels are predicted at a time, however few images they make."""
+PIXELS, PIXELS_ON_A_GPU = 500 * 32 * 32, 128 * 224 * 224
+"""At most so many pixels are predicted at a time, however few images they make."""
 
 
 def predict(
@@ -33,7 +34,8 @@ def predict(
     """
     network.eval()
     share = np.array_split(rows, worker.world_size)[worker.rank]
-    size = max(1, min(batch_size, PIXELS // (images.shape[1] * images.shape[2])))
+    pixels = PIXELS_ON_A_GPU if worker.device.type == "cuda" else PIXELS
+    size = max(1, min(batch_size, pixels // (images.shape[1] * images.shape[2])))
     outputs = []
     with torch.inference_mode():
         for first in range(0, len(share), size):
@@ -41,7 +43,7 @@ def predict(
                 images.will_read(share[first + size : first + 2 * size])
             batch = torch.from_numpy(images[share[first : first + size]])
             with autocast(worker.device, precision):
-                answers = network(unit(batch.to(worker.device).permute(0, 3, 1, 2))).float()
+                answers = network(unit(send(batch, worker.device).permute(0, 3, 1, 2))).float()
             outputs.append(torch.log_softmax(answers, dim=-1) if task == "classification" else answers)
         gathered = worker.gather(torch.cat(outputs))
     predictions: np.ndarray = gathered.cpu().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
@@ -20,9 +21,19 @@ def prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
     """
     if device.type != "cuda":
         return batches
-    stream = torch.cuda.Stream(device)
+    stream = _stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))  # on which the images were brought there
     return ahead(batches, stream)
+
+
+@functools.lru_cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream that makes batches, one for all epochs and jobs of a process: what its memory is kept for is a stream.
+
+    Its priority sets it apart from those of torch's pool that CUDA graphs may be captured on, and lets a batch be made between
+    the kernels of a step.
+    """
+    return torch.cuda.Stream(device, priority=-1)
 
 
 def ahead(batches: Iterator[Batch], stream: torch.cuda.Stream | None = None) -> Iterator[Batch]:

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from distill_ray.augment.epoch import epoch_batches
+from distill_ray.augment.sending import send
 from distill_ray.augment.view import Part, View
 from distill_ray.job import Data, Job, canonical_json
 from distill_ray.training.dataset import Dataset
-from distill_ray.training.resident import resident
+from distill_ray.training.resident import fits, resident
 from distill_ray.training.teachers import LiveTeachers
 from distill_ray.training.top_k import Tail, top_k, total_variation, with_even_tail
 
@@ -242,19 +243,28 @@ def _read_only(values: np.ndarray) -> Tensor:
 
 
 class StoredTeachers:
-    """Teachers that answer from signals, by the places that the view gave its images. They have no `networks`."""
+    """Teachers that answer from signals, by the places that the view gave its images. They have no `networks`.
+
+    On a GPU the signals lie there if they take no more than a quarter of what is free; else batch by batch goes there.
+    """
 
     networks = ()
 
     def __init__(self, signals: Signals, device: torch.device) -> None:
-        self._rows = [_read_only(part).flatten(0, 1).to(device) for part in signals.logits]
-        self._tails = [tail.flatten().to(device) for tail in signals.tails]
+        size = sum(part.nbytes for part in signals.logits)
+        size += sum(tail.classes.nbytes + tail.rest.nbytes for tail in signals.tails)
+        kept = device if device.type != "cuda" or fits(size, device) else torch.device("cpu")
+        self._device = device
+        self._rows = [_read_only(part).flatten(0, 1).to(kept) for part in signals.logits]
+        self._tails = [tail.flatten().to(kept) for tail in signals.tails]
 
     def __call__(self, part: Part) -> Tensor:
         """Raw logits, float32 (N, B, K). Raises `ValueError` for images that the view did not make, which have no place."""
         if part.places is None:
             raise ValueError("stored teachers can only answer for images as their view made them")
-        answers = self._rows[part.number].index_select(0, part.places).float()
+        rows = self._rows[part.number]
+        places = send(part.places, rows.device)
+        answers = send(rows.index_select(0, places), self._device).float()
         if self._tails:
-            answers = with_even_tail(answers, self._tails[part.number].at(part.places))
+            answers = with_even_tail(answers, self._tails[part.number].at(places).sent(self._device))
         return answers.transpose(0, 1).contiguous()

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distill_ray.augment.sending import send
+
 
 @dataclass(frozen=True, eq=False)
 class Tail:
@@ -45,6 +47,10 @@ class Tail:
     def to(self, device: torch.device) -> Tail:
         """The same on `device`."""
         return Tail(self.classes.to(device), self.rest.to(device), self.num_classes)
+
+    def sent(self, device: torch.device) -> Tail:
+        """The same on `device`, without waiting for it."""
+        return Tail(send(self.classes, device), send(self.rest, device), self.num_classes)
 
     def at(self, places: Tensor) -> Tail:
         """The rows at `places` (n,) of the first axis."""

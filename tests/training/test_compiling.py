@@ -20,9 +20,9 @@ from distill_ray.training.loop import make_network
 HERE = Worker(torch.device("cpu"))
 
 
-def losses(dataset: Dataset, data: Data, said: list[str], compile: str) -> list[float]:
+def losses(dataset: Dataset, data: Data, said: list[str], compile: str, model: str = "mlp-16") -> list[float]:
     """Of two epochs of batches of 16, 16 and 12."""
-    recipe = Recipe(model="mlp-16", method=METHODS["kd"](), augment=Identity(), epochs=2, batch_size=16, precision="fp32")
+    recipe = Recipe(model=model, method=METHODS["kd"](), augment=Identity(), epochs=2, batch_size=16, precision="fp32")
     job = Job(recipe=recipe, data=data, seed=3, teachers=("a",))
     teachers = LiveTeachers([make_network(job, dataset)], HERE.device, "fp32")
     running = train(job, dataset, teachers, worker=HERE, compile=compile, say=said.append)  # type: ignore[arg-type]
@@ -41,6 +41,17 @@ def test_compiled_training_learns_the_same(small_dataset: Dataset, small_data: D
     assert said == []
     assert counters["stats"]["unique_graphs"] == 1, "batches of another size are not compiled for"
     assert program == pytest.approx(plain, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_every_model_that_a_process_trains_is_compiled(small_dataset: Dataset, small_data: Data) -> None:
+    """Torch keeps eight programs of the same code, and all networks have the same `forward`."""
+    torch.compiler.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    for width in range(2, 11):
+        losses(small_dataset, small_data, [], "always", f"mlp-{width}")
+    assert counters["stats"]["unique_graphs"] == 9
 
 
 @pytest.mark.slow

@@ -52,3 +52,13 @@ def test_training_runs_in_what_auto_takes(amx: bool, small_dataset: Dataset, sma
     assert losses("auto") == named
     assert named == pytest.approx(exact, rel=0.05)
     assert (named != exact) == amx
+
+
+def test_float32_keeps_all_of_its_digits_on_a_gpu_too(small_dataset: Dataset, small_data: Data) -> None:
+    """Whatever the process did before: convolutions without TF32, which is torch's default, and products of matrices."""
+    for precision in ("fp32", "bf16"):
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+        job = Job(recipe=replace(RECIPE, method=METHODS["supervised"](), precision=precision), data=small_data, seed=3)
+        next(train(job, small_dataset, worker=Worker(CPU)))
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32

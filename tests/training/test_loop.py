@@ -76,6 +76,19 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(method: str, small_datase
         np.testing.assert_array_equal(outcome.log_probabilities, expected.log_probabilities)
 
 
+def test_a_run_whose_layers_draw_numbers_is_the_same_again_and_resumed(small_dataset: Dataset, small_data: Data) -> None:
+    """Torchvision's dropout draws from torch's own generators, wherever those stand."""
+    larger = replace(small_dataset, images=small_dataset.images.repeat(4, axis=1).repeat(4, axis=2))
+    job = tiny_job(small_data, model="torchvision/mobilenet_v2", epochs=2)
+    saved: list[bytes] = []
+    records, expected = finish(job, larger, save=lambda pack: saved.append(pack()))
+    for arguments in ({}, {"saved": saved[0]}):
+        torch.rand(7)
+        again, outcome = finish(job, larger, **arguments)
+        assert [record["train/loss"] for record in again] == [record["train/loss"] for record in records]
+        assert all(torch.equal(outcome.weights[name], weight) for name, weight in expected.weights.items())
+
+
 def test_a_record_says_what_the_saved_predictions_say(small_dataset: Dataset, small_data: Data) -> None:
     records, outcome = finish(tiny_job(small_data), small_dataset)
     assert [record["epoch"] for record in records] == [1, 2, 3]

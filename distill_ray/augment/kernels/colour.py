@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from distill_ray.augment.kernels.geometry import divisor
+
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Scaled towards or away from black."""
@@ -24,7 +26,7 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blended with the mean of their grey version."""
     grey = images if images.shape[1] == 1 else _grey(images)
-    mean = grey.sum((1, 2, 3), keepdim=True, dtype=torch.int64).float() / grey[0].numel()
+    mean = grey.sum((1, 2, 3), keepdim=True, dtype=torch.int64).float() / divisor(grey[0].numel(), images.device)
     return _blend(images, mean, factor)
 
 

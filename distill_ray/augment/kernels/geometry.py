@@ -144,7 +144,12 @@ def unit(images: Tensor) -> Tensor:
     """uint8 pixels (B, C, H, W) as float32 in [0, 1], channels last in memory; real numbers as they are."""
     if images.is_floating_point():
         return images
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(255)
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(divisor(255, images.device))
+
+
+def divisor(number: int, device: torch.device) -> Tensor:
+    """`number` in float32, to divide by: with a plain one a GPU multiplies by its reciprocal, which rounds otherwise."""
+    return torch.full((), number, dtype=torch.float32, device=device)
 
 
 def take(images: Tensor, chosen: Tensor) -> Tensor:
