@@ -1,4 +1,4 @@
-"""What happens in a study, as those are told who watch it: the progress view, and the record in MLflow."""
+"""Events of a study, for its observers: the progress view and the record in MLflow."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Metrics = Mapping[str, float]
 class Run:
     """One job in its role in the study.
 
-    `key` is unique in the study. `role` says what the job is: `teacher`, `trial`, or the name of a contender; `number` tells
-    those of one role apart. `searched` holds what a trial has drawn.
+    `key` is unique in the study. `role` says what the job is: `teacher`, `trial`, or the name of a contender; `number` counts
+    those of one role. `searched` holds the settings that a trial drew.
     """
 
     key: str
@@ -49,7 +49,7 @@ def _settings(run: Run) -> list[str]:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the screening has found of one augmentation: `view` in words, its settings, and what was measured.
+    """The screening result of one augmentation: `view` in words, its settings, and what was measured.
 
     `key` is unique in the study; `reused` says that it was measured before.
     """
@@ -62,13 +62,13 @@ class Measurement:
 
 
 class Observer:
-    """Somebody who is told, and who by itself does nothing with it. No call blocks for long, none raises."""
+    """Receives the events of a study; by itself it does nothing. No method blocks for long or raises."""
 
     def stage_started(self, stage: str, jobs: int) -> None:
-        """A stage begins that has that many jobs, finished ones included."""
+        """A stage begins; `jobs` counts its jobs, finished ones included."""
 
     def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
-        """A job had come to its end before the stage began; `epochs` reads their records."""
+        """A job that had already ended before this stage began; `epochs` reads its records."""
 
     def started(self, run: Run) -> None:
         """A job begins."""
@@ -77,18 +77,18 @@ class Observer:
         """A job has finished an epoch."""
 
     def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
-        """A job has come to its end."""
+        """A job has ended."""
 
     def measured(self, measurement: Measurement) -> None:
         """An augmentation has been measured with the teachers alone."""
 
     def stage_ended(self, stage: str) -> None:
-        """A stage is over."""
+        """A stage has ended."""
 
 
 @contextmanager
 def stage(observer: Observer, name: str, jobs: int) -> Iterator[None]:
-    """A stage, of which the observer hears the beginning and, however it comes, the end."""
+    """A context for a stage that reports its beginning and, whatever happens, its end to the observer."""
     observer.stage_started(name, jobs)
     try:
         yield

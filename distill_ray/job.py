@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from distill_ray.augment import VIEWS, CropFlip, View
 from distill_ray.methods import METHODS, Method, Supervised
-from distill_ray.settings import Setting, check, setting_fields
+from distill_ray.settings import Setting, check
 
 SCHEMA_VERSION = 2
 """Part of every job's identity. Raise it when a change of code changes what the same job computes."""
@@ -24,30 +24,32 @@ SCHEMA_VERSION = 2
 class Recipe:
     """How a network is trained: everything the user chooses, apart from data, seed and teachers."""
 
-    model: Annotated[str, Setting("architecture, such as wrn-16-2")]
+    model: Annotated[str, Setting("architecture, such as wrn-16-2; docs/models.md lists them")]
     method: Annotated[Method, Setting("what the network learns from, and how")] = Supervised()
-    augment: Annotated[View, Setting("how the training images are presented")] = CropFlip()
+    augment: Annotated[View, Setting("the view: how training images are augmented")] = CropFlip()
     epochs: Annotated[int, Setting("passes over the training split", at_least=1)] = 12
     batch_size: Annotated[int, Setting("images per step, over all workers together", at_least=1)] = 64
     lr: Annotated[float, Setting("peak learning rate", above=0)] = 0.1
-    optimizer: Annotated[Literal["sgd", "adam"], Setting("momentum and nesterov are those of sgd")] = "sgd"
+    optimizer: Annotated[Literal["sgd", "adam"], Setting("momentum and nesterov apply to sgd only")] = "sgd"
     momentum: Annotated[float, Setting("SGD momentum", at_least=0, below=1)] = 0.9
     nesterov: Annotated[bool, Setting("Nesterov momentum")] = True
-    weight_decay: Annotated[float, Setting("L2 penalty on every parameter; clip_norm limits its gradient too", at_least=0)] = 5e-4
-    schedule: Annotated[Literal["cosine", "step"], Setting("how the learning rate falls")] = "cosine"
-    schedule_every: Annotated[Literal["step", "epoch"], Setting("how often the cosine schedule moves")] = "step"
+    weight_decay: Annotated[
+        float, Setting("L2 penalty on every parameter; its gradient counts towards clip_norm", at_least=0)
+    ] = 5e-4
+    schedule: Annotated[Literal["cosine", "step"], Setting("how the learning rate decays")] = "cosine"
+    schedule_every: Annotated[Literal["step", "epoch"], Setting("how often the cosine schedule is updated")] = "step"
     warmup_epochs: Annotated[float, Setting("epochs of linear warm-up from 0", at_least=0)] = 0.0
     milestones: Annotated[
         tuple[int, ...], Setting("epochs after which the step schedule multiplies lr by decay", at_least=1)
     ] = ()
     decay: Annotated[float, Setting("factor of the step schedule at each milestone", above=0, at_most=1)] = 0.1
-    clip_norm: Annotated[float | None, Setting("largest norm of all gradients together; unset: any", above=0)] = None
-    drop_last: Annotated[bool, Setting("leave out the last, smaller batch of each epoch")] = False
+    clip_norm: Annotated[float | None, Setting("limit of the global gradient norm; unset: none", above=0)] = None
+    drop_last: Annotated[bool, Setting("drop the last, smaller batch of each epoch")] = False
     keep: Annotated[
-        Literal["last", "best-accuracy", "best-nll"], Setting("which epoch's weights are the result, by the validation split")
+        Literal["last", "best-accuracy", "best-nll"], Setting("which epoch's weights are kept, judged on the validation split")
     ] = "last"
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"], Setting("arithmetic of the forward pass; auto takes bf16 where the device is fast at it")
+        Literal["auto", "fp32", "bf16"], Setting("precision of the forward pass; auto: bf16 where the device is faster in it")
     ] = "auto"
 
     def __post_init__(self) -> None:
@@ -178,8 +180,3 @@ def _whole(value: Any) -> Any:
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
-def method_setting_names(method: str) -> list[str]:
-    """The names that method `method` adds to a recipe."""
-    return list(setting_fields(METHODS[method]))

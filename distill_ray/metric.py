@@ -1,4 +1,4 @@
-"""Which metrics there are, what people call them and which way is better. Free of NumPy, which comes in when one is computed."""
+"""The metrics, their display names and which direction is better. NumPy is imported only when one is computed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A number that says what predictions are worth.
+    """A score of predictions.
 
-    `function` takes what is predicted for each sample and the labels (N,), and gives the number. For classification these are
-    log-probabilities, float64 (N, K), for regression mean and log-variance, (N, 2). It is None for the metrics of this package,
-    which `distill_ray.metrics` computes together. `percent` says that people read it in percent, `objective` that a search can
-    optimise its value on the validation split, under `val/<name>`.
+    `function` takes the per-sample predictions and the labels (N,), and returns the score. Predictions are log-probabilities,
+    float64 (N, K), for classification, and mean and log-variance, (N, 2), for regression. It is None for the metrics of this
+    package, which `distill_ray.metrics` computes together. `percent` says that the score is shown in percent, `objective` that
+    a search can optimise its value on the validation split, as `val/<name>`.
+
+    What `docs/metrics.md` says besides: `formula` in LaTeX with the symbols of that page, `unit` (fractions that are shown in
+    percent need none), `help` on what the metric is good for and what to beware of, in Markdown, and `source`, a paper.
 
     Another package adds a metric by an entry point of group `distill_ray.metric` that loads an instance of this class.
     """
@@ -32,6 +35,10 @@ class Metric:
     tasks: tuple[Task, ...] = ("classification",)
     objective: bool = True
     function: Callable[[np.ndarray, np.ndarray], float] | None = None
+    unit: str = ""
+    formula: str = ""
+    help: str = ""
+    source: str = ""
 
 
 METRICS: Registry[Metric] = Registry("metric")
@@ -48,50 +55,123 @@ def objectives(task: Task | None = None) -> dict[str, str]:
 
 
 def title_of(name: str) -> str:
-    """What people call metric `name`; the name itself when there is no such metric."""
+    """The display name of metric `name`; the name itself when there is no such metric."""
     return METRICS[name].title if name in METRICS else name
 
 
 def is_percent(name: str) -> bool:
-    """Whether people read `name` in percent."""
+    """Whether `name` is shown in percent."""
     return name in METRICS and METRICS[name].percent
 
 
 _BOTH: tuple[Task, ...] = ("classification", "regression")
+_GUO = 'Guo et al. 2017, "On calibration of modern neural networks", https://arxiv.org/abs/1706.04599'
+_CHAI = (
+    'Chai & Draxler 2014, "Root mean square error (RMSE) or mean absolute error (MAE)?", '
+    "https://doi.org/10.5194/gmd-7-1247-2014, on when to use which"
+)
 
 for _name, _metric in {
     "accuracy": Metric(
-        title="accuracy", meaning="share of the samples that are classified correctly", better="max", percent=True
+        title="accuracy",
+        meaning="share of the samples that are classified correctly",
+        better="max",
+        percent=True,
+        formula=r"\frac{1}{N} \sum_n [\hat{y}_n = y_n]",
+        help="What most papers compare by. It is blind to how sure a network is, and coarse: of 1000 samples each counts 0.1 %, "
+        "so that small validation splits leave many trials equal, where NLL still tells them apart.",
     ),
     "nll": Metric(
         title="NLL",
         meaning="negative log-likelihood of the true class, in nats; punishes confident errors",
         better="min",
         tasks=_BOTH,
+        unit="nats",
+        formula=r"""
+-\frac{1}{N} \sum_n \ln p_{n y_n}
+\qquad \text{for regression} \qquad
+\frac{1}{2N} \sum_n \left( \ln \sigma_n^2 + \frac{(y_n - \mu_n)^2}{\sigma_n^2} \right)""",
+        help="Judges the whole prediction, accuracy and calibration together, and is lowest in expectation for the true "
+        "probabilities: the default objective. A single confident error can outweigh many good answers; it is infinite where a "
+        "label has probability 0. For regression the constant ln(2π) / 2 is left out, as in the tables of Hydra+, so values may "
+        "be negative.",
+        source='Gneiting & Raftery 2007, "Strictly proper scoring rules, prediction, and estimation", '
+        "https://doi.org/10.1198/016214506000001437; for regression Lakshminarayanan et al. 2017, equation 1, "
+        "https://arxiv.org/abs/1612.01474.",
     ),
     "ece": Metric(
-        title="ECE", meaning="expected calibration error: how far confidence is from accuracy", better="min", percent=True
+        title="ECE",
+        meaning="expected calibration error: how far confidence is from accuracy",
+        better="min",
+        percent=True,
+        formula=r"\sum_b \frac{|B_b|}{N} \, \big| \mathrm{acc}(B_b) - \mathrm{conf}(B_b) \big|",
+        help="Says whether confidence can be taken at its word: of the answers given with 80 % about 80 % should be right. Do "
+        "not go by it alone: a network that always names the most frequent class, with its share as confidence, has an ECE near "
+        "0. Few samples bias it upwards.",
+        source=f"{_GUO}, equation 3, with its 15 bins.",
     ),
     "brier": Metric(
-        title="Brier", meaning="squared distance between the predicted probabilities and the truth, 0 to 2", better="min"
+        title="Brier",
+        meaning="squared distance between the predicted probabilities and the truth, 0 to 2",
+        better="min",
+        unit="none, 0 to 2",
+        formula=r"\frac{1}{N} \sum_n \sum_k \big( p_{nk} - [k = y_n] \big)^2",
+        help="Judges the whole prediction as NLL does, but is bounded, so that single confident errors do not dominate. It is "
+        "summed over the classes; some libraries report half of it, or the mean over the classes.",
+        source='Brier 1950, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78.',
     ),
     "oe": Metric(
         title="OE",
         meaning="overconfidence error: calibration error where confidence exceeds accuracy, weighted by confidence",
         better="min",
         percent=True,
+        formula=r"\sum_b \frac{|B_b|}{N} \, \mathrm{conf}(B_b) \, \max\!\big( \mathrm{conf}(B_b) - \mathrm{acc}(B_b), 0 \big)",
+        help="For uses where being too sure does harm and being too modest does not. It is at most the ECE; a student that is "
+        "merely underconfident has an OE near 0.",
+        source='Thulasidasan et al. 2019, "On mixup training: Improved calibration and predictive uncertainty for deep neural '
+        'networks", https://arxiv.org/abs/1905.11001.',
     ),
-    "cnll": Metric(title="cNLL", meaning="NLL after temperature scaling fitted on the validation split", better="min"),
+    "cnll": Metric(
+        title="cNLL",
+        meaning="NLL after temperature scaling fitted on the validation split",
+        better="min",
+        unit="nats",
+        formula=r"-\frac{1}{N} \sum_n \ln q_{n y_n}, \qquad q_n = \mathrm{softmax}(\ln p_n / \tau)",
+        help="Compares what networks know, apart from a confidence that one number mends. On the validation split the "
+        "temperature is fitted to the very same predictions, so `val/cnll` serves to choose by, not to report.",
+        source='Ashukha et al. 2020, "Pitfalls of in-domain uncertainty estimation and ensembling in deep learning", '
+        f"https://arxiv.org/abs/2002.06470; temperature scaling: {_GUO}.",
+    ),
     "cece": Metric(
         title="cECE",
         meaning="ECE after temperature scaling fitted on the validation split",
         better="min",
         percent=True,
         objective=False,
+        formula=r"\mathrm{ECE} \text{ of } q_n = \mathrm{softmax}(\ln p_n / \tau)",
+        help="The miscalibration that one temperature does not mend. An exported student answers with its temperature, so this "
+        "is its ECE. On the validation split, where the temperature is fitted, it is not recorded.",
+        source=f"{_GUO}.",
     ),
     "rmse": Metric(
-        title="RMSE", meaning="root of the mean squared error of the predicted mean", better="min", tasks=("regression",)
+        title="RMSE",
+        meaning="root of the mean squared error of the predicted mean",
+        better="min",
+        tasks=("regression",),
+        unit="that of the labels",
+        formula=r"\sqrt{\frac{1}{N} \sum_n (y_n - \mu_n)^2}",
+        help="The size of a typical error, with large ones counting more. It is blind to the predicted variance.",
+        source=f"{_CHAI}.",
     ),
-    "mae": Metric(title="MAE", meaning="mean absolute error of the predicted mean", better="min", tasks=("regression",)),
+    "mae": Metric(
+        title="MAE",
+        meaning="mean absolute error of the predicted mean",
+        better="min",
+        tasks=("regression",),
+        unit="that of the labels",
+        formula=r"\frac{1}{N} \sum_n |y_n - \mu_n|",
+        help="The size of the average error. Outliers move it less than RMSE; it is blind to the predicted variance.",
+        source=f"{_CHAI}.",
+    ),
 }.items():
     METRICS.register(_name)(_metric)

@@ -37,8 +37,8 @@ class Study:
     """A study file, read and checked. `definition` has every field of it, with all defaults filled in.
 
     Its methods take a `store`, a folder or a pyarrow file system URI, and where it is not in the store the `tracking_uri` of
-    MLflow and the `search_storage` of Optuna. They raise what the command line prints: `RequestError` for what is asked wrong,
-    `RunError` for what fails on the way (both in `distill_ray.errors`).
+    MLflow and the `search_storage` of Optuna. They raise what the command line prints: `RequestError` for an invalid
+    request, `RunError` for a failure (both in `distill_ray.errors`).
     """
 
     definition: studies.Study
@@ -52,7 +52,7 @@ class Study:
         return cls(studies.load_study(path, overrides))
 
     def plan(self, *, store: str = DEFAULT_STORE, search_storage: str | None = None) -> list[StagePlan]:
-        """What it would train, and about how long that takes here, stage by stage; nothing is begun."""
+        """What it would train, and about how long that takes on this machine, stage by stage, without running it."""
         from distill_ray.planning.plan import plan_study
         from distill_ray.store import Store
 
@@ -69,53 +69,55 @@ class Study:
         """Run what is missing of the study, on the Ray cluster at `address` or on one that is started here."""
         from rich.console import Console
 
-        from distill_ray.stages.run import Places, run_study
+        from distill_ray.stages.places import Places
+        from distill_ray.stages.run import run_study
 
         return Results(run_study(self.definition, Places(store, tracking_uri, search_storage, address), Console()))
 
     def results(
         self, *, store: str = DEFAULT_STORE, tracking_uri: str | None = None, search_storage: str | None = None
     ) -> Results:
-        """What there is of the study by now, finished or not; nothing is run."""
-        from distill_ray.resolve import data_of
-        from distill_ray.stages.collect import collect
-        from distill_ray.store import Store
+        """The results so far, finished or not; nothing is run."""
+        from distill_ray.stages.collect import load_results
+        from distill_ray.stages.places import Places
 
-        found = collect(
-            self.definition,
-            data_of(self.definition),
-            Store.open(store, make=False),
-            search_storage=search_storage,
-            tracking_uri=tracking_uri or "",
-        )
+        found, _, _ = load_results(self.definition, Places(store, tracking_uri, search_storage))
         return Results(found)
 
     def export(
-        self, folder: str | Path, *, format: str = "safetensors", store: str = DEFAULT_STORE, search_storage: str | None = None
+        self,
+        folder: str | Path,
+        *,
+        format: str = "safetensors",
+        calibrated: bool = True,
+        license: str = "unknown",
+        store: str = DEFAULT_STORE,
+        search_storage: str | None = None,
     ) -> Exported:
-        """Write the best student into a new folder, checked and with its model card.
+        """Write the best student into a new folder, checked and with its model card, which names the `license`.
 
-        `format` is one of safetensors, torch-export, onnx and mlflow.
+        `format` is one of safetensors, torch-export, onnx and mlflow. Unless it is `calibrated`, the temperature that calibrates
+        its probabilities is left out.
         """
         from distill_ray.export import export_champion
-        from distill_ray.resolve import data_of
-        from distill_ray.store import Store
+        from distill_ray.stages.collect import load_results
+        from distill_ray.stages.places import Places
 
-        found = self.results(store=store, search_storage=search_storage).collected
-        return export_champion(found, Store.open(store, make=False), data_of(self.definition), Path(folder), format=format)
+        results, data, opened = load_results(self.definition, Places(store, None, search_storage))
+        return export_champion(results, opened, data, Path(folder), format=format, calibrated=calibrated, license=license)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Results:
     """The results of a study as tables and figures. `collected` holds all of them, predictions of every sample included.
 
-    Tables are pyarrow's: `to_pandas()` makes a frame of one, `to_pylist()` plain values. Metrics in them are fractions and nats.
+    Tables are pyarrow's: `to_pandas()` returns a data frame, `to_pylist()` plain values. Metrics in them are fractions and nats.
     """
 
     collected: StudyResults
 
     def table(self) -> pa.Table:
-        """A row per contender: `name`, `label`, `runs`, `parameters`, and of each metric the mean and, as `<metric>_std`, the
+        """A row per contender: `name`, `label`, `runs`, `parameters`, and for each metric the mean and, as `<metric>_std`, the
         sample standard deviation over its runs.
         """
         from distill_ray.report.arrow import contenders

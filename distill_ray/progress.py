@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a live view on a terminal, plain lines elsewhere."""
+"""The progress display of a running study: a live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -25,9 +25,9 @@ EPOCHS = "epochs.parquet"
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a network, or an ensemble, says of one split: log-probabilities (N, K) in nats, and the true labels (N,).
+    """The predictions of a network or an ensemble on one split: log-probabilities (N, K) in nats, and the true labels (N,).
 
-    For regression, whose labels are real numbers, it is mean and log-variance (N, 2) in the place of log-probabilities.
+    For regression, whose labels are real numbers, they are mean and log-variance (N, 2) instead of log-probabilities.
     """
 
     log_probabilities: np.ndarray
@@ -150,7 +150,7 @@ def save_job(
 
 
 def save_test_predictions(store: Store, job_id: str, predictions: Predictions) -> None:
-    """Put what a finished job says of the test split into the store, beside it."""
+    """Store the predictions of a finished job on the test split, beside it."""
     files = {"predictions-test.parquet": _predictions_file(predictions)}
     store.put(_evaluation_key(job_key(job_id), "test"), files, {"job_id": job_id})
 

@@ -53,8 +53,7 @@ def trial_run(study: Study, data: Data, teachers: Sequence[str], number: int, dr
 
 def confirm_runs(study: Study, data: Data, teachers: Sequence[str], found: Sequence[Recipe]) -> list[Run]:
     """The baselines and the configurations that the search found, best first, each once per seed."""
-    names = ["best"] if len(found) == 1 else [f"best-{rank}" for rank in range(1, len(found) + 1)]
-    contenders = dict(study.confirm.baselines) | dict(zip(names, found, strict=True))
+    contenders = dict(study.confirm.baselines) | dict(zip(study.confirm.found, found, strict=False))
     return [
         Run(
             f"confirm/{role}/{seed}",

@@ -7,8 +7,8 @@ there. That one rule gives resuming, sharing between studies, and safety after a
     jobs/<job.id>/manifest.json                      a finished training run
     jobs/<job.id>/evaluations/test/manifest.json     its predictions on the test split
     work/<job.id>/                                   checkpoints of a run that is under way
-    signals/<key>/<epoch>/manifest.json              what teachers say of the images of an epoch; may be evicted
-    studies/<name>/                                  the search's history, the report
+    signals/<key>/<epoch>/manifest.json              teachers' logits for the images of an epoch; may be evicted
+    studies/<name>/                                  the search's history, the report, its identity in MLflow
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def shown(uri: str) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished set of files: `info` is what was said of it, `read` gives a file's checked content."""
+    """A finished set of files: `info` is what was stored with it, `read` returns a file's checked content."""
 
     store: Store
     key: str
@@ -100,7 +100,7 @@ class Record:
 
 
 def _seal(manifest: Mapping[str, Any]) -> str:
-    """What tells whether a manifest is as it was written. Those of earlier versions have none."""
+    """What tells whether a manifest is as it was written."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
@@ -208,7 +208,7 @@ class Store:
             return None
         try:
             manifest = json.loads(content)
-            if manifest.keys() != {"info", "files"} and manifest.pop("sha256") != _seal(manifest):
+            if manifest.pop("sha256") != _seal(manifest):
                 raise ValueError("it is not what was written")
             record = Record(self, key, dict(manifest["info"]), dict(manifest["files"]))
             sizes = {str(entry["path"]): entry["bytes"] for entry in record.files.values()}

@@ -1,4 +1,4 @@
-"""What is learned of an input: its class, or a number together with how uncertain it is."""
+"""What is predicted for an input: its class, or a number with its uncertainty."""
 
 from __future__ import annotations
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 import sys
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from distill_ray import Study
 from distill_ray.cli import commands, main
 from distill_ray.errors import RequestError, RunError
+from distill_ray.report.machine import as_json
+from distill_ray.stages.places import Places
+
+if TYPE_CHECKING:
+    from conftest import FinishedStudy
 
 STUDIES = Path(__file__).parents[1] / "studies"
 QUICKSTART = str(STUDIES / "quickstart.yaml")
@@ -39,8 +47,9 @@ def test_validate_imports_no_heavy_package(arguments: tuple[str, ...]) -> None:
     assert not imported & HEAVY
 
 
-def test_schema_imports_no_heavy_package() -> None:
+def test_schema_imports_no_heavy_package(tmp_path: Path) -> None:
     assert not imported_by("schema") & HEAVY
+    assert not imported_by("schema", "--pages", str(tmp_path)) & HEAVY
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in commands.commands), ("data", "import")], ids=" ".join)
@@ -76,15 +85,25 @@ def test_a_wrong_study_is_exit_code_2_and_only_its_problems(capsys: pytest.Captu
         (["validate", "no-such-study.yaml"], "no-such-study.yaml: cannot read the study file: no such file or directory"),
         (["ui", "--store", "no-such-store"], "run a study first, or name its --store"),
         (["logs", "3f2ab", "--store", "no-such-store"], "no-such-store: there is none; running a study makes it"),
+        (["predict", "models:/x@champion", "x.png", "--store", "no-such-store"], "run a study first, or name its --store"),
         (["gc", "--store", "no-such-store"], "no-such-store: there is none; running a study makes it"),
-        (["ui", "--tracking-uri", "http://host:5000"], "http://host:5000 is an MLflow server already"),
+        (["ui", "--tracking-uri", "http://me:hidden@host:5000"], "\nhttp://host:5000 is an MLflow server already"),
+        (["predict", "models:/x@champion", "x.png", "--tracking-uri", "http://me:hidden@127.0.0.1:1"], "cannot load this model"),
     ],
 )
 def test_wrong_commands_are_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     captured = capsys.readouterr()
-    assert message in captured.err
-    assert "Traceback" not in captured.err
+    assert message in f"\n{captured.err}"
+    assert "Traceback" not in captured.err and "hidden" not in captured.err
+
+
+def test_a_port_that_is_taken_is_said_before_anything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "mlflow.db").touch()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert main(["ui", "--store", str(tmp_path), "--port", str(port)]) == 2
+    assert capsys.readouterr() == ("", f"port {port} is taken by another program; choose another with --port\n")
 
 
 def test_looking_at_a_study_that_was_never_run(
@@ -102,13 +121,38 @@ def test_looking_at_a_study_that_was_never_run(
     assert capsys.readouterr().out == "quickstart: no results yet in ./distill-ray-store\n"
 
 
+def test_mlflow_is_looked_for_in_the_store_however_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = f"sqlite:///{tmp_path}/a store/mlflow.db"
+    for store in ("a store", f"{tmp_path}/a store", f"file://{tmp_path}/a%20store"):
+        assert Places(store).tracking_uri() == Places(store).shown_tracking() == here
+        with pytest.raises(RequestError, match=r"nothing is recorded in .*/a store/mlflow.db; run a study first"):
+            Places(store).recorded_uri()
+    assert Places("s3://bucket", "http://me:hidden@host").shown_tracking() == "http://host"
+    assert Places("s3://bucket").shown_tracking() == ""
+    with pytest.raises(RequestError, match="store s3://bucket is not a local folder; say where MLflow is with --tracking-uri"):
+        Places("s3://me:hidden@bucket").tracking_uri()
+    assert not list(tmp_path.iterdir())
+
+
+def test_reports_are_the_same_however_the_store_is_written(
+    finished_study: FinishedStudy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for store in (finished_study.store.uri, f"file://{finished_study.store.uri}"):
+        assert main(["report", str(finished_study.file), "--store", store, "--json"]) == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0] == said[1] == as_json(Study.load(finished_study.file).results(store=store).collected)
+    assert said[0]["study"]["tracking_uri"] == f"sqlite:///{finished_study.store.uri}/mlflow.db"
+
+
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
     """Puts another function in the place of `run_study`, and nothing in the place of Ray."""
 
     def engine(run_study: Callable[..., Any]) -> None:
         module = types.ModuleType("distill_ray.stages.run")
-        module.__dict__.update(run_study=run_study, Places=lambda *arguments: arguments, report_path=lambda study: "report")
+        module.__dict__.update(run_study=run_study, report_path=lambda study: "report")
         monkeypatch.setitem(sys.modules, "distill_ray.stages.run", module)
 
     return engine
@@ -154,10 +198,10 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_a_file(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    ending(TypeError("what is this?\nmore"))
+    ending(TypeError("what is http://me:hidden@this?\nmore"))
     assert main(["run", QUICKSTART]) == 1
     (log,) = tmp_path.iterdir()
-    assert capsys.readouterr().err == f"distill-ray failed unexpectedly: TypeError: what is this? (traceback: {log})\n"
+    assert capsys.readouterr().err == f"distill-ray failed unexpectedly: TypeError: what is http://this? (traceback: {log})\n"
     assert "Traceback (most recent call last)" in log.read_text()
     assert "in run_study" in log.read_text()
 
@@ -191,10 +235,10 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, engine: Calla
         raise RunError("enough")
 
     engine(run_study)
-    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main(["run", QUICKSTART, "--set", "search.trials=5", "--store", "s3://bucket/x", "--verbose"]) == 1
-    assert seen == {"trials": 5, "places": ("s3://bucket/x", None, None, "ray://head:10001"), "verbose": True}
+    assert seen == {"trials": 5, "places": Places("s3://bucket/x", None, None, "head:6379"), "verbose": True}
 
 
 def test_data_import_writes_a_data_set_that_a_study_can_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

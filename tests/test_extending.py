@@ -30,6 +30,7 @@ from distill_ray.report.results import Contender, StudyResults
 from distill_ray.report.page import Report
 from distill_ray.report.table import as_text, table
 from distill_ray.resolve import data_of, teacher_runs, trial_run
+from distill_ray.study.reference import pages
 from distill_ray.study.schema import study_schema
 from distill_ray.training import LiveTeachers, Worker, load_dataset, load_network, train
 
@@ -55,6 +56,7 @@ results = StudyResults(name="extended", digest="", study_file="", created="", st
 print(json.dumps({
     "light": light, "epochs": epochs, "job": trial.job.to_dict(), "table": as_text(table(results), 200),
     "page": Report.of(results).html(), "schema": json.dumps(study_schema()), "columns": list(METRICS),
+    "pages": pages(),
 }))
 """
 
@@ -127,6 +129,15 @@ def test_the_metric_is_recorded_and_shown(said: dict[str, Any]) -> None:
 def test_the_schema_knows_them(said: dict[str, Any]) -> None:
     for name in ("agreeing", "dim", "val/sure-wrong", "augment.lowest"):
         assert f'"{name}"' in said["schema"]
+
+
+def test_the_reference_pages_have_them(said: dict[str, Any]) -> None:
+    pages = said["pages"]
+    assert "| [tiny-conv-w](#tiny-conv-w) | `tiny-conv-4` | One convolution of width w, pooled to 2x2. |" in pages["models.md"]
+    assert "`val/sure-wrong: min`" in pages["metrics.md"]
+    assert "an error is harmless as long as the network was not sure" in pages["metrics.md"]
+    assert "### dim" in pages["study-file.md"]
+    assert "| `temperature` |" in pages["methods/agreeing.md"]
 
 
 def test_reading_a_study_imports_the_extensions_and_nothing_heavy(said: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shutil
 import subprocess
@@ -90,6 +91,14 @@ def test_a_finished_study_is_run_without_training_anything(
     assert results.table().num_rows == 4
     assert (store / "studies" / "tiny" / "report" / "report.html").stat().st_size > 100_000
     assert "ray" not in sys.modules or not sys.modules["ray"].is_initialized()
+
+
+def test_a_model_is_handed_out_as_by_the_command_line(finished_study: FinishedStudy, tmp_path: Path) -> None:
+    study, store = Study.load(finished_study.file), finished_study.store.uri
+    exported = study.export(tmp_path / "champion", calibrated=False, license="mit", store=store)
+    card = (exported.folder / "README.md").read_text()
+    assert "license: mit\n" in card and "**Calibration**: left out" in card
+    assert json.loads((exported.folder / "champion.json").read_text())["temperature"] == 1
 
 
 def test_figures_are_shown(results: Results) -> None:

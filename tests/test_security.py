@@ -19,10 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distill_ray
+from distill_ray.cli import main
 from distill_ray.errors import DistillRayError, RequestError
 from distill_ray.records import WEIGHTS, find_job
 from distill_ray.resolve import data_of
 from distill_ray.search.history import open_history
+from distill_ray.search.warm_start import earlier_trials
 from distill_ray.store import MANIFEST, Store, shown
 from distill_ray.study import load_study
 from distill_ray.tracking import check_tracking
@@ -141,6 +143,34 @@ def test_a_search_storage_that_does_not_answer_is_said_without_its_password(tmp_
     with pytest.raises(RequestError) as refused:
         check_tracking("mysql://me:hidden@127.0.0.1:1/db")
     assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize("storage", ["postgresql://me:hidden@127.0.0.1:1/db", "mysql://me:hidden@127.0.0.1:1/db", "nothing"])
+@pytest.mark.parametrize("command", ["run", "gc"])
+def test_every_command_says_so_in_a_line(
+    command: str, storage: str, finished_study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`run` asks for earlier trials before anything is begun, `gc` for how trials stand."""
+    shutil.copytree(finished_study.store.uri, tmp_path / "store")
+    Store(str(tmp_path / "store")).write("work/unfinished/checkpoint.safetensors", b"1")
+    places = ["--store", str(tmp_path / "store"), "--search-storage", storage]
+    if command == "run":
+        places += ["--set", "search.warm_start=[older]", "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    assert main([command, str(finished_study.file), *places]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("--search-storage ") and "cannot be used (" in said.err
+    assert len(said.err.splitlines()) == 1 and "hidden" not in said.out + said.err
+
+
+def test_a_study_to_begin_with_that_is_missing_is_said_without_the_password(tmp_path: Path) -> None:
+    study = load_study(str(TINY), ["search.warm_start=[older]"])
+    with pytest.raises(RequestError, match=r"study older has no search by val/nll in sqlite:///.*/s\.db; name one") as error:
+        earlier_trials(study, Store(str(tmp_path)), f"sqlite:///{tmp_path}/s.db?timeout=12345")
+    assert "12345" not in str(error.value)
+    study = load_study(str(TINY), ["search.warm_start=['older@s3://me:hidden@bucket/x?key=hidden']"])
+    with pytest.raises(RequestError, match=r"study older has no search by val/nll in s3://bucket/x; name one") as error:
+        earlier_trials(study, Store(str(tmp_path)), None)
+    assert "hidden" not in str(error.value)
 
 
 def distill(*arguments: str) -> subprocess.CompletedProcess[str]:

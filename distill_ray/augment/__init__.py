@@ -1,7 +1,7 @@
-"""Views: what the networks see of the training images. Importing this package is cheap: torch comes in with the first batch.
+"""Views: how training images are presented to the networks. Importing this package is cheap: torch loads with the first batch.
 
 `distill_ray.augment.epoch.epoch_batches` makes the batches of an epoch from a view and the training images, and
-`distill_ray.augment.picking.pick` makes the choice that a part leaves open. `kernels` holds the tensor code.
+`distill_ray.augment.picking.pick` picks images where a part asks for it. `kernels` holds the tensor code.
 """
 
 from distill_ray.augment.additional import Additional

@@ -30,27 +30,30 @@ else:
 @VIEWS.register("additional")
 @dataclass(frozen=True, kw_only=True)
 class Additional(StandardView):
-    """Two parts: the images x after the usual augmentation, and x' made of x by one of seven schemes.
+    """Two parts: the images x after the usual augmentation, and x' made from x by one of seven schemes.
 
-    With a `pick`, x' is a pool of `pool` independent goes at the scheme, out of which as many images as x has are picked:
+    With a `pick`, x' is picked from a pool of `pool` independently drawn versions of the batch, as many images as x has:
     CutMixPick, if the scheme is cutmix.
 
     Source: Wang et al. 2022, "What makes a good data augmentation in knowledge distillation", where all draws of x' are
-    per batch. Its passage through rounded-down bytes is left out.
+    per batch. Its rounding down to uint8 is left out.
     """
 
     name = "additional"
     part_count = 2
 
     scheme: Annotated[
-        Literal["identity", "flip", "crop-flip", "cutout", "autoaugment", "mixup", "cutmix"], Setting("what makes x' of x")
+        Literal["identity", "flip", "crop-flip", "cutout", "autoaugment", "mixup", "cutmix"], Setting("how x' is made from x")
     ] = "cutmix"
-    per: Annotated[Per, Setting("whether x' is drawn for every image or once for a batch")] = "batch"
+    per: Annotated[Per, Setting("whether x' is drawn per image or once per batch")] = "batch"
     alpha: Annotated[float, Setting("mixup and cutmix: weights are drawn from Beta(alpha, alpha)", above=0)] = 1.0
-    size: Annotated[int | None, Setting("cutout: side of the hole; a quarter of the shorter side if unset", at_least=2)] = None
-    policy: Annotated[Literal["cifar10", "imagenet"], Setting("autoaugment: what the pairs were learned on")] = "cifar10"
+    size: Annotated[int | None, Setting("cutout: side of the hole; unset: a quarter of the shorter side", at_least=2)] = None
+    policy: Annotated[Literal["cifar10", "imagenet"], Setting("autoaugment: the data set that the policy was learned on")] = (
+        "cifar10"
+    )
     pick: Annotated[
-        Literal["none", "student-entropy", "teacher-entropy", "kl"], Setting("what the picked images are high in")
+        Literal["none", "student-entropy", "teacher-entropy", "kl"],
+        Setting("criterion by which images are picked (highest first)"),
     ] = "none"
     pool: Annotated[int, Setting("size of the pool to pick from, in batches", at_least=2)] = 2
 

@@ -17,7 +17,7 @@ from distill_ray.augment.sending import send
 from distill_ray.augment.view import Batch, Part, Per, View
 
 AHEAD = 4
-"""Batches that images on a disk are fetched ahead of the time they are needed."""
+"""How many batches ahead images on a disk are fetched."""
 
 
 @runtime_checkable
@@ -58,7 +58,7 @@ def epoch_batches(
     the data set, one number in [0, 1] per channel, which some views erase to. `batch_size` counts the images of all `world_size`
     workers together; worker `rank` gets its contiguous share of every batch. On a GPU nothing here waits for the device.
 
-    Raises `ValueError` when the arrays do not fit each other, when the view cannot present such images, or when a batch is too
+    Raises `ValueError` when the arrays do not match, when the view cannot be applied to such images, or when a batch is too
     small to give every worker an image.
     """
     draws, device = Draws(seed, epoch), torch.device(device)

@@ -24,14 +24,14 @@ else:
 class Cutout(StandardView):
     """The usual augmentation, then square holes in the mean colour, centred on any pixel and clipped at the borders.
 
-    Source: DeVries and Taylor 2017, "Cutout", after normalisation, so that a hole is 0 to the network.
+    Source: DeVries and Taylor 2017, "Cutout", applied after normalisation, so that a hole is 0 to the network.
     """
 
     name = "cutout"
 
-    size: Annotated[int | None, Setting("side of a hole in pixels; a quarter of the shorter side if unset", at_least=2)] = None
-    holes: Annotated[int, Setting("holes in an image", at_least=1)] = 1
-    per: Annotated[Per, Setting("whether places are drawn for every image or once for a batch")] = "image"
+    size: Annotated[int | None, Setting("side of a hole in pixels; unset: a quarter of the shorter side", at_least=2)] = None
+    holes: Annotated[int, Setting("holes per image", at_least=1)] = 1
+    per: Annotated[Per, Setting("whether positions are drawn per image or once per batch")] = "image"
 
     def check_images(self, channels: int, height: int, width: int) -> None:
         """Besides the crop's border, a hole must fit into the image."""

@@ -21,7 +21,7 @@ else:
 @VIEWS.register("mixup")
 @dataclass(frozen=True, kw_only=True)
 class Mixup(StandardView):
-    """The usual augmentation, then weighted means of two images, and of their labels.
+    """The usual augmentation, then weighted means of pairs of images and of their labels.
 
     Source: Zhang et al. 2018, "mixup".
     """
@@ -30,7 +30,7 @@ class Mixup(StandardView):
     mixes = True
 
     alpha: Annotated[float, Setting("weights are drawn from Beta(alpha, alpha)", above=0)] = 1.0
-    per: Annotated[Per, Setting("whether weight and partner are drawn for every image or once for a batch")] = "batch"
+    per: Annotated[Per, Setting("whether weight and partner are drawn per image or once per batch")] = "batch"
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """One part, with partner labels and the weight of the own label."""
@@ -48,8 +48,8 @@ class CutMix(StandardView):
     name = "cutmix"
     mixes = True
 
-    alpha: Annotated[float, Setting("areas outside the box are drawn from Beta(alpha, alpha)", above=0)] = 1.0
-    per: Annotated[Per, Setting("whether box and partner are drawn for every image or once for a batch")] = "image"
+    alpha: Annotated[float, Setting("the area outside the box is drawn from Beta(alpha, alpha)", above=0)] = 1.0
+    per: Annotated[Per, Setting("whether box and partner are drawn per image or once per batch")] = "image"
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """One part, with partner labels and the weight of the own label."""

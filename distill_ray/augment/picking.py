@@ -1,4 +1,4 @@
-"""CutMixPick: out of a pool of augmented images, those that the networks find hardest to tell."""
+"""CutMixPick: out of a pool of augmented images, those that the networks find hardest to classify."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def pick(
 ) -> tuple[Part, Tensor]:
     """The images that `part.pick` asks for, as a part, and the teachers' logits (N, B, K) for them.
 
-    `student` takes images to logits (B, K), or (B, M, K) for M members. A part without a pick is returned as it is. `gather`
-    puts the rows of all workers one below the other; with several of them the pools are put together, and the picked images
-    are those that one worker would pick. Only the networks that the criterion asks for see the whole pool, and `student` sees
+    `student` maps images to logits (B, K), or (B, M, K) for M members. A part without a pick is returned as it is. `gather`
+    concatenates the rows of all workers; with several of them the pools are joined, and the picked images are those that one
+    worker would pick. Only the networks that the criterion asks for see the whole pool, and `student` sees
     it in whatever mode it is given: pass it in evaluation mode unless its running statistics are to be updated by the pool
     too, as in the published code.
 
@@ -73,7 +73,7 @@ def pick(
 
 
 def scores(criterion: Criterion, student: Tensor | None, teachers: Tensor | None) -> Tensor:
-    """How much each image is worth by `criterion`: (B,), in nats.
+    """The score of each image by `criterion`: (B,), in nats.
 
     The entropies are those of the mean prediction of `student` (B, K) or (B, M, K), or of `teachers` (N, B, K). `kl` is
     KL(teachers || student) between mean predictions at temperature 4, without the factor T².

@@ -26,15 +26,15 @@ else:
 @VIEWS.register("autoaugment")
 @dataclass(frozen=True, kw_only=True)
 class AutoAugment(StandardView):
-    """The usual augmentation, then one of 25 learned pairs of operations, each done with its own probability.
+    """The usual augmentation, then one of 25 learned pairs of operations, each applied with its own probability.
 
     Source: Cubuk et al. 2019, "AutoAugment"; magnitudes and rounding as in torchvision.
     """
 
     name = "autoaugment"
 
-    policy: Annotated[Literal["cifar10", "imagenet"], Setting("the data set that the pairs were learned on")] = "cifar10"
-    per: Annotated[Per, Setting("whether the pair is drawn for every image or once for a batch")] = "image"
+    policy: Annotated[Literal["cifar10", "imagenet"], Setting("the data set that the policy was learned on")] = "cifar10"
+    per: Annotated[Per, Setting("whether the pair is drawn per image or once per batch")] = "image"
 
     def check_images(self, channels: int, height: int, width: int) -> None:
         """Besides the crop's border: grey or colour images."""
@@ -62,10 +62,12 @@ class AugMix(StandardView):
 
     name = "augmix"
 
-    severity: Annotated[float, Setting("operations have levels from 0.1 to this", at_least=0.1, at_most=10)] = 3.0
-    chains: Annotated[int, Setting("chains of operations that are mixed", at_least=1)] = 3
-    depth: Annotated[int | None, Setting("operations in a chain; 1 to 3, drawn, if unset", at_least=1, at_most=3)] = None
-    consistency: Annotated[bool, Setting("each image in three versions, clean and twice mixed")] = False
+    severity: Annotated[
+        float, Setting("highest level of an operation; levels are drawn from 0.1 up", at_least=0.1, at_most=10)
+    ] = 3.0
+    chains: Annotated[int, Setting("number of chains of operations to mix", at_least=1)] = 3
+    depth: Annotated[int | None, Setting("operations in a chain; unset: drawn from 1 to 3", at_least=1, at_most=3)] = None
+    consistency: Annotated[bool, Setting("each image in three versions, one clean and two mixed")] = False
 
     @property
     def usual(self) -> Usual:

@@ -35,9 +35,11 @@ class Usual:
 class StandardView(View):
     """Base of the views that change images which the usual augmentation has been applied to."""
 
-    padding: Annotated[int | None, Setting("border of the crop; an eighth of the shorter side if unset", at_least=0)] = None
-    flip: Annotated[bool, Setting("mirror half of the images")] = True
-    rotation: Annotated[float, Setting("rotate by up to that many degrees", at_least=0, at_most=180)] = 0.0
+    padding: Annotated[int | None, Setting("padding of the crop in pixels; unset: an eighth of the shorter side", at_least=0)] = (
+        None
+    )
+    flip: Annotated[bool, Setting("flip each image horizontally with probability 0.5")] = True
+    rotation: Annotated[float, Setting("maximum rotation in degrees", at_least=0, at_most=180)] = 0.0
 
     @property
     def usual(self) -> Usual:
@@ -76,7 +78,7 @@ class Identity(View):
 @VIEWS.register("flip")
 @dataclass(frozen=True, kw_only=True)
 class Flip(View):
-    """Each image mirrored left to right with probability one half."""
+    """A horizontal flip of each image with probability 0.5."""
 
     name = "flip"
 
@@ -88,12 +90,12 @@ class Flip(View):
 @VIEWS.register("crop")
 @dataclass(frozen=True, kw_only=True)
 class Crop(View):
-    """A crop of the original size at a uniformly drawn place of the black-bordered image."""
+    """A crop of the original size at a uniformly random position in the black-padded image."""
 
     name = "crop"
     mirrored = False
 
-    padding: Annotated[int | None, Setting("width of the border; an eighth of the shorter side if unset", at_least=0)] = None
+    padding: Annotated[int | None, Setting("padding in pixels; unset: an eighth of the shorter side", at_least=0)] = None
 
     def check_images(self, channels: int, height: int, width: int) -> None:
         """The border must be smaller than the image."""
@@ -107,7 +109,7 @@ class Crop(View):
 @VIEWS.register("crop-flip")
 @dataclass(frozen=True, kw_only=True)
 class CropFlip(Crop):
-    """A crop of the black-bordered image, then flip: the usual augmentation of small images."""
+    """A crop of the black-padded image, then a horizontal flip: the usual augmentation of small images."""
 
     name = "crop-flip"
     mirrored = True
@@ -116,14 +118,15 @@ class CropFlip(Crop):
 @VIEWS.register("rotation")
 @dataclass(frozen=True, kw_only=True)
 class Rotation(StandardView):
-    """Crop, flip, and rotation about the centre, to the nearest pixel, black outside.
+    """Crop, flip, and rotation about the centre, nearest-neighbour, black outside.
 
-    Source: the "ensemble of calibrated models" system, which trains all networks on it.
+    Source: Jain, Patel & Viradiya 2022, "Improved distillation with ensemble of calibrated models", as coded, where all networks
+    are trained on it: https://github.com/RiyanshuJain/Improved-Distillation-with-Ensemble-of-Calibrated-models.
     """
 
     name = "rotation"
 
-    rotation: Annotated[float, Setting("rotate by up to that many degrees", above=0, at_most=180)] = 15.0
+    rotation: Annotated[float, Setting("maximum rotation in degrees", above=0, at_most=180)] = 15.0
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """One part, drawn per image."""

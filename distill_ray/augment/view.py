@@ -39,8 +39,8 @@ class Part:
     which `distill_ray.augment.picking.pick` chooses those to train on.
 
     `number` counts the parts of a batch from 0. `places` (B,), int64 on the CPU, or on the device of images that were picked
-    there, says where answers that were stored for this part lie: at `position * versions + version` of the epoch, where as many
-    versions of an image are in the part. An image that is changed after the view made it has no place.
+    there, says where the signals stored for this part are: at `position * versions + version` of the epoch, for that
+    many versions of each image in the part. An image that is changed after the view made it has no place.
     """
 
     images: Tensor
@@ -102,18 +102,21 @@ class Batch:
 class View(ABC):
     """A way to present the training images; its settings are its fields.
 
-    A view is batched tensor code on the device where training happens. Every random draw comes from `source`, which answers
-    by address (seed, epoch, position), so that a resumed run, another number of workers, and teacher and student all see the
-    same images.
+    A view is batched tensor code on the training device. Every random number comes from `source`, addressed by (seed, epoch,
+    position), so that a resumed run, another number of workers, and teacher and student all see the same images.
 
-    What methods may ask of a view: how many `part_count` parts its batches have, whether the first `mixes` images, the `copies`
-    in it, and whether the last part `picks`.
+    What methods may ask of a view:
+
+    - `part_count`: parts per batch;
+    - `mixes`: whether the first part mixes pairs of images;
+    - `copies`: versions of each image in the first part;
+    - `picks`: whether the last part is a pool to pick from.
     """
 
     name: ClassVar[str]
     part_count: ClassVar[int] = 1
     real_valued: ClassVar[bool] = False
-    """Whether inputs that are real numbers, not pixels, can be presented this way."""
+    """Whether the view accepts inputs that are real numbers, not pixels."""
     mixes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -136,11 +139,11 @@ class View(ABC):
 
     @property
     def asks_student(self) -> bool:
-        """Whether the student has a say in what is picked, so that teachers alone cannot tell."""
+        """Whether picking also depends on the student, so that the teachers alone do not determine the images."""
         return False
 
     def check_images(self, channels: int, height: int, width: int) -> None:
-        """Raise `ValueError` with the reason when images of that shape cannot be presented this way."""
+        """Raise `ValueError` with the reason when the view cannot be applied to images of that shape."""
         return
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The command line. Each command imports what it needs when it runs, so that `--help` and `validate` answer at once."""
+"""The command line. Each command imports what it needs when it runs, so that `--help` and `validate` respond at once."""
 
 from __future__ import annotations
 
@@ -48,7 +48,9 @@ def _unexpected(error: Exception, verbose: bool) -> str:
     import tempfile
     import traceback
 
-    message = next(iter(str(error).splitlines()), "")
+    from distill_ray.report.results import without_credentials
+
+    message = without_credentials(next(iter(str(error).splitlines()), ""))
     line = f"distill-ray failed unexpectedly: {type(error).__name__}{': ' * bool(message)}{message}"
     if verbose:
         traceback.print_exception(error)

@@ -9,21 +9,21 @@ from distill_ray.cli import options
 
 @click.group()
 def data() -> None:
-    """Bring published data sets and image folders into Parquet."""
+    """Convert published data sets and image folders to Parquet."""
 
 
 @data.command("import")
 @click.argument("source", metavar="SOURCE")
 @click.argument("out", metavar="FOLDER", type=click.Path(file_okay=False))
-@click.option("--root", type=click.Path(file_okay=False), help="Where the original files are, or go when downloaded.")
-@click.option("--download/--no-download", default=True, show_default=True, help="Fetch original files that are missing.")
-@click.option("--overwrite", is_flag=True, help="Replace a data set that is in FOLDER already.")
+@click.option("--root", type=click.Path(file_okay=False), help="Folder of the original files, or to download them into.")
+@click.option("--download/--no-download", default=True, show_default=True, help="Download original files that are missing.")
+@click.option("--overwrite", is_flag=True, help="Replace a data set that is already in FOLDER.")
 @options.verbose(expose_value=False)
 def import_(source: str, out: str, root: str | None, download: bool, overwrite: bool) -> None:
-    """Write SOURCE as Parquet into the new FOLDER, which a study then names in data.source.
+    """Write SOURCE as Parquet into the new FOLDER, to be named in a study's data.source.
 
-    SOURCE is cifar10, cifar100, svhn or fashion-mnist, or a folder with train/<class>/ and test/<class>/ (or val/<class>/) full
-    of images.
+    SOURCE is cifar10, cifar100, svhn or fashion-mnist, or a folder with images in train/<class>/ and test/<class>/ (or
+    val/<class>/).
 
     \b
     Examples:

@@ -12,19 +12,18 @@ from distill_ray.cli import options
 @options.places
 @options.verbose(expose_value=False)
 def sync(study: str, overrides: tuple[str, ...], store: str, tracking_uri: str | None, search_storage: str | None) -> None:
-    """Send to MLflow what it does not have of a study.
+    """Send MLflow what it is missing of a study.
 
-    Nothing is trained. For a study that went on while MLflow was away, or to record it in another MLflow.
+    Nothing is trained. For a study that ran while MLflow was down, or to record it in another MLflow.
     """
     loaded = options.load(study, overrides)
-    from distill_ray.stages.run import Places
+    from distill_ray.stages.places import Places
     from distill_ray.stages.sync import sync_study
-    from distill_ray.tracking import shown
 
     places = Places(store, tracking_uri, search_storage)
     finished = sync_study(loaded, places, click.echo)
     state = "" if finished else ", which is not finished"
-    click.echo(f"MLflow at {shown(places.tracking_uri())} has all of study {loaded.name}{state}")
+    click.echo(f"MLflow at {places.shown_tracking()} has all of study {loaded.name}{state}")
 
 
 @click.command()
@@ -32,8 +31,8 @@ def sync(study: str, overrides: tuple[str, ...], store: str, tracking_uri: str |
 @options.overrides
 @options.store
 @options.search_storage
-@click.option("--unreferenced", is_flag=True, help="Also jobs that no study of the store refers to.")
-@click.option("--yes", is_flag=True, help="Remove it. Without this it is only shown.")
+@click.option("--unreferenced", is_flag=True, help="Also jobs that no study in the store refers to.")
+@click.option("--yes", is_flag=True, help="Delete it. Without this it is only listed.")
 @options.verbose(expose_value=False)
 def gc(
     study: str | None,
@@ -43,10 +42,10 @@ def gc(
     unreferenced: bool,
     yes: bool,
 ) -> None:
-    """Show what a store holds that no study needs.
+    """List what no study in the store needs; --yes deletes it.
 
-    Checkpoints of finished and pruned jobs, signals of teachers, files set aside as damaged, leftovers of killed writes, of
-    one study or of all; never what a running or finished study needs. --yes removes it.
+    Checkpoints of finished and pruned jobs, teacher signals (cached teacher logits), files set aside as damaged, leftovers of
+    killed writes, of one study or of all; never what a running or finished study needs.
 
     \b
     Examples:

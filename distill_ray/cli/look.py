@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from distill_ray.cli import options
-from distill_ray.errors import RequestError
+from distill_ray.errors import RequestError, RunError
 
 if TYPE_CHECKING:
     from distill_ray.stages.standing import Standing
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 @options.study
 @options.store
 @options.search_storage
-@click.option("--watch", is_flag=True, help="Look again and again, until the study is finished or Ctrl-C.")
-@click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two looks.")
+@click.option("--watch", is_flag=True, help="Keep watching until the study is finished or Ctrl-C.")
+@click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two updates.")
 @options.verbose(expose_value=False)
 def status(study: str, overrides: tuple[str, ...], store: str, search_storage: str | None, watch: bool, every: float) -> None:
-    """Say how far a study is.
+    """Show a study's progress.
 
-    Its stages, what runs now and the best so far. Asks the store and the search alone, so it works from another terminal, or
-    another machine that reaches both.
+    Shows its stages, what is running and the best result so far. Reads only the store and the search storage, so it works
+    from any terminal or machine that reaches both.
     """
     import time
 
@@ -90,8 +90,8 @@ def _brief(line: str, objective: str) -> str:
 def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_storage: str | None) -> None:
     """Print the log of a job, or list the jobs of a study.
 
-    A job is named by the beginning of its id, or by its study, role and number. With a study alone, its jobs are listed: id, what
-    it is, how it stands.
+    A job is named by the beginning of its id, or by its study, role and number. With a study alone, its jobs are listed: id,
+    description, state.
 
     \b
     Examples:
@@ -136,7 +136,7 @@ def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_s
 @click.command()
 @options.study
 @options.places
-@click.option("--json", "as_machine", is_flag=True, help="Everything as one JSON object, for programs.")
+@click.option("--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs.")
 @options.verbose(expose_value=False)
 def report(
     study: str,
@@ -153,7 +153,11 @@ def report(
       distill-ray report studies/quickstart.yaml
       distill-ray report studies/quickstart.yaml --json | jq .champion
     """
-    results = options.results(options.load(study, overrides), store, tracking_uri, search_storage)
+    loaded = options.load(study, overrides)
+    from distill_ray.stages.collect import load_results
+    from distill_ray.stages.places import Places
+
+    results, _, _ = load_results(loaded, Places(store, tracking_uri, search_storage))
     if as_machine:
         import json
 
@@ -168,14 +172,13 @@ def report(
 @click.argument("studies", metavar="STUDY[@STORE]...", nargs=-1, required=True)
 @options.store
 @options.search_storage
-@click.option("--json", "as_machine", is_flag=True, help="Everything as one JSON object, for programs.")
+@click.option("--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs.")
 @options.verbose(expose_value=False)
 def compare(studies: tuple[str, ...], store: str, search_storage: str | None, as_machine: bool) -> None:
     """Show the results of several studies in one table.
 
     Of several studies, or of one in several stores. The best student of the first is compared with all others that were
-    evaluated on the same test images, and what differs from it beyond chance is marked. A study without @STORE is looked for
-    in --store.
+    evaluated on the same test images, and differences beyond chance are marked. A study without @STORE is read from --store.
 
     \b
     Examples:
@@ -183,11 +186,16 @@ def compare(studies: tuple[str, ...], store: str, search_storage: str | None, as
       distill-ray compare my.yaml@old-store my.yaml@new-store --json
     """
     from distill_ray.report.across import across, as_json, as_text
+    from distill_ray.stages.collect import load_results
+    from distill_ray.stages.places import Places
+    from distill_ray.store import shown as shown_store
 
     found = [_place(each, store) for each in studies]
-    results = [options.results_in(options.load(file, ()), place, search_storage) for file, place in found]
+    results = [load_results(options.load(file, ()), Places(place, None, search_storage))[0] for file, place in found]
     names = [each.name for each in results]
-    shown = [name if names.count(name) == 1 else f"{name}@{place}" for name, (_, place) in zip(names, found, strict=True)]
+    shown = [
+        name if names.count(name) == 1 else f"{name}@{shown_store(place)}" for name, (_, place) in zip(names, found, strict=True)
+    ]
     if len(set(shown)) < len(shown):
         raise RequestError("the same study in the same store is named twice")
     compared = across(dict(zip(shown, results, strict=True)))
@@ -216,29 +224,59 @@ def _place(given: str, store: str) -> tuple[str, str]:
 @options.tracking
 @click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
 @options.verbose()
-def ui(store: str, tracking_uri: str | None, port: int, verbose: bool) -> int:
-    """Start the MLflow UI on the records of a store, until Ctrl-C."""
-    import os
-    import pathlib
-
-    from distill_ray.tracking.address import default_uri, sqlite_file
+def ui(store: str, tracking_uri: str | None, port: int, verbose: bool) -> None:
+    """Start the MLflow UI on a store, until Ctrl-C."""
+    from distill_ray.stages.places import Places
+    from distill_ray.tracking.address import shown, sqlite_file
     from distill_ray.tracking.views import studies_in, view_path
 
-    uri = tracking_uri or default_uri(pathlib.Path(store).expanduser())
+    uri = Places(store, tracking_uri).recorded_uri()
     if uri.startswith(("http://", "https://")):
-        raise RequestError(f"{uri} is an MLflow server already; open it in a browser")
+        raise RequestError(f"{shown(uri)} is an MLflow server already; open it in a browser")
+    _check_port(port)
     database = sqlite_file(uri)
-    if database is not None and not database.exists():
-        raise RequestError(f"nothing is recorded in {database}; run a study first, or name its --store")
     address = f"http://127.0.0.1:{port}"
     click.echo(f"MLflow UI on {address} (Ctrl-C ends it)")
     if database is not None:
         for study in studies_in(database):
             for view in ("trials", "students", "jobs"):
                 click.echo(f"  {study} {view:<8} {address}/{view_path(database, study, view)}")
-    server = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    server += ["--port", str(port), "--workers", "1"]  # each worker takes seconds to start, and one person looks
     sys.stdout.flush()
-    if not verbose:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    os.execv(sys.executable, server)  # it takes this process's place, so that who ends this process ends the server
+    _serve(uri, port, verbose)
+    raise RunError(f"the MLflow UI on {address} has ended" + ("" if verbose else "; --verbose shows what it said"))
+
+
+def _check_port(port: int) -> None:
+    """Raise `RequestError` when no server can be started on `port` of this machine."""
+    import errno
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: one that has just ended is no obstacle
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise RequestError(f"port {port} {why}; choose another with --port") from None
+
+
+def _serve(uri: str, port: int, verbose: bool) -> None:
+    """Run MLflow's server until it ends by itself. Whoever interrupts or terminates this process ends the server too."""
+    import os
+    import signal
+    import subprocess
+
+    from distill_ray.tracking.environment import prepare
+
+    prepare()
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1"]  # each takes seconds to start, and one person looks
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}  # no argument: everybody on the machine sees those
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    server = subprocess.Popen(command, env=environment, stderr=None if verbose else subprocess.DEVNULL)
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        server.terminate()
+        server.wait()
+        raise

@@ -17,15 +17,15 @@ FORMATS = ("safetensors", "torch-export", "onnx", "mlflow")
 @options.study
 @options.store
 @options.search_storage
-@click.option("--format", type=click.Choice(FORMATS), default="safetensors", show_default=True, help="What to write.")
-@click.option("--out", metavar="FOLDER", required=True, type=click.Path(path_type=Path), help="The new folder for the model.")
+@click.option("--format", type=click.Choice(FORMATS), default="safetensors", show_default=True, help="Format of the model.")
+@click.option("--out", metavar="FOLDER", required=True, type=click.Path(path_type=Path), help="New folder for the model.")
 @click.option(
     "--calibrated/--uncalibrated",
     default=True,
     show_default=True,
-    help="Build the temperature into the model that calibrates its probabilities.",
+    help="Include the temperature that calibrates the model's probabilities.",
 )
-@click.option("--license", default="unknown", show_default=True, help="The licence that the model card names, such as mit.")
+@click.option("--license", default="unknown", show_default=True, help="Licence to name in the model card, such as mit.")
 @options.verbose(expose_value=False)
 def export(
     study: str,
@@ -39,9 +39,9 @@ def export(
 ) -> None:
     """Write the best student into a folder, with a model card.
 
-    Whatever the format, the model takes raw uint8 images (N, H, W, C) and gives probabilities: scaling, normalisation and
-    temperature are inside. Before the folder is made, the model is loaded again and must give the same probabilities as the
-    trained student on images of the test split.
+    Whatever the format, the model takes raw uint8 images (N, H, W, C) and returns probabilities: scaling, normalisation and
+    temperature are included. Before the folder is made, the model is loaded again and must return the same probabilities as
+    the trained student on images of the test split.
 
     \b
     Examples:
@@ -54,12 +54,10 @@ def export(
 
         check_installed("onnx", "onnxscript", "onnxruntime")
     from distill_ray.export import export_champion
-    from distill_ray.resolve import data_of
-    from distill_ray.stages.collect import collect
-    from distill_ray.store import Store
+    from distill_ray.stages.collect import load_results
+    from distill_ray.stages.places import Places
 
-    data, opened = data_of(loaded), Store.open(store, make=False)
-    results = collect(loaded, data, opened, search_storage=search_storage, tracking_uri="")
+    results, data, opened = load_results(loaded, Places(store, None, search_storage))
     exported = export_champion(results, opened, data, out, format=format, calibrated=calibrated, license=license)
     click.echo(f"{out}: {format}, {'calibrated' if calibrated else 'uncalibrated'}; README.md says what it is")
     click.echo(
@@ -72,9 +70,9 @@ def export(
 @click.command()
 @click.argument("model", metavar="MODEL")
 @click.argument("images", metavar="IMAGES...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--resize", is_flag=True, help="Resize images that are not of the model's size, instead of refusing them.")
-@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many classes to show for each image.")
-@click.option("--json", "as_machine", is_flag=True, help="All classes of all images as one JSON list, for programs.")
+@click.option("--resize", is_flag=True, help="Resize images that do not have the model's size, instead of rejecting them.")
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Number of classes to show per image.")
+@click.option("--json", "as_machine", is_flag=True, help="Print all classes of all images as one JSON list, for programs.")
 @options.store
 @options.tracking
 @options.verbose(expose_value=False)
@@ -87,10 +85,10 @@ def predict(
     store: str,
     tracking_uri: str | None,
 ) -> None:
-    """Say what a model sees in image files.
+    """Classify image files.
 
-    The likeliest classes of each, with their probabilities. MODEL is a folder that `distill-ray export` or MLflow wrote, or
-    models:/STUDY@champion in the MLflow of the store.
+    Prints the most likely classes of each, with their probabilities. MODEL is a folder that `distill-ray export` or MLflow
+    wrote, or models:/STUDY@champion in the MLflow of the store.
 
     \b
     Examples:
@@ -100,13 +98,12 @@ def predict(
     from distill_ray.export import open_model
     from distill_ray.export.images import read_image
 
+    uri = None
     if model.startswith("models:/"):
-        import mlflow
+        from distill_ray.stages.places import Places
 
-        from distill_ray.tracking import default_uri
-
-        mlflow.set_tracking_uri(tracking_uri or default_uri(Path(store).expanduser()))
-    opened = open_model(model)
+        uri = Places(store, tracking_uri).recorded_uri()
+    opened = open_model(model, tracking_uri=uri)
     if opened.dtype != "uint8":
         raise RequestError(f"{model} takes real numbers, not images; call it from Python: open_model(folder).predict(array)")
     pixels = [read_image(path, opened.image_shape, resize=resize) for path in images]

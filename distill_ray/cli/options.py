@@ -13,7 +13,6 @@ from distill_ray.stages import DEFAULT_STORE as DEFAULT_STORE
 
 if TYPE_CHECKING:
     from distill_ray.report.results import StudyResults
-    from distill_ray.stages.run import Places
     from distill_ray.study import Study
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -30,34 +29,34 @@ def several(*decorators: Decorator) -> Decorator:
     return decorate
 
 
-verbose = functools.partial(click.option, "--verbose", is_flag=True, help="Show what Ray and MLflow print, and tracebacks.")
+verbose = functools.partial(click.option, "--verbose", is_flag=True, help="Show the output of Ray and MLflow, and tracebacks.")
 store = click.option(
     "--store",
     metavar="URI",
     default=DEFAULT_STORE,
     show_default=True,
-    help="Where results are kept and looked for: a folder, or a pyarrow file system such as s3://bucket/folder.",
+    help="Where results are stored: a folder, or a pyarrow file system such as s3://bucket/folder.",
 )
 tracking = click.option(
     "--tracking-uri",
     metavar="URI",
     envvar="MLFLOW_TRACKING_URI",
     show_envvar=True,
-    help="The MLflow to record in.  [default: mlflow.db in the store]",
+    help="MLflow to record in.  [default: mlflow.db in the store]",
 )
 search_storage = click.option(
     "--search-storage",
     metavar="URL",
     envvar="DISTILL_RAY_SEARCH_STORAGE",
     show_envvar=True,
-    help="The Optuna storage of the search, such as postgresql://host/db.  [default: a journal in the store]",
+    help="Optuna storage of the search, such as postgresql://host/db.  [default: a journal in the store]",
 )
 overrides = click.option(
     "--set",
     "overrides",
     metavar="FIELD=VALUE",
     multiple=True,
-    help="Replace a field of the study file, in YAML; may be repeated. Example: --set search.trials=4",
+    help="Override a field of the study file, in YAML; may be repeated. Example: --set search.trials=4",
 )
 study = several(click.argument("study", metavar="STUDY"), overrides)
 places = several(store, tracking, search_storage)
@@ -68,23 +67,6 @@ def load(path: str, overrides: tuple[str, ...]) -> Study:
     from distill_ray.study import load_study
 
     return load_study(path, overrides)
-
-
-def results(study: Study, store: str, tracking_uri: str | None, search_storage: str | None) -> StudyResults:
-    """What there is of the study at these places, finished or not."""
-    from distill_ray.stages.run import Places
-
-    places: Places = Places(store, tracking_uri, search_storage)
-    return results_in(study, store, search_storage, places.tracking_uri())
-
-
-def results_in(study: Study, store: str, search_storage: str | None, tracking_uri: str = "") -> StudyResults:
-    """What there is of the study in a store; `tracking_uri` is only named."""
-    from distill_ray.resolve import data_of
-    from distill_ray.stages.collect import collect
-    from distill_ray.store import Store
-
-    return collect(study, data_of(study), Store.open(store, make=False), search_storage=search_storage, tracking_uri=tracking_uri)
 
 
 def show(results: StudyResults, store: str) -> None:

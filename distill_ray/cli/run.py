@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     metavar="ADDRESS",
     envvar="RAY_ADDRESS",
     show_envvar=True,
-    help="The Ray cluster to run on, such as auto or ray://head:10001.  [default: one is started here]",
+    help="Ray cluster to run on, such as auto or HOST:6379.  [default: one is started here]",
 )
 @options.verbose()
 def run(
@@ -38,8 +38,8 @@ def run(
 ) -> None:
     """Run a study, or what is missing of it.
 
-    Finished jobs are found in the store and never trained again, so after Ctrl-C, a crash, or a change of the study file the
-    same command goes on from there.
+    Finished jobs are found in the store and never trained again, so after Ctrl-C, a crash, or a change to the study file the
+    same command resumes from there.
 
     \b
     Examples:
@@ -53,7 +53,8 @@ def run(
     from rich.console import Console
 
     from distill_ray import store as stores
-    from distill_ray.stages.run import Places, report_path, run_study
+    from distill_ray.stages.places import Places
+    from distill_ray.stages.run import report_path, run_study
     from distill_ray.tracking import shown
 
     places = Places(store, tracking_uri, search_storage, address)
@@ -67,11 +68,11 @@ def run(
 @options.study
 @options.verbose(expose_value=False)
 def validate(study: str, overrides: tuple[str, ...]) -> None:
-    """Check a study file and say what it asks for.
+    """Check a study file and summarise it.
 
     Every problem is listed with its line.
 
-    Whether it fits its images is checked when it is run; for a data set that is made, such as toy-spiral, here already.
+    Whether the study fits its images is checked only when it runs, except for generated data sets such as toy-spiral.
     """
     loaded = options.load(study, overrides)
     from distill_ray.data.source import is_generated
@@ -91,9 +92,9 @@ def validate(study: str, overrides: tuple[str, ...]) -> None:
 @options.search_storage
 @options.verbose(expose_value=False)
 def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str | None) -> None:
-    """Say what a study would train, and how long that takes.
+    """Estimate jobs, images and time without running the study.
 
-    The time on this machine is judged by a few steps; nothing is begun.
+    The time on this machine is estimated from a few training steps, which are not kept.
     """
     loaded = options.load(study, overrides)
     from distill_ray.planning.plan import plan_study
@@ -117,7 +118,10 @@ def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str
             )
     if known:
         click.echo(f"search: begins with what {known} trials of {', '.join(loaded.search.warm_start)} say")
-    click.echo(f"about {duration(sum(stage.seconds for stage in stages))} on this machine, less with early stopping")
+    if all(stage.done == stage.jobs for stage in stages):
+        click.echo("nothing is left to train")
+    else:
+        click.echo(f"about {duration(sum(stage.seconds for stage in stages))} on this machine, less with early stopping")
 
 
 def _summary(study: Study) -> Iterator[str]:

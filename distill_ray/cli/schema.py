@@ -11,35 +11,33 @@ from distill_ray.cli import options
 
 
 @click.command()
-@click.option("--markdown", is_flag=True, help="Print the reference page of the study file instead.")
 @click.option(
-    "--methods",
+    "--pages",
     "folder",
     metavar="FOLDER",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Write a page for each method, and an index of them, into FOLDER instead.",
+    help="Write the reference pages into FOLDER instead: study file, models, metrics, methods.",
 )
 @options.verbose(expose_value=False)
-def schema(markdown: bool, folder: Path | None) -> None:
-    """Print the JSON Schema of study files, for editors.
+def schema(folder: Path | None) -> None:
+    """Print the JSON Schema of study files.
 
-    Editors complete and check study files with it.
+    Editors use it for completion and checks.
 
     \b
     Example:
       distill-ray schema > study.schema.json
-      and as first line of the study file: # yaml-language-server: $schema=study.schema.json
+      and, as the first line of the study file: # yaml-language-server: $schema=study.schema.json
     """
     from distill_ray.study import reference
     from distill_ray.study.schema import study_schema
 
-    if folder is not None:
-        pages = reference.method_pages()
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, page in pages.items():
-            (folder / name).write_text(page, encoding="utf-8")
-        click.echo(f"{folder}: {len(pages)} pages")
-    elif markdown:
-        click.echo(reference.study_file_page(), nl=False)
-    else:
+    if folder is None:
         click.echo(json.dumps(study_schema(), indent=1, ensure_ascii=False))
+        return
+    pages = reference.pages()
+    for name, page in pages.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    click.echo(f"{folder}: {len(pages)} pages")

@@ -1,4 +1,4 @@
-"""The command that asks the networks of a study how uncertain they are."""
+"""The command that measures the uncertainty of a study's networks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from distill_ray.stages.uncertainty import UncertaintyRow
 
 
-@click.command()
+@click.command(short_help="Measure predictive uncertainty.")
 @options.study
 @options.store
 @options.search_storage
-@click.option("--foreign", metavar="SOURCE", multiple=True, help="A data set of other things, name or folder; may be repeated.")
-@click.option("--shifts", is_flag=True, help="Also ask about the test images moved, turned and brighter, at five levels each.")
-@click.option("--resize", is_flag=True, help="Bring foreign images to the size and colours of the study's.")
-@click.option("--json", "as_machine", is_flag=True, help="All measures as one JSON list, for programs.")
+@click.option(
+    "--foreign", metavar="SOURCE", multiple=True, help="An out-of-distribution data set, name or folder; may be repeated."
+)
+@click.option("--shifts", is_flag=True, help="Also measure on shifted, rotated and brightened test images, at five levels each.")
+@click.option("--resize", is_flag=True, help="Convert foreign images to the size and channels of the study's.")
+@click.option("--json", "as_machine", is_flag=True, help="Print all measures as one JSON list, for programs.")
 @options.verbose(expose_value=False)
 def uncertainty(
     study: str,
@@ -33,12 +35,12 @@ def uncertainty(
     resize: bool,
     as_machine: bool,
 ) -> None:
-    """Say how uncertain teachers and students are.
+    """Measure predictive uncertainty, and how well it separates shifted or out-of-distribution images from the test split
+    (AUROC).
 
-    And whether that tells images unlike those they learned from. Total uncertainty is the entropy of a prediction; the part
-    that is disagreement of members, heads or samples is epistemic, the rest aleatoric. AUROC says how well uncertainty tells
-    the images from the test split: 0.5 is by chance, 1 always. TV is the distance of a student's histogram of uncertainties
-    from that of the ensemble.
+    Total uncertainty is the entropy of a prediction; the part due to disagreement of members, heads or samples is epistemic,
+    the rest aleatoric. An AUROC of 0.5 is chance, 1 is perfect separation. TV is the total-variation distance between the
+    histograms of uncertainties of a student and of the ensemble.
 
     \b
     Examples:
@@ -47,13 +49,12 @@ def uncertainty(
       distill-ray uncertainty studies/toy-spiral.yaml --foreign toy-spiral-grid
     """
     loaded = options.load(study, overrides)
-    from distill_ray.resolve import data_of
+    from distill_ray.stages.collect import load_results
+    from distill_ray.stages.places import Places
     from distill_ray.stages.uncertainty import uncertainties
-    from distill_ray.store import Store
 
-    results = options.results_in(loaded, store, search_storage)
-    opened = Store.open(store, make=False)
-    rows = uncertainties(results.contenders, opened, data_of(loaded), foreign=foreign, shifts=shifts, resize=resize)
+    results, data, opened = load_results(loaded, Places(store, None, search_storage))
+    rows = uncertainties(results.contenders, opened, data, foreign=foreign, shifts=shifts, resize=resize)
     if as_machine:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
     elif not rows:

@@ -1,6 +1,6 @@
-"""How often a training run is kept and told of: a checkpoint about once a second, and with it the epochs since the last one.
+"""How often a training run is checkpointed and reported: about once a second, with the epochs since the last checkpoint.
 
-Short epochs would otherwise cost more to keep, to send and to write down than to train.
+Short epochs would otherwise cost more to save, send and record than to train.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ Epochs = Generator[list[Record], None, None]
 Outcome = TypeVar("Outcome")
 
 PACE = 1.0
-"""Seconds between two checkpoints at the least."""
+"""Minimum seconds between two checkpoints."""
 
 SHARE = 50
-"""They are also this many times as far apart as one takes to make and to write: a large network, a slow store."""
+"""The interval is also at least this many times what a checkpoint takes to make and write: a large network, a slow store."""
 
 
 class Keeper:
-    """Keeps the checkpoints of a run through `write`, every `pace` seconds, and at the latest after an epoch in `stops`.
+    """Writes the checkpoints of a run with `write`, every `pace` seconds, and at the latest after an epoch in `stops`.
 
-    `offer` is what the run calls after each epoch with a function that makes a checkpoint; a worker that keeps none never
-    calls it. With a `pace` of 0 every epoch is kept.
+    After each epoch the run calls `offer` with a function that makes a checkpoint; a worker that writes none never calls it.
+    With a `pace` of 0 there is a checkpoint for every epoch.
     """
 
     def __init__(self, write: Callable[[bytes], None], epochs: int, stops: Collection[int], pace: float) -> None:
@@ -36,13 +36,13 @@ class Keeper:
         self._pack: Callable[[], bytes] | None = None
 
     def offer(self, pack: Callable[[], bytes]) -> None:
-        """Take note of how a checkpoint of the epoch that has just ended is made."""
+        """Note how to make a checkpoint of the epoch that has just ended."""
         self._pack = pack
 
     def following(self, training: Generator[Record, None, Outcome]) -> Generator[list[Record], None, Outcome]:
-        """The records of `training`, those together that one checkpoint covers; returns what it returns.
+        """The records of `training`, grouped by checkpoint; returns what it returns.
 
-        When it fails, what it has left untold comes first.
+        When it fails, the records not yet yielded come first.
         """
         held: list[Record] = []
         due = time.monotonic() + self._pace
@@ -68,7 +68,7 @@ class Keeper:
 
 
 def in_batches(records: Iterable[Record], stops: Collection[int]) -> Epochs:
-    """Records that were there already, parted after the epochs in `stops`."""
+    """Existing records, split after the epochs in `stops`."""
     held: list[Record] = []
     for record in records:
         held.append(record)

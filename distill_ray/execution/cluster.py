@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
@@ -21,7 +23,11 @@ from distill_ray.errors import RequestError, RunError
 from distill_ray.execution.sharing import LIVE, Sharing
 from distill_ray.study import Study
 
+if TYPE_CHECKING:
+    from distill_ray.training import Worker
+
 _SETTINGS = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # what asks for no GPU sees none
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_idle_worker_killing_time_threshold_ms": "3600000",  # an idle process has torch imported; the next job takes it
@@ -42,18 +48,18 @@ STARTS = 3
 """How often Ray is started on this machine before it is given up."""
 
 ON_THE_HEAD = {"node:__internal_head__": 0.001}
-"""Where what only waits for workers sits: on the head, which spot machines do not take away, and without a CPU."""
+"""Where processes that only wait for workers run: on the head, which is no spot machine, and without a CPU."""
 
 AUTOSCALER_FILE = "~/ray_bootstrap_config.yaml"
 """Where `ray up` leaves, on the head, what the autoscaler may add."""
 
 LOOK_AGAIN = 5.0
-"""Seconds between two looks at whether machines have come."""
+"""Seconds between two checks whether machines have joined."""
 
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What each worker of a job takes of the cluster, and how it shares the answers of teachers with other jobs."""
+    """What each worker of a job takes of the cluster, and how it shares teacher signals with other jobs."""
 
     cpus: float = 1
     gpus: float = 0
@@ -67,6 +73,12 @@ class WorkerResources:
         """What the study file grants."""
         wanted = study.resources
         return cls(wanted.cpus_per_worker, wanted.gpus_per_worker, sharing, study.search.retries, wanted.compile)
+
+    def worker(self) -> Worker:
+        """The place of this process: on the GPU that it was given, and on none that it merely sees."""
+        from distill_ray.training.device import Worker  # torch
+
+        return Worker.here(gpu=self.gpus > 0)
 
     @property
     def share(self) -> float:
@@ -82,17 +94,19 @@ class Machines:
     count: float = 1
 
     def places(self, resources: WorkerResources) -> float:
-        """How many workers they take together; a worker does not spread over two machines."""
-        by_cpu = self.offers.get("CPU", 0) / resources.cpus
-        by_gpu = self.offers.get("GPU", 0) / resources.gpus if resources.gpus else by_cpu
-        each = int(min(by_cpu, by_gpu) + 1e-9)
+        """How many workers they take together; a worker does not spread over two machines, nor a part of a GPU over two GPUs."""
+        places = self.offers.get("CPU", 0) / resources.cpus
+        if resources.gpus:
+            gpus = self.offers.get("GPU", 0)
+            places = min(places, gpus * int(1 / resources.gpus + 1e-9) if resources.gpus < 1 else gpus / resources.gpus)
+        each = int(places + 1e-9)
         return each * self.count if each else 0
 
 
 class Cluster:
     """Ray, connected when first needed: a study whose jobs are all done never starts it.
 
-    `say` gets a line when the study has to wait for machines, and when they have come.
+    `say` gets a line when the study has to wait for machines, and when they have joined.
     """
 
     def __init__(
@@ -122,10 +136,15 @@ class Cluster:
     def connect(self) -> None:
         """Start Ray here, or join the cluster at the address.
 
-        Raises `RequestError` when nobody answers there and `RunError` when Ray does not start here.
+        Raises `RequestError` when nothing answers there and `RunError` when Ray does not start here.
         """
         if self._connected:
             return
+        if (self._address or "").startswith("ray://"):  # Ray Client, which has no place for Tune's driver
+            raise RequestError(
+                f"--address {self._address}: ray:// is not supported; run the command on the cluster (ray job submit), "
+                "or give the address that `ray start --head` printed, HOST:6379"
+            )
         host, _, port = (self._address or "").rpartition(":")
         if port.isdecimal():  # Ray itself would try for minutes
             try:
@@ -157,7 +176,8 @@ class Cluster:
 
     def capacity(self, workers: int, resources: WorkerResources) -> int:
         """How many jobs with that many workers run at once, on the machines that are there or that an autoscaler may add."""
-        return int(max(_places(_present(), resources), _places(self._possible(), resources)) // workers)
+        places = max(_places(_present(), resources), _places(self._possible(), resources))
+        return sys.maxsize if math.isinf(places) else int(places // workers)
 
     def check(self, study: Study) -> None:
         """Raise `RequestError` when a job of the study wants more than the cluster has or can ever have.

@@ -37,12 +37,12 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
     """Train `job` with `TorchTrainer`: DDP over nccl on GPUs, over gloo on CPUs; yields the record of each epoch as it comes.
 
     The trainer runs in a thread beside the one that yields, and its workers hand their records over through a queue. After each
-    one they wait to be asked for the next, so that a trial that is pruned trains no epoch more. When one of them dies all are
-    started again, up to `resources.retries` times, and go on from the last checkpoint. Closing the generator tells them to stop
-    and waits until they have: a pruned trial has then given back all it held.
+    one they wait to be asked for the next, so that a pruned trial trains no further epoch. When one of them dies all are
+    started again, up to `resources.retries` times, and resume from the last checkpoint. Closing the generator tells them to
+    stop and waits until they have: a pruned trial has then freed all its resources.
 
     Raises what the job itself raised (`DivergedError`, `StoreError`), `RunError` when workers died too often, and
-    `ChildProcessError` when the process that leads them died, or one through which they talk: another attempt may go well.
+    `ChildProcessError` when the process that leads them died, or one through which they communicate: another attempt may succeed.
     """
     folder = tempfile.mkdtemp(prefix="distill-ray-train-")
     # Not within the placement group of the trial, which has room for the trial alone.
@@ -58,9 +58,7 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
             "job": job.to_dict(),
             "records": records,
             "answers": answers,
-            "sharing": resources.sharing,
-            "share": resources.share,
-            "threads": max(1, int(resources.cpus)),
+            "resources": resources,
         },
         scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker),
         run_config=RunConfig(name=job.id, storage_path=folder, failure_config=FailureConfig(resources.retries)),
@@ -102,15 +100,16 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
 
 
 def _work(config: dict[str, Any]) -> None:
-    torch.set_num_threads(config["threads"])
+    resources: WorkerResources = config["resources"]
+    torch.set_num_threads(max(1, int(resources.cpus)))
     if (device := get_device()).type == "cuda":
         torch.cuda.set_device(device)
-    worker, records, answers = Worker.here(), config["records"], config["answers"]
+    worker, records, answers = resources.worker(), config["records"], config["answers"]
     if not _go_on(worker, lambda: _left_over(answers)):
         return
     try:
         store, job = config["store"], Job.from_dict(config["job"])
-        for (record,) in train_here(store, job, worker, sharing=config["sharing"], share=config["share"], pace=0):
+        for (record,) in train_here(store, job, worker, sharing=resources.sharing, share=resources.share, pace=0):
             if worker.rank == 0:
                 records.put(record)
             if not _go_on(worker, lambda: _answer(answers)):

@@ -1,14 +1,14 @@
-"""Many things at once as Ray tasks: the teachers, the screenings and the confirmations."""
+"""Many things in parallel as Ray tasks: the teachers, the screenings and the confirmations."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from distill_ray.errors import DamagedError, RunError
 from distill_ray.events import Observer, Run
@@ -25,11 +25,11 @@ Message = dict[str, Any]
 
 
 class Work(Protocol):
-    """Something that a Ray task does, as `run_side_by_side` deals with it."""
+    """A piece of work that a Ray task does, for `run_side_by_side`."""
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
 
     @property
     def workers(self) -> int:
@@ -39,25 +39,26 @@ class Work(Protocol):
         """Start its task and return the stream of messages; `attempt` counts from 0."""
 
     def heard(self, message: Message) -> None:
-        """Its task told something. Raises `RunError` at a `failure`."""
+        """Handle a message of its task. Raises `RunError` for a `failure`."""
 
     def done(self) -> None:
-        """Its task has come to its end."""
+        """Its task has ended."""
 
     def lost(self) -> None:
-        """The process of its task has died."""
+        """The process of its task has died or is being killed."""
 
 
 def run_side_by_side(cluster: Cluster, work: Sequence[Work], resources: WorkerResources) -> None:
     """Do all of `work`, as much at a time as fits the cluster.
 
-    What a process was doing that dies is started again, up to `resources.retries` times; what fails on its own account would fail
-    again. Raises `RunError` with its reason, after what runs beside it was stopped, and `DamagedError` at a damaged record.
+    Work whose process dies is started again, up to `resources.retries` times; work that fails on its own account would fail
+    again. Raises `RunError` with its reason, after stopping the other work, and `DamagedError` for a damaged record.
     """
     waiting, running = deque((each, 0) for each in work), dict[Any, tuple[Work, int]]()
     try:
         while waiting or running:
-            while waiting and len(running) < cluster.capacity(waiting[0][0].workers, resources):
+            # One waits in Ray's queue where there is no room at all, since the last machine is gone.
+            while waiting and len(running) < max(1, cluster.capacity(waiting[0][0].workers, resources)):
                 each, attempt = waiting.popleft()
                 running[each.start(attempt)] = (each, attempt)
             ready, _ = ray.wait(list(running), num_returns=1)
@@ -68,9 +69,11 @@ def run_side_by_side(cluster: Cluster, work: Sequence[Work], resources: WorkerRe
             except StopIteration:
                 del running[stream]
                 each.done()
-            except RayError:
+            except RayError as error:
                 del running[stream]
                 each.lost()
+                if isinstance(error, RayTaskError) and not isinstance(error, ChildProcessError):  # such as a missing package
+                    raise RunError(f"{each.name}: {type(error.cause).__name__}: {error.cause}") from None
                 if attempt >= resources.retries:
                     raise RunError(f"{each.name}: its process died {attempt + 1} times; is there enough memory?") from None
                 waiting.append((each, attempt + 1))
@@ -78,6 +81,12 @@ def run_side_by_side(cluster: Cluster, work: Sequence[Work], resources: WorkerRe
                 if "damaged" in message:
                     raise DamagedError(message["damaged"])
                 each.heard(message)
+    except DamagedError:  # after which this driver lives on
+        while running:
+            stream, (each, _) = running.popitem()
+            ray.cancel(stream, force=True)
+            each.lost()
+        raise
     finally:
         for stream in running:
             ray.cancel(stream, force=True)
@@ -92,11 +101,16 @@ def run_jobs(
     *,
     read_test: bool = False,
 ) -> None:
-    """Run the jobs side by side until all are in the store; one that is started again goes on from its last checkpoint.
+    """Run the jobs in parallel until all are in the store; one that is started again resumes from its last checkpoint.
 
-    With `read_test` the finished networks also predict the test split. Raises as `run_side_by_side` does.
+    With `read_test` the finished networks also predict the test split, each on one worker. Raises as `run_side_by_side` does.
     """
-    run_side_by_side(cluster, [_Training(store, run, resources, observer, read_test) for run in runs], resources)
+    training = [_Training(store, run, resources, observer, run.job.workers, read_test) for run in runs]
+    run_side_by_side(cluster, training, resources)
+    if read_test:
+        together = [run for run in runs if run.job.workers > 1]
+        reading = [_Training(store, run, resources, Observer(), 1, True) for run in together]
+        run_side_by_side(cluster, reading, resources)
 
 
 @dataclass(frozen=True)
@@ -105,24 +119,21 @@ class _Training:
     run: Run
     resources: WorkerResources
     observer: Observer
+    workers: int
     read_test: bool
 
     @property
     def name(self) -> str:
         return f"{self.run.role} {self.run.number}"
 
-    @property
-    def workers(self) -> int:
-        return self.run.job.workers
-
     def start(self, attempt: int) -> Any:
         if attempt == 0:
             self.observer.started(self.run)
         if self.workers == 1:
-            task = _train.options(num_cpus=self.resources.cpus, num_gpus=self.resources.gpus)
-        else:
-            task = _train.options(num_cpus=0, resources=ON_THE_HEAD)
-        return task.remote(self.store, self.run.job.to_dict(), self.resources, self.read_test)
+            task = task_on_worker(_train, self.resources)
+        else:  # it only waits for the workers; a network that several have trained reads the test split later
+            task = ray.remote(num_returns="streaming", max_retries=0, num_cpus=0, resources=ON_THE_HEAD)(_train)
+        return task.remote(self.store, self.run.job.to_dict(), self.resources, self.read_test and self.workers == 1)
 
     def heard(self, message: Message) -> None:
         if "failure" in message:
@@ -142,7 +153,22 @@ class _Training:
             give_back(self.run.job.id)
 
 
-@ray.remote(num_returns="streaming", max_retries=0)
+def task_on_worker(function: Callable[..., Any], resources: WorkerResources) -> Any:
+    """`function`, which yields messages, as a task with what a worker gets.
+
+    A process that had a GPU ends with its task: CUDA would stay on the GPU that it was first used on, and keep its memory. Others
+    take the next task, with all that they have imported and loaded.
+    """
+    task: Any = ray.remote(
+        num_returns="streaming",
+        max_retries=0,
+        num_cpus=resources.cpus,
+        num_gpus=resources.gpus,
+        max_calls=1 if resources.gpus else 0,
+    )
+    return task(function)
+
+
 def _train(store: Store, job: Message, resources: WorkerResources, read_test: bool) -> Generator[Message, None, None]:
     """The records of a job's `epochs`, some at a time."""
     from distill_ray.execution.run_job import run_job  # torch: seconds that the driver need not spend

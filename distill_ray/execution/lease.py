@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 EXPIRY = 30.0
-"""Seconds without a sign of life after which a holder counts as dead."""
+"""Seconds without a heartbeat after which a holder counts as dead."""
 
 
 class Lease:
-    """The right to do the work that `path` stands for, as one of those who want it sees it.
+    """The right to do the work that `path` stands for, as seen by one of those who want it.
 
     The holder touches the file as long as it lives. It is dead when its process is gone from this machine, or when the file has
     not changed for `expiry` seconds by the clock of the one who waits, so that clocks need not agree. Two may still hold it at
@@ -31,7 +31,7 @@ class Lease:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:
-        """Hold the lease if nobody living does: whether it is held for the time of the block. Never waits."""
+        """A context that holds the lease unless a living holder has it; yields whether it does. Never waits."""
         token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
         if not (self._take(token) or (self._holder_is_dead() and self._take(token))):
             yield False

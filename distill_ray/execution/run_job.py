@@ -46,7 +46,7 @@ def run_job(
     """Run `job` on as many workers as it has, unless it is finished, and put its result into the store.
 
     The records of its epochs come about once a second, several together where epochs are short, and none of them later than an
-    epoch in `stops`, after which somebody decides whether the job goes on. Those of a finished job are yielded at once. With
+    epoch in `stops`, after which it is decided whether the job continues. Those of a finished job are yielded at once. With
     `read_test` the finished network also predicts the test split.
     What happens is written to the job's log file; an error is written there with its traceback and raised again.
     """
@@ -57,13 +57,13 @@ def run_job(
             yield from in_batches(found.epochs(), stops)
         elif job.workers == 1:
             alone = functools.partial(train_here, sharing=resources.sharing, share=resources.share, compile=resources.compile)
-            yield from log.following(alone(store, job, stops=stops, say=log.write))
+            yield from log.following(alone(store, job, resources.worker(), stops=stops, say=log.write))
         else:
             from distill_ray.execution.data_parallel import train_on_workers
 
             yield from log.following(train_on_workers(store, job, resources))
         if read_test:
-            evaluate_on_test(store, job)
+            evaluate_on_test(store, job, resources.worker().device)
     except Exception:
         log.write(traceback.format_exc())
         raise
@@ -72,7 +72,7 @@ def run_job(
 def train_here(
     store: Store,
     job: Job,
-    worker: Worker | None = None,
+    worker: Worker,
     *,
     sharing: Sharing = LIVE,
     compile: Compile = "never",
@@ -83,11 +83,10 @@ def train_here(
 ) -> Epochs:
     """Train `job` in this process, alone or as the `worker` that it is, with a checkpoint about every `pace` seconds.
 
-    What is yielded lies in a checkpoint or in the finished record, so that a run that was cut off never repeats an epoch that
-    somebody has been told of. `sharing` decides whether the teachers answer live; `say` is told when that has to change. `share`
+    What is yielded is in a checkpoint or in the finished record, so that an interrupted run never repeats an epoch that has been
+    reported. `sharing` decides whether the teachers answer live; `say` is told when that has to change. `share`
     is the part of the device that this process has.
     """
-    worker = worker or Worker.here()
     path = posixpath.join("work", job.id, "checkpoint.safetensors")
     saved = store.read(path)
     if saved is not None and not is_intact(saved, job.id):
@@ -114,14 +113,14 @@ def train_here(
         store.delete(posixpath.dirname(path))
 
 
-def evaluate_on_test(store: Store, job: Job) -> None:
-    """Let the finished network of `job` predict the test split; nothing happens when it has."""
+def evaluate_on_test(store: Store, job: Job, device: torch.device) -> None:
+    """Let the finished network of `job` predict the test split on `device`; nothing happens when it has."""
     found = find_job(store, job.id)
     if found is None:
         raise DamagedError(f"store {store.shown}: job {job.id} is gone; running the study makes it anew")
     if found.has_read_test:
         return
-    worker = Worker(Worker.here().device)
+    worker = Worker(device)
     test = load_split(job.data, "test")
     dataset = cached_dataset(job.data)
     network = load_network(job, found.weights(), dataset).to(worker.device).to(memory_format=torch.channels_last)
@@ -134,7 +133,7 @@ def evaluate_on_test(store: Store, job: Job) -> None:
 def teachers_of(
     store: Store, job: Job, worker: Worker, sharing: Sharing, say: Callable[[str], None] = lambda line: None
 ) -> EpochTeachers:
-    """The teachers that `job` learns from: stored signals where `sharing` has them and the method can do with them, else live."""
+    """The teachers that `job` learns from: stored signals where `sharing` has them and the method can use them, else live."""
     recipe = job.recipe
     live = functools.partial(cached_teachers, store, job.teachers, worker)
     if recipe.method.live_teachers(recipe.augment) or not sharing.stores(recipe.augment):
@@ -147,14 +146,23 @@ def teachers_of(
 
 
 def teachers_of_view(
-    store: Store, teachers: tuple[str, ...], data: Data, view: View, *, seed: int, batch_size: int, epochs: int, sharing: Sharing
+    store: Store,
+    teachers: tuple[str, ...],
+    data: Data,
+    view: View,
+    worker: Worker,
+    *,
+    seed: int,
+    batch_size: int,
+    epochs: int,
+    sharing: Sharing,
 ) -> EpochTeachers:
-    """The teachers as they answer when nothing is trained: from the signals that trials with that view and seed ask for too.
+    """The teachers for a pass without training: from the signals that trials with that view and seed also use.
 
     What they have stored is read, and what is missing is stored for them; live where `sharing` stores nothing, or not every
     class. `batch_size` is that of the trials; it matters only to views that draw once per batch.
     """
-    worker, dataset = Worker.here(), cached_dataset(data)
+    dataset = cached_dataset(data)
     live = functools.partial(cached_teachers, store, teachers, worker)
     if not sharing.stores(view) or (sharing.top_k or automatic_top_k(dataset.num_classes)) < dataset.num_classes:
         return live()

@@ -1,4 +1,4 @@
-"""Whether students ask their teachers live, or share answers that were stored once: what the study says and what pays."""
+"""Whether students use live teachers or share stored teacher signals: what the study says, or what is cheaper."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from distill_ray.study.space import Choice
 
 @dataclass(frozen=True)
 class Sharing:
-    """How the jobs of a stage get the teachers' answers. `sharers` is how many of them, on average, ask for the same ones.
+    """How the jobs of a stage get the teachers' logits. `sharers` is how many of them, on average, use the same ones.
 
-    `exact` stores float32 in any case, `top_k` the largest logits of each answer alone (None: `automatic_top_k`); `limit` is what
-    all signals of a store may take, in bytes.
+    `exact` always stores float32, `top_k` only that many logits per prediction (None: `automatic_top_k`); `limit` is the size in
+    bytes that all signals of a store may have.
     """
 
     mode: Literal["auto", "stored", "live"] = "auto"
@@ -27,11 +27,11 @@ class Sharing:
     top_k: int | None = None
 
     def stores(self, view: View) -> bool:
-        """Whether answers for `view` are to be stored."""
+        """Whether signals for `view` are to be stored."""
         return self.mode == "stored" or (self.mode == "auto" and self.sharers > stored_share(view))
 
     def largest(self, recipe: Recipe, num_classes: int) -> int | None:
-        """How many logits are kept of each answer for a job with that recipe; None: of all classes."""
+        """How many logits are kept per prediction for a job with that recipe; None: those of all classes."""
         if not recipe.method.takes_even_tail(recipe.augment):
             return None
         wanted = automatic_top_k(num_classes) if self.top_k is None else self.top_k
@@ -39,7 +39,7 @@ class Sharing:
 
 
 def automatic_top_k(num_classes: int) -> int:
-    """All classes where storing them is cheap, an eighth of many."""
+    """All classes where storing them is cheap, one eighth of many."""
     return num_classes if num_classes <= 500 else num_classes // 8
 
 
@@ -49,7 +49,7 @@ LIVE, STORED = Sharing("live"), Sharing("stored")
 def stored_share(view: View) -> float:
     """Images that teachers see when everything is stored, over those that one live run shows them.
 
-    It is 1 unless the student's own answers pick images out of a pool: live teachers then see only those picked.
+    It is 1 unless the student's own predictions pick images from a pool: live teachers then see only those picked.
     """
     if not view.picks or getattr(view, "pick", None) != "student-entropy":
         return 1.0
@@ -57,12 +57,12 @@ def stored_share(view: View) -> float:
 
 
 def trial_sharing(study: Study) -> Sharing:
-    """That of the search: its trials have one seed, so those with the same view share."""
+    """The sharing of the search: its trials have one seed, so those with the same view share."""
     return _sharing(study, study.search.trials / distinct_views(study))
 
 
 def confirm_sharing(study: Study) -> Sharing:
-    """That of the confirmations: of the candidates, those that learn from teachers and have the student's view share a seed."""
+    """The sharing of the confirmations: candidates that learn from teachers with the student's view share their seeds."""
     recipes = [*study.confirm.baselines.values(), *[study.student] * study.confirm.top]
     alike = [recipe for recipe in recipes if recipe.method.needs_teachers and recipe.augment == study.student.augment]
     return _sharing(study, len(alike))

@@ -1,4 +1,4 @@
-"""Teacher signals in the store: who computes them, who waits, and what has to go when there is no room.
+"""Teacher signals (cached teacher logits) in the store: who computes them, who waits, what is evicted when space runs out.
 
 signals/<key>/<epoch>/manifest.json     written last: without it there are no signals of that epoch
 signals/<key>/<epoch>.lease             somebody is computing them
@@ -53,9 +53,9 @@ RESERVE = 2**30
 class SharedSignals:
     """The signals of one key, computed by whoever needs an epoch first and read by all others.
 
-    An epoch that somebody else is computing is waited for; meanwhile later ones are computed, so that runs side by side divide
-    the work. What cannot be kept, since the disk or the `limit` is full, is said once by `say`; from then on `of_epoch` returns
-    None for epochs that are not there, and live teachers have to answer.
+    While somebody else computes an epoch, later ones are computed, so that parallel runs divide the work. When signals cannot be
+    kept, because the disk or the `limit` is full, `say` is told once; from then on `of_epoch` returns None for epochs that are
+    not there, and live teachers are needed.
     """
 
     def __init__(
@@ -131,6 +131,8 @@ class SharedSignals:
         signals = compute_signals(self._key, epoch, self._teachers(), self._dataset, self._worker.device)
         content = to_arrow(signals, identity)
         info = {"identity": identity, "error": signals.error, "seconds": time.perf_counter() - started}
+        if self._store.get(self._path(epoch)) is not None:
+            return signals  # another node, which has leases of its own, was faster
         try:
             if make_room(self._store, self._folder, len(content), self._limit):
                 self._store.delete(self._path(epoch))  # what a process that died here left behind
@@ -210,9 +212,9 @@ def make_room(store: Store, own: str, size: int, limit: float) -> bool:
 def _trim(folder: Path, limit: float) -> None:
     """Remove copies of remote signals, those first that were opened longest ago, until the rest is below `limit`."""
     with contextlib.suppress(OSError):
-        files = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+        files = [file for file in folder.iterdir() if file.is_file()]  # and not the folders of leases
         total = 0
-        for file in files:
+        for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
             total += file.stat().st_size
             if total > limit:
                 file.unlink()

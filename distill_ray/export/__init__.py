@@ -1,4 +1,4 @@
-"""The champion to take away: a folder in a format that others load, checked against the trained student, with a model card."""
+"""Exporting the champion: a folder in a format that other tools load, checked against the trained student, with a model card."""
 
 from distill_ray.export.champion import FORMATS, Exported, export_champion, find_champion
 from distill_ray.export.opening import Model, open_model

@@ -1,4 +1,4 @@
-"""The model card: what the model is, where it comes from, what it is worth, and how it is loaded."""
+"""The model card: what the model is, where it comes from, how good it is, and how it is loaded."""
 
 from __future__ import annotations
 

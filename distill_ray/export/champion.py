@@ -74,9 +74,9 @@ def export_champion(
 ) -> Exported:
     """Write the best student of a study into the new folder `out`, with its model card.
 
-    The model takes uint8 images (N, H, W, C) and gives float32 probabilities (N, K), after temperature scaling when
+    The model takes uint8 images (N, H, W, C) and returns float32 probabilities (N, K), after temperature scaling when
     `calibrated`. It is loaded again and compared with the trained student on images of the test split; `out` is made only
-    when no probability is further off than `TOLERANCE`.
+    when no probability differs by more than `TOLERANCE`.
 
     Raises `RequestError` when there is no champion, `out` is taken or a package is missing, `RunError` when the check fails.
     """
@@ -92,7 +92,7 @@ def export_champion(
         folder.mkdir()
         WRITERS[format](written, folder)
         images, expected = _trained(written)
-        found = open_model(folder).predict(images)
+        found = open_model(folder, device="cpu").predict(images)
         difference = float(np.abs(found - expected).max())
         if found.shape != expected.shape or not difference <= TOLERANCE:
             raise RunError(

@@ -1,5 +1,5 @@
-"""The formats that a student is handed out in. All take images (N, H, W, C), uint8 unless the data set has real numbers, and
-give float32 probabilities (N, K).
+"""The export formats of a student. All take images (N, H, W, C), uint8 unless the data set has real numbers, and return float32
+probabilities (N, K).
 """
 
 from __future__ import annotations

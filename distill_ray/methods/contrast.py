@@ -18,10 +18,10 @@ from distill_ray.models.network import Network
 
 
 class ContrastiveStudent(nn.Module):
-    """A network that also embeds its features, and what every training image was last embedded as by student and teachers.
+    """A network that also embeds its features, with the last embeddings of every training image by student and teachers.
 
     Images (B, C, H, W) to logits (B, K); a pass in training appends the embedding of its images to `embeddings`. The features
-    of several teachers are put side by side. Raises `ValueError` for networks outside of the catalogue.
+    of several teachers are concatenated. Raises `ValueError` for networks outside of the catalogue.
     """
 
     student_bank: Tensor
@@ -65,10 +65,10 @@ class ContrastiveStudent(nn.Module):
         momentum: float,
         gather: Callable[[Tensor], Tensor],
     ) -> Tensor:
-        """The loss for the images of `batch`, whose embeddings then become part of what is remembered.
+        """The loss for the images of `batch`, whose embeddings then enter the memory banks.
 
-        `embedding` (B, D) is the student's, `teacher_features` (B, sum of the teachers') are not yet embedded; `gather` puts the
-        rows of all workers one below the other. Raises `ValueError` for a batch that does not say which rows it holds.
+        `embedding` (B, D) is the student's, `teacher_features` (B, sum of the teachers') are not yet embedded; `gather`
+        concatenates the rows of all workers. Raises `ValueError` for a batch that does not say which rows it holds.
         """
         anchors = [functional.normalize(view.float(), dim=1) for view in (embedding, self.project_teachers(teacher_features))]
         own, others = self.candidates.draw(batch, negatives)
@@ -110,7 +110,7 @@ def remember(bank: Tensor, slots: Tensor, vectors: Tensor, momentum: float) -> T
 
 
 def features_of(networks: Sequence[nn.Module], images: Tensor) -> Tensor:
-    """The features of several networks side by side, (B, sum of D)."""
+    """The concatenated features of several networks, (B, sum of D)."""
     found = [network.features(network.normalise(images)) for network in map(_of_catalogue, networks)]
     return torch.cat(found, 1)
 

@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: the student's features are to tell images apart as the teachers' do."""
+"""Contrastive representation distillation: the student's features learn to tell images apart as the teachers' do."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class CRD(AugmentedKD):
     \qquad m \leftarrow \frac{ \mu \, m + (1 - \mu) \, v }{ \Vert \mu \, m + (1 - \mu) \, v \Vert }
     ```
 
-    - `v_i`, `u_i`: the features of image i of B, of the student and of the teachers, each embedded by a linear layer and divided
-      by their length; the features of several teachers are put side by side.
-    - `M_S`, `M_T`: what was last remembered of the student's and of the teachers' embeddings, for each of n training images.
-    - `m_i`: that of the image itself; `m_ij`: those of K (`negatives`) images of other classes; `Z`: n times the mean of
+    - `v_i`, `u_i`: the student's and the teachers' features of image i of B, each embedded by a linear layer and normalised to
+      unit length; the features of several teachers are concatenated.
+    - `M_S`, `M_T`: memory banks of the student's and of the teachers' embeddings, one for each of n training images.
+    - `m_i`: the entry of the image itself; `m_ij`: those of K (`negatives`) images of other classes; `Z`: n times the mean of
       exp(v·m / τ) in the first batch.
     - `b`, `τ`, `μ`: the settings `contrast`, `contrast_temperature`, `memory_momentum`.
 
-    Both linear layers learn and are left behind at deployment. Negatives are drawn with replacement, the published code draws
+    Both linear layers are trained, and dropped at deployment. Negatives are drawn with replacement, in the published code
     without. The defaults are CRD + KD, whose results the tables of the good-augmentation paper call CRD; `alpha: 0` is CRD alone.
 
     Source: Tian, Krishnan & Isola 2020, "Contrastive representation distillation", https://arxiv.org/abs/1910.10699.
@@ -68,12 +68,14 @@ class CRD(AugmentedKD):
     name = "crd"
     needed = "contrast, labels and alpha, or original, mixed_labels and augmented"
 
-    labels: Annotated[float, Setting("weight of the labels of the images", at_least=0)] = 1.0
-    alpha: Annotated[float, Setting("weight of the teachers' answers, on images and augmented copies", at_least=0)] = 1.0
+    labels: Annotated[float, Setting("weight of the label loss on the images", at_least=0)] = 1.0
+    alpha: Annotated[float, Setting("weight of distillation, on images and augmented copies", at_least=0)] = 1.0
     contrast: Annotated[float, Setting("weight of the contrastive loss", at_least=0)] = 0.8
-    negatives: Annotated[int, Setting("images of other classes that each image is compared with", at_least=1)] = 16384
+    negatives: Annotated[int, Setting("images of other classes that each image is contrasted with", at_least=1)] = 16384
     contrast_temperature: Annotated[float, Setting("divides the similarity of embeddings", above=0)] = 0.07
-    memory_momentum: Annotated[float, Setting("share of the old in what is remembered of an image", at_least=0, below=1)] = 0.5
+    memory_momentum: Annotated[
+        float, Setting("momentum of the memory bank: weight of the old embedding in an update", at_least=0, below=1)
+    ] = 0.5
     embedding: Annotated[int, Setting("dimension of the embeddings", at_least=1)] = 128
 
     def check_fit(self, *, model: str, view: View, teachers: int) -> None:
@@ -86,7 +88,7 @@ class CRD(AugmentedKD):
             )
 
     def live_teachers(self, view: View) -> bool:
-        """Their features are needed, not their answers alone."""
+        """Their features are needed, not only their predictions."""
         return True
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
@@ -115,5 +117,5 @@ class CRD(AugmentedKD):
         return self.contrast > 0 or super()._learns()
 
     def deploy(self, student: nn.Module) -> nn.Module:
-        """The network without what the comparison needed."""
+        """The network without embedding and memory."""
         return cast("contrast.ContrastiveStudent", student).network

@@ -36,8 +36,9 @@ class EnDD(Method):
     - Averaged over images. No labels are used.
 
     The mean of that distribution at T = 1 is the usual softmax, so the student is deployed as it is. With `anneal_until`, T
-    falls linearly from `temperature` at epoch `anneal_from` to 1 at epoch `anneal_until` (both 0-based), as in the paper;
-    without it T stays, as in the code of Ferianc & Rodrigues 2022 (Hydra+), whose students are nevertheless evaluated at T = 1.
+    decreases linearly from `temperature` at epoch `anneal_from` to 1 at epoch `anneal_until` (both 0-based), as in the paper;
+    without it T is constant, as in the code of Ferianc & Rodrigues 2022 (Hydra+), whose students are nevertheless evaluated at
+    T = 1.
 
     Source: Malinin, Mlodozeniec & Gales 2020, "Ensemble distribution distillation", section 3, https://arxiv.org/abs/1905.00076.
 
@@ -57,11 +58,13 @@ class EnDD(Method):
     needs_teachers = True
 
     temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 5.0
-    smoothing: Annotated[float, Setting("share of the uniform distribution in the teachers' answers", at_least=0, at_most=1)] = (
-        0.0
-    )
-    anneal_from: Annotated[int, Setting("epoch until which the temperature stays", at_least=0)] = 0
-    anneal_until: Annotated[int | None, Setting("epoch at which the temperature is 1; it stays if unset", at_least=1)] = None
+    smoothing: Annotated[
+        float, Setting("weight of the uniform distribution in the teachers' predictions", at_least=0, at_most=1)
+    ] = 0.0
+    anneal_from: Annotated[int, Setting("epoch until which the temperature is constant", at_least=0)] = 0
+    anneal_until: Annotated[
+        int | None, Setting("epoch at which the temperature reaches 1; unset: it is constant", at_least=1)
+    ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,7 +72,7 @@ class EnDD(Method):
             raise ValueError(f"anneal_until must be above anneal_from, {self.anneal_from}, found {self.anneal_until}")
 
     def check_fit(self, *, model: str, view: View, teachers: int) -> None:
-        """Besides the common rules: two teachers, since one alone is fitted best by a distribution without any width."""
+        """Besides the common rules: two teachers, since a single one is fitted best by a distribution of zero width."""
         super().check_fit(model=model, view=view, teachers=teachers)
         if teachers < 2:
             raise ValueError(f"method {self.name!r} learns how teachers differ and needs at least 2 of them, found {teachers}")

@@ -22,7 +22,7 @@ else:
 @METHODS.register("kd")
 @dataclass(frozen=True, kw_only=True)
 class EnsembleKD(Method):
-    r"""`(1 - alpha) * CE(labels, student) + alpha * T² KL(teachers || student)`, with outputs softened by the temperature T.
+    r"""`(1 - alpha) * CE(labels, student) + alpha * T² KL(teachers || student)`, with the outputs in KL softened by T.
 
     ```math
     L = (1 - \alpha) \, \mathrm{CE}(y, z) + \alpha \, T^2 \, \mathrm{KL}\Big( \sum_n w_n q_n \,\Big\Vert\, p \Big)
@@ -30,7 +30,7 @@ class EnsembleKD(Method):
     ```
 
     - `z`, `z_n`: logits of the student and of teacher n of N; `y`: the labels, which the student is compared with at T = 1.
-    - `w_n`: the teachers' `weights` as shares of 1, or 1 / N.
+    - `w_n`: the teachers' `weights`, normalised to sum to 1, or 1 / N.
     - CE and KL are summed over classes and averaged over images; no gradient reaches the teachers.
 
     That is `combine: mean-softmax`. The others replace the second term by
@@ -39,8 +39,9 @@ class EnsembleKD(Method):
     - `add-loss`: N times `mean-loss`;
     - `sum-softmax`: the divergence from the sum of the `q_n`, of mass N, with the gradient of `add-loss`.
 
-    The combinations are those of the system "improved distillation with an ensemble of calibrated models". Its script for
-    mean-softmax forgets to divide by N and computes `sum-softmax`.
+    The combinations are those of Jain, Patel & Viradiya 2022, "Improved distillation with ensemble of calibrated models",
+    https://github.com/RiyanshuJain/Improved-Distillation-with-Ensemble-of-Calibrated-models. Its script for mean-softmax does not
+    divide by N and computes `sum-softmax`.
 
     Source: Hinton, Vinyals & Dean 2015, "Distilling the knowledge in a neural network", section 2,
     https://arxiv.org/abs/1503.02531.
@@ -66,7 +67,7 @@ class EnsembleKD(Method):
     temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0
     alpha: Annotated[
         float,
-        Setting("weight of the teachers; the labels have 1 - alpha", at_least=0, at_most=1),
+        Setting("weight of the teachers; the labels' weight is 1 - alpha", at_least=0, at_most=1),
     ] = 0.9
     combine: Annotated[
         Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax"],
@@ -74,7 +75,7 @@ class EnsembleKD(Method):
     ] = "mean-softmax"
     weights: Annotated[
         tuple[float, ...],
-        Setting("share of each teacher, in any unit; all equal when empty", at_least=0),
+        Setting("relative weight of each teacher, in any unit; empty: all equal", at_least=0),
     ] = ()
 
     def __post_init__(self) -> None:
@@ -83,7 +84,7 @@ class EnsembleKD(Method):
             raise ValueError("weights must not all be 0")
 
     def check_fit(self, *, model: str, view: View, teachers: int) -> None:
-        """Besides the common rules: one weight for each teacher, if there are weights."""
+        """Besides the common rules: one weight per teacher, if there are weights."""
         super().check_fit(model=model, view=view, teachers=teachers)
         if self.weights and len(self.weights) != teachers:
             raise ValueError(f"weights must be one for each of {teachers} teachers, found {len(self.weights)}")

@@ -39,11 +39,11 @@ class AugmentedKD(Method):
     - `s`, `t`: logits of the student and of the teachers; several are combined as in `kd`.
     - `r`, `a`, `w_1`, `w_2`, `w_3`: the settings `labels`, `alpha`, `original`, `mixed_labels`, `augmented`.
 
-    x and x' each have a forward pass, and so batch statistics, of their own. The target for x' is what the teachers say of x'
+    x and x' have separate forward passes, and so separate batch statistics. The target for x' is the teachers' prediction for x'
     itself; its mixed label counts only through `mixed_labels`, which the paper does not use.
 
-    Where the view asks for a pick (CutMixPick), x' is what was picked, with the student in evaluation mode while it is asked. The
-    published code leaves it in training mode, so that its running statistics also see the pool.
+    Where the view picks images (CutMixPick), x' are those picked; the student scores the pool in evaluation mode. The published
+    code leaves it in training mode, so that its running statistics also see the pool.
 
     Source: Wang, Lohit, Jones & Fu 2022, "What makes a good data augmentation in knowledge distillation", as coded,
     https://arxiv.org/abs/2012.02909.
@@ -70,11 +70,11 @@ class AugmentedKD(Method):
     needed: ClassVar[str] = "labels and alpha, or original, mixed_labels and augmented"
 
     temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0
-    labels: Annotated[float, Setting("weight of the labels of the images", at_least=0)] = 0.1
-    alpha: Annotated[float, Setting("weight of all that follows", at_least=0)] = 0.9
-    original: Annotated[float, Setting("weight of the teachers' answers for the images", at_least=0)] = 1.0
-    mixed_labels: Annotated[float, Setting("weight of the labels of the augmented copies", at_least=0)] = 0.0
-    augmented: Annotated[float, Setting("weight of the teachers' answers for the augmented copies", at_least=0)] = 1.0
+    labels: Annotated[float, Setting("weight of the label loss on the images", at_least=0)] = 0.1
+    alpha: Annotated[float, Setting("weight of the three terms below together", at_least=0)] = 0.9
+    original: Annotated[float, Setting("weight of distillation on the images", at_least=0)] = 1.0
+    mixed_labels: Annotated[float, Setting("weight of the label loss on the augmented copies", at_least=0)] = 0.0
+    augmented: Annotated[float, Setting("weight of distillation on the augmented copies", at_least=0)] = 1.0
     combine: Annotated[
         Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax"], Setting("how the teachers are combined")
     ] = "mean-softmax"

@@ -30,7 +30,7 @@ else:
 @METHODS.register("latent-be")
 @dataclass(frozen=True, kw_only=True)
 class LatentBE(Method):
-    r"""`(1 - alpha) * CE + alpha * T² mean over m of KL(teacher m || member m)` of a BatchEnsemble, averaged to one network.
+    r"""`(1 - alpha) * CE + alpha * T² mean over m of KL(teacher m || member m)` of a BatchEnsemble, averaged into one network.
 
     ```math
     L = \frac{1}{M} \sum_m \Big[ (1 - \alpha) \, \mathrm{CE}(y, z_m) + \alpha \, T^2 \, \mathrm{KL}( q_m \Vert p_m ) \Big]
@@ -41,12 +41,12 @@ class LatentBE(Method):
     \qquad \text{deployed:} \quad W' = (\bar s \, \bar r^\top) \odot W
     ```
 
-    - `z_m`: logits of member m, of as many as there are teachers; `q_m`, `p_m`: softmax of teacher m and of member m at T.
-    - `W`, `b`: weights and bias of a convolution or linear layer, which all members share; `r_m`, `s_m`: the member's own factors
-      for its inputs and outputs, which begin at 1. Deployed are their means over the members.
+    - `z_m`: logits of member m, one member per teacher; `q_m`, `p_m`: softmax of teacher m and of member m at T.
+    - `W`, `b`: weights and bias of a convolution or linear layer, shared by all members; `r_m`, `s_m`: the member's own factors
+      for its inputs and outputs, initialised to 1. Their means over the members are deployed.
 
-    With `perturb: tdiv-sdiv` images are first moved to where two teachers disagree and their two members do not, and teachers and
-    student see them so:
+    With `perturb: tdiv-sdiv` images are first perturbed towards where two teachers disagree and their two members do not, and
+    teachers and student see the perturbed images:
 
     ```math
     x' = \mathrm{clip}\Big( x + \frac{\sqrt{D}}{255} \frac{g}{\Vert g \Vert}, 0, 1 \Big)
@@ -55,12 +55,12 @@ class LatentBE(Method):
 
     - `i`, `j`: two different members, drawn in every step; `t_i`: logits of teacher i. All are in evaluation mode and at T = 1,
       and `q_j` and `p_j` are constant.
-    - `D`: values per image, so that images move by 1/255 per value, in root mean square.
+    - `D`: values per image, so that images change by 1/255 per value in root mean square.
 
-    The loss is smaller than the published one by the entropy of the teachers, which is constant. Weight decay draws the
-    members' factors towards 1 and their gradient is M times that of this mean over members, as published; both are built into
+    The loss is smaller than the published one by the entropy of the teachers, which is constant. Weight decay pulls the
+    members' factors towards 1, and their gradient is M times that of this mean over members, as published; both are built into
     the BatchEnsemble. Defaults are those of the published code; merging by `mean-of-products` of s and r is how a later paper
-    describes the method, and a `scaled` bias is what the published code validates with during training.
+    describes the method, and a `scaled` bias is what the published code uses in validation during training.
 
     Source: Nam, Lee, Heo & Lee 2022, "Improving ensemble distillation with weight averaging and diversifying perturbation",
     as coded, https://arxiv.org/abs/2206.15047.
@@ -83,15 +83,15 @@ class LatentBE(Method):
     even_tail = True
 
     temperature: Annotated[float, Setting("softens teachers and members alike", above=0)] = 4.0
-    alpha: Annotated[float, Setting("weight of the teachers; the labels have 1 - alpha", at_least=0, at_most=1)] = 1.0
-    perturb: Annotated[Literal["none", "tdiv-sdiv"], Setting("how images are moved before each step")] = "none"
-    merge: Annotated[Literal["product-of-means", "mean-of-products"], Setting("how members become one network")] = (
+    alpha: Annotated[float, Setting("weight of the teachers; the labels' weight is 1 - alpha", at_least=0, at_most=1)] = 1.0
+    perturb: Annotated[Literal["none", "tdiv-sdiv"], Setting("how images are perturbed before each step")] = "none"
+    merge: Annotated[Literal["product-of-means", "mean-of-products"], Setting("how members are merged into one network")] = (
         "product-of-means"
     )
     merged_bias: Annotated[Literal["kept", "scaled"], Setting("what merging does to the bias of the classifier")] = "kept"
 
     def check_fit(self, *, model: str, view: View, teachers: int) -> None:
-        """Besides the common rules: a model that can be a BatchEnsemble, and two teachers where images are moved."""
+        """Besides the common rules: a model that can be a BatchEnsemble, and two teachers where images are perturbed."""
         super().check_fit(model=model, view=view, teachers=teachers)
         check_batch_ensemble(model)
         if self.perturb != "none" and teachers < 2:
@@ -106,7 +106,7 @@ class LatentBE(Method):
             )
 
     def live_teachers(self, view: View) -> bool:
-        """They must answer for images that they themselves moved."""
+        """True where images are perturbed, since the perturbation depends on the teachers."""
         return self.perturb != "none" or super().live_teachers(view)
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:

@@ -1,4 +1,4 @@
-"""What a method is: how a student is shaped, what it is told at each step, and what is left of it afterwards."""
+"""What a method is: how a student is shaped, its loss at each step, and what is deployed."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Method(ABC):
     """A way to learn from teachers or labels; its settings are its fields, all of them searchable.
 
     The training loop calls `student` once, `loss` at every step and `deploy` at every evaluation and at the end. A method is
-    a value: what it has to remember from step to step lies in the buffers of the student, and what it draws comes from
-    `batch.draws`, so that a resumed run goes on as an undisturbed one.
+    a value: its state lives in the buffers of the student, and its random numbers come from `batch.draws`, so that a resumed
+    run continues exactly as an undisturbed one.
     """
 
     name: ClassVar[str]
     needs_teachers: ClassVar[bool] = False
     compares_versions: ClassVar[bool] = False
-    """Whether the method asks the versions of an image, where a view shows several, to agree."""
+    """Whether the method trains for consistency between the versions of an image, where a view shows several."""
     tasks: ClassVar[tuple[Task, ...]] = ("classification",)
     even_tail: ClassVar[bool] = False
     """Whether a teacher's largest logits are enough, with the mass of all others spread evenly over them."""
@@ -63,14 +63,14 @@ class Method(ABC):
             raise ValueError(f"method {self.name!r} is for {' and '.join(self.tasks)}; for {task} there are {others}")
 
     def live_teachers(self, view: View) -> bool:
-        """Whether teachers must run in every step: their stored answers for the images of `view` are not enough.
+        """Whether teachers must run in every step, since stored signals for the images of `view` are not enough.
 
-        They are enough for a pool to pick from, since they cover the whole pool.
+        They are enough for picking from a pool, since they cover the whole pool.
         """
         return False
 
     def takes_even_tail(self, view: View) -> bool:
-        """Whether the largest logits of stored answers are enough: not where answers also decide which images are picked."""
+        """Whether the largest logits of each prediction are enough: not where predictions also decide which images are picked."""
         return self.even_tail and not view.picks
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
@@ -79,10 +79,10 @@ class Method(ABC):
 
     @abstractmethod
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
-        """The scalar to minimise under `"loss"`, and under other names its components, for the record; means over images."""
+        """The scalar to minimise, as `"loss"`, and its components under other names, for the record; means over images."""
 
     def deploy(self, student: nn.Module) -> nn.Module:
-        """The network that is evaluated, saved and shipped: images to logits (B, K)."""
+        """The network that is evaluated, saved and exported: images to logits (B, K)."""
         return student
 
     def deployable(self, network: nn.Module) -> nn.Module:
@@ -111,11 +111,11 @@ class Setup:
 
 @dataclass(frozen=True)
 class Student:
-    """The student in training; calling it takes images (B, C, H, W) in [0, 1] to logits (B, K), or (B, M, K) for M members.
+    """The student in training; calling it maps images (B, C, H, W) in [0, 1] to logits (B, K), or (B, M, K) for M members.
 
     `network` is what `Method.student` made, `parallel` the same with gradients averaged over the workers, `autocast` the
-    arithmetic of forward passes, and `gather` puts the rows of all workers one below the other, in the order of positions: as
-    many for every image of the batch.
+    precision of forward passes, and `gather` concatenates the rows of all workers, in the order of positions: each has the same
+    number of rows for every image of its share of the batch.
     """
 
     network: nn.Module
@@ -130,7 +130,7 @@ class Student:
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
-        """The network as in evaluation, for a pass beside training: running statistics are used and stay as they are."""
+        """The network in evaluation mode, for a pass outside training: running statistics are used and not updated."""
         self.network.eval()
         try:
             with self.autocast():
@@ -153,7 +153,7 @@ class Teachers(Protocol):
     def networks(self) -> Sequence[nn.Module]:
         """The teachers themselves, in eval mode with frozen weights and so differentiable with respect to images.
 
-        Only a method that says so by `live_teachers` may rely on them.
+        Only a method whose `live_teachers` returns true may rely on them.
         """
 
     def __call__(self, part: Part) -> Tensor:

@@ -38,9 +38,9 @@ class Hydra(Method):
     - P, the number of pairs, is the larger of N and M: heads and teachers are paired in order, the shorter list repeated.
     - KL is summed over classes and averaged over images.
 
-    Each head has the last `depth` units of the features and the classifier to itself. The deployed network answers with the mean
-    of its heads' predictions. For regression the divergence is that of two Gaussians, without a temperature, and the heads'
-    mixture is deployed as one Gaussian of its mean and variance. The phase of the paper in which the heads are prepared is left
+    Each head has its own copy of the last `depth` units of the features and of the classifier. The deployed network outputs the
+    mean of its heads' predictions. For regression the divergence is that of two Gaussians, without a temperature, and the heads'
+    mixture is deployed as one Gaussian with its mean and variance. The paper's first phase, which prepares the heads, is left
     out, as in the code of Ferianc & Rodrigues 2022.
 
     Source: Tran et al. 2020, "Hydra: Preserving ensemble diversity for model distillation", https://arxiv.org/abs/2001.04694.
@@ -64,7 +64,7 @@ class Hydra(Method):
     tasks = ("classification", "regression")
 
     heads: Annotated[int, Setting("number of heads", at_least=1)] = 5
-    depth: Annotated[int, Setting("units before the classifier that each head has to itself", at_least=0)] = 0
+    depth: Annotated[int, Setting("units before the classifier that each head has its own copy of", at_least=0)] = 0
     temperature: Annotated[float, Setting("softens teachers and heads alike", above=0)] = 4.0
 
     def check_fit(self, *, model: str, view: View, teachers: int) -> None:
@@ -97,7 +97,7 @@ class Hydra(Method):
 @METHODS.register("hydra+")
 @dataclass(frozen=True, kw_only=True)
 class HydraPlus(Hydra):
-    r"""`correctness * CE + aggregation * KL of means + individuality * hydra + diversity * likeness of the heads`.
+    r"""`correctness * CE + aggregation * KL of means + individuality * hydra + diversity * similarity of the heads`.
 
     ```math
     L = \lambda_1 \frac{1}{M} \sum_m \mathrm{CE}(y, z_m)
@@ -108,8 +108,8 @@ class HydraPlus(Hydra):
 
     - `z_m`: logits of head m of M, at T = 1; `q_n`, `p_m`: softmax of teacher n of N and of head m at the temperature `T_0`.
     - `L_hydra`: the loss of `hydra`, at `temperature`.
-    - `θ_lmr`: row r of the weights of layer l in head m, those that lead to one output; it is compared with its
-      mean over the heads, through which gradients flow. The sum, and so its weight, grows with the size and number of the heads.
+    - `θ_lmr`: row r of the weights of layer l in head m, the weights of one output; it is compared with its mean over the heads,
+      through which gradients flow. The sum, and so its influence, grows with the size and number of the heads.
     - `λ_1` to `λ_4`, `T_0`: the settings `correctness`, `aggregation`, `individuality`, `diversity` and `mean_temperature`. The
       paper's weights are (1 - a), a (1 - b), a b and lambda.
 
@@ -138,13 +138,13 @@ class HydraPlus(Hydra):
     name = "hydra+"
 
     correctness: Annotated[float, Setting("weight of the labels", at_least=0)] = 0.1
-    aggregation: Annotated[float, Setting("weight of the mean of the teachers", at_least=0)] = 0.45
+    aggregation: Annotated[float, Setting("weight of the teachers' mean", at_least=0)] = 0.45
     individuality: Annotated[float, Setting("weight of each head's own teachers", at_least=0)] = 0.45
-    mean_temperature: Annotated[float, Setting("softens the means of teachers and of heads", above=0)] = 1.0
+    mean_temperature: Annotated[float, Setting("softens the predictions averaged over teachers and over heads", above=0)] = 1.0
     diversity: Annotated[float, Setting("weight of the penalty on heads that resemble each other", at_least=0)] = 0.002
-    diversity_from: Annotated[int, Setting("epochs before the penalty begins", at_least=0)] = 0
-    diversity_until: Annotated[int, Setting("epochs until the penalty has its full weight", at_least=0)] = 0
-    diversity_of: Annotated[Literal["rows", "layers"], Setting("the vectors of weights that are compared")] = "rows"
+    diversity_from: Annotated[int, Setting("epochs before the penalty sets in", at_least=0)] = 0
+    diversity_until: Annotated[int, Setting("epochs until the penalty reaches its full weight", at_least=0)] = 0
+    diversity_of: Annotated[Literal["rows", "layers"], Setting("the weight vectors that are compared")] = "rows"
     diversity_bias: Annotated[Literal["none", "joined", "separate"], Setting("whether and how biases are compared")] = "none"
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""TDiv-SDiv: images moved to where two teachers disagree and the two students that learn from them do not yet.
+"""TDiv-SDiv: images perturbed towards where two teachers disagree and the two students that learn from them do not yet.
 
 Source: Nam et al. 2022, "Improving ensemble distillation with weight averaging and diversifying perturbation", as coded.
 """

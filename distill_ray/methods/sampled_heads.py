@@ -1,4 +1,4 @@
-"""One head with noise in the place of many: dropout and Gaussian weights in the last layer."""
+"""One noisy head instead of many: dropout and Gaussian weights in the last layer."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ else:
 class SampledHeads(Method):
     r"""Students of one head with noise in its last layer, whose samples take the place of heads.
 
-    In evaluation the samples are drawn once, layer by layer, and the network answers with their mean prediction; the published
-    code draws anew for every image. For regression the two terms are the correctness and the individuality of `hydra+`.
+    In evaluation the samples are drawn once, layer by layer, and the network outputs their mean prediction; the published
+    code draws new ones for every image. For regression the two terms are the correctness and the individuality of `hydra+`.
 
     Source: Ferianc & Rodrigues 2022, as coded.
     """
@@ -41,7 +41,7 @@ class SampledHeads(Method):
 
     samples: Annotated[int, Setting("samples of the last layer in each step and in evaluation", at_least=1)] = 20
     temperature: Annotated[float, Setting("softens teachers and samples alike", above=0)] = 4.0
-    alpha: Annotated[float, Setting("weight of the teachers; the labels have 1 - alpha", at_least=0, at_most=1)] = 0.95
+    alpha: Annotated[float, Setting("weight of the teachers; the labels' weight is 1 - alpha", at_least=0, at_most=1)] = 0.95
 
     @property
     @abstractmethod
@@ -84,7 +84,7 @@ class SampledHeads(Method):
 @METHODS.register("drop")
 @dataclass(frozen=True, kw_only=True)
 class DropoutKD(SampledHeads):
-    r"""`(1 - alpha) * CE + alpha * T² KL(teacher || sample)` over samples by dropout of half of the last layer's features.
+    r"""`(1 - alpha) * CE + alpha * T² KL(teacher || sample)` over samples drawn by dropout of half of the last layer's features.
 
     ```math
     L = \frac{1 - \alpha}{S} \sum_s \mathrm{CE}(y, z_s) + \frac{\alpha \, T^2}{P} \sum_{k=0}^{P-1}
@@ -96,8 +96,8 @@ class DropoutKD(SampledHeads):
     - `q_n`, `p_s`: softmax at the temperature T of the logits of teacher n of N and of sample s of S (`samples`); P is the larger
       of N and S.
 
-    Features are left out in evaluation too: S masks are drawn once, and the deployed network answers with the mean prediction of
-    those S layers, while the published code draws anew for every image. For regression both terms are those of `hydra+`.
+    Features are dropped in evaluation too: S masks are drawn once, and the deployed network outputs the mean prediction of those
+    S layers, while the published code draws new ones for every image. For regression both terms are those of `hydra+`.
 
     Source: Gal & Ghahramani 2016, "Dropout as a Bayesian approximation", https://arxiv.org/abs/1506.02142, as a student in the
     code of Ferianc & Rodrigues 2022.
@@ -126,19 +126,19 @@ class DropoutKD(SampledHeads):
 @METHODS.register("gauss")
 @dataclass(frozen=True, kw_only=True)
 class GaussianKD(SampledHeads):
-    r"""`drop` with Gaussian weights in the last layer in the place of dropout, drawn towards a standard Gaussian by `prior * KL`.
+    r"""`drop` with Gaussian weights in the last layer instead of dropout, pulled towards a standard Gaussian by `prior * KL`.
 
     ```math
     L = L_\mathrm{drop}(z_1, \dots, z_S) + \frac{\kappa}{2} \sum_w \big( \sigma_w^2 + \mu_w^2 - 1 - \ln \sigma_w^2 \big)
     \qquad z_s = W f + b + \varepsilon_s \odot \sqrt{ \sigma_W^2 f^2 + \sigma_b^2 } \quad \varepsilon_s \sim \mathcal{N}(0, 1)
     ```
 
-    - `f`: the features of an image; `W`, `b`: the means of the last layer's weights and biases, with variances `σ²` of their own
-      that begin at exp(-10).
+    - `f`: the features of an image; `W`, `b`: the means of the last layer's weights and biases, with their own variances `σ²`,
+      initialised to exp(-10).
     - `L_drop`: the loss of `drop` for S samples of the logits, drawn for each image.
     - The sum runs over all weights and biases `w` of the layer; it replaces their weight decay. `κ`: the setting `prior`.
 
-    As with `drop`, the deployed network answers with the mean prediction of S layers that are drawn once.
+    As with `drop`, the deployed network outputs the mean prediction of S layers that are drawn once.
 
     Source: Kingma, Salimans & Welling 2015, "Variational dropout and the local reparameterization trick",
     https://arxiv.org/abs/1506.02557, as a student in the code of Ferianc & Rodrigues 2022.
@@ -159,7 +159,7 @@ class GaussianKD(SampledHeads):
     name = "gauss"
 
     prior: Annotated[
-        float | None, Setting("weight of the divergence from the prior; 1 / training images if unset", at_least=0)
+        float | None, Setting("weight of the divergence from the prior; unset: 1 / number of training images", at_least=0)
     ] = None
 
     @property
@@ -168,7 +168,7 @@ class GaussianKD(SampledHeads):
         return stochastic.GaussianClassifier
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
-        """That of the samples and the divergence from the prior."""
+        """The loss of the samples and the divergence from the prior."""
         network = cast("stochastic.StochasticStudent", student.network)
         terms = super().loss(student, batch, teachers)
         divergence = cast("stochastic.GaussianClassifier", network.classifier).divergence_from_prior()

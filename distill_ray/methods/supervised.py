@@ -23,16 +23,16 @@ else:
 @METHODS.register("supervised")
 @dataclass(frozen=True, kw_only=True)
 class Supervised(Method):
-    r"""`CE(labels, student)`, with mixed labels where the view mixes images; for regression the Gaussian likelihood.
+    r"""`CE(labels, student)`, with mixed labels where the view mixes images; for regression the Gaussian negative log-likelihood.
 
     ```math
     L = w \, \mathrm{CE}(y, z) + (1 - w) \, \mathrm{CE}(y_2, z)
     ```
 
-    - `z`: logits; `y`: the label of an image, `y_2` that of the image mixed with it, `w` the share of the first; w is 1 where
+    - `z`: logits; `y`: the label of an image, `y_2` that of the image mixed with it, `w` the weight of the first; w is 1 where
       nothing is mixed.
 
-    Where the view shows V versions of each image, as AugMix does, the cross-entropy is that of the first, the plain one, and
+    Where the view shows V versions of each image, as AugMix does, the cross-entropy is that of the first, clean version, and
     the Jensen-Shannon divergence between the outputs for all versions is added:
 
     ```math
@@ -68,7 +68,7 @@ class Supervised(Method):
     tasks = ("classification", "regression")
 
     consistency: Annotated[
-        float, Setting("weight of agreement between versions of an image, if the view has some", at_least=0)
+        float, Setting("weight of the consistency between versions of an image, where the view has several", at_least=0)
     ] = 12.0
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:

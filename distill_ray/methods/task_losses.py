@@ -1,4 +1,4 @@
-"""The comparisons that several methods are made of, for either task: with the labels, with each teacher, with their mean."""
+"""Loss terms that several methods share, for either task: against the labels, each teacher, or the teachers' mean."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskLosses:
-    """Means over images of what outputs cost; outputs are (B, M, K) of M heads, for the labels also (B, K).
+    """Losses averaged over images; outputs are (B, M, K) of M heads, against the labels also (B, K).
 
     `individuality` pairs teachers (N, B, K) and heads in order, `aggregation` compares the means of both. Both take a
     temperature, which regression has no use for.

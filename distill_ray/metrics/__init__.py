@@ -1,7 +1,7 @@
-"""What a prediction is worth. Everything is computed in float64 NumPy, from what is predicted for each sample.
+"""Scores of per-sample predictions, computed in float64 NumPy.
 
-For classification that is log-probabilities (N, K), for regression mean and log-variance (N, 2). The type of the labels says
-which: the functions below take either, and those of the modules one.
+Predictions are log-probabilities (N, K) for classification, mean and log-variance (N, 2) for regression. The type of the labels
+decides which: the functions below take either, those of the modules one.
 """
 
 from collections.abc import Sequence
@@ -32,11 +32,11 @@ __all__ = [
 
 
 def score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """What predictions are worth for labels (N,).
+    """The scores of predictions for labels (N,).
 
     For classification accuracy, nll, ece (15 bins), brier and oe (15 bins), fractions and nats. For regression nll, without
-    the constant ln(2 pi) / 2, rmse and mae. For either those of other packages. Raises ValueError, naming the argument, for
-    shapes that do not fit, NaN, logarithms of probabilities above 0 and labels out of range.
+    the constant ln(2 pi) / 2, rmse and mae. For either, also the metrics of other packages. Raises ValueError, naming the
+    argument, for shapes that do not match, NaN, log-probabilities above 0 and labels out of range.
     """
     if _is_regression(predictions, labels):
         return regression.score(predictions, labels) | _others("regression", predictions, labels)
@@ -53,9 +53,9 @@ def score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
 
 
 def validation_score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """What `score` says, and as cnll the NLL that is left after temperature scaling: the lowest that one temperature reaches.
+    """What `score` returns, and as cnll the NLL after temperature scaling: the lowest that one temperature reaches.
 
-    The temperature is fitted to these very predictions, so cnll serves to choose by, not to report. Raises ValueError as
+    The temperature is fitted to these same predictions, so cnll is for selection, not for reporting. Raises ValueError as
     `score` does.
     """
     scores = final_score(predictions, labels, fit_temperature(predictions, labels))
@@ -63,7 +63,7 @@ def validation_score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, flo
 
 
 def final_score(predictions: ArrayLike, labels: ArrayLike, temperature: float) -> dict[str, float]:
-    """What `score` says, and for classification what `calibrated_score` says too."""
+    """What `score` returns, and for classification also what `calibrated_score` returns."""
     scores = score(predictions, labels)
     return scores if _is_regression(predictions, labels) else scores | calibrated_score(predictions, labels, temperature)
 
@@ -76,7 +76,7 @@ def fit_temperature(predictions: ArrayLike, labels: ArrayLike) -> float:
 def calibrated_score(predictions: ArrayLike, labels: ArrayLike, temperature: float) -> dict[str, float]:
     """NLL and ECE of softmax(log p / T), as cnll and cece; T comes from `fit_temperature` on the validation split.
 
-    For classification alone. Raises ValueError as `score` does, and for a temperature that is not above 0.
+    For classification only. Raises ValueError as `score` does, and for a temperature that is not above 0.
     """
     predicted, truth = checked(predictions, labels)
     scaled = with_temperature(predicted, temperature)
@@ -84,11 +84,11 @@ def calibrated_score(predictions: ArrayLike, labels: ArrayLike, temperature: flo
 
 
 def mean_prediction(members: Sequence[ArrayLike], labels: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
-    """What members predict together for the same samples, in the form of one member's predictions.
+    """The joint prediction of several members for the same samples, in the form of one member's predictions.
 
-    `members` are M times log-probabilities (N, K) for labels (N,) of classes, or mean and log-variance (N, 2) for real ones; the
-    result has the shape of one. For classification it is the mean of probabilities, for regression mean and variance of the
-    mixture. `weights` (M,) are shares of the members in any unit, equal by default.
+    `members` are M times log-probabilities (N, K) for class labels (N,), or mean and log-variance (N, 2) for real-valued ones.
+    The result is the mean of the probabilities for classification, mean and variance of the mixture for regression. `weights`
+    (M,) are the relative weights of the members in any unit, equal by default.
     """
     if _is_regression(members[0], labels):
         return regression.mean_gaussian(members, weights)

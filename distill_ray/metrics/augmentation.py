@@ -1,4 +1,4 @@
-"""T. stddev: what an augmentation is worth for distillation, judged by the teacher alone."""
+"""T. stddev: how good an augmentation is for distillation, judged by the teacher alone."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,8 +12,8 @@ class TeacherDeviation:
 
     Feed it, per iteration, one block of the teacher's log-probabilities (rows, K) at temperature 1 for the batch and one for
     its augmented copy. Every `blocks` blocks close a group, whose rows are averaged; T. stddev is the standard deviation
-    (unbiased) of these averages over the groups, averaged over the classes. Lower promises a better student. The value falls with
-    the number of samples per group: compare only equal batches and blocks. Memory is K numbers per group.
+    (unbiased) of these averages over the groups, averaged over the classes. Lower predicts a better student. The value decreases
+    with the number of samples per group: compare only equal batches and blocks. Memory is K numbers per group.
 
     Source: Wang et al. 2022, "What makes a good data augmentation in knowledge distillation", as coded: groups of 10 blocks
     (5 iterations) that straddle epochs, short batches averaged by row, and an unfinished last group left out.

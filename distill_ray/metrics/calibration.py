@@ -48,7 +48,7 @@ STANDARD = Binning()
 """15 bins (low, high]: Guo et al. 2017, and what the LatentBE system reports."""
 
 CALIBRATED_ENSEMBLE = Binning(bins=100, closed="left", certain="skip")
-"""100 bins as coded in the "ensemble of calibrated models" system, which leaves certain predictions out."""
+"""100 bins as coded by Jain, Patel & Viradiya 2022 (ensemble of calibrated models), which leaves certain predictions out."""
 
 MULTI_HEAD = Binning(bins=10)
 """10 bins (low, high]: the Hydra+ system, whose published numbers are averages over batches (`batchwise_ece`)."""

@@ -73,7 +73,7 @@ def decompose_dirichlet(concentrations: ArrayLike) -> Uncertainty:
 
 
 def auroc(familiar: ArrayLike, foreign: ArrayLike) -> float:
-    """How well an uncertainty (N,) tells foreign samples from familiar ones: the area under the ROC curve.
+    """How well an uncertainty (N,) separates foreign samples from familiar ones: the area under the ROC curve.
 
     It is the probability that a foreign sample is the more uncertain one of a random pair, ties counted as half
     (Hanley & McNeil 1982). Raises ValueError, naming the argument, for no samples or NaN.

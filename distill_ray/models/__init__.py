@@ -6,16 +6,21 @@ from distill_ray.models.catalogue import (
     check_batch_ensemble,
     check_model_name,
     check_multi_head,
+    family_of,
+    model_families,
     model_names,
 )
-from distill_ray.models.family import ModelFamily
+from distill_ray.models.family import ModelFamily, Size
 
 __all__ = [
     "FAMILIES",
     "ModelFamily",
+    "Size",
     "build_model",
     "check_batch_ensemble",
     "check_model_name",
     "check_multi_head",
+    "family_of",
+    "model_families",
     "model_names",
 ]

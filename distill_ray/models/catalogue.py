@@ -28,7 +28,7 @@ FAMILIES: Registry[ModelFamily] = Registry("model")
 
 def check_model_name(name: str, image_shape: tuple[int, int, int] | None = None) -> None:
     """Raise `ValueError` with the reason when no network is called `name`, or when it cannot take images of that (C, H, W)."""
-    family, arguments = _resolve(name)
+    family, arguments = family_of(name)
     if image_shape is not None:
         try:
             family.check_images(image_shape, **arguments)
@@ -38,7 +38,7 @@ def check_model_name(name: str, image_shape: tuple[int, int, int] | None = None)
 
 def check_batch_ensemble(name: str) -> None:
     """Raise `ValueError` with the reason when the network called `name` cannot become a BatchEnsemble."""
-    family, arguments = _resolve(name)
+    family, arguments = family_of(name)
     if not family.plain_layers(**arguments):
         raise ValueError(
             f"model {name!r} cannot become a BatchEnsemble: it has layers that are neither convolutions nor linear layers nor "
@@ -48,7 +48,7 @@ def check_batch_ensemble(name: str) -> None:
 
 def check_multi_head(name: str, depth: int = 0) -> None:
     """Raise `ValueError` with the reason when the network called `name` cannot have heads of `depth` units."""
-    family, arguments = _resolve(name)
+    family, arguments = family_of(name)
     units = family.units(**arguments)
     if not 0 <= depth < units:
         raise ValueError(
@@ -58,7 +58,7 @@ def check_multi_head(name: str, depth: int = 0) -> None:
 
 def model_names() -> list[str]:
     """Examples of every family, sorted: every name of those with fixed names, typical ones of those with numbers."""
-    return sorted(example for family in _families() for example in family.examples)
+    return sorted(example for family in model_families() for example in family.examples)
 
 
 def build_model(
@@ -78,7 +78,7 @@ def build_model(
     `check_model_name` does, and for a mean or std of the wrong length.
     """
     check_model_name(name, image_shape)
-    family, arguments = _resolve(name)
+    family, arguments = family_of(name)
     channels = image_shape[0]
     mean = [0.0] * channels if mean is None else mean
     std = [1.0] * channels if std is None else std
@@ -94,16 +94,18 @@ def build_model(
     return network.Network(name, seed, network.Normalise(mean, std), architecture, task)
 
 
-def _resolve(name: str) -> tuple[ModelFamily, dict[str, Any]]:
-    for family in _families():
+def family_of(name: str) -> tuple[ModelFamily, dict[str, Any]]:
+    """The family that the network called `name` is of, and the builder's arguments. Raises `ValueError` for other names."""
+    for family in model_families():
         found = re.fullmatch(family.expression, name)
         if found:
             return family, family.arguments(*found.groups())
     near = difflib.get_close_matches(name, model_names(), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown model {name!r}{hint} (known: {', '.join(family.pattern for family in _families())})")
+    raise ValueError(f"unknown model {name!r}{hint} (known: {', '.join(family.pattern for family in model_families())})")
 
 
-def _families() -> Iterator[ModelFamily]:
+def model_families() -> Iterator[ModelFamily]:
+    """Every family, those of this package first, then those of others."""
     yield from OWN_FAMILIES
     yield from FAMILIES.values()

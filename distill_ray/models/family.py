@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -29,6 +29,14 @@ def at_least(side: int, image_shape: tuple[int, int, int]) -> None:
 
 
 @dataclass(frozen=True)
+class Size:
+    """How large a network for 100 classes is: its trained weights, and the multiply-adds of one image of 3x32x32 through it."""
+
+    weights: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
 class ModelFamily:
     """Architectures whose names follow one pattern. Free of torch, so that a study file is checked without it.
 
@@ -44,6 +52,10 @@ class ModelFamily:
     than one unit is a promise that all units after the first have such layers only, and tell channels apart by nothing but
     these and a `layers.HeadwiseOperation`, so that heads can be computed side by side.
 
+    What `docs/models.md` says, in Markdown: `help` tells what the family is, its first paragraph in one sentence for the
+    overview, the others in detail; `source` names the paper, or the code that it follows; `sizes` has those examples whose size
+    is known.
+
     Another package adds a family by an entry point of group `distill_ray.model` that loads an instance of this class.
     """
 
@@ -55,3 +67,6 @@ class ModelFamily:
     check_images: Callable[..., None] = any_images
     units: Callable[..., int] = one_unit
     plain_layers: Callable[..., bool] = always
+    help: str = ""
+    source: str = ""
+    sizes: Mapping[str, Size] = field(default_factory=dict)

@@ -1,1 +1,1 @@
-"""What a study will cost before it is begun, and what `distill-ray bench` measures of it on this machine."""
+"""What a study will cost, estimated in advance, and what `distill-ray bench` measures of it on this machine."""

@@ -20,6 +20,7 @@ from distill_ray.augment import VIEWS, View
 from distill_ray.augment.epoch import epoch_batches
 from distill_ray.execution.cluster import WorkerResources
 from distill_ray.execution.run_job import run_job
+from distill_ray.execution.sharing import LIVE as LIVE_TEACHERS
 from distill_ray.execution.sharing import trial_sharing
 from distill_ray.execution.signals import SharedSignals, SharedTeachers
 from distill_ray.job import Data, Job, Split
@@ -38,13 +39,14 @@ from distill_ray.training import (
     precision_of_teachers,
     train,
 )
-from distill_ray.training.compiling import Compile
+from distill_ray.training.compiling import PAYS_BACK, Compile
+from distill_ray.training.resident import resident
 
-BATCHES = 3
-"""Steps of the short epochs that are timed."""
+BATCHES, ON_A_GPU = 3, 100
+"""Steps of the short epochs that are timed on a CPU, and on a GPU, where the start of an epoch would count for too much."""
 
 ROUNDS = 5
-"""Short epochs of each kind, taken in turn, so that what else the machine does falls on all alike. Medians are reported."""
+"""Short epochs of each kind, alternating, so that other work on the machine affects all alike. Medians are reported."""
 
 STUDENT, LIVE, SIGNALS, REFERENCE = "student alone", "with live teachers", "with signals", "plain reference"
 
@@ -53,12 +55,11 @@ STUDENT, LIVE, SIGNALS, REFERENCE = "student alone", "with live teachers", "with
 class Bench:
     """What was measured. Times are seconds for a batch of `batch_size` images, medians over the rounds.
 
-    `steps` holds a training step of each kind, with the images made and the optimiser's work done, and `cpu` the processor time
-    of this process for it, which other work on the machine disturbs less. `ratios` are medians over the rounds too, of processor
-    times where one thread of a CPU does everything. `teachers` is what all
-    teachers together take to answer, `views` the time to make the images of each augmentation. `per_trial` is what a job costs
-    in its process besides its epochs, `memory` the largest resident size of this process in bytes, `signals` the bytes per
-    epoch of the study's training split.
+    `steps` holds a training step of each kind, including making the images and the optimiser step, and `cpu` its CPU time in this
+    process, which other work on the machine disturbs less. `ratios` are medians over the rounds too, of CPU times where one
+    thread of a CPU does everything. `teachers` is the time of a forward pass through all teachers, `views` the time to make the
+    images of each augmentation. `per_trial` is what a job costs in its process beyond its epochs, `memory` the peak resident
+    size of this process in bytes, `signals` the bytes per epoch of the study's training split.
     """
 
     machine: str
@@ -82,8 +83,11 @@ class Bench:
 
     @property
     def view_shares(self) -> dict[str, float]:
-        """The share of each augmentation in a training step of the student alone."""
-        rest = self.steps[STUDENT] - self.views["of the student"]
+        """The share of each augmentation in a training step of the student alone, which waits for it.
+
+        A GPU makes images beside the steps, so that this is what they would take of it if they were made within.
+        """
+        rest = self.steps[STUDENT] - (self.views["of the student"] if self.device == "cpu" else 0.0)
         return {name: seconds / (seconds + rest) for name, seconds in self.views.items()}
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +104,12 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
     torch.set_num_threads(study.resources.cpus_per_worker)
     data = data_of(study)
     dataset = load_dataset(data)
-    worker, compile = Worker.here(), study.resources.compile
+    resources = WorkerResources.of(study, LIVE_TEACHERS)
+    worker = resources.worker()
+    compile = study.resources.compile
+    steps = len(dataset.train) // study.student.batch_size * study.student.epochs
+    if compile == "auto" and worker.device.type == "cuda" and steps >= PAYS_BACK:
+        compile = "always"  # as the study's own jobs are, which have more steps than these
     runs = teacher_runs(study, data)
     jobs = {run.job.id: run.job for run in runs}
     learned = learned_from(study, [run.job.id for run in runs])
@@ -108,14 +117,15 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
     method = recipe.method if recipe.method.needs_teachers else METHODS["kd"]()
     job = Job(recipe=replace(recipe, method=method), data=data, seed=study.trial_seed, teachers=tuple(learned))
     alone = replace(job, recipe=replace(recipe, method=Supervised()), teachers=())
-    few = some_of(dataset, BATCHES * recipe.batch_size)
+    few = some_of(dataset, (ON_A_GPU if worker.device.type == "cuda" else BATCHES) * recipe.batch_size)
+    batches = max(1, len(few.train) // recipe.batch_size)
     answering = precision_of_teachers([jobs[each].recipe for each in learned], worker.device)
     teachers = LiveTeachers([make_network(jobs[each], dataset) for each in learned], worker.device, answering)
 
     with tempfile.TemporaryDirectory(prefix="distill-ray-bench-") as folder:
         store = Store.open(folder)
-        per_trial = statistics.median(_beside_epochs(store, alone, data, seed) for seed in range(3))
-        epochs: dict[str, Iterator[float]] = {STUDENT: _per_step(alone, few, None, worker, compile)}
+        per_trial = statistics.median(_beside_epochs(store, alone, data, seed, resources) for seed in range(3))
+        epochs: dict[str, Iterator[float]] = {STUDENT: _per_step(alone, few, None, worker, compile, batches)}
         sharing = trial_sharing(study)
         key = SignalKey.of(job, answering, sharing.exact, sharing.largest(job.recipe, dataset.num_classes))
         answers: list[float] = []
@@ -123,10 +133,10 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
         if not method.live_teachers(recipe.augment):
             signals = SharedSignals(store, key, few, lambda: teachers, worker=worker, epochs=ROUNDS + 1, limit=1e12)
             for epoch in range(1, ROUNDS + 2):
-                answers.append(_seconds(functools.partial(signals.of_epoch, epoch)) / BATCHES)
+                answers.append(_seconds(functools.partial(signals.of_epoch, epoch)) / batches)
             size = sum(size for _, size, _ in store.tree("signals")) // (ROUNDS + 1) * len(dataset.train) // len(few.train)
-            epochs[SIGNALS] = _per_step(job, few, SharedTeachers(signals, lambda: teachers, worker), worker, compile)
-        epochs[LIVE] = _per_step(job, few, teachers, worker, compile)
+            epochs[SIGNALS] = _per_step(job, few, SharedTeachers(signals, lambda: teachers, worker), worker, compile, batches)
+        epochs[LIVE] = _per_step(job, few, teachers, worker, compile, batches)
         if reference:
             from distill_ray.planning.reference_loop import reference_epochs
 
@@ -139,9 +149,9 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
             for name, running in epochs.items():
                 begun = time.process_time()
                 times[name].append(next(running))
-                cpu[name].append((time.process_time() - begun) / BATCHES)
+                cpu[name].append((time.process_time() - begun) / batches)
             for name, view in views.items():
-                times[name].append(_seconds(_making(view, few, recipe.batch_size, turn, worker)) / BATCHES)
+                times[name].append(_seconds(_making(view, few, recipe.batch_size, turn, worker)) / batches)
     medians = {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
     return Bench(
         machine=machine_name(),
@@ -152,7 +162,7 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
         steps={name: medians[name] for name in epochs},
         cpu={name: statistics.median(seconds[1:]) for name, seconds in cpu.items()},
         ratios=_ratios(cpu if worker.device.type == "cpu" and torch.get_num_threads() == 1 else times),
-        teachers=statistics.median(answers[1:]) if answers else medians[LIVE] - medians[STUDENT],
+        teachers=statistics.median(answers[1:]) if answers else max(medians[LIVE] - medians[STUDENT], 1e-6),
         views={name: medians[name] for name in views},
         per_trial=per_trial,
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
@@ -185,11 +195,13 @@ def some_of(dataset: Dataset, images: int) -> Dataset:
     )
 
 
-def _per_step(job: Job, dataset: Dataset, teachers: EpochTeachers | None, worker: Worker, compile: Compile) -> Iterator[float]:
+def _per_step(
+    job: Job, dataset: Dataset, teachers: EpochTeachers | None, worker: Worker, compile: Compile, batches: int
+) -> Iterator[float]:
     """The seconds of a step in one epoch after another, validation left out."""
     one = replace(dataset, validation=dataset.validation[:1])
     for record in train(job, one, teachers, worker=worker, compile=compile):
-        yield record["seconds"] / BATCHES
+        yield record["seconds"] / batches
 
 
 def _views(study: Study, dataset: Dataset) -> dict[str, View]:
@@ -210,8 +222,7 @@ def _making(view: View, dataset: Dataset, batch_size: int, epoch: int, worker: W
     def make() -> None:
         batches = epoch_batches(
             view,
-            dataset.images,
-            dataset.labels,
+            *resident(dataset, worker.device),
             rows=dataset.train,
             mean=dataset.mean,
             seed=0,
@@ -227,13 +238,13 @@ def _making(view: View, dataset: Dataset, batch_size: int, epoch: int, worker: W
     return make
 
 
-def _beside_epochs(store: Store, job: Job, data: Data, seed: int) -> float:
+def _beside_epochs(store: Store, job: Job, data: Data, seed: int, resources: WorkerResources) -> float:
     """What a job of one step takes, without its epoch."""
     size = job.recipe.batch_size
     split = Split(train=size, validation=data.split.validation, rule="last")
     short = replace(job, recipe=replace(job.recipe, epochs=1), data=replace(data, split=split), seed=seed)
     told: list[list[dict[str, float]]] = []
-    seconds = _seconds(lambda: told.extend(run_job(store, short, WorkerResources(torch.get_num_threads()))))
+    seconds = _seconds(lambda: told.extend(run_job(store, short, resources)))
     return seconds - told[0][0]["seconds"]
 
 

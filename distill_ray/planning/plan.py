@@ -1,4 +1,4 @@
-"""What a study will cost, before it is begun: its jobs, the images they train on, and the time, judged from a few timed steps."""
+"""What a study will cost, estimated in advance: its jobs, the images they train on, and the time, from a few timed steps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import os
 import time
 from collections.abc import Sequence
 
+import torch
+
+from distill_ray.execution.cluster import Machines, WorkerResources
+from distill_ray.execution.sharing import LIVE as LIVE_TEACHERS
 from distill_ray.execution.sharing import Sharing, confirm_sharing, trial_sharing
 from distill_ray.job import Job, Recipe
 from distill_ray.methods import Supervised
@@ -30,9 +34,9 @@ TIMED_BATCHES = 4
 class StagePlan:
     """A stage before it is run: its jobs, how many of them the store has, and what the others cost.
 
-    `images` counts training images over all epochs, `job_seconds` the time of all jobs one after another, each on one worker
-    of this machine, and `seconds` that of the stage with as many jobs side by side as fit here. Early stopping makes the search
-    shorter than this. `signals` says what the teachers' answers cost in it, which is part of these times.
+    `images` counts training images over all epochs, `job_seconds` the time of all jobs in sequence, each on one worker of
+    this machine, and `seconds` that of the stage with as many jobs in parallel as fit here. Early stopping makes the search
+    shorter than this. `signals` says what teacher signals cost in it, which is part of these times.
     """
 
     stage: str
@@ -52,6 +56,10 @@ def plan_study(study: Study, store: Store, search_storage: str | None = None) ->
     data = data_of(study)
     bench = kept_bench(store, study)
     dataset = load_dataset(data)
+    resources = WorkerResources.of(study, LIVE_TEACHERS)
+    worker = resources.worker()
+    gpus = torch.cuda.device_count() if worker.device.type == "cuda" else 0
+    places = int(Machines({"CPU": os.cpu_count() or 1, "GPU": gpus}).places(resources))
     state = state_of(study, data, store, search_storage)
     teachers, ids = state.teachers, state.teacher_ids
     networks = {run.job.id: make_network(run.job, dataset) for run in teachers}
@@ -59,26 +67,24 @@ def plan_study(study: Study, store: Store, search_storage: str | None = None) ->
     per_epoch: dict[tuple[Recipe, tuple[str, ...]], float] = {}
 
     def answering(teachers: Sequence[str]) -> LiveTeachers:
-        device = Worker.here().device
-        precision = precision_of_teachers((recipes[teacher] for teacher in teachers), device)
-        return LiveTeachers([networks[teacher] for teacher in teachers], device, precision)
+        precision = precision_of_teachers((recipes[teacher] for teacher in teachers), worker.device)
+        return LiveTeachers([networks[teacher] for teacher in teachers], worker.device, precision)
 
     def seconds(job: Job) -> float:
         timed = dataclasses.replace(job.recipe, epochs=2, warmup_epochs=0.0, milestones=())
         if (timed, job.teachers) not in per_epoch:
             alike = dataclasses.replace(job, recipe=timed)
             known = _benched_seconds(bench, job, study, dataset) if bench is not None else None
-            per_epoch[timed, job.teachers] = known or _epoch_seconds(alike, dataset, answering(job.teachers))
+            per_epoch[timed, job.teachers] = known or _epoch_seconds(alike, dataset, answering(job.teachers), worker)
         return per_epoch[timed, job.teachers] * job.recipe.epochs
 
     def stage(name: str, jobs: list[Job], done: int, workers: int, sharing: Sharing | None = None) -> StagePlan:
         total = sum(map(seconds, jobs))
         signals = None
         if sharing and (learning := [job for job in jobs if job.teachers]):
-            signals = plan_signals(learning, sharing, dataset, answering(learning[0].teachers), bench)
+            signals = plan_signals(learning, sharing, dataset, answering(learning[0].teachers), worker, bench)
             total = max(total - signals.spared, 0.0)
-        cores = workers * study.resources.cpus_per_worker
-        beside = max(1, min((os.cpu_count() or 1) // cores, len(jobs)))
+        beside = max(1, min(places // workers, len(jobs)))
         images = sum(job.recipe.epochs for job in jobs) * len(dataset.train)
         return StagePlan(name, len(jobs) + done, done, images, total, total / beside, signals)
 
@@ -86,10 +92,10 @@ def plan_study(study: Study, store: Store, search_storage: str | None = None) ->
         missing = [screening for screening in asked if found_metrics(store, screening) is None]
         shown = [screening.epochs * min(screening.images or len(dataset.train), len(dataset.train)) for screening in missing]
         total = sum(
-            images * _measured_seconds(screening, dataset, answering(screening.teachers))
+            images * _measured_seconds(screening, dataset, answering(screening.teachers), worker)
             for screening, images in zip(missing, shown, strict=True)
         )
-        beside = max(1, min((os.cpu_count() or 1) // study.resources.cpus_per_worker, len(missing)))
+        beside = max(1, min(places, len(missing)))
         return StagePlan(SCREEN, len(asked), len(asked) - len(missing), sum(shown), total, total / beside)
 
     trial = Job(recipe=study.student, data=data, seed=study.trial_seed, teachers=tuple(learned_from(study, ids)))
@@ -124,18 +130,17 @@ def _benched_seconds(bench: Bench, job: Job, study: Study, dataset: Dataset) -> 
     return (step * len(dataset.train) + bench.steps[STUDENT] / 3 * len(dataset.validation)) / bench.batch_size
 
 
-def _measured_seconds(screening: Screening, dataset: Dataset, teachers: LiveTeachers) -> float:
+def _measured_seconds(screening: Screening, dataset: Dataset, teachers: LiveTeachers, worker: Worker) -> float:
     """The time that a screening takes for an image, judged from two groups."""
     images = min(len(dataset.train), 2 * GROUP * screening.batch_size)
     epochs = -(-2 * GROUP // -(-images // screening.batch_size))
     begun = time.perf_counter()
-    measure(dataclasses.replace(screening, images=images, epochs=epochs), dataset, teachers, Worker.here().device)
+    measure(dataclasses.replace(screening, images=images, epochs=epochs), dataset, teachers, worker.device)
     return (time.perf_counter() - begun) / (images * epochs)
 
 
-def _epoch_seconds(job: Job, dataset: Dataset, teachers: LiveTeachers) -> float:
+def _epoch_seconds(job: Job, dataset: Dataset, teachers: LiveTeachers, worker: Worker) -> float:
     """An epoch's time, judged from the second of two epochs over a few batches."""
-    worker = Worker.here()
     rows = min(len(dataset.train), TIMED_BATCHES * job.recipe.batch_size)
     share = rows / len(dataset.train)
     few = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""What the teachers' answers will cost a stage, stored or live: time, disk, and which of the two it will be."""
+"""What the teachers' logits will cost a stage, stored or live: time, disk, and which of the two it will be."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ TIMED_IMAGES = 128
 
 @dataclasses.dataclass(frozen=True)
 class SignalsPlan:
-    """The answers that the jobs of a stage need of their teachers.
+    """The teacher logits that the jobs of a stage need.
 
-    `stored` says what the stage will do. Stored answers take `bytes` and are computed once, in `seconds`; live teachers take
+    `stored` says what the stage will do. Stored signals take `bytes` and are computed once, in `seconds`; live teachers take
     `live_seconds` over all jobs. Both are times on one worker, and early stopping makes both shorter. Storing is cheaper from
-    `pays_from` jobs on, infinitely many where no two of them ask for the same answers.
+    `pays_from` jobs on, infinitely many where no two of them use the same signals.
     """
 
     stored: bool
@@ -36,7 +36,7 @@ class SignalsPlan:
 
 
 def plan_signals(
-    jobs: list[Job], sharing: Sharing, dataset: Dataset, teachers: LiveTeachers, bench: Bench | None = None
+    jobs: list[Job], sharing: Sharing, dataset: Dataset, teachers: LiveTeachers, worker: Worker, bench: Bench | None = None
 ) -> SignalsPlan:
     """The plan for `jobs`, which all learn from `teachers`, by the first job's recipe.
 
@@ -46,9 +46,9 @@ def plan_signals(
     few = some_of(dataset, TIMED_IMAGES)
     share = len(few.train) / len(dataset.train)
     key = SignalKey.of(jobs[0], "fp32", sharing.exact, sharing.largest(recipe, dataset.num_classes))
-    compute_signals(key, 1, teachers, some_of(dataset, 2), Worker.here().device)
+    compute_signals(key, 1, teachers, some_of(dataset, 2), worker.device)
     begun = time.perf_counter()
-    signals = compute_signals(key, 1, teachers, few, Worker.here().device)
+    signals = compute_signals(key, 1, teachers, few, worker.device)
     stored_epoch = (time.perf_counter() - begun) / share
     if bench is not None:
         stored_epoch = bench.teachers * len(dataset.train) / bench.batch_size

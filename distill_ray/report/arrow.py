@@ -31,10 +31,10 @@ def runs(rows: Sequence[Row]) -> pa.Table:
     """A row per evaluated run: `name`, `seed`, `job`, and every metric; seed and job are null where several make one run."""
     lines = []
     for row in rows:
-        single = len(row.runs) == len(row.contender.seeds)
+        single = row.contender.members == 1
         for place, metrics in enumerate(row.runs):
             line: dict[str, Any] = {"name": row.contender.name, "seed": row.contender.seeds[place] if single else None}
-            line["job"] = row.contender.job_ids[place] if single and len(row.contender.job_ids) > place else None
+            line["job"] = row.contender.job_ids[place] if single and row.contender.job_ids else None
             lines.append(line | dict(metrics))
     return _table(lines)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from distill_ray.metric import METRICS
 from distill_ray.metrics.regression import losses
-from distill_ray.report.results import ENSEMBLE, TEACHER, Contender
+from distill_ray.report.results import ENSEMBLE, Contender
 from distill_ray.report.table import Row
 
 LEVEL = 0.95
@@ -108,7 +108,7 @@ def _over_seeds(metric: str, best: Row, other: Row) -> tuple[Interval | None, fl
         return None, None, ""
     if other.contender.name == ENSEMBLE or len(theirs) == 1:
         differences, test = mine - theirs[0], "one-sample t-test"
-    elif other.contender.name == TEACHER:
+    elif other.contender.is_teacher:
         if min(len(mine), len(theirs)) < 2:
             return None, None, ""
         shares = np.array([runs.var(ddof=1) / len(runs) for runs in (mine, theirs)])

@@ -51,7 +51,7 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class Published:
-    """A table that somebody published, and how their experiment differs from this study. Shares are in percent."""
+    """A published table, and how that experiment differs from this study. Shares are in percent."""
 
     source: str
     difference: str
@@ -86,7 +86,12 @@ class Contender:
     @property
     def found(self) -> bool:
         """Whether the search found this configuration."""
-        return self.name == BEST or self.name.startswith(f"{BEST}-")
+        return re.fullmatch(rf"{BEST}(-\d+)?", self.name) is not None
+
+    @property
+    def is_teacher(self) -> bool:
+        """Whether its runs are teachers: all of them, or those of a named group."""
+        return self.name == TEACHER or self.name.startswith(f"{TEACHER}-")
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class StageRow:
-    """One stage: how long it took and how many jobs it trained (`done`) or found finished in the store (`reused`).
+    """One stage: how long it took, how many jobs the study trained in it (`done`), and how many others had trained (`reused`).
 
     `joules` is the energy that its jobs' devices used, None where they do not report it.
     """
@@ -121,7 +126,6 @@ class StageRow:
     seconds: float
     done: int
     reused: int
-    status: Literal["finished", "running", "failed"] = "finished"
     joules: float | None = None
 
 
@@ -140,7 +144,7 @@ class StudyResults:
 
     `objectives` maps each objective to `min` or `max`, the first being the one that ranks. `data` says in words what the study
     learned from, `log_scale` names the searched settings that were drawn on a logarithmic scale, `warm_start` counts the trials
-    of earlier studies that the search was told of. Credentials in URIs (`user:password@`) are taken out of the study file, the
+    of earlier studies that the search was given. Credentials in URIs (`user:password@`) are taken out of the study file, the
     command and the tracking URI.
     """
 

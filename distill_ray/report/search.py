@@ -77,11 +77,18 @@ def pareto_front(results: StudyResults) -> list[TrialRow]:
         return []
     signs = [1 if results.objectives[name] == "min" else -1 for name in names]
     costs = np.array([[sign * trial.values[name] for name, sign in zip(names, signs, strict=True)] for trial in complete])
-    no_worse = (costs[:, None] <= costs[None]).all(axis=2)
-    better = (costs[:, None] < costs[None]).any(axis=2)
-    beaten = (no_worse & better).any(axis=0)
-    front = [trial for trial, out in zip(complete, np.atleast_1d(beaten), strict=True) if not out]
+    front = [trial for trial, kept in zip(complete, on_front(costs), strict=True) if kept]
     return sorted(front, key=lambda trial: signs[0] * trial.values[names[0]])
+
+
+def on_front(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Of points (N, objectives), where lower is better, those that no other one beats: nowhere worse and somewhere better."""
+    kept, front = np.zeros(len(costs), dtype=bool), np.empty((0, costs.shape[1]))
+    for place in np.lexsort(costs.T[::-1]):  # in this order no point is beaten by a later one
+        point = costs[place]
+        if not ((front <= point).all(axis=1) & (front < point).any(axis=1)).any():
+            kept[place], front = True, np.vstack([front, point])
+    return kept
 
 
 def epoch_metrics(results: StudyResults) -> list[str]:

@@ -1,4 +1,4 @@
-"""Optuna's storage in a database that may go away for a while: what it is asked is asked again until it is back."""
+"""Optuna's storage in a database that may be down for a while: calls are retried until it is back."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from distill_ray.errors import RunError
 from distill_ray.tracking import shown
 
 PATIENCE = 600.0
-"""Seconds that a database may be away before the search ends with an error."""
+"""Seconds that a database may be down before the search ends with an error."""
 
 PAUSE = 1.0
-"""Seconds between two questions to a database that does not answer."""
+"""Seconds between two attempts to reach a database that does not respond."""
 
 _LOST = (OperationalError, InterfaceError, PendingRollbackError)
 """What SQLAlchemy raises when a connection is refused, ends, or ended earlier in the transaction."""
@@ -30,11 +30,11 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 class Database(_CachedStorage):
     """Optuna's `RDBStorage` at `url`, for drivers that outlive a restart of the database.
 
-    Connections are tried out before they are used. A call that the database does not answer is made again until it is back,
-    for at most `PATIENCE` seconds; `say` hears of the first one in vain, and when it works again. The database may have done
-    what it could not confirm: asked once more, it then says that the row is there or the trial over, which counts as done.
+    Connections are tested before they are used. A call that the database does not answer is retried until it is back, for at
+    most `PATIENCE` seconds; `say` is told of the first failure and of the recovery. The database may have done what it could
+    not confirm: asked again, it then says that the row exists or the trial has ended, which counts as done.
 
-    Opening raises whatever SQLAlchemy does when nobody answers; later calls raise `RunError` at the end of the patience.
+    Opening raises whatever SQLAlchemy raises when nothing answers; later calls raise `RunError` after `PATIENCE` seconds.
     """
 
     def __init__(self, url: str, say: Callable[[str], None] = lambda line: None) -> None:
@@ -46,7 +46,7 @@ class Database(_CachedStorage):
         self._away_since: float | None = None
 
     def wait(self, error: Exception) -> None:
-        """Let a moment pass after `error`. Raises `RunError` when the patience is at its end."""
+        """Wait a moment after `error`. Raises `RunError` after `PATIENCE` seconds."""
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now

@@ -1,4 +1,4 @@
-"""The search's history in Optuna: opened for a study, and read back for whoever wants to know."""
+"""The search's history in Optuna: opened for a study, and read back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import posixpath
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
+import numpy as np
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -14,11 +16,12 @@ from optuna.trial import FrozenTrial, TrialState
 from distill_ray.errors import RequestError
 from distill_ray.events import State
 from distill_ray.job import Data, Recipe
+from distill_ray.report.search import on_front
 from distill_ray.resolve import search_name
 from distill_ray.search.journal import journal
+from distill_ray.search.storage import explained, open_database
 from distill_ray.store import Store
 from distill_ray.study import Search, Study
-from distill_ray.tracking import redacted, shown
 
 ABANDONED = "its driver ended before it did"
 """Why a trial failed that a dead driver had left behind."""
@@ -42,32 +45,23 @@ def open_history(
 ) -> optuna.Study:
     """Optuna's study for the search, made when it is not there yet.
 
-    It lives in a journal file in the study's folder of a local store, or in the database at `storage_uri`; `say` hears when that
-    goes away later, and when it is back. Raises `RequestError` when it cannot be used.
+    It lives in a journal file in the study's folder of a local store, or in the database at `storage_uri`; `say` is told when
+    that goes down later, and when it is back. Raises `RequestError` when it cannot be used.
     """
     quiet()
     if storage_uri is None:
         if not store.is_local:
             raise RequestError(f"store {store.shown} is not a local folder; say where the search is kept with --search-storage")
         storage: BaseStorage = journal(store, journal_path(study.name))
-    try:
-        if storage_uri is not None:
-            from distill_ray.search.database import Database  # SQLAlchemy: seconds that a journal does not need
-
-            storage = Database(storage_uri, say)
+    else:
+        storage = open_database(storage_uri, say)
+    with nullcontext() if storage_uri is None else explained(storage_uri):
         history = optuna.create_study(
             storage=storage,
             study_name=search_name(study, data, teachers),
             directions=["minimize" if mode == "min" else "maximize" for mode in study.search.objectives.values()],
             load_if_exists=True,
         )
-    except Exception as error:
-        if storage_uri is None:
-            raise
-        cause = next(iter(redacted(str(error), storage_uri).splitlines()), type(error).__name__)
-        if isinstance(error, ImportError):
-            cause = f"{error.__cause__ or error}; for PostgreSQL: pip install 'distill-ray[postgresql]'"
-        raise RequestError(f"--search-storage {shown(storage_uri)}: cannot be used ({cause})") from None
     if not history.get_trials(deepcopy=False):
         history.set_metric_names(list(study.search.objectives))
     return history
@@ -79,7 +73,7 @@ def journal_path(name: str) -> str:
 
 
 def quiet() -> None:
-    """Let Optuna keep to itself what it would print."""
+    """Silence Optuna's output."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 
@@ -99,7 +93,7 @@ def counted(history: optuna.Study) -> list[FrozenTrial]:
 
 
 def known_from(history: optuna.Study) -> dict[str, int]:
-    """Earlier studies, and how many of their trials the search was told of."""
+    """Earlier studies, and how many of their trials the search was given."""
     return dict(Counter(trial.user_attrs[SOURCE] for trial in history.get_trials(deepcopy=False) if SOURCE in trial.user_attrs))
 
 
@@ -123,19 +117,12 @@ def time_spent(history: optuna.Study) -> float:
 
 def best_trials(history: optuna.Study, search: Search) -> list[FrozenTrial]:
     """The `COMPLETE` trials, best first: of several objectives those on the Pareto front, by the first objective."""
-    signs = [1 if mode == "min" else -1 for mode in search.objectives.values()]
-
-    def costs(trial: FrozenTrial) -> list[float]:
-        return [sign * value for sign, value in zip(signs, trial.values, strict=True)]
-
-    def beats(one: FrozenTrial, other: FrozenTrial) -> bool:
-        pairs = list(zip(costs(one), costs(other), strict=True))
-        return all(mine <= yours for mine, yours in pairs) and any(mine < yours for mine, yours in pairs)
-
+    signs = np.array([1.0 if mode == "min" else -1.0 for mode in search.objectives.values()])
     complete = [trial for trial in begun(history) if trial.state == TrialState.COMPLETE]
-    if len(signs) > 1:
-        complete = [trial for trial in complete if not any(beats(other, trial) for other in complete)]
-    return sorted(complete, key=lambda trial: (costs(trial)[0], trial.number))
+    if len(signs) > 1 and complete:
+        kept = on_front(signs * np.array([trial.values for trial in complete]))
+        complete = [trial for trial, stays in zip(complete, kept, strict=True) if stays]
+    return sorted(complete, key=lambda trial: (signs[0] * trial.values[0], trial.number))
 
 
 def best_recipes(study: Study, history: optuna.Study, top: int) -> list[Recipe]:

@@ -1,4 +1,4 @@
-"""Optuna's storage in a file of the store, which goes on after a writer was killed in the middle or found the disk full."""
+"""Optuna's storage in a file of the store, which survives a writer that was killed midway or found the disk full."""
 
 from __future__ import annotations
 

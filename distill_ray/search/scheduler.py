@@ -1,4 +1,4 @@
-"""Tune's scheduler: which trials are stopped early, and that Tune lets go of those that have ended."""
+"""Tune's scheduler: stops trials early, and makes Tune drop those that have ended."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_scheduler(study: Study, history: optuna.Study) -> TrialScheduler:
 
 
 def rungs(study: Study) -> frozenset[int]:
-    """The epochs after which ASHA decides whether a trial goes on; none without it."""
+    """The epochs after which ASHA decides whether a trial continues; none without it."""
     asha = study.search.scheduler
     if asha is None:
         return frozenset()

@@ -1,4 +1,4 @@
-"""The search stage: Ray Tune runs the trials that Optuna suggests, and stops early those that do not promise."""
+"""The search stage: Ray Tune runs the trials that Optuna suggests, and stops unpromising ones early."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def run_search(
     cluster: Cluster,
     observer: Observer,
 ) -> None:
-    """Run trials until the search is over. Raises `RunError` when none of them came to its end."""
+    """Run trials until the search is over. Raises `RunError` when none of them completed."""
     queue_first(history, study.search)
     settle_abandoned(history)
     search, wanted = study.search, study.resources
@@ -64,7 +64,7 @@ def run_search(
             search_alg=searcher,
             scheduler=make_scheduler(study, history),
             num_samples=-1,
-            max_concurrent_trials=min(fits, search.max_concurrent or fits),
+            max_concurrent_trials=max(1, min(fits, search.max_concurrent or fits)),
             reuse_actors=single,
         ),
         run_config=tune.RunConfig(
@@ -80,6 +80,8 @@ def run_search(
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             tuner.fit()
+        if not searcher.store_error:
+            searcher.settle_stopped()
     finally:
         with contextlib.suppress(RunError):  # a database that is away; the error of the search says so
             history.set_user_attr(SECONDS, spent + time.monotonic() - begun)

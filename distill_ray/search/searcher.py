@@ -15,9 +15,12 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from distill_ray.errors import DamagedError, RunError, StoreError
-from distill_ray.search.history import ABANDONED, counted
+from distill_ray.search.history import ABANDONED, SOURCE, counted
 from distill_ray.search.journal import share_distributions, together
 from distill_ray.study import Search
+
+OUT_OF_TIME = "the time limit of the search was reached"
+"""Why a trial failed that was under way at that moment."""
 
 INSTEAD_OF = "instead_of"
 """The user attribute of a trial that is tried again: the number of the one that a dead driver left behind."""
@@ -26,15 +29,15 @@ INSTEAD_OF = "instead_of"
 class OptunaSearcher(OptunaSearch):
     """Ray's `OptunaSearch` on a study's search space, with true trial states and with the limits of the study file.
 
-    It differs from its base in what Optuna gets to know:
+    It differs from its base in what it reports to Optuna:
 
     - a trial that the scheduler stopped is PRUNED with its last value, not COMPLETE; one that failed is FAIL with its reason;
     - every epoch is an intermediate value, the last one included;
     - nothing is pickled: Optuna's storage is the only state.
 
-    `configure` makes the Tune configuration of a trial from what it has drawn; `on_end` hears of its number, its state, the
-    reason for anything but success, and the metrics of its result. `deadline` is by the clock that never goes back. `store_error`
-    says what ended the search: a store that cannot be written, or a database that stays away.
+    `configure` makes the Tune configuration of a trial from what it has drawn; `on_end` gets its number, its state, the
+    reason for anything but success, and the metrics of its result. `deadline` is by the monotonic clock. `store_error` says what
+    ended the search: a store that cannot be written, or a database that stays down.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class OptunaSearcher(OptunaSearch):
         self._failed = sum(trial.state == TrialState.FAIL for trial in past)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The configuration of the next trial, or Tune's word for "that was all"."""
+        """The configuration of the next trial, or Tune's signal that there are no more."""
         spent = self._begun >= self._search.trials or self._failed >= self._search.max_failed_trials
         finished = cast("dict[str, Any]", Searcher.FINISHED)
         if spent or self.store_error or time.monotonic() > self._deadline:
@@ -104,14 +107,25 @@ class OptunaSearcher(OptunaSearch):
         with self._database_errors():
             self._settle(trial, result, outcome, error)
 
+    def settle_stopped(self) -> None:
+        """Tell Optuna of the trials that Tune has stopped without a word, as it does when the time limit is reached."""
+        for trial_id in list(self._ot_trials):
+            with self._database_errors():
+                self._settle(self._ot_trials.pop(trial_id), {"failure": OUT_OF_TIME}, {}, False)
+
     def _settle(self, trial: Trial, result: dict[str, Any], outcome: dict[str, float], error: bool) -> None:
         values, state, reason = None, TrialState.FAIL, result.get("failure", "")
         if error or not result:
             reason = "its process died, and so did those of its retries"
         elif outcome:
-            values, state = [outcome[name] for name in self._search.objectives], TrialState.COMPLETE
+            values = [outcome[name] for name in self._search.objectives]
+            undefined = [name for name, value in zip(self._search.objectives, values, strict=True) if math.isnan(value)]
+            if undefined:
+                values, reason = None, f"{' and '.join(undefined)} is not a number"
+            else:
+                state = TrialState.COMPLETE
         elif not reason and time.monotonic() > self._deadline:
-            reason = "the time limit of the search was reached"
+            reason = OUT_OF_TIME
         elif not reason:
             state, reason = TrialState.PRUNED, f"stopped after epoch {result['epoch']}"
         self._failed += state == TrialState.FAIL
@@ -158,8 +172,12 @@ def settle_abandoned(study: optuna.Study) -> int:
 
 def queue_first(study: optuna.Study, search: Search) -> None:
     """Queue what the study file wants tried first, each once, however often this is called by the driver that holds the study."""
+    own = [trial for trial in study.get_trials(deepcopy=False) if SOURCE not in trial.user_attrs]
+    known = [trial.system_attrs.get("fixed_params", trial.params) for trial in own]
     for settings in search.try_first:
-        study.enqueue_trial(dict(settings), skip_if_exists=True)
+        if dict(settings) not in known:
+            study.enqueue_trial(dict(settings))
+            known.append(dict(settings))
 
 
 def make_sampler(search: Search, past_trials: int) -> optuna.samplers.BaseSampler:

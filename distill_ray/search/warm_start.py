@@ -1,4 +1,4 @@
-"""A warm start: the sampler is told of the trials of earlier studies before it draws its first.
+"""A warm start: the sampler gets the trials of earlier studies before it draws its first.
 
 An earlier trial counts for the settings that both spaces have and whose value lies in this one; the others it says nothing
 about. One that had a choice which is not offered here (another method, say) is of another kind, and is left out altogether.
@@ -17,10 +17,12 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from distill_ray.search.history import SOURCE, journal_path, quiet
 from distill_ray.search.journal import journal
+from distill_ray.search.storage import open_database
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.study.recipes import flatten
 from distill_ray.study.space import Label, SearchSpace, label_of
+from distill_ray.tracking import shown
 
 IDENTITY = "trial"
 """The user attribute that says which trial of its source an earlier trial was."""
@@ -40,7 +42,7 @@ def warm_start(history: optuna.Study, study: Study, store: Store, search_storage
 def earlier_trials(study: Study, store: Store, search_storage: str | None, *, besides: str = "") -> list[FrozenTrial]:
     """The complete trials of `search.warm_start` as trials of this study's space; `besides` names a search to leave out.
 
-    Raises `RequestError` when one of the studies has no search with these objectives.
+    Raises `RequestError` when one of the studies has no search with these objectives, or the storage cannot be used.
     """
     found: list[FrozenTrial] = []
     for source in study.search.warm_start:
@@ -108,16 +110,16 @@ def _searches(source: str, study: Study, store: Store, search_storage: str | Non
                 yield search
 
 
-def _storage(name: str, place: str, store: Store, search_storage: str | None) -> str | BaseStorage | None:
+def _storage(name: str, place: str, store: Store, search_storage: str | None) -> BaseStorage | None:
     if not place and search_storage is not None:
-        return search_storage
-    other = Store(str(Path(place).expanduser().absolute())) if place else store
+        return open_database(search_storage)
+    other = Store.at(place) if place else store
     found = other.is_local and Path(other.uri, journal_path(name)).is_file()
     return journal(other, journal_path(name)) if found else None
 
 
 def _missing(source: str, study: Study, store: Store, search_storage: str | None) -> str:
     name, _, place = source.partition("@")
-    where = place or search_storage or store.uri
+    where = shown(place or search_storage or store.uri)
     objectives = ", ".join(study.search.objectives)
     return f"study {name} has no search by {objectives} in {where}; name one that has run there, or write {name}@STORE"

@@ -29,9 +29,10 @@ from distill_ray.report.results import (
     StudyResults,
     TrialRow,
 )
-from distill_ray.resolve import trial_run
+from distill_ray.resolve import data_of, trial_run
 from distill_ray.search.history import begun, known_from
 from distill_ray.stages.contenders import ensemble_contenders, student_contenders, teacher_contenders
+from distill_ray.stages.places import Places
 from distill_ray.stages.screen import ENTROPY, T_STDDEV, Screening, found_metrics, kept_choices
 from distill_ray.stages.stage_log import first_run, stage_rows
 from distill_ray.stages.state import StudyState, state_of
@@ -47,10 +48,19 @@ _STATES: dict[TrialState, Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING"]] = {
 _PACKAGES = ("distill-ray", "torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "pyarrow")
 
 
-def collect(study: Study, data: Data, store: Store, *, search_storage: str | None, tracking_uri: str) -> StudyResults:
+def load_results(study: Study, places: Places) -> tuple[StudyResults, Data, Store]:
+    """What there is of a study by now, finished or not, with its data and its store, which are only read.
+
+    Raises `RequestError` when one of them is not there.
+    """
+    data, store = data_of(study), Store.open(places.store, make=False)
+    return collect(study, data, store, places), data, store
+
+
+def collect(study: Study, data: Data, store: Store, places: Places) -> StudyResults:
     """Everything there is to say about a study now; a study that is not finished has less of it."""
     source = open_source(data.location, label=data.label)
-    state = state_of(study, data, store, search_storage)
+    state = state_of(study, data, store, places.search_storage)
     contenders: list[Contender] = []
     screening: tuple[ScreenRow, ...] = ()
     if len(state.trained) == len(state.teachers):
@@ -86,11 +96,11 @@ def collect(study: Study, data: Data, store: Store, *, search_storage: str | Non
             dimension.name for dimension in study.search.space.dimensions if isinstance(dimension, Range) and dimension.log
         ),
         versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES},
-        git_commit=_git_commit(),
+        git_commit=git_commit(),
         seeds=study.confirm_seeds,
         machine=f"{platform.machine()}, {platform.system()} {platform.release()}",
         command=shlex.join(["distill-ray", "run", study.path, *itertools.chain(*(("--set", each) for each in study.overrides))]),
-        tracking_uri=tracking_uri,
+        tracking_uri=places.shown_tracking(),
     )
 
 
@@ -170,7 +180,19 @@ def _trials(state: StudyState, data: Data, store: Store) -> tuple[TrialRow, ...]
     return tuple(rows)
 
 
-def _git_commit() -> str | None:
-    folder = Path(__file__).parent
-    found = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or None
+def git_commit(package: Path = Path(__file__).parents[1]) -> str | None:
+    """The commit that the package is checked out from, with `-dirty` where its files are others by now.
+
+    None when it is installed, though it may lie in the working tree of another repository.
+    """
+
+    def git(*arguments: str) -> str | None:
+        command = ["git", "-C", str(package), *arguments]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return None
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None or (commit := git("rev-parse", "HEAD")) is None:
+        return None
+    return f"{commit}-dirty" if git("status", "--porcelain", "--", ".") else commit

@@ -1,14 +1,16 @@
-"""One driver per study and per search: whoever runs it says so where others look, and a second one is turned away."""
+"""One driver per study and per search: it announces itself where others look, and a second one is refused."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import itertools
 import json
 import os
 import posixpath
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -22,10 +24,10 @@ if TYPE_CHECKING:
     import optuna
 
 BEAT = 4.0
-"""Seconds between two signs of life of a driver on a store that is not local."""
+"""Seconds between two heartbeats of a driver on a store that is not local."""
 
 EXPIRY = 15.0
-"""Seconds without one after which it counts as dead, by the clock of the store."""
+"""Seconds without one after which a driver counts as dead, by the clock of the store."""
 
 DRIVER = "driver"
 """The attribute of a search in a database that says who runs it."""
@@ -35,8 +37,8 @@ DRIVER = "driver"
 def study_lock(store: Store, name: str, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Keeps a second driver from study `name`; raises `RequestError` when there is one already.
 
-    On a local store it is a lock of the operating system, gone with the process. Elsewhere it is a file that the driver writes
-    again and again; one that was killed is waited for, at most `EXPIRY` seconds, which `say` is told. Two that begin in the
+    On a local store it is a lock of the operating system, released with the process. Elsewhere it is a file that the driver
+    keeps writing; after a driver was killed the next one waits, at most `EXPIRY` seconds, and tells `say`. Two that start in the
     same second see each other before either of them has done anything.
     """
     busy = RequestError(
@@ -65,17 +67,18 @@ def study_lock(store: Store, name: str, say: Callable[[str], None] = lambda line
 def search_lock(history: optuna.Study, store: Store, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Keeps from a search in a database those drivers that run the same study on another store.
 
-    The driver writes itself into the search's attributes again and again; raises `RequestError` when another one does. One that
-    was killed is waited for, `EXPIRY` seconds if it was on another store, which `say` is told; whoever holds the study on this
-    store (`study_lock`) knows that its driver here is gone.
+    The driver keeps writing itself into the search's attributes; raises `RequestError` when another one does. After one was
+    killed on another store the next one waits `EXPIRY` seconds and tells `say`; whoever holds the study on this store
+    (`study_lock`) knows that its driver here is gone. The same folder
+    on two machines counts as two stores.
     """
-    own = {"store": store.shown, "host": socket.gethostname()}
+    own = {"store": store.shown, "host": socket.gethostname(), "place": _place(store)}
     found = _driver_of(history)
     busy = RequestError(
         f"search {history.study_name} is being run on store {found.get('store')} by another process on {found.get('host')}; wait "
         "for it, or give the study another name"
     )
-    if found and found.get("store") != own["store"]:
+    if found and found.get("place") != own["place"]:
         say(f"waiting for the last driver of the search, on {found.get('host')} with store {found.get('store')}, to be gone")
         limit = time.monotonic() + EXPIRY
         while (now := _driver_of(history)) and time.monotonic() < limit:
@@ -101,7 +104,7 @@ def is_running(store: Store, name: str) -> bool:
 
 
 def lock_path(name: str) -> str:
-    """Where the lock of study `name` lies in the store."""
+    """The path of the lock of study `name` in the store."""
     return posixpath.join("studies", name, "lock")
 
 
@@ -111,33 +114,51 @@ def _known_as_driver(
 ) -> Iterator[None]:
     """Says again and again, by `write`, that a driver with these properties lives, and in the end that there is none.
 
-    Raises `busy` when `read` finds another one that came in the same second.
+    Raises `busy` when `read` finds another one that came in the same second, and interrupts what runs with a `RunError` when
+    another one has taken over, as one may after this machine was cut off for longer than `EXPIRY`.
     """
     own = own | {"token": secrets.token_hex(8)}
     write(own)
     time.sleep(1)
     if read().get("token") != own["token"]:
         raise busy
-    done = threading.Event()
+    done, usurper = threading.Event(), dict[str, Any]()
 
     def beat() -> None:
         for count in itertools.count(1):
             if done.wait(BEAT):
                 return
             with contextlib.suppress(RunError):
-                if read().get("token") == own["token"]:
-                    write(own | {"beat": count})
+                found = read()
+                if found.get("token", own["token"]) != own["token"]:
+                    usurper.update(found)
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
+                write(own | {"beat": count})
 
     beating = threading.Thread(target=beat, daemon=True)
     beating.start()
     try:
         yield
+    except KeyboardInterrupt:
+        if usurper:
+            raise RunError(
+                f"another driver, on {usurper.get('host')}, runs the study since this one was not heard of for {EXPIRY:g} s; "
+                "it goes on there"
+            ) from None
+        raise
     finally:
         done.set()
         beating.join()
         with contextlib.suppress(RunError):
             if read().get("token") == own["token"]:
                 write({})
+
+
+def _place(store: Store) -> str:
+    """What tells stores apart whose addresses read alike."""
+    machine = socket.gethostname() if store.is_local else ""
+    return hashlib.sha256(f"{machine} {store.uri}".encode()).hexdigest()[:16]
 
 
 def _driver_of(history: optuna.Study) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a store holds that no study needs: found first, removed when that was asked for."""
+"""What a store holds that no study needs: found first, removed on request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import optuna
-from optuna.storages.journal import JournalStorage
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from distill_ray.errors import RequestError
@@ -16,6 +16,7 @@ from distill_ray.execution.signals import IN_USE, ROOT
 from distill_ray.records import find_job, job_key, log_path
 from distill_ray.search.history import journal_path
 from distill_ray.search.journal import journal
+from distill_ray.search.storage import open_database
 from distill_ray.stages.driver import is_running
 from distill_ray.stages.references import is_list, referenced
 from distill_ray.store import DAMAGED, MANIFEST, Store
@@ -48,7 +49,8 @@ def garbage(
     """What can be removed without a running or finished study missing it; with `study`, only of that study's jobs.
 
     Checkpoints of unfinished jobs stay, and so do all signals while a study is being run or within an hour of their use. With
-    `unreferenced` also jobs that no study of the store refers to: raises `RequestError` when that cannot be known.
+    `unreferenced` also jobs that no study of the store refers to: raises `RequestError` when that cannot be known, or when the
+    search storage cannot be used.
     """
     names = store.names("studies")
     running = [name for name in names if is_running(store, name)]
@@ -108,7 +110,7 @@ def _checkpoints(
 
 def _trial_states(store: Store, names: list[str], search_storage: str | None) -> dict[str, set[TrialState]]:
     """How the trials of every job stand, in all searches that can be read."""
-    storages: list[str | JournalStorage] = [search_storage] if search_storage else []
+    storages: list[BaseStorage] = [open_database(search_storage)] if search_storage else []
     for name in names if store.is_local else ():
         if store.local_path(journal_path(name)).exists():
             storages.append(journal(store, journal_path(name)))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
+import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -11,13 +14,43 @@ from distill_ray.events import Measurement, Metrics, Observer, Run, State, descr
 from distill_ray.export import find_champion
 from distill_ray.job import Data
 from distill_ray.report.answer import found_settings, lead
-from distill_ray.report.results import TEACHER, Contender, StudyResults
+from distill_ray.report.results import Contender, StudyResults
 from distill_ray.report.table import Row, as_markdown, table
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.tracking import DataSet, Status, Tracker, study_views
 
 _STATUS: dict[State, Status] = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+
+
+def study_tracker(
+    study: Study, data: Data, store: Store, uri: str, warn: Callable[[str], None], *, interval: float = 1.0
+) -> Tracker:
+    """The tracker of a study on a store, for whoever holds the study there (`study_lock`).
+
+    In the MLflow at `uri` it finds the runs that this version of the study has from this store, wherever the store lay then.
+    The same study on another store has runs of its own: its trials have drawn other settings.
+    """
+    return Tracker(
+        uri,
+        study.name,
+        f"{study.digest}-{data.digest[:8]}-{_identity(study, store)}",
+        artifacts=str(Path(store.uri, "mlflow")) if store.is_local else None,
+        warn=warn,
+        interval=interval,
+    )
+
+
+def _identity(study: Study, store: Store) -> str:
+    """What tells a study on this store from the same study on others. It goes with the search: who removes the study's folder
+    to begin anew gets another one.
+    """
+    path = posixpath.join("studies", study.name, "mlflow-id")
+    found = (store.read(path) or b"").decode(errors="replace")
+    if not re.fullmatch(r"[0-9a-f]{8}", found):
+        found = secrets.token_hex(4)
+        store.write(path, found.encode(), durable=True)
+    return found
 
 
 class MlflowRecord(Observer):
@@ -28,8 +61,8 @@ class MlflowRecord(Observer):
         self._study = study
         self._data = data
 
-    def study_started(self) -> None:
-        """The study's own run, with its data sets and its file."""
+    def study_started(self, store: Store) -> None:
+        """The study's own run, with its data sets, its file, and where its store is."""
         study = self._study
         self._tracker.start_study(
             f"study {study.name}",
@@ -39,12 +72,12 @@ class MlflowRecord(Observer):
                 "trials": study.search.trials,
                 "seed": study.seed,
             },
-            tags={"study": study.name, "study_digest": study.digest},
+            tags={"study": study.name, "study_digest": study.digest, "store": store.shown},
             study_file=study.source_text,
         )
         self._tracker.log_dataset(_datasets(self._data))
         self._tracker.save_views(
-            study_views(study.search.objectives, [each.name for each in study.search.space.dimensions], study.digest)
+            study_views(study.search.objectives, [each.name for each in study.search.space.dimensions], self._tracker.study_key)
         )
 
     def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
@@ -133,7 +166,7 @@ def _description(results: StudyResults, rows: list[Row]) -> str:
 
 def _keys(contender: Contender) -> list[str]:
     """The runs behind a row of the table."""
-    if contender.name.startswith(TEACHER):
+    if contender.is_teacher:
         return [f"teach/{job_id}" for job_id in contender.job_ids]
     return [f"confirm/{contender.name}/{seed}" for seed in contender.seeds]
 

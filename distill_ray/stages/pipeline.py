@@ -121,7 +121,7 @@ def _search(around: Surroundings, teachers: Sequence[str]) -> optuna.Study:
 def tell_of_trials(
     study: Study, data: Data, teachers: Sequence[str], history: optuna.Study, store: Store, observer: Observer
 ) -> None:
-    """Let `observer` hear of the trials that have ended before."""
+    """Report the trials that have already ended to `observer`."""
     (objective, *_) = study.search.objectives
     for trial in counted(history):
         run = trial_run(study, data, teachers, trial.number, trial.params)

@@ -1,4 +1,4 @@
-"""Which jobs a study refers to, kept in the store, so that it is known what nobody needs any more."""
+"""Which jobs a study refers to, kept in the store, so that those no longer needed can be found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LENGTH = 200
 
 
 class References(Observer):
-    """Writes down the jobs of a study, before they are trained, as an observer of its stages."""
+    """Records the jobs of a study, before they are trained, as an observer of its stages."""
 
     def __init__(self, study: Study, store: Store) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""One command's worth of a study: everything around the stages, from the checks before to the report after."""
+"""One run of a study: everything around the stages, from the checks before to the report after."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import dataclasses
 import hashlib
 import posixpath
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
-from distill_ray.errors import DamagedError, RequestError
+from distill_ray.errors import DamagedError
 from distill_ray.events import Observers, stage
 from distill_ray.execution.cluster import Cluster
 from distill_ray.job import canonical_json
@@ -21,41 +20,27 @@ from distill_ray.resolve import REPORT, data_of
 from distill_ray.search.warm_start import earlier_trials
 from distill_ray.stages.collect import collect
 from distill_ray.stages.driver import study_lock
-from distill_ray.stages.mlflow_record import MlflowRecord
+from distill_ray.stages.mlflow_record import MlflowRecord, study_tracker
 from distill_ray.stages.pipeline import Surroundings, run_stages
+from distill_ray.stages.places import Places
 from distill_ray.stages.references import References
 from distill_ray.stages.stage_log import StageLog
 from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.tracking import Tracker, check_tracking, default_uri, shown
+from distill_ray.tracking import check_tracking
+
+MADE_FOR = "made-for"
+"""The file of a report that says for which results it was made, and which other files there are, line by line."""
 
 REPAIRS = 10
 """How often in one run the stages begin again because a record of the store was found damaged."""
 
 
-@dataclass(frozen=True)
-class Places:
-    """Where a study keeps things and where it runs, as the command line has it."""
-
-    store: str
-    tracking: str | None = None
-    search_storage: str | None = None
-    address: str | None = None
-
-    def tracking_uri(self) -> str:
-        """The tracking URI: the one given, or a database in a local store."""
-        if self.tracking is not None:
-            return self.tracking
-        if "://" in self.store:
-            raise RequestError(f"store {shown(self.store)} is not a local folder; say where MLflow is with --tracking-uri")
-        return default_uri(Path(self.store).expanduser().absolute())
-
-
 def run_study(study: Study, places: Places, console: Console, *, verbose: bool = False) -> StudyResults:
     """Run `study`, or what is missing of it, and return its results.
 
-    Raises `RequestError` before anything is begun when the request cannot be met, and `RunError` when something fails on the
-    way; what was finished by then is kept, and the same call again goes on from there.
+    Raises `RequestError` before anything starts when the request cannot be met, and `RunError` when something fails while it
+    runs; what was finished by then is kept, and the same call resumes from there.
     """
     tracking_uri = places.tracking_uri()
     store = Store.open(places.store)
@@ -65,23 +50,17 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
     with (
         Progress(console, study.search.objectives) as progress,
         study_lock(store, study.name, progress.say),
-        Tracker(
-            tracking_uri,
-            study.name,
-            f"{study.digest}-{data.digest[:8]}",
-            artifacts=str(Path(store.uri, "mlflow")) if store.is_local else None,
-            warn=progress.say,
-        ) as tracker,
+        study_tracker(study, data, store, tracking_uri, progress.say) as tracker,
         Cluster(places.address, verbose=verbose, say=progress.say) as cluster,
     ):
         record = MlflowRecord(tracker, study, data)
-        record.study_started()
+        record.study_started(store)
         observer = Observers((progress, StageLog(study, store), References(study, store), record))
         for left in reversed(range(REPAIRS + 1)):
             try:
                 run_stages(Surroundings(study, data, store, places.search_storage, cluster, observer, progress.say))
                 with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
-                    results = collect(study, data, store, search_storage=places.search_storage, tracking_uri=shown(tracking_uri))
+                    results = collect(study, data, store, places)
                     record.study_ended(results, write_files(study, store, results, Path(folder)), store)
                 break
             except DamagedError as error:
@@ -92,7 +71,7 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
 
 
 def report_path(study: Study, name: str = "report.html") -> str:
-    """Where a file of the study's report lies in the store."""
+    """The path of a file of the study's report in the store."""
     return posixpath.join("studies", study.name, "report", name)
 
 
@@ -102,19 +81,28 @@ def write_files(study: Study, store: Store, results: StudyResults, folder: Path)
     said += [None if results.published is None else dataclasses.asdict(results.published)]
     said += [[trial.number, trial.state, trial.job_id] for trial in results.trials]
     said += [[contender.name, *contender.job_ids] for contender in results.contenders]
-    fingerprint = hashlib.sha256(canonical_json(said).encode()).hexdigest().encode()
-    if store.read(report_path(study, "made-for")) == fingerprint:
-        names = [name for name in store.names(report_path(study, "")) if name.startswith("report.")]
-        names += [f"plots/{name}" for name in store.names(report_path(study, "plots"))]
-        (folder / "plots").mkdir()
-        for name in names:
-            (folder / name).write_bytes(store.read(report_path(study, name)) or b"")
-    else:
+    fingerprint = hashlib.sha256(canonical_json(said).encode()).hexdigest()
+    found = _files_made_for(fingerprint, study, store)
+    if found is None:
         from distill_ray.report.write import write_report
 
         names = [file.relative_to(folder).as_posix() for file in write_report(results, folder)]
         store.delete(report_path(study, ""))
         for name in names:
             store.write(report_path(study, name), (folder / name).read_bytes())
-        store.write(report_path(study, "made-for"), fingerprint)
+        store.write(report_path(study, MADE_FOR), "\n".join([fingerprint, *names]).encode())
+    else:
+        names = list(found)
+        (folder / "plots").mkdir()
+        for name, content in found.items():
+            (folder / name).write_bytes(content)
     return {name: folder / name for name in names}
+
+
+def _files_made_for(fingerprint: str, study: Study, store: Store) -> dict[str, bytes] | None:
+    """The report in the store by file, when it was made for these results and nobody has removed any of it."""
+    made_for, *names = (store.read(report_path(study, MADE_FOR)) or b"").decode(errors="replace").split("\n")
+    if made_for != fingerprint or not names:
+        return None
+    found = {name: content for name in names if (content := store.read(report_path(study, name))) is not None}
+    return found if len(found) == len(names) else None

@@ -94,7 +94,7 @@ class Screening:
 def screenings(study: Study, data: Data, teachers: Sequence[str]) -> list[Screening]:
     """The measurements that the study asks for, in the order of its candidates. `teachers` are those that students learn from.
 
-    They have the seed of the trials: what the teachers say of an epoch's images then serves both.
+    They have the seed of the trials, so that both use the same teacher signals of an epoch.
     """
     screen = study.screen
     if screen is None:
@@ -115,7 +115,7 @@ def screenings(study: Study, data: Data, teachers: Sequence[str]) -> list[Screen
 
 
 def screening_sharing(study: Study, screening: Screening) -> Sharing:
-    """How a screening gets the teachers' answers: as the trials do, where they ask for the very same ones, else live."""
+    """How a screening gets the teachers' logits: as the trials do, where they use exactly the same ones, else live."""
     view = screening.view
     try:
         searched = _choices(study)
@@ -142,7 +142,7 @@ def measure(screening: Screening, dataset: Dataset, teachers: EpochTeachers, dev
 
     As in Wang et al. 2022: the training images pass by, shuffled and augmented; the predictions, at temperature 1, for all parts
     of five batches (the images and, where the view has some, the augmented copies) make a group. Several teachers count by the
-    mean of their probabilities, which is what a student is told. `images` of the training split are drawn once.
+    mean of their probabilities, the target of a student. `images` of the training split are drawn once.
     """
     from distill_ray.augment.epoch import epoch_batches
 
@@ -187,18 +187,18 @@ def run_screening(store: Store, screening: Screening, resources: WorkerResources
     import torch
 
     from distill_ray.execution.run_job import cached_dataset, teachers_of_view
-    from distill_ray.training import Worker
 
     torch.set_num_threads(max(1, int(resources.cpus)))
     if store.get(screening.key) is not None:
         return
     begun = time.perf_counter()
-    worker = Worker.here()
+    worker = resources.worker()
     teachers = teachers_of_view(
         store,
         screening.teachers,
         screening.data,
         screening.view,
+        worker,
         seed=screening.seed,
         batch_size=screening.batch_size,
         epochs=screening.epochs,
@@ -218,9 +218,9 @@ def run_screenings(
     *,
     sharing: Callable[[Screening], Sharing],
 ) -> None:
-    """Make the measurements side by side as Ray tasks, as many as fit, until all are in the store.
+    """Make the measurements in parallel as Ray tasks, as many as fit, until all are in the store.
 
-    `sharing` says how each of them gets the teachers' answers. Raises `RunError` when one fails on its own account or its process
+    `sharing` says how each of them gets the teachers' logits. Raises `RunError` when one fails on its own account or its process
     dies too often, and `DamagedError` when it found a damaged record.
     """
     from distill_ray.execution.fleet import run_side_by_side  # Ray
@@ -242,11 +242,9 @@ class _Measuring:
         return f"screening {self.screening.label}"
 
     def start(self, attempt: int) -> Any:
-        import ray
+        from distill_ray.execution.fleet import task_on_worker
 
-        task = ray.remote(num_returns="streaming", max_retries=0)(_measure)
-        placed = task.options(num_cpus=self.resources.cpus, num_gpus=self.resources.gpus)
-        return placed.remote(self.store, self.screening.to_dict(), self.resources)
+        return task_on_worker(_measure, self.resources).remote(self.store, self.screening.to_dict(), self.resources)
 
     def heard(self, message: dict[str, str]) -> None:
         raise RunError(f"{self.name}: {message['failure']}")
@@ -269,14 +267,14 @@ def _measure(store: Store, screening: dict[str, Any], resources: WorkerResources
 
 
 def measurement(screening: Screening, metrics: Mapping[str, float], *, reused: bool = False) -> Measurement:
-    """What observers are told of a screening."""
+    """The event that reports a screening to observers."""
     settings = {"augment" if name == "name" else f"augment.{name}": value for name, value in screening.view.to_dict().items()}
     settings |= {"epochs": screening.epochs, "batch_size": screening.batch_size, "seed": screening.seed}
     return Measurement(f"screen/{screening.id}", screening.label, settings, metrics, reused)
 
 
 def kept_choices(study: Study, values: Mapping[View, float]) -> list[View] | None:
-    """The choices of augment that the search is left with, in the order of the file; None when it keeps all of them.
+    """The choices of augment that the search keeps, in the order of the file; None when it keeps all of them.
 
     `values` holds T. stddev, lower being better. Choices that were not measured stay.
     """

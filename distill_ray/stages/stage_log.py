@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 import time
+from collections.abc import Callable, Iterable
 
 from distill_ray.events import Measurement, Metrics, Observer, Run, State
 from distill_ray.report.results import StageRow
@@ -16,38 +17,66 @@ BEGUN = "begun"
 """Beside the stages in their file: when the study was first run."""
 
 
+PACE = 5.0
+"""Seconds between two writes while a stage runs: what a driver that is killed may have forgotten."""
+
+
 class StageLog(Observer):
-    """Keeps in the store when a study was begun, how long each of its stages has taken, how many jobs it trained, and the energy
-    that their epochs used where devices report it, over all its runs.
+    """Keeps in the store when a study was begun, how long each of its stages has taken, how many jobs it trained and how many it
+    found that others had trained, and the energy that its epochs used where devices report it, over all its runs.
     """
 
     def __init__(self, study: Study, store: Store) -> None:
         self._store = store
         self._path = _stage_file(study)
         self._stages = _read(store, self._path)
-        self._begun: dict[str, float] = {}
+        self._written = 0.0
 
     def stage_started(self, stage: str, jobs: int) -> None:
         if not self._stages:
             self._stages[BEGUN] = {"time": time.time()}
-            self._store.write(self._path, json.dumps(self._stages).encode())
-        self._begun[stage] = time.monotonic()
-        entry = self._stages.setdefault(stage, {"seconds": 0.0, "trained": 0})
-        entry["jobs"] = jobs
+        self._entry = self._stages[stage] = {"seconds": 0.0, "trained": 0, "reused": 0} | self._stages.get(stage, {})
+        self._before = dict(self._entry)
+        self._begun, self._since = time.monotonic(), time.time()
+        self._past = 0
+        self._counted: dict[str, float] = {}
+        self._write()
+
+    def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
+        self._found()
 
     def epoch(self, run: Run, record: Metrics) -> None:
-        entry, joules = self._stages[run.stage], record.get("system/energy_joules")
-        if joules is not None:
-            entry["joules"] = entry.get("joules", 0.0) + joules
+        again = record["epoch"] <= self._counted.get(run.key, 0) or record.get("time", self._since) < self._since
+        if not again and (joules := record.get("system/energy_joules")) is not None:
+            self._entry["joules"] = self._entry.get("joules", 0.0) + joules
+            self._counted[run.key] = record["epoch"]
 
     def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
-        self._stages[run.stage]["trained"] += 1
+        self._counted.pop(run.key, None)
+        self._trained()
 
     def measured(self, measurement: Measurement) -> None:
-        self._stages[SCREEN]["trained"] += not measurement.reused
+        if measurement.reused:
+            self._found()
+        else:
+            self._trained()
 
     def stage_ended(self, stage: str) -> None:
-        self._stages[stage]["seconds"] += time.monotonic() - self._begun[stage]
+        self._write()
+
+    def _found(self) -> None:
+        """A job that was finished before: by others, as far as there are more of them than this study had trained."""
+        self._past += 1
+        self._entry["reused"] = max(self._before["reused"], self._past - self._before["trained"])
+
+    def _trained(self) -> None:
+        self._entry["trained"] += 1
+        if time.monotonic() - self._written > PACE:
+            self._write()
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        self._entry["seconds"] = self._before["seconds"] + self._written - self._begun
         self._store.write(self._path, json.dumps(self._stages).encode())
 
 
@@ -78,7 +107,7 @@ def stage_rows(study: Study, store: Store) -> tuple[StageRow, ...]:
             name,
             entry["seconds"],
             int(entry["trained"]),
-            max(0, int(entry["jobs"] - entry["trained"])),
+            int(entry.get("reused", 0)),
             joules=entry.get("joules"),
         )
         for name, entry in ((name, stages.get(name)) for name in (TEACH, SCREEN, SEARCH, CONFIRM))

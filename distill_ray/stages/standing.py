@@ -1,4 +1,4 @@
-"""How far a study is, told from its store and its search alone: whoever reads both can ask, from any machine, while it runs."""
+"""The progress of a study, read from its store and its search alone, so that it can be shown on any machine that reaches both."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TRIALS: dict[TrialState, Condition] = {
 
 @dataclass(frozen=True)
 class JobStanding:
-    """A job of the study, how it stands, and the last line of its log while it runs."""
+    """A job of the study, its state, and the last line of its log while it runs."""
 
     run: Run
     condition: Condition
@@ -43,7 +43,7 @@ class JobStanding:
 
 @dataclass(frozen=True)
 class StageStanding:
-    """A stage: how many jobs it has, how many have come to an end; `seconds_left` only where it can be estimated."""
+    """A stage: how many jobs it has, how many have ended; `seconds_left` only where it can be estimated."""
 
     stage: str
     jobs: int
@@ -53,26 +53,23 @@ class StageStanding:
 
 @dataclass(frozen=True)
 class Standing:
-    """A study at this moment.
+    """The current state of a study.
 
-    `driver` says whether a process is running it. `jobs` holds those that are known by now: trials only when they have begun,
-    confirmations only when the search is over. `best` is the trial that leads, with its first objective.
+    `driver` says whether a process is running it. `jobs` holds those known so far: trials only when they have begun,
+    confirmations only when the search is over. `best` is the trial that leads, with its first objective. `finished` says that
+    every stage has ended and that teachers and students have read the test split.
     """
 
     name: str
     driver: bool
+    finished: bool
     stages: tuple[StageStanding, ...]
     jobs: tuple[JobStanding, ...]
     best: tuple[Run, float] | None
 
-    @property
-    def finished(self) -> bool:
-        """Whether every stage is at its end."""
-        return all(stage.ended >= stage.jobs for stage in self.stages)
-
 
 def standing(study: Study, data: Data, store: Store, *, search_storage: str | None) -> Standing:
-    """How far `study` is now."""
+    """The current progress of `study`."""
     driver = is_running(store, study.name)
     logs = set(store.names("logs"))
 
@@ -98,7 +95,9 @@ def standing(study: Study, data: Data, store: Store, *, search_storage: str | No
         stages.append(replace(search, seconds_left=left))
         to_confirm = (len(study.confirm.baselines) + study.confirm.top) * study.confirm.seeds
     stages.append(_stage(CONFIRM, confirmations, to_confirm))
-    return Standing(study.name, driver, tuple(stages), (*teachers, *trials, *confirmations), _leading(state, data))
+    judged = (find_job(store, run.job.id) for run in (*state.teachers, *state.confirmations))
+    finished = all(stage.ended >= stage.jobs for stage in stages) and all(found and found.has_read_test for found in judged)
+    return Standing(study.name, driver, finished, tuple(stages), (*teachers, *trials, *confirmations), _leading(state, data))
 
 
 def _leading(state: StudyState, data: Data) -> tuple[Run, float] | None:

@@ -1,4 +1,4 @@
-"""Bringing MLflow up to date with the store, for a study that ended while MLflow was away."""
+"""Bringing MLflow up to date with the store, for a study that ended while MLflow was down."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from distill_ray.records import find_job
 from distill_ray.resolve import data_of
 from distill_ray.stages.collect import collect
 from distill_ray.stages.driver import study_lock
-from distill_ray.stages.mlflow_record import MlflowRecord
+from distill_ray.stages.mlflow_record import MlflowRecord, study_tracker
 from distill_ray.stages.pipeline import tell_of_trials
-from distill_ray.stages.run import Places, write_files
+from distill_ray.stages.places import Places
+from distill_ray.stages.run import write_files
 from distill_ray.stages.screen import found_metrics, measurement
 from distill_ray.stages.state import state_of
 from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.tracking import Tracker, check_tracking, shown
+from distill_ray.tracking import check_tracking
 
 LONGEST = 3600.0
 """Seconds that MLflow is given to take everything."""
 
 
 def sync_study(study: Study, places: Places, say: Callable[[str], None]) -> bool:
-    """Send to MLflow what it does not have of `study`, each thing once; nothing is trained. Whether the study is finished.
+    """Send MLflow what it is missing of `study`, without duplicates; nothing is trained. Returns whether the study is finished.
 
     Raises `RequestError` when MLflow does not answer or the study is being run, and `RunError` when it does not take everything.
     """
@@ -34,11 +35,9 @@ def sync_study(study: Study, places: Places, say: Callable[[str], None]) -> bool
     check_tracking(tracking_uri)
     data = data_of(study)
     with study_lock(store, study.name, say):
-        artifacts = str(Path(store.uri, "mlflow")) if store.is_local else None
-        key = f"{study.digest}-{data.digest[:8]}"
-        tracker = Tracker(tracking_uri, study.name, key, artifacts=artifacts, warn=say, interval=0.1)
+        tracker = study_tracker(study, data, store, tracking_uri, say, interval=0.1)
         record = MlflowRecord(tracker, study, data)
-        record.study_started()
+        record.study_started(store)
         state = state_of(study, data, store, places.search_storage)
         for wanted in state.screenings:
             if (metrics := found_metrics(store, wanted)) is not None:
@@ -48,7 +47,7 @@ def sync_study(study: Study, places: Places, say: Callable[[str], None]) -> bool
         for run in (*state.teachers, *state.confirmations):
             if (found := find_job(store, run.job.id)) is not None:
                 record.past(run, "finished", found.epochs, found.metrics, "")
-        results = collect(study, data, store, search_storage=places.search_storage, tracking_uri=shown(tracking_uri))
+        results = collect(study, data, store, places)
         with tempfile.TemporaryDirectory() as folder:
             if results.status == "finished":
                 record.study_ended(results, write_files(study, store, results, Path(folder)), store)
@@ -56,5 +55,5 @@ def sync_study(study: Study, places: Places, say: Callable[[str], None]) -> bool
                 tracker.finish_study("KILLED")
             whole = tracker.close(LONGEST)
     if not whole:
-        raise RunError(f"MLflow at {shown(tracking_uri)} has not taken everything; run the same command again")
+        raise RunError(f"MLflow at {places.shown_tracking()} has not taken everything; run the same command again")
     return results.status == "finished"

@@ -1,6 +1,6 @@
-"""How uncertain the networks of a study are, and why: on the test split, on shifted test images, on images of nothing they know.
+"""The uncertainty of a study's networks and its sources: on the test split, shifted test images and out-of-distribution images.
 
-The networks are taken from the store and asked again in this process; nothing is trained and nothing is written.
+The networks are loaded from the store and evaluated in this process; nothing is trained or written.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TEST = "test"
 
 @dataclass(frozen=True)
 class Shown:
-    """Images (N, H, W, C) that networks are asked about, with their labels (N,), or None where they belong to no class.
+    """Images (N, H, W, C) to evaluate networks on, with their labels (N,), or None where they belong to no class.
 
     `name` says what they are; the levels of one shift have the same name.
     """
@@ -51,7 +51,7 @@ class UncertaintyRow:
     - accuracy, nll, ece and the other scores, where images have labels;
     - total, aleatoric, epistemic: means over the images. In nats for classification, where the first is the entropy of the
       prediction; standard deviations for regression. A network without members, heads or samples has no epistemic uncertainty;
-    - auroc: how well the total uncertainty tells these images from those of the test split; epistemic-auroc by the epistemic;
+    - auroc: how well the total uncertainty separates these images from the test split; epistemic-auroc: the epistemic one;
     - total-tv, epistemic-tv: total-variation distance, 0 to 1, of the histograms over images from those of the ensemble.
 
     With several levels of a shift, a run's value is the mean over them.

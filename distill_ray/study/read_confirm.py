@@ -105,10 +105,9 @@ def _baseline(content: Any, path: Path, problems: Problems, base: Recipe) -> Rec
 
 def _runs(confirm: Confirm, groups: Sequence[TeacherGroup]) -> dict[str, int]:
     """How many networks there are of everything that an ensemble can be made of."""
-    found = ["best"] if confirm.top == 1 else [f"best-{rank + 1}" for rank in range(confirm.top)]
     teachers = {"teacher": sum(len(group.seeds) for group in groups)}
     teachers |= {f"teacher-{group.name}": len(group.seeds) for group in groups if group.name}
-    return teachers | dict.fromkeys([*confirm.baselines, *found], confirm.seeds)
+    return teachers | dict.fromkeys([*confirm.baselines, *confirm.found], confirm.seeds)
 
 
 def _mean(
@@ -116,7 +115,7 @@ def _mean(
 ) -> MeanOf:
     for unknown in content.keys() - {"ensemble", "shares"}:
         problems.add((*path, unknown), "an ensemble has no such field (known: ensemble, shares)")
-    of = content.get("ensemble", ["best" if confirm.top == 1 else "best-1"])
+    of = content.get("ensemble", list(confirm.found[:1]))
     of, shares = (
         check_value(_OF, of, (*path, "ensemble"), problems),
         check_value(_SHARES, content.get("shares", []), (*path, "shares"), problems),

@@ -55,6 +55,5 @@ def _row(name: str, content: Any, problems: Problems, contenders: list[str]) -> 
 
 def _contenders(groups: list[TeacherGroup], confirm: Confirm) -> list[str]:
     """The rows that the table of the study will have."""
-    found = ["best"] if confirm.top == 1 else [f"best-{rank + 1}" for rank in range(confirm.top)]
     named = [f"teacher-{group.name}" for group in groups if group.name]
-    return ["ensemble", "teacher", *named, *confirm.baselines, *confirm.ensembles, *found]
+    return ["ensemble", "teacher", *named, *confirm.baselines, *confirm.ensembles, *confirm.found]

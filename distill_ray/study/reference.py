@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from distill_ray.augment import VIEWS
 from distill_ray.methods import METHODS
+from distill_ray.metric import METRICS, Metric
+from distill_ray.models import ModelFamily, family_of, model_families
 from distill_ray.settings import setting_fields
 from distill_ray.study import schema
 from distill_ray.study.read_confirm import NAME_RULE
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.schema import Entry, Section, paragraphs
 
-_HEAD = """\
+_MADE = "<!-- Made by `distill-ray schema --pages docs`; edit {of} in distill_ray, not this page. -->"
+
+_STUDY_FILE = f"""\
 # The study file
 
-<!-- Made by `distill-ray schema --markdown`; edit the declarations in distill_ray, not this page. -->
+{_MADE.format(of="the declarations")}
 
-A study file is YAML: a mapping of sections. `name`, `teachers` and `student` are needed, everything else has a default. Values
-are taken as they are written: `"3"` is text, `1e-3` a number. `distill-ray validate FILE` lists everything that is wrong at once.
+A study file is YAML: a mapping of sections. `name`, `teachers` and `student` are required, everything else has a default. Values
+are taken as written: `"3"` is text, `1e-3` a number. `distill-ray validate FILE` lists all errors at once.
 
 For completion and checks while you type, write the schema to a file, `distill-ray schema > study.schema.json`, and name it in the
-first line of the study file, which editors with a YAML language server understand:
+first line of the study file, for editors with a YAML language server:
 
 ```yaml
 # yaml-language-server: $schema=study.schema.json
@@ -30,43 +36,122 @@ first line of the study file, which editors with a YAML language server understa
 
 | section | |
 |---|---|
-| `name` | names the study in the store and in MLflow: {name_rule} |
-| `seed` | 0 or above; all seeds of teachers, trials and confirmations follow from it. Default 0 |
+| `name` | names the study in the store and in MLflow: {NAME_RULE} |
+| `seed` | 0 or above; all seeds of teachers, trials and confirmations derive from it. Default 0 |
 """
 
 _SPACE = """\
 ### The search space
 
-Each line of `space` names a setting and what it is drawn from:
+Each line of `space` names a setting and the distribution it is drawn from:
 
 | written | draws |
 |---|---|
-| `{uniform: [0.1, 1.0]}` | numbers, evenly |
-| `{log: [0.001, 0.1]}` | numbers, evenly by their logarithm |
+| `{uniform: [0.1, 1.0]}` | numbers, uniformly |
+| `{log: [0.001, 0.1]}` | numbers, log-uniformly |
 | `{int: [2, 8]}`, `{int: [1, 64], log: true}` | whole numbers |
-| `{uniform: [0, 1], step: 0.25}`, `{int: [2, 8], step: 2}` | in steps |
-| `{choice: [a, b]}` | one of these; views with settings too: `{choice: [crop, {name: cutout, size: 8}]}` |
-| `{..., when: {method: kd}}` | only where the choice `method` is `kd`; a list names several values |
+| `{uniform: [0, 1], step: 0.25}`, `{int: [2, 8], step: 2}` | the lower limit plus multiples of the step |
+| `{choice: [a, b]}` | one of these; views may have settings: `{choice: [crop, {name: cutout, size: 8}]}` |
+| `{..., when: {method: kd}}` | only where the choice `method` is `kd`; a list gives several values |
 
-`augment.size` draws setting `size` of the view. A setting that only some methods, or views, have is drawn only with those,
-without being told.
+`augment.size` draws the setting `size` of the view. A setting that only some methods or views have is drawn only with those,
+without a `when`.
 """
 
-
-_MADE = "<!-- Made by `distill-ray schema --methods docs/methods`; edit the docstrings of the methods, not these pages. -->"
 
 _METHODS = f"""\
 # Methods
 
-{_MADE}
+{_MADE.format(of="the docstrings of the methods")}
 
-What `method` names in a study file: what a student learns from, how it is shaped, and what is deployed. T is the temperature.
-Every setting can be searched, and the method itself: `method: {{choice: [kd, latent-be]}}`. A method of your own:
+A `method` in a study file defines what a student learns from, how it is shaped, and what is deployed. T is the temperature. Every
+setting can be searched, and so can the method: `method: {{choice: [kd, latent-be]}}`. To add a method, see
 [extending](../extending.md).
 
 | method | minimises | source |
 |---|---|---|
 """
+
+_MODELS = f"""\
+# Models
+
+{_MADE.format(of="the families of networks")}
+
+What `model` names in a study file. A letter in the pattern of a name stands for a number: `wrn-d-k` is `wrn-16-2`, `wrn-40-2` and
+so on. `distill-ray validate` says what is wrong with a name, or with the size of the images for it.
+
+Every network starts from weights that its seed draws; none are downloaded. It takes images with any number of channels and
+normalises them by the mean and standard deviation of the training images. It ends in a linear layer with an output per class or,
+for regression, with mean and log-variance. A family of your own: [extending](extending.md#a-model).
+
+| model | such as | |
+|---|---|---|
+"""
+
+_SIZES = """\
+The tables below have, for examples of each family,
+
+- **weights** and **multiply-adds** for 100 classes and images of 3x32x32; a multiply-add is two FLOPs;
+- **images**: the heights and widths that the network takes;
+- **depth**: the largest that the heads of [hydra](methods/hydra.md) and [hydra+](methods/hydra+.md) can have, that is, how many
+  units of the network, blocks or layers, a head can have to itself;
+- **BatchEnsemble**: whether the network can become one, for [latent-be](methods/latent-be.md).
+
+All other methods take any network.
+"""
+
+_METRICS = f"""\
+# Metrics
+
+{_MADE.format(of="the metrics")}
+
+What predictions are scored by. `val/nll` is the NLL on the validation split: it is recorded after every epoch, and `objectives`
+of a search name it with its direction, `{{val/nll: min}}`. `test/nll`, in MLflow, is that of a confirmed student on the test
+split, which is read only once everything is chosen. The table of the report is about the test split or, as long as nothing is
+confirmed, about the validation split. A metric of your own: [extending](extending.md#a-metric).
+
+| metric | objective | better | unit | |
+|---|---|---|---|---|
+"""
+
+_SYMBOLS = """\
+Everything is computed in double precision from what is predicted for each sample, with these symbols:
+
+- N samples; `y_n` is the label of sample n. `[...]` is 1 where the statement holds, else 0.
+- `p_nk`: the predicted probability of class k; `ŷ_n`: the most probable class, the first of equals. Ensembles, and students with
+  several heads or samples, predict the mean of their members' probabilities.
+- `B_b`: the samples whose confidence, the probability of `ŷ_n`, lies in bin b of 15 bins of equal width, ((b - 1) / 15, b / 15].
+  `conf(B_b)` is their mean confidence, `acc(B_b)` the share of them that is classified correctly.
+- `τ`: the temperature from 0.01 to 100 that minimises the NLL on the validation split. It is fitted to the predictions of the
+  network that is scored; for an ensemble one is fitted to the mean.
+- `μ_n`, `σ_n²`: the mean and variance predicted in regression. Ensembles predict those of their members' mixture.
+
+Fractions are shown in percent by tables, reports and in `published`; MLflow and `report --json` have them as they are.
+"""
+
+_OTHER_NUMBERS = """\
+## Other numbers
+
+- **T. stddev**, of a screening: how much the teachers' mean prediction varies from one group of batches to the next. A group is
+  five batches and their augmented copies; the standard deviation over the groups is averaged over the classes. A lower one
+  promises a better student (Wang et al. 2022, https://arxiv.org/abs/2012.02909). Only equal batch sizes can be compared.
+- **Disagreement**, in the report: the share of the samples for which two networks, or two heads of one, name different classes;
+  the mean over all pairs.
+- **Mutual information**, in the report: the entropy of the mean prediction less the mean entropy of the members, in nats. It is 0
+  where all predict the same.
+- **Total, aleatoric and epistemic**, of `distill-ray uncertainty`: the entropy of the prediction, the mean entropy of the
+  members, and their difference, in nats; for regression standard deviations (Depeweg et al. 2018,
+  https://arxiv.org/abs/1710.07283).
+- **AUROC**, of `distill-ray uncertainty`: the probability that, of a foreign image and one of the test split, the foreign one is
+  the more uncertain.
+- **params**, in the table: the weights of what is deployed; for an ensemble, those of all members.
+"""
+
+
+def pages() -> dict[str, str]:
+    """Every reference page by its path in `docs`: the study file, models, metrics, and a page for each method."""
+    methods = {f"methods/{name}": page for name, page in method_pages().items()}
+    return {"study-file.md": study_file_page(), "models.md": models_page(), "metrics.md": metrics_page()} | methods
 
 
 def study_file_page() -> str:
@@ -74,7 +159,7 @@ def study_file_page() -> str:
     recipe = schema.recipe_entries()
     own = {"method", "augment", *COMMON}
     common = Section("settings", "", tuple(entry for name, entry in recipe.items() if name in own))
-    parts = [_HEAD.replace("{name_rule}", NAME_RULE)]
+    parts = [_STUDY_FILE]
     for section in (
         schema.data_section(),
         _without(schema.teacher_section(), recipe),
@@ -89,10 +174,10 @@ def study_file_page() -> str:
         if section.name == "search":
             parts.append(_SPACE)
     parts.append(
-        "## Settings of a recipe\n\nWhat teachers, the student and baselines are trained with. The settings of a method stand "
-        "beside these; [methods](methods/README.md) has them.\n\n" + "\n".join(_table(common.entries)) + "\n"
+        "## Settings of a recipe\n\nHow teachers, the student and baselines are trained. The settings of the method are given "
+        "beside these; [methods](methods/README.md) lists them.\n\n" + "\n".join(_table(common.entries)) + "\n"
     )
-    parts.append("## Views\n\nWhat `augment` names: how training images are presented, to teachers and student alike.\n")
+    parts.append("## Views\n\nThe values of `augment`: how training images are augmented, for teachers and student alike.\n")
     for name in sorted(VIEWS):
         entries = tuple(Entry.of(field) for field in setting_fields(VIEWS[name]).values())
         parts.append("\n".join(_section(Section(name, paragraphs(VIEWS[name]), entries), 3)))
@@ -108,17 +193,98 @@ def method_pages() -> dict[str, str]:
         about, _, example = (inspect.getdoc(method) or "").partition("\n\nExample:\n\n")
         entries = tuple(Entry.of(field) for field in setting_fields(method).values())
         teachers = "Learns from teachers" if method.needs_teachers else "Needs no teachers"
-        parts = [f"# {name}", _MADE, about, f"{teachers}; for {' and '.join(method.tasks)}. [All methods](README.md)"]
+        parts = [
+            f"# {name}",
+            _MADE.format(of="the docstring of the method"),
+            about,
+            f"{teachers}; for {' and '.join(method.tasks)}. [All methods](README.md)",
+        ]
         parts += ["## Settings", "\n".join(_table(entries))] if entries else []
         parts += ["## Example", example] if example else []
         pages[f"{name}.md"] = "\n\n".join(parts) + "\n"
     return pages
 
 
+def models_page() -> str:
+    """`docs/models.md`: every family of networks, with its source and what its examples take, cost and can become."""
+    overview, sections = _MODELS, []
+    for family in model_families():
+        brief, *details = family.help.split("\n\n")
+        overview += f"| [{family.pattern}](#{anchor(family.pattern)}) | `{family.examples[0]}` | {_cell(brief)} |\n"
+        source = family.source and f"Source: {family.source}"
+        parts = [f"## {family.pattern}", brief, *details, source, "\n".join(_examples(family))]
+        sections.append("\n\n".join(filter(None, parts)) + "\n")
+    return "\n".join([overview, _SIZES, *sections])
+
+
+def metrics_page() -> str:
+    """`docs/metrics.md`: every metric with its formula, its unit, what it is good for and its source."""
+    overview, sections = _METRICS, []
+    for name, metric in METRICS.items():
+        cells = [f"[{metric.title}](#{anchor(metric.title)})", f"`val/{name}: {metric.better}`" if metric.objective else ""]
+        cells += ["higher" if metric.better == "max" else "lower", _unit(metric), metric.meaning]
+        overview += f"| {' | '.join(map(_cell, cells))} |\n"
+        formula = metric.formula and f"```math\n{metric.formula.strip()}\n```"
+        source = metric.source and f"Source: {metric.source}"
+        about = f"{metric.meaning[:1].upper()}{metric.meaning[1:]}. For {' and '.join(metric.tasks)}."
+        parts = [f"## {metric.title}", about, formula, metric.help, source]
+        sections.append("\n\n".join(filter(None, parts)) + "\n")
+    return "\n".join([overview, _SYMBOLS, *sections, _OTHER_NUMBERS])
+
+
 def method_in_brief(name: str) -> tuple[str, str]:
     """The first paragraph of a method's docstring, and what its paragraph `Source:` says, or nothing."""
     first, *others = paragraphs(METHODS[name]).split("\n\n")
     return first, next((text.removeprefix("Source: ") for text in others if text.startswith("Source: ")), "")
+
+
+def _examples(family: ModelFamily) -> Iterator[str]:
+    """The table of a family's examples; those that begin alike and of which the same is to be said share a line."""
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for name in family.examples:
+        _, arguments = family_of(name)
+        plain = "yes" if family.plain_layers(**arguments) else "no"
+        cells = [_images(family, arguments), str(family.units(**arguments) - 1), plain]
+        if family.sizes:
+            size = family.sizes.get(name)
+            cells = [f"{size.weights:,}" if size else "", f"{size.multiply_adds / 1e6:,.1f} M" if size else "", *cells]
+        beginning = re.split(r"[\d_]", name)[0]
+        lines.setdefault((beginning, *cells), []).append(f"`{name}`")
+    numbers = ["weights", "multiply-adds"] if family.sizes else []
+    yield f"| {' | '.join(['example', *numbers, 'images', 'depth', 'BatchEnsemble'])} |"
+    yield f"|---|{'---:|' * len(numbers)}---|---:|---|"
+    yield from (f"| {', '.join(names)} | {' | '.join(cells)} |" for (_, *cells), names in lines.items())
+
+
+def _images(family: ModelFamily, arguments: dict[str, Any]) -> str:
+    """Which sizes of images a network takes, found by asking its family for each."""
+    sides = range(1, 2 * 224 + 1)
+    taken = [side for side in sides if _takes(family, (3, side, side), arguments)]
+    if not taken:
+        return f"none up to {sides[-1]}x{sides[-1]}"
+    least = taken[0]
+    if taken == [*sides[least - 1 :]]:
+        return "any" if least == 1 else f"from {least}x{least}"
+    if taken == [*sides[least - 1 :: least]] and not _takes(family, (3, least, 2 * least), arguments):
+        return f"squares with a side of {least}, {2 * least}, {3 * least}, ..."
+    return f"{least}x{least}, and some that are larger"
+
+
+def _takes(family: ModelFamily, image_shape: tuple[int, int, int], arguments: dict[str, Any]) -> bool:
+    try:
+        family.check_images(image_shape, **arguments)
+    except ValueError:
+        return False
+    return True
+
+
+def _unit(metric: Metric) -> str:
+    return metric.unit or ("fraction, shown in %" if metric.percent else "")
+
+
+def anchor(heading: str) -> str:
+    """What GitHub calls a heading in links."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def _without(section: Section, recipe: Iterable[str]) -> Section:
@@ -140,7 +306,8 @@ def _table(entries: Iterable[Entry]) -> Iterator[str]:
 
 
 def _line(name: str, *cells: str) -> str:
-    return f"| `{name}` | {' | '.join(map(_cell, cells))} |"
+    linked = (re.sub(r"docs/([\w-]+\.md)", r"[\g<0>](\1)", text) for text in cells)
+    return f"| `{name}` | {' | '.join(map(_cell, linked))} |"
 
 
 def _cell(text: str) -> str:

@@ -78,7 +78,13 @@ def study_schema() -> Schema:
         "confirm": confirm_section().schema(),
         "published": published_section().schema(),
         "resources": resources_section().schema(),
-        "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED, "default": 0, "description": "all others follow from it"},
+        "seed": {
+            "type": "integer",
+            "minimum": 0,
+            "maximum": MAX_SEED,
+            "default": 0,
+            "description": "all other seeds derive from it",
+        },
     }
     return {
         "$schema": DIALECT,
@@ -119,16 +125,16 @@ def data_section() -> Section:
 
 def teacher_section() -> Section:
     """One group of teachers."""
-    members = Setting("how many, with seeds that follow each other", at_least=1, at_most=100)
-    seeds = Setting("instead of members: one teacher for each seed", at_least=0, at_most=MAX_SEED)
+    members = Setting("number of teachers, with consecutive seeds", at_least=1, at_most=100)
+    seeds = Setting("one teacher per seed, instead of members", at_least=0, at_most=MAX_SEED)
     own = (
         Entry.of(SettingField("members", int, members, 3)),
         Entry.of(SettingField("seeds", tuple[int, ...] | None, seeds, None)),
-        Entry("name", "text", "", "tells several groups apart", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
+        Entry("name", "text", "", "name of the group, if there are several", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
     )
     about = (
-        "The ensemble: one group of networks that are trained alike, or a list of such groups. Any setting of a recipe can be "
-        "given; `model` must be."
+        "The ensemble: one group of identically trained networks, or a list of such groups. Any setting of a recipe can be "
+        "given; `model` is required."
     )
     return Section("teachers", about, (*own, *_references(recipe_entries())), required=("model",))
 
@@ -136,19 +142,20 @@ def teacher_section() -> Section:
 def student_section() -> Section:
     """What trials start from."""
     groups = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-    own = Entry("teachers", "names of groups of teachers", "all of them", "which teachers it learns from", groups)
-    about = "What every trial starts from. Any setting of a recipe can be given; `model` must be."
+    own = Entry("teachers", "names of groups of teachers", "all of them", "the teachers it learns from", groups)
+    about = "The configuration every trial starts from. Any setting of a recipe can be given; `model` is required."
     return Section("student", about, (own, *_references(recipe_entries())), required=("model",))
 
 
 def screen_section() -> Section:
-    """What is measured of augmentations."""
+    """Which augmentations are measured."""
     views = {"type": "array", "items": _AUGMENT, "minItems": 1}
-    own = Entry("candidates", "a list of views", "the choices of augment in the search", "what is measured", views)
+    own = Entry("candidates", "a list of views", "the choices of augment in the search", "the views to measure", views)
     return _declared(
         "screen",
-        "Augmentations measured with the teachers alone (T. stddev, Wang et al. 2022), before any student is trained. Left out, "
-        "nothing is measured. Values can be compared only between screenings with the same batch_size.",
+        "Augmentations are ranked with the teachers alone, before any student is trained, by T. stddev: the standard deviation "
+        "over groups of batches of the teachers' mean prediction (Wang et al. 2022), lower being better. If this section is "
+        "absent, nothing is screened. Values are comparable only between screenings with the same batch_size.",
         Screen,
         own,
     )
@@ -162,13 +169,13 @@ def search_section() -> Section:
     settings = recipe_entries()
     return _declared(
         "search",
-        "How the student is searched.",
+        "How the student's settings are searched.",
         Search,
         Entry(
             "objectives",
             f"metrics with their direction: {', '.join(f'{name}: {better}' for name, better in objectives().items())}",
             "{val/nll: min}",
-            "what is optimised; several give a Pareto front, and the first one ranks",
+            "what is optimised, as docs/metrics.md defines it; several give a Pareto front, ranked by the first",
             {"type": "object", "properties": directions, "additionalProperties": False, "minProperties": 1},
         ),
         Entry(
@@ -182,28 +189,28 @@ def search_section() -> Section:
             "time_limit",
             "a length of time with its unit: 90s, 45m, 2h, 1h30m",
             "none",
-            "of the whole search",
+            "limit for the whole search",
             {"anyOf": [{"type": "string", "pattern": r"^(\d+(\.\d+)?[smhd])+$"}, {"type": "null"}]},
         ),
         Entry(
             "try_first",
             "a list of configurations: [{temperature: 4, augment: crop}]",
             "[]",
-            "what the first trials are to be, instead of what the sampler would draw",
+            "configurations of the first trials, in place of the sampler's",
             {"type": "array", "items": Section("", "one trial", (*_references(settings), *_view_settings())).schema()},
         ),
         Entry(
             "space",
             "setting: {uniform | log | int: [low, high]} or {choice: [...]}; see below",
-            "temperature {log: [1, 20]}, alpha {uniform: [0.1, 1]}, as far as the method has them",
-            "what trials draw: any setting of the student",
+            "temperature {log: [1, 20]}, alpha {uniform: [0.1, 1]}, where the method has them",
+            "settings of the student that trials draw",
             {"type": "object", "properties": _space(settings), "additionalProperties": False, "minProperties": 1},
         ),
     )
 
 
 def confirm_section() -> Section:
-    """What is trained again and judged."""
+    """What is trained again and evaluated."""
     recipe = Section("baseline", "what differs from the student", tuple(_references(recipe_entries()))).schema()
     recipe["properties"]["teachers"] = {"type": "array", "items": {"type": "string"}, "minItems": 1}
     mean = {
@@ -231,7 +238,10 @@ def confirm_section() -> Section:
         {"anyOf": [listed, named]},
     )
     return _declared(
-        "confirm", "What is trained again over several seeds and judged on the test split, which is read only here.", Confirm, own
+        "confirm",
+        "What is trained again over several seeds and evaluated on the test split, which is read only here.",
+        Confirm,
+        own,
     )
 
 
@@ -239,7 +249,7 @@ def published_section() -> Section:
     """A published table."""
     row = {
         "type": "object",
-        "properties": {"measured": {"type": "string", "description": "the row of this study's table that corresponds to it"}},
+        "properties": {"measured": {"type": "string", "description": "the corresponding row of this study's table"}},
         "additionalProperties": {"type": "number"},
     }
     own = Entry(
@@ -251,8 +261,8 @@ def published_section() -> Section:
     )
     section = _declared(
         "published",
-        "A table that somebody published, to be printed beside what is measured here. Numbers are as the report shows them: "
-        "accuracy, ece, oe and cece in percent.",
+        "A published table, printed beside the measured one. Numbers are as the report shows them: accuracy, ece, oe and cece in "
+        "percent.",
         Published,
         own,
     )
@@ -261,7 +271,7 @@ def published_section() -> Section:
 
 def resources_section() -> Section:
     """What one job gets."""
-    return _declared("resources", "What one job gets.", Resources)
+    return _declared("resources", "The resources of one job.", Resources)
 
 
 def shown_default(field: SettingField) -> str:
@@ -367,7 +377,7 @@ def _view_settings() -> Iterable[Entry]:
 
 def _dimension(value: Schema, number: type | None, help: str) -> Schema:
     pair = {"type": "array", "prefixItems": [value, value], "minItems": 2, "maxItems": 2}
-    flag = {"const": True, "description": "with int: evenly by the logarithm"}
+    flag = {"const": True, "description": "with int: log-uniform"}
     kinds: dict[str, Schema] = {"choice": {"type": "array", "items": value, "minItems": 1}}
     extra: dict[str, Schema] = {"when": {"type": "object", "description": "drawn only where another choice has these values"}}
     if number is not None:

@@ -19,19 +19,21 @@ MAX_SEED = 2**31 - 1
 class DataSection:
     """Which images the study is about, and how the validation split is cut."""
 
-    source: Annotated[str, Setting("digits, toy-spiral, toy-regression, or the folder of a data set")] = "digits"
-    validation: Annotated[int | None, Setting("images held out for every selection; unset: a tenth", at_least=1)] = None
-    train: Annotated[int | None, Setting("images to train on; unset: all the others", at_least=1)] = None
-    split: Annotated[Literal["stratified", "last"], Setting("how the validation images are taken")] = "stratified"
+    source: Annotated[str, Setting("digits, toy-spiral, toy-regression, or a data set's folder or URI")] = "digits"
+    validation: Annotated[int | None, Setting("images held out for model selection; unset: one tenth", at_least=1)] = None
+    train: Annotated[int | None, Setting("images to train on; unset: all others", at_least=1)] = None
+    split: Annotated[Literal["stratified", "last"], Setting("how the validation images are chosen")] = "stratified"
     label: Annotated[str | None, Setting("label column, where a data set has several")] = None
-    seed: Annotated[int, Setting("of the stratified split", at_least=0, at_most=MAX_SEED)] = 0
+    seed: Annotated[int, Setting("random seed of the stratified split", at_least=0, at_most=MAX_SEED)] = 0
     size: Annotated[
         int | None,
-        Setting("side that images are resized and cropped to; unset: all have one size already", at_least=1, at_most=4096),
+        Setting("side that images are resized and cropped to; unset: all already have one size", at_least=1, at_most=4096),
     ] = None
     memory_gb: Annotated[
         float,
-        Setting("memory of a node for the images of a split; more stay on its disk and are read batch by batch", at_least=0),
+        Setting(
+            "memory of a node for the images of a split; a larger split stays on its disk and is read batch by batch", at_least=0
+        ),
     ] = 4.0
 
     def cut(self, rows: int) -> Split:
@@ -62,10 +64,10 @@ class Screen:
     """
 
     candidates: tuple[View, ...]
-    keep: Annotated[int | None, Setting("choices of augment that the search is left with; unset: all", at_least=1)] = None
+    keep: Annotated[int | None, Setting("how many choices of augment the search keeps; unset: all", at_least=1)] = None
     epochs: Annotated[int, Setting("passes over the images", at_least=1)] = 10
     images: Annotated[int | None, Setting("training images to measure on; unset: all", at_least=1)] = None
-    batch_size: Annotated[int, Setting("images in a batch; five batches make a group", at_least=1)] = 64
+    batch_size: Annotated[int, Setting("images per batch; five batches make a group", at_least=1)] = 64
 
     def to_file(self) -> dict[str, Any]:
         """The section as the study file writes it."""
@@ -80,10 +82,10 @@ class Screen:
 
 @dataclass(frozen=True, kw_only=True)
 class Asha:
-    """Asynchronous successive halving: of the trials that reach a rung, one in `reduction` goes on."""
+    """Asynchronous successive halving: of the trials that reach a rung, one in `reduction` continues."""
 
-    grace_epochs: Annotated[int, Setting("epochs that every trial gets", at_least=1)]
-    reduction: Annotated[int, Setting("one in how many trials goes on at each rung", at_least=2)] = 3
+    grace_epochs: Annotated[int, Setting("epochs that every trial runs", at_least=1)]
+    reduction: Annotated[int, Setting("one in this many trials continues at each rung", at_least=2)] = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,16 +95,23 @@ class Search:
     trials: Annotated[int, Setting("configurations to try", at_least=1)] = 20
     objectives: Mapping[str, str]
     sampler: Annotated[Literal["tpe", "random", "nsga2"], Setting("how configurations are suggested")] = "tpe"
-    seed: Annotated[int, Setting("of the sampler; unset: the study's", at_least=0, at_most=MAX_SEED)]
+    seed: Annotated[int, Setting("random seed of the sampler; default: the study's seed", at_least=0, at_most=MAX_SEED)]
     scheduler: Asha | None
     max_failed_trials: Annotated[
-        int, Setting("failed trials after which the search gives up; unset: a quarter of the trials, at least 3", at_least=1)
+        int, Setting("failed trials after which the search gives up; default: a quarter of the trials, at least 3", at_least=1)
     ]
-    retries: Annotated[int, Setting("further attempts for a trial that fails", at_least=0)] = 1
+    retries: Annotated[
+        int,
+        Setting(
+            "how often a job (teacher, screening, trial or confirmation) is started again after one of its processes died; a "
+            "trial that fails on its own account is never retried",
+            at_least=0,
+        ),
+    ] = 1
     time_limit: float | None
-    max_concurrent: Annotated[int | None, Setting("trials at the same time; unset: as many as fit", at_least=1)] = None
+    max_concurrent: Annotated[int | None, Setting("trials run in parallel; unset: as many as fit", at_least=1)] = None
     warm_start: Annotated[
-        tuple[str, ...], Setting("earlier studies whose trials the sampler is told of: names, or NAME@STORE from another store")
+        tuple[str, ...], Setting("earlier studies whose trials the sampler starts from: names, or NAME@STORE for another store")
     ] = ()
     try_first: tuple[Mapping[str, Label], ...]
     space: SearchSpace
@@ -138,11 +147,16 @@ class Confirm:
     teachers of those baselines that do not learn from the same as the student.
     """
 
-    seeds: Annotated[int, Setting("trainings of each candidate, each with its own seed", at_least=1, at_most=100)] = 3
+    seeds: Annotated[int, Setting("training runs per candidate, each with its own seed", at_least=1, at_most=100)] = 3
     top: Annotated[int, Setting("best configurations of the search to confirm", at_least=1)] = 1
     baselines: Mapping[str, Recipe]
     ensembles: Mapping[str, MeanOf] = field(default_factory=dict)
     learns_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def found(self) -> tuple[str, ...]:
+        """The names of the contenders that the search finds, the best first."""
+        return ("best",) if self.top == 1 else tuple(f"best-{rank}" for rank in range(1, self.top + 1))
 
     def to_file(self) -> dict[str, Any]:
         """The section as the study file writes it."""
@@ -167,9 +181,9 @@ class MeanOf:
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A table that somebody published, to be printed beside what is measured here.
+    """A published table, printed beside the measured one.
 
-    `difference` says how their experiment and this study differ. Numbers are as the report shows them: accuracy, ece, oe and
+    `difference` says how their experiment differs from this study. Numbers are as the report shows them: accuracy, ece, oe and
     cece in percent. A row's `measured` names the contender that corresponds to it, if one does.
     """
 
@@ -196,29 +210,36 @@ class PublishedRow:
 class Resources:
     """What one job gets."""
 
-    workers_per_teacher: Annotated[int, Setting("processes that train one teacher together", at_least=1)] = 1
-    workers_per_trial: Annotated[int, Setting("processes that train one student together", at_least=1)] = 1
-    cpus_per_worker: Annotated[int, Setting("CPU cores of each", at_least=1)] = 1
-    gpus_per_worker: Annotated[float, Setting("GPUs of each; a fraction lets several share one", at_least=0)] = 0
+    workers_per_teacher: Annotated[int, Setting("data-parallel processes that train one teacher", at_least=1)] = 1
+    workers_per_trial: Annotated[int, Setting("data-parallel processes that train one student", at_least=1)] = 1
+    cpus_per_worker: Annotated[int, Setting("CPU cores per worker", at_least=1)] = 1
+    gpus_per_worker: Annotated[float, Setting("GPUs per worker; a fraction lets several share one", at_least=0)] = 0
     signals: Annotated[
         Literal["auto", "stored", "live"],
-        Setting("teachers answer live, or once for all trials with the same view; auto takes what costs less"),
+        Setting(
+            "teacher signals (teacher logits): cached once for all trials with the same view, or computed live; auto: whichever "
+            "costs less"
+        ),
     ] = "auto"
     signals_precision: Annotated[
-        Literal["fp16", "fp32"], Setting("of stored answers; fp16 is given up where it would move a logit by over 1/64")
+        Literal["fp16", "fp32"],
+        Setting("precision of stored signals; fp16 is not used where it would change a logit by more than 1/64"),
     ] = "fp16"
     signals_top_k: Annotated[
         int | None,
         Setting(
-            "classes that stored answers keep, the likeliest, with the others together; unset: all up to 500, of more an eighth "
-            "where the method can do with it",
+            "number of most likely classes kept per cached prediction, the rest lumped together; unset: all up to 500 classes, "
+            "else one eighth where the method allows it",
             at_least=1,
         ),
     ] = None
     signals_gb: Annotated[
-        float, Setting("what all stored answers in the store may take; the least used go first", at_least=0)
+        float, Setting("disk space for all signals in the store; the least recently used are evicted first", at_least=0)
     ] = 20.0
     compile: Annotated[
         Literal["auto", "always", "never"],
-        Setting("torch.compile for training on one worker, on GPUs with CUDA graphs; auto: on a GPU, jobs of 10000 steps"),
+        Setting(
+            "torch.compile for training on one worker, on GPUs with CUDA graphs; auto: only on a GPU, for jobs of at least "
+            "10,000 steps"
+        ),
     ] = "auto"

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ALIAS = "champion"
+AUTO = "auto"
+"""The device of a model that is loaded without naming one: a GPU if there is one."""
 REQUIRED = ("torch", "torchvision", "numpy", "safetensors", "mlflow")
 """What a process needs to load the model. Their versions here are written beside it."""
 
@@ -69,6 +71,7 @@ def save_champion(champion: Champion, folder: Path, **about: Any) -> None:
             signature=ModelSignature(inputs, outputs),
             input_example=champion.examples,
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIRED],
+            model_config={"device": AUTO},  # MLflow lets whoever loads the model replace only what is named here
             metadata={"job_id": champion.job.id, "class_names": list(champion.class_names)},
             mlflow_model=Model(**about),
         )

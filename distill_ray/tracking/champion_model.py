@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from distill_ray.job import Job
 from distill_ray.models import build_model
+from distill_ray.tracking.champion import AUTO
 from distill_ray.training.device import autocast
 
 IMAGES_PER_BATCH = 256
@@ -28,7 +29,10 @@ class ChampionModel:
 
     @torch.inference_mode()
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Class probabilities, float32 (N, K), of images (N, H, W, C): uint8, or float32 where inputs are real numbers."""
+        """Class probabilities, float32 (N, K), of images (N, H, W, C): uint8, or float32 where inputs are real numbers.
+
+        They are those of float32 arithmetic on every device: a GPU would by itself round what it convolves to ten bits (TF32).
+        """
         batches = []
         for start in range(0, len(images), IMAGES_PER_BATCH):
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH])).to(self.device)
@@ -50,7 +54,7 @@ def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> 
 
 
 def load_student(folder: Path, device: str | None = None) -> ChampionModel:
-    """The student that `champion.write_student` wrote; without a `device` on a GPU if there is one."""
+    """The student that `champion.write_student` wrote; without a `device`, or with `auto`, on a GPU if there is one."""
     card = json.loads((folder / "champion.json").read_text())
     job = Job.from_dict(card["job"])
     height, width, channels = card["image_shape"]
@@ -60,5 +64,5 @@ def load_student(folder: Path, device: str | None = None) -> ChampionModel:
     )
     network = job.recipe.method.deployable(plain)
     network.load_state_dict(load_file(folder / "weights.safetensors"))
-    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return ChampionModel(network, card["temperature"], torch.device(chosen))
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    return ChampionModel(network, card["temperature"], torch.device(here if device in (None, AUTO) else device))

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distill_ray.tracking.address import redacted, shown, sqlite_file
 from distill_ray.tracking.record import (
@@ -25,38 +25,38 @@ if TYPE_CHECKING:
     from distill_ray.tracking.writer import RunWriter
 
 MOST_POINTS = 500_000
-"""Values of metrics held while MLflow is away, about 100 MB. A run that does not fit is left unfinished in MLflow."""
+"""Metric values held in memory while MLflow is down, about 100 MB. A run that does not fit is left unfinished in MLflow."""
 
 REST = 15
-"""The thread rests this many times as long as it worked, so that it takes little of the time that training could have."""
+"""The thread pauses this many times as long as it worked, so that it takes little CPU time from training."""
 
 MANY = 20
-"""So many runs that wait end the rest: what has to be written becomes no less by waiting, and takes memory meanwhile."""
+"""This many waiting runs end the pause: waiting makes the work no less, and takes memory."""
 
 LONGEST_WAIT = 30.0
-"""Seconds that news waits at most. The first write, which loads MLflow, is not rested from."""
+"""Most seconds that an update waits. There is no pause after the first write, which loads MLflow."""
 
 BEFORE_FIRST = 10.0
-"""How many intervals pass before the first write, which loads MLflow and may make its database: seconds of computing that
-the study's own beginning needs more."""
+"""Intervals before the first write, which loads MLflow and may create its database: seconds of CPU time that the start of the
+study needs more."""
 
 ATTEMPTS = 3
 """How often `close` has the rest tried before it gives up."""
 
 FAILURES = 3
-"""After so many runs that could not be written, the others are not tried before some time has passed."""
+"""After this many runs that could not be written, the others are not tried for some time."""
 
 
 _ENDED = {word: {STATUS_TAG: word} for word in WORDS.values()}
-_NONE: dict[str, float] = {}
+_NONE: dict[str, Any] = {}
 """What is kept of runs that have ended, one of each kind for all of them."""
 
 
 class Outbox:
     """Takes what is to be written to MLflow and lets one thread write it, for as long as it takes.
 
-    Nothing raises: `warn` gets a line when MLflow goes away, refuses something or comes back. After a failure the thread
-    looks up again what MLflow has, so that a call whose answer got lost is not repeated.
+    Nothing raises: `warn` gets a line when MLflow goes down, refuses something or comes back. After a failure the thread
+    checks what MLflow has, so that a call whose response was lost is not repeated.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Outbox:
             self._changed.notify()
 
     def close(self, timeout: float) -> bool:
-        """Write what is left, at most `timeout` seconds for each run, and stop. Whether MLflow has everything then."""
+        """Write what is left, at most `timeout` seconds for each run, and stop. Returns whether MLflow then has everything."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -191,6 +191,8 @@ class Outbox:
             self._say(f"does not take {news.key} ({error})")
             return
         if known.done and news.run_key != STUDY_KEY:  # nobody asks again what it was, and there may be thousands
-            known = replace(known, status=sys.intern(known.status), tags=_ENDED[known.tags[STATUS_TAG]], metrics=_NONE)
+            known = replace(
+                known, status=sys.intern(known.status), tags=_ENDED[known.tags[STATUS_TAG]], metrics=_NONE, steps=_NONE
+            )
         runs[news.run_key] = known
         self._written += 1

@@ -20,6 +20,9 @@ Status = Literal["FINISHED", "KILLED", "FAILED", "RUNNING"]
 KEY_TAG = "distill_ray.key"
 """Tag of every run, by which it is found again: the identity of the study, a slash, and the key of the job within it."""
 
+STUDY_KEY_TAG = "study_key"
+"""Tag of every run, for searches in MLflow: the identity of the study alone."""
+
 LOGGED_TAG = "distill_ray.logged"
 """Tag of the study's run: digests of the data sets, files, views and the champion that it has, as JSON."""
 
@@ -65,12 +68,13 @@ class DataSet:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What MLflow has of a run: the values of its tags, and the latest of each metric."""
+    """What MLflow has of a run: the values of its tags, and of each metric the latest with its step."""
 
     run_id: str
     status: str
     tags: dict[str, str]
     metrics: dict[str, float] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -136,9 +140,16 @@ class Pending:
             self.status, self.ended = later.status, later.ended
 
     def beyond(self, known: Recorded | None) -> Pending | None:
-        """What of this MLflow does not have, or None. To begin again what ended well is no news, nor are its epochs."""
-        if known is None or not known.done:
+        """What of this MLflow does not have, or None. To begin again what ended well is no news, nor are its epochs.
+
+        Epochs are known by their number: told of later, of a trial that left no record, they have other times.
+        """
+        if known is None:
             return self
+        points = [] if known.done else [point for point in self.points if point.step > known.steps.get(point.metric, -1)]
+        failed_again = self.run_key != STUDY_KEY and self.status == known.status == "FAILED"
+        if not known.done and not failed_again:
+            return replace(self, points=points)
         study, again = self.run_key == STUDY_KEY, self.status in (None, "RUNNING") or self.run_key != STUDY_KEY
         digests = self.digests()
         new = {name for name, digest in digests.items() if known.logged.get(name) != digest}
@@ -149,7 +160,7 @@ class Pending:
             self,
             params={},
             tags=tags,
-            points=[],
+            points=points,
             results={name: value for name, value in self.results.items() if not _same(value, known.metrics.get(name))},
             datasets=[dataset for dataset in self.datasets if study and f"{dataset.context} data" in new],
             files={name: content for name, content in self.files.items() if name in new},
@@ -157,8 +168,8 @@ class Pending:
             champion=self.champion if "champion" in new else None,
             status=None if again or self.status == known.status else self.status,
         )
-        anything = news.tags or news.results or news.datasets or news.files or news.views or news.champion or news.status
-        return news if anything else None
+        anything = (news.tags, news.points, news.results, news.datasets, news.files, news.views, news.champion, news.status)
+        return news if any(anything) else None
 
 
 def read_recorded(database: Path, study_key: str) -> dict[str, Recorded] | None:
@@ -172,17 +183,20 @@ def read_recorded(database: Path, study_key: str) -> dict[str, Recorded] | None:
     )
     active = "WHERE runs.lifecycle_stage = 'active'"
     tags = f"SELECT own.value, runs.run_uuid, runs.status, tags.key, tags.value {ours} JOIN tags USING (run_uuid) {active}"
-    latest = f"SELECT own.value, m.key, m.value, m.is_nan {ours} JOIN latest_metrics AS m USING (run_uuid) {active}"
+    latest = f"SELECT own.value, m.key, m.value, m.is_nan, m.step {ours} JOIN latest_metrics AS m USING (run_uuid) {active}"
     prefix = f"{study_key}/"
     runs: dict[str, Recorded] = {}
     try:
         connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
         try:
             metrics: dict[str, dict[str, float]] = {}
-            for key, name, value, is_nan in connection.execute(latest, (len(prefix), prefix)):
+            steps: dict[str, dict[str, int]] = {}
+            for key, name, value, is_nan, step in connection.execute(latest, (len(prefix), prefix)):
                 metrics.setdefault(key, {})[name] = math.nan if is_nan else value
+                steps.setdefault(key, {})[name] = step
             for key, run_id, status, name, value in connection.execute(tags, (len(prefix), prefix)):
-                run = runs.setdefault(key.removeprefix(prefix), Recorded(run_id, status, {}, metrics.get(key, {})))
+                found = Recorded(run_id, status, {}, metrics.get(key, {}), steps.get(key, {}))
+                run = runs.setdefault(key.removeprefix(prefix), found)
                 run.tags[name] = value
         finally:
             connection.close()

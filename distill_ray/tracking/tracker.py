@@ -1,4 +1,4 @@
-"""The study's record in MLflow: told by the driver as things happen, written by one thread in its own time."""
+"""The study's record in MLflow: fed by the driver as things happen, written by a separate thread."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ LONGEST_TAG = 8000
 class Tracker:
     """Records a study in MLflow: one run for the study, a nested run for each job.
 
-    Every method but `close` returns at once; a thread of its own writes about once a second what has come together. What
-    MLflow has already is found by the study's `study_key` and the job's `key`, so a study that is run again may announce all
-    its jobs again: nothing is written twice, and when there is nothing new MLflow is not even loaded. Nothing that goes wrong
-    in MLflow reaches the study: `warn` gets one line, and the thread tries again until `close`.
+    Every method except `close` returns at once; a separate thread writes what has accumulated about once a second. What MLflow
+    already has is found by the study's `study_key` and the job's `key`, so a study that is run again may announce all its jobs
+    again: nothing is written twice, and when there is nothing new MLflow is not even loaded. No failure in MLflow reaches the
+    study: `warn` gets one line, and the thread retries until `close`.
 
     `uri` is an address that `check_tracking` accepts; `artifacts` a folder or URI for files, for a database without a server.
     """
@@ -52,6 +52,7 @@ class Tracker:
         warn: Callable[[str], None],
         interval: float = 1.0,
     ) -> None:
+        self.study_key = study_key
         self._ended = False
         self._outbox = Outbox(uri, study_name, study_key, artifacts, warn, interval)
 
@@ -72,7 +73,7 @@ class Tracker:
         tags: Mapping[str, str] | None = None,
         study_file: str = "",
     ) -> None:
-        """Begin the study's own run, or take it up again. `study_file` is the text of the file.
+        """Begin the study's own run, or resume it. `study_file` is the text of the file.
 
         `description` is Markdown, for as long as `set_description` has given no other.
         """
@@ -138,7 +139,7 @@ class Tracker:
     def log_champion(self, key: str, champion: Champion) -> None:
         """Log the student that job `key` trained as a model, and register it under the study's name as `champion`.
 
-        The same job is registered once, however often it is told.
+        The same job is registered once, however often this is called.
         """
         self._outbox.put(Pending(CHAMPION_KEY, champion=champion, source=key))
 
@@ -166,7 +167,7 @@ class Tracker:
         return run is not None and run.done
 
     def close(self, timeout: float = 60.0) -> bool:
-        """Write what is left, at most `timeout` seconds for each run, and stop. Whether MLflow has everything then."""
+        """Write what is left, at most `timeout` seconds for each run, and stop. Returns whether MLflow then has everything."""
         return self._outbox.close(timeout)
 
 

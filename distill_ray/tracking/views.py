@@ -58,12 +58,13 @@ class View:
         return {"compareRunCharts": [chart | kept], "compareRunSections": [section | kept | {"isReordered": False}]}
 
 
-def study_views(objectives: Mapping[str, str], searched: Iterable[str], digest: str) -> dict[str, View]:
+def study_views(objectives: Mapping[str, str], searched: Iterable[str], study_key: str) -> dict[str, View]:
     """The views of a study: its trials by the first objective, its students on the test split, and all its jobs in order.
 
-    `digest` tells this version of the study from others in the same experiment, which would stand there twice.
+    `study_key` is the tracker's: it tells this version of the study, on this store, from others in the same experiment, which
+    would stand there twice.
     """
-    own = f"tags.study_digest = '{digest}'"
+    own = f"tags.study_key = '{study_key}'"
     validation = tuple(f"metrics.val/{score}" for score in SCORES)
     scores = tuple(dict.fromkeys((*(f"metrics.{name}" for name in objectives), *validation)))
     drawn = tuple(f"params.{name}" for name in searched)

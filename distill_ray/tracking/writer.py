@@ -17,7 +17,7 @@ from typing import Any
 from distill_ray.tracking.address import sqlite_file
 from distill_ray.tracking.champion import register_champion
 from distill_ray.tracking.environment import prepare
-from distill_ray.tracking.record import KEY_TAG, LOGGED_TAG, STUDY_KEY, DataSet, Pending, Recorded
+from distill_ray.tracking.record import KEY_TAG, LOGGED_TAG, STUDY_KEY, STUDY_KEY_TAG, DataSet, Pending, Recorded
 from distill_ray.tracking.views import VIEW_TAG
 
 PARTIAL = ".mlflow.db."
@@ -69,7 +69,8 @@ class RunWriter:
                 for run in found:
                     name = run.data.tags[KEY_TAG]
                     if name.startswith(prefix):
-                        known = Recorded(run.info.run_id, run.info.status, run.data.tags, run.data.metrics)
+                        steps = {metric.key: metric.step for metric in run.data.to_proto().metrics}
+                        known = Recorded(run.info.run_id, run.info.status, run.data.tags, run.data.metrics, steps)
                         runs[name.removeprefix(prefix)] = known
                 page = found.token
                 if not page:
@@ -101,10 +102,12 @@ class RunWriter:
                 ended = None if pending.ended is None else int(pending.ended * 1000)
                 self.client.set_terminated(known.run_id, status, ended)
         metrics = {point.metric: point.value for point in pending.points} | pending.results
-        return Recorded(known.run_id, status, known.tags | tags, known.metrics | metrics)
+        steps = {point.metric: point.step for point in pending.points} | dict.fromkeys(pending.results, 0)
+        return Recorded(known.run_id, status, known.tags | tags, known.metrics | metrics, known.steps | steps)
 
     def _create(self, pending: Pending, parent: Recorded | None) -> Recorded:
-        tags = pending.tags | {KEY_TAG: f"{self.study_key}/{pending.run_key}", "study": self.study_name}
+        tags = pending.tags | {KEY_TAG: f"{self.study_key}/{pending.run_key}", STUDY_KEY_TAG: self.study_key}
+        tags["study"] = self.study_name
         tags |= {"mlflow.source.name": "distill-ray", "mlflow.source.type": "LOCAL", "mlflow.user": getpass.getuser()}
         if parent is not None:
             tags["mlflow.parentRunId"] = parent.run_id

@@ -1,4 +1,4 @@
-"""Where training runs: the device, the arithmetic that pays there, and this process's place among the workers."""
+"""Where training runs: the device, the precision used there, and this process's place among the workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distill_ray.job import Recipe
 
 
 def precision_of(recipe: Recipe, device: torch.device) -> Literal["fp32", "bf16"]:
-    """The arithmetic of the recipe's forward passes; `auto` takes bf16 where `device` multiplies matrices faster in it.
+    """The precision of the recipe's forward passes; `auto` is bf16 where `device` multiplies matrices faster in it.
 
     That is on CUDA devices since Ampere and on CPUs with AMX.
     """
@@ -27,7 +27,7 @@ def precision_of(recipe: Recipe, device: torch.device) -> Literal["fp32", "bf16"
 
 
 def precision_of_teachers(recipes: Iterable[Recipe], device: torch.device) -> Literal["fp32", "bf16"]:
-    """The arithmetic that teachers answer in: bf16 if every one of them is trained so."""
+    """The precision of the teachers' forward passes: bf16 if all of them are trained in it."""
     return "bf16" if {precision_of(recipe, device) for recipe in recipes} == {"bf16"} else "fp32"
 
 
@@ -52,9 +52,10 @@ class Worker:
     world_size: int = 1
 
     @classmethod
-    def here(cls) -> Worker:
-        """The place as torch and its process group, if there is one, see it."""
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    def here(cls, *, gpu: bool = True) -> Worker:
+        """The place as torch and its process group, if there is one, see it: on a GPU if there is one and `gpu` allows it."""
+        on_gpu = gpu and torch.cuda.is_available()
+        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         if dist.is_available() and dist.is_initialized():
             return cls(device, dist.get_rank(), dist.get_world_size())
         return cls(device)
@@ -81,10 +82,10 @@ class Worker:
         return value
 
     def gather(self, rows: Tensor, shares: Sequence[int] = ()) -> Tensor:
-        """The rows (n, ...) of all workers one below the other, (sum of n, ...), however many each has.
+        """The concatenated rows (n, ...) of all workers, (sum of n, ...), however many each has.
 
-        Where each has as many for every image of its share of a batch, `shares` says how many images those are, above 0; else
-        they ask each other, and wait for the answer.
+        Where every worker has the same number of rows for each image of its share of a batch, `shares` says how many images
+        those shares have, above 0. Without it the workers exchange their numbers of rows, and the host waits for them.
         """
         if self.world_size == 1:
             return rows

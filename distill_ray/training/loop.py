@@ -38,7 +38,7 @@ REMEDIES = "try a lower lr, more warmup_epochs, a clip_norm or precision: fp32"
 
 
 class DivergedError(RunError):
-    """The loss or the predictions were no longer finite. The same job would do the same again, so it is not tried again."""
+    """The loss or the predictions are not finite. The same job would diverge again, so it is not retried."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ def train(
     A record holds `epoch` (1-based), `time` (seconds since 1970), `seconds` (of this epoch), `lr`, the losses of the training
     split under `train/` and the scores of the validation split under `val/`; with `usage` also what the epoch used of the
     machine, under `system/`. The last one has the diversity of a student's members or heads under `members/`, see `diversity`.
-    With `saved`, the content of a checkpoint, the run goes on where that one was, after yielding its records again, and ends
+    With `saved`, the content of a checkpoint, the run resumes where that one was, after yielding its records again, and ends
     with the same weights as an undisturbed run; `save` is called after every epoch with a function that makes its checkpoint, to
     be called at once or not at all. All workers of a data-parallel run call this together, each with its `worker`; one passes
-    `save`. `compile` decides about `torch.compile`, which changes the last digits of results; `say` is told where it cannot be
-    had.
+    `save`. `compile` decides about `torch.compile`, which changes the last digits of results; `say` is told where it is not
+    available.
 
     Raises `DivergedError` when the loss, or a prediction on the validation split, is not finite.
     """

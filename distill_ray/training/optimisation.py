@@ -1,4 +1,4 @@
-"""The optimiser of a recipe, its learning rate at every step, and the limit of its steps."""
+"""The optimiser of a recipe, its learning rate at every step, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     A linear warm-up from 0, then either half a cosine down to 0 at the last step (Loshchilov & Hutter 2017, no restarts; with
     5 warm-up epochs the schedule of LatentBE), or a staircase: `lr * decay^m` with m the number of milestones that lie before
     the current epoch, so that a milestone's own epoch still runs at the higher rate. With `schedule_every: epoch` all steps of
-    an epoch have the cosine of its first step, as in Hydra+; the warm-up moves at every step all the same.
+    an epoch have the cosine of its first step, as in Hydra+; the warm-up still changes at every step.
     """
     warmup = recipe.warmup_epochs * steps_per_epoch
     if step < warmup:
@@ -73,7 +73,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def clip_gradients(recipe: Recipe, network: nn.Module) -> None:
-    """Scale all gradients together down to the norm `clip_norm`, where the recipe has one and they exceed it.
+    """Scale down the gradients to the global norm `clip_norm`, where the recipe has one and they exceed it.
 
     They are those of the whole loss, the penalty of weight decay included, as in Hydra+.
     """

@@ -1,4 +1,4 @@
-"""What a network says of images it is shown as they are."""
+"""Predictions of a network for unaugmented images."""
 
 from __future__ import annotations
 

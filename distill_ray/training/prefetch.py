@@ -16,8 +16,8 @@ from distill_ray.augment.view import Batch
 def prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """The same batches; on a GPU a thread makes the next one, on a stream of its own, while a step computes.
 
-    Views are pure functions, so nothing but the time changes. On a CPU a thread beside the step takes from it what it gives
-    (BENCHMARKS.md), and batches come as they are asked for.
+    Views are pure functions, so nothing but the time changes. On a CPU such a thread slows the step by as much as it saves
+    (BENCHMARKS.md), so batches are made on demand.
     """
     if device.type != "cuda":
         return batches

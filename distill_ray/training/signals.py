@@ -1,4 +1,4 @@
-"""Teacher signals: what every teacher says of every image of one epoch, computed once and read by every student.
+"""Teacher signals: the logits of every teacher for every image of one epoch, computed once and read by every student.
 
 A view is a pure function of (seed, epoch, position), so all students with the same view and seed see the same images, and one
 file can hold the raw logits of all teachers for all images of an epoch. Temperature, weights and the rule that combines the
@@ -31,25 +31,25 @@ SCHEMA_VERSION = 1
 """Part of the identity of signals. Raise it when a change of code changes what the same key stands for."""
 
 ERROR_BOUND = 2.0**-6
-"""The largest error of a logit that half precision may bring, which it does up to a magnitude of 64; beyond, float32 is kept."""
+"""The largest rounding error of a logit in half precision, met up to a magnitude of 64; beyond that, float32 is kept."""
 
 TAIL_BOUND = 2.0**-6
-"""How far predictions may be from those with an even tail: total variation at temperature 1, the mean over images and teachers.
+"""The largest change of predictions by an even tail: total variation at temperature 1, averaged over images and teachers.
 
 Beyond it all classes are kept.
 """
 
 BATCH = 128
-"""Images at a time, where the view does not care; the same for all, so that the same signals come out whoever computes them."""
+"""Images at a time, where the view does not depend on it; fixed, so that signals do not depend on who computes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SignalKey:
     """Everything that decides the signals of all epochs of a run. `batch_size` is None where the view does not depend on it.
 
-    `precision` is the arithmetic of the teachers, `exact` says that logits are stored in float32 in any case, and `top_k` how
-    many of each answer are stored, the largest, all of them if it is None. Whether a last, smaller batch is left out does not
-    matter, since its images are answered for too.
+    `precision` is that of the teachers' forward passes, `exact` says that logits are always stored in float32, and `top_k` how
+    many of the largest logits are stored per prediction, all if None. Whether a last, smaller batch is dropped does not matter,
+    since its images are included.
     """
 
     teachers: tuple[str, ...]
@@ -63,7 +63,7 @@ class SignalKey:
 
     @classmethod
     def of(cls, job: Job, precision: str, exact: bool = False, top_k: int | None = None) -> SignalKey:
-        """The key of what `job` asks its teachers."""
+        """The key of the signals that `job` needs."""
         view = job.recipe.augment
         return cls(
             teachers=job.teachers,
@@ -103,8 +103,8 @@ class SignalKey:
 class Signals:
     """Raw logits for one epoch: for each part of the view an array (positions, versions, N, K) of float16 or float32.
 
-    `error` is the largest difference between a stored logit and the one that the teacher gave. Where only the largest logits
-    of each answer are kept, there are fewer than K, and `tails` has the rest for each part; it is empty otherwise.
+    `error` is the largest difference between a stored logit and the teacher's. Where only the largest logits of each prediction
+    are kept, there are fewer than K, and `tails` has the rest for each part; it is empty otherwise.
     """
 
     logits: tuple[np.ndarray, ...]
@@ -119,7 +119,7 @@ class Signals:
         return np.ascontiguousarray(rows.reshape(-1, *rows.shape[2:]).swapaxes(0, 1), dtype=np.float32)
 
     def fit(self, teachers: int, positions: int, classes: int) -> bool:
-        """Whether these are answers of so many teachers, for so many positions and classes."""
+        """Whether these are the logits of that many teachers, for that many positions and classes."""
         if self.tails:
             return all(
                 part.shape == (positions, part.shape[1], teachers, part.shape[3]) and tail.fits(part.shape, classes)
@@ -129,11 +129,11 @@ class Signals:
 
 
 def compute_signals(key: SignalKey, epoch: int, teachers: LiveTeachers, dataset: Dataset, device: torch.device) -> Signals:
-    """Show the teachers every image of `epoch` as the view presents it.
+    """Run the teachers on every image of `epoch` as the view presents it.
 
-    Logits become float16, apart from those parts where that would move one by more than `ERROR_BOUND`, and all of them if the
-    key asks for float32. If it asks for the largest alone and the others, spread evenly, would move predictions by more than
-    `TAIL_BOUND`, all are kept. Raises `ValueError` for a view whose images cannot be told apart by position.
+    Logits become float16, except in parts where that would change one by more than `ERROR_BOUND`, or if the key asks for
+    float32. If it asks for the largest only and spreading the others evenly would change predictions by more than `TAIL_BOUND`,
+    all are kept. Raises `ValueError` for a view whose images cannot be told apart by position.
     """
     batches = epoch_batches(
         key.view,

@@ -1,4 +1,4 @@
-"""Teachers that answer while the student trains."""
+"""Live teachers: networks that run while the student trains."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from distill_ray.training.device import autocast
 
 
 class EpochTeachers(Protocol):
-    """Where a training run gets its teachers from, epoch by epoch: they may answer live in one and from a file in another."""
+    """Where a training run gets its teachers from, epoch by epoch: they may be live in one and stored signals in another."""
 
     @property
     def networks(self) -> Sequence[nn.Module]:
         """The teachers themselves, for methods that want them live."""
 
     def of_epoch(self, epoch: int) -> Teachers:
-        """Who answers in the 1-based `epoch`."""
+        """The teachers of the 1-based `epoch`."""
 
 
 class LiveTeachers:
     """Frozen networks that give their raw logits, (N, B, K), for every part they are asked about.
 
-    One member after another answers for the whole batch: on a CPU that is faster than all side by side in grouped convolutions
-    or under a vectorised map (BENCHMARKS.md).
+    The members process the whole batch in sequence: on a CPU that is faster than all at once in grouped convolutions or under
+    a vectorised map (BENCHMARKS.md).
     """
 
     def __init__(self, networks: Sequence[nn.Module], device: torch.device, precision: str) -> None:

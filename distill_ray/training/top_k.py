@@ -1,6 +1,6 @@
-"""The largest logits of each answer, and what is left of the others: how answers over many classes are stored.
+"""How predictions over many classes are stored: the largest logits, and the rest lumped together.
 
-The others are given back as one value each, whose probabilities add up to theirs. So at temperature 1 the classes that are kept
+The others are restored as one value each, whose probabilities add up to theirs. So at temperature 1 the classes that are kept
 have exactly the probability that the teacher gave them, and the others together do. At temperature T the total variation between
 the teacher's prediction and this one is at most the mass of the others: for T below 1 the teacher's own, m(1), since the largest
 gain as T falls; for T above 1 what the even tail has at T, since by Jensen's inequality that is no less than the teacher's.

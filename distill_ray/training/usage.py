@@ -25,7 +25,7 @@ class Usage:
     `system/cpu_utilization_percentage` is the process's own time over time that passed, 100 for each busy core;
     `system/memory_usage_megabytes` and `system/gpu_memory_usage_megabytes` are the most that it has held, the latter in this
     epoch; `system/gpu_utilization_percentage` is the device's, of the last moment. `system/energy_joules` is what the devices of
-    all workers used, `system/power_usage_watts` the same over time. What a device does not report is left out.
+    all workers used, `system/power_usage_watts` the same per second. What a device does not report is left out.
 
     `share` is the part of a device that each worker has: of the energy of a GPU with two jobs on it each is charged half. Energy
     is that of the GPU, or of the processor where there is none; neither has the rest of the machine in it.
@@ -65,7 +65,7 @@ class Usage:
 
 
 def energy_counter(device: torch.device, gpu: tuple[Any, Any] | None, powercap: Path = POWERCAP) -> Callable[[], float]:
-    """A function that gives the joules which `device` has used since some moment; NaN where it does not report them."""
+    """A function that returns the joules `device` has used since a fixed moment; NaN where it does not report them."""
     if device.type == "cuda":
         return lambda: _gpu_joules(gpu)
     return _Packages(powercap)

@@ -81,11 +81,12 @@ def test_one_driver_per_search(postgresql: Any, tmp_path: Path, monkeypatch: pyt
     assert said == [line for line in said if "waiting for the last driver of the search" in line]
     with search_lock(again, other):
         pass
-    history.set_user_attr(driver.DRIVER, {"store": mine.uri, "host": "gone", "token": "x"})
+    gone = {"store": mine.uri, "host": "gone", "token": "x", "place": driver._place(mine)}
+    history.set_user_attr(driver.DRIVER, gone)
     began = time.monotonic()
     with search_lock(again, mine):
         assert time.monotonic() - began < 4
-    history.set_user_attr(driver.DRIVER, {"store": mine.uri, "host": "gone", "token": "x"})
+    history.set_user_attr(driver.DRIVER, gone)
     with search_lock(again, other):
         assert time.monotonic() - began < 60
 

@@ -25,6 +25,11 @@ def test_how_many_fit_a_machine(cpus: float, gpus: float, places: int) -> None:
     assert machine.places(WorkerResources(cpus, gpus)) == places
 
 
+@pytest.mark.parametrize(("gpus", "places"), [(0.6, 2), (0.5, 4), (0.25, 8), (1, 2), (2, 1)])
+def test_a_part_of_a_gpu_does_not_spread_over_two(gpus: float, places: int) -> None:
+    assert Machines({"CPU": 8, "GPU": 2}).places(WorkerResources(1, gpus)) == places
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("gpus", "together"), [(0.5, 2), (1, 1)])

@@ -239,19 +239,21 @@ import_dataset({tree!r}, {out!r})
 """
 
 TRAIN = """
+import torch
 from distill_ray.augment import CutMix
 from distill_ray.data import open_source
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.records import find_job
 from distill_ray.execution.run_job import evaluate_on_test, train_here
 from distill_ray.store import Store
+from distill_ray.training import Worker
 source = open_source({out!r})
 data = Data(name="d", digest=source.digest, location={out!r}, label="label", split=Split(validation={validation}),
             size=96, memory_gb={memory})
 recipe = Recipe(model="mlp-8", augment=CutMix(), epochs=1, batch_size=64, precision="fp32", lr=0.001)
 job, store = Job(recipe=recipe, data=data, seed=0), Store.open({out!r} + "-store-{memory}")
-list(train_here(store, job))
-evaluate_on_test(store, job)
+list(train_here(store, job, Worker(torch.device("cpu"))))
+evaluate_on_test(store, job, torch.device("cpu"))
 said = {{"weights": find_job(store, job.id).record.files["weights.safetensors"]["sha256"]}}
 """
 

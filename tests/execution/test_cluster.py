@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from distill_ray.errors import RequestError, RunError
-from distill_ray.execution.cluster import STARTS, Cluster
+from distill_ray.execution.cluster import STARTS, Cluster, Machines, WorkerResources
 from distill_ray.study import Study
 
 LATE = "The current node timed out during startup."
@@ -65,3 +65,20 @@ def test_gpus_that_a_study_leaves_alone_are_said_once(tiny_study: Callable[..., 
     assert said == []
     with pytest.raises(RequestError, match=r"workers of 1 CPU and 2 GPU do not fit the cluster, which has 4 CPU and 2 GPU"):
         Cluster(say=said.append).check(tiny_study("resources.gpus_per_worker=2", "resources.workers_per_trial=2"))
+
+
+def test_ray_client_is_refused() -> None:
+    with (
+        Cluster("ray://head:10001") as cluster,
+        pytest.raises(RequestError, match=r"--address ray://head:10001: .*ray job submit"),
+    ):
+        cluster.connect()
+
+
+def test_machines_without_a_limit_have_room_for_everything(
+    tiny_study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 0.0}}])
+    cluster = Cluster()
+    monkeypatch.setattr(cluster, "_possible", lambda: [Machines({"CPU": 1.0}, float("inf"))])
+    assert cluster.capacity(2, WorkerResources()) > 10**6

@@ -222,6 +222,27 @@ def test_what_another_node_has_half_written_to_a_remote_store_is_not_there(
     np.testing.assert_array_equal(found.logits[0], expected(teachers, 1))
 
 
+def test_what_another_node_has_finished_meanwhile_stays(
+    tmp_path: Path, teachers: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leases are a node's own, so that two may compute an epoch; the first is read already when the second is done."""
+    monkeypatch.setenv("DISTILL_RAY_CACHE", str(tmp_path / "cache"))
+    remote, path = Store("file://" + str(tmp_path / "remote")), f"{ROOT}/{KEY.id}/00001/{MANIFEST}"
+    written: list[bytes | None] = []
+
+    class Faster(Counting):
+        def __call__(self, part: Any) -> torch.Tensor:
+            if not written:
+                shared(remote, teachers)._make(1)
+                written.append(remote.read(path))
+            return super().__call__(part)
+
+    found = shared(remote, Faster()).of_epoch(1)
+    assert found is not None
+    np.testing.assert_array_equal(found.logits[0], expected(teachers, 1))
+    assert written[0] and remote.read(path) == written[0]
+
+
 def test_two_studies_fill_one_store_at_once(store: Store) -> None:
     """Each has a disk limit of its own, a view of its own and one that both have; nobody loses what it reads."""
     program = f"""

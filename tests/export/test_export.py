@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from distill_ray.cli import main
@@ -67,17 +68,24 @@ def test_a_champion_is_found_without_torch(finished_study: Any) -> None:
 import sys
 from pathlib import Path
 from distill_ray.export import find_champion
-from distill_ray.stages.collect import collect
-from distill_ray.resolve import data_of
-from distill_ray.store import Store
+from distill_ray.stages.collect import load_results
+from distill_ray.stages.places import Places
 from distill_ray.study import load_study
-study, store = load_study(Path(sys.argv[1])), Store.open(sys.argv[2])
-data = data_of(study)
-champion = find_champion(collect(study, data, store, search_storage=None, tracking_uri=""), store, data)
+results, data, store = load_results(load_study(Path(sys.argv[1])), Places(sys.argv[2]))
+champion = find_champion(results, store, data)
 print(len(champion.weights) > 0, "torch" in sys.modules)
 """
     command = [sys.executable, "-c", code, str(finished_study.file), finished_study.store.uri]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True False\n"
+
+
+@pytest.mark.parametrize("format", ["safetensors", "mlflow"])
+def test_the_check_compares_on_one_device(
+    format: str, finished_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU rounds otherwise than the CPU, on which the trained student is asked; here, torch says that there is one."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert run_export(finished_study, tmp_path / "model", "--format", format) == 0
 
 
 def test_uncalibrated_is_the_plain_softmax(finished_study: Any, tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def test_interrupted_everywhere_and_done_again(how: str, interruptions: Path, tm
     print(done.stdout)
     told = re.findall(r"(.+): interrupted (\d+) times, (\d+) operations", done.stdout)
     assert [what for what, _, _ in told] == ["training", "signals", "search", "diary", "setting-aside", "mlflow"]
-    for what, times, operations in told:
-        if what == "mlflow":  # thousands of operations, of which some are interrupted
-            assert int(times) >= 3
-        else:
-            assert int(times) == int(operations) > 10 if how == "die" else int(times) > 10
+    whole = [(int(times), int(operations)) for what, times, operations in told if what != "mlflow"]  # of which some are tried
+    if how == "die":
+        assert all(times == operations > 10 for times, operations in whole)
+    else:  # what can do without the disk, such as the signals of a run, is not interrupted by it
+        assert sum(times for times, _ in whole) > 300

@@ -1,5 +1,6 @@
 """What every network of the catalogue promises."""
 
+import contextlib
 import copy
 import functools
 
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from distill_ray.models import build_model
+from distill_ray.models import build_model, family_of
 from distill_ray.models.network import Network
 
 SMALL = {
@@ -54,6 +55,21 @@ def test_logits_for_any_channels_and_classes(name: str, side: int, channels: int
     assert logits.dtype == torch.float32
     assert isinstance(net.classifier, torch.nn.Linear)
     torch.testing.assert_close(logits, net.classifier(net.features(net.normalise(images(side, channels)))))
+
+
+def test_the_smallest_images_that_its_family_allows(name: str, side: int) -> None:
+    family, arguments = family_of(name)
+
+    def allowed(least: int) -> bool:
+        with contextlib.suppress(ValueError):
+            family.check_images((3, least, least), **arguments)
+            return True
+        return False
+
+    least = next(filter(allowed, range(1, side + 1)))
+    net = built(name, least)
+    net(images(least)).sum().backward()
+    assert net.eval()(images(least)).isfinite().all()
 
 
 def test_weights_are_a_function_of_the_seed(name: str, side: int) -> None:

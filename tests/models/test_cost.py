@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distill_ray.models import build_model
+from distill_ray.models import Size, build_model, model_families
 from distill_ray.models.batch_ensemble import to_batch_ensemble
 from distill_ray.models.cost import count_operations
 from distill_ray.models.network import Network
@@ -98,6 +98,15 @@ def test_parameters_and_operations_of_the_hydra_networks(
 def test_multiply_adds_of_the_networks_for_cifar(name: str, gflops: float) -> None:
     network = outlined(name, 100, (3, 32, 32))
     assert round(2e-9 * count_operations(network, (3, 32, 32)).multiply_adds, 4) == gflops
+
+
+SIZES = {name: size for family in model_families() for name, size in family.sizes.items()}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_that_the_catalogue_states(name: str) -> None:
+    network = outlined(name, 100, (3, 32, 32))
+    assert Size(parameters(network), count_operations(network, (3, 32, 32)).multiply_adds) == SIZES[name]
 
 
 def test_multiply_adds_of_the_latent_batch_ensemble_network() -> None:

@@ -39,6 +39,7 @@ def test_every_family_takes_its_smallest_images(name: str, side: int) -> None:
         ("torchvision/vit_b_16", (3, 32, 64), "square images with a side that is a multiple of 16, found 32x64"),
         ("torchvision/maxvit_t", (3, 32, 32), "multiple of 224"),
         ("vgg8", (1, 7, 9), "model 'vgg8' takes images of at least 8x8 pixels, found 7x9"),
+        ("vgg8", (1, 64, 15), "at least 16x16 pixels, found 64x15"),
         ("lenet-4-8-16-mlp-9", (1, 7, 9), "at least 8x8"),
     ],
 )

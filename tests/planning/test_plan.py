@@ -23,7 +23,7 @@ from distill_ray.planning.plan_signals import plan_signals
 from distill_ray.resolve import data_of
 from distill_ray.store import Store
 from distill_ray.study import Study, load_study
-from distill_ray.training import Dataset, LiveTeachers
+from distill_ray.training import Dataset, LiveTeachers, Worker
 
 BENCH = Bench(
     machine="a machine",
@@ -49,6 +49,8 @@ def test_a_finished_study_costs_nothing_more(finished_study: Any, capsys: pytest
         ("search", 4, 4, 0, 0.0),
         ("confirm", 4, 4, 0, 0.0),
     ]
+    assert main(["plan", str(finished_study.file), "--store", finished_study.store.uri]) == 0
+    assert capsys.readouterr().out.endswith("\nnothing is left to train\n")
     more = plan_study(load_study(finished_study.file, ["search.trials=6"]), finished_study.store)
     assert [(stage.jobs, stage.done) for stage in more] == [(2, 2), (6, 4), (4, 2)]
     assert more[1].images == more[2].images > 0
@@ -102,13 +104,14 @@ def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(tiny_study: Cal
     dataset = Dataset(images, np.arange(96), np.arange(80), np.arange(80, 96), names, (0.5,), (0.3,))
     study = tiny_study()
     job = Job(recipe=study.student, data=data_of(study), seed=3, teachers=("a", "b"))
-    teachers = LiveTeachers([Flat(), Flat()], torch.device("cpu"), "fp32")
+    here = Worker(torch.device("cpu"))
+    teachers = LiveTeachers([Flat(), Flat()], here.device, "fp32")
     answers = study.student.epochs * 80 * 2
     for top_k, size in ((None, 75 * 4 + 4), (10, 44), (600, 1200)):
-        found = plan_signals([job], Sharing("stored", top_k=top_k), dataset, teachers)
+        found = plan_signals([job], Sharing("stored", top_k=top_k), dataset, teachers, here)
         assert answers * size < found.bytes < answers * size * 1.05 + 5000
     endd = replace(job, recipe=replace(study.student, method=METHODS["endd"]()))
-    assert plan_signals([endd], Sharing("stored"), dataset, teachers).bytes > answers * 1200
+    assert plan_signals([endd], Sharing("stored"), dataset, teachers, here).bytes > answers * 1200
 
 
 def test_the_plan_counts_with_what_bench_has_measured(tiny_study: Callable[..., Study], tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def young_study(study: StudyResults) -> StudyResults:
     return replace(
         study,
         status="running",
-        stages=(study.stages[0], StageRow("search", 20.0, 5, 0, "running")),
+        stages=(study.stages[0], StageRow("search", 20.0, 5, 0)),
         trials=(*study.trials[:5], running),
         contenders=(ensemble, teacher),
         champion=None,

@@ -51,6 +51,30 @@ def test_single_teachers_are_independent_runs(study: StudyResults) -> None:
     assert gain.p == pytest.approx(oracle.pvalue, rel=1e-10)
 
 
+def test_a_named_group_of_teachers_is_compared_as_all_of_them_are(study: StudyResults) -> None:
+    teachers = study.contender("teacher")
+    assert teachers is not None
+    renamed = tuple(replace(each, name="teacher-a") if each is teachers else each for each in study.contenders)
+    assert gain_over(replace(study, contenders=renamed), "teacher-a") == gain_over(study, "teacher")
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "teacher"),
+    [
+        ("best", True, False),
+        ("best-2", True, False),
+        ("best-paper", False, False),
+        ("best-of-all", False, False),
+        ("teacher", False, True),
+        ("teacher-mixup", False, True),
+        ("teacherless", False, False),
+    ],
+)
+def test_what_a_contender_is_by_its_name(study: StudyResults, name: str, found: bool, teacher: bool) -> None:
+    contender = replace(study.contenders[0], name=name)
+    assert (contender.found, contender.is_teacher) == (found, teacher)
+
+
 def test_the_ensemble_is_a_fixed_value(study: StudyResults) -> None:
     gain = gain_over(study, "ensemble")
     oracle = stats.ttest_1samp(accuracies(study.best), accuracies(study.contender("ensemble"))[0])

@@ -7,6 +7,7 @@ import math
 import time
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ray.tune.experiment import Trial
 from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
 
 from distill_ray.job import Data, Split
-from distill_ray.search.history import ABANDONED, best_recipes, counted, is_over, open_history
+from distill_ray.search.history import ABANDONED, SOURCE, best_recipes, counted, is_over, open_history
 from distill_ray.search.scheduler import make_scheduler, rungs
 from distill_ray.search.searcher import INSTEAD_OF, OptunaSearcher, make_sampler, queue_first, settle_abandoned
 from distill_ray.store import Store
@@ -121,6 +122,33 @@ def test_a_time_limit_fails_what_was_running(history: Any) -> None:
     assert past.trials[0].state == TrialState.FAIL
     assert past.trials[0].user_attrs["reason"] == "the time limit of the search was reached"
     assert made.suggest("y") == Searcher.FINISHED
+
+
+def test_an_objective_that_is_not_a_number_fails_its_trial(history: Any) -> None:
+    study, past = history()
+    made, ended = searcher(study, past)
+    made.suggest("x")
+    made.on_trial_complete("x", step({1: 0.5}) | {"outcome/val/nll": math.nan, "seconds_total": 1.5})
+    assert past.trials[0].state == TrialState.FAIL
+    assert ended[0][1:3] == (TrialState.FAIL, "val/nll is not a number")
+    assert settle_abandoned(past) == 0
+
+
+def test_what_is_tried_first_is_tried_though_an_earlier_study_did(history: Any) -> None:
+    study, past = history()
+    (first,) = study.search.try_first
+    trials = past.get_trials(states=(TrialState.WAITING,))
+    assert [trial.system_attrs["fixed_params"] for trial in trials] == [first]
+    distributions = {"temperature": optuna.distributions.FloatDistribution(1, 20, log=True)}
+    warm = optuna.create_study(storage=past._storage, study_name="warm", direction="minimize")
+    known = optuna.trial.create_trial(
+        params={"temperature": 4.0}, distributions=distributions, value=0.1, user_attrs={SOURCE: "earlier"}
+    )
+    warm.add_trial(known)
+    only = replace(study.search, try_first=({"temperature": 4.0},))
+    for _ in range(2):
+        queue_first(warm, only)
+    assert len(warm.get_trials(states=(TrialState.WAITING,))) == 1
 
 
 def test_what_a_dead_driver_left_is_settled_and_tried_again(history: Any) -> None:

@@ -103,7 +103,7 @@ def main() -> None:
             Cluster() as cluster,
         ):
             record = MlflowRecord(tracker, study, data)
-            record.study_started()
+            record.study_started(store)
             observer = Observers((progress, StageLog(study, store), References(study, store), record, pace))
             history = open_history(study, data, teachers, store, None)
             cluster.connect()

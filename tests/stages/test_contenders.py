@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from distill_ray.records import Predictions
+from distill_ray.report.arrow import runs
 from distill_ray.report.results import Contender
+from distill_ray.report.table import Row
 from distill_ray.stages.contenders import ensemble_contenders
 from distill_ray.study import Study
 
@@ -44,6 +46,8 @@ def test_several_contenders_are_averaged_run_by_run(tiny_study: Callable[..., St
     (found,) = ensemble_contenders(study, others)
     assert (found.name, found.parameters, found.members, found.seeds) == ("five", 500, 5, (0, 1))
     assert len(found.job_ids) == 10
+    row = Row(found, "test", ({"nll": 1.0}, {"nll": 2.0}), (1.0, 1.0))
+    assert runs([row]).to_pydict() == {"name": ["five"] * 2, "seed": [None] * 2, "job": [None] * 2, "nll": [1.0, 2.0]}
 
 
 def test_the_runs_of_one_contender_are_averaged(tiny_study: Callable[..., Study]) -> None:

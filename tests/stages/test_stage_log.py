@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,3 +42,50 @@ def test_energy_that_no_device_reports_is_unknown(tiny_study: Callable[..., Stud
     teach(study, store, list(teacher_runs(study, data_of(study))), None)
     (row,) = stage_rows(study, store)
     assert row.joules is None and row.done == 2
+
+
+def test_jobs_that_another_study_had_trained_are_reused(tiny_study: Callable[..., Study], store: Store) -> None:
+    """In the first run and in all later ones, which find the study's own as well."""
+    study = tiny_study()
+    first, second = teacher_runs(study, data_of(study))
+    for _ in range(2):
+        log = StageLog(study, store)
+        with stage(log, TEACH, 2):
+            log.past(first, "finished", list, {}, "")
+            if not stage_rows(study, store)[0].done:
+                log.ended(second, "finished", {}, "")
+            else:
+                log.past(second, "finished", list, {}, "")
+        (row,) = stage_rows(study, store)
+        assert (row.done, row.reused) == (1, 1)
+
+
+def test_what_a_killed_driver_had_trained_is_known(
+    tiny_study: Callable[..., Study], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distill_ray.stages.stage_log.PACE", 0.0)
+    study = tiny_study()
+    first, second = teacher_runs(study, data_of(study))
+    killed = StageLog(study, store)
+    killed.stage_started(TEACH, 2)
+    killed.epoch(first, {"epoch": 1, "system/energy_joules": 10.0})
+    killed.ended(first, "finished", {}, "")
+    (row,) = stage_rows(study, store)
+    assert (row.done, row.reused, row.joules) == (1, 0, 10.0) and row.seconds > 0
+    log = StageLog(study, store)
+    with stage(log, TEACH, 2):
+        log.past(first, "finished", list, {}, "")
+        log.ended(second, "finished", {}, "")
+    assert [(row.done, row.reused) for row in stage_rows(study, store)] == [(2, 0)]
+
+
+def test_epochs_that_are_told_of_again_use_no_energy(tiny_study: Callable[..., Study], store: Store) -> None:
+    """By a job that goes on from a checkpoint: one of this run, or one of the run before."""
+    study = tiny_study()
+    first, _ = teacher_runs(study, data_of(study))
+    log = StageLog(study, store)
+    with stage(log, TEACH, 2):
+        now = time.time() + 1
+        for epoch, at in ((1, now - 100), (2, now), (1, now - 100), (2, now), (3, now + 1)):
+            log.epoch(first, {"epoch": epoch, "time": at, "system/energy_joules": 10.0})
+    assert stage_rows(study, store)[0].joules == 20.0

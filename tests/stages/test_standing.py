@@ -96,6 +96,14 @@ def test_status_says_of_a_running_job_where_it_is(finished_study: Any, store: St
     ]
 
 
+def test_a_study_is_not_finished_before_the_test_split_is_read(finished_study: Any, store: Store) -> None:
+    assert look(finished_study, store).finished
+    teacher = look(finished_study, store).jobs[0].run.job.id
+    store.delete(f"jobs/{teacher}/evaluations")
+    now = look(finished_study, store)
+    assert [stage.ended == stage.jobs for stage in now.stages] == [True] * 3 and not now.finished
+
+
 def test_watch_looks_until_the_study_is_finished(
     finished_study: Any, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -45,6 +46,24 @@ def test_everything_is_there_once(
         assert words in description
     assert client.get_model_version_by_alias("tiny", "champion").run_id in {run.info.run_id for run in runs}
 
+    # The store by another name has the same runs, the same study on another store has its own: its trials drew other settings.
+    count = len(runs)
+    moved = Path(store).rename(tmp_path / "moved")
+    assert main([*sync[:3], str(moved), *sync[4:]]) == 0
+    assert len(client.search_runs([experiment.experiment_id])) == count
+    other = shutil.copytree(finished_study.store.uri, tmp_path / "other")
+    history = other / "studies" / "tiny" / "search.journal"
+    drawn = r'("trial_id":2,"param_name":"temperature","param_value_internal":)[0-9.]+'
+    history.write_text(re.sub(drawn, r"\g<1>7.5", history.read_text()))
+    assert main([*sync[:3], str(other), *sync[4:]]) == 0
+    assert "does not take" not in capsys.readouterr().out
+    assert len(client.search_runs([experiment.experiment_id])) == 2 * count
+    failed = client.search_runs([experiment.experiment_id], "tags.`mlflow.runName` LIKE 'trial 002%'")
+    assert [run.data.params["temperature"] == "7.5" for run in failed] in ([True, False], [False, True])
+    stores = client.search_runs([experiment.experiment_id], "tags.stage = 'study'")
+    assert {run.data.tags["store"] for run in stores} == {str(moved), str(other)}
+    sync[3] = str(moved)
+
     # Another version of the study has runs of its own; each list shows those of the last version alone.
     assert main([*sync, "--set", "search.trials=5"]) == 0
     assert capsys.readouterr().out.endswith("has all of study tiny, which is not finished\n")
@@ -54,6 +73,6 @@ def test_everything_is_there_once(
         name: json.loads(json.loads(experiment.tags[f"mlflow.sharedViewState.{name}"])["state"])["searchFilter"]
         for name in ("trials", "jobs")
     }
-    assert len(client.search_runs([experiment.experiment_id], "tags.stage = 'search'")) == 8
+    assert len(client.search_runs([experiment.experiment_id], "tags.stage = 'search'")) == 12
     assert len(client.search_runs([experiment.experiment_id], filters["trials"])) == 4
     assert len(client.search_runs([experiment.experiment_id], filters["jobs"])) == 6

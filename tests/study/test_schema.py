@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from distill_ray.cli import main
 from distill_ray.errors import RequestError
 from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
+from distill_ray.metric import METRICS
+from distill_ray.models import FAMILIES, ModelFamily, model_families
 from distill_ray.settings import SettingField, setting_fields
 from distill_ray.study import Study, load_study, reference
 from distill_ray.study.document import read_document
@@ -23,7 +26,7 @@ from distill_ray.study.schema import study_schema
 from distill_ray.study.sections import DataSection, Resources
 
 ROOT = Path(__file__).parents[2]
-METHOD_PAGES = ROOT / "docs" / "methods"
+DOCS = ROOT / "docs"
 FILES = sorted([*(ROOT / "studies").rglob("*.yaml"), ROOT / "tests" / "tiny.yaml"])
 
 
@@ -129,30 +132,78 @@ def test_spaces_are_accepted_by_both(validator: Draft202012Validator, load: Call
     load(json.dumps(study))
 
 
-def test_the_page_of_the_study_file_is_the_one_that_the_code_makes(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs" / "study-file.md").read_text(encoding="utf-8")
-    assert page == reference.study_file_page(), "out of date; run: uv run distill-ray schema --markdown > docs/study-file.md"
-    assert main(["schema", "--markdown"]) == 0
-    assert capsys.readouterr().out == page
-
-
-def test_the_pages_of_the_methods_are_those_that_the_code_makes(tmp_path: Path) -> None:
-    folder = tmp_path / "methods"
-    assert main(["schema", "--methods", str(folder)]) == 0
-    made, kept = ({file.name: file.read_text("utf-8") for file in pages.iterdir()} for pages in (folder, METHOD_PAGES))
-    assert made.keys() == {"README.md", *(f"{name}.md" for name in METHODS)}
-    assert kept == made, "out of date; run: uv run distill-ray schema --methods docs/methods"
+def test_the_reference_pages_are_those_that_the_code_makes(tmp_path: Path) -> None:
+    assert main(["schema", "--pages", str(tmp_path)]) == 0
+    made = {path.relative_to(tmp_path).as_posix(): path.read_text("utf-8") for path in tmp_path.rglob("*.md")}
+    methods = {f"methods/{name}.md" for name in ("README", *METHODS)}
+    assert made.keys() == {"study-file.md", "models.md", "metrics.md"} | methods
+    kept = {name: (DOCS / name).read_text("utf-8") for name in made}
+    assert kept == made, "out of date; run: uv run distill-ray schema --pages docs"
+    assert {f"methods/{path.name}" for path in (DOCS / "methods").iterdir()} == methods
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_the_page_of_a_method_has_its_formula_its_source_and_a_study_that_reads(name: str, load: Callable[..., Study]) -> None:
-    page = (METHOD_PAGES / f"{name}.md").read_text("utf-8")
+    page = (DOCS / "methods" / f"{name}.md").read_text("utf-8")
     assert "```math\n" in page
     assert re.search(r"^Source: .*\b(19|20)\d\d\b", page, flags=re.MULTILINE)
     (example,) = re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
     study = load(example)
     assert study.student.method.name == name
     assert study.search.space.dimensions
+
+
+@pytest.mark.parametrize("family", model_families(), ids=lambda family: family.pattern)
+def test_a_family_of_networks_says_what_it_is_where_it_comes_from_and_how_large_it_is(family: ModelFamily) -> None:
+    brief, *details = family.help.split("\n\n")
+    assert brief.endswith(".") and details and all(text.endswith(".") for text in details)
+    assert "https://" in family.source and family.source.endswith(".")
+    if not family.pattern.startswith("torchvision/"):  # its own pages have them
+        assert tuple(family.sizes) == family.examples
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| `wrn-16-2` | 703,284 | 101.1 M | any | 6 | yes |",
+        "| `vgg8` | 3,965,028 | 96.2 M | from 8x8 | 4 | yes |",
+        "| `torchvision/resnext101_32x8d`, `torchvision/resnext101_64x4d`, `torchvision/resnext50_32x4d` | any | 0 | yes |",
+        "| `torchvision/vit_b_16`, `torchvision/vit_l_16` | squares with a side of 16, 32, 48, ... | 0 | no |",
+        "| `torchvision/maxvit_t` | squares with a side of 224, 448, 672, ... | 0 | no |",
+    ],
+)
+def test_the_page_of_the_models_says_what_an_example_takes_costs_and_can_become(line: str) -> None:
+    assert line in reference.models_page().splitlines()
+
+
+def test_a_family_that_says_little_is_listed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(image_shape: tuple[int, int, int], width: int) -> None:
+        if image_shape[1] != width:
+            raise ValueError("another height")
+
+    bare = ModelFamily("bare-w", "bare-([0-9]+)", ("bare-9", "bare-900"), "", lambda width: {"width": int(width)}, check)
+    bare = dataclasses.replace(bare, units=lambda width: 2)
+    monkeypatch.setattr(FAMILIES, "_members", {"bare": bare})
+    page = reference.models_page()
+    assert "| [bare-w](#bare-w) | `bare-9` |  |\n" in page
+    assert page.partition("\n## bare-w\n")[2].split("\n")[1:] == [
+        "| example | images | depth | BatchEnsemble |",
+        "|---|---|---:|---|",
+        "| `bare-9` | 9x9, and some that are larger | 1 | yes |",
+        "| `bare-900` | none up to 448x448 | 1 | yes |",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_a_metric_has_its_formula_its_unit_its_use_and_its_source(name: str) -> None:
+    metric = METRICS[name]
+    assert metric.formula and metric.help.endswith(".")
+    assert metric.percent != bool(metric.unit)
+    assert re.search(r"\b(19|20)\d\d\b", metric.source) or name == "accuracy"
+    page = reference.metrics_page()
+    assert f"\n## {metric.title}\n" in page
+    assert (f"`val/{name}: {metric.better}`" in page) == metric.objective
 
 
 def test_the_command_prints_the_schema(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.models import build_model
 from distill_ray.tracking import Champion, Tracker
 from distill_ray.tracking.champion import save_champion
+from distill_ray.tracking.champion_model import ChampionModel
 
 JOB = Job(
     recipe=Recipe(model="wrn-10-1"),
@@ -85,6 +86,31 @@ def test_a_process_without_distill_ray_predicts_the_same(
     assert answers["code"] == str(folder / "code" / "distill_ray" / "__init__.py")
     assert answers["loaded"] == []
     assert load == QUICK or "uint8" in answers["refused"]
+
+
+def test_whoever_loads_the_model_chooses_the_device(
+    champion_and_probabilities: tuple[Champion, np.ndarray], tmp_path: Path
+) -> None:
+    import mlflow.pyfunc
+
+    save_champion(champion_and_probabilities[0], tmp_path / "model")
+    here = "cuda" if torch.cuda.is_available() else "cpu"
+    for chosen, device in ((None, here), ({"device": "cpu"}, "cpu"), ({"device": "meta"}, "meta")):
+        model = mlflow.pyfunc.load_model(str(tmp_path / "model"), model_config=chosen)
+        assert model._model_impl.device.type == device
+
+
+def test_no_device_rounds_more_than_another() -> None:
+    class Network(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return images.mean(dim=(2, 3))
+
+    seen: list[bool] = []
+    before = torch.backends.cudnn.allow_tf32
+    probabilities = ChampionModel(Network(), 1.0, torch.device("cpu")).predict(IMAGES)
+    assert (probabilities.shape, seen) == ((5, 3), [False])
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_the_folder_holds_weights_a_card_and_code_and_no_pickle(

@@ -9,6 +9,7 @@ import pytest
 from distill_ray.resolve import data_of
 from distill_ray.stages.mlflow_record import MlflowRecord
 from distill_ray.stages.screen import ENTROPY, T_STDDEV, measurement, screenings
+from distill_ray.store import Store
 from distill_ray.study import load_study
 from distill_ray.tracking import Tracker
 
@@ -24,7 +25,7 @@ def test_a_measurement_is_a_run_of_its_own(tracking_uri: str, tmp_path: Path) ->
         said: list[str] = []
         tracker = Tracker(tracking_uri, "tiny", "key", artifacts=str(tmp_path / "artifacts"), warn=said.append, interval=0.02)
         record = MlflowRecord(tracker, study, data)
-        record.study_started()
+        record.study_started(Store(str(tmp_path)))
         record.measured(measurement(holes, found, reused=reused))
         if reused:
             record.measured(measurement(plain, found))

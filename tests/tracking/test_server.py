@@ -6,12 +6,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from distill_ray.cli import main
 from distill_ray.errors import RequestError
 from distill_ray.tracking import Tracker, check_tracking
 
@@ -118,3 +119,30 @@ def test_a_server_that_is_away_from_the_start_does_not_hold_up_the_end(tmp_path:
     began = time.monotonic()
     assert not tracker.close(60)
     assert time.monotonic() - began < 10
+
+
+def test_the_interface_is_there_until_it_is_ended(tracking_uri: str, free_port: Callable[[], int]) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "distill_ray", "ui", "--tracking-uri", tracking_uri, "--port", str(port)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        limit = time.monotonic() + 240
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert process.poll() is None and time.monotonic() < limit
+            time.sleep(0.5)
+        process.terminate()
+        said, complained = process.communicate(timeout=60)
+    finally:
+        stop(process)
+    assert (process.returncode, complained.strip()) == (130, "interrupted")
+    assert said.startswith(f"MLflow UI on http://127.0.0.1:{port}")
+    assert socket.socket().connect_ex(("127.0.0.1", port)), "the server is still there"
+
+
+def test_an_interface_that_ends_by_itself_is_an_error(
+    tmp_path: Path, free_port: Callable[[], int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mlflow.db").write_text("no database")
+    port = free_port()
+    assert main(["ui", "--store", str(tmp_path), "--port", str(port)]) == 1
+    assert f"the MLflow UI on http://127.0.0.1:{port} has ended; --verbose shows what it said" in capsys.readouterr().err

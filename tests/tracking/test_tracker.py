@@ -169,6 +169,44 @@ def test_telling_a_study_again_changes_nothing(database: Database, track: Callab
     assert said == []
 
 
+@pytest.mark.parametrize("server", [False, True], ids=["database", "server"])
+def test_epochs_are_there_once_though_nobody_knows_their_times_any_more(
+    server: bool, database: Database, track: Callable[..., Tracker], said: list[str]
+) -> None:
+    """Of a trial that failed or was pruned the search has the values alone: a later driver tells of all as if at its end."""
+
+    def tell(number: int, epochs: int, ending: str | None, late: float = 0) -> None:
+        key = f"trial/{number}"
+        tracker.start_job(key, key, {}, {}, started=NOON)
+        for epoch in range(1, epochs + 1):
+            tracker.log_epoch(key, epoch, NOON + (late or epoch), {"val/nll": 2.0 - epoch / 4})
+        if ending:
+            tracker.finish_job(key, ending, ended=NOON + 9)  # type: ignore[arg-type]
+
+    with track() as tracker:
+        tracker.start_study("small")
+        tell(0, 3, "FAILED")
+        tell(1, 2, None)  # its driver was killed before it could tell of the rest
+        tracker.finish_study("FINISHED")
+    before = database.dump()
+    for again in range(2):
+        with track() as tracker:
+            if server:  # which is asked when there is something to write
+                tracker._outbox.runs = None
+            tracker.start_study("small")
+            tell(0, 3, "FAILED", late=9)
+            tell(1, 3, "KILLED", late=9)
+            tracker.finish_study("FINISHED")
+        noon = int(NOON * 1000)
+        times = [(1, noon + 1000, 1.75), (2, noon + 2000, 1.5)]
+        assert database.history("trial/0", "val/nll") == [*times, (3, noon + 3000, 1.25)]
+        assert database.history("trial/1", "val/nll") == [*times, (3, noon + 9000, 1.25)]
+        assert database.runs()["trial/0"] == ("FAILED", "failed") and database.runs()["trial/1"] == ("KILLED", "pruned")
+        if not again:
+            before = database.dump()
+    assert database.dump() == before and said == []
+
+
 def test_telling_a_study_again_does_not_load_mlflow(tracking_uri: str, track: Callable[..., Tracker]) -> None:
     with track() as tracker:
         tracker.start_study("small", study_file="name: small\n")

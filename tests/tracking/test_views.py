@@ -12,7 +12,7 @@ VIEWS = study_views({"val/ece": "min", "val/accuracy": "max"}, ["temperature", "
 
 def test_a_view_is_what_the_page_of_mlflow_expects() -> None:
     state = json.loads(VIEWS["trials"].state())
-    assert state["searchFilter"] == "tags.study_digest = '0123abcd' and tags.stage = 'search'"
+    assert state["searchFilter"] == "tags.study_key = '0123abcd' and tags.stage = 'search'"
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/ece`", True)
     assert state["selectedColumns"] == [
         "tags.`status`",

@@ -1,6 +1,6 @@
-"""Test images as networks did not meet them in training: moved, turned, brighter, each at five levels.
+"""Shifted test images, unlike those seen in training: moved, rotated or brightened, each at five levels.
 
-Source: Ferianc & Rodrigues 2022 (Hydra+), as coded; black is filled in, and places are rounded to the nearest pixel.
+Source: Ferianc & Rodrigues 2022 (Hydra+), as coded; filled with black, nearest-neighbour.
 """
 
 from __future__ import annotations

@@ -130,6 +130,6 @@ def _matrix(teachers: Row, names: Sequence[str]) -> Panel:
 
 def _names(teachers: Row, rows: Sequence[Row]) -> list[str]:
     """`teacher 2`, or with the name of its group, where groups have names."""
-    groups = {job: row.contender.label for row in rows if row is not teachers for job in row.contender.job_ids}
-    groups = {job: label for job, label in groups.items() if label.startswith(TEACHER)}
+    named = [row.contender for row in rows if row is not teachers and row.contender.is_teacher]
+    groups = {job: contender.label for contender in named for job in contender.job_ids}
     return [f"{groups.get(job, TEACHER)} {number}" for number, job in enumerate(teachers.contender.job_ids)]

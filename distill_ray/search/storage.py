@@ -1,0 +1,34 @@
+"""Searches that are kept in a database: opened, and what is wrong with its address said in a line."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from optuna.storages import BaseStorage
+
+from distill_ray.errors import RequestError
+from distill_ray.tracking import redacted, shown
+
+
+def open_database(storage_uri: str, say: Callable[[str], None] = lambda line: None) -> BaseStorage:
+    """Optuna's storage in the database at `storage_uri`; `say` hears when that goes away later, and when it is back.
+
+    Raises `RequestError` when it cannot be used.
+    """
+    with explained(storage_uri):
+        from distill_ray.search.database import Database  # SQLAlchemy: seconds that a journal does not need
+
+        return Database(storage_uri, say)
+
+
+@contextlib.contextmanager
+def explained(storage_uri: str) -> Iterator[None]:
+    """A context that raises whatever fails in it as a `RequestError` about `--search-storage`, without its password."""
+    try:
+        yield
+    except Exception as error:
+        cause = next(iter(redacted(str(error), storage_uri).splitlines()), type(error).__name__)
+        if isinstance(error, ImportError):
+            cause = f"{error.__cause__ or error}; for PostgreSQL: pip install 'distill-ray[postgresql]'"
+        raise RequestError(f"--search-storage {shown(storage_uri)}: cannot be used ({cause})") from None

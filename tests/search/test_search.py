@@ -1,0 +1,54 @@
+"""A search in a real Ray cluster."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from distill_ray.errors import RunError
+from distill_ray.events import Metrics, Observer, Run, State
+from distill_ray.execution.cluster import Cluster
+from distill_ray.resolve import data_of, teacher_runs
+from distill_ray.search.history import is_over, open_history
+from distill_ray.search.search import run_search
+from distill_ray.search.searcher import OUT_OF_TIME
+from distill_ray.store import Store
+from distill_ray.study import Study
+
+
+class Ends(Observer):
+    """Remembers how many trials began, and how they ended."""
+
+    def __init__(self) -> None:
+        self.started_runs = 0
+        self.ends: list[tuple[State, str]] = []
+
+    def started(self, run: Run) -> None:
+        self.started_runs += 1
+
+    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
+        self.ends.append((state, reason))
+
+
+def test_trials_that_the_time_limit_stops_have_failed(
+    tiny_study: Callable[..., Study], finished_study: Any, tmp_path: Path
+) -> None:
+    """Ray stops them without a word to the searcher."""
+    store = Store(str(shutil.copytree(finished_study.store.uri, tmp_path / "store")))
+    study = tiny_study("search.trials=50", "search.time_limit=12s", "student.epochs=100000")
+    data = data_of(study)
+    teachers = [run.job.id for run in teacher_runs(study, data)]
+    history, observer = open_history(study, data, teachers, store, None), Ends()
+    with Cluster() as cluster:
+        cluster.connect()
+        with pytest.raises(RunError, match=f"no trial of the search came to its end: {OUT_OF_TIME}"):
+            run_search(study, data, teachers, history, store, cluster, observer)
+    assert {trial.state for trial in history.trials} == {TrialState.FAIL}
+    assert {trial.user_attrs["reason"] for trial in history.trials} == {OUT_OF_TIME}
+    assert is_over(history, study.search)
+    assert observer.ends == [("failed", OUT_OF_TIME)] * observer.started_runs and observer.started_runs > 0
