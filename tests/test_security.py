@@ -25,7 +25,7 @@ from distill_ray.records import WEIGHTS, find_job
 from distill_ray.resolve import data_of
 from distill_ray.search.history import open_history
 from distill_ray.search.warm_start import earlier_trials
-from distill_ray.store import MANIFEST, Store, shown
+from distill_ray.store import MANIFEST, Store, _seal, shown
 from distill_ray.study import load_study
 from distill_ray.tracking import check_tracking
 from distill_ray.training.checkpoint import is_intact
@@ -67,7 +67,7 @@ def test_a_pickle_in_the_place_of_weights_is_not_run(finished_study: Any, tmp_pa
     store.write(file["path"], buffer.getvalue())
     file |= {"bytes": len(buffer.getvalue()), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
     del entry["sha256"]
-    store.write(f"jobs/{job}/{MANIFEST}", json.dumps(entry).encode())
+    store.write(f"jobs/{job}/{MANIFEST}", json.dumps(entry | {"sha256": _seal(entry)}).encode())
     found = find_job(store, job)
     assert found is not None
     with pytest.raises(Exception, match=r"(?i)header"):

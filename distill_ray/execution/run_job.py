@@ -88,11 +88,12 @@ def train_here(
     is the part of the device that this process has.
     """
     path = posixpath.join("work", job.id, "checkpoint.safetensors")
-    saved = store.read(path)
+    first = worker.rank == 0
+    saved = store.read(path) if first else None
     if saved is not None and not is_intact(saved, job.id):
         store.set_aside(path)
         saved = None
-    first = worker.rank == 0
+    saved = worker.agreed(saved)  # another driver may write a later one while these workers begin
     dataset = cached_dataset(job.data)
     teachers = teachers_of(store, job, worker, sharing, say) if job.teachers else None
     usage = Usage(worker, share)

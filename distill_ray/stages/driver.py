@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from distill_ray.errors import RequestError, RunError
@@ -123,6 +124,13 @@ def _known_as_driver(
     if read().get("token") != own["token"]:
         raise busy
     done, usurper = threading.Event(), dict[str, Any]()
+    in_main, before = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGINT)
+
+    def interrupted(number: int, frame: FrameType | None) -> None:
+        if usurper:
+            raise KeyboardInterrupt
+        if callable(before):  # else it is ignored, as where a shell script has put the command into the background
+            before(number, frame)
 
     def beat() -> None:
         for count in itertools.count(1):
@@ -132,12 +140,15 @@ def _known_as_driver(
                 found = read()
                 if found.get("token", own["token"]) != own["token"]:
                     usurper.update(found)
-                    os.kill(os.getpid(), signal.SIGINT)
+                    if in_main:
+                        os.kill(os.getpid(), signal.SIGINT)
                     return
                 write(own | {"beat": count})
 
     beating = threading.Thread(target=beat, daemon=True)
     beating.start()
+    if in_main:
+        signal.signal(signal.SIGINT, interrupted)
     try:
         yield
     except KeyboardInterrupt:
@@ -148,6 +159,8 @@ def _known_as_driver(
             ) from None
         raise
     finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)
         done.set()
         beating.join()
         with contextlib.suppress(RunError):

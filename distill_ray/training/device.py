@@ -74,6 +74,21 @@ class Worker:
                     dist.all_reduce(buffer)
                     buffer /= self.world_size
 
+    def agreed(self, content: bytes | None) -> bytes | None:
+        """The first worker's `content`, on all of them; what the others give counts for nothing."""
+        if self.world_size == 1:
+            return content
+        own = content if self.rank == 0 else None
+        size = torch.tensor([-1 if own is None else len(own)], device=self.device)
+        dist.broadcast(size, 0)
+        if size.item() < 0:
+            return None
+        received = torch.empty(int(size.item()), dtype=torch.uint8, device=self.device)
+        if own:
+            received.copy_(torch.frombuffer(bytearray(own), dtype=torch.uint8))
+        dist.broadcast(received, 0)
+        return received.cpu().numpy().tobytes()
+
     def mean(self, value: Tensor) -> Tensor:
         """The mean of `value`, of any shape, over the workers; it is changed in place."""
         if self.world_size > 1:

@@ -12,7 +12,7 @@ import pytest
 from distill_ray.errors import RequestError, RunError
 from distill_ray.stages import driver
 from distill_ray.stages.driver import is_running, study_lock
-from distill_ray.store import MANIFEST, Store
+from distill_ray.store import MANIFEST, Store, _seal
 
 
 def test_records_come_back_whole_or_not_at_all(remote: Store) -> None:
@@ -46,7 +46,7 @@ def test_a_manifest_that_names_files_elsewhere_is_set_aside(remote: Store) -> No
     content = (remote.read(manifest) or b"").replace(b'"path": "jobs/a', b'"path": "jobs/a/../b')
     stored = json.loads(content)
     del stored["sha256"]
-    remote.write(manifest, json.dumps(stored).encode())
+    remote.write(manifest, json.dumps(stored | {"sha256": _seal(stored)}).encode())
     assert remote.get("jobs/a") is None
 
 

@@ -25,7 +25,7 @@ from distill_ray.execution.signals import FILE, ROOT, SharedSignals, SharedTeach
 from distill_ray.job import Data, Split
 from distill_ray.methods import METHODS
 from distill_ray.models import build_model
-from distill_ray.store import MANIFEST, Store
+from distill_ray.store import MANIFEST, Store, _seal
 from distill_ray.study import Study
 from distill_ray.training import Dataset, LiveTeachers, SignalKey, Signals, StoredTeachers, Worker, compute_signals
 
@@ -119,7 +119,7 @@ def test_signals_in_the_place_of_others_are_not_taken(other: SignalKey, store: S
     manifest = store.local_path(f"{ROOT}/{other.id}/00001/{MANIFEST}")
     stored = json.loads(manifest.read_text().replace(KEY.id, other.id))
     del stored["sha256"]
-    manifest.write_text(json.dumps(stored))
+    manifest.write_text(json.dumps(stored | {"sha256": _seal(stored)}))
     said: list[str] = []
     asked = teachers.asked
     assert shared(store, teachers, other, say=said.append).of_epoch(1) is not None

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,3 +65,26 @@ def test_float32_keeps_all_of_its_digits_on_a_gpu_too(small_dataset: Dataset, sm
         next(train(job, small_dataset, worker=Worker(CPU)))
         assert not torch.backends.cudnn.allow_tf32
         assert not torch.backends.cuda.matmul.allow_tf32
+
+
+TALK = """
+import sys
+import torch
+from distill_ray.training import Worker
+rank = int(sys.argv[1])
+torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+worker = Worker(torch.device("cpu"), rank, 2)
+print([worker.agreed(content if rank == 0 else b"another one") for content in (b"the first", b"", None)])
+"""
+
+
+def test_workers_agree_on_what_the_first_one_has(tmp_path: Path) -> None:
+    """On its checkpoint, though another driver may have written a later one when the second worker looks."""
+    said = [b"the first", b"", None]
+    assert [Worker(CPU).agreed(content) for content in said] == said
+    command = [sys.executable, "-c", TALK]
+    both = [
+        subprocess.Popen([*command, str(rank), str(tmp_path / "rendezvous")], stdout=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    assert [process.communicate(timeout=120)[0].strip() for process in both] == [str(said)] * 2
