@@ -152,7 +152,10 @@ class Cluster:
             except OSError as error:
                 raise RequestError(f"no Ray cluster at --address {self._address}: {error}; start one, or leave it out") from None
         import ray
+        from ray._private import ray_constants
 
+        if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0":  # Ray may have been imported before this was set
+            ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
         level = logging.INFO if self._verbose else logging.ERROR
         on_termination = signal.getsignal(signal.SIGTERM)
         if self._address is None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import ray
+from ray._private import ray_constants
 
 from distill_ray.errors import RequestError, RunError
 from distill_ray.execution.cluster import STARTS, Cluster, Machines, WorkerResources
@@ -33,6 +34,15 @@ def test_a_slow_machine_may_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
         cluster.connect()
         cluster.connect()
     assert starts == ["local"] * STARTS
+
+
+def test_no_process_makes_an_environment_of_its_own_though_ray_was_imported_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under `uv run` Ray would have each process do so, which takes minutes; it reads the variable when it is imported."""
+    late(0, monkeypatch)
+    monkeypatch.setattr(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", True)
+    with Cluster() as cluster:
+        cluster.connect()
+    assert not ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
 
 
 def test_a_machine_where_ray_does_not_start_is_a_failure_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
