@@ -1,4 +1,4 @@
-"""Events of a study, for its observers: the progress view and the record in MLflow."""
+"""Events of a study, for its observers: the progress augmentation and the record in MLflow."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def _settings(run: Run) -> list[str]:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The screening result of one augmentation: `view` in words, its settings, and what was measured.
+    """The screening result of one augmentation: `augmentation` in words, its settings, and what was measured.
 
     `key` is unique in the study; `reused` says that it was measured before.
     """
 
     key: str
-    view: str
+    augmentation: str
     settings: Mapping[str, str | int | float | bool | None]
     metrics: Metrics
     reused: bool = False

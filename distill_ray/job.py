@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
-from distill_ray.augment import VIEWS, CropFlip, View
+from distill_ray.augmentation import AUGMENTATIONS, CropFlip, Augmentation
 from distill_ray.methods import METHODS, Method, Supervised
 from distill_ray.settings import Setting, check
 
@@ -26,7 +26,7 @@ class Recipe:
 
     model: Annotated[str, Setting("architecture, such as wrn-16-2; docs/models.md lists them")]
     method: Annotated[Method, Setting("what the network learns from, and how")] = Supervised()
-    augment: Annotated[View, Setting("the view: how training images are augmented")] = CropFlip()
+    augmentation: Annotated[Augmentation, Setting("the augmentation: how training images are augmented")] = CropFlip()
     epochs: Annotated[int, Setting("passes over the training split", at_least=1)] = 12
     batch_size: Annotated[int, Setting("images per step, over all workers together", at_least=1)] = 64
     lr: Annotated[float, Setting("peak learning rate", above=0)] = 0.1
@@ -58,17 +58,17 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Every setting as a JSON value."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return values | {"method": self.method.to_dict(), "augment": self.augment.to_dict(), "milestones": list(self.milestones)}
+        return values | {"method": self.method.to_dict(), "augmentation": self.augmentation.to_dict(), "milestones": list(self.milestones)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """The inverse of `to_dict`."""
-        method, augment = dict(values["method"]), dict(values["augment"])
+        method, augmentation = dict(values["method"]), dict(values["augmentation"])
         return cls(
             **values
             | {
                 "method": METHODS[method.pop("name")](**_tuples(method)),
-                "augment": VIEWS[augment.pop("name")](**_tuples(augment)),
+                "augmentation": AUGMENTATIONS[augmentation.pop("name")](**_tuples(augmentation)),
                 "milestones": tuple(values["milestones"]),
             }
         )
@@ -76,13 +76,13 @@ class Recipe:
     def params(self) -> dict[str, str | int | float | bool]:
         """The settings flat, by the names they have in a study file: what MLflow, the search and the report show.
 
-        The method's settings stand beside the common ones (`temperature`); the view's carry its field (`augment.padding`).
+        The method's settings stand beside the common ones (`temperature`); the augmentation's carry its field (`augmentation.padding`).
         """
         flat: dict[str, Any] = {}
         for name, value in self.to_dict().items():
-            if name in ("method", "augment"):
+            if name in ("method", "augmentation"):
                 flat[name] = value.pop("name")
-                prefix = "" if name == "method" else "augment."
+                prefix = "" if name == "method" else "augmentation."
                 flat |= {prefix + key: setting for key, setting in value.items()}
             else:
                 flat[name] = value

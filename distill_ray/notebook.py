@@ -69,19 +69,19 @@ class Study:
         """Run what is missing of the study, on the Ray cluster at `address` or on one that is started here."""
         from rich.console import Console
 
-        from distill_ray.stages.places import Places
+        from distill_ray.stages.locations import Locations
         from distill_ray.stages.run import run_study
 
-        return Results(run_study(self.definition, Places(store, tracking_uri, search_storage, address), Console()))
+        return Results(run_study(self.definition, Locations(store, tracking_uri, search_storage, address), Console()))
 
     def results(
         self, *, store: str = DEFAULT_STORE, tracking_uri: str | None = None, search_storage: str | None = None
     ) -> Results:
         """The results so far, finished or not; nothing is run."""
         from distill_ray.stages.collect import load_results
-        from distill_ray.stages.places import Places
+        from distill_ray.stages.locations import Locations
 
-        found, _, _ = load_results(self.definition, Places(store, tracking_uri, search_storage))
+        found, _, _ = load_results(self.definition, Locations(store, tracking_uri, search_storage))
         return Results(found)
 
     def export(
@@ -101,9 +101,9 @@ class Study:
         """
         from distill_ray.export import export_champion
         from distill_ray.stages.collect import load_results
-        from distill_ray.stages.places import Places
+        from distill_ray.stages.locations import Locations
 
-        results, data, opened = load_results(self.definition, Places(store, None, search_storage))
+        results, data, opened = load_results(self.definition, Locations(store, None, search_storage))
         return export_champion(results, opened, data, Path(folder), format=format, calibrated=calibrated, license=license)
 
 

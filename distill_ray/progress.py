@@ -87,10 +87,10 @@ class Progress(Observer):
         self._counts["finished"] = self._counts.get("finished", 0) + 1
         deviation = measurement.metrics["screen/t-stddev"]
         if self._lowest is None or deviation < self._lowest[0]:
-            self._lowest = (deviation, measurement.view)
+            self._lowest = (deviation, measurement.augmentation)
         if self._live is None and not measurement.reused:
             done = sum(self._counts.values())
-            self.say(f"[{self._stage} {done}/{self._jobs}] {measurement.view} T. stddev {deviation:.6f}")
+            self.say(f"[{self._stage} {done}/{self._jobs}] {measurement.augmentation} T. stddev {deviation:.6f}")
 
     def stage_ended(self, stage: str) -> None:
         trained = sum(self._counts.values()) - self._reused

@@ -1,4 +1,4 @@
-"""Families of variants by name: methods, views, models, metrics, data sources. A member registers itself under its name."""
+"""Families of variants by name: methods, augmentations, models, metrics, data sources. A member registers itself under its name."""
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping

@@ -1,6 +1,6 @@
 """Typed settings: what a field of a recipe means and which values it takes, said once, where the field is declared.
 
-A recipe, a method or a view is a frozen, keyword-only dataclass. Each of its fields is annotated with a `Setting`::
+A recipe, a method or an augmentation is a frozen, keyword-only dataclass. Each of its fields is annotated with a `Setting`::
 
     temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0
 

@@ -7,7 +7,7 @@ there. That one rule gives resuming, sharing between studies, and safety after a
     jobs/<job.id>/manifest.json                      a finished training run
     jobs/<job.id>/evaluations/test/manifest.json     its predictions on the test split
     work/<job.id>/                                   checkpoints of a run that is under way
-    signals/<key>/<epoch>/manifest.json              teachers' logits for the images of an epoch; may be evicted
+    teacher logits/<key>/<epoch>/manifest.json              teachers' logits for the images of an epoch; may be evicted
     studies/<name>/                                  the search's history, the report, its identity in MLflow
 """
 

@@ -16,8 +16,8 @@ import pytest
 from distill_ray import Study
 from distill_ray.cli import commands, main
 from distill_ray.errors import RequestError, RunError
-from distill_ray.report.machine import as_json
-from distill_ray.stages.places import Places
+from distill_ray.report.to_json import as_json
+from distill_ray.stages.locations import Locations
 
 if TYPE_CHECKING:
     from conftest import FinishedStudy
@@ -125,13 +125,13 @@ def test_mlflow_is_looked_for_in_the_store_however_that_is_written(tmp_path: Pat
     monkeypatch.chdir(tmp_path)
     here = f"sqlite:///{tmp_path}/a store/mlflow.db"
     for store in ("a store", f"{tmp_path}/a store", f"file://{tmp_path}/a%20store"):
-        assert Places(store).tracking_uri() == Places(store).shown_tracking() == here
+        assert Locations(store).tracking_uri() == Locations(store).shown_tracking() == here
         with pytest.raises(RequestError, match=r"nothing is recorded in .*/a store/mlflow.db; run a study first"):
-            Places(store).recorded_uri()
-    assert Places("s3://bucket", "http://me:hidden@host").shown_tracking() == "http://host"
-    assert Places("s3://bucket").shown_tracking() == ""
+            Locations(store).recorded_uri()
+    assert Locations("s3://bucket", "http://me:hidden@host").shown_tracking() == "http://host"
+    assert Locations("s3://bucket").shown_tracking() == ""
     with pytest.raises(RequestError, match="store s3://bucket is not a local folder; say where MLflow is with --tracking-uri"):
-        Places("s3://me:hidden@bucket").tracking_uri()
+        Locations("s3://me:hidden@bucket").tracking_uri()
     assert not list(tmp_path.iterdir())
 
 
@@ -238,7 +238,7 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, engine: Calla
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert main(["run", QUICKSTART, "--set", "search.trials=5", "--store", "s3://bucket/x", "--verbose"]) == 1
-    assert seen == {"trials": 5, "places": Places("s3://bucket/x", None, None, "head:6379"), "verbose": True}
+    assert seen == {"trials": 5, "places": Locations("s3://bucket/x", None, None, "head:6379"), "verbose": True}
 
 
 def test_data_import_writes_a_data_set_that_a_study_can_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

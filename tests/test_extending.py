@@ -46,7 +46,7 @@ data, here = data_of(study), Worker(torch.device("cpu"))
 dataset = load_dataset(data)
 runs = teacher_runs(study, data)
 networks = [load_network(run.job, finish(run.job)[0].weights, dataset) for run in runs]
-drawn = {"temperature": 2.0, "augment.lowest": 0.25}
+drawn = {"temperature": 2.0, "augmentation.lowest": 0.25}
 trial = trial_run(study, data, [run.job.id for run in runs], 0, drawn)
 outcome, epochs = finish(trial.job, LiveTeachers(networks, here.device, "fp32"))
 predictions = Predictions(outcome.log_probabilities, outcome.labels)
@@ -107,7 +107,7 @@ def said(installed: Path, environment: dict[str, str]) -> dict[str, Any]:
 def test_every_family_is_found_by_its_name(said: dict[str, Any]) -> None:
     job = said["job"]
     assert job["recipe"]["method"] == {"name": "agreeing", "temperature": 2.0}
-    assert job["recipe"]["augment"] == {"name": "dim", "lowest": 0.25}
+    assert job["recipe"]["augmentation"] == {"name": "dim", "lowest": 0.25}
     assert job["recipe"]["model"] == "tiny-conv-4"
     assert job["data"]["name"] == "stripes"
 
@@ -127,7 +127,7 @@ def test_the_metric_is_recorded_and_shown(said: dict[str, Any]) -> None:
 
 
 def test_the_schema_knows_them(said: dict[str, Any]) -> None:
-    for name in ("agreeing", "dim", "val/sure-wrong", "augment.lowest"):
+    for name in ("agreeing", "dim", "val/sure-wrong", "augmentation.lowest"):
         assert f'"{name}"' in said["schema"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distill_ray.augment import VIEWS, CropFlip, Flip, Identity
+from distill_ray.augmentation import AUGMENTATIONS, CropFlip, Flip, Identity
 from distill_ray.job import SCHEMA_VERSION, Data, Job, Recipe, Split, canonical_json
 from distill_ray.methods import METHODS, EnsembleKD, Supervised
 from distill_ray.settings import setting_fields
@@ -53,7 +53,7 @@ EVERY_CHANGE = {
     **{
         name: with_recipe(**{name: another_value(getattr(JOB.recipe, name), field.type)})
         for name, field in setting_fields(Recipe).items()
-        if name not in ("method", "augment")
+        if name not in ("method", "augmentation")
     },
     **{
         f"method.{name}": with_recipe(
@@ -62,9 +62,9 @@ EVERY_CHANGE = {
         for name, field in setting_fields(EnsembleKD).items()
     },
     "method": with_recipe(method=Supervised()),
-    "augment": with_recipe(augment=Identity()),
-    "another view without settings": with_recipe(augment=Flip()),
-    "augment.padding": with_recipe(augment=CropFlip(padding=2)),
+    "augmentation": with_recipe(augmentation=Identity()),
+    "another augmentation without settings": with_recipe(augmentation=Flip()),
+    "augmentation.padding": with_recipe(augmentation=CropFlip(padding=2)),
     "data.digest": with_data(digest="ffff"),
     "data.label": with_data(label="coarse_label"),
     "data.size": with_data(size=32),
@@ -148,12 +148,12 @@ def test_reading_a_job_leaves_what_was_read_alone() -> None:
     lr=st.floats(min_value=1e-12, max_value=1e12),
     temperature=st.floats(min_value=1e-12, max_value=1e12),
     milestones=st.lists(st.integers(min_value=1, max_value=10**6), max_size=4),
-    view=st.sampled_from([Identity(), Flip(), CropFlip(), CropFlip(padding=0), CropFlip(padding=7)]),
+    augmentation=st.sampled_from([Identity(), Flip(), CropFlip(), CropFlip(padding=0), CropFlip(padding=7)]),
     seed=st.integers(min_value=0, max_value=2**63),
 )
-def test_any_numbers_survive(lr: float, temperature: float, milestones: list[int], view: Any, seed: int) -> None:
+def test_any_numbers_survive(lr: float, temperature: float, milestones: list[int], augmentation: Any, seed: int) -> None:
     method = EnsembleKD(temperature=temperature)
-    recipe = Recipe(model="wrn-16-2", method=method, augment=view, lr=lr, milestones=tuple(milestones))
+    recipe = Recipe(model="wrn-16-2", method=method, augmentation=augmentation, lr=lr, milestones=tuple(milestones))
     job = Job(recipe=recipe, data=DATA, seed=seed)
     read = Job.from_dict(json.loads(json.dumps(job.to_dict())))
     assert read == job
@@ -161,14 +161,14 @@ def test_any_numbers_survive(lr: float, temperature: float, milestones: list[int
     assert json.loads(canonical_json(job.to_dict())) == json.loads(json.dumps(job.to_dict()))
 
 
-def test_every_method_and_view_can_be_written_down() -> None:
+def test_every_method_and_augmentation_can_be_written_down() -> None:
     for name, cls in METHODS.items():
         recipe = Recipe(model="m", method=cls())
         assert recipe.to_dict()["method"]["name"] == name
         assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    for name, view in VIEWS.items():
-        recipe = Recipe(model="m", augment=view())
-        assert recipe.to_dict()["augment"]["name"] == name
+    for name, augmentation in AUGMENTATIONS.items():
+        recipe = Recipe(model="m", augmentation=augmentation())
+        assert recipe.to_dict()["augmentation"]["name"] == name
         assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
@@ -180,11 +180,11 @@ def test_settings_of_methods_do_not_hide_those_of_the_recipe() -> None:
 
 
 def test_flat_parameters() -> None:
-    params = with_recipe(augment=CropFlip(padding=2)).recipe.params()
+    params = with_recipe(augmentation=CropFlip(padding=2)).recipe.params()
     assert params["method"] == "kd"
-    assert params["augment"] == "crop-flip"
+    assert params["augmentation"] == "crop-flip"
     assert params["temperature"] == 6.0
-    assert params["augment.padding"] == 2
+    assert params["augmentation.padding"] == 2
     assert params["milestones"] == "[5, 9]"
     assert params["weights"] == "[1.0, 2.0]"
     assert params["nesterov"] is True

@@ -38,7 +38,7 @@ def test_on_a_terminal_it_shows_what_runs_and_the_best_so_far(run_of: Callable[[
     console = Console(file=screen, force_terminal=True, width=120, color_system=None)
     with Progress(console, {"val/nll": "min"}) as progress:
         tell(progress, run_of)
-        console.print(progress._view())
+        console.print(progress._augmentation())
         progress.stage_ended("search")
     shown = screen.getvalue()
     assert "search 3/4 done, 1 running, 1 pruned" in shown

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 import pytest
 
-from distill_ray.augment import VIEWS
+from distill_ray.augmentation import AUGMENTATIONS
 from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
 from distill_ray.settings import Setting, check, setting_fields
@@ -108,7 +108,7 @@ def test_values_that_are_taken() -> None:
     Oven(heat=1e-9, tray=None, timers=())
 
 
-EVERY_SETTINGS_CLASS = [Recipe, *(METHODS[name] for name in METHODS), *(VIEWS[name] for name in VIEWS)]
+EVERY_SETTINGS_CLASS = [Recipe, *(METHODS[name] for name in METHODS), *(AUGMENTATIONS[name] for name in AUGMENTATIONS)]
 
 
 @pytest.mark.parametrize("cls", EVERY_SETTINGS_CLASS, ids=lambda cls: cls.__name__)

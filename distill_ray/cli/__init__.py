@@ -9,8 +9,8 @@ import click
 
 from distill_ray.cli.bench import bench
 from distill_ray.cli.data import data
-from distill_ray.cli.keep import gc, sync
-from distill_ray.cli.look import compare, logs, report, status, ui
+from distill_ray.cli.store import gc, sync
+from distill_ray.cli.inspect import compare, logs, report, status, ui
 from distill_ray.cli.model import export, predict
 from distill_ray.cli.run import plan, run, validate
 from distill_ray.cli.schema import schema

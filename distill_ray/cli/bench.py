@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def bench(study: str, overrides: tuple[str, ...], store: str, as_machine: bool, reference: bool) -> None:
     """Measure what training a student costs on this machine.
 
-    Times a few steps each, in turn, of the student alone, with live teachers and with stored teacher signals (cached teacher
+    Times a few steps each, in turn, of the student alone, with live teachers and with stored teacher logits (cached teacher
     logits). No model is kept; the measurements stay in the store, and `plan` uses them from then on.
 
     \b
@@ -58,10 +58,10 @@ def _lines(bench: Bench) -> Iterator[str]:
     for name, ratio in bench.ratios.items():
         yield f"{name:<50} {ratio:>9.2f}"
     yield ""
-    for name, share in bench.view_shares.items():
-        yield f"augment {name:<32} {1000 * bench.views[name]:>9.2f} ms a batch {100 * share:>9.1f} % of a step"
+    for name, share in bench.augmentation_shares.items():
+        yield f"augmentation {name:<32} {1000 * bench.augmentations[name]:>9.2f} ms a batch {100 * share:>9.1f} % of a step"
     yield ""
     yield f"{'a job besides its epochs':<40} {1000 * bench.per_trial:>9.0f} ms"
     yield f"{'memory of this process':<40} {bench.memory / 1e6:>9.0f} MB"
-    if bench.signals:
-        yield f"{'signals of an epoch':<40} {bench.signals / 1e6:>9.1f} MB"
+    if bench.teacher_logits:
+        yield f"{'teacher logits of an epoch':<40} {bench.teacher_logits / 1e6:>9.1f} MB"

@@ -50,14 +50,14 @@ def export(
     """
     loaded = options.load(study, overrides)
     if format == "onnx":
-        from distill_ray.export.opening import check_installed
+        from distill_ray.export.load import check_installed
 
         check_installed("onnx", "onnxscript", "onnxruntime")
     from distill_ray.export import export_champion
     from distill_ray.stages.collect import load_results
-    from distill_ray.stages.places import Places
+    from distill_ray.stages.locations import Locations
 
-    results, data, opened = load_results(loaded, Places(store, None, search_storage))
+    results, data, opened = load_results(loaded, Locations(store, None, search_storage))
     exported = export_champion(results, opened, data, out, format=format, calibrated=calibrated, license=license)
     click.echo(f"{out}: {format}, {'calibrated' if calibrated else 'uncalibrated'}; README.md says what it is")
     click.echo(
@@ -100,9 +100,9 @@ def predict(
 
     uri = None
     if model.startswith("models:/"):
-        from distill_ray.stages.places import Places
+        from distill_ray.stages.locations import Locations
 
-        uri = Places(store, tracking_uri).recorded_uri()
+        uri = Locations(store, tracking_uri).recorded_uri()
     opened = open_model(model, tracking_uri=uri)
     if opened.dtype != "uint8":
         raise RequestError(f"{model} takes real numbers, not images; call it from Python: open_model(folder).predict(array)")

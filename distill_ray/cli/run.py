@@ -53,11 +53,11 @@ def run(
     from rich.console import Console
 
     from distill_ray import store as stores
-    from distill_ray.stages.places import Places
+    from distill_ray.stages.locations import Locations
     from distill_ray.stages.run import report_path, run_study
     from distill_ray.tracking import shown
 
-    places = Places(store, tracking_uri, search_storage, address)
+    places = Locations(store, tracking_uri, search_storage, address)
     options.show(run_study(loaded, places, Console(file=sys.stdout), verbose=verbose), store)
     click.echo(f"report  {stores.shown(store)}/{report_path(loaded)}")
     shown_store = "" if store == options.DEFAULT_STORE else f" --store {stores.shown(store)}"
@@ -98,7 +98,7 @@ def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str
     """
     loaded = options.load(study, overrides)
     from distill_ray.planning.plan import plan_study
-    from distill_ray.report.wording import duration
+    from distill_ray.report.format import duration
     from distill_ray.search.warm_start import earlier_trials
     from distill_ray.store import Store
 
@@ -109,12 +109,12 @@ def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str
     for stage in stages:
         click.echo(f"{stage.stage:<8} {stage.jobs:>6} {stage.done:>6} {stage.images:>12,} {duration(stage.seconds):>9}")
     for stage in stages:
-        if (signals := stage.signals) is not None:
-            choice = "stored" if signals.stored else "live"
+        if (teacher_logits := stage.teacher_logits) is not None:
+            choice = "stored" if teacher_logits.stored else "live"
             click.echo(
-                f"{stage.stage}: teachers answer {choice}; stored once {duration(signals.seconds)} and "
-                f"{signals.bytes / 1e6:,.0f} MB on disk, live in every job {duration(signals.live_seconds)}; "
-                + (f"storing pays from {signals.pays_from:g} jobs on" if signals.pays_from < math.inf else "no two share answers")
+                f"{stage.stage}: teachers answer {choice}; stored once {duration(teacher_logits.seconds)} and "
+                f"{teacher_logits.bytes / 1e6:,.0f} MB on disk, live in every job {duration(teacher_logits.live_seconds)}; "
+                + (f"storing pays from {teacher_logits.pays_from:g} jobs on" if teacher_logits.pays_from < math.inf else "no two share answers")
             )
     if known:
         click.echo(f"search: begins with what {known} trials of {', '.join(loaded.search.warm_start)} say")
@@ -129,7 +129,7 @@ def _summary(study: Study) -> Iterator[str]:
     yield f"study     {study.name}, digest {study.digest}"
     for group in study.teachers:
         recipe = group.recipe
-        yield f"teachers  {len(group.seeds)} x {recipe.model}, {recipe.epochs} epochs, {recipe.augment.name}"
+        yield f"teachers  {len(group.seeds)} x {recipe.model}, {recipe.epochs} epochs, {recipe.augmentation.name}"
     yield f"student   {study.student.model}, {study.student.method.name}, {study.student.epochs} epochs"
     if study.screen is not None:
         kept = f", the best {study.screen.keep} are searched" if study.screen.keep else ""

@@ -50,10 +50,10 @@ def uncertainty(
     """
     loaded = options.load(study, overrides)
     from distill_ray.stages.collect import load_results
-    from distill_ray.stages.places import Places
+    from distill_ray.stages.locations import Locations
     from distill_ray.stages.uncertainty import uncertainties
 
-    results, data, opened = load_results(loaded, Places(store, None, search_storage))
+    results, data, opened = load_results(loaded, Locations(store, None, search_storage))
     rows = uncertainties(results.contenders, opened, data, foreign=foreign, shifts=shifts, resize=resize)
     if as_machine:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))

@@ -16,7 +16,7 @@ from distill_ray.data.cache import VARIABLE, cache_root, new_folder, remembered_
 from distill_ray.data.decoding import ColourFoundError, Shape, shape_of
 from distill_ray.data.pixels import Pixels, PixelsOnDisk
 from distill_ray.data.source import Generated, Source, SplitName
-from distill_ray.data.split_decoding import IMAGES, LABELS, Part, decode_split, is_undamaged
+from distill_ray.data.decode_split import IMAGES, LABELS, Part, decode_split, is_undamaged
 from distill_ray.data.statistics import PixelSums
 from distill_ray.errors import RequestError
 

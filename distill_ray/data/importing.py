@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from distill_ray.data.cache import new_folder, writing
 from distill_ray.data.decoding import check, decoder
 from distill_ray.data.files import Folder
-from distill_ray.data.originals import ORIGINALS, Original
+from distill_ray.data.torchvision_sets import ORIGINALS, Original
 from distill_ray.data.parquet import SHARD
 from distill_ray.data.source import Batch, Source, SplitName, open_source
-from distill_ray.data.tree import ImageTree
+from distill_ray.data.image_folder import ImageTree
 from distill_ray.errors import RequestError
 from distill_ray.registry import unknown_name
 

@@ -124,7 +124,7 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
         return SOURCES[name_or_path](label)
     from distill_ray.data.files import Folder
     from distill_ray.data.parquet import ParquetSource
-    from distill_ray.data.tree import ImageTree
+    from distill_ray.data.image_folder import ImageTree
 
     folder = Folder.find(name_or_path)
     if folder is None and "/" in name_or_path:

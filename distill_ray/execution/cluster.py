@@ -59,7 +59,7 @@ LOOK_AGAIN = 5.0
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What each worker of a job takes of the cluster, and how it shares teacher signals with other jobs."""
+    """What each worker of a job takes of the cluster, and how it shares teacher logits with other jobs."""
 
     cpus: float = 1
     gpus: float = 0

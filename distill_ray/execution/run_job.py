@@ -12,12 +12,12 @@ from collections.abc import Callable, Collection
 import numpy as np
 import torch
 
-from distill_ray.augment import View
+from distill_ray.augmentation import Augmentation
 from distill_ray.errors import DamagedError
-from distill_ray.execution.checkpoints import PACE, Epochs, Keeper, Record, in_batches
+from distill_ray.execution.checkpoint_writer import PACE, Epochs, CheckpointWriter, Record, in_batches
 from distill_ray.execution.cluster import WorkerResources
 from distill_ray.execution.sharing import LIVE, Sharing, automatic_top_k
-from distill_ray.execution.signals import SharedSignals, SharedTeachers
+from distill_ray.execution.teacher_cache import TeacherCache, CachedTeachers
 from distill_ray.job import Data, Job
 from distill_ray.records import JobRecord, Predictions, find_job, log_path, save_job, save_test_predictions
 from distill_ray.store import Store
@@ -25,7 +25,7 @@ from distill_ray.training import (
     Dataset,
     EpochTeachers,
     LiveTeachers,
-    SignalKey,
+    TeacherLogitsKey,
     Worker,
     load_dataset,
     load_network,
@@ -37,7 +37,7 @@ from distill_ray.training import (
 )
 from distill_ray.training.checkpoint import is_intact
 from distill_ray.training.compiling import Compile
-from distill_ray.training.usage import Usage
+from distill_ray.training.resource_usage import Usage
 
 
 def run_job(
@@ -97,7 +97,7 @@ def train_here(
     dataset = cached_dataset(job.data)
     teachers = teachers_of(store, job, worker, sharing, say) if job.teachers else None
     usage = Usage(worker, share)
-    keeper = Keeper(functools.partial(store.write, path), job.recipe.epochs, stops, pace)
+    keeper = CheckpointWriter(functools.partial(store.write, path), job.recipe.epochs, stops, pace)
     save = keeper.offer if first else None
     training = train(job, dataset, teachers, worker=worker, usage=usage, saved=saved, save=save, compile=compile, say=say)
     outcome = yield from keeper.following(training)
@@ -134,23 +134,23 @@ def evaluate_on_test(store: Store, job: Job, device: torch.device) -> None:
 def teachers_of(
     store: Store, job: Job, worker: Worker, sharing: Sharing, say: Callable[[str], None] = lambda line: None
 ) -> EpochTeachers:
-    """The teachers that `job` learns from: stored signals where `sharing` has them and the method can use them, else live."""
+    """The teachers that `job` learns from: stored teacher logits where `sharing` has them and the method can use them, else live."""
     recipe = job.recipe
     live = functools.partial(cached_teachers, store, job.teachers, worker)
-    if recipe.method.live_teachers(recipe.augment) or not sharing.stores(recipe.augment):
+    if recipe.method.live_teachers(recipe.augmentation) or not sharing.stores(recipe.augmentation):
         return live()
     dataset = cached_dataset(job.data)
     largest = sharing.largest(recipe, dataset.num_classes)
-    key = SignalKey.of(job, _precision(store, job.teachers, worker), sharing.exact, largest)
-    signals = SharedSignals(store, key, dataset, live, worker=worker, epochs=recipe.epochs, limit=sharing.limit, say=say)
-    return SharedTeachers(signals, live, worker)
+    key = TeacherLogitsKey.of(job, _precision(store, job.teachers, worker), sharing.exact, largest)
+    teacher_logits = TeacherCache(store, key, dataset, live, worker=worker, epochs=recipe.epochs, limit=sharing.limit, say=say)
+    return CachedTeachers(teacher_logits, live, worker)
 
 
-def teachers_of_view(
+def teachers_of_augmentation(
     store: Store,
     teachers: tuple[str, ...],
     data: Data,
-    view: View,
+    augmentation: Augmentation,
     worker: Worker,
     *,
     seed: int,
@@ -158,26 +158,26 @@ def teachers_of_view(
     epochs: int,
     sharing: Sharing,
 ) -> EpochTeachers:
-    """The teachers for a pass without training: from the signals that trials with that view and seed also use.
+    """The teachers for a pass without training: from the teacher logits that trials with that augmentation and seed also use.
 
     What they have stored is read, and what is missing is stored for them; live where `sharing` stores nothing, or not every
-    class. `batch_size` is that of the trials; it matters only to views that draw once per batch.
+    class. `batch_size` is that of the trials; it matters only to augmentations that draw once per batch.
     """
     dataset = cached_dataset(data)
     live = functools.partial(cached_teachers, store, teachers, worker)
-    if not sharing.stores(view) or (sharing.top_k or automatic_top_k(dataset.num_classes)) < dataset.num_classes:
+    if not sharing.stores(augmentation) or (sharing.top_k or automatic_top_k(dataset.num_classes)) < dataset.num_classes:
         return live()
-    key = SignalKey(
+    key = TeacherLogitsKey(
         teachers=teachers,
         data=data,
-        view=view,
+        augmentation=augmentation,
         seed=seed,
-        batch_size=batch_size if view.by_batch else None,
+        batch_size=batch_size if augmentation.by_batch else None,
         precision=_precision(store, teachers, worker),
         exact=sharing.exact,
     )
-    signals = SharedSignals(store, key, dataset, live, worker=worker, epochs=epochs, limit=sharing.limit)
-    return SharedTeachers(signals, live, worker)
+    teacher_logits = TeacherCache(store, key, dataset, live, worker=worker, epochs=epochs, limit=sharing.limit)
+    return CachedTeachers(teacher_logits, live, worker)
 
 
 class JobLog:

@@ -1,4 +1,4 @@
-"""Whether students use live teachers or share stored teacher signals: what the study says, or what is cheaper."""
+"""Whether students use live teachers or share stored teacher logits: what the study says, or what is cheaper."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from distill_ray.augment import View
+from distill_ray.augmentation import Augmentation
 from distill_ray.job import Recipe
 from distill_ray.study import Study
 from distill_ray.study.space import Choice
@@ -17,7 +17,7 @@ class Sharing:
     """How the jobs of a stage get the teachers' logits. `sharers` is how many of them, on average, use the same ones.
 
     `exact` always stores float32, `top_k` only that many logits per prediction (None: `automatic_top_k`); `limit` is the size in
-    bytes that all signals of a store may have.
+    bytes that all teacher logits of a store may have.
     """
 
     mode: Literal["auto", "stored", "live"] = "auto"
@@ -26,13 +26,13 @@ class Sharing:
     limit: float = 20e9
     top_k: int | None = None
 
-    def stores(self, view: View) -> bool:
-        """Whether signals for `view` are to be stored."""
-        return self.mode == "stored" or (self.mode == "auto" and self.sharers > stored_share(view))
+    def stores(self, augmentation: Augmentation) -> bool:
+        """Whether teacher logits for `augmentation` are to be stored."""
+        return self.mode == "stored" or (self.mode == "auto" and self.sharers > stored_share(augmentation))
 
     def largest(self, recipe: Recipe, num_classes: int) -> int | None:
         """How many logits are kept per prediction for a job with that recipe; None: those of all classes."""
-        if not recipe.method.takes_even_tail(recipe.augment):
+        if not recipe.method.takes_even_tail(recipe.augmentation):
             return None
         wanted = automatic_top_k(num_classes) if self.top_k is None else self.top_k
         return wanted if wanted < num_classes else None
@@ -46,38 +46,38 @@ def automatic_top_k(num_classes: int) -> int:
 LIVE, STORED = Sharing("live"), Sharing("stored")
 
 
-def stored_share(view: View) -> float:
+def stored_share(augmentation: Augmentation) -> float:
     """Images that teachers see when everything is stored, over those that one live run shows them.
 
     It is 1 unless the student's own predictions pick images from a pool: live teachers then see only those picked.
     """
-    if not view.picks or getattr(view, "pick", None) != "student-entropy":
+    if not augmentation.picks or getattr(augmentation, "pick", None) != "student-entropy":
         return 1.0
-    return (view.part_count - 1 + getattr(view, "pool", 1)) / view.part_count
+    return (augmentation.part_count - 1 + getattr(augmentation, "pool", 1)) / augmentation.part_count
 
 
 def trial_sharing(study: Study) -> Sharing:
-    """The sharing of the search: its trials have one seed, so those with the same view share."""
-    return _sharing(study, study.search.trials / distinct_views(study))
+    """The sharing of the search: its trials have one seed, so those with the same augmentation share."""
+    return _sharing(study, study.search.trials / distinct_augmentations(study))
 
 
 def confirm_sharing(study: Study) -> Sharing:
-    """The sharing of the confirmations: candidates that learn from teachers with the student's view share their seeds."""
+    """The sharing of the confirmations: candidates that learn from teachers with the student's augmentation share their seeds."""
     recipes = [*study.confirm.baselines.values(), *[study.student] * study.confirm.top]
-    alike = [recipe for recipe in recipes if recipe.method.needs_teachers and recipe.augment == study.student.augment]
+    alike = [recipe for recipe in recipes if recipe.method.needs_teachers and recipe.augmentation == study.student.augmentation]
     return _sharing(study, len(alike))
 
 
-def distinct_views(study: Study) -> float:
-    """How many different views the search space has, infinitely many where a number of the view is drawn."""
-    changes_view = ["augment", "batch_size"] if study.student.augment.by_batch else ["augment"]
+def distinct_augmentations(study: Study) -> float:
+    """How many different augmentations the search space has, infinitely many where a number of the augmentation is drawn."""
+    changes_augmentation = ["augmentation", "batch_size"] if study.student.augmentation.by_batch else ["augmentation"]
     count = 1.0
     for dimension in study.search.space.dimensions:
-        if dimension.name in changes_view or dimension.name.startswith("augment."):
+        if dimension.name in changes_augmentation or dimension.name.startswith("augmentation."):
             count *= len(dimension.values) if isinstance(dimension, Choice) else math.inf
     return count
 
 
 def _sharing(study: Study, sharers: float) -> Sharing:
     wanted = study.resources
-    return Sharing(wanted.signals, sharers, wanted.signals_precision == "fp32", wanted.signals_gb * 1e9, wanted.signals_top_k)
+    return Sharing(wanted.teacher_logits, sharers, wanted.teacher_logits_precision == "fp32", wanted.teacher_logits_gb * 1e9, wanted.teacher_logits_top_k)

@@ -14,7 +14,7 @@ from distill_ray.metrics.calibration import with_temperature
 from distill_ray.records import Predictions
 from distill_ray.report.results import ENSEMBLE, TEACHER, StudyResults
 from distill_ray.report.table import figure_of, parameter_count, table
-from distill_ray.report.wording import setting
+from distill_ray.report.format import setting
 from distill_ray.study.reference import method_in_brief
 from distill_ray.tracking.champion import Champion
 
@@ -138,7 +138,7 @@ def _teachers(results: StudyResults, champion: Champion) -> str:
     said = [f"{len(champion.job.teachers)} networks, jobs " + ", ".join(f"`{job}`" for job in champion.job.teachers) + "."]
     if single is not None:
         params = single.contender.params
-        said.append(f"The first is {params['model']}, trained for {params['epochs']} epochs with augment {params['augment']}.")
+        said.append(f"The first is {params['model']}, trained for {params['epochs']} epochs with augmentation {params['augmentation']}.")
     if single is not None and ensemble is not None:
         alone, together = (figure_of("accuracy", each.cells["accuracy"].mean) for each in (single, ensemble))
         said.append(f"Accuracy: {alone} % each, {together} % together.")

@@ -11,10 +11,10 @@ import numpy as np
 
 from distill_ray.errors import RequestError, RunError
 from distill_ray.export.card import model_card
-from distill_ray.export.opening import open_model
+from distill_ray.export.load import open_model
 from distill_ray.job import Data
 from distill_ray.records import WEIGHTS, find_job
-from distill_ray.report.answer import found_settings
+from distill_ray.report.summary import found_settings
 from distill_ray.report.results import StudyResults
 from distill_ray.store import Store
 from distill_ray.tracking.champion import Champion

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distill_ray.export.opening import GRAPH, PROGRAM, WEIGHTS, check_installed
+from distill_ray.export.load import GRAPH, PROGRAM, WEIGHTS, check_installed
 from distill_ray.tracking.champion import Champion, save_champion, write_student
 from distill_ray.tracking.champion_model import load_student, scaled
 

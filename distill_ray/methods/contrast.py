@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distill_ray.augment.sending import send
-from distill_ray.augment.view import Batch
+from distill_ray.augmentation.to_device import send
+from distill_ray.augmentation.augmentation import Batch
 from distill_ray.methods.method import Setup
 from distill_ray.models.network import Network
 
@@ -70,7 +70,7 @@ class ContrastiveStudent(nn.Module):
         `embedding` (B, D) is the student's, `teacher_features` (B, sum of the teachers') are not yet embedded; `gather`
         concatenates the rows of all workers. Raises `ValueError` for a batch that does not say which rows it holds.
         """
-        anchors = [functional.normalize(view.float(), dim=1) for view in (embedding, self.project_teachers(teacher_features))]
+        anchors = [functional.normalize(augmentation.float(), dim=1) for augmentation in (embedding, self.project_teachers(teacher_features))]
         own, others = self.candidates.draw(batch, negatives)
         chosen = torch.cat([own.unsqueeze(1), others], 1)
         losses = []

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from distill_ray.augment.view import Batch, View
+    from distill_ray.augmentation.augmentation import Batch, Augmentation
     from distill_ray.methods import contrast
 else:
     torch = LazyModule("torch")
@@ -25,7 +25,7 @@ else:
 @METHODS.register("crd")
 @dataclass(frozen=True, kw_only=True)
 class CRD(AugmentedKD):
-    r"""The loss of `augmented-kd`, or `labels * CE + alpha * KD` where the view has no copies, `+ contrast * (contrastive loss)`.
+    r"""The loss of `augmented-kd`, or `labels * CE + alpha * KD` where the augmentation has no copies, `+ contrast * (contrastive loss)`.
 
     ```math
     L = L_\mathrm{KD} + b \, \big[ C(v, M_T) + C(u, M_S) \big]
@@ -78,16 +78,16 @@ class CRD(AugmentedKD):
     ] = 0.5
     embedding: Annotated[int, Setting("dimension of the embeddings", at_least=1)] = 128
 
-    def check_fit(self, *, model: str, view: View, teachers: int) -> None:
+    def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
         """The common rules, and images that can be told apart; copies beside them are welcome and not needed."""
-        super(AugmentedKD, self).check_fit(model=model, view=view, teachers=teachers)
-        if view.mixes:
+        super(AugmentedKD, self).check_fit(model=model, augmentation=augmentation, teachers=teachers)
+        if augmentation.mixes:
             raise ValueError(
-                f"method {self.name!r} tells images apart, and augment {view.name!r} makes one of two; "
-                f"augment: {{name: additional, scheme: {view.name}}} keeps the images beside the mixed ones"
+                f"method {self.name!r} tells images apart, and augmentation {augmentation.name!r} makes one of two; "
+                f"augmentation: {{name: additional, scheme: {augmentation.name}}} keeps the images beside the mixed ones"
             )
 
-    def live_teachers(self, view: View) -> bool:
+    def live_teachers(self, augmentation: Augmentation) -> bool:
         """Their features are needed, not only their predictions."""
         return True
 

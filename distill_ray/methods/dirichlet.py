@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distill_ray.augment.view import Batch, View
+    from distill_ray.augmentation.augmentation import Batch, Augmentation
     from distill_ray.methods import losses
 else:
     torch = LazyModule("torch")
@@ -71,9 +71,9 @@ class EnDD(Method):
         if self.anneal_until is not None and self.anneal_until <= self.anneal_from:
             raise ValueError(f"anneal_until must be above anneal_from, {self.anneal_from}, found {self.anneal_until}")
 
-    def check_fit(self, *, model: str, view: View, teachers: int) -> None:
+    def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
         """Besides the common rules: two teachers, since a single one is fitted best by a distribution of zero width."""
-        super().check_fit(model=model, view=view, teachers=teachers)
+        super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
         if teachers < 2:
             raise ValueError(f"method {self.name!r} learns how teachers differ and needs at least 2 of them, found {teachers}")
 

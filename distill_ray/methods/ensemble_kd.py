@@ -13,7 +13,7 @@ from distill_ray.settings import Setting
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distill_ray.augment.view import Batch, View
+    from distill_ray.augmentation.augmentation import Batch, Augmentation
     from distill_ray.methods import losses
 else:
     losses = LazyModule("distill_ray.methods.losses")
@@ -83,9 +83,9 @@ class EnsembleKD(Method):
         if self.weights and not any(self.weights):
             raise ValueError("weights must not all be 0")
 
-    def check_fit(self, *, model: str, view: View, teachers: int) -> None:
+    def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
         """Besides the common rules: one weight per teacher, if there are weights."""
-        super().check_fit(model=model, view=view, teachers=teachers)
+        super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
         if self.weights and len(self.weights) != teachers:
             raise ValueError(f"weights must be one for each of {teachers} teachers, found {len(self.weights)}")
 

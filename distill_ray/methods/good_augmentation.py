@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distill_ray.augment.view import Batch, Part, View
+    from distill_ray.augmentation.augmentation import Batch, Part, Augmentation
     from distill_ray.methods import losses
 else:
     torch = LazyModule("torch")
@@ -34,7 +34,7 @@ class AugmentedKD(Method):
     \mathrm{KD}(x) = T^2 \, \mathrm{KL}\big( \mathrm{softmax}(t(x) / T) \,\big\Vert\, \mathrm{softmax}(s(x) / T) \big)
     ```
 
-    - `x`, `x'`: the images after the usual augmentation, and copies that are augmented more strongly, the two parts of the view;
+    - `x`, `x'`: the images after the usual augmentation, and copies that are augmented more strongly, the two parts of the augmentation;
       `y`, `y'`: their labels, mixed ones for mixed copies.
     - `s`, `t`: logits of the student and of the teachers; several are combined as in `kd`.
     - `r`, `a`, `w_1`, `w_2`, `w_3`: the settings `labels`, `alpha`, `original`, `mixed_labels`, `augmented`.
@@ -42,7 +42,7 @@ class AugmentedKD(Method):
     x and x' have separate forward passes, and so separate batch statistics. The target for x' is the teachers' prediction for x'
     itself; its mixed label counts only through `mixed_labels`, which the paper does not use.
 
-    Where the view picks images (CutMixPick), x' are those picked; the student scores the pool in evaluation mode. The published
+    Where the augmentation picks images (CutMixPick), x' are those picked; the student scores the pool in evaluation mode. The published
     code leaves it in training mode, so that its running statistics also see the pool.
 
     Source: Wang, Lohit, Jones & Fu 2022, "What makes a good data augmentation in knowledge distillation", as coded,
@@ -56,7 +56,7 @@ class AugmentedKD(Method):
     student:
       model: wrn-10-1
       method: augmented-kd
-      augment: {name: additional, scheme: cutmix}
+      augmentation: {name: additional, scheme: cutmix}
     search:
       space:
         temperature: {log: [1, 20]}
@@ -84,12 +84,12 @@ class AugmentedKD(Method):
         if not self._learns():
             raise ValueError(f"{self.needed}, must not all be 0")
 
-    def check_fit(self, *, model: str, view: View, teachers: int) -> None:
-        """Besides the common rules: a view of images and copies."""
-        super().check_fit(model=model, view=view, teachers=teachers)
-        if view.part_count < 2:
+    def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
+        """Besides the common rules: an augmentation of images and copies."""
+        super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
+        if augmentation.part_count < 2:
             raise ValueError(
-                f"method {self.name!r} needs images and augmented copies beside them; augment {view.name!r} has none"
+                f"method {self.name!r} needs images and augmented copies beside them; augmentation {augmentation.name!r} has none"
             )
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from distill_ray.augment.view import Batch, Part, View
+    from distill_ray.augmentation.augmentation import Batch, Part, Augmentation
     from distill_ray.methods import losses, member_losses, perturbation
     from distill_ray.models import batch_ensemble
 else:
@@ -90,9 +90,9 @@ class LatentBE(Method):
     )
     merged_bias: Annotated[Literal["kept", "scaled"], Setting("what merging does to the bias of the classifier")] = "kept"
 
-    def check_fit(self, *, model: str, view: View, teachers: int) -> None:
+    def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
         """Besides the common rules: a model that can be a BatchEnsemble, and two teachers where images are perturbed."""
-        super().check_fit(model=model, view=view, teachers=teachers)
+        super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
         check_batch_ensemble(model)
         if self.perturb != "none" and teachers < 2:
             raise ValueError(f"perturb {self.perturb!r} needs at least 2 teachers, found {teachers}")
@@ -105,9 +105,9 @@ class LatentBE(Method):
                 f"perturb {self.perturb!r} changes pixels, and the inputs of this data set are real numbers; use none"
             )
 
-    def live_teachers(self, view: View) -> bool:
+    def live_teachers(self, augmentation: Augmentation) -> bool:
         """True where images are perturbed, since the perturbation depends on the teachers."""
-        return self.perturb != "none" or super().live_teachers(view)
+        return self.perturb != "none" or super().live_teachers(augmentation)
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
         """A BatchEnsemble with one member per teacher. Raises `ValueError` for a network that cannot become one."""

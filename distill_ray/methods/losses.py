@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distill_ray.augment.sending import send
+from distill_ray.augmentation.to_device import send
 
 if TYPE_CHECKING:
-    from distill_ray.augment.view import Part
+    from distill_ray.augmentation.augmentation import Part
 
 Combine = Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax"]
 

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from distill_ray.augment import picking
-    from distill_ray.augment.view import Batch, Part, View
+    from distill_ray.augmentation import picking
+    from distill_ray.augmentation.augmentation import Batch, Part, Augmentation
 else:
-    picking = LazyModule("distill_ray.augment.picking")
+    picking = LazyModule("distill_ray.augmentation.picking")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Method(ABC):
     name: ClassVar[str]
     needs_teachers: ClassVar[bool] = False
     compares_versions: ClassVar[bool] = False
-    """Whether the method trains for consistency between the versions of an image, where a view shows several."""
+    """Whether the method trains for consistency between the versions of an image, where an augmentation shows several."""
     tasks: ClassVar[tuple[Task, ...]] = ("classification",)
     even_tail: ClassVar[bool] = False
     """Whether a teacher's largest logits are enough, with the mass of all others spread evenly over them."""
@@ -44,16 +44,16 @@ class Method(ABC):
     def __post_init__(self) -> None:
         check(self)
 
-    def check_fit(self, *, model: str, view: View, teachers: int) -> None:
-        """Raise `ValueError` with the reason when the method cannot be used with that model, view or number of teachers."""
+    def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
+        """Raise `ValueError` with the reason when the method cannot be used with that model, augmentation or number of teachers."""
         if self.needs_teachers and not teachers:
             raise ValueError(f"method {self.name!r} learns from teachers, and there are none")
-        if view.picks and not self.needs_teachers:
-            raise ValueError(f"augment {view.name!r} picks images with the help of teachers; method {self.name!r} has none")
-        if view.copies > 1 and not self.compares_versions:
+        if augmentation.picks and not self.needs_teachers:
+            raise ValueError(f"augmentation {augmentation.name!r} picks images with the help of teachers; method {self.name!r} has none")
+        if augmentation.copies > 1 and not self.compares_versions:
             raise ValueError(
-                f"augment {view.name!r} shows each image in {view.copies} versions that should agree, and method {self.name!r} "
-                "does not ask that of them; turn the view's consistency off, or use supervised"
+                f"augmentation {augmentation.name!r} shows each image in {augmentation.copies} versions that should agree, and method {self.name!r} "
+                "does not ask that of them; turn the augmentation's consistency off, or use supervised"
             )
 
     def check_data(self, *, task: Task, real_valued: bool) -> None:
@@ -62,16 +62,16 @@ class Method(ABC):
             others = ", ".join(sorted(name for name, method in METHODS.items() if task in method.tasks))
             raise ValueError(f"method {self.name!r} is for {' and '.join(self.tasks)}; for {task} there are {others}")
 
-    def live_teachers(self, view: View) -> bool:
-        """Whether teachers must run in every step, since stored signals for the images of `view` are not enough.
+    def live_teachers(self, augmentation: Augmentation) -> bool:
+        """Whether teachers must run in every step, since stored teacher logits for the images of `augmentation` are not enough.
 
         They are enough for picking from a pool, since they cover the whole pool.
         """
         return False
 
-    def takes_even_tail(self, view: View) -> bool:
+    def takes_even_tail(self, augmentation: Augmentation) -> bool:
         """Whether the largest logits of each prediction are enough: not where predictions also decide which images are picked."""
-        return self.even_tail and not view.picks
+        return self.even_tail and not augmentation.picks
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
         """The network as it is trained, made from the plain `network` that the recipe names."""

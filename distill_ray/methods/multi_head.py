@@ -14,7 +14,7 @@ from distill_ray.settings import Setting
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from distill_ray.augment.view import Batch, Part, View
+    from distill_ray.augmentation.augmentation import Batch, Part, Augmentation
     from distill_ray.methods import diversity, losses, mixture, task_losses
     from distill_ray.models import multi_head
 else:
@@ -67,9 +67,9 @@ class Hydra(Method):
     depth: Annotated[int, Setting("units before the classifier that each head has its own copy of", at_least=0)] = 0
     temperature: Annotated[float, Setting("softens teachers and heads alike", above=0)] = 4.0
 
-    def check_fit(self, *, model: str, view: View, teachers: int) -> None:
+    def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
         """Besides the common rules: a model that has units for the heads and for what they share."""
-        super().check_fit(model=model, view=view, teachers=teachers)
+        super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
         check_multi_head(model, self.depth)
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from distill_ray.augment.view import Batch, Part
+    from distill_ray.augmentation.augmentation import Batch, Part
     from distill_ray.methods import losses, mixture, stochastic, task_losses
 else:
     losses = LazyModule("distill_ray.methods.losses")

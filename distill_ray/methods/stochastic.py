@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augment.sending import send
+from distill_ray.augmentation.to_device import send
 from distill_ray.models.network import Network
 
 FLOOR = 1e-8

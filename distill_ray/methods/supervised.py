@@ -13,7 +13,7 @@ from distill_ray.settings import Setting
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distill_ray.augment.view import Batch, Part
+    from distill_ray.augmentation.augmentation import Batch, Part
     from distill_ray.methods import losses, task_losses
 else:
     losses = LazyModule("distill_ray.methods.losses")
@@ -23,7 +23,7 @@ else:
 @METHODS.register("supervised")
 @dataclass(frozen=True, kw_only=True)
 class Supervised(Method):
-    r"""`CE(labels, student)`, with mixed labels where the view mixes images; for regression the Gaussian negative log-likelihood.
+    r"""`CE(labels, student)`, with mixed labels where the augmentation mixes images; for regression the Gaussian negative log-likelihood.
 
     ```math
     L = w \, \mathrm{CE}(y, z) + (1 - w) \, \mathrm{CE}(y_2, z)
@@ -32,7 +32,7 @@ class Supervised(Method):
     - `z`: logits; `y`: the label of an image, `y_2` that of the image mixed with it, `w` the weight of the first; w is 1 where
       nothing is mixed.
 
-    Where the view shows V versions of each image, as AugMix does, the cross-entropy is that of the first, clean version, and
+    Where the augmentation shows V versions of each image, as AugMix does, the cross-entropy is that of the first, clean version, and
     the Jensen-Shannon divergence between the outputs for all versions is added:
 
     ```math
@@ -55,8 +55,8 @@ class Supervised(Method):
 
     ```yaml
     name: mixed
-    teachers: {members: 3, model: wrn-10-1, augment: cutmix}
-    student: {model: wrn-10-1, method: supervised, augment: cutmix}
+    teachers: {members: 3, model: wrn-10-1, augmentation: cutmix}
+    student: {model: wrn-10-1, method: supervised, augmentation: cutmix}
     search:
       space:
         lr: {log: [0.01, 0.3]}
@@ -68,7 +68,7 @@ class Supervised(Method):
     tasks = ("classification", "regression")
 
     consistency: Annotated[
-        float, Setting("weight of the consistency between versions of an image, where the view has several", at_least=0)
+        float, Setting("weight of the consistency between versions of an image, where the augmentation has several", at_least=0)
     ] = 12.0
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:

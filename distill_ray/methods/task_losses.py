@@ -11,7 +11,7 @@ from torch import Tensor
 from distill_ray.methods import gaussian_losses, losses, member_losses
 
 if TYPE_CHECKING:
-    from distill_ray.augment.view import Part
+    from distill_ray.augmentation.augmentation import Part
 
 
 @dataclass(frozen=True)

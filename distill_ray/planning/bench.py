@@ -1,4 +1,4 @@
-"""What training costs on this machine: students alone, with live teachers and with signals, and the parts that make it up."""
+"""What training costs on this machine: students alone, with live teachers and with teacher logits, and the parts that make it up."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from distill_ray.augment import VIEWS, View
-from distill_ray.augment.epoch import epoch_batches
+from distill_ray.augmentation import AUGMENTATIONS, Augmentation
+from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.execution.cluster import WorkerResources
 from distill_ray.execution.run_job import run_job
 from distill_ray.execution.sharing import LIVE as LIVE_TEACHERS
 from distill_ray.execution.sharing import trial_sharing
-from distill_ray.execution.signals import SharedSignals, SharedTeachers
+from distill_ray.execution.teacher_cache import TeacherCache, CachedTeachers
 from distill_ray.job import Data, Job, Split
 from distill_ray.methods import METHODS, Supervised
 from distill_ray.resolve import data_of, learned_from, teacher_runs
@@ -32,7 +32,7 @@ from distill_ray.training import (
     Dataset,
     EpochTeachers,
     LiveTeachers,
-    SignalKey,
+    TeacherLogitsKey,
     Worker,
     load_dataset,
     make_network,
@@ -40,7 +40,7 @@ from distill_ray.training import (
     train,
 )
 from distill_ray.training.compiling import PAYS_BACK, Compile
-from distill_ray.training.resident import resident
+from distill_ray.training.on_device import resident
 
 BATCHES, ON_A_GPU = 3, 100
 """Steps of the short epochs that are timed on a CPU, and on a GPU, where the start of an epoch would count for too much."""
@@ -48,7 +48,7 @@ BATCHES, ON_A_GPU = 3, 100
 ROUNDS = 5
 """Short epochs of each kind, alternating, so that other work on the machine affects all alike. Medians are reported."""
 
-STUDENT, LIVE, SIGNALS, REFERENCE = "student alone", "with live teachers", "with signals", "plain reference"
+STUDENT, LIVE, TEACHER_LOGITS, REFERENCE = "student alone", "with live teachers", "with teacher logits", "plain reference"
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ class Bench:
 
     `steps` holds a training step of each kind, including making the images and the optimiser step, and `cpu` its CPU time in this
     process, which other work on the machine disturbs less. `ratios` are medians over the rounds too, of CPU times where one
-    thread of a CPU does everything. `teachers` is the time of a forward pass through all teachers, `views` the time to make the
+    thread of a CPU does everything. `teachers` is the time of a forward pass through all teachers, `augmentations` the time to make the
     images of each augmentation. `per_trial` is what a job costs in its process beyond its epochs, `memory` the peak resident
-    size of this process in bytes, `signals` the bytes per epoch of the study's training split.
+    size of this process in bytes, `teacher_logits` the bytes per epoch of the study's training split.
     """
 
     machine: str
@@ -71,10 +71,10 @@ class Bench:
     cpu: dict[str, float]
     ratios: dict[str, float]
     teachers: float
-    views: dict[str, float]
+    augmentations: dict[str, float]
     per_trial: float
     memory: int
-    signals: int
+    teacher_logits: int
 
     @property
     def images_per_second(self) -> dict[str, float]:
@@ -82,17 +82,17 @@ class Bench:
         return {name: self.batch_size / seconds for name, seconds in self.steps.items()}
 
     @property
-    def view_shares(self) -> dict[str, float]:
+    def augmentation_shares(self) -> dict[str, float]:
         """The share of each augmentation in a training step of the student alone, which waits for it.
 
         A GPU makes images beside the steps, so that this is what they would take of it if they were made within.
         """
-        rest = self.steps[STUDENT] - (self.views["of the student"] if self.device == "cpu" else 0.0)
-        return {name: seconds / (seconds + rest) for name, seconds in self.views.items()}
+        rest = self.steps[STUDENT] - (self.augmentations["of the student"] if self.device == "cpu" else 0.0)
+        return {name: seconds / (seconds + rest) for name, seconds in self.augmentations.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON values."""
-        derived = {"images_per_second": self.images_per_second, "view_shares": self.view_shares}
+        derived = {"images_per_second": self.images_per_second, "augmentation_shares": self.augmentation_shares}
         return asdict(self) | derived
 
 
@@ -127,31 +127,31 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
         per_trial = statistics.median(_beside_epochs(store, alone, data, seed, resources) for seed in range(3))
         epochs: dict[str, Iterator[float]] = {STUDENT: _per_step(alone, few, None, worker, compile, batches)}
         sharing = trial_sharing(study)
-        key = SignalKey.of(job, answering, sharing.exact, sharing.largest(job.recipe, dataset.num_classes))
+        key = TeacherLogitsKey.of(job, answering, sharing.exact, sharing.largest(job.recipe, dataset.num_classes))
         answers: list[float] = []
         size = 0
-        if not method.live_teachers(recipe.augment):
-            signals = SharedSignals(store, key, few, lambda: teachers, worker=worker, epochs=ROUNDS + 1, limit=1e12)
+        if not method.live_teachers(recipe.augmentation):
+            teacher_logits = TeacherCache(store, key, few, lambda: teachers, worker=worker, epochs=ROUNDS + 1, limit=1e12)
             for epoch in range(1, ROUNDS + 2):
-                answers.append(_seconds(functools.partial(signals.of_epoch, epoch)) / batches)
-            size = sum(size for _, size, _ in store.tree("signals")) // (ROUNDS + 1) * len(dataset.train) // len(few.train)
-            epochs[SIGNALS] = _per_step(job, few, SharedTeachers(signals, lambda: teachers, worker), worker, compile, batches)
+                answers.append(_seconds(functools.partial(teacher_logits.of_epoch, epoch)) / batches)
+            size = sum(size for _, size, _ in store.tree("teacher_logits")) // (ROUNDS + 1) * len(dataset.train) // len(few.train)
+            epochs[TEACHER_LOGITS] = _per_step(job, few, CachedTeachers(teacher_logits, lambda: teachers, worker), worker, compile, batches)
         epochs[LIVE] = _per_step(job, few, teachers, worker, compile, batches)
         if reference:
             from distill_ray.planning.reference_loop import reference_epochs
 
             networks: Any = [make_network(each, dataset) for each in (alone, *(jobs[name] for name in learned))]
             epochs[REFERENCE] = reference_epochs(recipe, networks[0], networks[1:], few, worker.device)
-        views = _views(study, dataset)
-        times: dict[str, list[float]] = {name: [] for name in (*epochs, *views)}
+        augmentations = _augmentations(study, dataset)
+        times: dict[str, list[float]] = {name: [] for name in (*epochs, *augmentations)}
         cpu: dict[str, list[float]] = {name: [] for name in epochs}
         for turn in range(ROUNDS + 1):
             for name, running in epochs.items():
                 begun = time.process_time()
                 times[name].append(next(running))
                 cpu[name].append((time.process_time() - begun) / batches)
-            for name, view in views.items():
-                times[name].append(_seconds(_making(view, few, recipe.batch_size, turn, worker)) / batches)
+            for name, augmentation in augmentations.items():
+                times[name].append(_seconds(_making(augmentation, few, recipe.batch_size, turn, worker)) / batches)
     medians = {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
     return Bench(
         machine=machine_name(),
@@ -163,10 +163,10 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
         cpu={name: statistics.median(seconds[1:]) for name, seconds in cpu.items()},
         ratios=_ratios(cpu if worker.device.type == "cpu" and torch.get_num_threads() == 1 else times),
         teachers=statistics.median(answers[1:]) if answers else max(medians[LIVE] - medians[STUDENT], 1e-6),
-        views={name: medians[name] for name in views},
+        augmentations={name: medians[name] for name in augmentations},
         per_trial=per_trial,
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
-        signals=size,
+        teacher_logits=size,
     )
 
 
@@ -178,9 +178,9 @@ def _ratios(times: dict[str, list[float]]) -> dict[str, float]:
 
     found = {}
     if REFERENCE in times:
-        found = {f"images/s {name} over {REFERENCE}": ratio(REFERENCE, name) for name in (SIGNALS, LIVE) if name in times}
-    if SIGNALS in times:
-        found[f"step {SIGNALS} over {STUDENT}"] = ratio(SIGNALS, STUDENT)
+        found = {f"images/s {name} over {REFERENCE}": ratio(REFERENCE, name) for name in (TEACHER_LOGITS, LIVE) if name in times}
+    if TEACHER_LOGITS in times:
+        found[f"step {TEACHER_LOGITS} over {STUDENT}"] = ratio(TEACHER_LOGITS, STUDENT)
     return found
 
 
@@ -204,24 +204,24 @@ def _per_step(
         yield record["seconds"] / batches
 
 
-def _views(study: Study, dataset: Dataset) -> dict[str, View]:
+def _augmentations(study: Study, dataset: Dataset) -> dict[str, Augmentation]:
     """The student's augmentation, and every other with one part that can present such images."""
     channels, height, width = dataset.image_shape
-    found = {"of the student": study.student.augment}
-    for name, view in ((name, VIEWS[name]()) for name in VIEWS):
+    found = {"of the student": study.student.augmentation}
+    for name, augmentation in ((name, AUGMENTATIONS[name]()) for name in AUGMENTATIONS):
         try:
-            view.check_images(channels, height, width)
+            augmentation.check_images(channels, height, width)
         except ValueError:
             continue
-        if view.part_count == 1:
-            found[name] = view
+        if augmentation.part_count == 1:
+            found[name] = augmentation
     return found
 
 
-def _making(view: View, dataset: Dataset, batch_size: int, epoch: int, worker: Worker) -> Callable[[], None]:
+def _making(augmentation: Augmentation, dataset: Dataset, batch_size: int, epoch: int, worker: Worker) -> Callable[[], None]:
     def make() -> None:
         batches = epoch_batches(
-            view,
+            augmentation,
             *resident(dataset, worker.device),
             rows=dataset.train,
             mean=dataset.mean,

@@ -16,7 +16,7 @@ from distill_ray.job import Job, Recipe
 from distill_ray.methods import Supervised
 from distill_ray.planning.bench import LIVE, STUDENT, Bench
 from distill_ray.planning.bench_record import kept_bench
-from distill_ray.planning.plan_signals import SignalsPlan, plan_signals
+from distill_ray.planning.plan_teacher_logits import TeacherLogitsPlan, plan_teacher_logits
 from distill_ray.records import find_job
 from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, data_of, learned_from
 from distill_ray.search.history import counted
@@ -36,7 +36,7 @@ class StagePlan:
 
     `images` counts training images over all epochs, `job_seconds` the time of all jobs in sequence, each on one worker of
     this machine, and `seconds` that of the stage with as many jobs in parallel as fit here. Early stopping makes the search
-    shorter than this. `signals` says what teacher signals cost in it, which is part of these times.
+    shorter than this. `teacher_logits` says what teacher logits cost in it, which is part of these times.
     """
 
     stage: str
@@ -45,7 +45,7 @@ class StagePlan:
     images: int
     job_seconds: float
     seconds: float
-    signals: SignalsPlan | None = None
+    teacher_logits: TeacherLogitsPlan | None = None
 
 
 def plan_study(study: Study, store: Store, search_storage: str | None = None) -> list[StagePlan]:
@@ -80,13 +80,13 @@ def plan_study(study: Study, store: Store, search_storage: str | None = None) ->
 
     def stage(name: str, jobs: list[Job], done: int, workers: int, sharing: Sharing | None = None) -> StagePlan:
         total = sum(map(seconds, jobs))
-        signals = None
+        teacher_logits = None
         if sharing and (learning := [job for job in jobs if job.teachers]):
-            signals = plan_signals(learning, sharing, dataset, answering(learning[0].teachers), worker, bench)
-            total = max(total - signals.spared, 0.0)
+            teacher_logits = plan_teacher_logits(learning, sharing, dataset, answering(learning[0].teachers), worker, bench)
+            total = max(total - teacher_logits.spared, 0.0)
         beside = max(1, min(places // workers, len(jobs)))
         images = sum(job.recipe.epochs for job in jobs) * len(dataset.train)
-        return StagePlan(name, len(jobs) + done, done, images, total, total / beside, signals)
+        return StagePlan(name, len(jobs) + done, done, images, total, total / beside, teacher_logits)
 
     def screen_stage(asked: Sequence[Screening]) -> StagePlan:
         missing = [screening for screening in asked if found_metrics(store, screening) is None]

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from distill_ray.metric import is_percent, title_of
 from distill_ray.report import published
-from distill_ray.report.answer import JUDGED, found_settings, lead, verdict
+from distill_ray.report.summary import JUDGED, found_settings, lead, verdict
 from distill_ray.report.comparison import Comparison
 from distill_ray.report.results import StudyResults
 from distill_ray.report.screening import fate, measured_text, relations, said
 from distill_ray.report.search import warm_start_text
 from distill_ray.report.table import Row, as_markdown, figure_of
-from distill_ray.report.wording import counted, duration, energy
+from distill_ray.report.format import counted, duration, energy
 
 
 def markdown(results: StudyResults, rows: list[Row], compared: Sequence[Comparison]) -> str:
@@ -41,7 +41,7 @@ def _screening(results: StudyResults, rows: list[Row]) -> str:
     if not results.screening:
         return ""
     lines = [["augmentation", "T. stddev", "in the search"], ["---", "---:", "---"]]
-    lines += [[_inline(row.view), measured_text(row), fate(row)] for row in results.screening]
+    lines += [[_inline(row.augmentation), measured_text(row), fate(row)] for row in results.screening]
     written = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return "\n\n".join(["## Screening", written, "\n".join(f"- {said(relation)}" for relation in relations(results, rows))])
 

@@ -10,7 +10,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from distill_ray.metric import METRICS, title_of
-from distill_ray.report import answer, wording
+from distill_ray.report import format, summary
 from distill_ray.report.comparison import LEVEL, Comparison, comparisons
 from distill_ray.report.plots.calibration import calibration_panels
 from distill_ray.report.plots.classes import class_panel
@@ -61,9 +61,9 @@ class Report:
         """The page."""
         environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
         environment.globals |= {
-            name: getattr(wording, name) for name in ("counted", "duration", "energy", "objective_title", "setting", "settings")
+            name: getattr(format, name) for name in ("counted", "duration", "energy", "objective_title", "setting", "settings")
         }
-        environment.globals |= {"figure_of": figure_of, "parameter_count": parameter_count, "verdict": answer.verdict}
+        environment.globals |= {"figure_of": figure_of, "parameter_count": parameter_count, "verdict": summary.verdict}
         template = environment.from_string(files(__package__).joinpath("page.html.j2").read_text("utf-8"))
         best, shown = best_trial(self.results), columns(self.rows)
         return template.render(
@@ -76,9 +76,9 @@ class Report:
             compared=self.compared,
             sections=self.sections,
             drawings={name: Markup(for_page(svg, name)) for name, svg in self.drawings.items()},
-            lead=answer.lead(self.results, self.rows),
-            facts=answer.facts(self.rows),
-            found=answer.found_settings(self.results),
+            lead=summary.lead(self.results, self.rows),
+            facts=summary.facts(self.rows),
+            found=summary.found_settings(self.results),
             leaders=_leaders(self.rows),
             legend=legend(self.rows),
             warm_start=warm_start_text(self.results),
@@ -114,7 +114,7 @@ def _leaders(rows: Sequence[Row]) -> dict[str, str]:
 
 def _better(shown: Sequence[str]) -> str:
     """Which way is better."""
-    higher = wording.listed([title_of(name) for name in shown if METRICS[name].better == "max"])
+    higher = format.listed([title_of(name) for name in shown if METRICS[name].better == "max"])
     return f"Better when higher: {higher}; everything else when lower." if higher else "Everything is better when lower."
 
 

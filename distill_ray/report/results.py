@@ -33,7 +33,7 @@ class ScreenRow:
     augmentation was none of the search's choices.
     """
 
-    view: str
+    augmentation: str
     t_stddev: float | None
     entropy: float | None
     searched: bool | None

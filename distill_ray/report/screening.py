@@ -46,14 +46,14 @@ def relations(results: StudyResults, rows: Sequence[Row]) -> list[Relation]:
     The last is the comparison of Wang et al. 2022: students that differ by their augmentation alone.
     """
     trials = [
-        Point(str(trial.params.get("augment", "")), trial.t_stddev, loss)
+        Point(str(trial.params.get("augmentation", "")), trial.t_stddev, loss)
         for trial in results.trials
         if trial.state == "COMPLETE" and trial.t_stddev is not None and (loss := last_value(trial, "val/nll")) is not None
     ]
-    by_view: dict[str, list[Point]] = {}
+    by_augmentation: dict[str, list[Point]] = {}
     for point in trials:
-        by_view.setdefault(point.label, []).append(point)
-    means = [Point(label, points[0].t_stddev, mean(each.loss for each in points)) for label, points in by_view.items()]
+        by_augmentation.setdefault(point.label, []).append(point)
+    means = [Point(label, points[0].t_stddev, mean(each.loss for each in points)) for label, points in by_augmentation.items()]
     found: list[tuple[Of, list[Point]]] = [("trials", trials), ("augmentations", means), ("students", _students(rows))]
     return [Relation(of, tuple(points), _correlation(points)) for of, points in found if len(points) > 1]
 
@@ -64,7 +64,7 @@ def _students(rows: Sequence[Row]) -> list[Point]:
     for row in rows:
         one = row.contender
         if one.t_stddev is not None and not one.found and row.split == "test" and "nll" in row.cells:
-            others = {name: value for name, value in one.params.items() if not name.startswith("augment")}
+            others = {name: value for name, value in one.params.items() if not name.startswith("augmentation")}
             alike.setdefault(repr(sorted(others.items())), []).append(Point(one.label, one.t_stddev, row.cells["nll"].mean))
     return max(alike.values(), key=len, default=[])
 
@@ -98,8 +98,8 @@ def fate(row: ScreenRow) -> str:
 
 def as_text(results: StudyResults, rows: Sequence[Row]) -> str:
     """The screening as plain text: the augmentations, the lowest T. stddev first, and how it went with students' losses."""
-    width = max((len(row.view) for row in results.screening), default=0)
-    lines = [f"{row.view.ljust(width)}  {measured_text(row):>9}  {fate(row)}" for row in results.screening]
+    width = max((len(row.augmentation) for row in results.screening), default=0)
+    lines = [f"{row.augmentation.ljust(width)}  {measured_text(row):>9}  {fate(row)}" for row in results.screening]
     header = f"{'augmentation'.ljust(width)}  T. stddev"
     return "\n".join([header, *lines, "", *(said(relation) for relation in relations(results, rows)), ""])
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill_ray.report.results import StudyResults, TrialRow, Value
-from distill_ray.report.wording import counted
+from distill_ray.report.format import counted
 
 FEWEST_TRIALS = 6
 """Fewer complete trials than this say nothing about the influence of a setting."""

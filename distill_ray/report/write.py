@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distill_ray.report.machine import as_json
+from distill_ray.report.to_json import as_json
 from distill_ray.report.markdown import markdown
 from distill_ray.report.page import Report
 from distill_ray.report.results import StudyResults

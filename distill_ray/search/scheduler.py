@@ -12,7 +12,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 
 from distill_ray.search.history import counted
 from distill_ray.study import Study
-from distill_ray.study.read_search import longest
+from distill_ray.study.parse_search import longest
 
 
 def make_scheduler(study: Study, history: optuna.Study) -> TrialScheduler:

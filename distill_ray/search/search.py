@@ -19,7 +19,7 @@ from distill_ray.errors import RunError
 from distill_ray.events import Observer, Run
 from distill_ray.execution.cluster import ON_THE_HEAD, Cluster, WorkerResources
 from distill_ray.execution.sharing import trial_sharing
-from distill_ray.execution.worker_group import give_back
+from distill_ray.execution.placement_group import release
 from distill_ray.job import Data, Job
 from distill_ray.resolve import trial_run
 from distill_ray.search.history import SECONDS, STATES, best_trials, counted, time_left, time_spent
@@ -130,7 +130,7 @@ class _Trials:
     def died(self, job: dict[str, Any]) -> None:
         """The processes of a trial were killed, whether it is tried again or not."""
         if job["workers"] > 1:
-            give_back(Job.from_dict(job).id)
+            release(Job.from_dict(job).id)
 
     def ended(self, number: int, state: TrialState, reason: str, metrics: dict[str, float]) -> None:
         """A trial has come to its end, one way or another."""

@@ -14,7 +14,7 @@ from distill_ray.records import find_job
 from distill_ray.store import Store
 
 if TYPE_CHECKING:
-    from distill_ray.execution.checkpoints import Epochs
+    from distill_ray.execution.checkpoint_writer import Epochs
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from optuna.trial import TrialState
 
-from distill_ray.augment import View
+from distill_ray.augmentation import Augmentation
 from distill_ray.data import open_source
 from distill_ray.job import Data
 from distill_ray.metrics import fit_temperature
@@ -32,7 +32,7 @@ from distill_ray.report.results import (
 from distill_ray.resolve import data_of, trial_run
 from distill_ray.search.history import begun, known_from
 from distill_ray.stages.contenders import ensemble_contenders, student_contenders, teacher_contenders
-from distill_ray.stages.places import Places
+from distill_ray.stages.locations import Locations
 from distill_ray.stages.screen import ENTROPY, T_STDDEV, Screening, found_metrics, kept_choices
 from distill_ray.stages.stage_log import first_run, stage_rows
 from distill_ray.stages.state import StudyState, state_of
@@ -48,7 +48,7 @@ _STATES: dict[TrialState, Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING"]] = {
 _PACKAGES = ("distill-ray", "torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "pyarrow")
 
 
-def load_results(study: Study, places: Places) -> tuple[StudyResults, Data, Store]:
+def load_results(study: Study, places: Locations) -> tuple[StudyResults, Data, Store]:
     """What there is of a study by now, finished or not, with its data and its store, which are only read.
 
     Raises `RequestError` when one of them is not there.
@@ -57,7 +57,7 @@ def load_results(study: Study, places: Places) -> tuple[StudyResults, Data, Stor
     return collect(study, data, store, places), data, store
 
 
-def collect(study: Study, data: Data, store: Store, places: Places) -> StudyResults:
+def collect(study: Study, data: Data, store: Store, places: Locations) -> StudyResults:
     """Everything there is to say about a study now; a study that is not finished has less of it."""
     source = open_source(data.location, label=data.label)
     state = state_of(study, data, store, places.search_storage)
@@ -104,17 +104,17 @@ def collect(study: Study, data: Data, store: Store, places: Places) -> StudyResu
     )
 
 
-def _screening(study: Study, wanted: Sequence[Screening], store: Store, deviation: Mapping[View, float]) -> tuple[ScreenRow, ...]:
+def _screening(study: Study, wanted: Sequence[Screening], store: Store, deviation: Mapping[Augmentation, float]) -> tuple[ScreenRow, ...]:
     """The candidates, the lowest T. stddev first, and the choices of the search that were not measured."""
     if study.screen is None:
         return ()
-    augment = next((each for each in study.search.space.dimensions if each.name == "augment"), None)
-    choices = list(augment.values) if isinstance(augment, Choice) else []
+    augmentation = next((each for each in study.search.space.dimensions if each.name == "augmentation"), None)
+    choices = list(augmentation.values) if isinstance(augmentation, Choice) else []
     kept = kept_choices(study, deviation)
     rows = []
     for screening in wanted:
         metrics = found_metrics(store, screening) or {}
-        chosen = (kept is None or screening.view in kept) if screening.view in choices else None
+        chosen = (kept is None or screening.augmentation in kept) if screening.augmentation in choices else None
         rows.append(
             ScreenRow(
                 screening.label,
@@ -124,10 +124,10 @@ def _screening(study: Study, wanted: Sequence[Screening], store: Store, deviatio
                 "" if metrics else "not measured yet",
             )
         )
-    for view in choices:
-        if view not in study.screen.candidates:
-            why = "picks images by the student" if view.asks_student else "no candidate"
-            rows.append(ScreenRow(study.view_texts[view], None, None, True, why))
+    for augmentation in choices:
+        if augmentation not in study.screen.candidates:
+            why = "picks images by the student" if augmentation.asks_student else "no candidate"
+            rows.append(ScreenRow(study.augmentation_texts[augmentation], None, None, True, why))
     return tuple(sorted(rows, key=lambda row: math.inf if row.t_stddev is None else row.t_stddev))
 
 
@@ -174,7 +174,7 @@ def _trials(state: StudyState, data: Data, store: Store) -> tuple[TrialRow, ...]
                 job_id=run.job.id,
                 seconds=found.seconds if found else None,
                 reason=trial.user_attrs.get("reason", ""),
-                t_stddev=state.deviation.get(run.job.recipe.augment),
+                t_stddev=state.deviation.get(run.job.recipe.augmentation),
             )
         )
     return tuple(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from distill_ray.augment import View
+from distill_ray.augmentation import Augmentation
 from distill_ray.events import Run
 from distill_ray.metrics import mean_prediction
 from distill_ray.records import JobRecord, Predictions, find_job
@@ -82,7 +82,7 @@ def ensemble_contenders(study: Study, others: Sequence[Contender]) -> list[Conte
     return found
 
 
-def student_contenders(runs: Sequence[Run], store: Store, deviation: Mapping[View, float]) -> list[Contender]:
+def student_contenders(runs: Sequence[Run], store: Store, deviation: Mapping[Augmentation, float]) -> list[Contender]:
     """Those that are confirmed with all their seeds."""
     contenders = []
     for role in dict.fromkeys(run.role for run in runs):
@@ -90,7 +90,7 @@ def student_contenders(runs: Sequence[Run], store: Store, deviation: Mapping[Vie
         records = [record for run in own if (record := find_job(store, run.job.id)) is not None]
         if len(records) == len(own):
             recipe = records[0].job.recipe
-            value = deviation.get(recipe.augment) if recipe.method.needs_teachers else None
+            value = deviation.get(recipe.augmentation) if recipe.method.needs_teachers else None
             inside = tuple(found for record in records if (found := record.diversity))
             contenders.append(replace(_contender(role, own, records), t_stddev=value, diversity=inside))
     return contenders

@@ -21,7 +21,7 @@ from distill_ray.records import find_job
 from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
 from distill_ray.search.history import STATES, best_recipes, counted, is_over, open_history
 from distill_ray.search.warm_start import warm_start
-from distill_ray.stages.driver import search_lock
+from distill_ray.stages.lock import search_lock
 from distill_ray.stages.screen import (
     deviations,
     found_metrics,
@@ -39,7 +39,7 @@ SEARCHING, REPORTING = "distill_ray.search.search", "distill_ray.report.write"
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class RunContext:
     """What a study runs with: its data, its store, Optuna's storage, the cluster, and those who watch.
 
     `say` shows a line to whoever runs it.
@@ -59,7 +59,7 @@ class Surroundings:
         return WorkerResources.of(self.study, confirm_sharing(self.study))
 
 
-def run_stages(around: Surroundings) -> None:
+def run_stages(around: RunContext) -> None:
     """Run the stages that train; when it returns, every job of the study is in the store, and so is Optuna's history."""
     teachers = _teach(around)
     around = replace(around, study=_screen(around, teachers))
@@ -67,15 +67,15 @@ def run_stages(around: Surroundings) -> None:
     _confirm(around, teachers, history)
 
 
-def _teach(around: Surroundings) -> list[str]:
+def _teach(around: RunContext) -> list[str]:
     runs = teacher_runs(around.study, around.data)
     with stage(around.observer, TEACH, len(runs)):
         _train(around, runs, next_stage=SEARCHING)
     return [run.job.id for run in runs]
 
 
-def _screen(around: Surroundings, teachers: Sequence[str]) -> Study:
-    """The study with the choices of augment that the screening leaves to the search."""
+def _screen(around: RunContext, teachers: Sequence[str]) -> Study:
+    """The study with the choices of augmentation that the screening leaves to the search."""
     study, store = around.study, around.store
     wanted = screenings(study, around.data, learned_from(study, teachers))
     if not wanted:
@@ -98,7 +98,7 @@ def _screen(around: Surroundings, teachers: Sequence[str]) -> Study:
     return narrowed(study, deviations(wanted, store))
 
 
-def _search(around: Surroundings, teachers: Sequence[str]) -> optuna.Study:
+def _search(around: RunContext, teachers: Sequence[str]) -> optuna.Study:
     study = around.study
     history = open_history(study, around.data, teachers, around.store, around.search_storage, around.say)
     in_database = around.search_storage is not None and not is_over(history, study.search)
@@ -137,7 +137,7 @@ def tell_of_trials(
         )
 
 
-def _train_lost(around: Surroundings, teachers: Sequence[str], history: optuna.Study) -> None:
+def _train_lost(around: RunContext, teachers: Sequence[str], history: optuna.Study) -> None:
     """Train trials again whose record was damaged and set aside. Those of another store, or tidied away, have no place here."""
     finished = [trial for trial in counted(history) if trial.state == TrialState.COMPLETE]
     places = set(around.store.names("jobs")) if finished else set()
@@ -151,7 +151,7 @@ def _train_lost(around: Surroundings, teachers: Sequence[str], history: optuna.S
     )
 
 
-def _confirm(around: Surroundings, teachers: Sequence[str], history: optuna.Study) -> None:
+def _confirm(around: RunContext, teachers: Sequence[str], history: optuna.Study) -> None:
     found = best_recipes(around.study, history, around.study.confirm.top)
     if not found:
         raise RunError(f"the search of study {around.study.name} found nothing: no trial came to its end")
@@ -163,7 +163,7 @@ def _confirm(around: Surroundings, teachers: Sequence[str], history: optuna.Stud
 
 
 def _train(
-    around: Surroundings,
+    around: RunContext,
     runs: Sequence[Run],
     *,
     next_stage: str,
@@ -180,7 +180,7 @@ def _train(
         else:
             observer.past(run, "finished", found.epochs, found.metrics, "")
     if missing:
-        from distill_ray.execution.fleet import run_jobs
+        from distill_ray.execution.runner import run_jobs
 
         _connect(around)
         # What the next stage needs takes seconds to import: they pass while jobs are training.
@@ -199,6 +199,6 @@ def _train(
                 observer.past(run, "finished", found.epochs, found.metrics, "")
 
 
-def _connect(around: Surroundings) -> None:
+def _connect(around: RunContext) -> None:
     around.cluster.connect()
     around.cluster.check(around.study)

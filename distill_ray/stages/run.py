@@ -19,10 +19,10 @@ from distill_ray.report.results import StudyResults
 from distill_ray.resolve import REPORT, data_of
 from distill_ray.search.warm_start import earlier_trials
 from distill_ray.stages.collect import collect
-from distill_ray.stages.driver import study_lock
-from distill_ray.stages.mlflow_record import MlflowRecord, study_tracker
-from distill_ray.stages.pipeline import Surroundings, run_stages
-from distill_ray.stages.places import Places
+from distill_ray.stages.lock import study_lock
+from distill_ray.stages.mlflow_observer import MlflowRecord, study_tracker
+from distill_ray.stages.pipeline import RunContext, run_stages
+from distill_ray.stages.locations import Locations
 from distill_ray.stages.references import References
 from distill_ray.stages.stage_log import StageLog
 from distill_ray.store import Store
@@ -36,7 +36,7 @@ REPAIRS = 10
 """How often in one run the stages begin again because a record of the store was found damaged."""
 
 
-def run_study(study: Study, places: Places, console: Console, *, verbose: bool = False) -> StudyResults:
+def run_study(study: Study, places: Locations, console: Console, *, verbose: bool = False) -> StudyResults:
     """Run `study`, or what is missing of it, and return its results.
 
     Raises `RequestError` before anything starts when the request cannot be met, and `RunError` when something fails while it
@@ -58,7 +58,7 @@ def run_study(study: Study, places: Places, console: Console, *, verbose: bool =
         observer = Observers((progress, StageLog(study, store), References(study, store), record))
         for left in reversed(range(REPAIRS + 1)):
             try:
-                run_stages(Surroundings(study, data, store, places.search_storage, cluster, observer, progress.say))
+                run_stages(RunContext(study, data, store, places.search_storage, cluster, observer, progress.say))
                 with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
                     results = collect(study, data, store, places)
                     record.study_ended(results, write_files(study, store, results, Path(folder)), store)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill_ray.augment import VIEWS, Draws, View
+from distill_ray.augmentation import AUGMENTATIONS, Draws, Augmentation
 from distill_ray.errors import DamagedError, RunError
 from distill_ray.events import Measurement
 from distill_ray.execution.cluster import Cluster, WorkerResources
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distill_ray.augment import Part
+    from distill_ray.augmentation import Part
     from distill_ray.methods.method import Teachers
     from distill_ray.training import Dataset, EpochTeachers
 
@@ -44,7 +44,7 @@ T_STDDEV, ENTROPY = "screen/t-stddev", "screen/entropy"
 class Screening:
     """One measurement: which augmentation, of which images, by which teachers. `id` is a hash of all that decides its result."""
 
-    view: View
+    augmentation: Augmentation
     data: Data
     teachers: tuple[str, ...]
     epochs: int
@@ -68,7 +68,7 @@ class Screening:
     def to_dict(self) -> dict[str, Any]:
         """The screening as JSON values."""
         return {
-            "view": self.view.to_dict(),
+            "augmentation": self.augmentation.to_dict(),
             "data": asdict(self.data),
             "teachers": list(self.teachers),
             "epochs": self.epochs,
@@ -80,11 +80,11 @@ class Screening:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Screening:
         """The inverse of `to_dict`."""
-        view = dict(values["view"])
+        augmentation = dict(values["augmentation"])
         return cls(
             **dict(values)
             | {
-                "view": VIEWS[view.pop("name")](**view),
+                "augmentation": AUGMENTATIONS[augmentation.pop("name")](**augmentation),
                 "data": Data.from_dict(values["data"]),
                 "teachers": tuple(values["teachers"]),
             }
@@ -94,35 +94,35 @@ class Screening:
 def screenings(study: Study, data: Data, teachers: Sequence[str]) -> list[Screening]:
     """The measurements that the study asks for, in the order of its candidates. `teachers` are those that students learn from.
 
-    They have the seed of the trials, so that both use the same teacher signals of an epoch.
+    They have the seed of the trials, so that both use the same teacher logits of an epoch.
     """
     screen = study.screen
     if screen is None:
         return []
     return [
         Screening(
-            view=view,
+            augmentation=augmentation,
             data=data,
             teachers=tuple(teachers),
             epochs=screen.epochs,
             images=screen.images,
             batch_size=screen.batch_size,
             seed=study.trial_seed,
-            label=study.view_texts[view],
+            label=study.augmentation_texts[augmentation],
         )
-        for view in screen.candidates
+        for augmentation in screen.candidates
     ]
 
 
 def screening_sharing(study: Study, screening: Screening) -> Sharing:
     """How a screening gets the teachers' logits: as the trials do, where they use exactly the same ones, else live."""
-    view = screening.view
+    augmentation = screening.augmentation
     try:
         searched = _choices(study)
     except KeyError:
-        searched = (study.student.augment,)
-    alike = screening.images is None and (not view.by_batch or screening.batch_size == study.student.batch_size)
-    return trial_sharing(study) if alike and view in searched else LIVE
+        searched = (study.student.augmentation,)
+    alike = screening.images is None and (not augmentation.by_batch or screening.batch_size == study.student.batch_size)
+    return trial_sharing(study) if alike and augmentation in searched else LIVE
 
 
 def found_metrics(store: Store, screening: Screening) -> dict[str, float] | None:
@@ -131,29 +131,29 @@ def found_metrics(store: Store, screening: Screening) -> dict[str, float] | None
     return None if record is None else {name: float(value) for name, value in record.info["metrics"].items()}
 
 
-def deviations(wanted: Sequence[Screening], store: Store) -> dict[View, float]:
+def deviations(wanted: Sequence[Screening], store: Store) -> dict[Augmentation, float]:
     """T. stddev of what has been measured so far."""
-    found = {screening.view: found_metrics(store, screening) for screening in wanted}
-    return {view: metrics[T_STDDEV] for view, metrics in found.items() if metrics is not None}
+    found = {screening.augmentation: found_metrics(store, screening) for screening in wanted}
+    return {augmentation: metrics[T_STDDEV] for augmentation, metrics in found.items() if metrics is not None}
 
 
 def measure(screening: Screening, dataset: Dataset, teachers: EpochTeachers, device: torch.device) -> dict[str, float]:
     """T. stddev of the teachers' mean prediction, their mean entropy, and the number of groups.
 
     As in Wang et al. 2022: the training images pass by, shuffled and augmented; the predictions, at temperature 1, for all parts
-    of five batches (the images and, where the view has some, the augmented copies) make a group. Several teachers count by the
+    of five batches (the images and, where the augmentation has some, the augmented copies) make a group. Several teachers count by the
     mean of their probabilities, the target of a student. `images` of the training split are drawn once.
     """
-    from distill_ray.augment.epoch import epoch_batches
+    from distill_ray.augmentation.epoch import epoch_batches
 
     rows = dataset.train
     if screening.images is not None:
         rows = np.sort(rows[Draws(screening.seed, 0).permutation("screened images", len(rows))[: screening.images]])
-    deviation = TeacherDeviation(blocks=GROUP * screening.view.part_count)
+    deviation = TeacherDeviation(blocks=GROUP * screening.augmentation.part_count)
     for epoch in range(1, screening.epochs + 1):
         answering = teachers.of_epoch(epoch)
         batches = epoch_batches(
-            screening.view,
+            screening.augmentation,
             dataset.images,
             dataset.labels,
             rows=rows,
@@ -167,13 +167,13 @@ def measure(screening: Screening, dataset: Dataset, teachers: EpochTeachers, dev
             for part in batch.parts:
                 logits = _logits(part, answering)
                 deviation.update(mean_log_probabilities(logits.log_softmax(-1).cpu().numpy()))
-        del answering  # a GPU need not hold the signals of two epochs
+        del answering  # a GPU need not hold the teacher logits of two epochs
     return {T_STDDEV: deviation.value, ENTROPY: deviation.mean_entropy, "screen/groups": float(deviation.groups)}
 
 
 def _logits(part: Part, teachers: Teachers) -> Tensor:
     """What the teachers say of a part, (N, B, K), or of what they pick from it."""
-    from distill_ray.augment import picking
+    from distill_ray.augmentation import picking
 
     def no_student(images: Tensor) -> Tensor:
         raise RunError("there is no student yet to pick images by")
@@ -186,18 +186,18 @@ def run_screening(store: Store, screening: Screening, resources: WorkerResources
     """Measure in this process and put the result into the store."""
     import torch
 
-    from distill_ray.execution.run_job import cached_dataset, teachers_of_view
+    from distill_ray.execution.run_job import cached_dataset, teachers_of_augmentation
 
     torch.set_num_threads(max(1, int(resources.cpus)))
     if store.get(screening.key) is not None:
         return
     begun = time.perf_counter()
     worker = resources.worker()
-    teachers = teachers_of_view(
+    teachers = teachers_of_augmentation(
         store,
         screening.teachers,
         screening.data,
-        screening.view,
+        screening.augmentation,
         worker,
         seed=screening.seed,
         batch_size=screening.batch_size,
@@ -223,10 +223,10 @@ def run_screenings(
     `sharing` says how each of them gets the teachers' logits. Raises `RunError` when one fails on its own account or its process
     dies too often, and `DamagedError` when it found a damaged record.
     """
-    from distill_ray.execution.fleet import run_side_by_side  # Ray
+    from distill_ray.execution.runner import run_in_parallel  # Ray
 
     work = [_Measuring(store, each, replace(resources, sharing=sharing(each)), measured) for each in missing]
-    run_side_by_side(cluster, work, resources)
+    run_in_parallel(cluster, work, resources)
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class _Measuring:
         return f"screening {self.screening.label}"
 
     def start(self, attempt: int) -> Any:
-        from distill_ray.execution.fleet import task_on_worker
+        from distill_ray.execution.runner import task_on_worker
 
         return task_on_worker(_measure, self.resources).remote(self.store, self.screening.to_dict(), self.resources)
 
@@ -268,13 +268,13 @@ def _measure(store: Store, screening: dict[str, Any], resources: WorkerResources
 
 def measurement(screening: Screening, metrics: Mapping[str, float], *, reused: bool = False) -> Measurement:
     """The event that reports a screening to observers."""
-    settings = {"augment" if name == "name" else f"augment.{name}": value for name, value in screening.view.to_dict().items()}
+    settings = {"augmentation" if name == "name" else f"augmentation.{name}": value for name, value in screening.augmentation.to_dict().items()}
     settings |= {"epochs": screening.epochs, "batch_size": screening.batch_size, "seed": screening.seed}
     return Measurement(f"screen/{screening.id}", screening.label, settings, metrics, reused)
 
 
-def kept_choices(study: Study, values: Mapping[View, float]) -> list[View] | None:
-    """The choices of augment that the search keeps, in the order of the file; None when it keeps all of them.
+def kept_choices(study: Study, values: Mapping[Augmentation, float]) -> list[Augmentation] | None:
+    """The choices of augmentation that the search keeps, in the order of the file; None when it keeps all of them.
 
     `values` holds T. stddev, lower being better. Choices that were not measured stay.
     """
@@ -282,23 +282,23 @@ def kept_choices(study: Study, values: Mapping[View, float]) -> list[View] | Non
     if keep is None:
         return None
     choices = _choices(study)
-    best = sorted((view for view in choices if view in values), key=lambda view: (values[view], choices.index(view)))[:keep]
-    return [view for view in choices if view in best or view not in values]
+    best = sorted((augmentation for augmentation in choices if augmentation in values), key=lambda augmentation: (values[augmentation], choices.index(augmentation)))[:keep]
+    return [augmentation for augmentation in choices if augmentation in best or augmentation not in values]
 
 
-def narrowed(study: Study, values: Mapping[View, float]) -> Study:
+def narrowed(study: Study, values: Mapping[Augmentation, float]) -> Study:
     """The study with the search space that its screening leaves."""
     kept = kept_choices(study, values)
     if kept is None:
         return study
-    dropped = [view for view in _choices(study) if view not in kept]
-    space = study.search.space.without("augment", dropped)
-    names, labels = {dimension.name for dimension in space.dimensions}, {label_of(view) for view in dropped}
-    try_first = tuple(trial for trial in study.search.try_first if trial.get("augment") not in labels and trial.keys() <= names)
+    dropped = [augmentation for augmentation in _choices(study) if augmentation not in kept]
+    space = study.search.space.without("augmentation", dropped)
+    names, labels = {dimension.name for dimension in space.dimensions}, {label_of(augmentation) for augmentation in dropped}
+    try_first = tuple(trial for trial in study.search.try_first if trial.get("augmentation") not in labels and trial.keys() <= names)
     return replace(study, search=replace(study.search, space=space, try_first=try_first))
 
 
-def _choices(study: Study) -> tuple[View, ...]:
-    augment = study.search.space["augment"]
-    assert isinstance(augment, Choice)
-    return augment.values
+def _choices(study: Study) -> tuple[Augmentation, ...]:
+    augmentation = study.search.space["augmentation"]
+    assert isinstance(augmentation, Choice)
+    return augmentation.values

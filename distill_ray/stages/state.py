@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import optuna
 
-from distill_ray.augment import View
+from distill_ray.augmentation import Augmentation
 from distill_ray.events import Run
 from distill_ray.job import Data
 from distill_ray.records import JobRecord, find_job
@@ -22,7 +22,7 @@ from distill_ray.study import Study
 class StudyState:
     """A study at this moment, each part as far as those before it are complete.
 
-    `trained` are the records of the teachers that are finished, and `deviation` the T. stddev of the views that have been
+    `trained` are the records of the teachers that are finished, and `deviation` the T. stddev of the augmentations that have been
     screened. `study` has the search space that a complete screening leaves. `history` is its search in Optuna, None while
     teachers or screenings are missing; `confirmations` is empty until the search is over.
     """
@@ -31,7 +31,7 @@ class StudyState:
     teachers: tuple[Run, ...]
     trained: tuple[JobRecord, ...]
     screenings: tuple[Screening, ...]
-    deviation: Mapping[View, float]
+    deviation: Mapping[Augmentation, float]
     history: optuna.Study | None
     search_is_over: bool
     confirmations: tuple[Run, ...]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from distill_ray.augment.kernels.shifts import LEVELS, shifted
+from distill_ray.augmentation.kernels.shifts import LEVELS, shifted
 from distill_ray.data import load_images, open_source
 from distill_ray.errors import RequestError, StoreError
 from distill_ray.execution.run_job import cached_dataset

@@ -1,7 +1,7 @@
 """The study file: typed, validated in one pass, and free of torch, Ray and MLflow."""
 
 from distill_ray.study.checks import check_against_data
-from distill_ray.study.reading import load_study
+from distill_ray.study.parse import load_study
 from distill_ray.study.sections import (
     Asha,
     Confirm,

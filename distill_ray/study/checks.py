@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from distill_ray.augment import View
+from distill_ray.augmentation import Augmentation
 from distill_ray.job import Recipe
 from distill_ray.methods import Method
 from distill_ray.metric import objectives
 from distill_ray.models import check_model_name
-from distill_ray.study.fit import combinations
+from distill_ray.study.compatibility import combinations
 from distill_ray.study.problems import Path, Problems, dotted, shown
 from distill_ray.study.sections import TeacherGroup
 from distill_ray.study.space import SearchSpace
@@ -165,7 +165,7 @@ def _task(study: Study, task: Task) -> Iterable[tuple[str, str]]:
 
 
 def _inputs(study: Study, image_shape: tuple[int, int, int], task: Task, real_valued: bool) -> Iterable[tuple[str, str]]:
-    """The models, views and methods that cannot take such images, each where it is named first."""
+    """The models, augmentations and methods that cannot take such images, each where it is named first."""
     listed = isinstance(study.document.values["teachers"], list)
     space = study.search.space
     found: dict[tuple[str, str], str] = {}
@@ -173,7 +173,7 @@ def _inputs(study: Study, image_shape: tuple[int, int, int], task: Task, real_va
     def check(recipe: Recipe, section: str, place: Callable[[str], str]) -> None:
         refusals = {
             "model": _model_refused(recipe.model, image_shape),
-            "augment": _view_refused(recipe.augment, image_shape, real_valued),
+            "augmentation": _augmentation_refused(recipe.augmentation, image_shape, real_valued),
             "method": _method_refused(recipe.method, task, real_valued),
             "keep": "counts correct answers, and regression has none; use best-nll or last"
             if task == "regression" and recipe.keep == "best-accuracy"
@@ -195,8 +195,8 @@ def _inputs(study: Study, image_shape: tuple[int, int, int], task: Task, real_va
         )
     for name, baseline in study.confirm.baselines.items():
         check(baseline, "student", lambda field, name=name: f"confirm.baselines.{name}.{field}")  # type: ignore[misc]
-    for view in study.screen.candidates if study.screen else ():
-        refusal = _view_refused(view, image_shape, real_valued)
+    for augmentation in study.screen.candidates if study.screen else ():
+        refusal = _augmentation_refused(augmentation, image_shape, real_valued)
         if refusal is not None:
             found.setdefault(("student", refusal), "screen.candidates")
     return [(place, refusal) for (_, refusal), place in found.items()]
@@ -210,13 +210,13 @@ def _model_refused(model: str, image_shape: tuple[int, int, int]) -> str | None:
     return None
 
 
-def _view_refused(view: View, image_shape: tuple[int, int, int], real_valued: bool) -> str | None:
-    if real_valued and not view.real_valued:
-        return f"{view.name}: changes pixels, and the inputs of this data set are real numbers; use identity"
+def _augmentation_refused(augmentation: Augmentation, image_shape: tuple[int, int, int], real_valued: bool) -> str | None:
+    if real_valued and not augmentation.real_valued:
+        return f"{augmentation.name}: changes pixels, and the inputs of this data set are real numbers; use identity"
     try:
-        view.check_images(*image_shape)
+        augmentation.check_images(*image_shape)
     except ValueError as error:
-        return f"{view.name}: {error}"
+        return f"{augmentation.name}: {error}"
     return None
 
 

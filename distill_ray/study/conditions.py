@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from distill_ray.augment import View
+from distill_ray.augmentation import Augmentation
 from distill_ray.methods import METHODS
 from distill_ray.settings import setting_fields
 from distill_ray.study.fields import section
 from distill_ray.study.problems import Path, Problems, shown
-from distill_ray.study.recipes import COMMON, read_view
+from distill_ray.study.recipes import COMMON, read_augmentation
 from distill_ray.study.space import Choice, Condition, Dimension, Label
 
 
 def read_when(
     name: str, when: Any, path: Path, problems: Problems, dimensions: Mapping[str, Dimension], given: Mapping[str, Any]
 ) -> tuple[Condition, ...]:
-    """The conditions of dimension `name`: those of its `when`, and that the method or view that is drawn has the setting at all.
+    """The conditions of dimension `name`: those of its `when`, and that the method or augmentation that is drawn has the setting at all.
 
     `given` is the space as the file has it, `dimensions` what of it is valid.
     """
@@ -52,33 +52,33 @@ def _written(
 
 
 def _matching(choice: Choice, value: Any) -> list[Label]:
-    """The labels that a condition's value means: the value itself, or every choice of the view that it names."""
+    """The labels that a condition's value means: the value itself, or every choice of the augmentation that it names."""
     if isinstance(value, dict):
-        view = read_view(value, (), Problems("", {}))
-        return [] if view is None or choice.label(view) is None else [choice.label(view) or ""]
+        augmentation = read_augmentation(value, (), Problems("", {}))
+        return [] if augmentation is None or choice.label(augmentation) is None else [choice.label(augmentation) or ""]
     if isinstance(value, list):
         value = str(value)
-    views = [(label, view) for label, view in zip(choice.labels, choice.values, strict=True) if isinstance(view, View)]
-    named = [label for label, view in views if view.name == value]
+    augmentations = [(label, augmentation) for label, augmentation in zip(choice.labels, choice.values, strict=True) if isinstance(augmentation, Augmentation)]
+    named = [label for label, augmentation in augmentations if augmentation.name == value]
     exact = [label for label in choice.labels if label == value and isinstance(label, bool) == isinstance(value, bool)]
     return exact or named
 
 
 def _owner(name: str) -> str | None:
-    """The choice whose value brings setting `name`: the view or the method; `None` for a field that every recipe has."""
-    if name in (*COMMON, "method", "augment"):
+    """The choice whose value brings setting `name`: the augmentation or the method; `None` for a field that every recipe has."""
+    if name in (*COMMON, "method", "augmentation"):
         return None
-    return "augment" if name.startswith("augment.") else "method"
+    return "augmentation" if name.startswith("augmentation.") else "method"
 
 
-def _has(owner: str | View, name: str) -> bool:
-    if isinstance(owner, View):
-        return name.removeprefix("augment.") in setting_fields(type(owner))
+def _has(owner: str | Augmentation, name: str) -> bool:
+    if isinstance(owner, Augmentation):
+        return name.removeprefix("augmentation.") in setting_fields(type(owner))
     return name in setting_fields(METHODS[owner])
 
 
 def _implied(name: str, decided: Collection[str], dimensions: Mapping[str, Dimension]) -> Iterable[Condition]:
-    """A setting of a method, or of a view, is drawn only where the method, or the view, that was drawn has it."""
+    """A setting of a method, or of an augmentation, is drawn only where the method, or the augmentation, that was drawn has it."""
     owner = dimensions.get(_owner(name) or "")
     if isinstance(owner, Choice) and owner.name not in decided:
         labels = tuple(label for label in owner.labels if _has(owner.value(label), name))
@@ -94,7 +94,7 @@ def _check_owned(
         if condition.field == _owner(name) and isinstance(owner, Choice):
             for label in condition.labels:
                 if not _has(owner.value(label), name):
-                    problems.add((*path, owner.name), f"{owner.name} {label!r} has no setting {name.removeprefix('augment.')!r}")
+                    problems.add((*path, owner.name), f"{owner.name} {label!r} has no setting {name.removeprefix('augmentation.')!r}")
 
 
 def ordered(dimensions: Mapping[str, Dimension], path: Path, problems: Problems) -> tuple[Dimension, ...]:

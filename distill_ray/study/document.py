@@ -193,8 +193,8 @@ def _apply(override: str, values: dict[str, Any], origins: dict[Path, int | str]
 
 
 def _path(field: str) -> Path:
-    """The parts of a dotted field; a setting of the view stays one name where the search space has it so."""
+    """The parts of a dotted field; a setting of the augmentation stays one name where the search space has it so."""
     parts = field.split(".")
-    if parts[:3] == ["search", "space", "augment"] and parts[3:4] not in ([], ["choice"], ["when"]):
-        parts[2:4] = [f"augment.{parts[3]}"]
+    if parts[:3] == ["search", "space", "augmentation"] and parts[3:4] not in ([], ["choice"], ["when"]):
+        parts[2:4] = [f"augmentation.{parts[3]}"]
     return tuple(parts)

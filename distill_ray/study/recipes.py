@@ -1,7 +1,7 @@
 """Between the flat settings of the study file and a `Recipe`: the one place that converts in either direction.
 
-Flat settings have the common fields of a recipe, `method` as a name with the method's settings beside it, and `augment` as a
-`View`. `augment.<setting>` changes one setting of that view.
+Flat settings have the common fields of a recipe, `method` as a name with the method's settings beside it, and `augmentation` as a
+`Augmentation`. `augmentation.<setting>` changes one setting of that augmentation.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from distill_ray.augment import VIEWS, View
+from distill_ray.augmentation import AUGMENTATIONS, Augmentation
 from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
 from distill_ray.models import check_model_name
@@ -20,7 +20,7 @@ from distill_ray.settings import SettingField, setting_fields
 from distill_ray.study.fields import INVALID, check_value, section
 from distill_ray.study.problems import Path, Problems, shown, unknown_field
 
-COMMON = tuple(name for name in setting_fields(Recipe) if name not in ("method", "augment"))
+COMMON = tuple(name for name in setting_fields(Recipe) if name not in ("method", "augmentation"))
 """The fields that every recipe has, apart from the two that bring settings of their own."""
 
 
@@ -28,22 +28,22 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
     """Every setting of `recipe`, flat."""
     return (
         {name: getattr(recipe, name) for name in COMMON}
-        | {"method": recipe.method.name, "augment": recipe.augment}
+        | {"method": recipe.method.name, "augmentation": recipe.augmentation}
         | {field.name: getattr(recipe.method, field.name) for field in dataclasses.fields(recipe.method)}
     )
 
 
 def assemble(settings: Mapping[str, Any]) -> Recipe:
-    """The recipe with these flat settings; those of methods and views other than its own are left out.
+    """The recipe with these flat settings; those of methods and augmentations other than its own are left out.
 
     Raises `ValueError`, naming the field, when settings do not fit each other.
     """
     method_class = METHODS[settings["method"]]
     method = method_class(**_typed(setting_fields(method_class), settings))
-    view: View = settings["augment"]
-    changes = {name.removeprefix("augment."): value for name, value in settings.items() if name.startswith("augment.")}
-    view = dataclasses.replace(view, **_typed(setting_fields(type(view)), changes))
-    return Recipe(**_typed({name: setting_fields(Recipe)[name] for name in COMMON}, settings), method=method, augment=view)
+    augmentation: Augmentation = settings["augmentation"]
+    changes = {name.removeprefix("augmentation."): value for name, value in settings.items() if name.startswith("augmentation.")}
+    augmentation = dataclasses.replace(augmentation, **_typed(setting_fields(type(augmentation)), changes))
+    return Recipe(**_typed({name: setting_fields(Recipe)[name] for name in COMMON}, settings), method=method, augmentation=augmentation)
 
 
 def change(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
@@ -60,30 +60,30 @@ def change(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     return assemble(kept | dict(settings))
 
 
-def view_text(view: View) -> str:
-    """A view on one line, with the settings that are not the default: `cutout(size=8)`."""
-    fields = setting_fields(type(view))
-    changed = {name: getattr(view, name) for name, field in fields.items() if getattr(view, name) != field.default}
-    return f"{view.name}({', '.join(f'{name}={json.dumps(value)}' for name, value in changed.items())})" if changed else view.name
+def augmentation_text(augmentation: Augmentation) -> str:
+    """An augmentation on one line, with the settings that are not the default: `cutout(size=8)`."""
+    fields = setting_fields(type(augmentation))
+    changed = {name: getattr(augmentation, name) for name, field in fields.items() if getattr(augmentation, name) != field.default}
+    return f"{augmentation.name}({', '.join(f'{name}={json.dumps(value)}' for name, value in changed.items())})" if changed else augmentation.name
 
 
-def short_texts(views: Iterable[View]) -> dict[View, str]:
-    """Each of several views on one line, as people read it: its name, and of its settings those that tell it from the others.
+def short_texts(augmentations: Iterable[Augmentation]) -> dict[Augmentation, str]:
+    """Each of several augmentations on one line, as people read it: its name, and of its settings those that tell it from the others.
 
     `cutmix(flip=false)` is `cutmix` where no other choice is a cutmix. Where two are, what they differ in is said of both, by its
     value alone where that is a word: `additional(cutmix, kl)`.
     """
-    alike: dict[str, list[View]] = {}
-    for view in views:
-        alike.setdefault(view.name, []).append(view)
-    texts: dict[View, str] = {}
+    alike: dict[str, list[Augmentation]] = {}
+    for augmentation in augmentations:
+        alike.setdefault(augmentation.name, []).append(augmentation)
+    texts: dict[Augmentation, str] = {}
     for name, group in alike.items():
         fields = setting_fields(type(group[0]))
-        telling = [field for field in fields if any(getattr(view, field) != getattr(group[0], field) for view in group)]
-        for view in group:
-            said = [_said(field, getattr(view, field)) for field in telling if getattr(view, field) not in (None, "none")]
-            texts[view] = f"{name}({', '.join(said)})" if said else name
-    return texts if len(set(texts.values())) == len(texts) else {view: view_text(view) for view in texts}
+        telling = [field for field in fields if any(getattr(augmentation, field) != getattr(group[0], field) for augmentation in group)]
+        for augmentation in group:
+            said = [_said(field, getattr(augmentation, field)) for field in telling if getattr(augmentation, field) not in (None, "none")]
+            texts[augmentation] = f"{name}({', '.join(said)})" if said else name
+    return texts if len(set(texts.values())) == len(texts) else {augmentation: augmentation_text(augmentation) for augmentation in texts}
 
 
 def _said(field: str, value: object) -> str:
@@ -94,7 +94,7 @@ def to_file(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Flat settings as the study file writes them, in JSON values."""
     written: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, View):
+        if isinstance(value, Augmentation):
             value = value.to_dict()
         written[name] = list(value) if isinstance(value, tuple) else value
     return written
@@ -117,9 +117,9 @@ def read_settings(
         if name == "method":
             if isinstance(found := read_method(value, here, problems), str):
                 read[name] = found
-        elif name == "augment":
-            if (view := read_view(value, here, problems)) is not None:
-                read[name] = view
+        elif name == "augmentation":
+            if (augmentation := read_augmentation(value, here, problems)) is not None:
+                read[name] = augmentation
         elif not owners:
             problems.add(here, unknown_setting(name, methods, elsewhere))
         else:
@@ -153,25 +153,25 @@ def read_method(value: Any, path: Path, problems: Problems) -> str | None:
     return value if _is_member(METHODS, value, path, problems) else None
 
 
-def read_view(value: Any, path: Path, problems: Problems) -> View | None:
-    """The view that a name, or a mapping with a name and settings, stands for."""
+def read_augmentation(value: Any, path: Path, problems: Problems) -> Augmentation | None:
+    """The augmentation that a name, or a mapping with a name and settings, stands for."""
     settings = dict(value) if isinstance(value, dict) else {"name": value}
     if "name" not in settings:
-        problems.add(path, f"found {shown(value)}, must be the name of a view, or name and settings: {{name: crop-flip, ...}}")
+        problems.add(path, f"found {shown(value)}, must be the name of an augmentation, or name and settings: {{name: crop-flip, ...}}")
         return None
     name = settings.pop("name")
-    if not _is_member(VIEWS, name, path, problems):
+    if not _is_member(AUGMENTATIONS, name, path, problems):
         return None
-    fields = setting_fields(VIEWS[name])
+    fields = setting_fields(AUGMENTATIONS[name])
     read = {}
     for setting, given in settings.items():
         if setting not in fields:
-            known = unknown_field(setting, fields) if fields else f"view {name!r} has no settings"
+            known = unknown_field(setting, fields) if fields else f"augmentation {name!r} has no settings"
             problems.add((*path, setting), known)
         elif (found := check_value(fields[setting], given, (*path, setting), problems)) is not INVALID:
             read[setting] = found
     try:
-        return VIEWS[name](**read) if len(read) == len(settings) else None
+        return AUGMENTATIONS[name](**read) if len(read) == len(settings) else None
     except ValueError as error:
         problems.add(path, str(error))
         return None

@@ -7,13 +7,13 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from distill_ray.augment import VIEWS
+from distill_ray.augmentation import AUGMENTATIONS
 from distill_ray.methods import METHODS
 from distill_ray.metric import METRICS, Metric
 from distill_ray.models import ModelFamily, family_of, model_families
 from distill_ray.settings import setting_fields
 from distill_ray.study import schema
-from distill_ray.study.read_confirm import NAME_RULE
+from distill_ray.study.parse_confirm import NAME_RULE
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.schema import Entry, Section, paragraphs
 
@@ -51,10 +51,10 @@ Each line of `space` names a setting and the distribution it is drawn from:
 | `{log: [0.001, 0.1]}` | numbers, log-uniformly |
 | `{int: [2, 8]}`, `{int: [1, 64], log: true}` | whole numbers |
 | `{uniform: [0, 1], step: 0.25}`, `{int: [2, 8], step: 2}` | the lower limit plus multiples of the step |
-| `{choice: [a, b]}` | one of these; views may have settings: `{choice: [crop, {name: cutout, size: 8}]}` |
+| `{choice: [a, b]}` | one of these; augmentations may have settings: `{choice: [crop, {name: cutout, size: 8}]}` |
 | `{..., when: {method: kd}}` | only where the choice `method` is `kd`; a list gives several values |
 
-`augment.size` draws the setting `size` of the view. A setting that only some methods or views have is drawn only with those,
+`augmentation.size` draws the setting `size` of the augmentation. A setting that only some methods or augmentations have is drawn only with those,
 without a `when`.
 """
 
@@ -157,7 +157,7 @@ def pages() -> dict[str, str]:
 def study_file_page() -> str:
     """`docs/study-file.md`: every section, field by field."""
     recipe = schema.recipe_entries()
-    own = {"method", "augment", *COMMON}
+    own = {"method", "augmentation", *COMMON}
     common = Section("settings", "", tuple(entry for name, entry in recipe.items() if name in own))
     parts = [_STUDY_FILE]
     for section in (
@@ -177,10 +177,10 @@ def study_file_page() -> str:
         "## Settings of a recipe\n\nHow teachers, the student and baselines are trained. The settings of the method are given "
         "beside these; [methods](methods/README.md) lists them.\n\n" + "\n".join(_table(common.entries)) + "\n"
     )
-    parts.append("## Views\n\nThe values of `augment`: how training images are augmented, for teachers and student alike.\n")
-    for name in sorted(VIEWS):
-        entries = tuple(Entry.of(field) for field in setting_fields(VIEWS[name]).values())
-        parts.append("\n".join(_section(Section(name, paragraphs(VIEWS[name]), entries), 3)))
+    parts.append("## Augmentations\n\nThe values of `augmentation`: how training images are augmented, for teachers and student alike.\n")
+    for name in sorted(AUGMENTATIONS):
+        entries = tuple(Entry.of(field) for field in setting_fields(AUGMENTATIONS[name]).values())
+        parts.append("\n".join(_section(Section(name, paragraphs(AUGMENTATIONS[name]), entries), 3)))
     return "\n".join(parts)
 
 

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distill_ray.augment import VIEWS
+from distill_ray.augmentation import AUGMENTATIONS
 from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
 from distill_ray.metric import objectives
 from distill_ray.settings import Setting, SettingField, setting_fields
 from distill_ray.study.fields import json_schema, number_type, requirement
-from distill_ray.study.read_confirm import BUILT_IN, NAME
+from distill_ray.study.parse_confirm import BUILT_IN, NAME
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.sections import MAX_SEED, Asha, Confirm, DataSection, Published, Resources, Screen, Search
 
@@ -63,7 +63,7 @@ class Section:
 
 
 def study_schema() -> Schema:
-    """The JSON Schema of study files. It knows every method, view and setting, those of installed extensions included.
+    """The JSON Schema of study files. It knows every method, augmentation and setting, those of installed extensions included.
 
     What fields ask of each other is left to `distill-ray validate`.
     """
@@ -93,7 +93,7 @@ def study_schema() -> Schema:
         "required": ["name", "teachers", "student"],
         "properties": top,
         "additionalProperties": False,
-        "$defs": {"view": _view(), "teachers": teacher_section().schema()}
+        "$defs": {"augmentation": _augmentation(), "teachers": teacher_section().schema()}
         | {f"setting.{name}": each.schema for name, each in recipe_entries().items()},
     }
 
@@ -106,8 +106,8 @@ def recipe_entries() -> dict[str, Entry]:
         "method": Entry(
             "method", "the name of a method", "kd; supervised for teachers", fields["method"].setting.help, _named(METHODS)
         ),
-        "augment": Entry(
-            "augment", "the name of a view, or {name: ..., setting: ...}", "crop-flip", fields["augment"].setting.help, _AUGMENT
+        "augmentation": Entry(
+            "augmentation", "the name of an augmentation, or {name: ..., setting: ...}", "crop-flip", fields["augmentation"].setting.help, _AUGMENT
         ),
     }
     entries |= {name: Entry.of(fields[name]) for name in COMMON if name != "model"}
@@ -149,8 +149,8 @@ def student_section() -> Section:
 
 def screen_section() -> Section:
     """Which augmentations are measured."""
-    views = {"type": "array", "items": _AUGMENT, "minItems": 1}
-    own = Entry("candidates", "a list of views", "the choices of augment in the search", "the views to measure", views)
+    augmentations = {"type": "array", "items": _AUGMENT, "minItems": 1}
+    own = Entry("candidates", "a list of augmentations", "the choices of augmentation in the search", "the augmentations to measure", augmentations)
     return _declared(
         "screen",
         "Augmentations are ranked with the teachers alone, before any student is trained, by T. stddev: the standard deviation "
@@ -194,10 +194,10 @@ def search_section() -> Section:
         ),
         Entry(
             "try_first",
-            "a list of configurations: [{temperature: 4, augment: crop}]",
+            "a list of configurations: [{temperature: 4, augmentation: crop}]",
             "[]",
             "configurations of the first trials, in place of the sampler's",
-            {"type": "array", "items": Section("", "one trial", (*_references(settings), *_view_settings())).schema()},
+            {"type": "array", "items": Section("", "one trial", (*_references(settings), *_augmentation_settings())).schema()},
         ),
         Entry(
             "space",
@@ -288,7 +288,7 @@ def paragraphs(documented: object) -> str:
     return "\n\n".join(" ".join(block.split()) for block in text.split("\n\n"))
 
 
-_AUGMENT: Schema = {"$ref": "#/$defs/view"}
+_AUGMENT: Schema = {"$ref": "#/$defs/augmentation"}
 
 
 def _declared(name: str, about: str, cls: type, *special: Entry) -> Section:
@@ -337,15 +337,15 @@ def _named(registry: Mapping[str, type]) -> Schema:
     return {"anyOf": [{"const": name, "description": text} for name, text in first.items()]}
 
 
-def _view() -> Schema:
-    """A view by its name alone, or with settings."""
+def _augmentation() -> Schema:
+    """An augmentation by its name alone, or with settings."""
     objects = []
-    for name in sorted(VIEWS):
-        entries = tuple(Entry.of(field) for field in setting_fields(VIEWS[name]).values())
-        schema = Section(name, paragraphs(VIEWS[name]), entries, required=("name",)).schema()
+    for name in sorted(AUGMENTATIONS):
+        entries = tuple(Entry.of(field) for field in setting_fields(AUGMENTATIONS[name]).values())
+        schema = Section(name, paragraphs(AUGMENTATIONS[name]), entries, required=("name",)).schema()
         schema["properties"] = {"name": {"const": name}} | schema["properties"]
         objects.append(schema)
-    return {"anyOf": [*_named(VIEWS)["anyOf"], *objects]}
+    return {"anyOf": [*_named(AUGMENTATIONS)["anyOf"], *objects]}
 
 
 def _space(settings: Mapping[str, Entry]) -> dict[str, Schema]:
@@ -356,23 +356,23 @@ def _space(settings: Mapping[str, Entry]) -> dict[str, Schema]:
     space = {
         name: _dimension({"$ref": f"#/$defs/setting.{name}"}, kinds.get(name), entry.help) for name, entry in settings.items()
     }
-    for entry in _view_settings():
-        fields = [setting_fields(view).get(entry.name.removeprefix("augment.")) for view in VIEWS.values()]
+    for entry in _augmentation_settings():
+        fields = [setting_fields(augmentation).get(entry.name.removeprefix("augmentation.")) for augmentation in AUGMENTATIONS.values()]
         number = next(number_type(field) for field in fields if field)
         space[entry.name] = _dimension(entry.schema, number, entry.help)
     return space
 
 
-def _view_settings() -> Iterable[Entry]:
-    """`augment.<setting>` for every setting of a view."""
+def _augmentation_settings() -> Iterable[Entry]:
+    """`augmentation.<setting>` for every setting of an augmentation."""
     owners: dict[str, dict[str, SettingField]] = {}
-    for view in sorted(VIEWS):
-        for name, field in setting_fields(VIEWS[view]).items():
-            owners.setdefault(name, {})[view] = field
+    for augmentation in sorted(AUGMENTATIONS):
+        for name, field in setting_fields(AUGMENTATIONS[augmentation]).items():
+            owners.setdefault(name, {})[augmentation] = field
     for name, fields in owners.items():
         schemas = _distinct(json_schema(field) for field in fields.values())
         help = _by_owner(fields, lambda field: field.setting.help)
-        yield Entry(f"augment.{name}", "", "", help, schemas[0] if len(schemas) == 1 else {"anyOf": schemas})
+        yield Entry(f"augmentation.{name}", "", "", help, schemas[0] if len(schemas) == 1 else {"anyOf": schemas})
 
 
 def _dimension(value: Schema, number: type | None, help: str) -> Schema:

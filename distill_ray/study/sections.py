@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from distill_ray.augment import View
+from distill_ray.augmentation import Augmentation
 from distill_ray.job import Recipe, Split
 from distill_ray.settings import Setting
 from distill_ray.study.recipes import flatten, to_file
@@ -63,8 +63,8 @@ class Screen:
     The defaults are those of Wang et al. 2022. Values can be compared only between screenings with the same `batch_size`.
     """
 
-    candidates: tuple[View, ...]
-    keep: Annotated[int | None, Setting("how many choices of augment the search keeps; unset: all", at_least=1)] = None
+    candidates: tuple[Augmentation, ...]
+    keep: Annotated[int | None, Setting("how many choices of augmentation the search keeps; unset: all", at_least=1)] = None
     epochs: Annotated[int, Setting("passes over the images", at_least=1)] = 10
     images: Annotated[int | None, Setting("training images to measure on; unset: all", at_least=1)] = None
     batch_size: Annotated[int, Setting("images per batch; five batches make a group", at_least=1)] = 64
@@ -72,7 +72,7 @@ class Screen:
     def to_file(self) -> dict[str, Any]:
         """The section as the study file writes it."""
         return {
-            "candidates": [view.to_dict() for view in self.candidates],
+            "candidates": [augmentation.to_dict() for augmentation in self.candidates],
             "keep": self.keep,
             "epochs": self.epochs,
             "images": self.images,
@@ -214,18 +214,18 @@ class Resources:
     workers_per_trial: Annotated[int, Setting("data-parallel processes that train one student", at_least=1)] = 1
     cpus_per_worker: Annotated[int, Setting("CPU cores per worker", at_least=1)] = 1
     gpus_per_worker: Annotated[float, Setting("GPUs per worker; a fraction lets several share one", at_least=0)] = 0
-    signals: Annotated[
+    teacher_logits: Annotated[
         Literal["auto", "stored", "live"],
         Setting(
-            "teacher signals (teacher logits): cached once for all trials with the same view, or computed live; auto: whichever "
+            "cached teacher logits: cached once for all trials with the same augmentation, or computed live; auto: whichever "
             "costs less"
         ),
     ] = "auto"
-    signals_precision: Annotated[
+    teacher_logits_precision: Annotated[
         Literal["fp16", "fp32"],
-        Setting("precision of stored signals; fp16 is not used where it would change a logit by more than 1/64"),
+        Setting("precision of stored teacher logits; fp16 is not used where it would change a logit by more than 1/64"),
     ] = "fp16"
-    signals_top_k: Annotated[
+    teacher_logits_top_k: Annotated[
         int | None,
         Setting(
             "number of most likely classes kept per cached prediction, the rest lumped together; unset: all up to 500 classes, "
@@ -233,8 +233,8 @@ class Resources:
             at_least=1,
         ),
     ] = None
-    signals_gb: Annotated[
-        float, Setting("disk space for all signals in the store; the least recently used are evicted first", at_least=0)
+    teacher_logits_gb: Annotated[
+        float, Setting("disk space for all teacher logits in the store; the least recently used are evicted first", at_least=0)
     ] = 20.0
     compile: Annotated[
         Literal["auto", "always", "never"],

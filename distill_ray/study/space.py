@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from distill_ray.augment import View
+from distill_ray.augmentation import Augmentation
 from distill_ray.job import Recipe
-from distill_ray.study.recipes import change, to_file, view_text
+from distill_ray.study.recipes import change, to_file, augmentation_text
 
 Label = str | int | float | bool
-"""What the search shows for a value: the value itself, or one line of text for a view or a list."""
+"""What the search shows for a value: the value itself, or one line of text for an augmentation or a list."""
 
 
 class Trial(Protocol):
@@ -188,8 +188,8 @@ class SearchSpace:
 
 
 def label_of(value: Any) -> Label:
-    """The label of a setting: itself, or text for a view (`cutout(size=8)`) and for a list (`[3, 6]`)."""
-    if isinstance(value, View):
-        return view_text(value)
+    """The label of a setting: itself, or text for an augmentation (`cutout(size=8)`) and for a list (`[3, 6]`)."""
+    if isinstance(value, Augmentation):
+        return augmentation_text(value)
     label: Label = str(list(value)) if isinstance(value, tuple) else value
     return label

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from distill_ray.augment import View
+from distill_ray.augmentation import Augmentation
 from distill_ray.errors import RequestError
 from distill_ray.job import Recipe, canonical_json
 from distill_ray.study.document import Document
@@ -71,16 +71,16 @@ class Study:
         return hashlib.sha256(canonical_json(asked).encode()).hexdigest()[:16]
 
     @cached_property
-    def view_texts(self) -> Mapping[View, str]:
+    def augmentation_texts(self) -> Mapping[Augmentation, str]:
         """What people read for the augmentations that the search chooses from or the screening measures."""
         chosen = [value for each in self.search.space.dimensions if isinstance(each, Choice) for value in each.values]
-        views = [*(value for value in chosen if isinstance(value, View)), *(self.screen.candidates if self.screen else ())]
-        return short_texts(dict.fromkeys(views))
+        augmentations = [*(value for value in chosen if isinstance(value, Augmentation)), *(self.screen.candidates if self.screen else ())]
+        return short_texts(dict.fromkeys(augmentations))
 
     def shown(self, drawn: Mapping[str, Label]) -> dict[str, Label]:
-        """What a trial has drawn, as people read it: views by their `view_texts`."""
+        """What a trial has drawn, as people read it: augmentations by their `augmentation_texts`."""
         values = {name: self.search.space[name].value(label) for name, label in drawn.items()}
-        return {name: self.view_texts[value] if isinstance(value, View) else drawn[name] for name, value in values.items()}
+        return {name: self.augmentation_texts[value] if isinstance(value, Augmentation) else drawn[name] for name, value in values.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """The study as a study file with nothing left out, in JSON values."""
@@ -103,7 +103,7 @@ class Study:
         """The student section. Where the method is searched, a setting here holds for every method, so defaults stay out."""
         settings = flatten(self.student)
         if any(dimension.name == "method" for dimension in self.search.space.dimensions):
-            settings = {name: settings[name] for name in (*COMMON, "method", "augment")} | dict(self.search.space.fixed)
+            settings = {name: settings[name] for name in (*COMMON, "method", "augmentation")} | dict(self.search.space.fixed)
         return to_file(settings) | ({"teachers": list(self.learns_from)} if self.learns_from else {})
 
     def error(self, problems: Iterable[tuple[str, str]]) -> RequestError:

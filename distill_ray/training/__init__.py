@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from distill_ray.training.device import Worker, precision_of, precision_of_teachers
     from distill_ray.training.loop import DivergedError, Outcome, load_network, make_network, train
     from distill_ray.training.prediction import predict
-    from distill_ray.training.signals import SignalKey, Signals, StoredTeachers, compute_signals, from_arrow, to_arrow
+    from distill_ray.training.teacher_logits import TeacherLogitsKey, TeacherLogits, StoredTeachers, compute_teacher_logits, from_arrow, to_arrow
     from distill_ray.training.teachers import EpochTeachers, LiveTeachers
 
 __all__ = [
@@ -18,11 +18,11 @@ __all__ = [
     "EpochTeachers",
     "LiveTeachers",
     "Outcome",
-    "SignalKey",
-    "Signals",
+    "TeacherLogitsKey",
+    "TeacherLogits",
     "StoredTeachers",
     "Worker",
-    "compute_signals",
+    "compute_teacher_logits",
     "from_arrow",
     "load_dataset",
     "load_network",
@@ -43,12 +43,12 @@ __getattr__ = names_from(
         "EpochTeachers": "teachers",
         "LiveTeachers": "teachers",
         "Outcome": "loop",
-        "SignalKey": "signals",
-        "Signals": "signals",
-        "StoredTeachers": "signals",
+        "TeacherLogitsKey": "teacher_logits",
+        "TeacherLogits": "teacher_logits",
+        "StoredTeachers": "teacher_logits",
         "Worker": "device",
-        "compute_signals": "signals",
-        "from_arrow": "signals",
+        "compute_teacher_logits": "teacher_logits",
+        "from_arrow": "teacher_logits",
         "load_dataset": "dataset",
         "load_network": "loop",
         "load_split": "dataset",
@@ -56,7 +56,7 @@ __getattr__ = names_from(
         "precision_of": "device",
         "precision_of_teachers": "device",
         "predict": "prediction",
-        "to_arrow": "signals",
+        "to_arrow": "teacher_logits",
         "train": "loop",
     },
 )

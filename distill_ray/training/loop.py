@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augment.epoch import epoch_batches, steps_per_epoch
+from distill_ray.augmentation.epoch import epoch_batches, steps_per_epoch
 from distill_ray.errors import RunError
 from distill_ray.job import Job
 from distill_ray.methods.method import Setup, Student
@@ -30,9 +30,9 @@ from distill_ray.training.device import Worker, autocast, precision_of
 from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer, take_step
 from distill_ray.training.prediction import predict
 from distill_ray.training.prefetch import prefetched
-from distill_ray.training.resident import resident
+from distill_ray.training.on_device import resident
 from distill_ray.training.teachers import NO_TEACHERS, EpochTeachers
-from distill_ray.training.usage import Usage
+from distill_ray.training.resource_usage import Usage
 
 REMEDIES = "try a lower lr, more warmup_epochs, a clip_norm or precision: fp32"
 
@@ -87,7 +87,7 @@ def train(
 
     setup = Setup(
         teachers=len(job.teachers),
-        networks=teachers.networks if teachers and recipe.method.live_teachers(recipe.augment) else (),
+        networks=teachers.networks if teachers and recipe.method.live_teachers(recipe.augmentation) else (),
         rows=dataset.train,
         labels=dataset.labels[dataset.train],
     )
@@ -108,7 +108,7 @@ def train(
         losses: dict[str, Tensor] = {}
         answering = (teachers or NO_TEACHERS).of_epoch(epoch)
         batches = epoch_batches(
-            recipe.augment,
+            recipe.augmentation,
             *resident(dataset, worker.device),
             rows=dataset.train,
             mean=dataset.mean,
@@ -132,7 +132,7 @@ def train(
             for name, term in terms.items():
                 losses[name] = losses.get(name, 0) + term.detach() * batch.weight
 
-        del answering  # a GPU need not hold the signals of two epochs
+        del answering  # a GPU need not hold the teacher logits of two epochs
         worker.average_buffers(network)
         means = {f"train/{name}": worker.mean(total / steps).item() for name, total in losses.items()}
         if not math.isfinite(means["train/loss"]):

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from distill_ray.augment.kernels.geometry import unit
-from distill_ray.augment.sending import send
+from distill_ray.augmentation.kernels.geometry import unit
+from distill_ray.augmentation.to_device import send
 from distill_ray.data.pixels import Pixels, PixelsOnDisk
 from distill_ray.task import Task
 from distill_ray.training.device import Worker, autocast

@@ -10,13 +10,13 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from distill_ray.augment.view import Batch
+from distill_ray.augmentation.augmentation import Batch
 
 
 def prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
     """The same batches; on a GPU a thread makes the next one, on a stream of its own, while a step computes.
 
-    Views are pure functions, so nothing but the time changes. On a CPU such a thread slows the step by as much as it saves
+    Augmentations are pure functions, so nothing but the time changes. On a CPU such a thread slows the step by as much as it saves
     (BENCHMARKS.md), so batches are made on demand.
     """
     if device.type != "cuda":
@@ -44,7 +44,7 @@ def ahead(batches: Iterator[Batch], stream: torch.cuda.Stream | None = None) -> 
             batch = next(batches, None)
             return None if batch is None else (batch, stream.record_event() if stream else None)
 
-    with ThreadPoolExecutor(1, thread_name_prefix="views") as thread:
+    with ThreadPoolExecutor(1, thread_name_prefix="augmentations") as thread:
         coming = thread.submit(make)
         while made := coming.result():
             coming = thread.submit(make)

@@ -8,13 +8,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augment.view import Part
+from distill_ray.augmentation.augmentation import Part
 from distill_ray.methods.method import Teachers
 from distill_ray.training.device import autocast
 
 
 class EpochTeachers(Protocol):
-    """Where a training run gets its teachers from, epoch by epoch: they may be live in one and stored signals in another."""
+    """Where a training run gets its teachers from, epoch by epoch: they may be live in one and stored teacher logits in another."""
 
     @property
     def networks(self) -> Sequence[nn.Module]:

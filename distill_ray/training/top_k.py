@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distill_ray.augment.sending import send
+from distill_ray.augmentation.to_device import send
 
 
 @dataclass(frozen=True, eq=False)

@@ -77,7 +77,7 @@ def work(data: str, store: str, seed: int) -> dict[str, float]:
     """Train a job as a trial does, on all images, and say what the process has read from disks and holds for itself."""
     import psutil
 
-    from distill_ray.augment import CropFlip
+    from distill_ray.augmentation import CropFlip
     from distill_ray.data import load_images, open_source
     from distill_ray.execution.cluster import WorkerResources
     from distill_ray.execution.run_job import run_job
@@ -93,7 +93,7 @@ def work(data: str, store: str, seed: int) -> dict[str, float]:
     before = read()
     source = open_source(data)
     job = Job(
-        recipe=Recipe(model="mlp-4", method=Supervised(), augment=CropFlip(), epochs=1, batch_size=100, precision="fp32"),
+        recipe=Recipe(model="mlp-4", method=Supervised(), augmentation=CropFlip(), epochs=1, batch_size=100, precision="fp32"),
         data=Data(name="big", digest=source.digest, location=data, label="label", split=Split(validation=100)),
         seed=seed,
     )

@@ -11,7 +11,7 @@ import pytest
 
 from distill_ray.errors import RequestError, RunError
 from distill_ray.stages import driver
-from distill_ray.stages.driver import is_running, study_lock
+from distill_ray.stages.lock import is_running, study_lock
 from distill_ray.store import MANIFEST, Store, _seal
 
 

@@ -47,7 +47,7 @@ def watch(address: str, folder: str) -> dict[str, Any]:
     from distill_ray.records import log_path
     from distill_ray.resolve import data_of, teacher_runs
     from distill_ray.search.history import open_history
-    from distill_ray.stages.pipeline import Surroundings, run_stages
+    from distill_ray.stages.pipeline import RunContext, run_stages
     from distill_ray.store import Store
     from distill_ray.study import load_study
 
@@ -76,7 +76,7 @@ def watch(address: str, folder: str) -> dict[str, Any]:
     with Cluster(address) as cluster:
         watching = threading.Thread(target=look)
         watching.start()
-        run_stages(Surroundings(study, data, store, None, cluster, Observers(())))
+        run_stages(RunContext(study, data, store, None, cluster, Observers(())))
         over.set()
         watching.join()
         limit = time.monotonic() + 60

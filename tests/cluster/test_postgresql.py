@@ -21,7 +21,7 @@ from distill_ray.search import database
 from distill_ray.search.history import open_history
 from distill_ray.search.searcher import queue_first
 from distill_ray.stages import driver
-from distill_ray.stages.driver import search_lock
+from distill_ray.stages.lock import search_lock
 from distill_ray.store import Store
 from distill_ray.study import load_study
 
@@ -39,7 +39,7 @@ def opened(address: str, tmp_path: Path, *overrides: str, say: Any = lambda line
 
 def test_processes_that_ask_one_search(postgresql: Any, tmp_path: Path) -> None:
     """Three processes draw and tell trials side by side: no number twice, nothing of the queue twice, nothing left running."""
-    first = [{"temperature": 1 + number, "alpha": 0.5, "augment": "identity"} for number in range(QUEUED)]
+    first = [{"temperature": 1 + number, "alpha": 0.5, "augmentation": "identity"} for number in range(QUEUED)]
     history = opened(postgresql.address("optuna"), tmp_path)
     queue_first(history, load_study(str(TINY), [f"search.try_first={first}", "search.trials=30"]).search)
     command = [sys.executable, __file__, postgresql.address("optuna"), str(tmp_path)]

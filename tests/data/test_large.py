@@ -240,7 +240,7 @@ import_dataset({tree!r}, {out!r})
 
 TRAIN = """
 import torch
-from distill_ray.augment import CutMix
+from distill_ray.augmentation import CutMix
 from distill_ray.data import open_source
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.records import find_job
@@ -250,7 +250,7 @@ from distill_ray.training import Worker
 source = open_source({out!r})
 data = Data(name="d", digest=source.digest, location={out!r}, label="label", split=Split(validation={validation}),
             size=96, memory_gb={memory})
-recipe = Recipe(model="mlp-8", augment=CutMix(), epochs=1, batch_size=64, precision="fp32", lr=0.001)
+recipe = Recipe(model="mlp-8", augmentation=CutMix(), epochs=1, batch_size=64, precision="fp32", lr=0.001)
 job, store = Job(recipe=recipe, data=data, seed=0), Store.open({out!r} + "-store-{memory}")
 list(train_here(store, job, Worker(torch.device("cpu"))))
 evaluate_on_test(store, job, torch.device("cpu"))

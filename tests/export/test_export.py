@@ -69,7 +69,7 @@ import sys
 from pathlib import Path
 from distill_ray.export import find_champion
 from distill_ray.stages.collect import load_results
-from distill_ray.stages.places import Places
+from distill_ray.stages.locations import Places
 from distill_ray.study import load_study
 results, data, store = load_results(load_study(Path(sys.argv[1])), Places(sys.argv[2]))
 champion = find_champion(results, store, data)
@@ -151,7 +151,7 @@ def test_refusals(
     assert run_export(finished_study, tmp_path / "model", "--set", "search.trials=50") == 2
     assert "has no champion yet" in capsys.readouterr().err
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr("distill_ray.export.opening.find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
+    monkeypatch.setattr("distill_ray.export.load.find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
     assert run_export(finished_study, tmp_path / "model", "--format", "onnx") == 2
     assert "needs onnxscript, not installed here; pip install 'distill-ray[onnx]'" in capsys.readouterr().err
     assert main(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2

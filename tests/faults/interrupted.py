@@ -28,7 +28,7 @@ from distill_ray.records import WEIGHTS, find_job
 from distill_ray.resolve import confirm_runs, data_of, teacher_runs
 from distill_ray.search.history import counted, is_over, open_history
 from distill_ray.search.searcher import queue_first, settle_abandoned
-from distill_ray.stages.housekeeping import CHECKPOINTS, garbage
+from distill_ray.stages.gc import CHECKPOINTS, garbage
 from distill_ray.stages.references import References, referenced
 from distill_ray.stages.stage_log import StageLog, stage_rows
 from distill_ray.store import MANIFEST, Store
@@ -97,8 +97,8 @@ class Training:
         return found.record.files[WEIGHTS]["sha256"], predictions.log_probabilities.tobytes()
 
 
-class TeacherSignals:
-    """The signals of two epochs, computed and read back."""
+class TeacherLogits:
+    """The teacher logits of two epochs, computed and read back."""
 
     def __init__(self, folder: Path) -> None:
         os.environ["DISTILL_RAY_CACHE"] = str(folder.parent / "cache")
@@ -124,9 +124,9 @@ class TeacherSignals:
 
     def whole(self) -> dict[str, bytes]:
         found = {}
-        for key in self.store.names("signals"):
-            for epoch in self.store.names(f"signals/{key}"):
-                if epoch.isdecimal() and (record := self.store.get(f"signals/{key}/{epoch}")) is not None:
+        for key in self.store.names("teacher_logits"):
+            for epoch in self.store.names(f"teacher_logits/{key}"):
+                if epoch.isdecimal() and (record := self.store.get(f"teacher_logits/{key}/{epoch}")) is not None:
                     found[epoch] = record.read("logits.arrow")
         return found
 
@@ -257,7 +257,7 @@ class Recording:
 
 WORKS: dict[str, Callable[[Path], Work]] = {
     "training": Training,
-    "signals": TeacherSignals,
+    "teacher_logits": TeacherLogits,
     "search": Searching,
     "diary": Diary,
     "setting-aside": SettingAside,

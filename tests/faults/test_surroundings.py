@@ -58,7 +58,7 @@ def test_the_disk_full_and_then_freed(steady: Any, undisturbed: Any, disk: Path)
 
 
 def test_damage_is_found_set_aside_and_made_good(steady: Any, undisturbed: Any, tmp_path: Path) -> None:
-    """Bits of weights, of predictions and of signals, manifests, a checkpoint, a list; one command makes the store as it was."""
+    """Bits of weights, of predictions and of teacher logits, manifests, a checkpoint, a list; one command makes the store as it was."""
     shutil.copytree(undisturbed.store, tmp_path / "store")
     study, store = steady(), Store(str(tmp_path / "store"))
     jobs = {name: found for name in store.names("jobs") if (found := find_job(store, name))}
@@ -77,8 +77,8 @@ def test_damage_is_found_set_aside_and_made_good(steady: Any, undisturbed: Any, 
     flip(jobs[searched].record.files[EPOCHS]["path"])
     store.delete(f"jobs/{confirmed}")
     store.write(f"work/{confirmed}/checkpoint.safetensors", b"not a checkpoint")
-    signals = [path for path, _, _ in store.tree("signals") if path.endswith(".arrow")]
-    for path in signals:
+    teacher_logits = [path for path, _, _ in store.tree("teacher_logits") if path.endswith(".arrow")]
+    for path in teacher_logits:
         flip(path)
     for name in store.names("studies/steady"):
         if name.startswith(("jobs-", "stages-")):
@@ -87,7 +87,7 @@ def test_damage_is_found_set_aside_and_made_good(steady: Any, undisturbed: Any, 
     assert study.results() == undisturbed.results(), study.printed
     damaged = [path for path, _, _ in store.tree("") if ".damaged-" in path]
     assert len(damaged) == 4, damaged  # two teachers, a trial, the notes of the stages; a list of jobs has been replaced
-    assert signals
+    assert teacher_logits
     print(f"{len(damaged)} files set aside: {study.printed[-1]}")
 
     gc = [sys.executable, "-m", "distill_ray", "gc", "--store", store.uri]

@@ -1,4 +1,4 @@
-"""A crash, or a full disk, at every single file operation of what writes: training, signals, the search, notes, setting aside."""
+"""A crash, or a full disk, at every single file operation of what writes: training, teacher logits, the search, notes, setting aside."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def test_interrupted_everywhere_and_done_again(how: str, interruptions: Path, tm
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     print(done.stdout)
     told = re.findall(r"(.+): interrupted (\d+) times, (\d+) operations", done.stdout)
-    assert [what for what, _, _ in told] == ["training", "signals", "search", "diary", "setting-aside", "mlflow"]
+    assert [what for what, _, _ in told] == ["training", "teacher_logits", "search", "diary", "setting-aside", "mlflow"]
     whole = [(int(times), int(operations)) for what, times, operations in told if what != "mlflow"]  # of which some are tried
     if how == "die":
         assert all(times == operations > 10 for times, operations in whole)
-    else:  # what can do without the disk, such as the signals of a run, is not interrupted by it
+    else:  # what can do without the disk, such as the teacher logits of a run, is not interrupted by it
         assert sum(times for times, _ in whole) > 300

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distill_ray.augment import VIEWS, Additional, AugMix, CropFlip, CutMix, Mixup, View
-from distill_ray.augment.epoch import epoch_batches
+from distill_ray.augmentation import AUGMENTATIONS, Additional, AugMix, CropFlip, CutMix, Mixup, Augmentation
+from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.methods import (
     CRD,
@@ -55,7 +55,7 @@ SMALL: dict[str, list[Method]] = {
 METHODS_TRIED = [method for methods in SMALL.values() for method in methods]
 
 PICKS = ("student-entropy", "teacher-entropy", "kl")
-VIEWS_TRIED: list[View] = [
+AUGMENTATIONS_TRIED: list[Augmentation] = [
     CropFlip(),
     Mixup(),
     CutMix(),
@@ -67,26 +67,26 @@ VIEWS_TRIED: list[View] = [
 ]
 
 
-def text(value: Method | View) -> str:
+def text(value: Method | Augmentation) -> str:
     changed = {name: setting for name, setting in value.to_dict().items() if setting != type(value)().to_dict()[name]}
     return ",".join([value.name, *(f"{name}={setting}" for name, setting in changed.items())])
 
 
-def fits(method: Method, view: View) -> bool:
+def fits(method: Method, augmentation: Augmentation) -> bool:
     try:
-        method.check_fit(model=MODEL, view=view, teachers=2)
+        method.check_fit(model=MODEL, augmentation=augmentation, teachers=2)
     except ValueError:
         return False
     return True
 
 
-def simplest_view(method: Method) -> View:
-    return next(view for view in VIEWS_TRIED if fits(method, view))
+def simplest_augmentation(method: Method) -> Augmentation:
+    return next(augmentation for augmentation in AUGMENTATIONS_TRIED if fits(method, augmentation))
 
 
-FITTING = [(method, view) for method in METHODS_TRIED for view in VIEWS_TRIED if fits(method, view)]
+FITTING = [(method, augmentation) for method in METHODS_TRIED for augmentation in AUGMENTATIONS_TRIED if fits(method, augmentation)]
 every_method = pytest.mark.parametrize("method", METHODS_TRIED, ids=text)
-every_fitting_pair = pytest.mark.parametrize(("method", "view"), FITTING, ids=lambda value: text(value))
+every_fitting_pair = pytest.mark.parametrize(("method", "augmentation"), FITTING, ids=lambda value: text(value))
 
 
 def dataset_of(channels: int = 3, num_classes: int = 3) -> Dataset:
@@ -98,8 +98,8 @@ def dataset_of(channels: int = 3, num_classes: int = 3) -> Dataset:
     return Dataset(images, np.arange(32) % num_classes, np.sort(rows[:23]), np.sort(rows[23:]), names, moments, moments)
 
 
-def job_of(method: Method, view: View, **settings: Any) -> Job:
-    recipe = Recipe(model=MODEL, method=method, augment=view, epochs=2, batch_size=9, lr=0.02, keep="best-nll", precision="fp32")
+def job_of(method: Method, augmentation: Augmentation, **settings: Any) -> Job:
+    recipe = Recipe(model=MODEL, method=method, augmentation=augmentation, epochs=2, batch_size=9, lr=0.02, keep="best-nll", precision="fp32")
     data = Data(name="small", digest="0" * 32, location="small", label="label", split=Split(validation=9))
     teachers = ("a", "b") if method.needs_teachers else ()
     return Job(recipe=dataclasses.replace(recipe, **settings), data=data, seed=3, teachers=teachers)
@@ -127,28 +127,28 @@ def test_every_registered_method_is_tried() -> None:
     assert all(type(method) is METHODS[name] for name, methods in SMALL.items() for method in methods)
 
 
-def test_which_views_fit_which_methods() -> None:
-    assert {view.name for view in VIEWS_TRIED} <= set(VIEWS)
-    refused = {(method.name, text(view)) for method in METHODS_TRIED for view in VIEWS_TRIED if not fits(method, view)}
+def test_which_augmentations_fit_which_methods() -> None:
+    assert {augmentation.name for augmentation in AUGMENTATIONS_TRIED} <= set(AUGMENTATIONS)
+    refused = {(method.name, text(augmentation)) for method in METHODS_TRIED for augmentation in AUGMENTATIONS_TRIED if not fits(method, augmentation)}
     learners = set(METHODS) - {"supervised"}
-    plain = {text(view) for view in VIEWS_TRIED if view.part_count == 1}
+    plain = {text(augmentation) for augmentation in AUGMENTATIONS_TRIED if augmentation.part_count == 1}
     assert refused == {
-        *(("supervised", text(view)) for view in VIEWS_TRIED if view.picks),
+        *(("supervised", text(augmentation)) for augmentation in AUGMENTATIONS_TRIED if augmentation.picks),
         *((method, text(AugMix(consistency=True))) for method in learners),
-        *(("augmented-kd", view) for view in plain),
-        *(("crd", view) for view in ("mixup", "cutmix")),
+        *(("augmented-kd", augmentation) for augmentation in plain),
+        *(("crd", augmentation) for augmentation in ("mixup", "cutmix")),
     }
 
 
 @every_fitting_pair
-def test_gradients_reach_the_student_and_nothing_else(method: Method, view: View) -> None:
+def test_gradients_reach_the_student_and_nothing_else(method: Method, augmentation: Augmentation) -> None:
     dataset = dataset_of()
-    job = job_of(method, view)
+    job = job_of(method, augmentation)
     teachers = teachers_of(job, dataset)
     of_teachers = [parameter.requires_grad_() for network in teachers.networks for parameter in network.parameters()]
     setup = Setup(len(job.teachers), teachers.networks, dataset.train, dataset.labels[dataset.train])
     network = method.student(make_network(job, dataset), setup).train()
-    batch = next(batches(view, dataset))
+    batch = next(batches(augmentation, dataset))
     terms = method.loss(Student(network, network), batch, teachers)
     assert all(term.shape == () and term.dtype == torch.float32 and term.isfinite() for term in terms.values())
     terms["loss"].backward()
@@ -160,9 +160,9 @@ def test_gradients_reach_the_student_and_nothing_else(method: Method, view: View
     assert network.training
 
 
-def batches(view: View, dataset: Dataset) -> Any:
+def batches(augmentation: Augmentation, dataset: Dataset) -> Any:
     settings = {"rows": dataset.train, "mean": dataset.mean, "seed": 0, "epoch": 1, "batch_size": 9, "device": "cpu"}
-    return epoch_batches(view, dataset.images, dataset.labels, **settings)
+    return epoch_batches(augmentation, dataset.images, dataset.labels, **settings)
 
 
 @pytest.mark.parametrize(("channels", "num_classes"), [(1, 2), (3, 5)])
@@ -170,7 +170,7 @@ def batches(view: View, dataset: Dataset) -> Any:
 def test_a_job_from_beginning_to_end(method: Method, channels: int, num_classes: int) -> None:
     """Any channels and classes; the same again after an interruption; the weights saved predict what was predicted."""
     dataset = dataset_of(channels, num_classes)
-    job = job_of(method, simplest_view(method))
+    job = job_of(method, simplest_augmentation(method))
     assert Job.from_dict(job.to_dict()) == job
     saved: list[bytes] = []
     torch.manual_seed(1)
@@ -194,7 +194,7 @@ def test_a_job_from_beginning_to_end(method: Method, channels: int, num_classes:
 @every_method
 def test_half_precision_changes_little(method: Method) -> None:
     """What is trained stays float32, and so do losses; only forward passes are rounded."""
-    job = job_of(method, next(view for view in reversed(VIEWS_TRIED) if fits(method, view)), epochs=1, lr=0.001)
+    job = job_of(method, next(augmentation for augmentation in reversed(AUGMENTATIONS_TRIED) if fits(method, augmentation)), epochs=1, lr=0.001)
     records, outcome = finish(job, dataset_of())
     rounded, of_rounded = finish(dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, precision="bf16")), dataset_of())
     assert rounded[0]["train/loss"] == pytest.approx(records[0]["train/loss"], rel=0.05, abs=0.02)
@@ -206,10 +206,10 @@ def without_times(record: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in record.items() if name not in ("time", "seconds")}
 
 
-JOBS = [job_of(method, simplest_view(method)) for method in METHODS_TRIED] + [
-    job_of(METHODS_TRIED[number % len(METHODS_TRIED)], view)
-    for number, view in enumerate([view for view in VIEWS_TRIED if view.picks] * 4, start=1)
-    if fits(METHODS_TRIED[number % len(METHODS_TRIED)], view)
+JOBS = [job_of(method, simplest_augmentation(method)) for method in METHODS_TRIED] + [
+    job_of(METHODS_TRIED[number % len(METHODS_TRIED)], augmentation)
+    for number, augmentation in enumerate([augmentation for augmentation in AUGMENTATIONS_TRIED if augmentation.picks] * 4, start=1)
+    if fits(METHODS_TRIED[number % len(METHODS_TRIED)], augmentation)
 ]
 """Every method, and every pick with several."""
 
@@ -236,7 +236,7 @@ def test_two_workers(tmp_path: Path) -> None:
     for number, (job, expected) in enumerate(zip(JOBS, alone, strict=True)):
         first, second = (load_file(tmp_path / f"{number}-{rank}.safetensors") for rank in range(2))
         for name, value in expected.items():
-            where = f"{text(job.recipe.method)} with {text(job.recipe.augment)}: {name}"
+            where = f"{text(job.recipe.method)} with {text(job.recipe.augmentation)}: {name}"
             torch.testing.assert_close(first[name], value, rtol=1e-3, atol=2e-5, msg=lambda found, at=where: f"{at}\n{found}")
             assert torch.equal(first[name], second[name]), where
 

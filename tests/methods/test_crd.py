@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augment import VIEWS, Identity
-from distill_ray.augment.draws import Draws
-from distill_ray.augment.view import Batch, Part
+from distill_ray.augmentation import AUGMENTATIONS, Identity
+from distill_ray.augmentation.draws import Draws
+from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.methods.contrast import Candidates, ContrastiveStudent, features_of, noise_contrastive, remember
 from distill_ray.methods.crd import CRD
 from distill_ray.methods.method import Setup, Student
@@ -134,7 +134,7 @@ def test_two_steps_against_the_published_procedure() -> None:
         with torch.no_grad():
             features = network.network.features(network.network.normalise(batch.parts[0].images))
             of_teachers = features_of(LIVE.networks, batch.parts[0].images)
-            views = {
+            augmentations = {
                 "student": nn.functional.normalize(network.project_student(features), dim=1),
                 "teacher": nn.functional.normalize(network.project_teachers(of_teachers), dim=1),
             }
@@ -142,12 +142,12 @@ def test_two_steps_against_the_published_procedure() -> None:
         chosen = torch.cat([own[:, None], others], 1)
         expected = 0.0
         for anchor, bank in (("student", "teacher"), ("teacher", "student")):
-            similarity = torch.einsum("bd,bkd->bk", views[anchor], banks[bank][chosen]) / 0.07
+            similarity = torch.einsum("bd,bkd->bk", augmentations[anchor], banks[bank][chosen]) / 0.07
             means.setdefault(anchor, similarity.exp().mean().item())
             expected += published_loss(similarity, means[anchor], len(ROWS)).item()
         for side, bank in banks.items():
-            for slot, view in zip(own.tolist(), views[side], strict=True):
-                updated = 0.5 * bank[slot] + 0.5 * view
+            for slot, augmentation in zip(own.tolist(), augmentations[side], strict=True):
+                updated = 0.5 * bank[slot] + 0.5 * augmentation
                 bank[slot] = updated / updated.norm()
         terms = METHOD.loss(Student(network, network), batch, LIVE)
         assert terms["loss/contrast"].item() == pytest.approx(expected, rel=1e-4)
@@ -231,11 +231,11 @@ def test_deployment_leaves_the_network_alone() -> None:
 
 
 def test_what_is_refused() -> None:
-    METHOD.check_fit(model="wrn-10-1", view=Identity(), teachers=1)
-    METHOD.check_fit(model="wrn-10-1", view=VIEWS["additional"](pick="kl"), teachers=1)
+    METHOD.check_fit(model="wrn-10-1", augmentation=Identity(), teachers=1)
+    METHOD.check_fit(model="wrn-10-1", augmentation=AUGMENTATIONS["additional"](pick="kl"), teachers=1)
     assert METHOD.live_teachers(Identity())
     with pytest.raises(ValueError, match="method 'crd' learns from teachers, and there are none"):
-        METHOD.check_fit(model="wrn-10-1", view=Identity(), teachers=0)
+        METHOD.check_fit(model="wrn-10-1", augmentation=Identity(), teachers=0)
     CRD(labels=0.0, alpha=0.0)
     with pytest.raises(ValueError, match="must not all be 0"):
         CRD(labels=0.0, alpha=0.0, contrast=0.0)

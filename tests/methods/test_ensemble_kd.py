@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augment import VIEWS, Identity
-from distill_ray.augment.view import Batch, Part
+from distill_ray.augmentation import AUGMENTATIONS, Identity
+from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.methods import METHODS, EnsembleKD, Supervised
 from distill_ray.methods.method import Student
 
@@ -129,17 +129,17 @@ def test_settings_that_are_refused(settings: dict[str, object], message: str) ->
 
 def test_combinations_that_are_refused() -> None:
     with pytest.raises(ValueError, match="weights must be one for each of 2 teachers, found 3"):
-        EnsembleKD(weights=(1.0, 2.0, 3.0)).check_fit(model="wrn-10-1", view=Identity(), teachers=2)
+        EnsembleKD(weights=(1.0, 2.0, 3.0)).check_fit(model="wrn-10-1", augmentation=Identity(), teachers=2)
     with pytest.raises(ValueError, match="method 'kd' learns from teachers, and there are none"):
-        EnsembleKD().check_fit(model="wrn-10-1", view=Identity(), teachers=0)
-    EnsembleKD(weights=(1.0, 2.0)).check_fit(model="wrn-10-1", view=Identity(), teachers=2)
-    Supervised().check_fit(model="wrn-10-1", view=Identity(), teachers=0)
-    picking = VIEWS["additional"](pick="kl")
+        EnsembleKD().check_fit(model="wrn-10-1", augmentation=Identity(), teachers=0)
+    EnsembleKD(weights=(1.0, 2.0)).check_fit(model="wrn-10-1", augmentation=Identity(), teachers=2)
+    Supervised().check_fit(model="wrn-10-1", augmentation=Identity(), teachers=0)
+    picking = AUGMENTATIONS["additional"](pick="kl")
     with pytest.raises(
-        ValueError, match="augment 'additional' picks images with the help of teachers; method 'supervised' has none"
+        ValueError, match="augmentation 'additional' picks images with the help of teachers; method 'supervised' has none"
     ):
-        Supervised().check_fit(model="wrn-10-1", view=picking, teachers=0)
-    EnsembleKD().check_fit(model="wrn-10-1", view=picking, teachers=1)
+        Supervised().check_fit(model="wrn-10-1", augmentation=picking, teachers=0)
+    EnsembleKD().check_fit(model="wrn-10-1", augmentation=picking, teachers=1)
     assert not EnsembleKD().live_teachers(picking)
     assert not EnsembleKD().live_teachers(Identity())
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augment import VIEWS
-from distill_ray.augment.view import Batch, Part, Pick
+from distill_ray.augmentation import AUGMENTATIONS
+from distill_ray.augmentation.augmentation import Batch, Part, Pick
 from distill_ray.methods.good_augmentation import AugmentedKD
 from distill_ray.methods.method import Student
 
@@ -108,6 +108,6 @@ def test_what_is_refused() -> None:
         AugmentedKD(labels=0.0, original=0.0, augmented=0.0)
     with pytest.raises(ValueError, match="augmented must be at least 0"):
         AugmentedKD(augmented=-1.0)
-    with pytest.raises(ValueError, match="needs images and augmented copies beside them; augment 'crop-flip' has none"):
-        AugmentedKD().check_fit(model="wrn-10-1", view=VIEWS["crop-flip"](), teachers=1)
-    AugmentedKD().check_fit(model="wrn-10-1", view=VIEWS["additional"](), teachers=1)
+    with pytest.raises(ValueError, match="needs images and augmented copies beside them; augmentation 'crop-flip' has none"):
+        AugmentedKD().check_fit(model="wrn-10-1", augmentation=AUGMENTATIONS["crop-flip"](), teachers=1)
+    AugmentedKD().check_fit(model="wrn-10-1", augmentation=AUGMENTATIONS["additional"](), teachers=1)

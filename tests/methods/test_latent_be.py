@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augment import VIEWS, Identity
-from distill_ray.augment.draws import Draws
-from distill_ray.augment.view import Batch, Part
+from distill_ray.augmentation import AUGMENTATIONS, Identity
+from distill_ray.augmentation.draws import Draws
+from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.methods import EnsembleKD
 from distill_ray.methods.latent_be import LatentBE, pair
 from distill_ray.methods.method import Setup, Student
@@ -200,10 +200,10 @@ def test_every_ordered_pair_is_equally_likely_and_workers_agree() -> None:
 
 def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="perturb 'tdiv-sdiv' needs at least 2 teachers, found 1"):
-        LatentBE(perturb="tdiv-sdiv").check_fit(model="wrn-10-1", view=Identity(), teachers=1)
-    LatentBE().check_fit(model="wrn-10-1", view=Identity(), teachers=1)
+        LatentBE(perturb="tdiv-sdiv").check_fit(model="wrn-10-1", augmentation=Identity(), teachers=1)
+    LatentBE().check_fit(model="wrn-10-1", augmentation=Identity(), teachers=1)
     with pytest.raises(ValueError, match="perturb must be one of 'none', 'tdiv-sdiv'"):
         LatentBE(perturb="random")
     assert LatentBE(perturb="tdiv-sdiv").live_teachers(Identity())
     assert not LatentBE().live_teachers(Identity())
-    assert not LatentBE().live_teachers(VIEWS["additional"](pick="kl"))
+    assert not LatentBE().live_teachers(AUGMENTATIONS["additional"](pick="kl"))

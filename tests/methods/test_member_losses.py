@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_ray.augment.view import Part
+from distill_ray.augmentation.augmentation import Part
 from distill_ray.methods import losses, member_losses
 
 

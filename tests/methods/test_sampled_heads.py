@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augment.draws import Draws
-from distill_ray.augment.view import Batch, Part
+from distill_ray.augmentation.draws import Draws
+from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.methods.method import Setup, Student
 from distill_ray.methods.sampled_heads import DropoutKD, GaussianKD, SampledHeads
 from distill_ray.methods.stochastic import DropoutClassifier, GaussianClassifier

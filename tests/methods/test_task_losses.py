@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augment import Identity
-from distill_ray.augment.view import Batch, Part
+from distill_ray.augmentation import Identity
+from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.methods import METHODS, DropoutKD, GaussianKD, Hydra, HydraPlus, LatentBE, Method, Supervised
 from distill_ray.methods.method import Student
@@ -88,7 +88,7 @@ def dataset() -> Dataset:
 
 def job(method: Method) -> Job:
     recipe = Recipe(
-        model="mlp-8-8", method=method, augment=Identity(), epochs=12, batch_size=10, optimizer="adam", lr=0.02, precision="fp32"
+        model="mlp-8-8", method=method, augmentation=Identity(), epochs=12, batch_size=10, optimizer="adam", lr=0.02, precision="fp32"
     )
     data = Data(name="sine", digest="0" * 32, location="sine", label="label", split=Split(validation=20, rule="last"))
     return Job(recipe=recipe, data=data, seed=3, teachers=("a", "b") if method.needs_teachers else ())

@@ -16,10 +16,10 @@ from distill_ray.execution.sharing import Sharing
 from distill_ray.job import Job
 from distill_ray.methods import METHODS
 from distill_ray.planning import plan
-from distill_ray.planning.bench import LIVE, SIGNALS, STUDENT, Bench
+from distill_ray.planning.bench import LIVE, TEACHER_LOGITS, STUDENT, Bench
 from distill_ray.planning.bench_record import keep_bench, kept_bench
 from distill_ray.planning.plan import plan_study
-from distill_ray.planning.plan_signals import plan_signals
+from distill_ray.planning.plan_teacher_logits import plan_teacher_logits
 from distill_ray.resolve import data_of
 from distill_ray.store import Store
 from distill_ray.study import Study, load_study
@@ -31,14 +31,14 @@ BENCH = Bench(
     threads=2,
     batch_size=64,
     rounds=5,
-    steps={STUDENT: 0.1, LIVE: 0.4, SIGNALS: 0.104},
+    steps={STUDENT: 0.1, LIVE: 0.4, TEACHER_LOGITS: 0.104},
     cpu={STUDENT: 0.1},
     ratios={},
     teachers=0.3,
-    views={"of the student": 0.005, "identity": 0.0, "mixup": 0.005, "augmix": 0.095},
+    augmentations={"of the student": 0.005, "identity": 0.0, "mixup": 0.005, "augmix": 0.095},
     per_trial=0.05,
     memory=10**9,
-    signals=10**7,
+    teacher_logits=10**7,
 )
 
 
@@ -63,18 +63,18 @@ def test_a_plan_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not store.exists()
 
 
-def test_the_plan_knows_the_signals(tiny_study: Callable[..., Study], tmp_path: Path) -> None:
+def test_the_plan_knows_the_teacher_logits(tiny_study: Callable[..., Study], tmp_path: Path) -> None:
     stages = {stage.stage: stage for stage in plan_study(tiny_study(), Store.at(str(tmp_path)))}
-    search = stages["search"].signals
+    search = stages["search"].teacher_logits
     assert search is not None and search.stored
-    epochs, views = 2, 2
-    assert epochs * views * 96 * 2 * 10 * 2 < search.bytes < 2 * epochs * views * 96 * 2 * 10 * 2
+    epochs, augmentations = 2, 2
+    assert epochs * augmentations * 96 * 2 * 10 * 2 < search.bytes < 2 * epochs * augmentations * 96 * 2 * 10 * 2
     assert 0 < search.seconds < search.live_seconds
-    assert stages["teach"].signals is None
-    confirm = stages["confirm"].signals
+    assert stages["teach"].teacher_logits is None
+    confirm = stages["confirm"].teacher_logits
     assert confirm is not None and not confirm.stored
-    live = {stage.stage: stage for stage in plan_study(tiny_study("resources.signals=live"), Store.at(str(tmp_path)))}
-    assert live["search"].signals is not None and not live["search"].signals.stored
+    live = {stage.stage: stage for stage in plan_study(tiny_study("resources.teacher_logits=live"), Store.at(str(tmp_path)))}
+    assert live["search"].teacher_logits is not None and not live["search"].teacher_logits.stored
 
 
 def test_a_plan_lets_teachers_answer_in_their_own_precision(
@@ -108,25 +108,25 @@ def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(tiny_study: Cal
     teachers = LiveTeachers([Flat(), Flat()], here.device, "fp32")
     answers = study.student.epochs * 80 * 2
     for top_k, size in ((None, 75 * 4 + 4), (10, 44), (600, 1200)):
-        found = plan_signals([job], Sharing("stored", top_k=top_k), dataset, teachers, here)
+        found = plan_teacher_logits([job], Sharing("stored", top_k=top_k), dataset, teachers, here)
         assert answers * size < found.bytes < answers * size * 1.05 + 5000
     endd = replace(job, recipe=replace(study.student, method=METHODS["endd"]()))
-    assert plan_signals([endd], Sharing("stored"), dataset, teachers, here).bytes > answers * 1200
+    assert plan_teacher_logits([endd], Sharing("stored"), dataset, teachers, here).bytes > answers * 1200
 
 
 def test_the_plan_counts_with_what_bench_has_measured(tiny_study: Callable[..., Study], tmp_path: Path) -> None:
     study, store = tiny_study(), Store.at(str(tmp_path))
     assert kept_bench(store, study) is None
-    bench = replace(BENCH, batch_size=32, steps={STUDENT: 60.0, LIVE: 100.0, SIGNALS: 66.0}, teachers=40.0)
+    bench = replace(BENCH, batch_size=32, steps={STUDENT: 60.0, LIVE: 100.0, TEACHER_LOGITS: 66.0}, teachers=40.0)
     keep_bench(store, study, bench)
     assert kept_bench(store, study) == bench
     assert kept_bench(store, tiny_study("student.model=wrn-10-2")) is None
     stages = {stage.stage: stage for stage in plan_study(study, store)}
-    signals = stages["search"].signals
-    assert signals is not None
-    images, trials, epochs, views = 96, 4, 2, 2
+    teacher_logits = stages["search"].teacher_logits
+    assert teacher_logits is not None
+    images, trials, epochs, augmentations = 96, 4, 2, 2
     live = trials * epochs * (images * 100.0 + 100 * 60.0 / 3) / 32
-    assert signals.live_seconds == trials * epochs * images * 40.0 / 32
-    assert signals.seconds == views * epochs * images * 40.0 / 32
-    assert stages["search"].job_seconds == pytest.approx(live - signals.live_seconds + signals.seconds)
-    assert signals.pays_from == 3
+    assert teacher_logits.live_seconds == trials * epochs * images * 40.0 / 32
+    assert teacher_logits.seconds == augmentations * epochs * images * 40.0 / 32
+    assert stages["search"].job_seconds == pytest.approx(live - teacher_logits.live_seconds + teacher_logits.seconds)
+    assert teacher_logits.pays_from == 3

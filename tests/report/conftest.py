@@ -17,7 +17,7 @@ CLASSES = tuple(str(digit) for digit in range(10))
 STUDY_FILE = """\
 name: quickstart
 data: {name: digits, train: 400, validation: 200}
-teachers: {model: wrn-10-1, members: 3, epochs: 12, augment: crop-flip}
+teachers: {model: wrn-10-1, members: 3, epochs: 12, augmentation: crop-flip}
 student: {model: wrn-10-1, method: kd, epochs: 12}
 search:
   trials: 12
@@ -26,8 +26,8 @@ search:
   space:
     temperature: {log: [1, 20]}
     alpha: {uniform: [0.1, 1.0]}
-    augment: {choice: [identity, crop-flip, cutout]}
-    augment.size: {int: [2, 6], when: {augment: cutout}}
+    augmentation: {choice: [identity, crop-flip, cutout]}
+    augmentation.size: {int: [2, 6], when: {augmentation: cutout}}
 confirm: {seeds: 3, baselines: [scratch, default-kd]}
 """
 
@@ -80,11 +80,11 @@ def trials(count: int = 12) -> tuple[TrialRow, ...]:
     rows: list[TrialRow] = []
     for number in range(count):
         temperature, alpha = float(np.exp(rng.uniform(0, math.log(20)))), float(rng.uniform(0.1, 1))
-        augment = str(rng.choice(["identity", "crop-flip", "cutout"]))
-        params: dict[str, str | int | float | bool] = {"temperature": temperature, "alpha": alpha, "augment": augment}
-        if augment == "cutout":
-            params["augment.size"] = int(rng.integers(2, 7))
-        final = 0.22 + 0.06 * abs(math.log(temperature / 4)) + 0.1 * (1 - alpha) + 0.08 * (augment == "identity")
+        augmentation = str(rng.choice(["identity", "crop-flip", "cutout"]))
+        params: dict[str, str | int | float | bool] = {"temperature": temperature, "alpha": alpha, "augmentation": augmentation}
+        if augmentation == "cutout":
+            params["augmentation.size"] = int(rng.integers(2, 7))
+        final = 0.22 + 0.06 * abs(math.log(temperature / 4)) + 0.1 * (1 - alpha) + 0.08 * (augmentation == "identity")
         curve = [
             {
                 "epoch": epoch,
@@ -107,7 +107,7 @@ def trials(count: int = 12) -> tuple[TrialRow, ...]:
 
 def made_up() -> StudyResults:
     teachers = contender("teacher", "single teacher", 1.6, 1.5, 10)
-    best: dict[str, Value] = {"temperature": 4.2, "alpha": 0.9, "augment": "cutout", "augment.size": 3}
+    best: dict[str, Value] = {"temperature": 4.2, "alpha": 0.9, "augmentation": "cutout", "augmentation.size": 3}
     return StudyResults(
         name="quickstart",
         digest="5b1f0c9d2e7a",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distill_ray.report.machine import as_json
+from distill_ray.report.to_json import as_json
 from distill_ray.report.markdown import markdown
 from distill_ray.report.published import side_by_side
 from distill_ray.report.results import Published, PublishedRow, ScreenRow, StudyResults, TrialRow
@@ -30,17 +30,17 @@ SCHEMES = {
 }
 
 
-def trial(number: int, view: str, deviation: float | None, loss: float, state: str = "COMPLETE") -> TrialRow:
+def trial(number: int, augmentation: str, deviation: float | None, loss: float, state: str = "COMPLETE") -> TrialRow:
     epochs = ({"epoch": 1.0, "val/nll": 9.0}, {"epoch": 2.0, "val/nll": loss})
     values = {"val/nll": loss} if state == "COMPLETE" else {}
-    return TrialRow(number, state, {"augment": view}, values, epochs, t_stddev=deviation)  # type: ignore[arg-type]
+    return TrialRow(number, state, {"augmentation": augmentation}, values, epochs, t_stddev=deviation)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def screened(study: StudyResults) -> StudyResults:
-    trials = [trial(number, view, *values) for number, (view, values) in enumerate(SCHEMES.items())]
+    trials = [trial(number, augmentation, *values) for number, (augmentation, values) in enumerate(SCHEMES.items())]
     trials += [trial(9, "crop-flip", None, 0.1), trial(10, "flip", 0.005471, 0.1, "PRUNED")]
-    rows = [ScreenRow(view, deviation, 1.0, deviation < 0.005) for view, (deviation, _) in SCHEMES.items()]
+    rows = [ScreenRow(augmentation, deviation, 1.0, deviation < 0.005) for augmentation, (deviation, _) in SCHEMES.items()]
     rows.append(ScreenRow("pick-kl", None, None, True, "picks images by the student"))
     published = Published(
         "Somebody 2022",
@@ -56,33 +56,33 @@ def screened(study: StudyResults) -> StudyResults:
 
 
 def test_the_published_correlations_come_out(screened: StudyResults) -> None:
-    of_trials, of_views = relations(screened, table(screened))
+    of_trials, of_augmentations = relations(screened, table(screened))
     assert (of_trials.of, len(of_trials.points)) == ("trials", 9)
-    assert (of_views.of, len(of_views.points)) == ("augmentations", 9)
-    found = of_views.correlation
+    assert (of_augmentations.of, len(of_augmentations.points)) == ("augmentations", 9)
+    found = of_augmentations.correlation
     assert found is not None
     assert (found.pearson.value, found.pearson.p_value) == (pytest.approx(0.95810435), pytest.approx(4.75668661e-5))
     assert (found.spearman.value, found.spearman.p_value) == (pytest.approx(0.96666667), pytest.approx(2.15503127e-5))
     assert (found.kendall.value, found.kendall.p_value) == (pytest.approx(0.88888889), pytest.approx(2.42504409e-4))
-    assert "Pearson 0.958 (p 4.8e-05)" in said(of_views)
+    assert "Pearson 0.958 (p 4.8e-05)" in said(of_augmentations)
 
 
 def test_trials_with_an_augmentation_count_once_by_their_mean(screened: StudyResults) -> None:
     twice = replace(screened, trials=(trial(0, "a", 0.1, 1.0), trial(1, "a", 0.1, 2.0), trial(2, "b", 0.2, 5.0)))
-    of_trials, of_views = relations(twice, [])
+    of_trials, of_augmentations = relations(twice, [])
     assert len(of_trials.points) == 3
-    assert [(point.label, point.loss) for point in of_views.points] == [("a", 1.5), ("b", 5.0)]
-    assert of_views.correlation is None
-    assert "too few" in said(of_views)
+    assert [(point.label, point.loss) for point in of_augmentations.points] == [("a", 1.5), ("b", 5.0)]
+    assert of_augmentations.correlation is None
+    assert "too few" in said(of_augmentations)
 
 
 def test_students_that_differ_by_their_augmentation_alone_are_set_against_their_test_loss(screened: StudyResults) -> None:
     _, _, scratch, default, best = screened.contenders
     contenders = (
         replace(scratch, t_stddev=0.1),
-        replace(default, name="a", t_stddev=0.2, params={"method": "kd", "augment": "cutout", "augment.size": 3}),
-        replace(default, name="b", t_stddev=0.3, params={"method": "kd", "augment": "crop"}),
-        replace(best, t_stddev=0.4, params={"method": "kd", "augment": "flip"}),
+        replace(default, name="a", t_stddev=0.2, params={"method": "kd", "augmentation": "cutout", "augmentation.size": 3}),
+        replace(default, name="b", t_stddev=0.3, params={"method": "kd", "augmentation": "crop"}),
+        replace(best, t_stddev=0.4, params={"method": "kd", "augmentation": "flip"}),
     )
     *_, students = relations(screened, table(replace(screened, contenders=contenders)))
     assert students.of == "students"
@@ -114,7 +114,7 @@ def test_every_form_of_the_report_has_both(screened: StudyResults, tmp_path: Pat
             assert words in text
     assert (tmp_path / "plots" / "screen-trials.svg").exists()
     report = json.loads(json.dumps(as_json(screened), allow_nan=False))
-    assert report["screening"]["augmentations"][0]["view"] == "identity"
+    assert report["screening"]["augmentations"][0]["augmentation"] == "identity"
     assert report["screening"]["correlations"][0]["pearson"]["value"] == pytest.approx(0.95810435)
     assert report["published"]["rows"][0]["measured"] == "default-kd"
 

@@ -63,7 +63,7 @@ def searcher(study: Study, history: optuna.Study, deadline: float = math.inf) ->
 def test_what_is_tried_first_comes_first(history: Any) -> None:
     study, past = history()
     made, _ = searcher(study, past)
-    assert made.suggest("x") == {"number": 0, "temperature": 4, "alpha": 0.9, "augment": "identity"}
+    assert made.suggest("x") == {"number": 0, "temperature": 4, "alpha": 0.9, "augmentation": "identity"}
 
 
 def test_states_are_true(history: Any) -> None:

@@ -17,7 +17,7 @@ from distill_ray.search.warm_start import earlier_trials, overlap, warm_start
 from distill_ray.store import Store
 from distill_ray.study import Study, load_study
 
-SPACE = "temperature: {log: [1, 20]}, alpha: {uniform: [0.1, 1.0]}, augment: {choice: [identity, crop]}"
+SPACE = "temperature: {log: [1, 20]}, alpha: {uniform: [0.1, 1.0]}, augmentation: {choice: [identity, crop]}"
 Make = Callable[..., Study]
 
 
@@ -57,8 +57,8 @@ def searched(study: Study, store: Store, *trials: dict[str, object], storage: st
     return history
 
 
-GOOD = {"temperature": 3.0, "alpha": 0.5, "augment": "crop"}
-OTHER = {"temperature": 15.0, "alpha": 0.2, "augment": "identity"}
+GOOD = {"temperature": 3.0, "alpha": 0.5, "augmentation": "crop"}
+OTHER = {"temperature": 15.0, "alpha": 0.2, "augmentation": "identity"}
 
 
 def test_earlier_trials_are_told_once_and_count_for_nothing(make: Make, store: Store) -> None:
@@ -116,7 +116,7 @@ def test_only_what_overlaps_and_fits(make: Make) -> None:
         "lr: {log: [0.01, 0.3]}, batch_size: {int: [16, 64], step: 16}"
     )
     study = make("new", space=space)
-    fixed = {"augment": study.student.augment, "schedule": study.student.schedule}
+    fixed = {"augmentation": study.student.augmentation, "schedule": study.student.schedule}
 
     def taken(**params: object) -> dict[str, object]:
         return dict(overlap(study.search.space, fixed, params))  # type: ignore[arg-type]
@@ -128,8 +128,8 @@ def test_only_what_overlaps_and_fits(make: Make) -> None:
     assert taken(**{**everything, "batch_size": 40}) == {"method": "kd", "temperature": 4.0, "lr": 0.1}
     assert taken(temperature=4.0, lr=0.1) == {"lr": 0.1}
     assert taken(method="latent-be", lr=0.1) == {}
-    assert taken(augment="crop-flip", lr=0.1) == {"lr": 0.1}
-    assert taken(augment="cutout(size=8)", lr=0.1) == {}
+    assert taken(augmentation="crop-flip", lr=0.1) == {"lr": 0.1}
+    assert taken(augmentation="cutout(size=8)", lr=0.1) == {}
     assert taken(alpha=0.3) == {}
 
 

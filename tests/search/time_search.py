@@ -2,7 +2,7 @@
 
     uv run python tests/search/time_search.py --trials 10000 --sampler random
 
-Ray Tune, Optuna's journal, the progress view, the lists in the store and MLflow are the real ones; in the place of training, a
+Ray Tune, Optuna's journal, the progress augmentation, the lists in the store and MLflow are the real ones; in the place of training, a
 trial's process answers at once with one epoch and an outcome. Prints a line every 500 trials: seconds and processor seconds of
 this process per trial, and its resident memory.
 """
@@ -26,7 +26,7 @@ from distill_ray.resolve import SEARCH, data_of, teacher_runs
 from distill_ray.search import search
 from distill_ray.search.history import counted, open_history
 from distill_ray.search.trial import TrialRunner
-from distill_ray.stages.mlflow_record import MlflowRecord
+from distill_ray.stages.mlflow_observer import MlflowRecord
 from distill_ray.stages.references import References
 from distill_ray.stages.stage_log import StageLog
 from distill_ray.store import Store

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from distill_ray.stages.collect import git_commit, load_results
-from distill_ray.stages.places import Places
+from distill_ray.stages.locations import Locations
 from distill_ray.stages.run import write_files
 from distill_ray.study import load_study
 
@@ -47,7 +47,7 @@ def test_the_commit_is_that_of_the_package_and_says_when_it_was_changed(tmp_path
 def test_a_report_is_made_again_when_some_of_it_is_gone(finished_study: Any, tmp_path: Path) -> None:
     shutil.copytree(finished_study.store.uri, tmp_path / "store")
     study = load_study(finished_study.file)
-    results, _, store = load_results(study, Places(str(tmp_path / "store")))
+    results, _, store = load_results(study, Locations(str(tmp_path / "store")))
 
     def report(folder: str) -> dict[str, bytes]:
         (tmp_path / folder).mkdir()

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_ray.augment import Additional, Crop, CutMix, Cutout, Identity, View
-from distill_ray.augment.view import Part
+from distill_ray.augmentation import Additional, Crop, CutMix, Cutout, Identity, Augmentation
+from distill_ray.augmentation.augmentation import Part
 from distill_ray.execution.cluster import WorkerResources
 from distill_ray.execution.run_job import run_job
 from distill_ray.execution.sharing import trial_sharing
@@ -37,7 +37,7 @@ from distill_ray.study import Study
 from distill_ray.training import Dataset, load_dataset, train
 
 CPU = torch.device("cpu")
-SPACE = "search.space={augment: {choice: [identity, crop, cutout]}, augment.size: {int: [2, 4]}, temperature: {log: [1, 20]}}"
+SPACE = "search.space={augmentation: {choice: [identity, crop, cutout]}, augmentation.size: {int: [2, 4]}, temperature: {log: [1, 20]}}"
 
 
 class Confident:
@@ -58,9 +58,9 @@ class Confident:
         return (1000.0 * columns).expand(self.members, -1, -1)
 
 
-def screening(view: View, data: Data, **settings: object) -> Screening:
+def screening(augmentation: Augmentation, data: Data, **settings: object) -> Screening:
     fields = {"epochs": 10, "images": None, "batch_size": 16, "seed": 3} | settings
-    return Screening(view=view, data=data, teachers=("t" * 20,), **fields)  # type: ignore[arg-type]
+    return Screening(augmentation=augmentation, data=data, teachers=("t" * 20,), **fields)  # type: ignore[arg-type]
 
 
 def test_it_is_the_published_measure_of_the_batches_of_the_training_loader(small_dataset: Dataset, small_data: Data) -> None:
@@ -129,8 +129,8 @@ def test_the_result_is_stored_under_all_that_decides_it_and_never_measured_twice
     assert Screening.from_dict(wanted.to_dict()) == wanted
 
 
-def test_it_shares_the_signals_of_the_trials(tmp_path: Path, small_data: Data, tiny_study: Callable[..., Study]) -> None:
-    study = tiny_study("teachers.members=1", "screen={epochs: 2, batch_size: 8}", "resources.signals=stored")
+def test_it_shares_the_teacher_logits_of_the_trials(tmp_path: Path, small_data: Data, tiny_study: Callable[..., Study]) -> None:
+    study = tiny_study("teachers.members=1", "screen={epochs: 2, batch_size: 8}", "resources.teacher_logits=stored")
     data, store = data_of(study), Store.open(str(tmp_path))
     (teacher,) = teacher_runs(study, data)
     save_job(store, teacher.job, **_trained(teacher.job, load_dataset(data)))
@@ -138,12 +138,12 @@ def test_it_shares_the_signals_of_the_trials(tmp_path: Path, small_data: Data, t
     sharing = screening_sharing(study, wanted)
     run_screening(store, wanted, WorkerResources(sharing=sharing))
     shared = found_metrics(store, wanted)
-    made = [path for path, *_ in store.tree("signals") if path.endswith("manifest.json")]
+    made = [path for path, *_ in store.tree("teacher_logits") if path.endswith("manifest.json")]
     assert len(made) == 2
-    trial = trial_run(study, data, [teacher.job.id], 0, {"temperature": 4.0, "alpha": 0.9, "augment": "identity"})
+    trial = trial_run(study, data, [teacher.job.id], 0, {"temperature": 4.0, "alpha": 0.9, "augmentation": "identity"})
     for _ in run_job(store, trial.job, WorkerResources(sharing=trial_sharing(study))):
         pass
-    assert [path for path, *_ in store.tree("signals") if path.endswith("manifest.json")] == made
+    assert [path for path, *_ in store.tree("teacher_logits") if path.endswith("manifest.json")] == made
     store.delete(wanted.key)
     run_screening(store, wanted, WorkerResources())
     live = found_metrics(store, wanted)
@@ -156,7 +156,7 @@ def test_it_shares_the_signals_of_the_trials(tmp_path: Path, small_data: Data, t
     ["screen={images: 32}", "screen={candidates: [cutmix]}", "screen={candidates: [identity, {name: crop, padding: 1}]}"],
 )
 def test_what_no_trial_asks_for_is_not_stored(override: str, tiny_study: Callable[..., Study], small_data: Data) -> None:
-    study = tiny_study(override, "resources.signals=stored")
+    study = tiny_study(override, "resources.teacher_logits=stored")
     assert not screening_sharing(study, screenings(study, small_data, ["t" * 20])[-1]).stores(Identity())
 
 
@@ -173,7 +173,7 @@ def _trained(job: Job, dataset: Dataset) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "change",
-    [{"view": Crop()}, {"epochs": 11}, {"images": 9}, {"batch_size": 17}, {"seed": 4}, {"teachers": ("u" * 20,)}],
+    [{"augmentation": Crop()}, {"epochs": 11}, {"images": 9}, {"batch_size": 17}, {"seed": 4}, {"teachers": ("u" * 20,)}],
     ids=lambda change: next(iter(change)),
 )
 def test_whatever_changes_the_result_changes_the_identity(small_data: Data, change: dict[str, object]) -> None:
@@ -188,23 +188,23 @@ def test_where_the_data_lie_does_not_change_the_identity(small_data: Data) -> No
 
 def test_the_best_choices_stay_in_the_search(tiny_study: Callable[..., Study]) -> None:
     study = tiny_study(
-        SPACE, "screen={keep: 2, epochs: 6}", "search.try_first=[{augment: cutout, augment.size: 2}, {augment: crop}]"
+        SPACE, "screen={keep: 2, epochs: 6}", "search.try_first=[{augmentation: cutout, augmentation.size: 2}, {augmentation: crop}]"
     )
     values = {Identity(): 0.3, Crop(): 0.1, Cutout(): 0.2}
     assert kept_choices(study, values) == [Crop(), Cutout()]
     less = narrowed(study, values | {Cutout(): 0.4})
-    assert [dimension.name for dimension in less.search.space.dimensions] == ["augment", "temperature"]
-    assert less.search.space["augment"].limits == (Identity(), Crop())
-    assert less.search.try_first == ({"augment": "crop"},)
+    assert [dimension.name for dimension in less.search.space.dimensions] == ["augmentation", "temperature"]
+    assert less.search.space["augmentation"].limits == (Identity(), Crop())
+    assert less.search.try_first == ({"augmentation": "crop"},)
     data = data_of(study)
     assert search_name(less, data, ["a"]) != search_name(study, data, ["a"])
-    assert trial_run(less, data, ["a", "b"], 0, {"augment": "crop"}).job.recipe.augment == Crop()
+    assert trial_run(less, data, ["a", "b"], 0, {"augmentation": "crop"}).job.recipe.augmentation == Crop()
 
 
 def test_a_choice_that_needs_a_student_stays_and_is_not_measured(tiny_study: Callable[..., Study]) -> None:
-    space = "search.space={augment: {choice: [identity, cutmix, {name: additional, pick: kl}]}}"
+    space = "search.space={augmentation: {choice: [identity, cutmix, {name: additional, pick: kl}]}}"
     study = tiny_study(space, "search.try_first=[]", "screen={keep: 1, epochs: 6}")
-    assert [asked.view for asked in screenings(study, data_of(study), ["a"])] == [Identity(), CutMix()]
+    assert [asked.augmentation for asked in screenings(study, data_of(study), ["a"])] == [Identity(), CutMix()]
     assert kept_choices(study, {Identity(): 0.3, CutMix(): 0.1}) == [CutMix(), Additional(pick="kl")]
 
 
@@ -214,7 +214,7 @@ def test_without_keep_the_search_is_left_as_it_was(tiny_study: Callable[..., Stu
 
 
 def test_recipes_of_students_know_their_groups_of_teachers(tiny_study: Callable[..., Study]) -> None:
-    group = "{members: 1, model: wrn-10-1, epochs: 1, batch_size: 32, augment: identity, name: %s}"
+    group = "{members: 1, model: wrn-10-1, epochs: 1, batch_size: 32, augmentation: identity, name: %s}"
     groups = f"teachers=[{group % 'one'}, {group % 'two'}, {group % 'three'}]"
     study = tiny_study(groups, "student.teachers=[three, one]", "confirm.baselines={b: {teachers: [two]}}")
     data = data_of(study)

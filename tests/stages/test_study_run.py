@@ -199,7 +199,7 @@ def check_screening(folder: Path, overrides: tuple[str, ...]) -> None:
     measured = {each.label: found_metrics(store, each) for each in screenings(study, data, [teacher.job.id])}
     assert set(measured) == {"identity", "crop"}
     kept = min(measured, key=lambda label: measured[label]["screen/t-stddev"])
-    assert {trial.params["augment"] for trial in only_search(folder).trials} == {kept}
+    assert {trial.params["augmentation"] for trial in only_search(folder).trials} == {kept}
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")

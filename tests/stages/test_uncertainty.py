@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from distill_ray.augment.kernels.shifts import LEVELS, shifted
+from distill_ray.augmentation.kernels.shifts import LEVELS, shifted
 from distill_ray.cli import main
 from distill_ray.data import load_images, open_source
 from distill_ray.errors import RequestError

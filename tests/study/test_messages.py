@@ -21,7 +21,7 @@ STUDENT = "student: {model: wrn-10-1}\n"
         ("temperture: 4", "student.temperture: unknown field; did you mean 'temperature'?"),
         (
             "zzz: 4",
-            "student.zzz: unknown field (known: teachers, model, method, augment, epochs, batch_size, lr, optimizer, momentum,",
+            "student.zzz: unknown field (known: teachers, model, method, augmentation, epochs, batch_size, lr, optimizer, momentum,",
         ),
         ("temperature: -1", "student.temperature: found -1, must be above 0"),
         ("temperature: '4'", "student.temperature: found '4', must be a number, above 0"),
@@ -46,11 +46,11 @@ STUDENT = "student: {model: wrn-10-1}\n"
         ("method: kdd", "student.method: unknown method 'kdd'; did you mean 'kd'?"),
         ("method: 3", "student.method: found 3, must be the name of a method: "),
         ("method: [kd]", 'student.method: found ["kd"], must be the name of a method: '),
-        ("augment: crop_flip", "student.augment: unknown view 'crop_flip'; did you mean 'crop-flip'?"),
-        ("augment: {padding: 3}", 'student.augment: found {"padding": 3}, must be the name of a view, or name and settings: '),
-        ("augment: {name: crop-flip, paddin: 3}", "student.augment.paddin: unknown field; did you mean 'padding'?"),
-        ("augment: {name: crop-flip, padding: -3}", "student.augment.padding: found -3, must be at least 0"),
-        ("augment: {name: identity, padding: 3}", "student.augment.padding: view 'identity' has no settings"),
+        ("augmentation: crop_flip", "student.augmentation: unknown augmentation 'crop_flip'; did you mean 'crop-flip'?"),
+        ("augmentation: {padding: 3}", 'student.augmentation: found {"padding": 3}, must be the name of an augmentation, or name and settings: '),
+        ("augmentation: {name: crop-flip, paddin: 3}", "student.augmentation.paddin: unknown field; did you mean 'padding'?"),
+        ("augmentation: {name: crop-flip, padding: -3}", "student.augmentation.padding: found -3, must be at least 0"),
+        ("augmentation: {name: identity, padding: 3}", "student.augmentation.padding: augmentation 'identity' has no settings"),
         ("weights: [0, 0, 0]", "student.weights: weights must not all be 0"),
         ("weights: [1, 2]", "student.weights: weights must be one for each of 3 teachers, found 2"),
     ],
@@ -95,7 +95,7 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
             "resources.gpus_per_worker: found 0.25, but the 2 workers of one job cannot share a GPU; give each a whole one",
         ),
         ("resources: {compile: on}", "resources.compile: found true, must be one of auto, always, never"),
-        ("resources: {signals_top_k: 0}", "resources.signals_top_k: found 0, must be at least 1"),
+        ("resources: {teacher_logits_top_k: 0}", "resources.teacher_logits_top_k: found 0, must be at least 1"),
         ("resources: {workers_per_trial: 0}", "resources.workers_per_trial: found 0, must be at least 1"),
         ("teachers: []", "teachers: missing; name at least their model"),
         ("teachers:", "teachers: missing; name at least their model"),
@@ -240,10 +240,10 @@ def test_search(refusal: Refusal, search: str, message: str) -> None:
         ("lr: {choice: [0.1, 0.1]}", "lr.choice.1: found 0.1 a second time"),
         ("lr: {choice: [0.1, -1]}", "lr.choice.1: found -1, must be above 0"),
         ("model: {choice: [wrn-10-1, wrn-11-1]}", "model.choice.1: "),
-        ("augment: {choice: [flip, flop]}", "augment.choice.1: unknown view 'flop'; did you mean 'flip'?"),
+        ("augmentation: {choice: [flip, flop]}", "augmentation.choice.1: unknown augmentation 'flop'; did you mean 'flip'?"),
         ("method: {choice: [kd, kdd]}", "method.choice.1: unknown method 'kdd'; did you mean 'kd'?"),
-        ("augment.padding: {int: [-1, 4]}", "augment.padding.int.0: found -1, must be at least 0"),
-        ("augment.size_: {int: [1, 4]}", "augment.size_: unknown field"),
+        ("augmentation.padding: {int: [-1, 4]}", "augmentation.padding.int.0: found -1, must be at least 0"),
+        ("augmentation.size_: {int: [1, 4]}", "augmentation.size_: unknown field"),
         ("lr: {log: [0.1, 1], when: {method: kd}}", "lr.when.method: method is not a choice in this space (choices: none)"),
         ("warmup_epochs: {uniform: [0, 12]}", "warmup_epochs: found [0.0, 12.0], must be below epochs (12)"),
         ("epochs: {int: [1, 2]}, warmup_epochs: {uniform: [0, 1]}", "warmup_epochs: found [0.0, 1.0], must be below epochs (1)"),
@@ -293,38 +293,38 @@ def test_a_condition_on_a_method_that_lacks_the_setting(refusal: Refusal) -> Non
         "search:\n  space:\n"
         "    method: {choice: [supervised, kd]}\n"
         "    temperature: {log: [1, 20], when: {method: supervised}}\n"
-        "    augment: {choice: [identity, crop-flip]}\n"
-        "    augment.padding: {int: [1, 4], when: {augment: [identity, crop-flip]}}\n"
+        "    augmentation: {choice: [identity, crop-flip]}\n"
+        "    augmentation.padding: {int: [1, 4], when: {augmentation: [identity, crop-flip]}}\n"
     )
     assert refusal(HEAD + TEACHERS + STUDENT + space) == [
         "study.yaml:7: search.space.temperature.when.method: method 'supervised' has no setting 'temperature'",
-        "study.yaml:9: search.space.augment.padding.when.augment: augment 'identity' has no setting 'padding'",
+        "study.yaml:9: search.space.augmentation.padding.when.augmentation: augmentation 'identity' has no setting 'padding'",
     ]
 
 
-def test_a_setting_that_no_method_or_view_in_reach_has(refusal: Refusal) -> None:
-    space = "search:\n  space:\n    combine: {choice: [add-loss, mean-loss]}\n    augment.padding: {int: [1, 2]}\n"
-    student = "student: {model: wrn-10-1, method: supervised, augment: identity}\n"
+def test_a_setting_that_no_method_or_augmentation_in_reach_has(refusal: Refusal) -> None:
+    space = "search:\n  space:\n    combine: {choice: [add-loss, mean-loss]}\n    augmentation.padding: {int: [1, 2]}\n"
+    student = "student: {model: wrn-10-1, method: supervised, augmentation: identity}\n"
     assert refusal(HEAD + TEACHERS + student + space) == [
         "study.yaml:6: search.space.combine: no setting of method supervised (augmented-kd, crd, kd have it)",
-        "study.yaml:7: search.space.augment.padding: no setting 'padding' of view identity",
+        "study.yaml:7: search.space.augmentation.padding: no setting 'padding' of augmentation identity",
     ]
 
 
 def test_what_only_follows_from_another_mistake_is_not_reported(refusal: Refusal) -> None:
-    space = "search:\n  space:\n    augment.size: {int: [2, 4]}\n    temperature: {log: [1, 20]}\n"
-    student = "student: {model: wrn-10-1, method: kdd, augment: cutuot}\n"
+    space = "search:\n  space:\n    augmentation.size: {int: [2, 4]}\n    temperature: {log: [1, 20]}\n"
+    student = "student: {model: wrn-10-1, method: kdd, augmentation: cutuot}\n"
     lines = refusal(HEAD + TEACHERS + student + space)
     assert [line.split(" (known")[0] for line in lines] == [
         "study.yaml:3: student.method: unknown method 'kdd'; did you mean 'kd'?",
-        "study.yaml:3: student.augment: unknown view 'cutuot'; did you mean 'cutout'?",
+        "study.yaml:3: student.augmentation: unknown augmentation 'cutuot'; did you mean 'cutout'?",
     ]
 
 
-def test_a_setting_of_some_views_is_drawn_for_those(load: Callable[..., Study]) -> None:
-    space = "search:\n  space:\n    augment: {choice: [mixup, cutmix, flip]}\n    augment.alpha: {uniform: [0.1, 2]}\n"
-    (condition,) = load(HEAD + TEACHERS + STUDENT + space).search.space["augment.alpha"].when
-    assert (condition.field, condition.labels) == ("augment", ("mixup", "cutmix"))
+def test_a_setting_of_some_augmentations_is_drawn_for_those(load: Callable[..., Study]) -> None:
+    space = "search:\n  space:\n    augmentation: {choice: [mixup, cutmix, flip]}\n    augmentation.alpha: {uniform: [0.1, 2]}\n"
+    (condition,) = load(HEAD + TEACHERS + STUDENT + space).search.space["augmentation.alpha"].when
+    assert (condition.field, condition.labels) == ("augmentation", ("mixup", "cutmix"))
 
 
 def test_configurations_to_try_first_obey_conditions(refusal: Refusal, load: Callable[..., Study]) -> None:
@@ -367,7 +367,7 @@ def test_everything_wrong_is_reported_in_one_pass_in_the_order_of_the_file(refus
         "  space:\n"
         "    alpha: {uniform: [0.1, 1.5], when: {method: kd}}\n"
         "    temperature: {log: [1, 20]}\n"
-        "    augment: {choice: [cropflip]}\n"
+        "    augmentation: {choice: [cropflip]}\n"
         "confirm: {seeds: 0, baselines: [scrach]}\n"
         "resources: {cpus_per_worker: one}\n",
         "search.retries=-1",
@@ -384,7 +384,7 @@ def test_everything_wrong_is_reported_in_one_pass_in_the_order_of_the_file(refus
         "study.yaml:13: search.trials:",
         "study.yaml:14: search.try_first.0.temperature:",
         "study.yaml:16: search.space.alpha.uniform.1:",
-        "study.yaml:18: search.space.augment.choice.0:",
+        "study.yaml:18: search.space.augmentation.choice.0:",
         "study.yaml:19: confirm.seeds:",
         "study.yaml:19: confirm.baselines.0:",
         "study.yaml:20: resources.cpus_per_worker:",

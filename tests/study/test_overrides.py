@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from distill_ray.augment import CropFlip, Flip, Identity
+from distill_ray.augmentation import CropFlip, Flip, Identity
 from distill_ray.study import Study
 
 Load = Callable[..., Study]
@@ -14,9 +14,9 @@ Refusal = Callable[..., list[str]]
 
 
 def test_any_field_can_be_set(load: Load, smallest: str) -> None:
-    overrides = ("search.trials=4", "student.lr=1e-2", "student.augment={name: crop-flip, padding: 2}", "name = other")
+    overrides = ("search.trials=4", "student.lr=1e-2", "student.augmentation={name: crop-flip, padding: 2}", "name = other")
     study = load(smallest, *overrides)
-    assert (study.search.trials, study.student.lr, study.student.augment, study.name) == (4, 0.01, CropFlip(padding=2), "other")
+    assert (study.search.trials, study.student.lr, study.student.augmentation, study.name) == (4, 0.01, CropFlip(padding=2), "other")
     assert study.overrides == overrides
     assert study.source_text == smallest
 
@@ -27,17 +27,17 @@ def test_a_later_override_wins(load: Load, smallest: str) -> None:
 
 def test_items_of_lists_by_their_position(load: Load) -> None:
     text = "name: x\nteachers: [{model: wrn-10-1}, {model: wrn-16-1}]\nstudent: {model: wrn-10-1}\n"
-    study = load(text, "teachers.1.members=1", "teachers.0.augment=flip")
+    study = load(text, "teachers.1.members=1", "teachers.0.augmentation=flip")
     assert [len(group.seeds) for group in study.teachers] == [3, 1]
-    assert study.teachers[0].recipe.augment == Flip()
+    assert study.teachers[0].recipe.augmentation == Flip()
 
 
-def test_settings_of_the_view_in_the_search_space(load: Load, smallest: str) -> None:
+def test_settings_of_the_augmentation_in_the_search_space(load: Load, smallest: str) -> None:
     space = load(
-        smallest, "search.space.augment.choice=[identity, crop-flip]", "search.space.augment.padding.int=[0, 4]"
+        smallest, "search.space.augmentation.choice=[identity, crop-flip]", "search.space.augmentation.padding.int=[0, 4]"
     ).search.space
-    assert space["augment"].values == (Identity(), CropFlip())
-    assert space["augment.padding"].limits == (0, 4)
+    assert space["augmentation"].values == (Identity(), CropFlip())
+    assert space["augmentation.padding"].limits == (0, 4)
 
 
 def test_a_study_can_be_given_by_overrides_alone(load: Load) -> None:

@@ -17,7 +17,7 @@ from distill_ray.errors import RequestError
 from distill_ray.study import Study
 from distill_ray.study.document import Document, parse_document
 from distill_ray.study.problems import Problems
-from distill_ray.study.reading import read_study
+from distill_ray.study.parse import read_study
 
 LIKE_ANYWHERE = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 """The same examples on every machine, however slow it is."""
@@ -26,24 +26,24 @@ VALID: dict[str, Any] = {
     "name": "x",
     "data": {"source": "digits", "validation": 200, "train": None, "split": "last", "label": None, "seed": 0},
     "teachers": [
-        {"model": "wrn-10-1", "members": 2, "augment": {"name": "crop-flip", "padding": 2}},
+        {"model": "wrn-10-1", "members": 2, "augmentation": {"name": "crop-flip", "padding": 2}},
         {"model": "wrn-10-1", "seeds": [5, 6], "schedule": "step", "milestones": [3, 6]},
     ],
-    "student": {"model": "wrn-10-1", "method": "kd", "temperature": 4, "alpha": 0.9, "augment": "flip", "epochs": 12},
+    "student": {"model": "wrn-10-1", "method": "kd", "temperature": 4, "alpha": 0.9, "augmentation": "flip", "epochs": 12},
     "search": {
         "trials": 12,
         "objectives": {"val/nll": "min"},
         "sampler": "tpe",
         "scheduler": {"name": "asha", "grace_epochs": 2, "reduction": 2},
         "time_limit": "2h",
-        "try_first": [{"temperature": 4, "method": "kd", "augment": "flip"}],
+        "try_first": [{"temperature": 4, "method": "kd", "augmentation": "flip"}],
         "space": {
             "method": {"choice": ["kd", "supervised"]},
             "temperature": {"log": [1, 20], "when": {"method": "kd"}},
             "lr": {"uniform": [0.1, 0.5], "step": 0.1},
             "epochs": {"int": [4, 12], "log": True},
-            "augment": {"choice": ["flip", "crop-flip"]},
-            "augment.padding": {"int": [1, 4], "when": {"augment": ["crop-flip"]}},
+            "augmentation": {"choice": ["flip", "crop-flip"]},
+            "augmentation.padding": {"int": [1, 4], "when": {"augmentation": ["crop-flip"]}},
         },
     },
     "confirm": {"seeds": 3, "top": 1, "baselines": {"scratch": {}, "hot": {"temperature": 20}}},
@@ -80,7 +80,7 @@ KEYS = [
     "step",
     "uniform",
     "name",
-    "augment.padding",
+    "augmentation.padding",
     "temperature",
     "seeds",
     "",

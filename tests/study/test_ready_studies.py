@@ -36,6 +36,6 @@ def test_one_study_searches_across_the_systems() -> None:
     study = ready("across-systems")
     assert study.search.objectives == {"val/accuracy": "max", "val/cnll": "min"}
     names = {dimension.name for dimension in study.search.space.dimensions}
-    assert {"method", "augment", "temperature", "alpha", "diversity"} <= names
+    assert {"method", "augmentation", "temperature", "alpha", "diversity"} <= names
     methods = study.search.space["method"].limits
     assert {"kd", "latent-be", "hydra+", "augmented-kd"} <= set(methods)

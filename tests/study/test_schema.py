@@ -85,7 +85,7 @@ def test_sections_have_every_field_with_its_default(validator: Draft202012Valida
     [
         ("student", {"model": "wrn-10-1", "temperture": 3}),
         ("student", {"model": "wrn-10-1", "method": "dk"}),
-        ("student", {"model": "wrn-10-1", "augment": {"name": "cutout", "sise": 3}}),
+        ("student", {"model": "wrn-10-1", "augmentation": {"name": "cutout", "sise": 3}}),
         ("teachers", {"members": 3}),
         ("teachers", []),
         ("search", {"space": {"lr": {"between": [0, 1]}}}),
@@ -117,7 +117,7 @@ def test_slips_are_refused_by_both(
         {"lr": {"log": [0.01, 0.3]}, "epochs": {"int": [4, 16], "log": True}},
         {"alpha": {"uniform": [0, 1], "step": 0.25}},
         {"method": {"choice": ["kd", "supervised"]}, "temperature": {"log": [1, 20], "when": {"method": "kd"}}},
-        {"augment": {"choice": ["crop", {"name": "cutout", "size": 4}]}, "augment.size": {"int": [2, 4]}},
+        {"augmentation": {"choice": ["crop", {"name": "cutout", "size": 4}]}, "augmentation.size": {"int": [2, 4]}},
         {"milestones": {"choice": [[], [4]]}, "schedule": {"choice": ["step"]}},
     ],
 )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from distill_ray.augment import Additional, Crop, CutMix, Cutout
+from distill_ray.augmentation import Additional, Crop, CutMix, Cutout
 from distill_ray.study import MeanOf, PublishedRow, Study
 from distill_ray.study.recipes import short_texts
 
@@ -17,14 +17,14 @@ SCREENED = """\
 name: screened
 teachers:
   - {name: plain, members: 2, model: wrn-10-1}
-  - {name: mixed, members: 1, model: wrn-10-1, augment: mixup}
-student: {model: wrn-10-1, augment: crop}
+  - {name: mixed, members: 1, model: wrn-10-1, augmentation: mixup}
+student: {model: wrn-10-1, augmentation: crop}
 screen: {keep: 2}
 search:
   space:
-    augment: {choice: [crop, cutout, cutmix, {name: additional, pick: kl}]}
-    augment.size: {int: [2, 6], when: {augment: cutout}}
-    augment.padding: {int: [0, 2], when: {augment: [cutout, cutmix]}}
+    augmentation: {choice: [crop, cutout, cutmix, {name: additional, pick: kl}]}
+    augmentation.size: {int: [2, 6], when: {augmentation: cutout}}
+    augmentation.padding: {int: [0, 2], when: {augmentation: [cutout, cutmix]}}
     temperature: {log: [1, 20]}
 """
 
@@ -48,11 +48,11 @@ def test_the_section_changes_what_is_asked_for(load: Load) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("screen={keep: 3}", "screen.keep: found 3, must be below the number of choices of augment that are measured (3)"),
+        ("screen={keep: 3}", "screen.keep: found 3, must be below the number of choices of augmentation that are measured (3)"),
         ("screen={keep: 0}", "screen.keep: found 0, must be at least 1"),
-        ("screen={candidates: []}", "screen.candidates: found [], must be a list of at least one view"),
+        ("screen={candidates: []}", "screen.candidates: found [], must be a list of at least one augmentation"),
         ("screen={candidates: [crop, crop]}", "screen.candidates.1: found 'crop' a second time"),
-        ("screen={candidates: [crop, {name: additional, pick: kl}]}", "screen.candidates.1: augment 'additional' picks images"),
+        ("screen={candidates: [crop, {name: additional, pick: kl}]}", "screen.candidates.1: augmentation 'additional' picks images"),
         ("screen={kep: 3}", "screen.kep: unknown field; did you mean 'keep'?"),
         ("student.teachers=[plan]", "student.teachers.0: unknown group of teachers 'plan'; did you mean 'plain'?"),
         ("teachers.1.name=plain", "teachers.0.name: found 'plain' more than once"),
@@ -76,11 +76,11 @@ def test_what_is_refused(refusal: Refusal, override: str, message: str) -> None:
 
 def test_a_space_without_some_choices_has_no_dimension_that_only_they_had(load: Load) -> None:
     space = load(SCREENED).search.space
-    without = space.without("augment", [Cutout()])
-    assert [dimension.name for dimension in without.dimensions] == ["augment", "augment.padding", "temperature"]
-    assert without["augment"].limits == (Crop(), CutMix(), Additional(pick="kl"))
-    assert [condition.labels for condition in without["augment.padding"].when] == [("cutmix",)]
-    assert space.without("augment", []) == space
+    without = space.without("augmentation", [Cutout()])
+    assert [dimension.name for dimension in without.dimensions] == ["augmentation", "augmentation.padding", "temperature"]
+    assert without["augmentation"].limits == (Crop(), CutMix(), Additional(pick="kl"))
+    assert [condition.labels for condition in without["augmentation.padding"].when] == [("cutmix",)]
+    assert space.without("augmentation", []) == space
 
 
 def test_students_learn_from_the_groups_that_are_named(load: Load) -> None:
@@ -121,8 +121,8 @@ def test_the_file_of_a_study_with_all_of_it_says_the_same(load: Load) -> None:
     assert load(yaml.safe_dump(study.to_dict())).digest == study.digest
 
 
-def test_a_view_is_called_by_what_tells_it_from_the_others(load: Load) -> None:
-    views = [
+def test_a_augmentation_is_called_by_what_tells_it_from_the_others(load: Load) -> None:
+    augmentations = [
         Cutout(flip=False),
         CutMix(padding=2),
         CutMix(padding=2, alpha=0.5),
@@ -130,18 +130,18 @@ def test_a_view_is_called_by_what_tells_it_from_the_others(load: Load) -> None:
         Additional(padding=2),
         Additional(padding=2, pick="kl"),
     ]
-    texts = short_texts(views)
+    texts = short_texts(augmentations)
     assert list(texts.values()) == [
         "cutout", "cutmix(alpha=1.0)", "cutmix(alpha=0.5)", "additional(flip)", "additional(cutmix)", "additional(cutmix, kl)"
     ]  # fmt: skip
-    assert list(texts) == views
+    assert list(texts) == augmentations
 
 
 def test_people_read_short_names_and_the_search_keeps_the_whole_ones(load: Load) -> None:
-    study = load(SCREENED, "search.space={augment: {choice: [{name: crop, padding: 1}, {name: cutout, flip: false}, mixup]}}")
-    drawn = {"augment": "cutout(flip=false)"}
-    assert study.shown(drawn) == {"augment": "cutout"}
-    assert study.search.space.recipe(study.student, drawn).augment == Cutout(flip=False)
-    assert study.view_texts[Cutout(flip=False)] == "cutout"
-    measured = load(SCREENED, "screen={candidates: [crop, {name: cutout, size: 4}]}").view_texts
-    assert [measured[view] for view in (Crop(), Cutout(), Cutout(size=4))] == ["crop", "cutout", "cutout(size=4)"]
+    study = load(SCREENED, "search.space={augmentation: {choice: [{name: crop, padding: 1}, {name: cutout, flip: false}, mixup]}}")
+    drawn = {"augmentation": "cutout(flip=false)"}
+    assert study.shown(drawn) == {"augmentation": "cutout"}
+    assert study.search.space.recipe(study.student, drawn).augmentation == Cutout(flip=False)
+    assert study.augmentation_texts[Cutout(flip=False)] == "cutout"
+    measured = load(SCREENED, "screen={candidates: [crop, {name: cutout, size: 4}]}").augmentation_texts
+    assert [measured[augmentation] for augmentation in (Crop(), Cutout(), Cutout(size=4))] == ["crop", "cutout", "cutout(size=4)"]

@@ -10,7 +10,7 @@ import optuna
 import pytest
 import yaml
 
-from distill_ray.augment import CropFlip, Flip, Identity
+from distill_ray.augmentation import CropFlip, Flip, Identity
 from distill_ray.methods import METHODS, EnsembleKD, Supervised
 from distill_ray.settings import Setting
 from distill_ray.study import Choice, Condition, Label, Range, SearchSpace, Study
@@ -56,9 +56,9 @@ def test_every_kind_of_dimension_is_drawn_as_optuna_draws_it(load: Load) -> None
         "    nesterov: {choice: [true, false]}\n"
         "    milestones: {choice: [[], [1, 2]]}\n"
         "    schedule: {choice: [step, cosine]}\n"
-        "    augment: {choice: [identity, {name: crop-flip, padding: 2}, crop-flip]}\n"
+        "    augmentation: {choice: [identity, {name: crop-flip, padding: 2}, crop-flip]}\n"
     ).search.space
-    trial = Recorder(augment="crop-flip(padding=2)", milestones="[1, 2]", schedule="step")
+    trial = Recorder(augmentation="crop-flip(padding=2)", milestones="[1, 2]", schedule="step")
     drawn = space.suggest(trial)
     assert trial.asked == [
         ("temperature", 1.0, 20.0, None, True),
@@ -69,13 +69,13 @@ def test_every_kind_of_dimension_is_drawn_as_optuna_draws_it(load: Load) -> None
         ("nesterov", (True, False)),
         ("milestones", ("[]", "[1, 2]")),
         ("schedule", ("step", "cosine")),
-        ("augment", ("identity", "crop-flip(padding=2)", "crop-flip")),
+        ("augmentation", ("identity", "crop-flip(padding=2)", "crop-flip")),
     ]
     assert [type(value) for value in trial.asked[2][1:4]] == [int, int, int]
     recipe = space.recipe(load(STUDY + "    lr: {log: [0.1, 1]}\n").student, drawn)
     assert (recipe.method, recipe.epochs, recipe.batch_size) == (EnsembleKD(temperature=1, alpha=0), 4, 16)
     assert (recipe.lr, type(recipe.lr)) == (1.0, float)
-    assert (recipe.augment, recipe.milestones, recipe.nesterov, recipe.schedule) == (CropFlip(padding=2), (1, 2), True, "step")
+    assert (recipe.augmentation, recipe.milestones, recipe.nesterov, recipe.schedule) == (CropFlip(padding=2), (1, 2), True, "step")
 
 
 def test_what_is_not_searched_stays_as_the_student_has_it(load: Load) -> None:
@@ -101,39 +101,39 @@ def test_a_condition_is_decided_before_it_is_asked(load: Load) -> None:
     assert list(space.suggest(Recorder(keep="best-nll"))) == ["keep"]
 
 
-def test_settings_are_drawn_only_for_the_methods_and_views_that_have_them(load: Load) -> None:
+def test_settings_are_drawn_only_for_the_methods_and_augmentations_that_have_them(load: Load) -> None:
     space = load(
         STUDY + "    temperature: {log: [1, 20]}\n"
         "    method: {choice: [kd, supervised]}\n"
-        "    augment: {choice: [identity, crop-flip]}\n"
-        "    augment.padding: {int: [1, 4]}\n"
+        "    augmentation: {choice: [identity, crop-flip]}\n"
+        "    augmentation.padding: {int: [1, 4]}\n"
     ).search.space
-    assert space.suggest(Recorder()) == {"method": "kd", "temperature": 1.0, "augment": "identity"}
-    assert space.suggest(Recorder(method="supervised", augment="crop-flip")) == {
+    assert space.suggest(Recorder()) == {"method": "kd", "temperature": 1.0, "augmentation": "identity"}
+    assert space.suggest(Recorder(method="supervised", augmentation="crop-flip")) == {
         "method": "supervised",
-        "augment": "crop-flip",
-        "augment.padding": 1,
+        "augmentation": "crop-flip",
+        "augmentation.padding": 1,
     }
 
 
-def test_a_condition_names_a_view_or_one_of_its_settings(load: Load) -> None:
+def test_a_condition_names_a_augmentation_or_one_of_its_settings(load: Load) -> None:
     space = (
         STUDY
-        + "    augment: {choice: [flip, crop-flip, {name: crop-flip, padding: 2}]}\n"
-        + "    lr: {log: [0.1, 1], when: {augment: VIEW}}\n"
+        + "    augmentation: {choice: [flip, crop-flip, {name: crop-flip, padding: 2}]}\n"
+        + "    lr: {log: [0.1, 1], when: {augmentation: VIEW}}\n"
     )
 
-    def labels(view: str) -> tuple[Label, ...]:
-        return load(space.replace("VIEW", view)).search.space["lr"].when[0].labels
+    def labels(augmentation: str) -> tuple[Label, ...]:
+        return load(space.replace("AUGMENTATION", augmentation)).search.space["lr"].when[0].labels
 
     assert labels("crop-flip") == ("crop-flip",)
     assert labels("{name: crop-flip, padding: 2}") == ("crop-flip(padding=2)",)
     assert labels("[flip, crop-flip(padding=2)]") == ("flip", "crop-flip(padding=2)")
 
 
-def test_a_condition_names_every_variant_of_a_view_that_is_not_there_as_such(load: Load) -> None:
-    space = "    augment: {choice: [flip, {name: crop-flip, padding: 1}, {name: crop-flip, padding: 2}]}\n"
-    space += "    lr: {log: [0.1, 1], when: {augment: crop-flip}}\n"
+def test_a_condition_names_every_variant_of_a_augmentation_that_is_not_there_as_such(load: Load) -> None:
+    space = "    augmentation: {choice: [flip, {name: crop-flip, padding: 1}, {name: crop-flip, padding: 2}]}\n"
+    space += "    lr: {log: [0.1, 1], when: {augmentation: crop-flip}}\n"
     assert load(STUDY + space).search.space["lr"].when[0].labels == ("crop-flip(padding=1)", "crop-flip(padding=2)")
 
 
@@ -173,19 +173,19 @@ def test_settings_for_a_method_that_only_trials_have(load: Load) -> None:
     assert study.search.space.recipe(study.student, {"method": "kd"}).method == EnsembleKD(temperature=8, alpha=0.5)
 
 
-def test_a_drawn_view_replaces_that_of_the_student_and_its_settings(load: Load) -> None:
-    text = STUDY.replace("epochs: 12", "epochs: 12, augment: {name: crop-flip, padding: 3}")
-    study = load(text + "    augment: {choice: [identity, crop-flip]}\n    augment.padding: {int: [1, 2]}\n")
+def test_a_drawn_augmentation_replaces_that_of_the_student_and_its_settings(load: Load) -> None:
+    text = STUDY.replace("epochs: 12", "epochs: 12, augmentation: {name: crop-flip, padding: 3}")
+    study = load(text + "    augmentation: {choice: [identity, crop-flip]}\n    augmentation.padding: {int: [1, 2]}\n")
     space = study.search.space
-    assert space.recipe(study.student, {"augment": "crop-flip"}).augment == CropFlip()
-    assert space.recipe(study.student, {"augment": "crop-flip", "augment.padding": 2}).augment == CropFlip(padding=2)
-    assert space.recipe(study.student, {"augment": "identity"}).augment == Identity()
-    assert space.recipe(study.student, {}).augment == CropFlip(padding=3)
+    assert space.recipe(study.student, {"augmentation": "crop-flip"}).augmentation == CropFlip()
+    assert space.recipe(study.student, {"augmentation": "crop-flip", "augmentation.padding": 2}).augmentation == CropFlip(padding=2)
+    assert space.recipe(study.student, {"augmentation": "identity"}).augmentation == Identity()
+    assert space.recipe(study.student, {}).augmentation == CropFlip(padding=3)
 
 
-def test_settings_of_a_view_that_is_not_searched(load: Load) -> None:
-    study = load(STUDY + "    augment.padding: {int: [1, 4]}\n")
-    assert study.search.space.recipe(study.student, {"augment.padding": 3}).augment == CropFlip(padding=3)
+def test_settings_of_a_augmentation_that_is_not_searched(load: Load) -> None:
+    study = load(STUDY + "    augmentation.padding: {int: [1, 4]}\n")
+    assert study.search.space.recipe(study.student, {"augmentation.padding": 3}).augmentation == CropFlip(padding=3)
 
 
 @pytest.mark.parametrize(
@@ -217,8 +217,8 @@ def test_optuna_draws_from_the_space_and_tries_first_what_it_is_told(load: Load)
     study = load(
         STUDY + "    temperature: {log: [1, 20]}\n"
         "    method: {choice: [kd, supervised]}\n"
-        "    augment: {choice: [identity, {name: crop-flip, padding: 2}]}\n"
-        "  try_first: [{method: kd, temperature: 4, augment: {name: crop-flip, padding: 2}}]\n"
+        "    augmentation: {choice: [identity, {name: crop-flip, padding: 2}]}\n"
+        "  try_first: [{method: kd, temperature: 4, augmentation: {name: crop-flip, padding: 2}}]\n"
     )
     space: SearchSpace = study.search.space
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -226,7 +226,7 @@ def test_optuna_draws_from_the_space_and_tries_first_what_it_is_told(load: Load)
     search.enqueue_trial(dict(study.search.try_first[0]))
     trials = [search.ask() for _ in range(20)]
     drawn = [space.suggest(trial) for trial in trials]
-    assert drawn[0] == {"method": "kd", "temperature": 4.0, "augment": "crop-flip(padding=2)"}
+    assert drawn[0] == {"method": "kd", "temperature": 4.0, "augmentation": "crop-flip(padding=2)"}
     assert drawn == [trial.params for trial in trials]
     assert {"temperature" in draw for draw in drawn} == {True, False}
     for draw in drawn:

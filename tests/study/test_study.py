@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distill_ray.augment import CropFlip
+from distill_ray.augmentation import CropFlip
 from distill_ray.errors import RequestError
 from distill_ray.job import Split
 from distill_ray.methods import EnsembleKD, Supervised
@@ -28,7 +28,7 @@ def test_what_the_file_does_not_say_has_good_defaults(load: Load, smallest: str)
     (teachers,) = study.teachers
     assert teachers.recipe.method == Supervised()
     assert teachers.seeds == (0, 1, 2)
-    assert (study.student.method, study.student.augment) == (EnsembleKD(), CropFlip())
+    assert (study.student.method, study.student.augmentation) == (EnsembleKD(), CropFlip())
     search = study.search
     assert (search.trials, search.objectives, search.sampler, search.seed) == (20, {"val/nll": "min"}, "tpe", 0)
     assert search.scheduler == Asha(grace_epochs=3, reduction=3)
@@ -78,7 +78,7 @@ def test_students_and_teachers_never_start_from_the_same_weights(load: Load, sma
 
 
 def test_baselines_keep_everything_of_the_student_but_the_method(load: Load, smallest: str) -> None:
-    study = load(smallest, "student.temperature=9", "student.lr=0.3", "student.augment=flip")
+    study = load(smallest, "student.temperature=9", "student.lr=0.3", "student.augmentation=flip")
     scratch, default = study.confirm.baselines["scratch"], study.confirm.baselines["default-kd"]
     assert (scratch.method, default.method, study.student.method) == (Supervised(), EnsembleKD(), EnsembleKD(temperature=9))
     assert dataclasses.replace(scratch, method=study.student.method) == study.student
@@ -111,9 +111,9 @@ def test_the_digest_is_that_of_the_content(load: Load, smallest: str) -> None:
             "student.method=supervised",
             "student.temperature=7",
             "search.space={method: {choice: [kd, supervised]}, temperature: {log: [1, 9]}, epochs: {int: [2, 32], log: true},"
-            " augment: {choice: [flip, {name: crop-flip, padding: 2}]}, milestones: {choice: [[], [1]]},"
-            " lr: {uniform: [0.1, 0.5], step: 0.1, when: {augment: flip}}, schedule: {choice: [cosine, step]}}",
-            "search.try_first=[{augment: {name: crop-flip, padding: 2}, milestones: [1]}]",
+            " augmentation: {choice: [flip, {name: crop-flip, padding: 2}]}, milestones: {choice: [[], [1]]},"
+            " lr: {uniform: [0.1, 0.5], step: 0.1, when: {augmentation: flip}}, schedule: {choice: [cosine, step]}}",
+            "search.try_first=[{augmentation: {name: crop-flip, padding: 2}, milestones: [1]}]",
             "confirm.baselines={hot: {method: kd, temperature: 20}}",
         ),
     ],
@@ -131,7 +131,7 @@ def test_the_quickstart(smallest: str) -> None:
     assert study.name == "quickstart"
     assert len(study.teachers[0].seeds) == 3
     assert study.search.trials == 12
-    assert {dimension.name for dimension in study.search.space.dimensions} == {"temperature", "alpha", "augment"}
+    assert {dimension.name for dimension in study.search.space.dimensions} == {"temperature", "alpha", "augmentation"}
     assert (study.confirm.seeds, list(study.confirm.baselines)) == (3, ["scratch", "default-kd"])
     check_against_data(study, 1437, 10)
 

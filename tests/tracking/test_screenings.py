@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distill_ray.resolve import data_of
-from distill_ray.stages.mlflow_record import MlflowRecord
+from distill_ray.stages.mlflow_observer import MlflowRecord
 from distill_ray.stages.screen import ENTROPY, T_STDDEV, measurement, screenings
 from distill_ray.store import Store
 from distill_ray.study import load_study
@@ -42,6 +42,6 @@ def test_a_measurement_is_a_run_of_its_own(tracking_uri: str, tmp_path: Path) ->
     (parent,) = client.search_runs([experiment.experiment_id], "tags.`mlflow.runName` = 'study tiny'")
     run = runs["screening · cutout"]
     assert run.data.metrics == pytest.approx(found)
-    assert run.data.tags["augment"] == "cutout" and run.data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert {"augment": "cutout", "augment.size": "4", "augment.flip": "False", "epochs": "6"}.items() <= run.data.params.items()
+    assert run.data.tags["augmentation"] == "cutout" and run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert {"augmentation": "cutout", "augmentation.size": "4", "augmentation.flip": "False", "epochs": "6"}.items() <= run.data.params.items()
     assert {each.info.status for each in runs.values()} == {"FINISHED"}

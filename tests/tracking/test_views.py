@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distill_ray.tracking import Tracker, studies_in, study_views, view_path
 
-VIEWS = study_views({"val/ece": "min", "val/accuracy": "max"}, ["temperature", "augment.size"], "0123abcd")
+VIEWS = study_views({"val/ece": "min", "val/accuracy": "max"}, ["temperature", "augmentation.size"], "0123abcd")
 
 
 def test_a_view_is_what_the_page_of_mlflow_expects() -> None:
@@ -21,12 +21,12 @@ def test_a_view_is_what_the_page_of_mlflow_expects() -> None:
         "metrics.`val/nll`",
         "metrics.`val/brier`",
         "params.`temperature`",
-        "params.`augment.size`",
+        "params.`augmentation.size`",
     ]
     assert state["columnOrder"][3:] == state["selectedColumns"]
     assert set(state["columnWidths"]) >= set(state["columnOrder"])
     (chart,) = state["compareRunCharts"]
-    assert (chart["selectedParams"], chart["selectedMetrics"]) == (["temperature", "augment.size"], ["val/ece"])
+    assert (chart["selectedParams"], chart["selectedMetrics"]) == (["temperature", "augmentation.size"], ["val/ece"])
 
 
 def test_an_objective_to_maximise_is_sorted_from_the_top() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill_ray.augment import Identity
+from distill_ray.augmentation import Identity
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.methods import METHODS
 from distill_ray.training import Dataset, LiveTeachers, Worker, train
@@ -22,7 +22,7 @@ HERE = Worker(torch.device("cpu"))
 
 def losses(dataset: Dataset, data: Data, said: list[str], compile: str, model: str = "mlp-16") -> list[float]:
     """Of two epochs of batches of 16, 16 and 12."""
-    recipe = Recipe(model=model, method=METHODS["kd"](), augment=Identity(), epochs=2, batch_size=16, precision="fp32")
+    recipe = Recipe(model=model, method=METHODS["kd"](), augmentation=Identity(), epochs=2, batch_size=16, precision="fp32")
     job = Job(recipe=recipe, data=data, seed=3, teachers=("a",))
     teachers = LiveTeachers([make_network(job, dataset)], HERE.device, "fp32")
     running = train(job, dataset, teachers, worker=HERE, compile=compile, say=said.append)  # type: ignore[arg-type]

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill_ray.augment import CropFlip
+from distill_ray.augmentation import CropFlip
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.methods import METHODS
 from distill_ray.training import Dataset, LiveTeachers, Worker, precision_of, precision_of_teachers, train
 from distill_ray.training.loop import make_network
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(model="wrn-10-1", method=METHODS["kd"](), augment=CropFlip(), epochs=2, batch_size=16, lr=0.05)
+RECIPE = Recipe(model="wrn-10-1", method=METHODS["kd"](), augmentation=CropFlip(), epochs=2, batch_size=16, lr=0.05)
 
 
 @pytest.fixture(params=[True, False], ids=["AMX", "no AMX"])

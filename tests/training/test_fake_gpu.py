@@ -13,25 +13,25 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill_ray.augment import VIEWS, Additional, AugMix, View
-from distill_ray.augment.epoch import epoch_batches
-from distill_ray.augment.view import Batch, Part
+from distill_ray.augmentation import AUGMENTATIONS, Additional, AugMix, Augmentation
+from distill_ray.augmentation.epoch import epoch_batches
+from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.methods import CRD, METHODS, AugmentedKD, EnsembleKD, LatentBE, Method
 from distill_ray.methods.method import Setup, Student
 from distill_ray.models import build_model
 from distill_ray.models.network import Network
-from distill_ray.training import Dataset, LiveTeachers, Signals, StoredTeachers, Worker, predict, signals
+from distill_ray.training import Dataset, LiveTeachers, TeacherLogits, StoredTeachers, Worker, predict, teacher_logits
 from distill_ray.training.top_k import Tail
 
 GPU = torch.device("cuda", 0)
 
-CASES: dict[str, tuple[Method, View]] = {name: (METHODS[name](), VIEWS["crop-flip"]()) for name in METHODS} | {
+CASES: dict[str, tuple[Method, Augmentation]] = {name: (METHODS[name](), AUGMENTATIONS["crop-flip"]()) for name in METHODS} | {
     "augmented-kd": (METHODS["augmented-kd"](), Additional()),
     "augmented-kd that picks": (AugmentedKD(combine="add-loss"), Additional(pick="student-entropy")),
-    "crd": (CRD(negatives=50), VIEWS["crop-flip"]()),
+    "crd": (CRD(negatives=50), AUGMENTATIONS["crop-flip"]()),
     "drop that picks": (METHODS["drop"](), Additional(pick="kl")),
-    "kd of some more than others": (EnsembleKD(combine="mean-loss", weights=(1.0, 2.0)), VIEWS["mixup"]()),
-    "latent-be with tdiv-sdiv": (LatentBE(perturb="tdiv-sdiv"), VIEWS["crop-flip"]()),
+    "kd of some more than others": (EnsembleKD(combine="mean-loss", weights=(1.0, 2.0)), AUGMENTATIONS["mixup"]()),
+    "latent-be with tdiv-sdiv": (LatentBE(perturb="tdiv-sdiv"), AUGMENTATIONS["crop-flip"]()),
     "supervised by versions": (METHODS["supervised"](), AugMix(consistency=True)),
 }
 
@@ -89,12 +89,12 @@ def network(dataset: Dataset, seed: int = 0) -> Network:
 
 
 @pytest.fixture(scope="module")
-def made(small_dataset: Dataset) -> dict[View, Batch]:
-    """A batch of each view, made on the CPU."""
+def made(small_dataset: Dataset) -> dict[Augmentation, Batch]:
+    """A batch of each augmentation, made on the CPU."""
     where: dict[str, Any] = {"rows": small_dataset.train, "mean": small_dataset.mean, "seed": 1, "epoch": 1, "device": "cpu"}
     return {
-        view: next(epoch_batches(view, small_dataset.images, small_dataset.labels, batch_size=6, **where))
-        for _, view in CASES.values()
+        augmentation: next(epoch_batches(augmentation, small_dataset.images, small_dataset.labels, batch_size=6, **where))
+        for _, augmentation in CASES.values()
     }
 
 
@@ -109,8 +109,8 @@ def there(batch: Batch) -> Batch:
     return replace(batch, parts=tuple(map(brought, batch.parts)), positions=np.arange(len(batch.positions)))  # type: ignore[arg-type]
 
 
-def step(method: Method, batch: Batch, live: LiveTeachers, asked: Any, view: View, dataset: Dataset) -> None:
-    setup = Setup(2, live.networks if method.live_teachers(view) else (), dataset.train, dataset.labels[dataset.train])
+def step(method: Method, batch: Batch, live: LiveTeachers, asked: Any, augmentation: Augmentation, dataset: Dataset) -> None:
+    setup = Setup(2, live.networks if method.live_teachers(augmentation) else (), dataset.train, dataset.labels[dataset.train])
     with unset_fake_temporarily():
         plain = method.student(network(dataset), setup)
     student = plain.to(GPU).to(memory_format=torch.channels_last).train()
@@ -125,10 +125,10 @@ def step(method: Method, batch: Batch, live: LiveTeachers, asked: Any, view: Vie
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
-def test_a_step_waits_for_nothing(case: str, made: dict[View, Batch], small_dataset: Dataset, fake_gpu: None) -> None:
-    method, view = CASES[case]
+def test_a_step_waits_for_nothing(case: str, made: dict[Augmentation, Batch], small_dataset: Dataset, fake_gpu: None) -> None:
+    method, augmentation = CASES[case]
     live = LiveTeachers([network(small_dataset, seed) for seed in (1, 2)], GPU, "fp32")
-    step(method, there(made[view]), live, live, view, small_dataset)
+    step(method, there(made[augmentation]), live, live, augmentation, small_dataset)
 
 
 @pytest.mark.parametrize("top_k", [None, 2])
@@ -136,19 +136,19 @@ def test_a_step_waits_for_nothing(case: str, made: dict[View, Batch], small_data
 def test_stored_answers_are_waited_for_neither_there_nor_on_the_host(
     room: bool,
     top_k: int | None,
-    made: dict[View, Batch],
+    made: dict[Augmentation, Batch],
     small_dataset: Dataset,
     fake_gpu: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(signals, "fits", lambda size, device: room)
-    method, view = CASES["kd"]
+    monkeypatch.setattr(teacher_logits, "fits", lambda size, device: room)
+    method, augmentation = CASES["kd"]
     shape = (len(small_dataset.train), 1, 2, top_k or 3)
     with unset_fake_temporarily():
         tail = Tail(torch.zeros(shape, dtype=torch.int16), torch.zeros(shape[:-1]), 3)
-        found = Signals((np.zeros(shape, np.float16),), 0.0, (tail,) if top_k else ())
+        found = TeacherLogits((np.zeros(shape, np.float16),), 0.0, (tail,) if top_k else ())
     answering = StoredTeachers(found, GPU)
-    step(method, there(made[view]), LiveTeachers((), GPU, "fp32"), answering, view, small_dataset)
+    step(method, there(made[augmentation]), LiveTeachers((), GPU, "fp32"), answering, augmentation, small_dataset)
 
 
 def test_an_evaluation_waits_for_its_end_alone(small_dataset: Dataset, fake_gpu: None) -> None:

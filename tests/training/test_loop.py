@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 import torch
 
-from distill_ray.augment import Additional, CropFlip, Identity
+from distill_ray.augmentation import Additional, CropFlip, Identity
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.methods import CRD, METHODS
 from distill_ray.metrics import score
 from distill_ray.training import Dataset, DivergedError, LiveTeachers, Outcome, Worker, load_network, predict, train
 from distill_ray.training.loop import make_network
-from distill_ray.training.usage import Usage
+from distill_ray.training.resource_usage import Usage
 
 TRACES = Path(__file__).parent / "traces"
 HERE = Worker(torch.device("cpu"))
 
 
 SUITABLE: dict[str, dict[str, Any]] = {
-    "augmented-kd": {"augment": Additional()},
+    "augmented-kd": {"augmentation": Additional()},
     "crd": {"method": CRD(negatives=50)},
     "endd": {"lr": 0.01},
 }
@@ -33,7 +33,7 @@ SUITABLE: dict[str, dict[str, Any]] = {
 
 def tiny_job(data: Data, method: str = "supervised", **settings: Any) -> Job:
     made = METHODS[method]()
-    recipe = Recipe(model="wrn-10-1", method=made, augment=CropFlip(), epochs=3, batch_size=16, lr=0.05, precision="fp32")
+    recipe = Recipe(model="wrn-10-1", method=made, augmentation=CropFlip(), epochs=3, batch_size=16, lr=0.05, precision="fp32")
     settings = SUITABLE.get(method, {}) | settings
     teachers = ("a", "b") if made.needs_teachers else ()
     return Job(recipe=replace(recipe, **settings), data=data, seed=3, teachers=teachers)
@@ -134,7 +134,7 @@ def test_weights_load_into_a_network_that_predicts_the_same(small_dataset: Datas
 
 
 def test_it_learns(small_dataset: Dataset, small_data: Data) -> None:
-    records, _ = finish(tiny_job(small_data, augment=Identity(), epochs=8, lr=0.1), small_dataset)
+    records, _ = finish(tiny_job(small_data, augmentation=Identity(), epochs=8, lr=0.1), small_dataset)
     assert records[-1]["val/accuracy"] >= 0.9
 
 

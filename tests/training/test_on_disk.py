@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from distill_ray.augment import VIEWS, Additional, CutMix, View
-from distill_ray.augment.epoch import AHEAD, epoch_batches
-from distill_ray.augment.view import Part
+from distill_ray.augmentation import AUGMENTATIONS, Additional, CutMix, Augmentation
+from distill_ray.augmentation.epoch import AHEAD, epoch_batches
+from distill_ray.augmentation.augmentation import Part
 from distill_ray.data.pixels import PixelsOnDisk
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.training import Dataset, Outcome, Worker, train
@@ -35,11 +35,11 @@ def finish(job: Job, dataset: Dataset, **arguments: Any) -> tuple[list[float], O
             return losses, end.value
 
 
-@pytest.mark.parametrize("view", [CutMix(), Additional()], ids=lambda view: view.name)
+@pytest.mark.parametrize("augmentation", [CutMix(), Additional()], ids=lambda augmentation: augmentation.name)
 def test_weights_are_the_same_also_after_an_interruption(
-    view: View, small_dataset: Dataset, on_disk: Dataset, small_data: Data
+    augmentation: Augmentation, small_dataset: Dataset, on_disk: Dataset, small_data: Data
 ) -> None:
-    recipe = Recipe(model="wrn-10-1", augment=view, epochs=2, batch_size=16, lr=0.05, precision="fp32")
+    recipe = Recipe(model="wrn-10-1", augmentation=augmentation, epochs=2, batch_size=16, lr=0.05, precision="fp32")
     job = Job(recipe=recipe, data=small_data, seed=3)
     losses, expected = finish(job, small_dataset)
     saved: list[bytes] = []
@@ -51,12 +51,12 @@ def test_weights_are_the_same_also_after_an_interruption(
         np.testing.assert_array_equal(one.log_probabilities, expected.log_probabilities)
 
 
-@pytest.mark.parametrize("name", sorted(name for name in VIEWS if name not in ("autoaugment", "augmix")))
+@pytest.mark.parametrize("name", sorted(name for name in AUGMENTATIONS if name not in ("autoaugment", "augmix")))
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_every_worker_gets_its_share_of_every_view(name: str, world_size: int, small_dataset: Dataset, on_disk: Dataset) -> None:
+def test_every_worker_gets_its_share_of_every_augmentation(name: str, world_size: int, small_dataset: Dataset, on_disk: Dataset) -> None:
     def parts(dataset: Dataset, rank: int, first_step: int = 0) -> list[Part]:
         batches = epoch_batches(
-            VIEWS[name](),
+            AUGMENTATIONS[name](),
             dataset.images,
             dataset.labels,
             rows=dataset.train,
@@ -83,7 +83,7 @@ def test_rows_are_fetched_some_batches_ahead(on_disk: Dataset, monkeypatch: pyte
     fetched: list[int] = []
     monkeypatch.setattr(PixelsOnDisk, "will_read", lambda self, rows: fetched.extend(rows.tolist()))
     batches = epoch_batches(
-        VIEWS["identity"](), on_disk.images, on_disk.labels, rows=on_disk.train, seed=1, epoch=2, batch_size=5, device="cpu"
+        AUGMENTATIONS["identity"](), on_disk.images, on_disk.labels, rows=on_disk.train, seed=1, epoch=2, batch_size=5, device="cpu"
     )
     first = next(batches)
     assert first.rows is not None

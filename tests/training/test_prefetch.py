@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill_ray.augment import VIEWS, AugMix, CropFlip, CutMix, View
-from distill_ray.augment.epoch import epoch_batches
-from distill_ray.augment.view import Batch
+from distill_ray.augmentation import AUGMENTATIONS, AugMix, CropFlip, CutMix, Augmentation
+from distill_ray.augmentation.epoch import epoch_batches
+from distill_ray.augmentation.augmentation import Batch
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.methods import CRD, DropoutKD, EnsembleKD, GaussianKD, LatentBE, Method
 from distill_ray.training import Dataset, LiveTeachers, Worker, train
@@ -22,9 +22,9 @@ from distill_ray.training.prefetch import ahead, prefetched
 CPU = torch.device("cpu")
 
 
-def batches(view: View, dataset: Dataset) -> Iterator[Batch]:
+def batches(augmentation: Augmentation, dataset: Dataset) -> Iterator[Batch]:
     return epoch_batches(
-        view,
+        augmentation,
         dataset.images,
         dataset.labels,
         rows=dataset.train,
@@ -38,8 +38,8 @@ def batches(view: View, dataset: Dataset) -> Iterator[Batch]:
 
 @pytest.mark.parametrize("name", ["crop-flip", "augmix", "cutmix", "additional"])
 def test_they_are_the_same(name: str, small_dataset: Dataset) -> None:
-    view = VIEWS[name]()
-    for one, other in zip(batches(view, small_dataset), ahead(batches(view, small_dataset)), strict=True):
+    augmentation = AUGMENTATIONS[name]()
+    for one, other in zip(batches(augmentation, small_dataset), ahead(batches(augmentation, small_dataset)), strict=True):
         assert one.step == other.step and torch.equal(one.positions, other.positions)
         for part, same in zip(one.parts, other.parts, strict=True):
             assert torch.equal(part.images, same.images) and torch.equal(part.labels, same.labels)
@@ -49,7 +49,7 @@ def test_one_is_made_while_the_last_is_used(small_dataset: Dataset) -> None:
     made: list[str] = []
 
     def watched() -> Iterator[Batch]:
-        for batch in batches(VIEWS["identity"](), small_dataset):
+        for batch in batches(AUGMENTATIONS["identity"](), small_dataset):
             made.append(threading.current_thread().name)
             yield batch
 
@@ -60,32 +60,32 @@ def test_one_is_made_while_the_last_is_used(small_dataset: Dataset) -> None:
         time.sleep(0.01)
     time.sleep(0.05)
     assert len(made) == 2
-    assert all(name.startswith("views") for name in made)
+    assert all(name.startswith("augmentations") for name in made)
 
 
 def test_an_error_reaches_who_asks_and_leaving_early_ends_the_thread(small_dataset: Dataset) -> None:
     def broken() -> Iterator[Batch]:
-        yield next(batches(VIEWS["identity"](), small_dataset))
-        raise ValueError("a view that fails")
+        yield next(batches(AUGMENTATIONS["identity"](), small_dataset))
+        raise ValueError("an augmentation that fails")
 
     running = ahead(broken())
     next(running)
-    with pytest.raises(ValueError, match="a view that fails"):
+    with pytest.raises(ValueError, match="an augmentation that fails"):
         next(running)
-    left = ahead(batches(VIEWS["identity"](), small_dataset))
+    left = ahead(batches(AUGMENTATIONS["identity"](), small_dataset))
     next(left)
     left.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("views")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("augmentations")]
 
 
 def test_on_a_cpu_they_come_as_they_are_asked_for(small_dataset: Dataset) -> None:
-    asked = batches(VIEWS["identity"](), small_dataset)
+    asked = batches(AUGMENTATIONS["identity"](), small_dataset)
     assert prefetched(asked, CPU) is asked
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(
-    ("method", "view"),
+    ("method", "augmentation"),
     [
         (EnsembleKD(), CropFlip()),
         (EnsembleKD(), CutMix()),
@@ -98,9 +98,9 @@ def test_on_a_cpu_they_come_as_they_are_asked_for(small_dataset: Dataset) -> Non
     ],
     ids=lambda value: value.name,
 )
-def test_on_a_gpu_no_step_waits_for_the_host(method: Method, view: View, small_dataset: Dataset, small_data: Data) -> None:
+def test_on_a_gpu_no_step_waits_for_the_host(method: Method, augmentation: Augmentation, small_dataset: Dataset, small_data: Data) -> None:
     """From the first step to the last of an epoch: what comes before and after it may wait."""
-    recipe = Recipe(model="wrn-10-1", method=method, augment=view, epochs=2, batch_size=4)
+    recipe = Recipe(model="wrn-10-1", method=method, augmentation=augmentation, epochs=2, batch_size=4)
     job = Job(recipe=recipe, data=small_data, seed=3, teachers=("a", "b"))
     device = torch.device("cuda", 0)
 

@@ -11,28 +11,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augment import VIEWS, Identity
-from distill_ray.augment.epoch import epoch_batches
+from distill_ray.augmentation import AUGMENTATIONS, Identity
+from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.methods import METHODS
 from distill_ray.training import (
     Dataset,
     LiveTeachers,
-    SignalKey,
-    Signals,
+    TeacherLogitsKey,
+    TeacherLogits,
     StoredTeachers,
     Worker,
-    compute_signals,
+    compute_teacher_logits,
     from_arrow,
     to_arrow,
     train,
 )
-from distill_ray.training.signals import TAIL_BOUND
+from distill_ray.training.teacher_logits import TAIL_BOUND
 from distill_ray.training.top_k import Tail, top_k, total_variation, with_even_tail
 
 CPU = torch.device("cpu")
 DATA = Data(name="noise", digest="0" * 32, location="noise", label="label", split=Split(validation=4))
-KEY = SignalKey(teachers=("a", "b"), data=DATA, view=Identity(), seed=3, batch_size=None, precision="fp32", top_k=9)
+KEY = TeacherLogitsKey(teachers=("a", "b"), data=DATA, augmentation=Identity(), seed=3, batch_size=None, precision="fp32", top_k=9)
 CLASSES = 40
 
 
@@ -58,8 +58,8 @@ def dataset() -> Dataset:
     return Dataset(images, np.arange(64) % CLASSES, np.arange(60), np.arange(60, 64), names, (0.5,), (0.3,))
 
 
-def through_a_file(signals: Signals, key: SignalKey = KEY) -> Signals:
-    return from_arrow(pa.py_buffer(to_arrow(signals, key.identity(1))), key.identity(1))
+def through_a_file(teacher_logits: TeacherLogits, key: TeacherLogitsKey = KEY) -> TeacherLogits:
+    return from_arrow(pa.py_buffer(to_arrow(teacher_logits, key.identity(1))), key.identity(1))
 
 
 def hostile(count: int) -> Iterator[Tensor]:
@@ -101,10 +101,10 @@ def test_total_variation_is_half_the_distance() -> None:
 
 def test_stored_answers_are_those_of_the_teachers(dataset: Dataset) -> None:
     live = sure()
-    signals = through_a_file(compute_signals(KEY, 1, live, dataset, CPU))
-    assert signals.logits[0].shape == (60, 1, 2, 9) and signals.logits[0].dtype == np.float16
-    assert signals.fit(2, 60, CLASSES) and not signals.fit(2, 60, 9) and not signals.fit(3, 60, CLASSES)
-    answering = StoredTeachers(signals, CPU)
+    teacher_logits = through_a_file(compute_teacher_logits(KEY, 1, live, dataset, CPU))
+    assert teacher_logits.logits[0].shape == (60, 1, 2, 9) and teacher_logits.logits[0].dtype == np.float16
+    assert teacher_logits.fit(2, 60, CLASSES) and not teacher_logits.fit(2, 60, 9) and not teacher_logits.fit(3, 60, CLASSES)
+    answering = StoredTeachers(teacher_logits, CPU)
     for batch in epoch_batches(
         Identity(), dataset.images, dataset.labels, rows=dataset.train, seed=3, epoch=1, batch_size=7, device=CPU
     ):
@@ -112,42 +112,42 @@ def test_stored_answers_are_those_of_the_teachers(dataset: Dataset) -> None:
         wanted, found = live(part), answering(part)
         assert found.shape == wanted.shape and found.dtype == torch.float32
         kept = wanted.topk(9, -1).indices
-        torch.testing.assert_close(found.gather(-1, kept), wanted.gather(-1, kept), rtol=0, atol=signals.error + 1e-6)
-        torch.testing.assert_close(found.logsumexp(-1), wanted.logsumexp(-1), rtol=0, atol=2 * signals.error)
+        torch.testing.assert_close(found.gather(-1, kept), wanted.gather(-1, kept), rtol=0, atol=teacher_logits.error + 1e-6)
+        torch.testing.assert_close(found.logsumexp(-1), wanted.logsumexp(-1), rtol=0, atol=2 * teacher_logits.error)
         places = batch.positions
-        np.testing.assert_array_equal(signals.of_part(0)[:, places], found.numpy())
+        np.testing.assert_array_equal(teacher_logits.of_part(0)[:, places], found.numpy())
 
 
 def test_the_file_is_smaller(dataset: Dataset) -> None:
     key = replace(KEY, top_k=None)
-    small, whole = (len(to_arrow(compute_signals(each, 1, sure(), dataset, CPU), each.identity(1))) for each in (KEY, key))
+    small, whole = (len(to_arrow(compute_teacher_logits(each, 1, sure(), dataset, CPU), each.identity(1))) for each in (KEY, key))
     assert whole - small > 60 * 2 * (2 * CLASSES - 4 * 9 - 4) - 2000
 
 
 @pytest.mark.parametrize("sharpness", [1.0, float("nan")])
 def test_where_the_tail_matters_all_classes_are_kept(sharpness: float, dataset: Dataset) -> None:
     live = sure(sharpness)
-    signals = through_a_file(compute_signals(KEY, 1, live, dataset, CPU))
-    assert signals.tails == () and signals.fit(2, 60, CLASSES)
-    whole = compute_signals(replace(KEY, top_k=None), 1, live, dataset, CPU)
-    np.testing.assert_array_equal(signals.logits[0], whole.logits[0])
+    teacher_logits = through_a_file(compute_teacher_logits(KEY, 1, live, dataset, CPU))
+    assert teacher_logits.tails == () and teacher_logits.fit(2, 60, CLASSES)
+    whole = compute_teacher_logits(replace(KEY, top_k=None), 1, live, dataset, CPU)
+    np.testing.assert_array_equal(teacher_logits.logits[0], whole.logits[0])
 
 
 def test_the_bound_holds_for_what_is_kept(dataset: Dataset) -> None:
     met = set()
     for sharpness in (2.0, 3.0, 4.0, 6.0, 8.0):
-        signals = compute_signals(replace(KEY, exact=True), 1, sure(sharpness), dataset, CPU)
-        whole = compute_signals(replace(KEY, exact=True, top_k=None), 1, sure(sharpness), dataset, CPU)
-        off = float(total_variation(*(torch.from_numpy(each.of_part(0)) for each in (signals, whole))).mean())
+        teacher_logits = compute_teacher_logits(replace(KEY, exact=True), 1, sure(sharpness), dataset, CPU)
+        whole = compute_teacher_logits(replace(KEY, exact=True, top_k=None), 1, sure(sharpness), dataset, CPU)
+        off = float(total_variation(*(torch.from_numpy(each.of_part(0)) for each in (teacher_logits, whole))).mean())
         assert off <= TAIL_BOUND
-        met.add(bool(signals.tails))
+        met.add(bool(teacher_logits.tails))
     assert met == {True, False}
 
 
 def test_a_tail_of_another_shape_is_noticed(dataset: Dataset) -> None:
-    signals = compute_signals(KEY, 1, sure(), dataset, CPU)
-    tail = signals.tails[0]
-    short = replace(signals, tails=(Tail(tail.classes[:, :, :, :5], tail.rest, CLASSES),))
+    teacher_logits = compute_teacher_logits(KEY, 1, sure(), dataset, CPU)
+    tail = teacher_logits.tails[0]
+    short = replace(teacher_logits, tails=(Tail(tail.classes[:, :, :, :5], tail.rest, CLASSES),))
     assert not short.fit(2, 60, CLASSES)
 
 
@@ -163,18 +163,18 @@ def test_the_number_kept_is_part_of_the_key() -> None:
 def test_methods_that_say_so_learn_as_from_all_classes(method: str, dataset: Dataset) -> None:
     """The losses of the first steps, at temperature 1, are those with live teachers but for what the bound allows."""
     made = METHODS[method](temperature=1.0)
-    view = VIEWS["additional"]() if method == "augmented-kd" else Identity()
-    recipe = Recipe(model="mlp-16", method=made, augment=view, epochs=1, batch_size=20, lr=1e-3, precision="fp32")
+    augmentation = AUGMENTATIONS["additional"]() if method == "augmented-kd" else Identity()
+    recipe = Recipe(model="mlp-16", method=made, augmentation=augmentation, epochs=1, batch_size=20, lr=1e-3, precision="fp32")
     job, live = Job(recipe=recipe, data=DATA, seed=3, teachers=("a", "b")), sure(12.0)
-    key = SignalKey.of(job, "fp32", False, 9)
+    key = TeacherLogitsKey.of(job, "fp32", False, 9)
 
     class Stored:
         networks = ()
 
         def of_epoch(self, epoch: int) -> StoredTeachers:
-            signals = compute_signals(key, epoch, live, dataset, CPU)
-            assert signals.tails
-            return StoredTeachers(signals, CPU)
+            teacher_logits = compute_teacher_logits(key, epoch, live, dataset, CPU)
+            assert teacher_logits.tails
+            return StoredTeachers(teacher_logits, CPU)
 
     one, other = (next(train(job, dataset, teachers, worker=Worker(CPU)))["train/loss"] for teachers in (live, Stored()))
     assert other == pytest.approx(one, rel=0.02)
@@ -184,4 +184,4 @@ def test_methods_that_say_so_learn_as_from_all_classes(method: str, dataset: Dat
 def test_endd_and_picks_want_all_classes() -> None:
     assert not METHODS["endd"]().takes_even_tail(Identity())
     assert METHODS["kd"]().takes_even_tail(Identity())
-    assert not METHODS["kd"]().takes_even_tail(VIEWS["additional"](pick="kl"))
+    assert not METHODS["kd"]().takes_even_tail(AUGMENTATIONS["additional"](pick="kl"))

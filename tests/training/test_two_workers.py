@@ -22,7 +22,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_ray.augment import Batch, CropFlip
+from distill_ray.augmentation import Batch, CropFlip
 from distill_ray.data import open_source
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.methods import EnsembleKD, Supervised
@@ -64,7 +64,7 @@ def epoch_seconds(model: str, images: int, worker: Worker) -> list[tuple[float, 
     names, moments = tuple(map(str, range(100))), (0.5,) * 3
     rows = np.arange(images + 2)
     dataset = Dataset(pixels, rows % 100, rows[:images], rows[images:], names, moments, moments)
-    recipe = Recipe(model=model, method=Supervised(), augment=CropFlip(), epochs=3, batch_size=64, precision="fp32")
+    recipe = Recipe(model=model, method=Supervised(), augmentation=CropFlip(), epochs=3, batch_size=64, precision="fp32")
     data = Data(name="random", digest="0" * 32, location="random", label="label", split=Split(validation=2))
     spent, times = time.process_time(), []
     for record in train(Job(recipe=recipe, data=data, seed=0), dataset, worker=worker):

@@ -3,7 +3,7 @@
     python tests/training/time_device.py --data data/cifar100 --batches 128 256 512 1024 --peak-tflops 989
 
 Without --data the images are random, 50,000 of 32 by 32 and 100 classes. Each line is a student of one batch size: alone, with
-signals and with live teachers, in images/s, medians of the epochs after the first; and what its own multiplications are of the
+teacher logits and with live teachers, in images/s, medians of the epochs after the first; and what its own multiplications are of the
 device's peak. --peak-tflops is dense bfloat16 (989 for an H100 SXM).
 """
 
@@ -16,7 +16,7 @@ import statistics
 import numpy as np
 import torch
 
-from distill_ray.augment import CropFlip
+from distill_ray.augmentation import CropFlip
 from distill_ray.data import open_source
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.methods import EnsembleKD, Supervised
@@ -25,10 +25,10 @@ from distill_ray.training import (
     Dataset,
     EpochTeachers,
     LiveTeachers,
-    SignalKey,
+    TeacherLogitsKey,
     StoredTeachers,
     Worker,
-    compute_signals,
+    compute_teacher_logits,
     load_dataset,
     make_network,
     precision_of,
@@ -38,17 +38,17 @@ from distill_ray.training.compiling import Compile
 
 
 class InMemory:
-    """Signals of every epoch, computed beforehand."""
+    """Teacher logits of every epoch, computed beforehand."""
 
     networks = ()
 
     def __init__(self, job: Job, live: LiveTeachers, dataset: Dataset, device: torch.device) -> None:
-        key = SignalKey.of(job, precision_of(job.recipe, device))
+        key = TeacherLogitsKey.of(job, precision_of(job.recipe, device))
         self._device = device
-        self._signals = {epoch: compute_signals(key, epoch, live, dataset, device) for epoch in range(1, job.recipe.epochs + 1)}
+        self._teacher_logits = {epoch: compute_teacher_logits(key, epoch, live, dataset, device) for epoch in range(1, job.recipe.epochs + 1)}
 
     def of_epoch(self, epoch: int) -> StoredTeachers:
-        return StoredTeachers(self._signals[epoch], self._device)
+        return StoredTeachers(self._teacher_logits[epoch], self._device)
 
 
 def images_per_second(job: Job, dataset: Dataset, teachers: EpochTeachers | None, worker: Worker, compile: Compile) -> float:
@@ -90,7 +90,7 @@ def main() -> None:
         )
         dataset = load_dataset(data)
         dataset = dataclasses.replace(dataset, train=dataset.train[: chosen.images])
-    recipe = Recipe(model=chosen.student, method=EnsembleKD(), augment=CropFlip(), epochs=chosen.epochs, lr=0.05)
+    recipe = Recipe(model=chosen.student, method=EnsembleKD(), augmentation=CropFlip(), epochs=chosen.epochs, lr=0.05)
     names = tuple(f"teacher {number}" for number in range(chosen.teachers))
     networks = [
         make_network(
@@ -104,7 +104,7 @@ def main() -> None:
     device = torch.cuda.get_device_name() if worker.device.type == "cuda" else "CPU"
     print(f"{device}, torch {torch.__version__}, {precision_of(recipe, worker.device)}, compile {chosen.compile}")
     print(f"{chosen.student}, {operations / 1e9:.3f} GFLOP a training image; {chosen.teachers} x {chosen.teacher} teach")
-    print(f"{'batch':>6} {'alone':>10} {'signals':>10} {'live':>10}   images/s" + "   share of peak" * bool(chosen.peak_tflops))
+    print(f"{'batch':>6} {'alone':>10} {'teacher_logits':>10} {'live':>10}   images/s" + "   share of peak" * bool(chosen.peak_tflops))
     for size in chosen.batches:
         alone = Job(recipe=dataclasses.replace(recipe, batch_size=size, method=Supervised()), data=data, seed=0)
         taught = Job(recipe=dataclasses.replace(recipe, batch_size=size), data=data, seed=0, teachers=names)

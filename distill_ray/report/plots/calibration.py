@@ -14,7 +14,7 @@ from distill_ray.metrics.calibration import Reliability, with_temperature
 from distill_ray.records import Predictions
 from distill_ray.report.plots.drawing import Panel, Plot, color, contender_colors, figure, size_of
 from distill_ray.report.table import Row
-from distill_ray.report.wording import counted, cut, file_name
+from distill_ray.report.format import counted, cut, file_name
 
 FEWEST_SAMPLES = 5
 """Bins with fewer predictions than this are left out of the diagrams: their accuracy is chance."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distill_ray.report.plots.drawing import WIDE, Panel, Plot, axes_in, color, contender_colors, figure
 from distill_ray.report.table import Row
-from distill_ray.report.wording import cut
+from distill_ray.report.format import cut
 
 LEGEND_COLUMNS = 5
 MOST_CLASSES = 20

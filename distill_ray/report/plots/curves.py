@@ -5,7 +5,7 @@ from __future__ import annotations
 from distill_ray.report.plots.drawing import Panel, Plot, axes_in, color, figure, size_of, whole_numbers
 from distill_ray.report.results import StudyResults, TrialRow
 from distill_ray.report.search import best_trial, curve, epoch_metrics
-from distill_ray.report.wording import counted, file_name, objective_title, settings
+from distill_ray.report.format import counted, file_name, objective_title, settings
 
 MOST_CURVES = 120
 """More training curves than this in one figure cannot be told apart."""

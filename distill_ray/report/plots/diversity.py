@@ -14,7 +14,7 @@ from distill_ray.metrics.uncertainty import disagreement
 from distill_ray.report.plots.drawing import NARROW, WIDE, Panel, Plot, axes_in, color, contender_colors, figure
 from distill_ray.report.results import TEACHER
 from distill_ray.report.table import Row
-from distill_ray.report.wording import cut
+from distill_ray.report.format import cut
 
 MOST_TEACHERS = 24
 """More teachers than this make a matrix that cannot be read."""

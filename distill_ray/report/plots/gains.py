@@ -9,7 +9,7 @@ from distill_ray.report.comparison import Comparison
 from distill_ray.report.plots.drawing import SMALL, Panel, Plot, axes_in, color, contender_colors, figure
 from distill_ray.report.results import Contender
 from distill_ray.report.table import figure_of
-from distill_ray.report.wording import cut
+from distill_ray.report.format import cut
 
 SHOWN = ("accuracy", "nll", "ece", "rmse")
 """The metrics whose gains are drawn."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from distill_ray.report.plots.drawing import WIDE, Panel, Plot, axes_in, color, figure
 from distill_ray.report.results import StudyResults
 from distill_ray.report.search import influence
-from distill_ray.report.wording import cut, listed, objective_title
+from distill_ray.report.format import cut, listed, objective_title
 
 
 def influence_panel(results: StudyResults) -> Panel | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from distill_ray.report.plots.drawing import Panel, Plot, axes_in, color, figure, size_of
 from distill_ray.report.results import StudyResults, TrialRow
 from distill_ray.report.search import finished, pareto_front
-from distill_ray.report.wording import counted, file_name, objective_title
+from distill_ray.report.format import counted, file_name, objective_title
 
 NAMED = 12
 """Of a longer front only this many trials are named."""

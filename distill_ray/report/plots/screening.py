@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from distill_ray.report.plots.drawing import Panel, Plot, axes_in, color, figure, size_of
 from distill_ray.report.screening import TITLES, Relation, said
-from distill_ray.report.wording import cut
+from distill_ray.report.format import cut
 
 
 def screen_panel(found: Sequence[Relation]) -> Panel | None:

@@ -16,7 +16,7 @@ from distill_ray.report.plots.influence import influence_panel
 from distill_ray.report.plots.pareto import pareto_panel
 from distill_ray.report.results import StudyResults, TrialRow, Value
 from distill_ray.report.search import best_trial, last_value, searched
-from distill_ray.report.wording import counted, cut, file_name, objective_title, setting
+from distill_ray.report.format import counted, cut, file_name, objective_title, setting
 
 EDGE = "what lies beyond the picture is put on its edge."
 

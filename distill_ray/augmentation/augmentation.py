@@ -1,0 +1,158 @@
+"""What an augmentation is: the images that a training step sees, as a pure function of (seed, epoch, position)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from distill_ray._lazy import LazyModule
+from distill_ray.augmentation.draws import Draws
+from distill_ray.registry import Registry
+from distill_ray.settings import check
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from distill_ray.augmentation.epoch import BatchSource
+else:
+    torch = LazyModule("torch")
+
+Per = Literal["image", "batch"]
+"""Whether something is drawn for every image, or once for all images of a batch."""
+
+Criterion = Literal["student-entropy", "teacher-entropy", "kl"]
+"""What makes an image worth picking: the entropy of the student, of the teachers, or KL(teachers || student)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One group of images that goes through the networks together, with its own batch statistics.
+
+    `images` is float (B, C, H, W) in [0, 1], or any real numbers; `labels` is int64 (B,), float32 for regression. Where images
+    are mixed from two, `partner_labels` (B,) holds the labels of the second and `label_weight` (B,) in [0, 1] the share of the
+    first.
+
+    With `copies` above 1 the images are that many versions of the same B / copies originals, one version after the other, the
+    least changed first: `logits.unflatten(0, (part.copies, -1))` separates them. With a `pick` the images are a pool, out of
+    which `distill_ray.augmentation.picking.pick` chooses those to train on.
+
+    `number` counts the parts of a batch from 0. `places` (B,), int64 on the CPU, or on the device of images that were picked
+    there, says where the teacher logits stored for this part are: at `position * versions + version` of the epoch, for that
+    many versions of each image in the part. An image that is changed after the augmentation made it has no place.
+    """
+
+    images: Tensor
+    labels: Tensor
+    partner_labels: Tensor | None = None
+    label_weight: Tensor | None = None
+    copies: int = 1
+    pick: Pick | None = None
+    number: int = 0
+    places: Tensor | None = None
+
+    def targets(self, num_classes: int) -> Tensor:
+        """Class probabilities that the labels stand for, float32 (B, K)."""
+        own = torch.nn.functional.one_hot(self.labels, num_classes).float()
+        if self.partner_labels is None or self.label_weight is None:
+            return own
+        partner = torch.nn.functional.one_hot(self.partner_labels, num_classes).float()
+        weight = self.label_weight.float().unsqueeze(1)
+        return weight * own + (1 - weight) * partner
+
+
+@dataclass(frozen=True)
+class Pick:
+    """The choice that is still to be made in a part: of all workers' pools together the `total` images highest in `criterion`.
+
+    In ascending order of the criterion, this worker gets those from `start` to `stop`.
+    """
+
+    criterion: Criterion
+    total: int
+    start: int
+    stop: int
+
+
+_NOWHERE = Draws(seed=0, epoch=0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step of one worker sees: one or more parts, and where they come from.
+
+    `positions` (B,) are the places in the epoch's order and `rows` (B,) those in the data set's images, both int64 on the CPU,
+    ready to look up what is stored per image. `weight` is the factor for this worker's mean loss with which the average over
+    the workers is the mean over the whole batch; it differs from 1 only where a batch does not divide evenly. `shares` says how
+    many images each worker has of the whole batch, and is empty where nobody knows. `draws` and `step` address the random numbers
+    of methods that need some: `batch.draws.uniform("pairs", batch.step, batch.step + 1, 2)`.
+    """
+
+    parts: tuple[Part, ...]
+    positions: Tensor
+    rows: Tensor | None = None
+    weight: float = 1.0
+    step: int = 0
+    draws: Draws = _NOWHERE
+    shares: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation(ABC):
+    """A way to present the training images; its settings are its fields.
+
+    An augmentation is batched tensor code on the training device. Every random number comes from `source`, addressed by (seed, epoch,
+    position), so that a resumed run, another number of workers, and teacher and student all see the same images.
+
+    What methods may ask of an augmentation:
+
+    - `part_count`: parts per batch;
+    - `mixes`: whether the first part mixes pairs of images;
+    - `copies`: versions of each image in the first part;
+    - `picks`: whether the last part is a pool to pick from.
+    """
+
+    name: ClassVar[str]
+    part_count: ClassVar[int] = 1
+    real_valued: ClassVar[bool] = False
+    """Whether the augmentation accepts inputs that are real numbers, not pixels."""
+    mixes: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def copies(self) -> int:
+        """Versions of every original in the first part."""
+        return 1
+
+    @property
+    def picks(self) -> bool:
+        """Whether the last part is a pool to pick from."""
+        return False
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether an image also depends on which batch it lies in; an augmentation that draws once per batch says so by `per`."""
+        return getattr(self, "per", "image") == "batch"
+
+    @property
+    def asks_student(self) -> bool:
+        """Whether picking also depends on the student, so that the teachers alone do not determine the images."""
+        return False
+
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        """Raise `ValueError` with the reason when the augmentation cannot be applied to images of that shape."""
+        return
+
+    @abstractmethod
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        """The parts of the batch that `source` gives access to."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and settings, as JSON values; the part of a job's identity that belongs to the augmentation."""
+        return {"name": self.name} | {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+AUGMENTATIONS: Registry[type[Augmentation]] = Registry("augmentation")

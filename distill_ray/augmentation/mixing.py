@@ -1,0 +1,56 @@
+"""Mixup and CutMix: images made of two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from distill_ray._lazy import LazyModule
+from distill_ray.augmentation.standard import StandardAugmentation
+from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part, Per
+from distill_ray.settings import Setting
+
+if TYPE_CHECKING:
+    from distill_ray.augmentation.epoch import BatchSource
+    from distill_ray.augmentation.kernels import mixing, crop_flip
+else:
+    mixing = LazyModule("distill_ray.augmentation.kernels.mixing")
+    crop_flip = LazyModule("distill_ray.augmentation.kernels.crop_flip")
+
+
+@AUGMENTATIONS.register("mixup")
+@dataclass(frozen=True, kw_only=True)
+class Mixup(StandardAugmentation):
+    """The usual augmentation, then weighted means of pairs of images and of their labels.
+
+    Source: Zhang et al. 2018, "mixup".
+    """
+
+    name = "mixup"
+    mixes = True
+
+    alpha: Annotated[float, Setting("weights are drawn from Beta(alpha, alpha)", above=0)] = 1.0
+    per: Annotated[Per, Setting("whether weight and partner are drawn per image or once per batch")] = "batch"
+
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        """One part, with partner labels and the weight of the own label."""
+        return (mixing.mix(source, crop_flip.images(source, self.usual), self.usual, "mixup", self.alpha, self.per),)
+
+
+@AUGMENTATIONS.register("cutmix")
+@dataclass(frozen=True, kw_only=True)
+class CutMix(StandardAugmentation):
+    """The usual augmentation, then a box of another image pasted in, and the labels mixed by area.
+
+    Source: Yun et al. 2019, "CutMix".
+    """
+
+    name = "cutmix"
+    mixes = True
+
+    alpha: Annotated[float, Setting("the area outside the box is drawn from Beta(alpha, alpha)", above=0)] = 1.0
+    per: Annotated[Per, Setting("whether box and partner are drawn per image or once per batch")] = "image"
+
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        """One part, with partner labels and the weight of the own label."""
+        return (mixing.mix(source, crop_flip.images(source, self.usual), self.usual, "cutmix", self.alpha, self.per),)

@@ -1,0 +1,108 @@
+"""CutMixPick: out of a pool of augmented images, those that the networks find hardest to classify."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from distill_ray.augmentation.kernels.geometry import take
+from distill_ray.augmentation.to_device import send
+from distill_ray.augmentation.augmentation import Criterion, Part, Pick
+
+TEMPERATURE = 4.0
+"""Softens both distributions of the criterion `kl`."""
+
+
+def pool(parts: Sequence[Part], choice: Pick) -> Part:
+    """One part of the images of several, for `choice` to be made among them."""
+
+    def joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
+        found = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(found) if found else None
+
+    return Part(
+        torch.cat([part.images for part in parts]).contiguous(memory_format=torch.channels_last),
+        torch.cat([part.labels for part in parts]),
+        joined([part.partner_labels for part in parts]),
+        joined([part.label_weight for part in parts]),
+        pick=choice,
+    )
+
+
+@torch.no_grad()
+def pick(
+    part: Part,
+    student: Callable[[Tensor], Tensor],
+    teachers: Callable[[Part], Tensor],
+    gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+) -> tuple[Part, Tensor]:
+    """The images that `part.pick` asks for, as a part, and the teachers' logits (N, B, K) for them.
+
+    `student` maps images to logits (B, K), or (B, M, K) for M members. A part without a pick is returned as it is. `gather`
+    concatenates the rows of all workers; with several of them the pools are joined, and the picked images are those that one
+    worker would pick. Only the networks that the criterion asks for see the whole pool, and `student` sees
+    it in whatever mode it is given: pass it in evaluation mode unless its running statistics are to be updated by the pool
+    too, as in the published code.
+
+    Source: Wang et al. 2022, "What makes a good data augmentation in knowledge distillation".
+    """
+    choice = part.pick
+    if choice is None:
+        return part, teachers(part)
+    answers = None if choice.criterion == "student-entropy" else teachers(part)
+    logits = None if choice.criterion == "teacher-entropy" else student(part.images)
+    chosen = highest(gather(scores(choice.criterion, logits, answers)), choice.total)[choice.start : choice.stop]
+
+    def taken(rows: Tensor | None) -> Tensor | None:
+        return None if rows is None else gather(rows).index_select(0, chosen)
+
+    picked = Part(
+        take(gather(part.images), chosen),
+        gather(part.labels).index_select(0, chosen),
+        taken(part.partner_labels),
+        taken(part.label_weight),
+        number=part.number,
+        places=None if part.places is None else taken(send(part.places, chosen.device)),
+    )
+    if answers is None:
+        return picked, teachers(picked)
+    return picked, gather(answers.transpose(0, 1)).index_select(0, chosen).transpose(0, 1)
+
+
+def scores(criterion: Criterion, student: Tensor | None, teachers: Tensor | None) -> Tensor:
+    """The score of each image by `criterion`: (B,), in nats.
+
+    The entropies are those of the mean prediction of `student` (B, K) or (B, M, K), or of `teachers` (N, B, K). `kl` is
+    KL(teachers || student) between mean predictions at temperature 4, without the factor T².
+
+    Raises `ValueError` when the logits that the criterion needs are missing.
+    """
+    softness = TEMPERATURE if criterion == "kl" else 1.0
+    log_p = log_q = None
+    if criterion != "teacher-entropy":
+        if student is None:
+            raise ValueError(f"student: {criterion} needs the student's logits")
+        log_p = _log_mean(student if student.ndim == 3 else student.unsqueeze(1), softness, 1)
+    if criterion != "student-entropy":
+        if teachers is None:
+            raise ValueError(f"teachers: {criterion} needs the teachers' logits")
+        log_q = _log_mean(teachers, softness, 0)
+    if log_p is not None and log_q is not None:
+        return (log_q.exp() * (log_q - log_p)).sum(-1)
+    alone = log_p if log_q is None else log_q
+    assert alone is not None
+    return -(alone.exp() * alone).sum(-1)
+
+
+def highest(score: Tensor, count: int) -> Tensor:
+    """The places (count,) of the highest of `score` (B,), in ascending order of score; of equal ones the last."""
+    return score.sort(stable=True).indices[-count:]
+
+
+def _log_mean(logits: Tensor, softness: float, members: int) -> Tensor:
+    """Logarithm of the mean, over axis `members`, of the softened predictions; never narrower than float32."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return (wide / softness).log_softmax(-1).logsumexp(members) - math.log(logits.shape[members])

@@ -1,0 +1,133 @@
+"""The usual augmentation: crop, flip, rotation, drawn per image. Alone it is an augmentation, and stronger augmentations start from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from distill_ray._lazy import LazyModule
+from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part, Augmentation
+from distill_ray.settings import Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distill_ray.augmentation.epoch import BatchSource
+    from distill_ray.augmentation.kernels import geometry, crop_flip
+else:
+    geometry = LazyModule("distill_ray.augmentation.kernels.geometry")
+    crop_flip = LazyModule("distill_ray.augmentation.kernels.crop_flip")
+
+
+@dataclass(frozen=True)
+class CropFlipRotate:
+    """Settings of the usual augmentation: in this order a crop out of a black border of `padding` pixels (unset: an eighth of
+    the shorter side), a flip with probability one half, a rotation by up to `rotation` degrees; or in the opposite order.
+    """
+
+    padding: int | None = 0
+    flip: bool = False
+    rotation: float = 0.0
+    rotate_first: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandardAugmentation(Augmentation):
+    """Base of the augmentations that change images which the usual augmentation has been applied to."""
+
+    padding: Annotated[int | None, Setting("padding of the crop in pixels; unset: an eighth of the shorter side", at_least=0)] = (
+        None
+    )
+    flip: Annotated[bool, Setting("flip each image horizontally with probability 0.5")] = True
+    rotation: Annotated[float, Setting("maximum rotation in degrees", at_least=0, at_most=180)] = 0.0
+
+    @property
+    def usual(self) -> CropFlipRotate:
+        """The augmentation that comes first."""
+        return CropFlipRotate(self.padding, self.flip, self.rotation)
+
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        """The border of the crop must be smaller than the image."""
+        check_padding(self.padding, height, width)
+
+
+def check_padding(padding: int | None, height: int, width: int) -> None:
+    """Raise `ValueError` where a crop could miss the image."""
+    if padding is not None and padding >= min(height, width):
+        raise ValueError(f"padding must be below the side of the images, {min(height, width)}, found {padding}")
+
+
+def plain(images: Tensor, source: BatchSource) -> tuple[Part, ...]:
+    """One part of uint8 images (B, C, H, W) with their own labels; its images are in [0, 1]."""
+    return (Part(geometry.unit(images), source.labels()),)
+
+
+@AUGMENTATIONS.register("identity")
+@dataclass(frozen=True, kw_only=True)
+class Identity(Augmentation):
+    """The images as they are."""
+
+    name = "identity"
+    real_valued = True
+
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        """One part: every image of the share, unchanged."""
+        return plain(source.images(), source)
+
+
+@AUGMENTATIONS.register("flip")
+@dataclass(frozen=True, kw_only=True)
+class Flip(Augmentation):
+    """A horizontal flip of each image with probability 0.5."""
+
+    name = "flip"
+
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        """One part, drawn per image."""
+        return plain(crop_flip.images(source, CropFlipRotate(flip=True)), source)
+
+
+@AUGMENTATIONS.register("crop")
+@dataclass(frozen=True, kw_only=True)
+class Crop(Augmentation):
+    """A crop of the original size at a uniformly random position in the black-padded image."""
+
+    name = "crop"
+    mirrored = False
+
+    padding: Annotated[int | None, Setting("padding in pixels; unset: an eighth of the shorter side", at_least=0)] = None
+
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        """The border must be smaller than the image."""
+        check_padding(self.padding, height, width)
+
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        """One part, drawn per image."""
+        return plain(crop_flip.images(source, CropFlipRotate(self.padding, flip=self.mirrored)), source)
+
+
+@AUGMENTATIONS.register("crop-flip")
+@dataclass(frozen=True, kw_only=True)
+class CropFlip(Crop):
+    """A crop of the black-padded image, then a horizontal flip: the usual augmentation of small images."""
+
+    name = "crop-flip"
+    mirrored = True
+
+
+@AUGMENTATIONS.register("rotation")
+@dataclass(frozen=True, kw_only=True)
+class Rotation(StandardAugmentation):
+    """Crop, flip, and rotation about the centre, nearest-neighbour, black outside.
+
+    Source: Jain, Patel & Viradiya 2022, "Improved distillation with ensemble of calibrated models", as coded, where all networks
+    are trained on it: https://github.com/RiyanshuJain/Improved-Distillation-with-Ensemble-of-Calibrated-models.
+    """
+
+    name = "rotation"
+
+    rotation: Annotated[float, Setting("maximum rotation in degrees", above=0, at_most=180)] = 15.0
+
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        """One part, drawn per image."""
+        return plain(crop_flip.images(source, self.usual), source)

@@ -1,0 +1,282 @@
+"""Commands that look at a study: status, logs, report, compare, ui."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from distill_ray.cli import options
+from distill_ray.errors import RequestError, RunError
+
+if TYPE_CHECKING:
+    from distill_ray.stages.status import StudyStatus
+
+
+@click.command()
+@options.study
+@options.store
+@options.search_storage
+@click.option("--watch", is_flag=True, help="Keep watching until the study is finished or Ctrl-C.")
+@click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two updates.")
+@options.verbose(expose_value=False)
+def status(study: str, overrides: tuple[str, ...], store: str, search_storage: str | None, watch: bool, every: float) -> None:
+    """Show a study's progress.
+
+    Shows its stages, what is running and the best result so far. Reads only the store and the search storage, so it works
+    from any terminal or machine that reaches both.
+    """
+    import time
+
+    loaded = options.load(study, overrides)
+    from distill_ray.resolve import data_of
+    from distill_ray.stages.status import standing
+    from distill_ray.store import Store
+
+    data, opened = data_of(loaded), Store.open(store, make=False)
+    shown: list[str] = []
+    while True:
+        now = standing(loaded, data, opened, search_storage=search_storage)
+        lines = list(_standing_lines(now, next(iter(loaded.search.objectives)), opened.shown))
+        if lines != shown:
+            if shown and sys.stdout.isatty():
+                click.clear()
+            click.echo("\n".join(lines))
+            shown = lines
+        if not watch or now.finished:
+            return
+        time.sleep(every)
+
+
+def _standing_lines(now: StudyStatus, objective: str, store: str) -> Iterator[str]:
+    from distill_ray.events import describe
+    from distill_ray.report.format import duration
+
+    begun = any(job.condition != "waiting" for job in now.jobs)
+    stopped = "stopped; the same command goes on from here" if begun else f"not begun in {store}"
+    yield f"{now.name}: {'finished' if now.finished else 'running' if now.driver else stopped}"
+    for stage in now.stages:
+        own = [job for job in now.jobs if job.run.stage == stage.stage]
+        counts = [
+            f"{sum(job.condition == word for job in own)} {word}" for word in ("running", "interrupted", "pruned", "failed")
+        ]
+        parts = [f"{stage.ended}/{stage.jobs}", *(count for count in counts if not count.startswith("0 "))]
+        if stage.seconds_left is not None:
+            parts.append(f"about {duration(stage.seconds_left)} left")
+        yield f"  {stage.stage:<8} {', '.join(parts)}"
+        for job in own:
+            if job.condition == "running":
+                yield f"           {describe(job.run)}  {_brief(job.last_line, objective)}".rstrip()
+    if now.best is not None:
+        run, value = now.best
+        yield f"  best     {describe(run)}: {objective} {value:.4f}"
+
+
+def _brief(line: str, objective: str) -> str:
+    """Of a line of a log its time and epoch, the objective and the accuracy."""
+    first, *others = line.split("  ")
+    wanted = dict.fromkeys((objective, "val/accuracy"))
+    return "  ".join([first, *(other for name in wanted for other in others if other.startswith(f"{name} "))])
+
+
+@click.command()
+@click.argument("what", metavar="JOB | STUDY [ROLE NUMBER]", nargs=-1, required=True)
+@options.overrides
+@options.store
+@options.search_storage
+@options.verbose(expose_value=False)
+def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_storage: str | None) -> None:
+    """Print the log of a job, or list the jobs of a study.
+
+    A job is named by the beginning of its id, or by its study, role and number. With a study alone, its jobs are listed: id,
+    description, state.
+
+    \b
+    Examples:
+      distill-ray logs 3f2ab
+      distill-ray logs studies/quickstart.yaml
+      distill-ray logs studies/quickstart.yaml trial 7
+      distill-ray logs studies/quickstart.yaml teacher 0
+    """
+    from pathlib import Path
+
+    from distill_ray.records import log_path
+    from distill_ray.store import Store
+
+    opened = Store.open(store, make=False)
+    if len(what) == 1 and not Path(what[0]).is_file():
+        ids = [name.removesuffix(".log") for name in opened.names("logs") if name.startswith(what[0])]
+        if len(ids) != 1:
+            found = f"{len(ids)} logs begin with it, give more digits" if ids else "no log begins with it"
+            raise RequestError(f"job {what[0]}: {found} (store {opened.shown}; a study file would list its jobs)")
+    else:
+        from distill_ray.events import describe
+        from distill_ray.resolve import data_of
+        from distill_ray.stages.status import standing
+
+        loaded = options.load(what[0], overrides)
+        jobs = standing(loaded, data_of(loaded), opened, search_storage=search_storage).jobs
+        if len(what) == 1:
+            for job in jobs:
+                click.echo(f"{job.run.job.id}  {job.condition:<11} {describe(job.run)}{': ' * bool(job.reason)}{job.reason}")
+            return
+        role, number = what[1], what[2] if len(what) == 3 else ""
+        ids = [job.run.job.id for job in jobs if (job.run.role, str(job.run.number)) == (role, number.lstrip("0") or "0")]
+        if len(what) > 3 or not number or not ids:
+            known = ", ".join(f"{name} 0 to {last}" for name, last in {job.run.role: job.run.number for job in jobs}.items())
+            raise RequestError(f"{' '.join(what[1:])}: no such job of {loaded.name}; there are {known}")
+    content = opened.read(log_path(ids[0]))
+    if content is None:
+        raise RequestError(f"job {ids[0]} has no log in {opened.shown}: it has hardly begun, or was trained elsewhere")
+    click.echo(content.decode(errors="replace"), nl=False)
+
+
+@click.command()
+@options.study
+@options.places
+@click.option("--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs.")
+@options.verbose(expose_value=False)
+def report(
+    study: str,
+    overrides: tuple[str, ...],
+    store: str,
+    tracking_uri: str | None,
+    search_storage: str | None,
+    as_machine: bool,
+) -> None:
+    """Show the results of a study as a table.
+
+    \b
+    Examples:
+      distill-ray report studies/quickstart.yaml
+      distill-ray report studies/quickstart.yaml --json | jq .champion
+    """
+    loaded = options.load(study, overrides)
+    from distill_ray.stages.collect import load_results
+    from distill_ray.stages.locations import Locations
+
+    results, _, _ = load_results(loaded, Locations(store, tracking_uri, search_storage))
+    if as_machine:
+        import json
+
+        from distill_ray.report.to_json import as_json
+
+        click.echo(json.dumps(as_json(results), indent=1, allow_nan=False))
+    else:
+        options.show(results, store)
+
+
+@click.command()
+@click.argument("studies", metavar="STUDY[@STORE]...", nargs=-1, required=True)
+@options.store
+@options.search_storage
+@click.option("--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs.")
+@options.verbose(expose_value=False)
+def compare(studies: tuple[str, ...], store: str, search_storage: str | None, as_machine: bool) -> None:
+    """Show the results of several studies in one table.
+
+    Of several studies, or of one in several stores. The best student of the first is compared with all others that were
+    evaluated on the same test images, and differences beyond chance are marked. A study without @STORE is read from --store.
+
+    \b
+    Examples:
+      distill-ray compare kd.yaml latent-be.yaml
+      distill-ray compare my.yaml@old-store my.yaml@new-store --json
+    """
+    from distill_ray.report.compare import across, as_json, as_text
+    from distill_ray.stages.collect import load_results
+    from distill_ray.stages.locations import Locations
+    from distill_ray.store import shown as shown_store
+
+    found = [_place(each, store) for each in studies]
+    results = [load_results(options.load(file, ()), Locations(place, None, search_storage))[0] for file, place in found]
+    names = [each.name for each in results]
+    shown = [
+        name if names.count(name) == 1 else f"{name}@{shown_store(place)}" for name, (_, place) in zip(names, found, strict=True)
+    ]
+    if len(set(shown)) < len(shown):
+        raise RequestError("the same study in the same store is named twice")
+    compared = across(dict(zip(shown, results, strict=True)))
+    if as_machine:
+        import json
+
+        click.echo(json.dumps(as_json(compared), indent=1, allow_nan=False))
+    else:
+        click.echo(as_text(compared) if compared.rows else "no results yet")
+
+
+def _place(given: str, store: str) -> tuple[str, str]:
+    """The study file and the store of `STUDY[@STORE]`; both may have an @ in their name."""
+    from pathlib import Path
+
+    parts = given.split("@")
+    for length in range(len(parts) - 1, 0, -1):
+        file = "@".join(parts[:length])
+        if not Path(given).is_file() and Path(file).is_file():
+            return file, "@".join(parts[length:])
+    return given, store
+
+
+@click.command()
+@options.store
+@options.tracking
+@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
+@options.verbose()
+def ui(store: str, tracking_uri: str | None, port: int, verbose: bool) -> None:
+    """Start the MLflow UI on a store, until Ctrl-C."""
+    from distill_ray.stages.locations import Locations
+    from distill_ray.tracking.address import shown, sqlite_file
+    from distill_ray.tracking.views import studies_in, view_path
+
+    uri = Locations(store, tracking_uri).recorded_uri()
+    if uri.startswith(("http://", "https://")):
+        raise RequestError(f"{shown(uri)} is an MLflow server already; open it in a browser")
+    _check_port(port)
+    database = sqlite_file(uri)
+    address = f"http://127.0.0.1:{port}"
+    click.echo(f"MLflow UI on {address} (Ctrl-C ends it)")
+    if database is not None:
+        for study in studies_in(database):
+            for view in ("trials", "students", "jobs"):
+                click.echo(f"  {study} {view:<8} {address}/{view_path(database, study, view)}")
+    sys.stdout.flush()
+    _serve(uri, port, verbose)
+    raise RunError(f"the MLflow UI on {address} has ended" + ("" if verbose else "; --verbose shows what it said"))
+
+
+def _check_port(port: int) -> None:
+    """Raise `RequestError` when no server can be started on `port` of this machine."""
+    import errno
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: one that has just ended is no obstacle
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            raise RequestError(f"port {port} {why}; choose another with --port") from None
+
+
+def _serve(uri: str, port: int, verbose: bool) -> None:
+    """Run MLflow's server until it ends by itself. Whoever interrupts or terminates this process ends the server too."""
+    import os
+    import signal
+    import subprocess
+
+    from distill_ray.tracking.environment import prepare
+
+    prepare()
+    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1"]  # each takes seconds to start, and one person looks
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}  # no argument: everybody on the machine sees those
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    server = subprocess.Popen(command, env=environment, stderr=None if verbose else subprocess.DEVNULL)
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        server.terminate()
+        server.wait()
+        raise

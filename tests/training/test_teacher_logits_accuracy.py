@@ -1,0 +1,89 @@
+"""What half precision costs: students of real teachers on stored float16 answers and on live float32 ones, over twenty seeds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from distill_ray.augmentation import CropFlip
+from distill_ray.data import open_source
+from distill_ray.job import Data, Job, Recipe, Split
+from distill_ray.methods import EnsembleKD, Supervised
+from distill_ray.training import (
+    Dataset,
+    LiveTeachers,
+    TeacherLogitsKey,
+    StoredTeachers,
+    Worker,
+    compute_teacher_logits,
+    from_arrow,
+    load_dataset,
+    load_network,
+    to_arrow,
+    train,
+)
+from distill_ray.training.loop import Outcome
+
+HERE = Worker(torch.device("cpu"))
+SEEDS = range(20)
+
+
+class FromFiles:
+    """Teachers that answer from what a file of float16 would hold."""
+
+    def __init__(self, job: Job, live: LiveTeachers, dataset: Dataset) -> None:
+        self.networks = live.networks
+        self._key = TeacherLogitsKey.of(job, "fp32")
+        self._live = live
+        self._dataset = dataset
+
+    def of_epoch(self, epoch: int) -> StoredTeachers:
+        identity = self._key.identity(epoch)
+        content = to_arrow(compute_teacher_logits(self._key, epoch, self._live, self._dataset, HERE.device), identity)
+        teacher_logits = from_arrow(pa.py_buffer(content), identity)
+        assert teacher_logits.logits[0].dtype == np.float16
+        return StoredTeachers(teacher_logits, HERE.device)
+
+
+def finish(job: Job, dataset: Dataset, teachers: LiveTeachers | FromFiles | None) -> tuple[dict[str, float], Outcome]:
+    running = train(job, dataset, teachers, worker=HERE)
+    while True:
+        try:
+            record = next(running)
+        except StopIteration as end:
+            return record, end.value
+
+
+@pytest.mark.slow
+def test_half_precision_makes_no_difference_beyond_seed_noise() -> None:
+    """Run with -s to see the numbers."""
+    source = open_source("digits")
+    data = Data(
+        name="digits", digest=source.digest, location="digits", label=source.label, split=Split(validation=500, train=320)
+    )
+    dataset = load_dataset(data)
+    recipe = Recipe(
+        model="wrn-10-1", method=Supervised(), augmentation=CropFlip(padding=1), epochs=10, batch_size=64, precision="fp32"
+    )
+    networks = []
+    for seed in range(100, 103):
+        job = Job(recipe=recipe, data=data, seed=seed)
+        networks.append(load_network(job, finish(job, dataset, None)[1].weights, dataset))
+    live = LiveTeachers(networks, HERE.device, "fp32")
+    found: dict[str, list[list[float]]] = {"val/accuracy": [], "val/nll": []}
+    for seed in SEEDS:
+        job = Job(recipe=replace(recipe, method=EnsembleKD()), data=data, seed=seed, teachers=("a", "b", "c"))
+        both = [finish(job, dataset, teachers)[0] for teachers in (live, FromFiles(job, live, dataset))]
+        for name, values in found.items():
+            values.append([record[name] for record in both])
+    for name, values in found.items():
+        table = np.array(values)
+        spread = table[:, 0].std(ddof=1)
+        difference = table[:, 1] - table[:, 0]
+        print(f"{name}: live {table[:, 0].mean():.4f} +- {spread:.4f}, fp16 {table[:, 1].mean():.4f}; paired {difference}")
+        assert abs(difference.mean()) <= spread / np.sqrt(len(SEEDS))
+        assert np.abs(difference).max() <= spread
