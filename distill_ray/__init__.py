@@ -1,4 +1,6 @@
-"""Studies of ensemble knowledge distillation on Ray. `Study` is all that a notebook needs; it is imported at first use."""
+"""Studies of ensemble knowledge distillation on Ray. `Study` is all that a notebook needs; it is
+imported at first use.
+"""
 
 from typing import TYPE_CHECKING, Any
 

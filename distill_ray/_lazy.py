@@ -1,4 +1,6 @@
-"""Modules that are imported at first use, so that reading and checking a study file never pays for torch."""
+"""Modules that are imported at first use, so that reading and checking a study file never pays for
+torch.
+"""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -9,7 +11,8 @@ from typing import Any
 class LazyModule(ModuleType):
     """Stands in for module `name` and imports it when the first attribute is asked for.
 
-    Use it beside a `TYPE_CHECKING` import of the real module, so that types and editors see the real thing::
+    Use it beside a `TYPE_CHECKING` import of the real module, so that types and editors see the
+    real thing::
 
         if TYPE_CHECKING:
             import torch
@@ -22,7 +25,9 @@ class LazyModule(ModuleType):
 
 
 def names_from(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package whose names are imported at first use: `modules` says from which of its modules each is."""
+    """The `__getattr__` of a package whose names are imported at first use: `modules` says from
+    which of its modules each is.
+    """
 
     def get(name: str) -> Any:
         if name not in modules:

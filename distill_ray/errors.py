@@ -8,9 +8,11 @@ class DistillRayError(Exception):
 
 
 class RequestError(DistillRayError):
-    """What was asked for is wrong: a bad study file, an impossible combination, an unreadable data set.
+    """What was asked for is wrong: a bad study file, an impossible combination, an unreadable data
+    set.
 
-    The message says what is wrong, where (file, line, field) and what to do. The command line exits with 2.
+    The message says what is wrong, where (file, line, field) and what to do. The command line exits
+    with 2.
     """
 
     exit_code = 2
@@ -21,8 +23,12 @@ class RunError(DistillRayError):
 
 
 class StoreError(RunError):
-    """The store cannot be read or written, or has lost something; whichever job noticed it, the same command goes on later."""
+    """The store cannot be read or written, or has lost something; whichever job noticed it, the
+    same command goes on later.
+    """
 
 
 class DamagedError(StoreError):
-    """A record of the store was damaged or is gone. It was set aside, so the stages of the study make it anew when run again."""
+    """A record of the store was damaged or is gone. It was set aside, so the stages of the study
+    make it anew when run again.
+    """

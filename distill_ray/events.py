@@ -17,8 +17,8 @@ Metrics = Mapping[str, float]
 class Run:
     """One job in its role in the study.
 
-    `key` is unique in the study. `role` says what the job is: `teacher`, `trial`, or the name of a contender; `number` counts
-    those of one role. `searched` holds the settings that a trial drew.
+    `key` is unique in the study. `role` says what the job is: `teacher`, `trial`, or the name of a
+    contender; `number` counts those of one role. `searched` holds the settings that a trial drew.
     """
 
     key: str
@@ -43,13 +43,17 @@ def _settings(run: Run) -> list[str]:
     """What a trial has drawn: first the choices, which name themselves, then the numbers."""
     choices = [value for value in run.searched.values() if isinstance(value, str)]
     numbers = {name: value for name, value in run.searched.items() if not isinstance(value, str)}
-    texts = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in numbers.items()}
+    texts = {
+        name: f"{value:.3g}" if isinstance(value, float) else str(value)
+        for name, value in numbers.items()
+    }
     return [*choices, *(f"{_SHORT.get(name, name)} {text}" for name, text in texts.items())]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The screening result of one augmentation: `augmentation` in words, its settings, and what was measured.
+    """The screening result of one augmentation: `augmentation` in words, its settings, and what was
+    measured.
 
     `key` is unique in the study; `reused` says that it was measured before.
     """
@@ -62,12 +66,21 @@ class Measurement:
 
 
 class Observer:
-    """Receives the events of a study; by itself it does nothing. No method blocks for long or raises."""
+    """Receives the events of a study; by itself it does nothing. No method blocks for long or
+    raises.
+    """
 
     def stage_started(self, stage: str, jobs: int) -> None:
         """A stage begins; `jobs` counts its jobs, finished ones included."""
 
-    def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
+    def past(
+        self,
+        run: Run,
+        state: State,
+        epochs: Callable[[], Iterable[Metrics]],
+        metrics: Metrics,
+        reason: str,
+    ) -> None:
         """A job that had already ended before this stage began; `epochs` reads its records."""
 
     def started(self, run: Run) -> None:
@@ -88,7 +101,9 @@ class Observer:
 
 @contextmanager
 def stage(observer: Observer, name: str, jobs: int) -> Iterator[None]:
-    """A context for a stage that reports its beginning and, whatever happens, its end to the observer."""
+    """A context for a stage that reports its beginning and, whatever happens, its end to the
+    observer.
+    """
     observer.stage_started(name, jobs)
     try:
         yield
@@ -106,7 +121,14 @@ class Observers(Observer):
         for member in self.members:
             member.stage_started(stage, jobs)
 
-    def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
+    def past(
+        self,
+        run: Run,
+        state: State,
+        epochs: Callable[[], Iterable[Metrics]],
+        metrics: Metrics,
+        reason: str,
+    ) -> None:
         for member in self.members:
             member.past(run, state, epochs, metrics, reason)
 

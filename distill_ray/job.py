@@ -1,7 +1,7 @@
 """A job: one fully resolved training run, and the identity that its result is stored under.
 
-Teachers, trials and confirmations are all jobs. Two jobs with the same `id` are the same run, in whatever study they occur,
-so the second one is never trained.
+Teachers, trials and confirmations are all jobs. Two jobs with the same `id` are the same run, in
+whatever study they occur, so the second one is never trained.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
-from distill_ray.augmentation import AUGMENTATIONS, CropFlip, Augmentation
+from distill_ray.augmentation import AUGMENTATIONS, Augmentation, CropFlip
 from distill_ray.methods import METHODS, Method, Supervised
 from distill_ray.settings import Setting, check
 
 SCHEMA_VERSION = 2
-"""Part of every job's identity. Raise it when a change of code changes what the same job computes."""
+"""Part of every job's identity. Raise it when a change of code changes what the same job computes.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,30 +27,48 @@ class Recipe:
 
     model: Annotated[str, Setting("architecture, such as wrn-16-2; docs/models.md lists them")]
     method: Annotated[Method, Setting("what the network learns from, and how")] = Supervised()
-    augmentation: Annotated[Augmentation, Setting("the augmentation: how training images are augmented")] = CropFlip()
+    augmentation: Annotated[
+        Augmentation, Setting("the augmentation: how training images are augmented")
+    ] = CropFlip()
     epochs: Annotated[int, Setting("passes over the training split", at_least=1)] = 12
-    batch_size: Annotated[int, Setting("images per step, over all workers together", at_least=1)] = 64
+    batch_size: Annotated[
+        int, Setting("images per step, over all workers together", at_least=1)
+    ] = 64
     lr: Annotated[float, Setting("peak learning rate", above=0)] = 0.1
-    optimizer: Annotated[Literal["sgd", "adam"], Setting("momentum and nesterov apply to sgd only")] = "sgd"
+    optimizer: Annotated[
+        Literal["sgd", "adam"], Setting("momentum and nesterov apply to sgd only")
+    ] = "sgd"
     momentum: Annotated[float, Setting("SGD momentum", at_least=0, below=1)] = 0.9
     nesterov: Annotated[bool, Setting("Nesterov momentum")] = True
     weight_decay: Annotated[
-        float, Setting("L2 penalty on every parameter; its gradient counts towards clip_norm", at_least=0)
+        float,
+        Setting("L2 penalty on every parameter; its gradient counts towards clip_norm", at_least=0),
     ] = 5e-4
-    schedule: Annotated[Literal["cosine", "step"], Setting("how the learning rate decays")] = "cosine"
-    schedule_every: Annotated[Literal["step", "epoch"], Setting("how often the cosine schedule is updated")] = "step"
+    schedule: Annotated[Literal["cosine", "step"], Setting("how the learning rate decays")] = (
+        "cosine"
+    )
+    schedule_every: Annotated[
+        Literal["step", "epoch"], Setting("how often the cosine schedule is updated")
+    ] = "step"
     warmup_epochs: Annotated[float, Setting("epochs of linear warm-up from 0", at_least=0)] = 0.0
     milestones: Annotated[
-        tuple[int, ...], Setting("epochs after which the step schedule multiplies lr by decay", at_least=1)
+        tuple[int, ...],
+        Setting("epochs after which the step schedule multiplies lr by decay", at_least=1),
     ] = ()
-    decay: Annotated[float, Setting("factor of the step schedule at each milestone", above=0, at_most=1)] = 0.1
-    clip_norm: Annotated[float | None, Setting("limit of the global gradient norm; unset: none", above=0)] = None
+    decay: Annotated[
+        float, Setting("factor of the step schedule at each milestone", above=0, at_most=1)
+    ] = 0.1
+    clip_norm: Annotated[
+        float | None, Setting("limit of the global gradient norm; unset: none", above=0)
+    ] = None
     drop_last: Annotated[bool, Setting("drop the last, smaller batch of each epoch")] = False
     keep: Annotated[
-        Literal["last", "best-accuracy", "best-nll"], Setting("which epoch's weights are kept, judged on the validation split")
+        Literal["last", "best-accuracy", "best-nll"],
+        Setting("which epoch's weights are kept, judged on the validation split"),
     ] = "last"
     precision: Annotated[
-        Literal["auto", "fp32", "bf16"], Setting("precision of the forward pass; auto: bf16 where the device is faster in it")
+        Literal["auto", "fp32", "bf16"],
+        Setting("precision of the forward pass; auto: bf16 where the device is faster in it"),
     ] = "auto"
 
     def __post_init__(self) -> None:
@@ -58,7 +77,11 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Every setting as a JSON value."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return values | {"method": self.method.to_dict(), "augmentation": self.augmentation.to_dict(), "milestones": list(self.milestones)}
+        return values | {
+            "method": self.method.to_dict(),
+            "augmentation": self.augmentation.to_dict(),
+            "milestones": list(self.milestones),
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
@@ -74,9 +97,11 @@ class Recipe:
         )
 
     def params(self) -> dict[str, str | int | float | bool]:
-        """The settings flat, by the names they have in a study file: what MLflow, the search and the report show.
+        """The settings flat, by the names they have in a study file: what MLflow, the search and
+        the report show.
 
-        The method's settings stand beside the common ones (`temperature`); the augmentation's carry its field (`augmentation.padding`).
+        The method's settings stand beside the common ones (`temperature`); the augmentation's carry
+        its field (`augmentation.padding`).
         """
         flat: dict[str, Any] = {}
         for name, value in self.to_dict().items():
@@ -86,12 +111,17 @@ class Recipe:
                 flat |= {prefix + key: setting for key, setting in value.items()}
             else:
                 flat[name] = value
-        return {name: value if isinstance(value, str | int | float | bool) else json.dumps(value) for name, value in flat.items()}
+        return {
+            name: value if isinstance(value, str | int | float | bool) else json.dumps(value)
+            for name, value in flat.items()
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """How the validation split is cut from the training split. Either `stratified` by class with a seed, or the `last` images."""
+    """How the validation split is cut from the training split. Either `stratified` by class with a
+    seed, or the `last` images.
+    """
 
     validation: int
     train: int | None = None
@@ -101,9 +131,11 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Which images a job learns from: `digest` says what they are, `location` only where they were found.
+    """Which images a job learns from: `digest` says what they are, `location` only where they were
+    found.
 
-    With a `size` they are resized and cropped to squares. `memory_gb` is what a node's memory may hold of a split.
+    With a `size` they are resized and cropped to squares. `memory_gb` is what a node's memory may
+    hold of a split.
     """
 
     name: str
@@ -179,4 +211,6 @@ def _whole(value: Any) -> Any:
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+    }

@@ -1,4 +1,6 @@
-"""The metrics, their display names and which direction is better. NumPy is imported only when one is computed."""
+"""The metrics, their display names and which direction is better. NumPy is imported only when one
+is computed.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,18 @@ if TYPE_CHECKING:
 class Metric:
     """A score of predictions.
 
-    `function` takes the per-sample predictions and the labels (N,), and returns the score. Predictions are log-probabilities,
-    float64 (N, K), for classification, and mean and log-variance, (N, 2), for regression. It is None for the metrics of this
-    package, which `distill_ray.metrics` computes together. `percent` says that the score is shown in percent, `objective` that
-    a search can optimise its value on the validation split, as `val/<name>`.
+    `function` takes the per-sample predictions and the labels (N,), and returns the score.
+    Predictions are log-probabilities, float64 (N, K), for classification, and mean and
+    log-variance, (N, 2), for regression. It is None for the metrics of this package, which
+    `distill_ray.metrics` computes together. `percent` says that the score is shown in percent,
+    `objective` that a search can optimise its value on the validation split, as `val/<name>`.
 
-    What `docs/metrics.md` says besides: `formula` in LaTeX with the symbols of that page, `unit` (fractions that are shown in
-    percent need none), `help` on what the metric is good for and what to beware of, in Markdown, and `source`, a paper.
+    What `docs/metrics.md` says besides: `formula` in LaTeX with the symbols of that page, `unit`
+    (fractions that are shown in percent need none), `help` on what the metric is good for and what
+    to beware of, in Markdown, and `source`, a paper.
 
-    Another package adds a metric by an entry point of group `distill_ray.metric` that loads an instance of this class.
+    Another package adds a metric by an entry point of group `distill_ray.metric` that loads an
+    instance of this class.
     """
 
     title: str
@@ -46,7 +51,9 @@ METRICS: Registry[Metric] = Registry("metric")
 
 
 def objectives(task: Task | None = None) -> dict[str, str]:
-    """What a search can optimise (with that task), and the direction in which it is better: `{"val/nll": "min", ...}`."""
+    """What a search can optimise (with that task), and the direction in which it is better:
+    `{"val/nll": "min", ...}`.
+    """
     return {
         f"val/{name}": metric.better
         for name, metric in METRICS.items()
@@ -65,7 +72,9 @@ def is_percent(name: str) -> bool:
 
 
 _BOTH: tuple[Task, ...] = ("classification", "regression")
-_GUO = 'Guo et al. 2017, "On calibration of modern neural networks", https://arxiv.org/abs/1706.04599'
+_GUO = (
+    'Guo et al. 2017, "On calibration of modern neural networks", https://arxiv.org/abs/1706.04599'
+)
 _CHAI = (
     'Chai & Draxler 2014, "Root mean square error (RMSE) or mean absolute error (MAE)?", '
     "https://doi.org/10.5194/gmd-7-1247-2014, on when to use which"

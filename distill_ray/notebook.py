@@ -34,25 +34,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Study:
-    """A study file, read and checked. `definition` has every field of it, with all defaults filled in.
+    """A study file, read and checked. `definition` has every field of it, with all defaults filled
+    in.
 
-    Its methods take a `store`, a folder or a pyarrow file system URI, and where it is not in the store the `tracking_uri` of
-    MLflow and the `search_storage` of Optuna. They raise what the command line prints: `RequestError` for an invalid
-    request, `RunError` for a failure (both in `distill_ray.errors`).
+    Its methods take a `store`, a folder or a pyarrow file system URI, and where it is not in the
+    store the `tracking_uri` of MLflow and the `search_storage` of Optuna. They raise what the
+    command line prints: `RequestError` for an invalid request, `RunError` for a failure (both in
+    `distill_ray.errors`).
     """
 
     definition: studies.Study
 
     @classmethod
     def load(cls, path: str | Path, *overrides: str) -> Study:
-        """The study in file `path`, with fields replaced as by `--set`: `Study.load("my.yaml", "search.trials=4")`.
+        """The study in file `path`, with fields replaced as by `--set`: `Study.load("my.yaml",
+        "search.trials=4")`.
 
         Raises `RequestError` with a line for everything that is wrong with it.
         """
         return cls(studies.load_study(path, overrides))
 
-    def plan(self, *, store: str = DEFAULT_STORE, search_storage: str | None = None) -> list[StagePlan]:
-        """What it would train, and about how long that takes on this machine, stage by stage, without running it."""
+    def plan(
+        self, *, store: str = DEFAULT_STORE, search_storage: str | None = None
+    ) -> list[StagePlan]:
+        """What it would train, and about how long that takes on this machine, stage by stage,
+        without running it.
+        """
         from distill_ray.planning.plan import plan_study
         from distill_ray.store import Store
 
@@ -66,16 +73,26 @@ class Study:
         search_storage: str | None = None,
         address: str | None = None,
     ) -> Results:
-        """Run what is missing of the study, on the Ray cluster at `address` or on one that is started here."""
+        """Run what is missing of the study, on the Ray cluster at `address` or on one that is
+        started here.
+        """
         from rich.console import Console
 
         from distill_ray.stages.locations import Locations
         from distill_ray.stages.run import run_study
 
-        return Results(run_study(self.definition, Locations(store, tracking_uri, search_storage, address), Console()))
+        return Results(
+            run_study(
+                self.definition, Locations(store, tracking_uri, search_storage, address), Console()
+            )
+        )
 
     def results(
-        self, *, store: str = DEFAULT_STORE, tracking_uri: str | None = None, search_storage: str | None = None
+        self,
+        *,
+        store: str = DEFAULT_STORE,
+        tracking_uri: str | None = None,
+        search_storage: str | None = None,
     ) -> Results:
         """The results so far, finished or not; nothing is run."""
         from distill_ray.stages.collect import load_results
@@ -94,62 +111,90 @@ class Study:
         store: str = DEFAULT_STORE,
         search_storage: str | None = None,
     ) -> Exported:
-        """Write the best student into a new folder, checked and with its model card, which names the `license`.
+        """Write the best student into a new folder, checked and with its model card, which names
+        the `license`.
 
-        `format` is one of safetensors, torch-export, onnx and mlflow. Unless it is `calibrated`, the temperature that calibrates
-        its probabilities is left out.
+        `format` is one of safetensors, torch-export, onnx and mlflow. Unless it is `calibrated`,
+        the temperature that calibrates its probabilities is left out.
         """
         from distill_ray.export import export_champion
         from distill_ray.stages.collect import load_results
         from distill_ray.stages.locations import Locations
 
-        results, data, opened = load_results(self.definition, Locations(store, None, search_storage))
-        return export_champion(results, opened, data, Path(folder), format=format, calibrated=calibrated, license=license)
+        results, data, opened = load_results(
+            self.definition, Locations(store, None, search_storage)
+        )
+        return export_champion(
+            results,
+            opened,
+            data,
+            Path(folder),
+            format=format,
+            calibrated=calibrated,
+            license=license,
+        )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Results:
-    """The results of a study as tables and figures. `collected` holds all of them, predictions of every sample included.
+    """The results of a study as tables and figures. `collected` holds all of them, predictions of
+    every sample included.
 
-    Tables are pyarrow's: `to_pandas()` returns a data frame, `to_pylist()` plain values. Metrics in them are fractions and nats.
+    Tables are pyarrow's: `to_pandas()` returns a data frame, `to_pylist()` plain values. Metrics in
+    them are fractions and nats.
     """
 
     collected: StudyResults
 
     def table(self) -> pa.Table:
-        """A row per contender: `name`, `label`, `runs`, `parameters`, and for each metric the mean and, as `<metric>_std`, the
-        sample standard deviation over its runs.
+        """A row per contender: `name`, `label`, `runs`, `parameters`, and for each metric the mean
+        and, as `<metric>_std`, the sample standard deviation over its runs.
         """
         from distill_ray.report.arrow import contenders
 
         return contenders(self.report.rows)
 
     def runs(self) -> pa.Table:
-        """A row per contender and seed: `name`, `seed`, `job`, and every metric; `seed` is null for the ensemble."""
+        """A row per contender and seed: `name`, `seed`, `job`, and every metric; `seed` is null for
+        the ensemble.
+        """
         from distill_ray.report.arrow import runs
 
         return runs(self.report.rows)
 
     def trials(self) -> pa.Table:
-        """A row per trial: `trial`, `state`, the objectives, the settings that it drew, `seconds`, `job` and `reason`."""
+        """A row per trial: `trial`, `state`, the objectives, the settings that it drew, `seconds`,
+        `job` and `reason`.
+        """
         from distill_ray.report.arrow import trials
 
         return trials(self.collected)
 
     def epochs(self) -> pa.Table:
-        """A row per trial and epoch with every metric that was recorded: `trial`, `epoch`, `val/nll`, `train/loss` and so on."""
+        """A row per trial and epoch with every metric that was recorded: `trial`, `epoch`,
+        `val/nll`, `train/loss` and so on.
+        """
         from distill_ray.report.arrow import epochs
 
         return epochs(self.collected)
 
     @property
     def plots(self) -> Mapping[str, Plot]:
-        """The figures of the report by name. A notebook shows one that ends a cell; its `figure` is matplotlib's."""
-        return {plot.name: plot for panels in self.report.sections.values() for panel in panels for plot in panel.plots}
+        """The figures of the report by name. A notebook shows one that ends a cell; its `figure` is
+        matplotlib's.
+        """
+        return {
+            plot.name: plot
+            for panels in self.report.sections.values()
+            for panel in panels
+            for plot in panel.plots
+        }
 
     @cached_property
     def report(self) -> Report:
-        """The report: `html()` is the page, `rows` the table, `compared` the tests of the best student against the others."""
+        """The report: `html()` is the page, `rows` the table, `compared` the tests of the best
+        student against the others.
+        """
         from distill_ray.report.page import Report
 
         return Report.of(self.collected)

@@ -19,8 +19,9 @@ Objectives = Mapping[str, str]
 class Progress(Observer):
     """Follows a study as an `Observer` and shows it on `console`.
 
-    On a terminal: the stage, its jobs (running, finished, pruned, failed), the best value so far, and the time left, judged by
-    the jobs that have ended. Elsewhere one line for each job that begins or ends.
+    On a terminal: the stage, its jobs (running, finished, pruned, failed), the best value so far,
+    and the time left, judged by the jobs that have ended. Elsewhere one line for each job that
+    begins or ends.
     """
 
     def __init__(self, console: Console, objectives: Objectives) -> None:
@@ -45,7 +46,12 @@ class Progress(Observer):
             self._live.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._live:
             self._live.stop()
 
@@ -57,7 +63,14 @@ class Progress(Observer):
         self._stage, self._jobs, self._begun = stage, jobs, time.monotonic()
         self._running, self._counts, self._reused, self._best, self._lowest = {}, {}, 0, None, None
 
-    def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
+    def past(
+        self,
+        run: Run,
+        state: State,
+        epochs: Callable[[], Iterable[Metrics]],
+        metrics: Metrics,
+        reason: str,
+    ) -> None:
         self._reused += 1
         self._counts[state] = self._counts.get(state, 0) + 1
         self._compare(run, metrics)
@@ -90,24 +103,32 @@ class Progress(Observer):
             self._lowest = (deviation, measurement.augmentation)
         if self._live is None and not measurement.reused:
             done = sum(self._counts.values())
-            self.say(f"[{self._stage} {done}/{self._jobs}] {measurement.augmentation} T. stddev {deviation:.6f}")
+            self.say(
+                f"[{self._stage} {done}/{self._jobs}] {measurement.augmentation} T. stddev {deviation:.6f}"
+            )
 
     def stage_ended(self, stage: str) -> None:
         trained = sum(self._counts.values()) - self._reused
         parts = [f"{trained} run" + ("" if trained == 1 else "s")] if trained else []
         parts += [f"{self._reused} found in the store"] if self._reused else []
-        parts += [f"{count} {state}" for state, count in self._counts.items() if state != "finished"]
+        parts += [
+            f"{count} {state}" for state, count in self._counts.items() if state != "finished"
+        ]
         if self._best:
             parts.append(f"best {self._objective} {self._best[0]:.4f} ({self._best[1]})")
         if self._lowest:
             parts.append(f"lowest T. stddev {self._lowest[0]:.6f} ({self._lowest[1]})")
-        self.say(f"{stage:<8} {_duration(time.monotonic() - self._begun):>8}   {', '.join(parts)}".rstrip())
+        self.say(
+            f"{stage:<8} {_duration(time.monotonic() - self._begun):>8}   {', '.join(parts)}".rstrip()
+        )
         self._stage = ""
 
     def _compare(self, run: Run, metrics: Metrics) -> None:
         value = metrics.get(self._objective)
         if value is not None and run.stage == "search":
-            better = self._best is None or (value < self._best[0] if self._mode == "min" else value > self._best[0])
+            better = self._best is None or (
+                value < self._best[0] if self._mode == "min" else value > self._best[0]
+            )
             if better:
                 self._best = (value, describe(run))
 
@@ -116,7 +137,9 @@ class Progress(Observer):
             return Text("")
         done = sum(self._counts.values())
         elapsed = time.monotonic() - self._begun
-        head = Text.assemble((f"{self._stage} ", "bold"), f"{done}/{self._jobs} done, {len(self._running)} running")
+        head = Text.assemble(
+            (f"{self._stage} ", "bold"), f"{done}/{self._jobs} done, {len(self._running)} running"
+        )
         for state in ("pruned", "failed"):
             if self._counts.get(state):
                 head.append(f", {self._counts[state]} {state}")
@@ -129,13 +152,19 @@ class Progress(Observer):
         grid = Table.grid(padding=(0, 2))
         for run, record in self._running.values():
             epoch = int(record.get("epoch", 0))
-            grid.add_row(describe(run), f"epoch {epoch}/{run.job.recipe.epochs}", _scores(record, self._objective))
+            grid.add_row(
+                describe(run),
+                f"epoch {epoch}/{run.job.recipe.epochs}",
+                _scores(record, self._objective),
+            )
         return Group(head, grid)
 
 
 def _scores(metrics: Metrics, objective: str) -> str:
     names = dict.fromkeys((objective, "val/accuracy"))
-    return "  ".join(f"{name.removeprefix('val/')} {metrics[name]:.4f}" for name in names if name in metrics)
+    return "  ".join(
+        f"{name.removeprefix('val/')} {metrics[name]:.4f}" for name in names if name in metrics
+    )
 
 
 def _duration(seconds: float) -> str:

@@ -25,9 +25,11 @@ EPOCHS = "epochs.parquet"
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The predictions of a network or an ensemble on one split: log-probabilities (N, K) in nats, and the true labels (N,).
+    """The predictions of a network or an ensemble on one split: log-probabilities (N, K) in nats,
+    and the true labels (N,).
 
-    For regression, whose labels are real numbers, they are mean and log-variance (N, 2) instead of log-probabilities.
+    For regression, whose labels are real numbers, they are mean and log-variance (N, 2) instead of
+    log-probabilities.
     """
 
     log_probabilities: np.ndarray
@@ -67,9 +69,15 @@ class JobRecord:
 
     @property
     def diversity(self) -> dict[str, float]:
-        """How much the members or heads that it was trained with disagree on the validation split; empty without such."""
+        """How much the members or heads that it was trained with disagree on the validation split;
+        empty without such.
+        """
         last = self.epochs()[-1]
-        return {name.removeprefix("members/"): value for name, value in last.items() if name.startswith("members/")}
+        return {
+            name.removeprefix("members/"): value
+            for name, value in last.items()
+            if name.startswith("members/")
+        }
 
     def weights(self) -> dict[str, Tensor]:
         """The tensors of the deployed network by name. Raises `DamagedError` as `Record.read` does."""
@@ -99,7 +107,9 @@ class JobRecord:
 
 
 def find_job(store: Store, job_id: str) -> JobRecord | None:
-    """The finished job with that id, or None. A record that says too little of its job, or another's, is set aside."""
+    """The finished job with that id, or None. A record that says too little of its job, or
+    another's, is set aside.
+    """
     record = store.get(job_key(job_id))
     if record is None:
         return None
@@ -117,7 +127,11 @@ def _is_of_a_job(record: Record) -> bool:
         return False
     named = {WEIGHTS, EPOCHS, "predictions-validation.parquet"} <= record.files.keys()
     checked = all({"path", "bytes", "sha256"} <= entry.keys() for entry in record.files.values())
-    return named and checked and all(isinstance(number, int | float) for number in [*numbers, *metrics.values()])
+    return (
+        named
+        and checked
+        and all(isinstance(number, int | float) for number in [*numbers, *metrics.values()])
+    )
 
 
 def save_job(
@@ -135,7 +149,14 @@ def save_job(
 
     files = {
         WEIGHTS: save(dict(weights)),
-        EPOCHS: _parquet(pa.table({name: [epoch.get(name) for epoch in epochs] for name in dict.fromkeys(chain(*epochs))})),
+        EPOCHS: _parquet(
+            pa.table(
+                {
+                    name: [epoch.get(name) for epoch in epochs]
+                    for name in dict.fromkeys(chain(*epochs))
+                }
+            )
+        ),
         "predictions-validation.parquet": _predictions_file(predictions),
     }
     kept = epochs[kept_epoch - 1]
@@ -144,7 +165,9 @@ def save_job(
         "parameters": parameters,
         "seconds": sum(epoch["seconds"] for epoch in epochs),
         "kept_epoch": kept_epoch,
-        "metrics": {name: value for name, value in kept.items() if name.startswith(("val/", "train/"))},
+        "metrics": {
+            name: value for name, value in kept.items() if name.startswith(("val/", "train/"))
+        },
     }
     return JobRecord(store.put(job_key(job.id), files, info))
 
@@ -172,7 +195,10 @@ def _evaluation_key(key: str, split: str) -> str:
 def _predictions_file(predictions: Predictions) -> bytes:
     rows, classes = predictions.log_probabilities.shape
     flat = pa.array(predictions.log_probabilities.astype(np.float32).reshape(rows * classes))
-    columns = {"label": pa.array(predictions.labels), "log_probabilities": pa.FixedSizeListArray.from_arrays(flat, classes)}
+    columns = {
+        "label": pa.array(predictions.labels),
+        "log_probabilities": pa.FixedSizeListArray.from_arrays(flat, classes),
+    }
     return _parquet(pa.table(columns))
 
 

@@ -1,4 +1,6 @@
-"""Families of variants by name: methods, augmentations, models, metrics, data sources. A member registers itself under its name."""
+"""Families of variants by name: methods, augmentations, models, metrics, data sources. A member
+registers itself under its name.
+"""
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
@@ -13,8 +15,8 @@ Member = TypeVar("Member")
 class Registry(Mapping[str, Member], Generic[Member]):
     """The members of one family by the name they have in a study file.
 
-    Members of this package register with the decorator `register`; members of other packages are found through the entry
-    point group `distill_ray.<family>` when a name is not known otherwise.
+    Members of this package register with the decorator `register`; members of other packages are
+    found through the entry point group `distill_ray.<family>` when a name is not known otherwise.
 
     Example::
 
@@ -72,8 +74,12 @@ class Registry(Mapping[str, Member], Generic[Member]):
         return len(self._members)
 
 
-def unknown_name(what: str, name: str, known: Iterator[str] | Mapping[str, object] | list[str]) -> str:
-    """The sentence for a name that is not known: what it should be, and the nearest known name if one is near."""
+def unknown_name(
+    what: str, name: str, known: Iterator[str] | Mapping[str, object] | list[str]
+) -> str:
+    """The sentence for a name that is not known: what it should be, and the nearest known name if
+    one is near.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,6 @@
-"""From a study to its jobs: every teacher, trial and confirmation, with the identity its result has in the store."""
+"""From a study to its jobs: every teacher, trial and confirmation, with the identity its result has
+in the store.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,28 @@ TEACH, SCREEN, SEARCH, CONFIRM, REPORT = "teach", "screen", "search", "confirm",
 
 
 def data_of(study: Study) -> Data:
-    """The data set of the study, found and identified. Raises `RequestError` when it is not there or the cut does not fit."""
+    """The data set of the study, found and identified. Raises `RequestError` when it is not there
+    or the cut does not fit.
+    """
     source = open_source(study.data.source, label=study.data.label)
     rows = source.rows("train")
     if study.data.size is not None and source.real_valued:
         raise study.error(
-            [("data.size", f"found {study.data.size}, and {source.name} has no images but real numbers; leave it out")]
+            [
+                (
+                    "data.size",
+                    f"found {study.data.size}, and {source.name} has no images but real numbers; leave it out",
+                )
+            ]
         )
     shape = image_shape(source, study.data.size) if rows else None
-    check_against_data(study, rows, source.num_classes, shape, task=source.task, real_valued=source.real_valued)
+    check_against_data(
+        study, rows, source.num_classes, shape, task=source.task, real_valued=source.real_valued
+    )
     if source.rows("test") == 0:
-        raise study.error([("data.source", f"{source.location} has no test split, which confirm needs")])
+        raise study.error(
+            [("data.source", f"{source.location} has no test split, which confirm needs")]
+        )
     return Data(
         name=source.name,
         digest=source.digest,
@@ -40,18 +53,28 @@ def data_of(study: Study) -> Data:
 def teacher_runs(study: Study, data: Data) -> list[Run]:
     """The members of the ensemble, in their order."""
     workers = study.resources.workers_per_teacher
-    jobs = [Job(recipe=group.recipe, data=data, seed=seed, workers=workers) for group in study.teachers for seed in group.seeds]
-    return [Run(f"teach/{job.id}", TEACH, "teacher", job, number) for number, job in enumerate(jobs)]
+    jobs = [
+        Job(recipe=group.recipe, data=data, seed=seed, workers=workers)
+        for group in study.teachers
+        for seed in group.seeds
+    ]
+    return [
+        Run(f"teach/{job.id}", TEACH, "teacher", job, number) for number, job in enumerate(jobs)
+    ]
 
 
-def trial_run(study: Study, data: Data, teachers: Sequence[str], number: int, drawn: Mapping[str, Label]) -> Run:
+def trial_run(
+    study: Study, data: Data, teachers: Sequence[str], number: int, drawn: Mapping[str, Label]
+) -> Run:
     """The trial that has drawn these settings. Raises `ValueError` when they do not fit each other."""
     recipe = study.search.space.recipe(study.student, drawn)
     job = _student(study, recipe, data, learned_from(study, teachers), study.trial_seed)
     return Run(f"trial/{number}", SEARCH, "trial", job, number, study.shown(drawn))
 
 
-def confirm_runs(study: Study, data: Data, teachers: Sequence[str], found: Sequence[Recipe]) -> list[Run]:
+def confirm_runs(
+    study: Study, data: Data, teachers: Sequence[str], found: Sequence[Recipe]
+) -> list[Run]:
     """The baselines and the configurations that the search found, best first, each once per seed."""
     contenders = dict(study.confirm.baselines) | dict(zip(study.confirm.found, found, strict=False))
     return [
@@ -59,7 +82,13 @@ def confirm_runs(study: Study, data: Data, teachers: Sequence[str], found: Seque
             f"confirm/{role}/{seed}",
             CONFIRM,
             role,
-            _student(study, recipe, data, learned_from(study, teachers, study.confirm.learns_from.get(role)), seed),
+            _student(
+                study,
+                recipe,
+                data,
+                learned_from(study, teachers, study.confirm.learns_from.get(role)),
+                seed,
+            ),
             number,
         )
         for role, recipe in contenders.items()
@@ -67,15 +96,23 @@ def confirm_runs(study: Study, data: Data, teachers: Sequence[str], found: Seque
     ]
 
 
-def learned_from(study: Study, teachers: Sequence[str], groups: Sequence[str] | None = None) -> list[str]:
+def learned_from(
+    study: Study, teachers: Sequence[str], groups: Sequence[str] | None = None
+) -> list[str]:
     """Of all teachers those that students learn from, or those in the groups of these names."""
-    return [teachers[place] for place in members(study.teachers, study.learns_from if groups is None else groups)]
+    return [
+        teachers[place]
+        for place in members(study.teachers, study.learns_from if groups is None else groups)
+    ]
 
 
 def search_name(study: Study, data: Data, teachers: Sequence[str]) -> str:
-    """The name of the search in Optuna's storage: the same as long as its trials can be compared with each other."""
+    """The name of the search in Optuna's storage: the same as long as its trials can be compared
+    with each other.
+    """
     content = study.to_dict()
-    unsaid = ["memory_gb"] if study.data.size else ["memory_gb", "size"]  # so that searches from before keep their names
+    # So that searches from before keep their names
+    unsaid = ["memory_gb"] if study.data.size else ["memory_gb", "size"]
     split = {name: value for name, value in content["data"].items() if name not in unsaid}
     identity = {
         "student": content["student"],

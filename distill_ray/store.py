@@ -1,14 +1,16 @@
 """The store: where results live, by content, on any file system that pyarrow reaches.
 
-A *record* is a set of files with a manifest. The manifest is written last and in one piece, and names every file with its
-size and SHA-256. A record with a manifest is done and is never made again; without one it does not exist, whatever files lie
-there. That one rule gives resuming, sharing between studies, and safety after a crash.
+A *record* is a set of files with a manifest. The manifest is written last and in one piece, and
+names every file with its size and SHA-256. A record with a manifest is done and is never made
+again; without one it does not exist, whatever files lie there. That one rule gives resuming,
+sharing between studies, and safety after a crash.
 
     jobs/<job.id>/manifest.json                      a finished training run
     jobs/<job.id>/evaluations/test/manifest.json     its predictions on the test split
-    work/<job.id>/                                   checkpoints of a run that is under way
-    teacher logits/<key>/<epoch>/manifest.json              teachers' logits for the images of an epoch; may be evicted
-    studies/<name>/                                  the search's history, the report, its identity in MLflow
+    work/<job.id>/                                   checkpoints of a run that is under way teacher
+    logits/<key>/<epoch>/manifest.json              teachers' logits for the images of an epoch; may
+    be evicted studies/<name>/                                  the search's history, the report,
+    its identity in MLflow
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ DAMAGED = ".damaged-"
 
 
 def shown(uri: str) -> str:
-    """A store's address as it may be printed: without user, password and what follows a question mark."""
+    """A store's address as it may be printed: without user, password and what follows a question
+    mark.
+    """
     scheme, separator, rest = uri.partition("?")[0].partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else uri
@@ -46,7 +50,9 @@ def shown(uri: str) -> str:
 
 @dataclass(frozen=True)
 class Record:
-    """A finished set of files: `info` is what was stored with it, `read` returns a file's checked content."""
+    """A finished set of files: `info` is what was stored with it, `read` returns a file's checked
+    content.
+    """
 
     store: Store
     key: str
@@ -56,8 +62,8 @@ class Record:
     def read(self, name: str) -> bytes:
         """The content of file `name`.
 
-        A file that is missing or does not match its checksum makes the whole record void: it is set aside, so that it is made
-        again, and `DamagedError` says so.
+        A file that is missing or does not match its checksum makes the whole record void: it is set
+        aside, so that it is made again, and `DamagedError` says so.
         """
         entry = self.files[name]
         content = self.store.read(entry["path"])
@@ -72,7 +78,8 @@ class Record:
     def map(self, name: str) -> pa.Buffer:
         """The same content, memory-mapped, so that the processes of a machine share it.
 
-        A store that is not a local folder is copied from, into the node's cache. Raises `DamagedError` as `read` does.
+        A store that is not a local folder is copied from, into the node's cache. Raises
+        `DamagedError` as `read` does.
         """
         entry = self.files[name]
         if self.store.is_local:
@@ -109,7 +116,9 @@ def _parsed(uri: str) -> tuple[fs.FileSystem, str]:
         base, path = fs.FileSystem.from_uri(uri)
     except ValueError as error:
         reason = str(error).replace(uri, shown(uri))
-        raise RequestError(f"store {shown(uri)}: not understood ({reason}); choose another with --store") from None
+        raise RequestError(
+            f"store {shown(uri)}: not understood ({reason}); choose another with --store"
+        ) from None
     return base, path
 
 
@@ -126,9 +135,11 @@ class Store:
 
     @classmethod
     def open(cls, uri: str, *, make: bool = True) -> Store:
-        """The store at `uri`, made if need be. Raises `RequestError` when it cannot be reached or written.
+        """The store at `uri`, made if need be. Raises `RequestError` when it cannot be reached or
+        written.
 
-        Without `make` it is only read: nothing is made or written, and one that is not there is a `RequestError` too.
+        Without `make` it is only read: nothing is made or written, and one that is not there is a
+        `RequestError` too.
         """
         probe = f"probe-{secrets.token_hex(4)}"
         try:
@@ -137,16 +148,21 @@ class Store:
                 store._write(probe, b"distill_ray", durable=False)
                 store.delete(probe)
             elif not store._exists():
-                raise RequestError(f"store {store.shown}: there is none; running a study makes it, --store names another")
+                raise RequestError(
+                    f"store {store.shown}: there is none; running a study makes it, --store names another"
+                )
         except OSError as error:
             reason = str(error).replace(uri, shown(uri))
             wanted = "written" if make else "read"
-            raise RequestError(f"store {shown(uri)}: cannot be {wanted} ({reason}); choose another with --store") from None
+            raise RequestError(
+                f"store {shown(uri)}: cannot be {wanted} ({reason}); choose another with --store"
+            ) from None
         return store
 
     @classmethod
     def at(cls, uri: str) -> Store:
-        """The store at `uri` without a look at it: one that is not there yet is empty until something is written.
+        """The store at `uri` without a look at it: one that is not there yet is empty until
+        something is written.
 
         Raises `RequestError` when the URI is no address of a store.
         """
@@ -179,13 +195,16 @@ class Store:
         return Store, (self.uri,)
 
     def local_path(self, path: str) -> Path:
-        """Where `path` lies on this machine's disk, or would lie. Raises `RequestError` for a store that is elsewhere."""
+        """Where `path` lies on this machine's disk, or would lie. Raises `RequestError` for a store
+        that is elsewhere.
+        """
         if not self.is_local:
             raise RequestError(f"store {self.shown}: {path} must lie on a local disk")
         return Path(self.uri, path)
 
     def put(self, key: str, files: Mapping[str, bytes], info: Mapping[str, Any]) -> Record:
-        """Write a record: first the files, each attempt in a folder of its own, then the manifest that makes them count.
+        """Write a record: first the files, each attempt in a folder of its own, then the manifest
+        that makes them count.
 
         Raises `StoreError` as `write` does; what had been written by then counts for nothing.
         """
@@ -194,14 +213,20 @@ class Store:
         for name, content in files.items():
             path = posixpath.join(attempt, name)
             self.write(path, content)
-            entries[name] = {"path": path, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            entries[name] = {
+                "path": path,
+                "bytes": len(content),
+                "sha256": hashlib.sha256(content).hexdigest(),
+            }
         manifest = json.loads(json.dumps({"info": dict(info), "files": entries}))
         sealed = json.dumps(manifest | {"sha256": _seal(manifest)}, indent=1)
         self.write(posixpath.join(key, MANIFEST), sealed.encode(), durable=True)
         return Record(self, key, manifest["info"], entries)
 
     def get(self, key: str) -> Record | None:
-        """The record under `key`, or None. A manifest that cannot be read or whose files are gone is set aside."""
+        """The record under `key`, or None. A manifest that cannot be read or whose files are gone
+        is set aside.
+        """
         path = posixpath.join(key, MANIFEST)
         content = self.read(path)
         if content is None:
@@ -212,7 +237,10 @@ class Store:
                 raise ValueError("it is not what was written")
             record = Record(self, key, dict(manifest["info"]), dict(manifest["files"]))
             sizes = {str(entry["path"]): entry["bytes"] for entry in record.files.values()}
-            if not all(posixpath.normpath(name) == name and name.startswith(f"{key}/") and "\0" not in name for name in sizes):
+            if not all(
+                posixpath.normpath(name) == name and name.startswith(f"{key}/") and "\0" not in name
+                for name in sizes
+            ):
                 raise ValueError("a file of the record lies outside of it")
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             self.set_aside(path)
@@ -235,9 +263,11 @@ class Store:
                 return None
 
     def write(self, path: str, content: bytes, *, durable: bool = False) -> None:
-        """Write a file in one piece: a reader, or a run after a crash, sees the old content or the new, never a part.
+        """Write a file in one piece: a reader, or a run after a crash, sees the old content or the
+        new, never a part.
 
-        `durable` also waits until a local disk has it. Raises `StoreError` when the disk is full or cannot be written.
+        `durable` also waits until a local disk has it. Raises `StoreError` when the disk is full or
+        cannot be written.
         """
         with self.explained(path):
             self._write(path, content, durable)
@@ -276,7 +306,9 @@ class Store:
             raise
 
     def delete(self, path: str) -> None:
-        """Remove a file or folder; nothing happens when there is none. What others write meanwhile may stay."""
+        """Remove a file or folder; nothing happens when there is none. What others write meanwhile
+        may stay.
+        """
         with self.explained(path), suppress(FileNotFoundError):
             kind = self._files.get_file_info(path).type
             if kind == fs.FileType.Directory:
@@ -289,20 +321,30 @@ class Store:
                 self._files.delete_file(path)
 
     def names(self, path: str) -> list[str]:
-        """The names of the files and folders directly under `path`, sorted; what a killed write left behind is not among them."""
+        """The names of the files and folders directly under `path`, sorted; what a killed write
+        left behind is not among them.
+        """
         with self.explained(path):
             found = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True))
         return sorted(info.base_name for info in found if not info.base_name.startswith("."))
 
     def tree(self, path: str) -> list[tuple[str, int, float]]:
-        """Every file under `path`, however deep: its path, its size in bytes and when it was last changed, in seconds."""
+        """Every file under `path`, however deep: its path, its size in bytes and when it was last
+        changed, in seconds.
+        """
         with self.explained(path):
-            found = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+            found = self._files.get_file_info(
+                fs.FileSelector(path, allow_not_found=True, recursive=True)
+            )
         files = (info for info in found if info.type == fs.FileType.File)
-        return sorted((info.path, info.size, info.mtime.timestamp() if info.mtime else 0.0) for info in files)
+        return sorted(
+            (info.path, info.size, info.mtime.timestamp() if info.mtime else 0.0) for info in files
+        )
 
     def set_aside(self, path: str) -> None:
-        """Move a damaged file out of the way, to be looked at, under a name that no reader asks for."""
+        """Move a damaged file out of the way, to be looked at, under a name that no reader asks
+        for.
+        """
         content = self.read(path)
         if content is not None:
             self.write(f"{path}{DAMAGED}{secrets.token_hex(4)}", content)
@@ -310,7 +352,9 @@ class Store:
 
     @contextmanager
     def explained(self, path: str) -> Iterator[None]:
-        """A context that raises what the file system has against `path` as a `StoreError` that says what to do."""
+        """A context that raises what the file system has against `path` as a `StoreError` that says
+        what to do.
+        """
         try:
             yield
         except OSError as error:
@@ -318,4 +362,6 @@ class Store:
                 raise StoreError(
                     f"store {self.shown}: no space left while writing {path}; free some space and run the same command again"
                 ) from None
-            raise StoreError(f"store {self.shown}: {path} cannot be reached ({error}); run the same command again") from None
+            raise StoreError(
+                f"store {self.shown}: {path} cannot be reached ({error}); run the same command again"
+            ) from None

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 Task = Literal["classification", "regression"]
-"""For classification labels are integers and a network has an output per class, its logits. For regression labels are real
-numbers, and a network has the two outputs of `GAUSSIAN`.
+"""For classification labels are integers and a network has an output per class, its logits. For
+regression labels are real numbers, and a network has the two outputs of `GAUSSIAN`.
 """
 
 GAUSSIAN = ("mean", "log variance")

@@ -28,7 +28,8 @@ from distill_ray.training import Dataset
 # Tests run side by side, one on each core: more threads than that would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-os.environ.setdefault("RAY_worker_niceness", "0")  # what trains must not wait for the tests on the other core
+# What trains must not wait for the tests on the other core
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,14 +39,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def environment_without_mlflow() -> None:
-    """Setting MLflow's tracking address, or loading a model, leaves variables behind that later tests would obey."""
+    """Setting MLflow's tracking address, or loading a model, leaves variables behind that later
+    tests would obey.
+    """
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real images beside the checkout; tests that need it are skipped where there is none."""
+    """The folder of real images beside the checkout; tests that need it are skipped where there is
+    none.
+    """
     folder = Path(__file__).parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("../shared/data, real images beside the checkout, is not there")
@@ -74,18 +79,24 @@ def small_dataset() -> Dataset:
 @pytest.fixture(scope="session")
 def small_data() -> Data:
     """How a job names `small_dataset`."""
-    return Data(name="small", digest="0" * 32, location="small", label="label", split=Split(validation=16))
+    return Data(
+        name="small", digest="0" * 32, location="small", label="label", split=Split(validation=16)
+    )
 
 
 @pytest.fixture
 def tiny_study() -> Callable[..., Study]:
-    """Makes the study of `tiny.yaml`, small enough to be run whole, with overrides: `tiny_study("search.trials=2")`."""
+    """Makes the study of `tiny.yaml`, small enough to be run whole, with overrides:
+    `tiny_study("search.trials=2")`.
+    """
     return lambda *overrides: load_study(Path(__file__).with_name("tiny.yaml"), overrides)
 
 
 @dataclass(frozen=True)
 class FinishedStudy:
-    """A study whose store has everything that a run leaves there, made without Ray from networks that hardly learned."""
+    """A study whose store has everything that a run leaves there, made without Ray from networks
+    that hardly learned.
+    """
 
     file: Path
     store: Store
@@ -93,7 +104,9 @@ class FinishedStudy:
 
 @pytest.fixture(scope="session")
 def finished_study(tmp_path_factory: pytest.TempPathFactory) -> FinishedStudy:
-    """The tiny study of real digits, finished: two teachers, four trials of which one failed, two confirmations each."""
+    """The tiny study of real digits, finished: two teachers, four trials of which one failed, two
+    confirmations each.
+    """
     return _finished(Path(__file__).with_name("tiny.yaml"), tmp_path_factory.mktemp("finished"))
 
 
@@ -133,13 +146,30 @@ def _finished(file: Path, folder: Path) -> FinishedStudy:
     def finish(job: Job, *, test: bool) -> dict[str, float]:
         if find_job(store, job.id) is None:
             network = job.recipe.method.deployable(make_network(job, dataset)).train()
-            network(torch.from_numpy(dataset.images[dataset.train[:32]]).permute(0, 3, 1, 2).float() / 255)
+            network(
+                torch.from_numpy(dataset.images[dataset.train[:32]]).permute(0, 3, 1, 2).float()
+                / 255
+            )
             said = predict(network, dataset.images, dataset.validation, worker=worker)
             labels = dataset.labels[dataset.validation]
-            epochs = [{"epoch": 1, "time": 1e9, "seconds": 0.5} | {f"val/{name}": x for name, x in score(said, labels).items()}]
+            epochs = [
+                {"epoch": 1, "time": 1e9, "seconds": 0.5}
+                | {f"val/{name}": x for name, x in score(said, labels).items()}
+            ]
             predictions, weights = Predictions(said, labels), dict(network.state_dict())
-            save_job(store, job, weights=weights, epochs=epochs, kept_epoch=1, predictions=predictions, parameters=77_000)
-            store.write(f"logs/{job.id}.log", f"job {job.id}\n2026-01-01 12:00:00 epoch 1  val/nll 2.3\n".encode())
+            save_job(
+                store,
+                job,
+                weights=weights,
+                epochs=epochs,
+                kept_epoch=1,
+                predictions=predictions,
+                parameters=77_000,
+            )
+            store.write(
+                f"logs/{job.id}.log",
+                f"job {job.id}\n2026-01-01 12:00:00 epoch 1  val/nll 2.3\n".encode(),
+            )
             if test:
                 said = predict(network, tested.images, np.arange(len(tested.images)), worker=worker)
                 save_test_predictions(store, job.id, Predictions(said, tested.labels))
@@ -201,7 +231,9 @@ def free_port() -> Callable[[], int]:
 
 @dataclass
 class Machines:
-    """A Ray cluster of several nodes on this machine, with tokens, that no other Ray here has to do with."""
+    """A Ray cluster of several nodes on this machine, with tokens, that no other Ray here has to do
+    with.
+    """
 
     folder: Path
     port: int
@@ -220,7 +252,17 @@ class Machines:
 
     def run(self, study: Path, store: Path, *overrides: str) -> list[str]:
         """The command that runs a study on the cluster."""
-        command = [sys.executable, "-m", "distill_ray", "run", str(study), "--address", self.address, "--store", str(store)]
+        command = [
+            sys.executable,
+            "-m",
+            "distill_ray",
+            "run",
+            str(study),
+            "--address",
+            self.address,
+            "--store",
+            str(store),
+        ]
         return command + [argument for override in overrides for argument in ("--set", override)]
 
     def start_head(self) -> subprocess.Popen[bytes]:
@@ -230,10 +272,17 @@ class Machines:
     def start(self, *options: str) -> subprocess.Popen[bytes]:
         """Start a node, and wait until the cluster has it."""
         log = self.folder / f"node-{secrets.token_hex(4)}.log"
-        command = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--disable-usage-stats"]
+        command = [
+            str(Path(sys.executable).with_name("ray")),
+            "start",
+            "--block",
+            "--disable-usage-stats",
+        ]
         command += ["--node-ip-address", "127.0.0.1", *options]
         with log.open("wb") as output:
-            node = subprocess.Popen(command, stdout=output, stderr=output, env=self.environment, start_new_session=True)
+            node = subprocess.Popen(
+                command, stdout=output, stderr=output, env=self.environment, start_new_session=True
+            )
         self.nodes.append(node)
         limit = time.monotonic() + 400
         while b"Ray runtime started" not in log.read_bytes():
@@ -256,9 +305,15 @@ class Machines:
 
 @pytest.fixture
 def machines(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Machines]:
-    """A cluster whose head has no CPU. `start("--address", machines.address, "--num-cpus", "2")` adds a node."""
+    """A cluster whose head has no CPU. `start("--address", machines.address, "--num-cpus", "2")`
+    adds a node.
+    """
     port, dashboard = free_port(), free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PYTHONDONTWRITE"))}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RAY_", "PYTHONDONTWRITE"))
+    }
     environment |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(16),
@@ -270,8 +325,21 @@ def machines(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Machines]
         "DISTILL_RAY_CACHE": str(tmp_path / "cache"),
     }
     folder = Path(tempfile.mkdtemp(prefix="dr", dir="/tmp"))  # sockets have short names
-    head = ("--head", "--port", str(port), "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard))
-    head += ("--ray-client-server-port", str(free_port()), "--dashboard-agent-listen-port", str(free_port()))
+    head = (
+        "--head",
+        "--port",
+        str(port),
+        "--dashboard-host",
+        "127.0.0.1",
+        "--dashboard-port",
+        str(dashboard),
+    )
+    head += (
+        "--ray-client-server-port",
+        str(free_port()),
+        "--dashboard-agent-listen-port",
+        str(free_port()),
+    )
     head += ("--num-cpus", "0", "--temp-dir", str(folder), "--object-store-memory", "100000000")
     cluster = Machines(tmp_path, port, dashboard, environment, head)
     try:

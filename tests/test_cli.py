@@ -1,4 +1,6 @@
-"""The command line: answers at once without heavy imports, and turns every ending into lines and an exit code."""
+"""The command line: answers at once without heavy imports, and turns every ending into lines and an
+exit code.
+"""
 
 from __future__ import annotations
 
@@ -24,13 +26,31 @@ if TYPE_CHECKING:
 
 STUDIES = Path(__file__).parents[1] / "studies"
 QUICKSTART = str(STUDIES / "quickstart.yaml")
-HEAVY = {"torch", "torchvision", "ray", "mlflow", "optuna", "numpy", "pyarrow", "scipy", "sklearn", "matplotlib", "rich"}
+HEAVY = {
+    "torch",
+    "torchvision",
+    "ray",
+    "mlflow",
+    "optuna",
+    "numpy",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "rich",
+}
 
 
 def imported_by(*arguments: str) -> set[str]:
     """The packages that the command line has imported when it is done."""
     code = "import sys; from distill_ray.cli import main; main(sys.argv[1:]); print('|', *sys.modules, sep=' ')"
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     return {name.partition(".")[0] for name in done.stdout.rpartition("|")[2].split()}
 
 
@@ -40,7 +60,9 @@ def test_help_imports_neither_the_heavy_packages_nor_the_study() -> None:
     assert not imported & (HEAVY | {"pydantic", "yaml"})
 
 
-@pytest.mark.parametrize("arguments", [(QUICKSTART,), (QUICKSTART, "--set", "student.methd=kd")], ids=["valid", "wrong"])
+@pytest.mark.parametrize(
+    "arguments", [(QUICKSTART,), (QUICKSTART, "--set", "student.methd=kd")], ids=["valid", "wrong"]
+)
 def test_validate_imports_no_heavy_package(arguments: tuple[str, ...]) -> None:
     imported = imported_by("validate", *arguments)
     assert {"pydantic", "yaml"} <= imported
@@ -52,8 +74,12 @@ def test_schema_imports_no_heavy_package(tmp_path: Path) -> None:
     assert not imported_by("schema", "--pages", str(tmp_path)) & HEAVY
 
 
-@pytest.mark.parametrize("command", [(), *((name,) for name in commands.commands), ("data", "import")], ids=" ".join)
-def test_every_command_explains_itself(command: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "command", [(), *((name,) for name in commands.commands), ("data", "import")], ids=" ".join
+)
+def test_every_command_explains_itself(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*command, "--help"]) == 0
     assert "Usage: distill-ray" in capsys.readouterr().out
 
@@ -66,8 +92,13 @@ def test_validate_says_what_it_understood(capsys: pytest.CaptureFixture[str]) ->
     assert "temperature: log [1, 20]" in out
 
 
-def test_a_wrong_study_is_exit_code_2_and_only_its_problems(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["validate", QUICKSTART, "--set", "search.trials=0", "--set", "student.temperture=3"]) == 2
+def test_a_wrong_study_is_exit_code_2_and_only_its_problems(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert (
+        main(["validate", QUICKSTART, "--set", "search.trials=0", "--set", "student.temperture=3"])
+        == 2
+    )
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [
@@ -82,28 +113,59 @@ def test_a_wrong_study_is_exit_code_2_and_only_its_problems(capsys: pytest.Captu
         (["validate"], "Missing argument 'STUDY'"),
         (["vlidate", "x"], "No such command 'vlidate'"),
         (["run", "x.yaml", "--stroe", "y"], "No such option"),
-        (["validate", "no-such-study.yaml"], "no-such-study.yaml: cannot read the study file: no such file or directory"),
+        (
+            ["validate", "no-such-study.yaml"],
+            "no-such-study.yaml: cannot read the study file: no such file or directory",
+        ),
         (["ui", "--store", "no-such-store"], "run a study first, or name its --store"),
-        (["logs", "3f2ab", "--store", "no-such-store"], "no-such-store: there is none; running a study makes it"),
-        (["predict", "models:/x@champion", "x.png", "--store", "no-such-store"], "run a study first, or name its --store"),
-        (["gc", "--store", "no-such-store"], "no-such-store: there is none; running a study makes it"),
-        (["ui", "--tracking-uri", "http://me:hidden@host:5000"], "\nhttp://host:5000 is an MLflow server already"),
-        (["predict", "models:/x@champion", "x.png", "--tracking-uri", "http://me:hidden@127.0.0.1:1"], "cannot load this model"),
+        (
+            ["logs", "3f2ab", "--store", "no-such-store"],
+            "no-such-store: there is none; running a study makes it",
+        ),
+        (
+            ["predict", "models:/x@champion", "x.png", "--store", "no-such-store"],
+            "run a study first, or name its --store",
+        ),
+        (
+            ["gc", "--store", "no-such-store"],
+            "no-such-store: there is none; running a study makes it",
+        ),
+        (
+            ["ui", "--tracking-uri", "http://me:hidden@host:5000"],
+            "\nhttp://host:5000 is an MLflow server already",
+        ),
+        (
+            [
+                "predict",
+                "models:/x@champion",
+                "x.png",
+                "--tracking-uri",
+                "http://me:hidden@127.0.0.1:1",
+            ],
+            "cannot load this model",
+        ),
     ],
 )
-def test_wrong_commands_are_exit_code_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_commands_are_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(arguments) == 2
     captured = capsys.readouterr()
     assert message in f"\n{captured.err}"
     assert "Traceback" not in captured.err and "hidden" not in captured.err
 
 
-def test_a_port_that_is_taken_is_said_before_anything_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_that_is_taken_is_said_before_anything_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "mlflow.db").touch()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert main(["ui", "--store", str(tmp_path), "--port", str(port)]) == 2
-    assert capsys.readouterr() == ("", f"port {port} is taken by another program; choose another with --port\n")
+    assert capsys.readouterr() == (
+        "",
+        f"port {port} is taken by another program; choose another with --port\n",
+    )
 
 
 def test_looking_at_a_study_that_was_never_run(
@@ -116,21 +178,31 @@ def test_looking_at_a_study_that_was_never_run(
     assert not list(tmp_path.iterdir())
     (tmp_path / "distill-ray-store").mkdir()
     assert main(["status", QUICKSTART]) == 0
-    assert capsys.readouterr().out.splitlines()[0] == f"quickstart: not begun in {tmp_path}/distill-ray-store"
+    assert (
+        capsys.readouterr().out.splitlines()[0]
+        == f"quickstart: not begun in {tmp_path}/distill-ray-store"
+    )
     assert main(["report", QUICKSTART]) == 0
     assert capsys.readouterr().out == "quickstart: no results yet in ./distill-ray-store\n"
 
 
-def test_mlflow_is_looked_for_in_the_store_however_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_is_looked_for_in_the_store_however_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     here = f"sqlite:///{tmp_path}/a store/mlflow.db"
     for store in ("a store", f"{tmp_path}/a store", f"file://{tmp_path}/a%20store"):
         assert Locations(store).tracking_uri() == Locations(store).shown_tracking() == here
-        with pytest.raises(RequestError, match=r"nothing is recorded in .*/a store/mlflow.db; run a study first"):
+        with pytest.raises(
+            RequestError, match=r"nothing is recorded in .*/a store/mlflow.db; run a study first"
+        ):
             Locations(store).recorded_uri()
     assert Locations("s3://bucket", "http://me:hidden@host").shown_tracking() == "http://host"
     assert Locations("s3://bucket").shown_tracking() == ""
-    with pytest.raises(RequestError, match="store s3://bucket is not a local folder; say where MLflow is with --tracking-uri"):
+    with pytest.raises(
+        RequestError,
+        match="store s3://bucket is not a local folder; say where MLflow is with --tracking-uri",
+    ):
         Locations("s3://me:hidden@bucket").tracking_uri()
     assert not list(tmp_path.iterdir())
 
@@ -142,7 +214,11 @@ def test_reports_are_the_same_however_the_store_is_written(
     for store in (finished_study.store.uri, f"file://{finished_study.store.uri}"):
         assert main(["report", str(finished_study.file), "--store", store, "--json"]) == 0
         said.append(json.loads(capsys.readouterr().out))
-    assert said[0] == said[1] == as_json(Study.load(finished_study.file).results(store=store).collected)
+    assert (
+        said[0]
+        == said[1]
+        == as_json(Study.load(finished_study.file).results(store=store).collected)
+    )
     assert said[0]["study"]["tracking_uri"] == f"sqlite:///{finished_study.store.uri}/mlflow.db"
 
 
@@ -174,7 +250,11 @@ def ending(engine: Callable[[Callable[..., Any]], None]) -> Callable[[BaseExcept
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (RequestError("store x cannot be written; choose another"), 2, "store x cannot be written; choose another\n"),
+        (
+            RequestError("store x cannot be written; choose another"),
+            2,
+            "store x cannot be written; choose another\n",
+        ),
         (RunError("trial 3 failed\nits log: x.log"), 1, "trial 3 failed\nits log: x.log\n"),
         (KeyboardInterrupt(), 130, "interrupted; the same command again goes on from here\n"),
     ],
@@ -201,13 +281,19 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_a_file(
     ending(TypeError("what is http://me:hidden@this?\nmore"))
     assert main(["run", QUICKSTART]) == 1
     (log,) = tmp_path.iterdir()
-    assert capsys.readouterr().err == f"distill-ray failed unexpectedly: TypeError: what is http://this? (traceback: {log})\n"
+    assert (
+        capsys.readouterr().err
+        == f"distill-ray failed unexpectedly: TypeError: what is http://this? (traceback: {log})\n"
+    )
     assert "Traceback (most recent call last)" in log.read_text()
     assert "in run_study" in log.read_text()
 
 
 def test_verbose_prints_the_traceback(
-    ending: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ending: Callable[[BaseException], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     ending(TypeError("what is this?"))
@@ -219,15 +305,23 @@ def test_verbose_prints_the_traceback(
 
 
 def test_no_room_for_a_traceback_is_no_second_error(
-    ending: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ending: Callable[[BaseException], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     ending(TypeError())
     assert main(["run", QUICKSTART]) == 1
-    assert capsys.readouterr().err == "distill-ray failed unexpectedly: TypeError (--verbose shows the traceback)\n"
+    assert (
+        capsys.readouterr().err
+        == "distill-ray failed unexpectedly: TypeError (--verbose shows the traceback)\n"
+    )
 
 
-def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, engine: Callable[[Callable[..., Any]], None]) -> None:
+def test_options_reach_the_engine(
+    monkeypatch: pytest.MonkeyPatch, engine: Callable[[Callable[..., Any]], None]
+) -> None:
     seen: dict[str, Any] = {}
 
     def run_study(study: Any, places: Any, console: Any, *, verbose: bool) -> None:
@@ -237,11 +331,22 @@ def test_options_reach_the_engine(monkeypatch: pytest.MonkeyPatch, engine: Calla
     engine(run_study)
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert main(["run", QUICKSTART, "--set", "search.trials=5", "--store", "s3://bucket/x", "--verbose"]) == 1
-    assert seen == {"trials": 5, "places": Locations("s3://bucket/x", None, None, "head:6379"), "verbose": True}
+    assert (
+        main(
+            ["run", QUICKSTART, "--set", "search.trials=5", "--store", "s3://bucket/x", "--verbose"]
+        )
+        == 1
+    )
+    assert seen == {
+        "trials": 5,
+        "places": Locations("s3://bucket/x", None, None, "head:6379"),
+        "verbose": True,
+    }
 
 
-def test_data_import_writes_a_data_set_that_a_study_can_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_import_writes_a_data_set_that_a_study_can_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from PIL import Image
 
     for split, count in (("train", 4), ("test", 2)):

@@ -26,7 +26,9 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         if part:
-            assert part in map(anchor, re.findall(r"^#+ (.*)$", target.read_text("utf-8"), flags=re.MULTILINE)), link
+            assert part in map(
+                anchor, re.findall(r"^#+ (.*)$", target.read_text("utf-8"), flags=re.MULTILINE)
+            ), link
 
 
 def test_the_index_has_every_page() -> None:

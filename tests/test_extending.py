@@ -79,7 +79,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: my-lab\nVersion: 1.0\n")
     lines = [
-        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items()) for group, points in groups.items()
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+        for group, points in groups.items()
     ]
     (about / "entry_points.txt").write_text("\n".join(lines))
     (study,) = blocks("yaml")
@@ -91,14 +92,23 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from distill_ray.data.cache import VARIABLE
 
-    return os.environ | {"PYTHONPATH": str(installed), VARIABLE: str(tmp_path_factory.mktemp("cache"))}
+    return os.environ | {
+        "PYTHONPATH": str(installed),
+        VARIABLE: str(tmp_path_factory.mktemp("cache")),
+    }
 
 
 @pytest.fixture(scope="module")
 def said(installed: Path, environment: dict[str, str]) -> dict[str, Any]:
     """What the page's study gives: one trial trained after its teachers, and what is shown of it."""
     done = subprocess.run(
-        [sys.executable, "-c", RUN], cwd=installed, env=environment, capture_output=True, text=True, check=False, timeout=280
+        [sys.executable, "-c", RUN],
+        cwd=installed,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -133,7 +143,10 @@ def test_the_schema_knows_them(said: dict[str, Any]) -> None:
 
 def test_the_reference_pages_have_them(said: dict[str, Any]) -> None:
     pages = said["pages"]
-    assert "| [tiny-conv-w](#tiny-conv-w) | `tiny-conv-4` | One convolution of width w, pooled to 2x2. |" in pages["models.md"]
+    assert (
+        "| [tiny-conv-w](#tiny-conv-w) | `tiny-conv-4` | One convolution of width w, pooled to 2x2. |"
+        in pages["models.md"]
+    )
     assert "`val/sure-wrong: min`" in pages["metrics.md"]
     assert "an error is harmless as long as the network was not sure" in pages["metrics.md"]
     assert "### dim" in pages["study-file.md"]
@@ -144,7 +157,9 @@ def test_reading_a_study_imports_the_extensions_and_nothing_heavy(said: dict[str
     assert said["light"] == ["my_lab"]
 
 
-def test_a_slip_is_answered_with_the_names_of_extensions(installed: Path, environment: dict[str, str]) -> None:
+def test_a_slip_is_answered_with_the_names_of_extensions(
+    installed: Path, environment: dict[str, str]
+) -> None:
     command = [sys.executable, "-m", "distill_ray", "validate", "study.yaml"]
     slips = [
         "--set",
@@ -154,7 +169,14 @@ def test_a_slip_is_answered_with_the_names_of_extensions(installed: Path, enviro
         "--set",
         "student.model=tiny-conv",
     ]
-    done = subprocess.run([*command, *slips], cwd=installed, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, *slips],
+        cwd=installed,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 2
     assert "did you mean 'agreeing'?" in done.stderr
     assert "found 'max', must be min" in done.stderr

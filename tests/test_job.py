@@ -1,4 +1,6 @@
-"""Jobs: everything that decides a result is in the identity, nothing else is, and both survive being written down."""
+"""Jobs: everything that decides a result is in the identity, nothing else is, and both survive
+being written down.
+"""
 
 import dataclasses
 import hashlib
@@ -19,7 +21,9 @@ from distill_ray.settings import setting_fields
 SPLIT = Split(validation=200, train=400, seed=3)
 DATA = Data(name="digits", digest="0123abcd", location="/data/digits", label="label", split=SPLIT)
 JOB = Job(
-    recipe=Recipe(model="wrn-10-1", method=EnsembleKD(temperature=6.0, weights=(1.0, 2.0)), milestones=(5, 9)),
+    recipe=Recipe(
+        model="wrn-10-1", method=EnsembleKD(temperature=6.0, weights=(1.0, 2.0)), milestones=(5, 9)
+    ),
     data=DATA,
     seed=1,
     teachers=("aaa", "bbb"),
@@ -57,7 +61,10 @@ EVERY_CHANGE = {
     },
     **{
         f"method.{name}": with_recipe(
-            method=dataclasses.replace(JOB.recipe.method, **{name: another_value(getattr(JOB.recipe.method, name), field.type)})
+            method=dataclasses.replace(
+                JOB.recipe.method,
+                **{name: another_value(getattr(JOB.recipe.method, name), field.type)},
+            )
         )
         for name, field in setting_fields(EnsembleKD).items()
     },
@@ -113,7 +120,11 @@ def test_equal_jobs_are_one() -> None:
 def test_the_identity_is_the_documented_hash() -> None:
     identity = json.loads(json.dumps(JOB.to_dict())) | {"schema": SCHEMA_VERSION}
     identity["data"] = {name: identity["data"][name] for name in ("digest", "label", "split")}
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":")).replace("6.0", "6").replace("1.0,2.0", "1,2")
+    text = (
+        json.dumps(identity, sort_keys=True, separators=(",", ":"))
+        .replace("6.0", "6")
+        .replace("1.0,2.0", "1,2")
+    )
     text = text.replace('"warmup_epochs":0.0', '"warmup_epochs":0')
     assert JOB.id == hashlib.sha256(text.encode()).hexdigest()[:20]
 
@@ -121,7 +132,12 @@ def test_the_identity_is_the_documented_hash() -> None:
 def test_the_identity_is_the_same_in_another_process() -> None:
     """Hashes of Python objects differ from process to process; the identity must not."""
     code = f"import json; from distill_ray.job import Job; print(Job.from_dict(json.loads({json.dumps(JOB.to_dict())!r})).id)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == JOB.id
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == JOB.id
+    )
 
 
 def test_the_schema_is_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,12 +164,22 @@ def test_reading_a_job_leaves_what_was_read_alone() -> None:
     lr=st.floats(min_value=1e-12, max_value=1e12),
     temperature=st.floats(min_value=1e-12, max_value=1e12),
     milestones=st.lists(st.integers(min_value=1, max_value=10**6), max_size=4),
-    augmentation=st.sampled_from([Identity(), Flip(), CropFlip(), CropFlip(padding=0), CropFlip(padding=7)]),
+    augmentation=st.sampled_from(
+        [Identity(), Flip(), CropFlip(), CropFlip(padding=0), CropFlip(padding=7)]
+    ),
     seed=st.integers(min_value=0, max_value=2**63),
 )
-def test_any_numbers_survive(lr: float, temperature: float, milestones: list[int], augmentation: Any, seed: int) -> None:
+def test_any_numbers_survive(
+    lr: float, temperature: float, milestones: list[int], augmentation: Any, seed: int
+) -> None:
     method = EnsembleKD(temperature=temperature)
-    recipe = Recipe(model="wrn-16-2", method=method, augmentation=augmentation, lr=lr, milestones=tuple(milestones))
+    recipe = Recipe(
+        model="wrn-16-2",
+        method=method,
+        augmentation=augmentation,
+        lr=lr,
+        milestones=tuple(milestones),
+    )
     job = Job(recipe=recipe, data=DATA, seed=seed)
     read = Job.from_dict(json.loads(json.dumps(job.to_dict())))
     assert read == job
@@ -217,7 +243,10 @@ def test_recipes_that_are_refused(changes: dict[str, Any], message: str) -> None
 
 
 def test_canonical_json() -> None:
-    assert canonical_json({"b": 1.0, "a": [2, (3.5, None)], "c": True}) == '{"a":[2,[3.5,null]],"b":1,"c":true}'
+    assert (
+        canonical_json({"b": 1.0, "a": [2, (3.5, None)], "c": True})
+        == '{"a":[2,[3.5,null]],"b":1,"c":true}'
+    )
     assert canonical_json({"x": 1e300}) == canonical_json({"x": int(1e300)})
     assert canonical_json(-0.0) == canonical_json(0)
     assert canonical_json("ä") == '"\\u00e4"'
@@ -228,4 +257,9 @@ def test_canonical_json() -> None:
 
 def test_reading_a_study_never_pays_for_torch() -> None:
     code = "import sys, distill_ray.job; print([m for m in ('torch', 'ray', 'mlflow', 'optuna', 'pydantic') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )

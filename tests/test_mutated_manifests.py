@@ -1,4 +1,6 @@
-"""Whatever lies where a manifest should be: it is the record that was written, or it is set aside with nothing else said."""
+"""Whatever lies where a manifest should be: it is the record that was written, or it is set aside
+with nothing else said.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from distill_ray.records import Predictions, find_job, save_job
 from distill_ray.store import MANIFEST, Store, _seal
 
 LIKE_ANYWHERE = settings(
-    deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 VALUES = st.recursive(
@@ -31,7 +35,9 @@ VALUES = st.recursive(
         st.text(max_size=8),
         st.sampled_from(["", "..", "/etc/passwd", "jobs", "a\0b", 10**400, -1, "\ud800"]),
     ),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 
@@ -48,19 +54,28 @@ def written(tmp_path: Path, job: Job) -> tuple[Store, bytes]:
     epochs = [{"epoch": 1.0, "time": 1e9, "seconds": 0.5, "val/nll": 2.25, "train/loss": 2.5}]
     said = Predictions(np.full((2, 3), -1.0, np.float32), np.array([0, 2]))
     weights = {"weight": torch.zeros(3)}
-    save_job(store, job, weights=weights, epochs=epochs, kept_epoch=1, predictions=said, parameters=3)
+    save_job(
+        store, job, weights=weights, epochs=epochs, kept_epoch=1, predictions=said, parameters=3
+    )
     content = store.read(f"jobs/{job.id}/{MANIFEST}")
     assert content is not None
     return store, content
 
 
 def seen(store: Store, job: Job) -> dict[str, Any] | None:
-    """All that is read of a job, or None where there is no such record; a message to the user is fine, anything else is not."""
+    """All that is read of a job, or None where there is no such record; a message to the user is
+    fine, anything else is not.
+    """
     try:
         found = find_job(store, job.id)
         if found is None:
             return None
-        said = {"metrics": found.metrics, "parameters": found.parameters, "seconds": found.seconds, "epochs": found.epochs()}
+        said = {
+            "metrics": found.metrics,
+            "parameters": found.parameters,
+            "seconds": found.seconds,
+            "epochs": found.epochs(),
+        }
         assert set(found.weights()) == {"weight"}
         assert found.predictions("validation") is not None and not found.has_read_test
     except DistillRayError as error:
@@ -75,7 +90,9 @@ def seen(store: Store, job: Job) -> dict[str, Any] | None:
 
 @settings(LIKE_ANYWHERE, max_examples=1000)
 @given(data=st.data())
-def test_changed_bytes_are_noticed(written: tuple[Store, bytes], job: Job, data: st.DataObject) -> None:
+def test_changed_bytes_are_noticed(
+    written: tuple[Store, bytes], job: Job, data: st.DataObject
+) -> None:
     store, content = written
     path = f"jobs/{job.id}/{MANIFEST}"
     store.write(path, content)
@@ -84,7 +101,9 @@ def test_changed_bytes_are_noticed(written: tuple[Store, bytes], job: Job, data:
     changed = bytearray(content)
     for _ in range(data.draw(st.integers(1, 3), "changes")):
         place = data.draw(st.integers(0, len(changed) - 1), "place")
-        changed[place] = data.draw(st.one_of(st.integers(0, 255), st.just(changed[place] ^ 1)), "byte")
+        changed[place] = data.draw(
+            st.one_of(st.integers(0, 255), st.just(changed[place] ^ 1)), "byte"
+        )
     if data.draw(st.integers(0, 5), "cut") == 0:
         del changed[data.draw(st.integers(0, len(changed)), "end") :]
     store.write(path, bytes(changed))
@@ -95,7 +114,9 @@ def test_changed_bytes_are_noticed(written: tuple[Store, bytes], job: Job, data:
 
 @settings(LIKE_ANYWHERE, max_examples=1000)
 @given(data=st.data())
-def test_values_of_any_kind_do_no_harm(written: tuple[Store, bytes], job: Job, data: st.DataObject) -> None:
+def test_values_of_any_kind_do_no_harm(
+    written: tuple[Store, bytes], job: Job, data: st.DataObject
+) -> None:
     """As another version may write it, with a checksum that is right."""
     store, content = written
     manifest = json.loads(content)
@@ -112,12 +133,18 @@ def test_values_of_any_kind_do_no_harm(written: tuple[Store, bytes], job: Job, d
             del target[last]
         else:
             target[last] = copy.deepcopy(data.draw(VALUES, "value"))
-    store.write(f"jobs/{job.id}/{MANIFEST}", json.dumps(manifest | {"sha256": _seal(manifest)}).encode())
+    store.write(
+        f"jobs/{job.id}/{MANIFEST}", json.dumps(manifest | {"sha256": _seal(manifest)}).encode()
+    )
     seen(store, job)
 
 
 @settings(LIKE_ANYWHERE, max_examples=500)
-@given(content=st.binary(max_size=40) | VALUES.map(lambda value: json.dumps(value).encode()) | st.just(b"[" * 100_000))
+@given(
+    content=st.binary(max_size=40)
+    | VALUES.map(lambda value: json.dumps(value).encode())
+    | st.just(b"[" * 100_000)
+)
 def test_any_content_is_no_record(written: tuple[Store, bytes], job: Job, content: bytes) -> None:
     store, _ = written
     store.write(f"jobs/{job.id}/{MANIFEST}", content)
@@ -126,5 +153,11 @@ def test_any_content_is_no_record(written: tuple[Store, bytes], job: Job, conten
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The paths of everything in `value`."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [path] + [place for key, inner in items for place in places(inner, (*path, key))]

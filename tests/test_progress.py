@@ -47,7 +47,9 @@ def test_on_a_terminal_it_shows_what_runs_and_the_best_so_far(run_of: Callable[[
     assert "2 runs, 1 found in the store, 1 pruned, best val/nll 0.2500 (trial 001" in shown
 
 
-def test_elsewhere_it_writes_a_line_for_each_beginning_and_end(run_of: Callable[[int], Run]) -> None:
+def test_elsewhere_it_writes_a_line_for_each_beginning_and_end(
+    run_of: Callable[[int], Run],
+) -> None:
     file = io.StringIO()
     with Progress(Console(file=file, width=200), {"val/nll": "min"}) as progress:
         tell(progress, run_of)
@@ -56,8 +58,12 @@ def test_elsewhere_it_writes_a_line_for_each_beginning_and_end(run_of: Callable[
         progress.measured(Measurement("screen/x", "mixup", {}, {"screen/t-stddev": 0.004}, False))
         progress.stage_ended("screen")
     lines = file.getvalue().splitlines()
-    assert [line.split(" · ")[0] for line in lines[:3]] == [f"[search] trial {number:03}" for number in (1, 2, 3)]
-    assert lines[3].startswith("[search 2/4] trial 001 · ") and lines[3].endswith("finished nll 0.2500  accuracy 0.9000")
+    assert [line.split(" · ")[0] for line in lines[:3]] == [
+        f"[search] trial {number:03}" for number in (1, 2, 3)
+    ]
+    assert lines[3].startswith("[search 2/4] trial 001 · ") and lines[3].endswith(
+        "finished nll 0.2500  accuracy 0.9000"
+    )
     assert "pruned: stopped after epoch 4 nll 2.0000" in lines[4]
     assert lines[5].startswith("search ")
     assert lines[6] == "[screen 1/1] mixup T. stddev 0.004000"

@@ -23,7 +23,9 @@ def offer(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> list[str
 
     def entry_points(*, group: str) -> EntryPoints:
         asked.append(group)
-        return EntryPoints(EntryPoint(name=name, value=value, group=group) for name, value in points)
+        return EntryPoints(
+            EntryPoint(name=name, value=value, group=group) for name, value in points
+        )
 
     monkeypatch.setattr(registry, "entry_points", entry_points)
     return asked
@@ -73,7 +75,9 @@ def test_members_of_other_packages(ovens: Registry[type], monkeypatch: pytest.Mo
     assert asked == ["distill_ray.oven"]
 
 
-def test_listing_includes_members_of_other_packages(ovens: Registry[type], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listing_includes_members_of_other_packages(
+    ovens: Registry[type], monkeypatch: pytest.MonkeyPatch
+) -> None:
     offer(monkeypatch, ("steam", "fractions:Fraction"))
     assert len(ovens) == 3
     assert set(ovens) == {"fan", "grill", "steam"}
@@ -88,6 +92,8 @@ def test_families_do_not_mix() -> None:
 
 def test_a_broken_package_is_named(ovens: Registry[type], monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, ("steam", "no_such_package_here:Steam"))
-    with pytest.raises(registry.RequestError, match=r"oven 'steam' \(no_such_package_here:Steam\) cannot be loaded"):
+    with pytest.raises(
+        registry.RequestError, match=r"oven 'steam' \(no_such_package_here:Steam\) cannot be loaded"
+    ):
         list(ovens)
     assert ovens["fan"] is int

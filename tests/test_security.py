@@ -1,4 +1,6 @@
-"""What others may have put into a study file, a store or an address must not run, escape or be shown."""
+"""What others may have put into a study file, a store or an address must not run, escape or be
+shown.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,16 @@ def test_no_module_can_load_a_pickle_or_evaluate_text() -> None:
                 assert (node.module or "").split(".")[0] not in forbidden, path
             if isinstance(node, ast.Call):
                 call = ast.unparse(node.func)
-                assert call not in ("eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load"), f"{path}: {call}"
-                assert not any(keyword.arg == "allow_pickle" for keyword in node.keywords), f"{path}: {call}"
+                assert call not in (
+                    "eval",
+                    "exec",
+                    "torch.load",
+                    "yaml.load",
+                    "yaml.unsafe_load",
+                ), f"{path}: {call}"
+                assert not any(keyword.arg == "allow_pickle" for keyword in node.keywords), (
+                    f"{path}: {call}"
+                )
 
 
 def test_a_pickle_in_the_place_of_weights_is_not_run(finished_study: Any, tmp_path: Path) -> None:
@@ -65,7 +75,10 @@ def test_a_pickle_in_the_place_of_weights_is_not_run(finished_study: Any, tmp_pa
     entry = json.loads(store.read(f"jobs/{job}/{MANIFEST}") or b"")
     file = entry["files"][WEIGHTS]
     store.write(file["path"], buffer.getvalue())
-    file |= {"bytes": len(buffer.getvalue()), "sha256": hashlib.sha256(buffer.getvalue()).hexdigest()}
+    file |= {
+        "bytes": len(buffer.getvalue()),
+        "sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
+    }
     del entry["sha256"]
     store.write(f"jobs/{job}/{MANIFEST}", json.dumps(entry | {"sha256": _seal(entry)}).encode())
     found = find_job(store, job)
@@ -80,7 +93,9 @@ def test_a_pickle_in_the_place_of_weights_is_not_run(finished_study: Any, tmp_pa
 @settings(max_examples=200, deadline=None)
 @given(
     st.one_of(
-        st.sampled_from(["..", ".", "../x", "a/b", "/etc", "a\\b", "~", "a\0b", ".hidden", "C:", "s3://x", ""]),
+        st.sampled_from(
+            ["..", ".", "../x", "a/b", "/etc", "a\\b", "~", "a\0b", ".hidden", "C:", "s3://x", ""]
+        ),
         st.text(min_size=1, max_size=20).filter(lambda text: not text.isascii() or "/" in text),
     )
 )
@@ -89,12 +104,16 @@ def test_names_that_could_leave_the_store_are_refused(name: str) -> None:
         load_study(str(TINY), [f"name={json.dumps(name)}"])
 
 
-@pytest.mark.parametrize("path", ["../outside", "/etc/passwd", "jobs/a/../../../outside", "jobs/ab/x", "jobs/a/./x"])
+@pytest.mark.parametrize(
+    "path", ["../outside", "/etc/passwd", "jobs/a/../../../outside", "jobs/ab/x", "jobs/a/./x"]
+)
 def test_a_manifest_cannot_name_files_outside_of_its_record(path: str, tmp_path: Path) -> None:
     (tmp_path / "outside").write_bytes(b"1")
     store = Store.open(str(tmp_path / "store"))
     entry = {"path": path, "bytes": 1, "sha256": hashlib.sha256(b"1").hexdigest()}
-    store.write(f"jobs/a/{MANIFEST}", json.dumps({"info": {}, "files": {"weights": entry}}).encode())
+    store.write(
+        f"jobs/a/{MANIFEST}", json.dumps({"info": {}, "files": {"weights": entry}}).encode()
+    )
     assert store.get("jobs/a") is None
     assert (tmp_path / "outside").exists()
 
@@ -108,10 +127,15 @@ def test_logs_reads_logs_only(what: str, tmp_path: Path) -> None:
 
 
 def test_addresses_are_shown_without_credentials() -> None:
-    assert shown("s3://key:hidden@bucket/a?endpoint_override=x&secret_key=hidden") == "s3://bucket/a"
+    assert (
+        shown("s3://key:hidden@bucket/a?endpoint_override=x&secret_key=hidden") == "s3://bucket/a"
+    )
     assert shown("/a folder/with @ and ?") == "/a folder/with @ and ?"
     assert shown("s3://bucket") == "s3://bucket"
-    for address in ("s3://key:hidden@nowhere/x?scheme=http&endpoint_override=127.0.0.1:1&retry=hidden", "nofs://a:hidden@b/c"):
+    for address in (
+        "s3://key:hidden@nowhere/x?scheme=http&endpoint_override=127.0.0.1:1&retry=hidden",
+        "nofs://a:hidden@b/c",
+    ):
         with pytest.raises(DistillRayError) as error:
             Store.open(address)
         assert "hidden" not in str(error.value)
@@ -137,25 +161,45 @@ def test_commands_do_not_print_credentials(options: tuple[str, str], tmp_path: P
 
 def test_a_search_storage_that_does_not_answer_is_said_without_its_password(tmp_path: Path) -> None:
     study = load_study(str(TINY))
-    with pytest.raises(RequestError, match=r"--search-storage postgresql://127.0.0.1:1/db: cannot be used") as error:
-        open_history(study, data_of(study), ["a"], Store.open(str(tmp_path)), "postgresql://me:hidden@127.0.0.1:1/db")
+    with pytest.raises(
+        RequestError, match=r"--search-storage postgresql://127.0.0.1:1/db: cannot be used"
+    ) as error:
+        open_history(
+            study,
+            data_of(study),
+            ["a"],
+            Store.open(str(tmp_path)),
+            "postgresql://me:hidden@127.0.0.1:1/db",
+        )
     assert "hidden" not in str(error.value)
     with pytest.raises(RequestError) as refused:
         check_tracking("mysql://me:hidden@127.0.0.1:1/db")
     assert "hidden" not in str(refused.value)
 
 
-@pytest.mark.parametrize("storage", ["postgresql://me:hidden@127.0.0.1:1/db", "mysql://me:hidden@127.0.0.1:1/db", "nothing"])
+@pytest.mark.parametrize(
+    "storage",
+    ["postgresql://me:hidden@127.0.0.1:1/db", "mysql://me:hidden@127.0.0.1:1/db", "nothing"],
+)
 @pytest.mark.parametrize("command", ["run", "gc"])
 def test_every_command_says_so_in_a_line(
-    command: str, storage: str, finished_study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str,
+    storage: str,
+    finished_study: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """`run` asks for earlier trials before anything is begun, `gc` for how trials stand."""
     shutil.copytree(finished_study.store.uri, tmp_path / "store")
     Store(str(tmp_path / "store")).write("work/unfinished/checkpoint.safetensors", b"1")
     places = ["--store", str(tmp_path / "store"), "--search-storage", storage]
     if command == "run":
-        places += ["--set", "search.warm_start=[older]", "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+        places += [
+            "--set",
+            "search.warm_start=[older]",
+            "--tracking-uri",
+            f"sqlite:///{tmp_path}/mlflow.db",
+        ]
     assert main([command, str(finished_study.file), *places]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("--search-storage ") and "cannot be used (" in said.err
@@ -164,11 +208,17 @@ def test_every_command_says_so_in_a_line(
 
 def test_a_study_to_begin_with_that_is_missing_is_said_without_the_password(tmp_path: Path) -> None:
     study = load_study(str(TINY), ["search.warm_start=[older]"])
-    with pytest.raises(RequestError, match=r"study older has no search by val/nll in sqlite:///.*/s\.db; name one") as error:
+    with pytest.raises(
+        RequestError, match=r"study older has no search by val/nll in sqlite:///.*/s\.db; name one"
+    ) as error:
         earlier_trials(study, Store(str(tmp_path)), f"sqlite:///{tmp_path}/s.db?timeout=12345")
     assert "12345" not in str(error.value)
-    study = load_study(str(TINY), ["search.warm_start=['older@s3://me:hidden@bucket/x?key=hidden']"])
-    with pytest.raises(RequestError, match=r"study older has no search by val/nll in s3://bucket/x; name one") as error:
+    study = load_study(
+        str(TINY), ["search.warm_start=['older@s3://me:hidden@bucket/x?key=hidden']"]
+    )
+    with pytest.raises(
+        RequestError, match=r"study older has no search by val/nll in s3://bucket/x; name one"
+    ) as error:
         earlier_trials(study, Store(str(tmp_path)), None)
     assert "hidden" not in str(error.value)
 
@@ -176,4 +226,6 @@ def test_a_study_to_begin_with_that_is_missing_is_said_without_the_password(tmp_
 def distill(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "distill_ray", *arguments]
     environment = os.environ | {"AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=250, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=250, check=False, env=environment
+    )

@@ -32,7 +32,9 @@ class Oven:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SmallOven(Oven):
     shelf: Annotated[int, Setting("the only one", at_least=1, at_most=1)] = 1
-    pans: Annotated[tuple[str, ...], Setting("what is in it")] = dataclasses.field(default_factory=tuple)
+    pans: Annotated[tuple[str, ...], Setting("what is in it")] = dataclasses.field(
+        default_factory=tuple
+    )
 
 
 def test_fields_in_order_with_their_types_and_defaults() -> None:
@@ -108,7 +110,11 @@ def test_values_that_are_taken() -> None:
     Oven(heat=1e-9, tray=None, timers=())
 
 
-EVERY_SETTINGS_CLASS = [Recipe, *(METHODS[name] for name in METHODS), *(AUGMENTATIONS[name] for name in AUGMENTATIONS)]
+EVERY_SETTINGS_CLASS = [
+    Recipe,
+    *(METHODS[name] for name in METHODS),
+    *(AUGMENTATIONS[name] for name in AUGMENTATIONS),
+]
 
 
 @pytest.mark.parametrize("cls", EVERY_SETTINGS_CLASS, ids=lambda cls: cls.__name__)
@@ -116,5 +122,11 @@ def test_everything_that_is_offered_is_explained(cls: type) -> None:
     """What the reference page and the errors of `validate` are made from."""
     for field in setting_fields(cls).values():
         assert field.setting.help, f"{cls.__name__}.{field.name} has no explanation"
-        if not field.required and isinstance(field.default, int | float) and not isinstance(field.default, bool):
-            assert field.setting.admits(field.default), f"{cls.__name__}.{field.name}: the default is outside its limits"
+        if (
+            not field.required
+            and isinstance(field.default, int | float)
+            and not isinstance(field.default, bool)
+        ):
+            assert field.setting.admits(field.default), (
+                f"{cls.__name__}.{field.name}: the default is outside its limits"
+            )

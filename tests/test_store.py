@@ -22,7 +22,9 @@ WEIGHTS = {"weights.safetensors": b"w" * 1000, "epochs.parquet": b""}
 @pytest.fixture(params=["local", "remote"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """A store in a folder, and one on another kind of file system (in memory)."""
-    return Store.open(str(tmp_path / "store") if request.param == "local" else "mock:///bucket/prefix")
+    return Store.open(
+        str(tmp_path / "store") if request.param == "local" else "mock:///bucket/prefix"
+    )
 
 
 @pytest.fixture
@@ -65,7 +67,9 @@ def test_files_without_a_manifest_are_not_a_record(store: Store) -> None:
     assert store.get("jobs/a") is None
 
 
-def test_putting_again_replaces_the_record_and_a_reader_of_the_old_one_can_finish(store: Store) -> None:
+def test_putting_again_replaces_the_record_and_a_reader_of_the_old_one_can_finish(
+    store: Store,
+) -> None:
     old = store.put("jobs/a", {"weights": b"old"}, {"try": 1})
     store.put("jobs/a", {"weights": b"newer"}, {"try": 2})
     new = store.get("jobs/a")
@@ -130,10 +134,15 @@ def test_a_changed_byte_is_found_when_the_file_is_read(store: Store) -> None:
     path = manifest_of(store, "jobs/a")["files"]["weights.safetensors"]["path"]
     store.write(path, b"w" * 999 + b"x")
     assert store.get("jobs/a") == record
-    with pytest.raises(RunError, match=r"weights.safetensors is damaged; its record was set aside, and running"):
+    with pytest.raises(
+        RunError, match=r"weights.safetensors is damaged; its record was set aside, and running"
+    ):
         record.read("weights.safetensors")
     assert store.get("jobs/a") is None
-    assert store.put("jobs/a", WEIGHTS, {}).read("weights.safetensors") == WEIGHTS["weights.safetensors"]
+    assert (
+        store.put("jobs/a", WEIGHTS, {}).read("weights.safetensors")
+        == WEIGHTS["weights.safetensors"]
+    )
 
 
 def test_a_file_that_vanished_after_the_record_was_found(store: Store) -> None:
@@ -172,7 +181,10 @@ def test_a_store_can_be_sent_to_another_process(local: Store) -> None:
 def test_the_same_folder_under_other_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    stores = [Store.open(uri) for uri in ("store", "~/store", f"{tmp_path}/store", (tmp_path / "store").as_uri())]
+    stores = [
+        Store.open(uri)
+        for uri in ("store", "~/store", f"{tmp_path}/store", (tmp_path / "store").as_uri())
+    ]
     assert len(set(stores)) == 1
     assert all(store.is_local for store in stores)
     stores[0].put("jobs/a", WEIGHTS, {})
@@ -188,7 +200,9 @@ def test_opening_leaves_nothing_behind(store: Store) -> None:
 def test_a_store_that_is_only_read_is_not_made(tmp_path: Path, place: str) -> None:
     uri = str(tmp_path / "store") if place == "local" else "mock:///bucket/never"
     for _ in range(2):
-        with pytest.raises(RequestError, match=r"/(store|never): there is none; running a study makes it"):
+        with pytest.raises(
+            RequestError, match=r"/(store|never): there is none; running a study makes it"
+        ):
             Store.open(uri, make=False)
     assert not list(tmp_path.iterdir())
     if place == "local":
@@ -205,7 +219,9 @@ def test_paths_on_disk_are_for_local_stores(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["nosuch://bucket/prefix", "file://relative/path"])
 def test_a_store_that_is_not_understood(uri: str) -> None:
-    with pytest.raises(RequestError, match=f"store {uri}: not understood .*choose another with --store"):
+    with pytest.raises(
+        RequestError, match=f"store {uri}: not understood .*choose another with --store"
+    ):
         Store.open(uri)
     with pytest.raises(RequestError, match=f"store {uri}: not understood"):
         Store.at(uri).names("jobs")
@@ -213,7 +229,12 @@ def test_a_store_that_is_not_understood(uri: str) -> None:
 
 def test_a_store_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
     store = Store.at(str(tmp_path / "store"))
-    assert (store.get("jobs/a"), store.read("jobs/a"), store.names("jobs"), store.tree("jobs")) == (None, None, [], [])
+    assert (store.get("jobs/a"), store.read("jobs/a"), store.names("jobs"), store.tree("jobs")) == (
+        None,
+        None,
+        [],
+        [],
+    )
     assert not (tmp_path / "store").exists()
     store.write("studies/a/notes", b"x")
     assert store.names("studies/a") == ["notes"]
@@ -226,14 +247,18 @@ def test_a_store_that_cannot_be_a_folder(tmp_path: Path) -> None:
             Store.open(str(path))
 
 
-def test_a_full_disk_is_named_and_leaves_the_old_content(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_named_and_leaves_the_old_content(
+    local: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     local.put("jobs/a", {"weights": b"old"}, {})
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match=r"no space left while writing jobs/a/manifest.json; free some space") as caught:
+    with pytest.raises(
+        RunError, match=r"no space left while writing jobs/a/manifest.json; free some space"
+    ) as caught:
         local.put("jobs/a", {"weights": b"new"}, {})
     assert not isinstance(caught.value, RequestError)
     record = local.get("jobs/a")
@@ -242,7 +267,9 @@ def test_a_full_disk_is_named_and_leaves_the_old_content(local: Store, monkeypat
     assert [path.name for path in Path(local.uri).rglob(".*")] == []
 
 
-def test_a_disk_that_is_full_from_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_full_from_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*paths: object) -> None:
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
 
@@ -254,7 +281,9 @@ def test_a_disk_that_is_full_from_the_start(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_store_that_breaks_while_in_use(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     local.write("a", b"1")
-    with pytest.raises(RunError, match=r"store .*: a/b cannot be reached \(.*\); run the same command again"):
+    with pytest.raises(
+        RunError, match=r"store .*: a/b cannot be reached \(.*\); run the same command again"
+    ):
         local.write("a/b", b"2")
     with pytest.raises(RunError, match="a/b cannot be reached"):
         local.read("a/b")
@@ -278,7 +307,9 @@ while True:
 
 def test_a_killed_writer_leaves_the_old_content_or_the_new(local: Store) -> None:
     for delay in (0.05, 0.11, 0.23):
-        writer = subprocess.Popen([sys.executable, "-c", KILLED_WRITER, local.uri], stdout=subprocess.PIPE)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", KILLED_WRITER, local.uri], stdout=subprocess.PIPE
+        )
         try:
             assert writer.stdout is not None
             writer.stdout.readline()
@@ -289,7 +320,10 @@ def test_a_killed_writer_leaves_the_old_content_or_the_new(local: Store) -> None
         content = local.read("file")
         assert content is None or (len(content) == 3_000_000 and len(set(content)) == 1)
         record = local.get("record")
-        assert record is None or record.read("weights") == str(record.info["digit"]).encode() * 3_000_000
+        assert (
+            record is None
+            or record.read("weights") == str(record.info["digit"]).encode() * 3_000_000
+        )
         assert set(local.names("")) <= {"file", "record"}
 
 

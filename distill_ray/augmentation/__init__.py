@@ -1,21 +1,31 @@
-"""Augmentations: how training images are presented to the networks. Importing this package is cheap: torch loads with the first batch.
+"""Augmentations: how training images are presented to the networks. Importing this package is
+cheap: torch loads with the first batch.
 
-`distill_ray.augmentation.epoch.epoch_batches` makes the batches of an epoch from an augmentation and the training images, and
-`distill_ray.augmentation.picking.pick` picks images where a part asks for it. `kernels` holds the tensor code.
+`distill_ray.augmentation.epoch.epoch_batches` makes the batches of an epoch from an augmentation
+and the training images, and `distill_ray.augmentation.picking.pick` picks images where a part asks
+for it. `kernels` holds the tensor code.
 """
 
 from distill_ray.augmentation.additional import Additional
+from distill_ray.augmentation.augmentation import (
+    AUGMENTATIONS,
+    Augmentation,
+    Batch,
+    Criterion,
+    Part,
+    Pick,
+)
 from distill_ray.augmentation.draws import Draws
 from distill_ray.augmentation.erasing import Cutout
 from distill_ray.augmentation.mixing import CutMix, Mixup
 from distill_ray.augmentation.policies import AugMix, AutoAugment
 from distill_ray.augmentation.standard import Crop, CropFlip, Flip, Identity, Rotation
-from distill_ray.augmentation.augmentation import AUGMENTATIONS, Batch, Criterion, Part, Pick, Augmentation
 
 __all__ = [
     "AUGMENTATIONS",
     "Additional",
     "AugMix",
+    "Augmentation",
     "AutoAugment",
     "Batch",
     "Criterion",
@@ -30,5 +40,4 @@ __all__ = [
     "Part",
     "Pick",
     "Rotation",
-    "Augmentation",
 ]

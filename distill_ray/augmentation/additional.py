@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from distill_ray._lazy import LazyModule
+from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part, Per, Pick
 from distill_ray.augmentation.erasing import check_size, hole_size
 from distill_ray.augmentation.policies import check_colours
-from distill_ray.augmentation.standard import StandardAugmentation, CropFlipRotate, plain
-from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part, Per, Pick
+from distill_ray.augmentation.standard import CropFlipRotate, StandardAugmentation, plain
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from distill_ray.augmentation import picking
     from distill_ray.augmentation.epoch import BatchSource
-    from distill_ray.augmentation.kernels import boxes, geometry, mixing, policy, crop_flip
+    from distill_ray.augmentation.kernels import boxes, crop_flip, geometry, mixing, policy
 else:
     boxes = LazyModule("distill_ray.augmentation.kernels.boxes")
     geometry = LazyModule("distill_ray.augmentation.kernels.geometry")
@@ -30,27 +30,35 @@ else:
 @AUGMENTATIONS.register("additional")
 @dataclass(frozen=True, kw_only=True)
 class Additional(StandardAugmentation):
-    """Two parts: the images x after the usual augmentation, and x' made from x by one of seven schemes.
+    """Two parts: the images x after the usual augmentation, and x' made from x by one of seven
+    schemes.
 
-    With a `pick`, x' is picked from a pool of `pool` independently drawn versions of the batch, as many images as x has:
-    CutMixPick, if the scheme is cutmix.
+    With a `pick`, x' is picked from a pool of `pool` independently drawn versions of the batch, as
+    many images as x has: CutMixPick, if the scheme is cutmix.
 
-    Source: Wang et al. 2022, "What makes a good data augmentation in knowledge distillation", where all draws of x' are
-    per batch. Its rounding down to uint8 is left out.
+    Source: Wang et al. 2022, "What makes a good data augmentation in knowledge distillation", where
+    all draws of x' are per batch. Its rounding down to uint8 is left out.
     """
 
     name = "additional"
     part_count = 2
 
     scheme: Annotated[
-        Literal["identity", "flip", "crop-flip", "cutout", "autoaugment", "mixup", "cutmix"], Setting("how x' is made from x")
+        Literal["identity", "flip", "crop-flip", "cutout", "autoaugment", "mixup", "cutmix"],
+        Setting("how x' is made from x"),
     ] = "cutmix"
     per: Annotated[Per, Setting("whether x' is drawn per image or once per batch")] = "batch"
-    alpha: Annotated[float, Setting("mixup and cutmix: weights are drawn from Beta(alpha, alpha)", above=0)] = 1.0
-    size: Annotated[int | None, Setting("cutout: side of the hole; unset: a quarter of the shorter side", at_least=2)] = None
-    policy: Annotated[Literal["cifar10", "imagenet"], Setting("autoaugment: the data set that the policy was learned on")] = (
-        "cifar10"
-    )
+    alpha: Annotated[
+        float, Setting("mixup and cutmix: weights are drawn from Beta(alpha, alpha)", above=0)
+    ] = 1.0
+    size: Annotated[
+        int | None,
+        Setting("cutout: side of the hole; unset: a quarter of the shorter side", at_least=2),
+    ] = None
+    policy: Annotated[
+        Literal["cifar10", "imagenet"],
+        Setting("autoaugment: the data set that the policy was learned on"),
+    ] = "cifar10"
     pick: Annotated[
         Literal["none", "student-entropy", "teacher-entropy", "kl"],
         Setting("criterion by which images are picked (highest first)"),
@@ -82,7 +90,9 @@ class Additional(StandardAugmentation):
         if self.pick == "none":
             return standard, self._changed(source, images, "x' ")
         goes = [self._changed(source, images, f"x' {go} ") for go in range(self.pool)]
-        return standard, picking.pool(goes, Pick(self.pick, source.last - source.first, *source.within))
+        return standard, picking.pool(
+            goes, Pick(self.pick, source.last - source.first, *source.within)
+        )
 
     def _changed(self, source: BatchSource, images: Tensor, stream: str) -> Part:
         height, width = images.shape[2:]
@@ -90,10 +100,15 @@ class Additional(StandardAugmentation):
             return mixing.mix(source, images, self.usual, self.scheme, self.alpha, self.per, stream)
         if self.scheme == "cutout":
             size = hole_size(self.size, height, width)
-            return Part(boxes.cutout(source, geometry.unit(images), size, 1, self.per, stream), source.labels())
+            return Part(
+                boxes.cutout(source, geometry.unit(images), size, 1, self.per, stream),
+                source.labels(),
+            )
         if self.scheme == "autoaugment":
             images = policy.auto_augment(source, images, self.policy, self.per, stream)
         elif self.scheme != "identity":
-            again = CropFlipRotate(padding=self.padding if self.scheme == "crop-flip" else 0, flip=True)
+            again = CropFlipRotate(
+                padding=self.padding if self.scheme == "crop-flip" else 0, flip=True
+            )
             images = crop_flip.change(source, images, again, stream, self.per)
         return Part(geometry.unit(images), source.labels())

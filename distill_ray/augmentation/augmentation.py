@@ -1,4 +1,6 @@
-"""What an augmentation is: the images that a training step sees, as a pure function of (seed, epoch, position)."""
+"""What an augmentation is: the images that a training step sees, as a pure function of (seed,
+epoch, position).
+"""
 
 from __future__ import annotations
 
@@ -23,24 +25,28 @@ Per = Literal["image", "batch"]
 """Whether something is drawn for every image, or once for all images of a batch."""
 
 Criterion = Literal["student-entropy", "teacher-entropy", "kl"]
-"""What makes an image worth picking: the entropy of the student, of the teachers, or KL(teachers || student)."""
+"""What makes an image worth picking: the entropy of the student, of the teachers, or KL(teachers ||
+student).
+"""
 
 
 @dataclass(frozen=True)
 class Part:
     """One group of images that goes through the networks together, with its own batch statistics.
 
-    `images` is float (B, C, H, W) in [0, 1], or any real numbers; `labels` is int64 (B,), float32 for regression. Where images
-    are mixed from two, `partner_labels` (B,) holds the labels of the second and `label_weight` (B,) in [0, 1] the share of the
-    first.
+    `images` is float (B, C, H, W) in [0, 1], or any real numbers; `labels` is int64 (B,), float32
+    for regression. Where images are mixed from two, `partner_labels` (B,) holds the labels of the
+    second and `label_weight` (B,) in [0, 1] the share of the first.
 
-    With `copies` above 1 the images are that many versions of the same B / copies originals, one version after the other, the
-    least changed first: `logits.unflatten(0, (part.copies, -1))` separates them. With a `pick` the images are a pool, out of
-    which `distill_ray.augmentation.picking.pick` chooses those to train on.
+    With `copies` above 1 the images are that many versions of the same B / copies originals, one
+    version after the other, the least changed first: `logits.unflatten(0, (part.copies, -1))`
+    separates them. With a `pick` the images are a pool, out of which
+    `distill_ray.augmentation.picking.pick` chooses those to train on.
 
-    `number` counts the parts of a batch from 0. `places` (B,), int64 on the CPU, or on the device of images that were picked
-    there, says where the teacher logits stored for this part are: at `position * versions + version` of the epoch, for that
-    many versions of each image in the part. An image that is changed after the augmentation made it has no place.
+    `number` counts the parts of a batch from 0. `places` (B,), int64 on the CPU, or on the device
+    of images that were picked there, says where the teacher logits stored for this part are: at
+    `position * versions + version` of the epoch, for that many versions of each image in the part.
+    An image that is changed after the augmentation made it has no place.
     """
 
     images: Tensor
@@ -64,7 +70,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Pick:
-    """The choice that is still to be made in a part: of all workers' pools together the `total` images highest in `criterion`.
+    """The choice that is still to be made in a part: of all workers' pools together the `total`
+    images highest in `criterion`.
 
     In ascending order of the criterion, this worker gets those from `start` to `stop`.
     """
@@ -82,11 +89,13 @@ _NOWHERE = Draws(seed=0, epoch=0)
 class Batch:
     """What one training step of one worker sees: one or more parts, and where they come from.
 
-    `positions` (B,) are the places in the epoch's order and `rows` (B,) those in the data set's images, both int64 on the CPU,
-    ready to look up what is stored per image. `weight` is the factor for this worker's mean loss with which the average over
-    the workers is the mean over the whole batch; it differs from 1 only where a batch does not divide evenly. `shares` says how
-    many images each worker has of the whole batch, and is empty where nobody knows. `draws` and `step` address the random numbers
-    of methods that need some: `batch.draws.uniform("pairs", batch.step, batch.step + 1, 2)`.
+    `positions` (B,) are the places in the epoch's order and `rows` (B,) those in the data set's
+    images, both int64 on the CPU, ready to look up what is stored per image. `weight` is the factor
+    for this worker's mean loss with which the average over the workers is the mean over the whole
+    batch; it differs from 1 only where a batch does not divide evenly. `shares` says how many
+    images each worker has of the whole batch, and is empty where nobody knows. `draws` and `step`
+    address the random numbers of methods that need some: `batch.draws.uniform("pairs", batch.step,
+    batch.step + 1, 2)`.
     """
 
     parts: tuple[Part, ...]
@@ -102,8 +111,9 @@ class Batch:
 class Augmentation(ABC):
     """A way to present the training images; its settings are its fields.
 
-    An augmentation is batched tensor code on the training device. Every random number comes from `source`, addressed by (seed, epoch,
-    position), so that a resumed run, another number of workers, and teacher and student all see the same images.
+    An augmentation is batched tensor code on the training device. Every random number comes from
+    `source`, addressed by (seed, epoch, position), so that a resumed run, another number of
+    workers, and teacher and student all see the same images.
 
     What methods may ask of an augmentation:
 
@@ -134,16 +144,22 @@ class Augmentation(ABC):
 
     @property
     def by_batch(self) -> bool:
-        """Whether an image also depends on which batch it lies in; an augmentation that draws once per batch says so by `per`."""
+        """Whether an image also depends on which batch it lies in; an augmentation that draws once
+        per batch says so by `per`.
+        """
         return getattr(self, "per", "image") == "batch"
 
     @property
     def asks_student(self) -> bool:
-        """Whether picking also depends on the student, so that the teachers alone do not determine the images."""
+        """Whether picking also depends on the student, so that the teachers alone do not determine
+        the images.
+        """
         return False
 
     def check_images(self, channels: int, height: int, width: int) -> None:
-        """Raise `ValueError` with the reason when the augmentation cannot be applied to images of that shape."""
+        """Raise `ValueError` with the reason when the augmentation cannot be applied to images of
+        that shape.
+        """
         return
 
     @abstractmethod
@@ -151,8 +167,12 @@ class Augmentation(ABC):
         """The parts of the batch that `source` gives access to."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Name and settings, as JSON values; the part of a job's identity that belongs to the augmentation."""
-        return {"name": self.name} | {field.name: getattr(self, field.name) for field in fields(self)}
+        """Name and settings, as JSON values; the part of a job's identity that belongs to the
+        augmentation.
+        """
+        return {"name": self.name} | {
+            field.name: getattr(self, field.name) for field in fields(self)
+        }
 
 
 AUGMENTATIONS: Registry[type[Augmentation]] = Registry("augmentation")

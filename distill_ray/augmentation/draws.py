@@ -1,4 +1,6 @@
-"""Random numbers by address: each is a pure function of (seed, epoch, purpose, index), never of what was drawn before it."""
+"""Random numbers by address: each is a pure function of (seed, epoch, purpose, index), never of
+what was drawn before it.
+"""
 
 from __future__ import annotations
 
@@ -23,25 +25,31 @@ WORDS_PER_BLOCK = 4
 class Draws:
     """The random numbers of one epoch.
 
-    `purpose` names what a number is for ("crop", "flip"); numbers of different purposes are independent. `index` is a position
-    in the epoch's order for what is drawn per image, and a step for what is drawn per batch.
+    `purpose` names what a number is for ("crop", "flip"); numbers of different purposes are
+    independent. `index` is a position in the epoch's order for what is drawn per image, and a step
+    for what is drawn per batch.
 
-    The bits are those of the Philox4x64-10 generator, whose stream NumPy guarantees, under a key that is a hash of the
-    address; all else is made of them here, with operations that IEEE 754 defines exactly, so no release of NumPy changes it.
+    The bits are those of the Philox4x64-10 generator, whose stream NumPy guarantees, under a key
+    that is a hash of the address; all else is made of them here, with operations that IEEE 754
+    defines exactly, so no release of NumPy changes it.
     """
 
     seed: int
     epoch: int
 
     def uniform(self, purpose: str, start: int, stop: int, count: int) -> NDArray[np.float64]:
-        """`count` numbers in [0, 1) for each index from `start` to `stop`: (stop - start, count), multiples of 2^-53.
+        """`count` numbers in [0, 1) for each index from `start` to `stop`: (stop - start, count),
+        multiples of 2^-53.
 
-        A row depends on its index and on `count`, not on the range that is asked for, and costs the same wherever it lies.
+        A row depends on its index and on `count`, not on the range that is asked for, and costs the
+        same wherever it lies.
         """
         address = f"{self.seed}/{self.epoch}/{purpose}".encode()
         key = int.from_bytes(hashlib.blake2b(address, digest_size=16).digest(), "little")
         block, skipped = divmod(start * count, WORDS_PER_BLOCK)
-        words = np.random.Philox(key=key, counter=block).random_raw(skipped + (stop - start) * count)[skipped:]
+        words = np.random.Philox(key=key, counter=block).random_raw(
+            skipped + (stop - start) * count
+        )[skipped:]
         words >>= np.uint64(11)
         numbers = words.astype(np.float64)
         numbers *= 2.0**-53
@@ -63,9 +71,11 @@ def integers(uniform: NDArray[np.float64], choices: int) -> NDArray[np.int64]:
 
 
 def beta(uniform: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
-    """Beta(alpha, alpha) numbers in [0, 1] by the inverse of the distribution function, of the same shape.
+    """Beta(alpha, alpha) numbers in [0, 1] by the inverse of the distribution function, of the same
+    shape.
 
-    They are rounded to multiples of 2^-24, which float32 holds exactly and which hide how SciPy rounds its last digits.
+    They are rounded to multiples of 2^-24, which float32 holds exactly and which hide how SciPy
+    rounds its last digits.
     """
     quantile = uniform if alpha == 1 else special.betaincinv(alpha, alpha, uniform)
     rounded: NDArray[np.float64] = np.round(quantile * 2.0**24) * 2.0**-24
@@ -73,6 +83,8 @@ def beta(uniform: NDArray[np.float64], alpha: float) -> NDArray[np.float64]:
 
 
 def shares(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Dirichlet(1, ..., 1) weights (n, k + 1) from numbers (n, k): the gaps that they, sorted, leave in [0, 1]."""
+    """Dirichlet(1, ..., 1) weights (n, k + 1) from numbers (n, k): the gaps that they, sorted,
+    leave in [0, 1].
+    """
     ends = np.ones((len(uniform), 1))
     return np.diff(np.sort(uniform, axis=1), axis=1, prepend=0 * ends, append=ends)

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from distill_ray._lazy import LazyModule
-from distill_ray.augmentation.standard import StandardAugmentation
 from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part, Per
+from distill_ray.augmentation.standard import StandardAugmentation
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
     from distill_ray.augmentation.epoch import BatchSource
-    from distill_ray.augmentation.kernels import boxes, geometry, crop_flip
+    from distill_ray.augmentation.kernels import boxes, crop_flip, geometry
 else:
     boxes = LazyModule("distill_ray.augmentation.kernels.boxes")
     geometry = LazyModule("distill_ray.augmentation.kernels.geometry")
@@ -22,16 +22,23 @@ else:
 @AUGMENTATIONS.register("cutout")
 @dataclass(frozen=True, kw_only=True)
 class Cutout(StandardAugmentation):
-    """The usual augmentation, then square holes in the mean colour, centred on any pixel and clipped at the borders.
+    """The usual augmentation, then square holes in the mean colour, centred on any pixel and
+    clipped at the borders.
 
-    Source: DeVries and Taylor 2017, "Cutout", applied after normalisation, so that a hole is 0 to the network.
+    Source: DeVries and Taylor 2017, "Cutout", applied after normalisation, so that a hole is 0 to
+    the network.
     """
 
     name = "cutout"
 
-    size: Annotated[int | None, Setting("side of a hole in pixels; unset: a quarter of the shorter side", at_least=2)] = None
+    size: Annotated[
+        int | None,
+        Setting("side of a hole in pixels; unset: a quarter of the shorter side", at_least=2),
+    ] = None
     holes: Annotated[int, Setting("holes per image", at_least=1)] = 1
-    per: Annotated[Per, Setting("whether positions are drawn per image or once per batch")] = "image"
+    per: Annotated[Per, Setting("whether positions are drawn per image or once per batch")] = (
+        "image"
+    )
 
     def check_images(self, channels: int, height: int, width: int) -> None:
         """Besides the crop's border, a hole must fit into the image."""
@@ -53,4 +60,6 @@ def hole_size(size: int | None, height: int, width: int) -> int:
 def check_size(size: int | None, height: int, width: int) -> None:
     """Raise `ValueError` for a hole larger than the image."""
     if size is not None and size > min(height, width):
-        raise ValueError(f"size must be at most the side of the images, {min(height, width)}, found {size}")
+        raise ValueError(
+            f"size must be at most the side of the images, {min(height, width)}, found {size}"
+        )

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from distill_ray._lazy import LazyModule
-from distill_ray.augmentation.standard import StandardAugmentation
 from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part, Per
+from distill_ray.augmentation.standard import StandardAugmentation
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
     from distill_ray.augmentation.epoch import BatchSource
-    from distill_ray.augmentation.kernels import mixing, crop_flip
+    from distill_ray.augmentation.kernels import crop_flip, mixing
 else:
     mixing = LazyModule("distill_ray.augmentation.kernels.mixing")
     crop_flip = LazyModule("distill_ray.augmentation.kernels.crop_flip")
@@ -30,11 +30,22 @@ class Mixup(StandardAugmentation):
     mixes = True
 
     alpha: Annotated[float, Setting("weights are drawn from Beta(alpha, alpha)", above=0)] = 1.0
-    per: Annotated[Per, Setting("whether weight and partner are drawn per image or once per batch")] = "batch"
+    per: Annotated[
+        Per, Setting("whether weight and partner are drawn per image or once per batch")
+    ] = "batch"
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """One part, with partner labels and the weight of the own label."""
-        return (mixing.mix(source, crop_flip.images(source, self.usual), self.usual, "mixup", self.alpha, self.per),)
+        return (
+            mixing.mix(
+                source,
+                crop_flip.images(source, self.usual),
+                self.usual,
+                "mixup",
+                self.alpha,
+                self.per,
+            ),
+        )
 
 
 @AUGMENTATIONS.register("cutmix")
@@ -48,9 +59,22 @@ class CutMix(StandardAugmentation):
     name = "cutmix"
     mixes = True
 
-    alpha: Annotated[float, Setting("the area outside the box is drawn from Beta(alpha, alpha)", above=0)] = 1.0
-    per: Annotated[Per, Setting("whether box and partner are drawn per image or once per batch")] = "image"
+    alpha: Annotated[
+        float, Setting("the area outside the box is drawn from Beta(alpha, alpha)", above=0)
+    ] = 1.0
+    per: Annotated[
+        Per, Setting("whether box and partner are drawn per image or once per batch")
+    ] = "image"
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """One part, with partner labels and the weight of the own label."""
-        return (mixing.mix(source, crop_flip.images(source, self.usual), self.usual, "cutmix", self.alpha, self.per),)
+        return (
+            mixing.mix(
+                source,
+                crop_flip.images(source, self.usual),
+                self.usual,
+                "cutmix",
+                self.alpha,
+                self.per,
+            ),
+        )

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from distill_ray.augmentation.augmentation import Criterion, Part, Pick
 from distill_ray.augmentation.kernels.geometry import take
 from distill_ray.augmentation.to_device import send
-from distill_ray.augmentation.augmentation import Criterion, Part, Pick
 
 TEMPERATURE = 4.0
 """Softens both distributions of the criterion `kl`."""
@@ -41,11 +41,12 @@ def pick(
 ) -> tuple[Part, Tensor]:
     """The images that `part.pick` asks for, as a part, and the teachers' logits (N, B, K) for them.
 
-    `student` maps images to logits (B, K), or (B, M, K) for M members. A part without a pick is returned as it is. `gather`
-    concatenates the rows of all workers; with several of them the pools are joined, and the picked images are those that one
-    worker would pick. Only the networks that the criterion asks for see the whole pool, and `student` sees
-    it in whatever mode it is given: pass it in evaluation mode unless its running statistics are to be updated by the pool
-    too, as in the published code.
+    `student` maps images to logits (B, K), or (B, M, K) for M members. A part without a pick is
+    returned as it is. `gather` concatenates the rows of all workers; with several of them the pools
+    are joined, and the picked images are those that one worker would pick. Only the networks that
+    the criterion asks for see the whole pool, and `student` sees it in whatever mode it is given:
+    pass it in evaluation mode unless its running statistics are to be updated by the pool too, as
+    in the published code.
 
     Source: Wang et al. 2022, "What makes a good data augmentation in knowledge distillation".
     """
@@ -54,7 +55,9 @@ def pick(
         return part, teachers(part)
     answers = None if choice.criterion == "student-entropy" else teachers(part)
     logits = None if choice.criterion == "teacher-entropy" else student(part.images)
-    chosen = highest(gather(scores(choice.criterion, logits, answers)), choice.total)[choice.start : choice.stop]
+    chosen = highest(gather(scores(choice.criterion, logits, answers)), choice.total)[
+        choice.start : choice.stop
+    ]
 
     def taken(rows: Tensor | None) -> Tensor | None:
         return None if rows is None else gather(rows).index_select(0, chosen)
@@ -75,8 +78,9 @@ def pick(
 def scores(criterion: Criterion, student: Tensor | None, teachers: Tensor | None) -> Tensor:
     """The score of each image by `criterion`: (B,), in nats.
 
-    The entropies are those of the mean prediction of `student` (B, K) or (B, M, K), or of `teachers` (N, B, K). `kl` is
-    KL(teachers || student) between mean predictions at temperature 4, without the factor T².
+    The entropies are those of the mean prediction of `student` (B, K) or (B, M, K), or of
+    `teachers` (N, B, K). `kl` is KL(teachers || student) between mean predictions at temperature 4,
+    without the factor T².
 
     Raises `ValueError` when the logits that the criterion needs are missing.
     """
@@ -98,11 +102,15 @@ def scores(criterion: Criterion, student: Tensor | None, teachers: Tensor | None
 
 
 def highest(score: Tensor, count: int) -> Tensor:
-    """The places (count,) of the highest of `score` (B,), in ascending order of score; of equal ones the last."""
+    """The places (count,) of the highest of `score` (B,), in ascending order of score; of equal
+    ones the last.
+    """
     return score.sort(stable=True).indices[-count:]
 
 
 def _log_mean(logits: Tensor, softness: float, members: int) -> Tensor:
-    """Logarithm of the mean, over axis `members`, of the softened predictions; never narrower than float32."""
+    """Logarithm of the mean, over axis `members`, of the softened predictions; never narrower than
+    float32.
+    """
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return (wide / softness).log_softmax(-1).logsumexp(members) - math.log(logits.shape[members])

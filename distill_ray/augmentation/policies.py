@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from distill_ray._lazy import LazyModule
-from distill_ray.augmentation.standard import StandardAugmentation, CropFlipRotate, plain
 from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part, Per
+from distill_ray.augmentation.standard import CropFlipRotate, StandardAugmentation, plain
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
     import torch
 
     from distill_ray.augmentation.epoch import BatchSource
-    from distill_ray.augmentation.kernels import augmix, geometry, policy, crop_flip
+    from distill_ray.augmentation.kernels import augmix, crop_flip, geometry, policy
 else:
     torch = LazyModule("torch")
     augmix = LazyModule("distill_ray.augmentation.kernels.augmix")
@@ -26,14 +26,17 @@ else:
 @AUGMENTATIONS.register("autoaugment")
 @dataclass(frozen=True, kw_only=True)
 class AutoAugment(StandardAugmentation):
-    """The usual augmentation, then one of 25 learned pairs of operations, each applied with its own probability.
+    """The usual augmentation, then one of 25 learned pairs of operations, each applied with its own
+    probability.
 
     Source: Cubuk et al. 2019, "AutoAugment"; magnitudes and rounding as in torchvision.
     """
 
     name = "autoaugment"
 
-    policy: Annotated[Literal["cifar10", "imagenet"], Setting("the data set that the policy was learned on")] = "cifar10"
+    policy: Annotated[
+        Literal["cifar10", "imagenet"], Setting("the data set that the policy was learned on")
+    ] = "cifar10"
     per: Annotated[Per, Setting("whether the pair is drawn per image or once per batch")] = "image"
 
     def check_images(self, channels: int, height: int, width: int) -> None:
@@ -43,13 +46,20 @@ class AutoAugment(StandardAugmentation):
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """One part."""
-        return plain(policy.auto_augment(source, crop_flip.images(source, self.usual), self.policy, self.per), source)
+        return plain(
+            policy.auto_augment(
+                source, crop_flip.images(source, self.usual), self.policy, self.per
+            ),
+            source,
+        )
 
 
 def check_colours(channels: int) -> None:
     """Raise `ValueError` for images that have no brightness and saturation."""
     if channels not in (1, 3):
-        raise ValueError(f"autoaugment changes colours, so images must have 1 or 3 channels, found {channels}")
+        raise ValueError(
+            f"autoaugment changes colours, so images must have 1 or 3 channels, found {channels}"
+        )
 
 
 @AUGMENTATIONS.register("augmix")
@@ -63,11 +73,19 @@ class AugMix(StandardAugmentation):
     name = "augmix"
 
     severity: Annotated[
-        float, Setting("highest level of an operation; levels are drawn from 0.1 up", at_least=0.1, at_most=10)
+        float,
+        Setting(
+            "highest level of an operation; levels are drawn from 0.1 up", at_least=0.1, at_most=10
+        ),
     ] = 3.0
     chains: Annotated[int, Setting("number of chains of operations to mix", at_least=1)] = 3
-    depth: Annotated[int | None, Setting("operations in a chain; unset: drawn from 1 to 3", at_least=1, at_most=3)] = None
-    consistency: Annotated[bool, Setting("each image in three versions, one clean and two mixed")] = False
+    depth: Annotated[
+        int | None,
+        Setting("operations in a chain; unset: drawn from 1 to 3", at_least=1, at_most=3),
+    ] = None
+    consistency: Annotated[
+        bool, Setting("each image in three versions, one clean and two mixed")
+    ] = False
 
     @property
     def usual(self) -> CropFlipRotate:

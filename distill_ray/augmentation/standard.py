@@ -1,4 +1,6 @@
-"""The usual augmentation: crop, flip, rotation, drawn per image. Alone it is an augmentation, and stronger augmentations start from it."""
+"""The usual augmentation: crop, flip, rotation, drawn per image. Alone it is an augmentation, and
+stronger augmentations start from it.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from distill_ray._lazy import LazyModule
-from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part, Augmentation
+from distill_ray.augmentation.augmentation import AUGMENTATIONS, Augmentation, Part
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from distill_ray.augmentation.epoch import BatchSource
-    from distill_ray.augmentation.kernels import geometry, crop_flip
+    from distill_ray.augmentation.kernels import crop_flip, geometry
 else:
     geometry = LazyModule("distill_ray.augmentation.kernels.geometry")
     crop_flip = LazyModule("distill_ray.augmentation.kernels.crop_flip")
@@ -21,8 +23,9 @@ else:
 
 @dataclass(frozen=True)
 class CropFlipRotate:
-    """Settings of the usual augmentation: in this order a crop out of a black border of `padding` pixels (unset: an eighth of
-    the shorter side), a flip with probability one half, a rotation by up to `rotation` degrees; or in the opposite order.
+    """Settings of the usual augmentation: in this order a crop out of a black border of `padding`
+    pixels (unset: an eighth of the shorter side), a flip with probability one half, a rotation by
+    up to `rotation` degrees; or in the opposite order.
     """
 
     padding: int | None = 0
@@ -33,13 +36,18 @@ class CropFlipRotate:
 
 @dataclass(frozen=True, kw_only=True)
 class StandardAugmentation(Augmentation):
-    """Base of the augmentations that change images which the usual augmentation has been applied to."""
+    """Base of the augmentations that change images which the usual augmentation has been applied
+    to.
+    """
 
-    padding: Annotated[int | None, Setting("padding of the crop in pixels; unset: an eighth of the shorter side", at_least=0)] = (
-        None
-    )
+    padding: Annotated[
+        int | None,
+        Setting("padding of the crop in pixels; unset: an eighth of the shorter side", at_least=0),
+    ] = None
     flip: Annotated[bool, Setting("flip each image horizontally with probability 0.5")] = True
-    rotation: Annotated[float, Setting("maximum rotation in degrees", at_least=0, at_most=180)] = 0.0
+    rotation: Annotated[float, Setting("maximum rotation in degrees", at_least=0, at_most=180)] = (
+        0.0
+    )
 
     @property
     def usual(self) -> CropFlipRotate:
@@ -54,7 +62,9 @@ class StandardAugmentation(Augmentation):
 def check_padding(padding: int | None, height: int, width: int) -> None:
     """Raise `ValueError` where a crop could miss the image."""
     if padding is not None and padding >= min(height, width):
-        raise ValueError(f"padding must be below the side of the images, {min(height, width)}, found {padding}")
+        raise ValueError(
+            f"padding must be below the side of the images, {min(height, width)}, found {padding}"
+        )
 
 
 def plain(images: Tensor, source: BatchSource) -> tuple[Part, ...]:
@@ -95,7 +105,9 @@ class Crop(Augmentation):
     name = "crop"
     mirrored = False
 
-    padding: Annotated[int | None, Setting("padding in pixels; unset: an eighth of the shorter side", at_least=0)] = None
+    padding: Annotated[
+        int | None, Setting("padding in pixels; unset: an eighth of the shorter side", at_least=0)
+    ] = None
 
     def check_images(self, channels: int, height: int, width: int) -> None:
         """The border must be smaller than the image."""
@@ -103,13 +115,17 @@ class Crop(Augmentation):
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """One part, drawn per image."""
-        return plain(crop_flip.images(source, CropFlipRotate(self.padding, flip=self.mirrored)), source)
+        return plain(
+            crop_flip.images(source, CropFlipRotate(self.padding, flip=self.mirrored)), source
+        )
 
 
 @AUGMENTATIONS.register("crop-flip")
 @dataclass(frozen=True, kw_only=True)
 class CropFlip(Crop):
-    """A crop of the black-padded image, then a horizontal flip: the usual augmentation of small images."""
+    """A crop of the black-padded image, then a horizontal flip: the usual augmentation of small
+    images.
+    """
 
     name = "crop-flip"
     mirrored = True
@@ -120,8 +136,9 @@ class CropFlip(Crop):
 class Rotation(StandardAugmentation):
     """Crop, flip, and rotation about the centre, nearest-neighbour, black outside.
 
-    Source: Jain, Patel & Viradiya 2022, "Improved distillation with ensemble of calibrated models", as coded, where all networks
-    are trained on it: https://github.com/RiyanshuJain/Improved-Distillation-with-Ensemble-of-Calibrated-models.
+    Source: Jain, Patel & Viradiya 2022, "Improved distillation with ensemble of calibrated models",
+    as coded, where all networks are trained on it:
+    https://github.com/RiyanshuJain/Improved-Distillation-with-Ensemble-of-Calibrated-models.
     """
 
     name = "rotation"

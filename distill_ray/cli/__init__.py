@@ -1,4 +1,6 @@
-"""The command line. Each command imports what it needs when it runs, so that `--help` and `validate` respond at once."""
+"""The command line. Each command imports what it needs when it runs, so that `--help` and
+`validate` respond at once.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +11,21 @@ import click
 
 from distill_ray.cli.bench import bench
 from distill_ray.cli.data import data
-from distill_ray.cli.store import gc, sync
 from distill_ray.cli.inspect import compare, logs, report, status, ui
 from distill_ray.cli.model import export, predict
 from distill_ray.cli.run import plan, run, validate
 from distill_ray.cli.schema import schema
+from distill_ray.cli.store import gc, sync
 from distill_ray.cli.uncertainty import uncertainty
 from distill_ray.errors import DistillRayError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 2 for a wrong request, 1 for a failure, 130 after Ctrl-C.
+    """Run the command line and return its exit code: 2 for a wrong request, 1 for a failure, 130
+    after Ctrl-C.
 
-    This is the one place where errors become text: a line or more for the user, and a traceback only in a file or with
-    `--verbose`.
+    This is the one place where errors become text: a line or more for the user, and a traceback
+    only in a file or with `--verbose`.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -56,7 +59,9 @@ def _unexpected(error: Exception, verbose: bool) -> str:
         traceback.print_exception(error)
         return line
     try:
-        with tempfile.NamedTemporaryFile("w", prefix="distill-ray-", suffix=".log", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="distill-ray-", suffix=".log", delete=False
+        ) as file:
             traceback.print_exception(error, file=file)
     except OSError:
         return f"{line} (--verbose shows the traceback)"
@@ -66,7 +71,8 @@ def _unexpected(error: Exception, verbose: bool) -> str:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="distill-ray")
 def commands() -> None:
-    """Studies of ensemble distillation: train teachers, search how best to distil them into a student, confirm, report.
+    """Studies of ensemble distillation: train teachers, search how best to distil them into a
+    student, confirm, report.
 
     \b
     Begin with:
@@ -76,6 +82,23 @@ def commands() -> None:
 
 
 for command in (
-    *(run, validate, plan, bench, status, logs, report, compare, uncertainty, export, predict, ui, sync, gc, schema, data),
+    *(
+        run,
+        validate,
+        plan,
+        bench,
+        status,
+        logs,
+        report,
+        compare,
+        uncertainty,
+        export,
+        predict,
+        ui,
+        sync,
+        gc,
+        schema,
+        data,
+    ),
 ):
     commands.add_command(command)

@@ -16,14 +16,23 @@ if TYPE_CHECKING:
 @click.command()
 @options.study
 @options.store
-@click.option("--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs.")
-@click.option("--reference", is_flag=True, help="Also time a plain training loop like those of published repositories.")
+@click.option(
+    "--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs."
+)
+@click.option(
+    "--reference",
+    is_flag=True,
+    help="Also time a plain training loop like those of published repositories.",
+)
 @options.verbose(expose_value=False)
-def bench(study: str, overrides: tuple[str, ...], store: str, as_machine: bool, reference: bool) -> None:
+def bench(
+    study: str, overrides: tuple[str, ...], store: str, as_machine: bool, reference: bool
+) -> None:
     """Measure what training a student costs on this machine.
 
-    Times a few steps each, in turn, of the student alone, with live teachers and with stored teacher logits (cached teacher
-    logits). No model is kept; the measurements stay in the store, and `plan` uses them from then on.
+    Times a few steps each, in turn, of the student alone, with live teachers and with stored
+    teacher logits (cached teacher logits). No model is kept; the measurements stay in the store,
+    and `plan` uses them from then on.
 
     \b
     Examples:

@@ -15,15 +15,24 @@ def data() -> None:
 @data.command("import")
 @click.argument("source", metavar="SOURCE")
 @click.argument("out", metavar="FOLDER", type=click.Path(file_okay=False))
-@click.option("--root", type=click.Path(file_okay=False), help="Folder of the original files, or to download them into.")
-@click.option("--download/--no-download", default=True, show_default=True, help="Download original files that are missing.")
+@click.option(
+    "--root",
+    type=click.Path(file_okay=False),
+    help="Folder of the original files, or to download them into.",
+)
+@click.option(
+    "--download/--no-download",
+    default=True,
+    show_default=True,
+    help="Download original files that are missing.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a data set that is already in FOLDER.")
 @options.verbose(expose_value=False)
 def import_(source: str, out: str, root: str | None, download: bool, overwrite: bool) -> None:
     """Write SOURCE as Parquet into the new FOLDER, to be named in a study's data.source.
 
-    SOURCE is cifar10, cifar100, svhn or fashion-mnist, or a folder with images in train/<class>/ and test/<class>/ (or
-    val/<class>/).
+    SOURCE is cifar10, cifar100, svhn or fashion-mnist, or a folder with images in train/<class>/
+    and test/<class>/ (or val/<class>/).
 
     \b
     Examples:
@@ -32,6 +41,10 @@ def import_(source: str, out: str, root: str | None, download: bool, overwrite: 
     """
     from distill_ray.data import import_dataset
 
-    imported = import_dataset(source, out, root=root, download=download, overwrite=overwrite, say=click.echo)
+    imported = import_dataset(
+        source, out, root=root, download=download, overwrite=overwrite, say=click.echo
+    )
     train, test, classes = imported.rows("train"), imported.rows("test"), imported.num_classes
-    click.echo(f"{out}: {train} training and {test} test images of {classes} classes; in a study: data: {{source: {out}}}")
+    click.echo(
+        f"{out}: {train} training and {test} test images of {classes} classes; in a study: data: {{source: {out}}}"
+    )

@@ -20,13 +20,26 @@ if TYPE_CHECKING:
 @options.store
 @options.search_storage
 @click.option("--watch", is_flag=True, help="Keep watching until the study is finished or Ctrl-C.")
-@click.option("--every", type=click.FloatRange(0.1), default=2.0, show_default=True, help="Seconds between two updates.")
+@click.option(
+    "--every",
+    type=click.FloatRange(0.1),
+    default=2.0,
+    show_default=True,
+    help="Seconds between two updates.",
+)
 @options.verbose(expose_value=False)
-def status(study: str, overrides: tuple[str, ...], store: str, search_storage: str | None, watch: bool, every: float) -> None:
+def status(
+    study: str,
+    overrides: tuple[str, ...],
+    store: str,
+    search_storage: str | None,
+    watch: bool,
+    every: float,
+) -> None:
     """Show a study's progress.
 
-    Shows its stages, what is running and the best result so far. Reads only the store and the search storage, so it works
-    from any terminal or machine that reaches both.
+    Shows its stages, what is running and the best result so far. Reads only the store and the
+    search storage, so it works from any terminal or machine that reaches both.
     """
     import time
 
@@ -60,9 +73,13 @@ def _standing_lines(now: StudyStatus, objective: str, store: str) -> Iterator[st
     for stage in now.stages:
         own = [job for job in now.jobs if job.run.stage == stage.stage]
         counts = [
-            f"{sum(job.condition == word for job in own)} {word}" for word in ("running", "interrupted", "pruned", "failed")
+            f"{sum(job.condition == word for job in own)} {word}"
+            for word in ("running", "interrupted", "pruned", "failed")
         ]
-        parts = [f"{stage.ended}/{stage.jobs}", *(count for count in counts if not count.startswith("0 "))]
+        parts = [
+            f"{stage.ended}/{stage.jobs}",
+            *(count for count in counts if not count.startswith("0 ")),
+        ]
         if stage.seconds_left is not None:
             parts.append(f"about {duration(stage.seconds_left)} left")
         yield f"  {stage.stage:<8} {', '.join(parts)}"
@@ -78,7 +95,9 @@ def _brief(line: str, objective: str) -> str:
     """Of a line of a log its time and epoch, the objective and the accuracy."""
     first, *others = line.split("  ")
     wanted = dict.fromkeys((objective, "val/accuracy"))
-    return "  ".join([first, *(other for name in wanted for other in others if other.startswith(f"{name} "))])
+    return "  ".join(
+        [first, *(other for name in wanted for other in others if other.startswith(f"{name} "))]
+    )
 
 
 @click.command()
@@ -87,11 +106,13 @@ def _brief(line: str, objective: str) -> str:
 @options.store
 @options.search_storage
 @options.verbose(expose_value=False)
-def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_storage: str | None) -> None:
+def logs(
+    what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_storage: str | None
+) -> None:
     """Print the log of a job, or list the jobs of a study.
 
-    A job is named by the beginning of its id, or by its study, role and number. With a study alone, its jobs are listed: id,
-    description, state.
+    A job is named by the beginning of its id, or by its study, role and number. With a study alone,
+    its jobs are listed: id, description, state.
 
     \b
     Examples:
@@ -107,10 +128,18 @@ def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_s
 
     opened = Store.open(store, make=False)
     if len(what) == 1 and not Path(what[0]).is_file():
-        ids = [name.removesuffix(".log") for name in opened.names("logs") if name.startswith(what[0])]
+        ids = [
+            name.removesuffix(".log") for name in opened.names("logs") if name.startswith(what[0])
+        ]
         if len(ids) != 1:
-            found = f"{len(ids)} logs begin with it, give more digits" if ids else "no log begins with it"
-            raise RequestError(f"job {what[0]}: {found} (store {opened.shown}; a study file would list its jobs)")
+            found = (
+                f"{len(ids)} logs begin with it, give more digits"
+                if ids
+                else "no log begins with it"
+            )
+            raise RequestError(
+                f"job {what[0]}: {found} (store {opened.shown}; a study file would list its jobs)"
+            )
     else:
         from distill_ray.events import describe
         from distill_ray.resolve import data_of
@@ -120,23 +149,38 @@ def logs(what: tuple[str, ...], overrides: tuple[str, ...], store: str, search_s
         jobs = standing(loaded, data_of(loaded), opened, search_storage=search_storage).jobs
         if len(what) == 1:
             for job in jobs:
-                click.echo(f"{job.run.job.id}  {job.condition:<11} {describe(job.run)}{': ' * bool(job.reason)}{job.reason}")
+                click.echo(
+                    f"{job.run.job.id}  {job.condition:<11} {describe(job.run)}{': ' * bool(job.reason)}{job.reason}"
+                )
             return
         role, number = what[1], what[2] if len(what) == 3 else ""
-        ids = [job.run.job.id for job in jobs if (job.run.role, str(job.run.number)) == (role, number.lstrip("0") or "0")]
+        ids = [
+            job.run.job.id
+            for job in jobs
+            if (job.run.role, str(job.run.number)) == (role, number.lstrip("0") or "0")
+        ]
         if len(what) > 3 or not number or not ids:
-            known = ", ".join(f"{name} 0 to {last}" for name, last in {job.run.role: job.run.number for job in jobs}.items())
-            raise RequestError(f"{' '.join(what[1:])}: no such job of {loaded.name}; there are {known}")
+            known = ", ".join(
+                f"{name} 0 to {last}"
+                for name, last in {job.run.role: job.run.number for job in jobs}.items()
+            )
+            raise RequestError(
+                f"{' '.join(what[1:])}: no such job of {loaded.name}; there are {known}"
+            )
     content = opened.read(log_path(ids[0]))
     if content is None:
-        raise RequestError(f"job {ids[0]} has no log in {opened.shown}: it has hardly begun, or was trained elsewhere")
+        raise RequestError(
+            f"job {ids[0]} has no log in {opened.shown}: it has hardly begun, or was trained elsewhere"
+        )
     click.echo(content.decode(errors="replace"), nl=False)
 
 
 @click.command()
 @options.study
 @options.places
-@click.option("--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs.")
+@click.option(
+    "--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs."
+)
 @options.verbose(expose_value=False)
 def report(
     study: str,
@@ -172,13 +216,18 @@ def report(
 @click.argument("studies", metavar="STUDY[@STORE]...", nargs=-1, required=True)
 @options.store
 @options.search_storage
-@click.option("--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs.")
+@click.option(
+    "--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs."
+)
 @options.verbose(expose_value=False)
-def compare(studies: tuple[str, ...], store: str, search_storage: str | None, as_machine: bool) -> None:
+def compare(
+    studies: tuple[str, ...], store: str, search_storage: str | None, as_machine: bool
+) -> None:
     """Show the results of several studies in one table.
 
-    Of several studies, or of one in several stores. The best student of the first is compared with all others that were
-    evaluated on the same test images, and differences beyond chance are marked. A study without @STORE is read from --store.
+    Of several studies, or of one in several stores. The best student of the first is compared with
+    all others that were evaluated on the same test images, and differences beyond chance are
+    marked. A study without @STORE is read from --store.
 
     \b
     Examples:
@@ -191,10 +240,14 @@ def compare(studies: tuple[str, ...], store: str, search_storage: str | None, as
     from distill_ray.store import shown as shown_store
 
     found = [_place(each, store) for each in studies]
-    results = [load_results(options.load(file, ()), Locations(place, None, search_storage))[0] for file, place in found]
+    results = [
+        load_results(options.load(file, ()), Locations(place, None, search_storage))[0]
+        for file, place in found
+    ]
     names = [each.name for each in results]
     shown = [
-        name if names.count(name) == 1 else f"{name}@{shown_store(place)}" for name, (_, place) in zip(names, found, strict=True)
+        name if names.count(name) == 1 else f"{name}@{shown_store(place)}"
+        for name, (_, place) in zip(names, found, strict=True)
     ]
     if len(set(shown)) < len(shown):
         raise RequestError("the same study in the same store is named twice")
@@ -222,7 +275,13 @@ def _place(given: str, store: str) -> tuple[str, str]:
 @click.command()
 @options.store
 @options.tracking
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on this machine.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=5000,
+    show_default=True,
+    help="Port on this machine.",
+)
 @options.verbose()
 def ui(store: str, tracking_uri: str | None, port: int, verbose: bool) -> None:
     """Start the MLflow UI on a store, until Ctrl-C."""
@@ -243,7 +302,10 @@ def ui(store: str, tracking_uri: str | None, port: int, verbose: bool) -> None:
                 click.echo(f"  {study} {view:<8} {address}/{view_path(database, study, view)}")
     sys.stdout.flush()
     _serve(uri, port, verbose)
-    raise RunError(f"the MLflow UI on {address} has ended" + ("" if verbose else "; --verbose shows what it said"))
+    raise RunError(
+        f"the MLflow UI on {address} has ended"
+        + ("" if verbose else "; --verbose shows what it said")
+    )
 
 
 def _check_port(port: int) -> None:
@@ -252,16 +314,23 @@ def _check_port(port: int) -> None:
     import socket
 
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: one that has just ended is no obstacle
+        # As servers do: one that has just ended is no obstacle
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            why = "is taken by another program" if error.errno == errno.EADDRINUSE else f"cannot be used ({error.strerror})"
+            why = (
+                "is taken by another program"
+                if error.errno == errno.EADDRINUSE
+                else f"cannot be used ({error.strerror})"
+            )
             raise RequestError(f"port {port} {why}; choose another with --port") from None
 
 
 def _serve(uri: str, port: int, verbose: bool) -> None:
-    """Run MLflow's server until it ends by itself. Whoever interrupts or terminates this process ends the server too."""
+    """Run MLflow's server until it ends by itself. Whoever interrupts or terminates this process
+    ends the server too.
+    """
     import os
     import signal
     import subprocess
@@ -271,9 +340,12 @@ def _serve(uri: str, port: int, verbose: bool) -> None:
     prepare()
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1"]  # each takes seconds to start, and one person looks
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}  # no argument: everybody on the machine sees those
+    # No argument: everybody on the machine sees those
+    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server = subprocess.Popen(command, env=environment, stderr=None if verbose else subprocess.DEVNULL)
+    server = subprocess.Popen(
+        command, env=environment, stderr=None if verbose else subprocess.DEVNULL
+    )
     try:
         server.wait()
     except KeyboardInterrupt:

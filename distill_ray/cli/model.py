@@ -17,15 +17,32 @@ FORMATS = ("safetensors", "torch-export", "onnx", "mlflow")
 @options.study
 @options.store
 @options.search_storage
-@click.option("--format", type=click.Choice(FORMATS), default="safetensors", show_default=True, help="Format of the model.")
-@click.option("--out", metavar="FOLDER", required=True, type=click.Path(path_type=Path), help="New folder for the model.")
+@click.option(
+    "--format",
+    type=click.Choice(FORMATS),
+    default="safetensors",
+    show_default=True,
+    help="Format of the model.",
+)
+@click.option(
+    "--out",
+    metavar="FOLDER",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="New folder for the model.",
+)
 @click.option(
     "--calibrated/--uncalibrated",
     default=True,
     show_default=True,
     help="Include the temperature that calibrates the model's probabilities.",
 )
-@click.option("--license", default="unknown", show_default=True, help="Licence to name in the model card, such as mit.")
+@click.option(
+    "--license",
+    default="unknown",
+    show_default=True,
+    help="Licence to name in the model card, such as mit.",
+)
 @options.verbose(expose_value=False)
 def export(
     study: str,
@@ -39,9 +56,10 @@ def export(
 ) -> None:
     """Write the best student into a folder, with a model card.
 
-    Whatever the format, the model takes raw uint8 images (N, H, W, C) and returns probabilities: scaling, normalisation and
-    temperature are included. Before the folder is made, the model is loaded again and must return the same probabilities as
-    the trained student on images of the test split.
+    Whatever the format, the model takes raw uint8 images (N, H, W, C) and returns probabilities:
+    scaling, normalisation and temperature are included. Before the folder is made, the model is
+    loaded again and must return the same probabilities as the trained student on images of the test
+    split.
 
     \b
     Examples:
@@ -58,8 +76,12 @@ def export(
     from distill_ray.stages.locations import Locations
 
     results, data, opened = load_results(loaded, Locations(store, None, search_storage))
-    exported = export_champion(results, opened, data, out, format=format, calibrated=calibrated, license=license)
-    click.echo(f"{out}: {format}, {'calibrated' if calibrated else 'uncalibrated'}; README.md says what it is")
+    exported = export_champion(
+        results, opened, data, out, format=format, calibrated=calibrated, license=license
+    )
+    click.echo(
+        f"{out}: {format}, {'calibrated' if calibrated else 'uncalibrated'}; README.md says what it is"
+    )
     click.echo(
         f"checked: on {exported.images} test images no probability differs by more than {exported.difference:.1g} "
         "from the trained student's"
@@ -69,10 +91,27 @@ def export(
 
 @click.command()
 @click.argument("model", metavar="MODEL")
-@click.argument("images", metavar="IMAGES...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--resize", is_flag=True, help="Resize images that do not have the model's size, instead of rejecting them.")
-@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Number of classes to show per image.")
-@click.option("--json", "as_machine", is_flag=True, help="Print all classes of all images as one JSON list, for programs.")
+@click.argument(
+    "images", metavar="IMAGES...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--resize",
+    is_flag=True,
+    help="Resize images that do not have the model's size, instead of rejecting them.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Number of classes to show per image.",
+)
+@click.option(
+    "--json",
+    "as_machine",
+    is_flag=True,
+    help="Print all classes of all images as one JSON list, for programs.",
+)
 @options.store
 @options.tracking
 @options.verbose(expose_value=False)
@@ -87,8 +126,8 @@ def predict(
 ) -> None:
     """Classify image files.
 
-    Prints the most likely classes of each, with their probabilities. MODEL is a folder that `distill-ray export` or MLflow
-    wrote, or models:/STUDY@champion in the MLflow of the store.
+    Prints the most likely classes of each, with their probabilities. MODEL is a folder that
+    `distill-ray export` or MLflow wrote, or models:/STUDY@champion in the MLflow of the store.
 
     \b
     Examples:
@@ -105,17 +144,25 @@ def predict(
         uri = Locations(store, tracking_uri).recorded_uri()
     opened = open_model(model, tracking_uri=uri)
     if opened.dtype != "uint8":
-        raise RequestError(f"{model} takes real numbers, not images; call it from Python: open_model(folder).predict(array)")
+        raise RequestError(
+            f"{model} takes real numbers, not images; call it from Python: open_model(folder).predict(array)"
+        )
     pixels = [read_image(path, opened.image_shape, resize=resize) for path in images]
     import numpy as np
 
     answers = opened.predict(np.stack(pixels))
     if as_machine:
         named = [dict(zip(opened.class_names, map(float, each), strict=True)) for each in answers]
-        listed = [{"image": str(path), "probabilities": each} for path, each in zip(images, named, strict=True)]
+        listed = [
+            {"image": str(path), "probabilities": each}
+            for path, each in zip(images, named, strict=True)
+        ]
         click.echo(json.dumps(listed, indent=1))
         return
     width = max(len(str(path)) for path in images)
     for path, each in zip(images, answers, strict=True):
         best = np.argsort(-each, kind="stable")[:top]
-        click.echo(f"{path!s:<{width}}  " + "  ".join(f"{opened.class_names[index]} {100 * each[index]:.1f} %" for index in best))
+        click.echo(
+            f"{path!s:<{width}}  "
+            + "  ".join(f"{opened.class_names[index]} {100 * each[index]:.1f} %" for index in best)
+        )

@@ -29,7 +29,12 @@ def several(*decorators: Decorator) -> Decorator:
     return decorate
 
 
-verbose = functools.partial(click.option, "--verbose", is_flag=True, help="Show the output of Ray and MLflow, and tracebacks.")
+verbose = functools.partial(
+    click.option,
+    "--verbose",
+    is_flag=True,
+    help="Show the output of Ray and MLflow, and tracebacks.",
+)
 store = click.option(
     "--store",
     metavar="URI",
@@ -63,7 +68,9 @@ places = several(store, tracking, search_storage)
 
 
 def load(path: str, overrides: tuple[str, ...]) -> Study:
-    """The study that `study` and `--set` stand for. Raises `RequestError` listing all that is wrong with it."""
+    """The study that `study` and `--set` stand for. Raises `RequestError` listing all that is wrong
+    with it.
+    """
     from distill_ray.study import load_study
 
     return load_study(path, overrides)
@@ -78,7 +85,9 @@ def show(results: StudyResults, store: str) -> None:
 
     rows = table(results)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
-    click.echo(as_text(rows, width) if rows else f"{results.name}: no results yet in {shown(store)}")
+    click.echo(
+        as_text(rows, width) if rows else f"{results.name}: no results yet in {shown(store)}"
+    )
     if results.screening:
         from distill_ray.report.screening import as_text as screening_text
 

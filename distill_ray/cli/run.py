@@ -38,16 +38,17 @@ def run(
 ) -> None:
     """Run a study, or what is missing of it.
 
-    Finished jobs are found in the store and never trained again, so after Ctrl-C, a crash, or a change to the study file the
-    same command resumes from there.
+    Finished jobs are found in the store and never trained again, so after Ctrl-C, a crash, or a
+    change to the study file the same command resumes from there.
 
     \b
     Examples:
-      distill-ray run studies/quickstart.yaml
-      distill-ray run my.yaml --set search.trials=50 --set student.epochs=30
-      distill-ray run my.yaml --address auto --store s3://bucket/studies --tracking-uri http://mlflow:5000
+      distill-ray run studies/quickstart.yaml distill-ray run my.yaml --set search.trials=50 --set
+      student.epochs=30 distill-ray run my.yaml --address auto --store s3://bucket/studies
+      --tracking-uri http://mlflow:5000
     """
-    # A cluster that stops a job, or a machine that is taken away, gives seconds: what Ctrl-C does fits into them.
+    # A cluster that stops a job, or a machine that is taken away, gives seconds: what Ctrl-C does
+    # fits into them.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     loaded = options.load(study, overrides)
     from rich.console import Console
@@ -61,7 +62,11 @@ def run(
     options.show(run_study(loaded, places, Console(file=sys.stdout), verbose=verbose), store)
     click.echo(f"report  {stores.shown(store)}/{report_path(loaded)}")
     shown_store = "" if store == options.DEFAULT_STORE else f" --store {stores.shown(store)}"
-    click.echo(f"MLflow  distill-ray ui{shown_store}" if tracking_uri is None else f"MLflow  {shown(tracking_uri)}")
+    click.echo(
+        f"MLflow  distill-ray ui{shown_store}"
+        if tracking_uri is None
+        else f"MLflow  {shown(tracking_uri)}"
+    )
 
 
 @click.command()
@@ -72,7 +77,8 @@ def validate(study: str, overrides: tuple[str, ...]) -> None:
 
     Every problem is listed with its line.
 
-    Whether the study fits its images is checked only when it runs, except for generated data sets such as toy-spiral.
+    Whether the study fits its images is checked only when it runs, except for generated data sets
+    such as toy-spiral.
     """
     loaded = options.load(study, overrides)
     from distill_ray.data.source import is_generated
@@ -107,21 +113,31 @@ def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str
     stages = plan_study(loaded, opened, search_storage)
     click.echo(f"{'stage':<8} {'jobs':>6} {'done':>6} {'images':>12} {'time':>9}")
     for stage in stages:
-        click.echo(f"{stage.stage:<8} {stage.jobs:>6} {stage.done:>6} {stage.images:>12,} {duration(stage.seconds):>9}")
+        click.echo(
+            f"{stage.stage:<8} {stage.jobs:>6} {stage.done:>6} {stage.images:>12,} {duration(stage.seconds):>9}"
+        )
     for stage in stages:
         if (teacher_logits := stage.teacher_logits) is not None:
             choice = "stored" if teacher_logits.stored else "live"
             click.echo(
                 f"{stage.stage}: teachers answer {choice}; stored once {duration(teacher_logits.seconds)} and "
                 f"{teacher_logits.bytes / 1e6:,.0f} MB on disk, live in every job {duration(teacher_logits.live_seconds)}; "
-                + (f"storing pays from {teacher_logits.pays_from:g} jobs on" if teacher_logits.pays_from < math.inf else "no two share answers")
+                + (
+                    f"storing pays from {teacher_logits.pays_from:g} jobs on"
+                    if teacher_logits.pays_from < math.inf
+                    else "no two share answers"
+                )
             )
     if known:
-        click.echo(f"search: begins with what {known} trials of {', '.join(loaded.search.warm_start)} say")
+        click.echo(
+            f"search: begins with what {known} trials of {', '.join(loaded.search.warm_start)} say"
+        )
     if all(stage.done == stage.jobs for stage in stages):
         click.echo("nothing is left to train")
     else:
-        click.echo(f"about {duration(sum(stage.seconds for stage in stages))} on this machine, less with early stopping")
+        click.echo(
+            f"about {duration(sum(stage.seconds for stage in stages))} on this machine, less with early stopping"
+        )
 
 
 def _summary(study: Study) -> Iterator[str]:
@@ -134,11 +150,15 @@ def _summary(study: Study) -> Iterator[str]:
     if study.screen is not None:
         kept = f", the best {study.screen.keep} are searched" if study.screen.keep else ""
         yield f"screen    {len(study.screen.candidates)} augmentations by T. stddev{kept}"
-    objectives = ", ".join(f"{name} {direction}" for name, direction in study.search.objectives.items())
+    objectives = ", ".join(
+        f"{name} {direction}" for name, direction in study.search.objectives.items()
+    )
     warm = f", told of {' and '.join(study.search.warm_start)}" if study.search.warm_start else ""
     yield f"search    {study.search.trials} trials by {study.search.sampler}, {objectives}{warm}"
     for dimension in study.search.space.dimensions:
-        when = " and ".join(f"{each.field} is {' or '.join(map(str, each.labels))}" for each in dimension.when)
+        when = " and ".join(
+            f"{each.field} is {' or '.join(map(str, each.labels))}" for each in dimension.when
+        )
         yield f"          {dimension.name}: {dimension.described()}{f' when {when}' if when else ''}"
     confirmed = ", ".join([*study.confirm.baselines, *study.confirm.ensembles])
     yield f"confirm   best {study.confirm.top}, {confirmed}; {study.confirm.seeds} seeds each"

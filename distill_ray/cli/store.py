@@ -11,10 +11,17 @@ from distill_ray.cli import options
 @options.study
 @options.places
 @options.verbose(expose_value=False)
-def sync(study: str, overrides: tuple[str, ...], store: str, tracking_uri: str | None, search_storage: str | None) -> None:
+def sync(
+    study: str,
+    overrides: tuple[str, ...],
+    store: str,
+    tracking_uri: str | None,
+    search_storage: str | None,
+) -> None:
     """Send MLflow what it is missing of a study.
 
-    Nothing is trained. For a study that ran while MLflow was down, or to record it in another MLflow.
+    Nothing is trained. For a study that ran while MLflow was down, or to record it in another
+    MLflow.
     """
     loaded = options.load(study, overrides)
     from distill_ray.stages.locations import Locations
@@ -31,7 +38,9 @@ def sync(study: str, overrides: tuple[str, ...], store: str, tracking_uri: str |
 @options.overrides
 @options.store
 @options.search_storage
-@click.option("--unreferenced", is_flag=True, help="Also jobs that no study in the store refers to.")
+@click.option(
+    "--unreferenced", is_flag=True, help="Also jobs that no study in the store refers to."
+)
 @click.option("--yes", is_flag=True, help="Delete it. Without this it is only listed.")
 @options.verbose(expose_value=False)
 def gc(
@@ -44,8 +53,9 @@ def gc(
 ) -> None:
     """List what no study in the store needs; --yes deletes it.
 
-    Checkpoints of finished and pruned jobs, cached teacher logits, files set aside as damaged, leftovers of
-    killed writes, of one study or of all; never what a running or finished study needs.
+    Checkpoints of finished and pruned jobs, cached teacher logits, files set aside as damaged,
+    leftovers of killed writes, of one study or of all; never what a running or finished study
+    needs.
 
     \b
     Examples:

@@ -19,11 +19,22 @@ if TYPE_CHECKING:
 @options.store
 @options.search_storage
 @click.option(
-    "--foreign", metavar="SOURCE", multiple=True, help="An out-of-distribution data set, name or folder; may be repeated."
+    "--foreign",
+    metavar="SOURCE",
+    multiple=True,
+    help="An out-of-distribution data set, name or folder; may be repeated.",
 )
-@click.option("--shifts", is_flag=True, help="Also measure on shifted, rotated and brightened test images, at five levels each.")
-@click.option("--resize", is_flag=True, help="Convert foreign images to the size and channels of the study's.")
-@click.option("--json", "as_machine", is_flag=True, help="Print all measures as one JSON list, for programs.")
+@click.option(
+    "--shifts",
+    is_flag=True,
+    help="Also measure on shifted, rotated and brightened test images, at five levels each.",
+)
+@click.option(
+    "--resize", is_flag=True, help="Convert foreign images to the size and channels of the study's."
+)
+@click.option(
+    "--json", "as_machine", is_flag=True, help="Print all measures as one JSON list, for programs."
+)
 @options.verbose(expose_value=False)
 def uncertainty(
     study: str,
@@ -35,12 +46,13 @@ def uncertainty(
     resize: bool,
     as_machine: bool,
 ) -> None:
-    """Measure predictive uncertainty, and how well it separates shifted or out-of-distribution images from the test split
-    (AUROC).
+    """Measure predictive uncertainty, and how well it separates shifted or out-of-distribution
+    images from the test split (AUROC).
 
-    Total uncertainty is the entropy of a prediction; the part due to disagreement of members, heads or samples is epistemic,
-    the rest aleatoric. An AUROC of 0.5 is chance, 1 is perfect separation. TV is the total-variation distance between the
-    histograms of uncertainties of a student and of the ensemble.
+    Total uncertainty is the entropy of a prediction; the part due to disagreement of members, heads
+    or samples is epistemic, the rest aleatoric. An AUROC of 0.5 is chance, 1 is perfect separation.
+    TV is the total-variation distance between the histograms of uncertainties of a student and of
+    the ensemble.
 
     \b
     Examples:
@@ -54,7 +66,9 @@ def uncertainty(
     from distill_ray.stages.uncertainty import uncertainties
 
     results, data, opened = load_results(loaded, Locations(store, None, search_storage))
-    rows = uncertainties(results.contenders, opened, data, foreign=foreign, shifts=shifts, resize=resize)
+    rows = uncertainties(
+        results.contenders, opened, data, foreign=foreign, shifts=shifts, resize=resize
+    )
     if as_machine:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
     elif not rows:
@@ -96,4 +110,9 @@ def _as_text(rows: list[UncertaintyRow]) -> str:
             columns.append(aligned((_COLUMNS[name], *texts)))
         lines = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
         blocks.append("\n".join([on, *lines]))
-    return "\n\n".join([*blocks, "Mean ± sample standard deviation over runs; shifts are the mean of their five levels."])
+    return "\n\n".join(
+        [
+            *blocks,
+            "Mean ± sample standard deviation over runs; shifts are the mean of their five levels.",
+        ]
+    )

@@ -1,8 +1,9 @@
-"""Images and labels: where they come from, decoded once per node, and how the validation split is cut from them.
+"""Images and labels: where they come from, decoded once per node, and how the validation split is
+cut from them.
 
-A `Source` is a data set that was found but not decoded; `load_images` turns one of its splits into uint8 pixels in a file of the
-node, memory-mapped or, if that is too large, read by rows. The names below are imported at first use, so that checking a study
-file does not pay for NumPy or pyarrow.
+A `Source` is a data set that was found but not decoded; `load_images` turns one of its splits into
+uint8 pixels in a file of the node, memory-mapped or, if that is too large, read by rows. The names
+below are imported at first use, so that checking a study file does not pay for NumPy or pyarrow.
 """
 
 from typing import TYPE_CHECKING

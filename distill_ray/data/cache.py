@@ -1,4 +1,5 @@
-"""The node-local cache: decoded images and digests, shared by every process of a user on one machine.
+"""The node-local cache: decoded images and digests, shared by every process of a user on one
+machine.
 
 Nothing in it is precious; deleting it costs only the time to decode again.
 """
@@ -22,29 +23,40 @@ VARIABLE = "DISTILL_RAY_CACHE"
 
 
 def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The cache folder: `cache_dir`, else the environment variable DISTILL_RAY_CACHE, else a per-user temporary folder.
+    """The cache folder: `cache_dir`, else the environment variable DISTILL_RAY_CACHE, else a
+    per-user temporary folder.
 
     Raises:
-        RequestError: it cannot be made or written, or a temporary folder of that name belongs to somebody else.
+        RequestError: it cannot be made or written, or a temporary folder of that name belongs to
+        somebody else.
     """
     chosen = cache_dir or os.environ.get(VARIABLE)
-    root = Path(chosen).expanduser().absolute() if chosen else Path(tempfile.gettempdir(), f"distill_ray-{_user()}")
+    root = (
+        Path(chosen).expanduser().absolute()
+        if chosen
+        else Path(tempfile.gettempdir(), f"distill_ray-{_user()}")
+    )
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         owned = bool(chosen) or not hasattr(os, "getuid") or root.stat().st_uid == os.getuid()
         usable = os.access(root, os.R_OK | os.W_OK | os.X_OK)
     except OSError as error:
-        raise RequestError(f"cache folder {root} cannot be made ({error.strerror}); set {VARIABLE} to one that can") from error
+        raise RequestError(
+            f"cache folder {root} cannot be made ({error.strerror}); set {VARIABLE} to one that can"
+        ) from error
     if not (owned and usable):
-        raise RequestError(f"cache folder {root} is not yours to write; set {VARIABLE} to a folder that is")
+        raise RequestError(
+            f"cache folder {root} is not yours to write; set {VARIABLE} to a folder that is"
+        )
     return root
 
 
 def remembered_digest(facts: str, compute: Callable[[], str]) -> str:
-    """The digest of data described by `facts` (such as paths, sizes and times), computed when they are new or have changed.
+    """The digest of data described by `facts` (such as paths, sizes and times), computed when they
+    are new or have changed.
 
-    Processes that ask at the same time wait for the one that computes. A cache that cannot be used costs only the time to
-    compute.
+    Processes that ask at the same time wait for the one that computes. A cache that cannot be used
+    costs only the time to compute.
     """
     key = hashlib.sha256(facts.encode(errors="surrogateescape")).hexdigest()[:32]
     with contextlib.ExitStack() as held:
@@ -73,7 +85,9 @@ def _digest_in(path: Path) -> str:
 
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder to fill, which becomes `folder` when the block ends well and disappears when it does not."""
+    """A temporary folder to fill, which becomes `folder` when the block ends well and disappears
+    when it does not.
+    """
     partial = folder.with_name(f"{folder.name}.partial-{os.getpid()}-{os.urandom(4).hex()}")
     partial.mkdir(parents=True)
     try:
@@ -100,7 +114,9 @@ def writing(folder: Path, advice: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise RunError(f"no space left to write {folder}; free some, or {advice}") from error
-        raise RequestError(f"{folder} cannot be written ({error.strerror or error}); {advice}") from error
+        raise RequestError(
+            f"{folder} cannot be written ({error.strerror or error}); {advice}"
+        ) from error
 
 
 def _flush_to_disk(path: Path) -> None:

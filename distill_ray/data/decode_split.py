@@ -1,7 +1,9 @@
-"""A whole split decoded into two files of the node's cache, by processes that each take a run of its rows.
+"""A whole split decoded into two files of the node's cache, by processes that each take a run of
+its rows.
 
-Neither the encoded nor the decoded split is ever in memory: a process reads some rows, decodes them and writes them to their
-place in the file, so that what it needs does not depend on how many there are. Small splits are decoded where they are asked for.
+Neither the encoded nor the decoded split is ever in memory: a process reads some rows, decodes them
+and writes them to their place in the file, so that what it needs does not depend on how many there
+are. Small splits are decoded where they are asked for.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ Failure = Literal["request", "colour", "disk", "run"]
 
 @dataclass(frozen=True)
 class Task:
-    """The rows from `first` to before `last` of a split of `rows`, to be decoded into the files in `folder`."""
+    """The rows from `first` to before `last` of a split of `rows`, to be decoded into the files in
+    `folder`.
+    """
 
     location: str
     label: str
@@ -56,7 +60,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Part:
-    """What a task has written: a checksum for each file, and over its pixels their number, sums and sums of squares."""
+    """What a task has written: a checksum for each file, and over its pixels their number, sums and
+    sums of squares.
+    """
 
     first: int
     last: int
@@ -65,8 +71,11 @@ class Part:
     sums: tuple[int, list[int], list[int]]
 
 
-def decode_split(source: Source, split: SplitName, shape: Shape, folder: Path, memory: float) -> list[Part]:
-    """Write `images.npy` (N, H, W, C) uint8 and `labels.npy` (N,) int64 into `folder`; returns what the processes did, in order.
+def decode_split(
+    source: Source, split: SplitName, shape: Shape, folder: Path, memory: float
+) -> list[Part]:
+    """Write `images.npy` (N, H, W, C) uint8 and `labels.npy` (N,) int64 into `folder`; returns what
+    the processes did, in order.
 
     As many processes decode as there are cores, if `memory` bytes are enough for all of them.
 
@@ -79,7 +88,11 @@ def decode_split(source: Source, split: SplitName, shape: Shape, folder: Path, m
     rows = source.rows(split)
     _lay_out(folder / IMAGES, "|u1", (rows, shape.height, shape.width, shape.channels))
     _lay_out(folder / LABELS, "<i8", (rows,))
-    processes = min(cores(), rows // ROWS_PER_PROCESS, max(1, int(memory / PROCESS_BYTES))) if source.reopens else 0
+    processes = (
+        min(cores(), rows // ROWS_PER_PROCESS, max(1, int(memory / PROCESS_BYTES)))
+        if source.reopens
+        else 0
+    )
     bounds = [rows * number // max(1, processes) for number in range(max(1, processes) + 1)]
     tasks = [
         Task(source.location, source.label, split, rows, first, last, shape, str(folder))
@@ -92,7 +105,9 @@ def decode_split(source: Source, split: SplitName, shape: Shape, folder: Path, m
 
 
 def is_undamaged(folder: Path, parts: Iterable[Part], row_bytes: int) -> bool:
-    """Whether the files in `folder` hold what was written when they were decoded. Reads them piece by piece."""
+    """Whether the files in `folder` hold what was written when they were decoded. Reads them piece
+    by piece.
+    """
     with (folder / IMAGES).open("rb") as images, (folder / LABELS).open("rb") as labels:
         _skip_header(images)
         _skip_header(labels)
@@ -107,11 +122,18 @@ def _decode(task: Task, source: Source, threads: ThreadPoolExecutor) -> Part:
     shape = task.shape
     sums = PixelSums(shape.channels)
     done, images_crc, labels_crc = task.first, 0, 0
-    with Path(task.folder, IMAGES).open("rb+") as images, Path(task.folder, LABELS).open("rb+") as labels:
+    with (
+        Path(task.folder, IMAGES).open("rb+") as images,
+        Path(task.folder, LABELS).open("rb+") as labels,
+    ):
         images.seek(_skip_header(images) + task.first * shape.height * shape.width * shape.channels)
         labels.seek(_skip_header(labels) + task.first * 8)
         last = None if task.last == task.rows else task.last
-        for batch in source.batches(task.split, task.first, last) if source.reopens else source.batches(task.split):
+        for batch in (
+            source.batches(task.split, task.first, last)
+            if source.reopens
+            else source.batches(task.split)
+        ):
             batch.check_labels(task.label, source.num_classes)
             pixels, found = decode(batch, shape, threads), batch.labels.astype("<i8")
             done += len(pixels)
@@ -120,7 +142,10 @@ def _decode(task: Task, source: Source, threads: ThreadPoolExecutor) -> Part:
             sums.add(pixels)
             images.write(pixels.data)
             labels.write(found.data)
-            images_crc, labels_crc = zlib.crc32(pixels.data, images_crc), zlib.crc32(found.data, labels_crc)
+            images_crc, labels_crc = (
+                zlib.crc32(pixels.data, images_crc),
+                zlib.crc32(found.data, labels_crc),
+            )
     if done != task.last:
         raise RequestError(
             f"{source.location}: the {task.split} split holds {done} rows, not the {task.rows} it announces; get it again"
@@ -129,7 +154,9 @@ def _decode(task: Task, source: Source, threads: ThreadPoolExecutor) -> Part:
 
 
 def _in_processes(tasks: list[Task]) -> Iterator[Part]:
-    """The parts of all tasks, as they are done. Each process ends when this one does; the first failure ends them all."""
+    """The parts of all tasks, as they are done. Each process ends when this one does; the first
+    failure ends them all.
+    """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
     with contextlib.ExitStack() as stack:
@@ -138,12 +165,18 @@ def _in_processes(tasks: list[Task]) -> Iterator[Part]:
         for task in tasks:
             process = stack.enter_context(
                 subprocess.Popen(
-                    command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+                    command,
+                    bufsize=0,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    env=environment,
                 )
             )
             stack.callback(process.kill)
             assert process.stdin is not None and process.stdout is not None
-            with contextlib.suppress(BrokenPipeError):  # it is gone already, which its answer will say
+            # It is gone already, which its answer will say
+            with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(json.dumps(asdict(task)).encode() + b"\n")
             answers[threads.submit(process.stdout.read)] = process
         for answer in as_completed(answers):
@@ -173,7 +206,9 @@ def _raise(said: Mapping[str, object]) -> None:
 
 
 def serve() -> None:
-    """The main function of a decoding process: a task comes as a line on stdin, what became of it goes to stdout."""
+    """The main function of a decoding process: a task comes as a line on stdin, what became of it
+    goes to stdout.
+    """
     asked = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_other, daemon=True).start()
     task = Task(**asked | {"shape": Shape(**asked["shape"])})
@@ -189,7 +224,10 @@ def serve() -> None:
     except OSError as error:
         answer = {"failure": "disk", "message": error.strerror or str(error), "errno": error.errno}
     except Exception as error:
-        answer = {"failure": "run", "message": f"{task.location} could not be decoded: {type(error).__name__}: {error}"}
+        answer = {
+            "failure": "run",
+            "message": f"{task.location} could not be decoded: {type(error).__name__}: {error}",
+        }
     sys.stdout.write(json.dumps(answer))
 
 
@@ -200,9 +238,13 @@ def _end_with_the_other() -> None:
 
 
 def _lay_out(path: Path, kind: str, shape: tuple[int, ...]) -> None:
-    """A file for that many numbers, all its space taken, so that a disk that is too small shows before the work."""
+    """A file for that many numbers, all its space taken, so that a disk that is too small shows
+    before the work.
+    """
     with path.open("wb") as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": kind, "fortran_order": False, "shape": shape}
+        )
         end = file.tell() + int(np.prod(shape, dtype=np.int64)) * np.dtype(kind).itemsize
         file.flush()
         if hasattr(os, "posix_fallocate"):

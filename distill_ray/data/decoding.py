@@ -23,7 +23,9 @@ PER_TASK = 32
 
 @dataclass(frozen=True)
 class Shape:
-    """Height, width and channels that every image has or, to `fit`, is given; and the image that set the example."""
+    """Height, width and channels that every image has or, to `fit`, is given; and the image that
+    set the example.
+    """
 
     height: int
     width: int
@@ -43,13 +45,17 @@ def cores() -> int:
 
 @contextmanager
 def decoder(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
-    """Threads to decode with, one per core by default; Pillow decodes without holding the interpreter lock."""
+    """Threads to decode with, one per core by default; Pillow decodes without holding the
+    interpreter lock.
+    """
     with ThreadPoolExecutor(threads or cores(), thread_name_prefix="decode") as pool:
         yield pool
 
 
 def shape_of(batch: Batch, size: int | None = None) -> Shape:
-    """The shape that the first image of `batch` sets, or a square of `size`; one channel if it is grey and three otherwise."""
+    """The shape that the first image of `batch` sets, or a square of `size`; one channel if it is
+    grey and three otherwise.
+    """
     with _image(batch, 0) as image:
         channels = 1 if _is_grey(image, batch, 0) else 3
         if size is not None:
@@ -58,12 +64,15 @@ def shape_of(batch: Batch, size: int | None = None) -> Shape:
 
 
 def draft(image: Image.Image, height: int, width: int) -> None:
-    """Let a JPEG that was only opened be decoded at a half or less where that is still twice the size asked for."""
+    """Let a JPEG that was only opened be decoded at a half or less where that is still twice the
+    size asked for.
+    """
     image.draft(None, (2 * width, 2 * height))
 
 
 def fitted(image: Image.Image, height: int, width: int) -> Image.Image:
-    """`image` at the size asked for: the largest part in its middle with these proportions, resized (bilinear, antialiased).
+    """`image` at the size asked for: the largest part in its middle with these proportions, resized
+    (bilinear, antialiased).
 
     That is to resize until the shorter side fits, and to crop the rest off both ends.
     """
@@ -76,11 +85,13 @@ def fitted(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def decode(batch: Batch, shape: Shape, threads: ThreadPoolExecutor) -> np.ndarray:
-    """The pixels of `batch`, (B, H, W, C) uint8. Grey images become RGB where `shape` has three channels; alpha is dropped.
+    """The pixels of `batch`, (B, H, W, C) uint8. Grey images become RGB where `shape` has three
+    channels; alpha is dropped.
 
     Raises:
-        RequestError: an image is missing, corrupt or, where `shape` is not to fit, of another size; the message names its row.
-        ColourFoundError: an image has colour, and `shape` has one channel.
+        RequestError: an image is missing, corrupt or, where `shape` is not to fit, of another size;
+        the message names its row. ColourFoundError: an image has colour, and `shape` has one
+        channel.
     """
     pixels = np.empty((len(batch.encoded), shape.height, shape.width, shape.channels), np.uint8)
 
@@ -88,7 +99,10 @@ def decode(batch: Batch, shape: Shape, threads: ThreadPoolExecutor) -> np.ndarra
         for row in rows:
             _decode_one(batch, row, shape, pixels[row])
 
-    tasks = [range(start, min(start + PER_TASK, len(pixels))) for start in range(0, len(pixels), PER_TASK)]
+    tasks = [
+        range(start, min(start + PER_TASK, len(pixels)))
+        for start in range(0, len(pixels), PER_TASK)
+    ]
     for _ in threads.map(decode_some, tasks):
         pass
     return pixels
@@ -131,11 +145,20 @@ def _decode_one(batch: Batch, row: int, shape: Shape, out: np.ndarray) -> None:
 def _image(batch: Batch, row: int) -> Iterator[Image.Image]:
     encoded = batch.encoded[row]
     if encoded is None:
-        raise RequestError(f"{batch.where(row)}: there is no image in this row; remove the row, or embed its image")
+        raise RequestError(
+            f"{batch.where(row)}: there is no image in this row; remove the row, or embed its image"
+        )
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             yield image
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, Image.DecompressionBombError) as error:
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        MemoryError,
+        Image.DecompressionBombError,
+    ) as error:
         raise RequestError(
             f"{batch.where(row)}: the image cannot be decoded ({_reason(error)}); replace it, or get the data set again"
         ) from error

@@ -1,4 +1,6 @@
-"""The 1,797 handwritten digits that scikit-learn bundles, 8x8 grey: the data set that needs no download."""
+"""The 1,797 handwritten digits that scikit-learn bundles, 8x8 grey: the data set that needs no
+download.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 TEST_ROWS = 500
-"""The test split: a fixed cut, stratified by class, by the rule and seed below. It never changes."""
+"""The test split: a fixed cut, stratified by class, by the rule and seed below. It never changes.
+"""
 TRAIN_ROWS = 1297
 CUT_SEED = 0
 
@@ -23,8 +26,8 @@ CUT_SEED = 0
 class Digits(Source):
     """`digits`: 1,297 training and 500 test images, 8x8x1, labels 0 to 9.
 
-    Values 0..16 become `round(value * 255 / 16)`. The test split is `split_indices(labels, validation=500, seed=0)` of
-    scikit-learn's rows, and both splits keep scikit-learn's order.
+    Values 0..16 become `round(value * 255 / 16)`. The test split is `split_indices(labels,
+    validation=500, seed=0)` of scikit-learn's rows, and both splits keep scikit-learn's order.
     """
 
     name = "digits"
@@ -56,7 +59,9 @@ class Digits(Source):
         """Digest of pixels and labels of both splits."""
         from distill_ray.data.cache import remembered_digest
 
-        return remembered_digest(f"digits, scikit-learn {version('scikit-learn')}", self._compute_digest)
+        return remembered_digest(
+            f"digits, scikit-learn {version('scikit-learn')}", self._compute_digest
+        )
 
     def _compute_digest(self) -> str:
         content = hashlib.sha256(b"distill_ray digits")
@@ -68,13 +73,19 @@ class Digits(Source):
     def batches(self, split: SplitName, first: int = 0, last: int | None = None) -> Iterator[Batch]:
         """The whole split as one batch of PGM images."""
         pixels, labels = self._splits[split]
-        yield Batch([b"P5 8 8 255\n" + image.tobytes() for image in pixels], labels, lambda i: f"digits, {split} row {i}")
+        yield Batch(
+            [b"P5 8 8 255\n" + image.tobytes() for image in pixels],
+            labels,
+            lambda i: f"digits, {split} row {i}",
+        )
 
 
 def _read_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Values (1797, 64) of 0..16 and labels (1797,) int64, as scikit-learn's `load_digits` returns them.
+    """Values (1797, 64) of 0..16 and labels (1797,) int64, as scikit-learn's `load_digits` returns
+    them.
 
-    Read from the file that it reads, because importing scikit-learn takes longer than training on the digits.
+    Read from the file that it reads, because importing scikit-learn takes longer than training on
+    the digits.
     """
     import numpy as np
 

@@ -31,12 +31,15 @@ class Folder:
         """The folder that a path or URI names; None where there is nothing.
 
         Raises:
-            RequestError: the URI is malformed, holds a password or cannot be reached, or names a file.
+            RequestError: the URI is malformed, holds a password or cannot be reached, or names a
+            file.
         """
         try:
             uri = urlsplit(path_or_uri)
             if "@" in uri.netloc:
-                raise RequestError("a data set's URI must not hold a password; put credentials in the environment")
+                raise RequestError(
+                    "a data set's URI must not hold a password; put credentials in the environment"
+                )
             if len(uri.scheme) > 1:
                 filesystem, path = fs.FileSystem.from_uri(path_or_uri)
                 location = path_or_uri
@@ -45,16 +48,22 @@ class Folder:
                 path = location = str(Path(path_or_uri).expanduser().absolute())
             kind = filesystem.get_file_info(path).type
         except (pa.ArrowException, OSError, ValueError, RuntimeError) as error:
-            raise RequestError(f"data set {path_or_uri!r} cannot be reached: {one_line(error)}") from error
+            raise RequestError(
+                f"data set {path_or_uri!r} cannot be reached: {one_line(error)}"
+            ) from error
         if kind == fs.FileType.NotFound:
             return None
         if kind != fs.FileType.Directory:
-            raise RequestError(f"data set {path_or_uri} is a file; name the folder that holds the data set")
+            raise RequestError(
+                f"data set {path_or_uri} is a file; name the folder that holds the data set"
+            )
         return cls(filesystem, path, location)
 
     def entries(self, below: str = "", *, recursive: bool = False) -> list[fs.FileInfo]:
         """What the folder (or its sub-folder `below`) holds, by path."""
-        selector = fs.FileSelector(f"{self.path}/{below}" if below else self.path, recursive=recursive)
+        selector = fs.FileSelector(
+            f"{self.path}/{below}" if below else self.path, recursive=recursive
+        )
         with reading(self.location, "listed"):
             return sorted(self.filesystem.get_file_info(selector), key=lambda entry: entry.path)
 
@@ -68,12 +77,20 @@ class Folder:
             return bytes(stream.read())
 
     def digest(self, groups: Sequence[tuple[str, Sequence[fs.FileInfo]]]) -> str:
-        """Digest of the content of groups of files, each with the name it stands for; file names do not count.
+        """Digest of the content of groups of files, each with the name it stands for; file names do
+        not count.
 
-        Remembered by path, size and modification time, so that an unchanged data set is hashed once per node.
+        Remembered by path, size and modification time, so that an unchanged data set is hashed once
+        per node.
         """
         facts = [
-            (name, [(self.filesystem.type_name, entry.path, entry.size, entry.mtime_ns) for entry in entries])
+            (
+                name,
+                [
+                    (self.filesystem.type_name, entry.path, entry.size, entry.mtime_ns)
+                    for entry in entries
+                ],
+            )
             for name, entries in groups
         ]
 
@@ -97,11 +114,15 @@ class Folder:
 
 @contextmanager
 def reading(what: str, done: str) -> Iterator[None]:
-    """A context that raises the errors of pyarrow and of the file system as a `RequestError`: `what` cannot be `done`."""
+    """A context that raises the errors of pyarrow and of the file system as a `RequestError`:
+    `what` cannot be `done`.
+    """
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError, MemoryError) as error:
-        raise RequestError(f"{what} cannot be {done} ({one_line(error)}); check it, or get it again") from error
+        raise RequestError(
+            f"{what} cannot be {done} ({one_line(error)}); check it, or get it again"
+        ) from error
 
 
 def one_line(error: BaseException) -> str:

@@ -1,4 +1,6 @@
-"""A split of a data set as uint8 pixels, decoded once per node into a file that its processes share."""
+"""A split of a data set as uint8 pixels, decoded once per node into a file that its processes
+share.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ import numpy as np
 from filelock import FileLock
 
 from distill_ray.data.cache import VARIABLE, cache_root, new_folder, remembered_digest, writing
+from distill_ray.data.decode_split import IMAGES, LABELS, Part, decode_split, is_undamaged
 from distill_ray.data.decoding import ColourFoundError, Shape, shape_of
 from distill_ray.data.pixels import Pixels, PixelsOnDisk
 from distill_ray.data.source import Generated, Source, SplitName
-from distill_ray.data.decode_split import IMAGES, LABELS, Part, decode_split, is_undamaged
 from distill_ray.data.statistics import PixelSums
 from distill_ray.errors import RequestError
 
@@ -36,8 +38,9 @@ class Images:
     """One split, decoded."""
 
     images: Pixels
-    """(N, H, W, C) uint8, memory-mapped and shared between processes (writing to it changes this process's copy only), or read
-    from the disk by rows. Inputs that are real numbers are float32, and in memory.
+    """(N, H, W, C) uint8, memory-mapped and shared between processes (writing to it changes this
+    process's copy only), or read from the disk by rows. Inputs that are real numbers are float32,
+    and in memory.
     """
     labels: np.ndarray
     """(N,) int64, each in 0..num_classes-1; float32 for regression."""
@@ -62,17 +65,19 @@ def load_images(
     size: int | None = None,
     memory: float = MEMORY,
 ) -> Images:
-    """Decode `split` of `source`, or take it from the cache of this node when any process has decoded it before.
+    """Decode `split` of `source`, or take it from the cache of this node when any process has
+    decoded it before.
 
-    Processes that ask at the same time wait for the one that decodes. A data set of both grey and colour images (1.8 % of
-    Tiny ImageNet is grey) is loaded as RGB. All images must have one size, unless `size` makes squares of them. Test images must
-    have the shape of the training images, if there are any. Pixels of up to `memory` bytes are memory-mapped, more stay on the
-    disk until they are asked for; decoding keeps to that much memory too. The cache is `cache_dir`, see `cache_root` for its
-    default.
+    Processes that ask at the same time wait for the one that decodes. A data set of both grey and
+    colour images (1.8 % of Tiny ImageNet is grey) is loaded as RGB. All images must have one size,
+    unless `size` makes squares of them. Test images must have the shape of the training images, if
+    there are any. Pixels of up to `memory` bytes are memory-mapped, more stay on the disk until
+    they are asked for; decoding keeps to that much memory too. The cache is `cache_dir`, see
+    `cache_root` for its default.
 
     Raises:
-        RequestError: the data are not usable (the message names the row), or the cache folder is not.
-        RunError: the disk filled up, or a decoding process was killed.
+        RequestError: the data are not usable (the message names the row), or the cache folder is
+        not. RunError: the disk filled up, or a decoding process was killed.
     """
     if isinstance(source, Generated):
         return source.images(split)
@@ -91,12 +96,16 @@ def load_images(
                     _decode_into_cache(source, split, folder, root, size, memory)
                     images = _from_cache(folder, source, memory)
     if images is None:
-        raise RequestError(f"cache folder {root} does not keep what is written to it; set {VARIABLE} to one that does")
+        raise RequestError(
+            f"cache folder {root} does not keep what is written to it; set {VARIABLE} to one that does"
+        )
     return images
 
 
 def image_shape(source: Source, size: int | None = None) -> tuple[int, int, int]:
-    """Channels, height and width of the first training image; that the others are alike shows when they are decoded."""
+    """Channels, height and width of the first training image; that the others are alike shows when
+    they are decoded.
+    """
     if isinstance(source, Generated):
         _, height, width, channels = source.images("train").images.shape
         return channels, height, width
@@ -105,7 +114,9 @@ def image_shape(source: Source, size: int | None = None) -> tuple[int, int, int]
 
 
 def _from_cache(folder: Path, source: Source, memory: float) -> Images | None:
-    """What the cache holds, or None when that is nothing or not what was written, which is looked at once for each change."""
+    """What the cache holds, or None when that is nothing or not what was written, which is looked
+    at once for each change.
+    """
     try:
         about = json.loads((folder / ABOUT).read_bytes())
         parts = [Part(**part) for part in about["parts"]]
@@ -117,13 +128,20 @@ def _from_cache(folder: Path, source: Source, memory: float) -> Images | None:
         mapped = np.load(folder / IMAGES, mmap_mode="c") if pixels.nbytes <= memory else pixels
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
-    return Images(mapped, labels, source.class_names, source.digest, tuple(about["mean"]), tuple(about["std"]))
+    return Images(
+        mapped, labels, source.class_names, source.digest, tuple(about["mean"]), tuple(about["std"])
+    )
 
 
 def _facts(folder: Path) -> str:
     """Changes whenever a file of `folder` does."""
     found = [(folder / name).stat() for name in (ABOUT, IMAGES, LABELS)]
-    return repr([str(folder), *((file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in found)])
+    return repr(
+        [
+            str(folder),
+            *((file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in found),
+        ]
+    )
 
 
 def _soundness(folder: Path, parts: list[Part], pixels: PixelsOnDisk) -> str:
@@ -131,36 +149,56 @@ def _soundness(folder: Path, parts: list[Part], pixels: PixelsOnDisk) -> str:
     return SOUND if whole and is_undamaged(folder, parts, pixels.nbytes // len(pixels)) else DAMAGED
 
 
-def _decode_into_cache(source: Source, split: SplitName, folder: Path, root: Path, size: int | None, memory: float) -> None:
+def _decode_into_cache(
+    source: Source, split: SplitName, folder: Path, root: Path, size: int | None, memory: float
+) -> None:
     for left_over in folder.parent.glob(f"{folder.name}.partial-*"):
         shutil.rmtree(left_over)
     like_training = split == "test" and source.rows("train") > 0
-    shape = _shape_of_training_images(source, root, size, memory) if like_training else _first_shape(source, split, size)
+    shape = (
+        _shape_of_training_images(source, root, size, memory)
+        if like_training
+        else _first_shape(source, split, size)
+    )
     with new_folder(folder) as partial:
         try:
             parts = decode_split(source, split, shape, partial, memory)
         except ColourFoundError as found:
             if like_training:
-                raise RequestError(f"{found}: the image has colours, but all training images are grey; make both alike") from None
+                raise RequestError(
+                    f"{found}: the image has colours, but all training images are grey; make both alike"
+                ) from None
             shape = replace(shape, channels=3)
             parts = decode_split(source, split, shape, partial, memory)
         sums = PixelSums(shape.channels)
         for part in parts:
             sums.add_values(*part.sums)
         mean, std = sums.statistics()
-        about = {"parts": [asdict(part) for part in parts], "mean": mean, "std": std, "source": source.location}
+        about = {
+            "parts": [asdict(part) for part in parts],
+            "mean": mean,
+            "std": std,
+            "source": source.location,
+        }
         (partial / ABOUT).write_text(json.dumps(about))
 
 
 def _first_shape(source: Source, split: SplitName, size: int | None) -> Shape:
     for batch in source.batches(split):
         return shape_of(batch, size)
-    raise RequestError(f"{source.location}: no rows in the {split} split, which announces {source.rows(split)}; get it again")
+    raise RequestError(
+        f"{source.location}: no rows in the {split} split, which announces {source.rows(split)}; get it again"
+    )
 
 
 def _shape_of_training_images(source: Source, root: Path, size: int | None, memory: float) -> Shape:
-    """The shape that test images must have too. Only where the first training image is grey must the others be seen."""
+    """The shape that test images must have too. Only where the first training image is grey must
+    the others be seen.
+    """
     first = _first_shape(source, "train", size)
     if first.channels == 3:
         return first
-    return replace(first, channels=load_images(source, "train", root, size=size, memory=memory).images.shape[-1])
+    return replace(
+        first,
+        channels=load_images(source, "train", root, size=size, memory=memory).images.shape[-1],
+    )

@@ -15,18 +15,21 @@ import pyarrow.parquet as pq
 from distill_ray.data.cache import new_folder, writing
 from distill_ray.data.decoding import check, decoder
 from distill_ray.data.files import Folder
-from distill_ray.data.torchvision_sets import ORIGINALS, Original
+from distill_ray.data.image_folder import ImageTree
 from distill_ray.data.parquet import SHARD
 from distill_ray.data.source import Batch, Source, SplitName, open_source
-from distill_ray.data.image_folder import ImageTree
+from distill_ray.data.torchvision_sets import ORIGINALS, Original
 from distill_ray.errors import RequestError
 from distill_ray.registry import unknown_name
 
 ROWS_PER_SHARD = 100_000
 ROWS_PER_GROUP, BYTES_PER_GROUP = 1000, 64e6
-"""A row group is written when it has so many rows or so many encoded bytes, whichever comes first."""
+"""A row group is written when it has so many rows or so many encoded bytes, whichever comes first.
+"""
 ROWS_PER_PAGE = 32
-"""Rows after which a page is full if it has a megabyte: whoever reads needs memory for a page, not for a row group."""
+"""Rows after which a page is full if it has a megabyte: whoever reads needs memory for a page, not
+for a row group.
+"""
 
 
 class LabelledImages(Protocol):
@@ -54,34 +57,46 @@ def import_dataset(
     overwrite: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Source:
-    """Write a data set as `train-00000-of-0000N.parquet` and `test-...` in the new folder `out`, and open it.
+    """Write a data set as `train-00000-of-0000N.parquet` and `test-...` in the new folder `out`,
+    and open it.
 
-    Every image and label is checked on the way; no more than a row group of them is in memory. The folder appears when it is
-    complete, or not at all. The class names are in the files, as Hugging Face metadata.
+    Every image and label is checked on the way; no more than a row group of them is in memory. The
+    folder appears when it is complete, or not at all. The class names are in the files, as Hugging
+    Face metadata.
 
     Args:
-        source: `cifar10`, `cifar100`, `svhn` or `fashion-mnist`, which torchvision reads and which are written as PNG; or an
-            image tree with the folders `train/<class>` and `test/<class>` (or `val/<class>`), whose files are kept byte for byte.
+        source: `cifar10`, `cifar100`, `svhn` or `fashion-mnist`, which torchvision reads and which
+            are written as PNG; or an image tree with the folders `train/<class>` and `test/<class>`
+            (or `val/<class>`), whose files are kept byte for byte.
         out: The folder to write, which must not exist, or be empty, unless `overwrite`.
-        root: Where torchvision finds the original files, or puts them. Default: a folder in the cache.
+        root: Where torchvision finds the original files, or puts them. Default: a folder in the
+            cache.
         download: Whether torchvision may fetch original files that are not in `root`.
-        overwrite: Whether to replace a data set that is in `out` already. A folder that holds anything else is never replaced.
+        overwrite: Whether to replace a data set that is in `out` already. A folder that holds
+            anything else is never replaced.
         say: Told when images differ in size.
 
     Raises:
-        RequestError: there is no such source, it is not usable, or `out` exists or cannot be written.
+        RequestError: there is no such source, it is not usable, or `out` exists or cannot be
+            written.
         RunError: the download failed, or the disk is full.
     """
     target = Path(out).expanduser().absolute()
     _check_target(target, overwrite)
-    images: LabelledImages = Original(source, root, download=download) if source in ORIGINALS else _tree(source)
+    images: LabelledImages = (
+        Original(source, root, download=download) if source in ORIGINALS else _tree(source)
+    )
     with writing(target, "choose another folder"), new_folder(target) as partial:
         for split in ("train", "test"):
             if images.rows(split):
                 sizes = _write_split(images, split, partial)
                 if len(sizes) > 1:
-                    smallest, *_, largest = (f"{width}x{height}" for width, height in sorted(sizes, key=math.prod))
-                    say(f"{split}: images from {smallest} to {largest}; a study has to set data.size")
+                    smallest, *_, largest = (
+                        f"{width}x{height}" for width, height in sorted(sizes, key=math.prod)
+                    )
+                    say(
+                        f"{split}: images from {smallest} to {largest}; a study has to set data.size"
+                    )
     return open_source(str(target))
 
 
@@ -91,13 +106,17 @@ def _check_target(target: Path, overwrite: bool) -> None:
     if not overwrite:
         raise RequestError(f"{target} exists; choose another folder, or ask to overwrite it")
     if not target.is_dir() or not all(SHARD.fullmatch(path.name) for path in target.iterdir()):
-        raise RequestError(f"{target} holds something other than a data set and is not overwritten; choose another folder")
+        raise RequestError(
+            f"{target} holds something other than a data set and is not overwritten; choose another folder"
+        )
 
 
 def _tree(source: str) -> ImageTree:
     folder = Folder.find(source)
     if folder is None:
-        raise RequestError(f"{unknown_name('data set', source, list(ORIGINALS))}, and no such folder exists")
+        raise RequestError(
+            f"{unknown_name('data set', source, list(ORIGINALS))}, and no such folder exists"
+        )
     return ImageTree(folder, None)
 
 
@@ -114,14 +133,20 @@ def _write_split(images: LabelledImages, split: SplitName, folder: Path) -> set[
         for shard in range(shards):
             path = folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
             with pq.ParquetWriter(
-                path, schema, compression="zstd", write_page_checksum=True, write_batch_size=ROWS_PER_PAGE
+                path,
+                schema,
+                compression="zstd",
+                write_page_checksum=True,
+                write_batch_size=ROWS_PER_PAGE,
             ) as writer:
                 while group is not None and done * shards // rows == shard:
                     for batch in group:
                         batch.check_labels(images.label, len(images.class_names))
                         sizes |= check(batch, threads)
                         done += len(batch.labels)
-                    writer.write_table(pa.Table.from_batches([_record_batch(batch, schema) for batch in group]))
+                    writer.write_table(
+                        pa.Table.from_batches([_record_batch(batch, schema) for batch in group])
+                    )
                     group = next(groups, None)
     return sizes
 
@@ -141,7 +166,10 @@ def _row_groups(batches: Iterator[Batch]) -> Iterator[Sequence[Batch]]:
 
 
 def _schema(images: LabelledImages) -> pa.Schema:
-    features = {"img": {"_type": "Image"}, images.label: {"_type": "ClassLabel", "names": list(images.class_names)}}
+    features = {
+        "img": {"_type": "Image"},
+        images.label: {"_type": "ClassLabel", "names": list(images.class_names)},
+    }
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     return pa.schema([("img", image), (images.label, pa.int64())], metadata=metadata)
@@ -149,5 +177,7 @@ def _schema(images: LabelledImages) -> pa.Schema:
 
 def _record_batch(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
     encoded = pa.array(batch.encoded, pa.binary())
-    images = pa.StructArray.from_arrays([encoded, pa.nulls(len(encoded), pa.string())], fields=list(schema.field("img").type))
+    images = pa.StructArray.from_arrays(
+        [encoded, pa.nulls(len(encoded), pa.string())], fields=list(schema.field("img").type)
+    )
     return pa.record_batch([images, pa.array(batch.labels)], schema=schema)

@@ -1,4 +1,6 @@
-"""Data sets in Parquet, the Hugging Face layout: encoded images in one column, integer labels in others."""
+"""Data sets in Parquet, the Hugging Face layout: encoded images in one column, integer labels in
+others.
+"""
 
 from __future__ import annotations
 
@@ -38,10 +40,12 @@ class Shard:
 
 
 class ParquetSource(Source):
-    """A folder of `train-00000-of-0000N.parquet` and `test-...` or `validation-...` files (or `train.parquet`, `test.parquet`).
+    """A folder of `train-00000-of-0000N.parquet` and `test-...` or `validation-...` files (or
+    `train.parquet`, `test.parquet`).
 
-    The image column is the one that the Hugging Face metadata declare, else `img` or `image`: a struct with a field `bytes`,
-    or plain binary. Label columns are the integer columns; class names come from the metadata.
+    The image column is the one that the Hugging Face metadata declare, else `img` or `image`: a
+    struct with a field `bytes`, or plain binary. Label columns are the integer columns; class names
+    come from the metadata.
     """
 
     reopens = True
@@ -50,7 +54,10 @@ class ParquetSource(Source):
         self.name = folder.path.rstrip("/").rpartition("/")[2]
         self.location = folder.location
         self._folder = folder
-        self._shards = {split: [self._open(entry) for entry in files] for split, files in _files_by_split(folder).items()}
+        self._shards = {
+            split: [self._open(entry) for entry in files]
+            for split, files in _files_by_split(folder).items()
+        }
         every = [shard for shards in self._shards.values() for shard in shards]
         first = every[0]
         self._features = _features(first.schema)
@@ -60,19 +67,29 @@ class ParquetSource(Source):
         self.label_columns = tuple(declared or integers)
         if label in first.schema.names and label not in integers:
             kind = first.schema.field(label).type
-            raise RequestError(f"data.label: column {label} of {first.shown} holds {kind}, not integers; choose another")
-        self.label = pick_label(label, integers if label in integers else self.label_columns, self.location)
+            raise RequestError(
+                f"data.label: column {label} of {first.shown} holds {kind}, not integers; choose another"
+            )
+        self.label = pick_label(
+            label, integers if label in integers else self.label_columns, self.location
+        )
         for shard in every:
             self._check_agrees(shard, first)
 
     def _check_agrees(self, shard: Shard, first: Shard) -> None:
         for column in (self._image, self.label):
-            if shard.schema.get_all_field_indices(column) != [index := shard.schema.get_field_index(column)] or (
-                shard.schema.field(index).type != first.schema.field(column).type
-            ):
-                raise RequestError(f"{shard.shown}: column {column} is missing or not of the type it has in {first.shown}")
-        if _names(_features(shard.schema).get(self.label)) != _names(self._features.get(self.label)):
-            raise RequestError(f"{shard.shown}: the classes of {self.label} are not those of {first.shown}")
+            if shard.schema.get_all_field_indices(column) != [
+                index := shard.schema.get_field_index(column)
+            ] or (shard.schema.field(index).type != first.schema.field(column).type):
+                raise RequestError(
+                    f"{shard.shown}: column {column} is missing or not of the type it has in {first.shown}"
+                )
+        if _names(_features(shard.schema).get(self.label)) != _names(
+            self._features.get(self.label)
+        ):
+            raise RequestError(
+                f"{shard.shown}: the classes of {self.label} are not those of {first.shown}"
+            )
 
     def rows(self, split: SplitName) -> int:
         """The number of images in `split`."""
@@ -81,11 +98,14 @@ class ParquetSource(Source):
     @cached_property
     def digest(self) -> str:
         """Digest of the files, in order."""
-        return self._folder.digest([(split, [shard.entry for shard in shards]) for split, shards in self._shards.items()])
+        return self._folder.digest(
+            [(split, [shard.entry for shard in shards]) for split, shards in self._shards.items()]
+        )
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """The names in the metadata; without any, as many numbers as the label column needs, which is then read.
+        """The names in the metadata; without any, as many numbers as the label column needs, which
+        is then read.
 
         Raises `RequestError` where that needs more classes than there are rows.
         """
@@ -98,11 +118,15 @@ class ParquetSource(Source):
                 largest = max(largest, int(self._labels(batch, shard, 0).max()))
             rows += shard.rows
         if largest >= rows:
-            raise RequestError(f"{self.location}: {self.label} goes up to {largest} in only {rows} rows; classes count from 0")
+            raise RequestError(
+                f"{self.location}: {self.label} goes up to {largest} in only {rows} rows; classes count from 0"
+            )
         return tuple(str(number) for number in range(largest + 1))
 
     def batches(self, split: SplitName, first: int = 0, last: int | None = None) -> Iterator[Batch]:
-        """The rows of `split` from `first` to before `last`, at most 128 at a time. Other row groups are not read."""
+        """The rows of `split` from `first` to before `last`, at most 128 at a time. Other row
+        groups are not read.
+        """
         is_struct = pa.types.is_struct(self._shards[split][0].schema.field(self._image).type)
         columns = [f"{self._image}.bytes" if is_struct else self._image, self.label]
         for shard in self._shards[split]:
@@ -111,30 +135,52 @@ class ParquetSource(Source):
                     with reading(shard.shown, "read"):
                         column = rows.column(self._image)
                         encoded = (column.field("bytes") if is_struct else column).to_pylist()
-                    yield Batch(encoded, self._labels(rows, shard, start), partial(_row_of, shard.shown, start))
+                    yield Batch(
+                        encoded,
+                        self._labels(rows, shard, start),
+                        partial(_row_of, shard.shown, start),
+                    )
             first, last = first - shard.rows, None if last is None else last - shard.rows
 
     def _open(self, entry: fs.FileInfo) -> Shard:
         shown = self._folder.shown(entry.path)
-        with reading(shown, "read as Parquet"), pq.ParquetFile(entry.path, filesystem=self._folder.filesystem) as file:
+        with (
+            reading(shown, "read as Parquet"),
+            pq.ParquetFile(entry.path, filesystem=self._folder.filesystem) as file,
+        ):
             return Shard(entry, shown, file.metadata.num_rows, file.schema_arrow)
 
     def _read(
         self, shard: Shard, columns: list[str], first: int = 0, last: int | None = None
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """The rows of a shard from `first` to before `last`, each batch with the number of its first row."""
+        """The rows of a shard from `first` to before `last`, each batch with the number of its
+        first row.
+        """
         path, filesystem = shard.entry.path, self._folder.filesystem
         with (
             reading(shard.shown, "read as Parquet"),
-            pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True, buffer_size=BUFFER) as file,
+            pq.ParquetFile(
+                path, filesystem=filesystem, page_checksum_verification=True, buffer_size=BUFFER
+            ) as file,
         ):
-            ends = np.cumsum([file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)])
+            ends = np.cumsum(
+                [
+                    file.metadata.row_group(group).num_rows
+                    for group in range(file.metadata.num_row_groups)
+                ]
+            )
             begins = ends - np.diff(ends, prepend=0)
-            groups = [group for group, end in enumerate(ends) if end > first and (last is None or begins[group] < last)]
+            groups = [
+                group
+                for group, end in enumerate(ends)
+                if end > first and (last is None or begins[group] < last)
+            ]
             start = int(begins[groups[0]]) if groups else 0
             for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns, row_groups=groups):
                 skipped = max(0, first - start)
-                wanted = batch.slice(skipped, None if last is None else max(0, last - start - skipped))
+                wanted = batch.slice(
+                    skipped, None if last is None else max(0, last - start - skipped)
+                )
                 if wanted.num_rows:
                     yield start + skipped, wanted
                 start += batch.num_rows
@@ -143,7 +189,9 @@ class ParquetSource(Source):
         column = rows.column(self.label)
         if column.null_count:
             row = start + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-            raise RequestError(f"{shard.shown}, row {row}: {self.label} is missing; fill it in or remove the row")
+            raise RequestError(
+                f"{shard.shown}, row {row}: {self.label} is missing; fill it in or remove the row"
+            )
         with reading(shard.shown, "read"):
             return np.asarray(column.cast(pa.int64()).to_numpy(), np.int64)
 
@@ -153,7 +201,9 @@ class ParquetSource(Source):
             if name in shard.schema.names and _holds_bytes(shard.schema.field(name).type):
                 return name
         found = ", ".join(map(repr, shard.schema.names))
-        raise RequestError(f"{shard.shown}: no column of encoded images (img or image, with a field bytes) among {found}")
+        raise RequestError(
+            f"{shard.shown}: no column of encoded images (img or image, with a field bytes) among {found}"
+        )
 
 
 def _row_of(shown: str, start: int, row: int) -> str:
@@ -161,11 +211,20 @@ def _row_of(shown: str, start: int, row: int) -> str:
 
 
 def _files_by_split(folder: Folder) -> dict[SplitName, list[fs.FileInfo]]:
-    """The Parquet files of each split in order. Raises `RequestError` when there are none or a shard is missing."""
+    """The Parquet files of each split in order. Raises `RequestError` when there are none or a
+    shard is missing.
+    """
     files: dict[SplitName, list[fs.FileInfo]] = {"train": [], "test": []}
-    matched = [(match, entry) for entry in folder.entries() if (match := SHARD.fullmatch(entry.base_name)) and entry.is_file]
+    matched = [
+        (match, entry)
+        for entry in folder.entries()
+        if (match := SHARD.fullmatch(entry.base_name)) and entry.is_file
+    ]
     for split, found in files.items():
-        name = next((name for name in NAMES[split] if any(match["split"] == name for match, _ in matched)), split)
+        name = next(
+            (name for name in NAMES[split] if any(match["split"] == name for match, _ in matched)),
+            split,
+        )
         counts, indices = set(), []
         for match, entry in matched:
             if match["split"] == name:
@@ -174,7 +233,9 @@ def _files_by_split(folder: Folder) -> dict[SplitName, list[fs.FileInfo]]:
                 indices.append(int(match["index"] or 0))
         if found and (len(counts) > 1 or indices != list(range(counts.pop()))):
             names = ", ".join(entry.base_name for entry in found[:8])
-            raise RequestError(f"{folder.location}: the {split} files are not one complete set ({names}); get the others")
+            raise RequestError(
+                f"{folder.location}: the {split} files are not one complete set ({names}); get the others"
+            )
     if not any(files.values()):
         raise RequestError(
             f"{folder.location}: none of its Parquet files is named train-00000-of-00001.parquet or test-..., rename them"
@@ -183,7 +244,9 @@ def _files_by_split(folder: Folder) -> dict[SplitName, list[fs.FileInfo]]:
 
 
 def _features(schema: pa.Schema) -> Mapping[str, Any]:
-    """What the Hugging Face metadata say of the columns; empty where there are none that can be understood."""
+    """What the Hugging Face metadata say of the columns; empty where there are none that can be
+    understood.
+    """
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, ValueError, TypeError):

@@ -13,9 +13,11 @@ from distill_ray.errors import RunError
 
 
 class PixelsOnDisk:
-    """The images in a `.npy` file, (N, H, W, C) uint8. Indexing with rows reads these and keeps nothing.
+    """The images in a `.npy` file, (N, H, W, C) uint8. Indexing with rows reads these and keeps
+    nothing.
 
-    What was read stays in the page cache as long as the kernel has no better use for that memory, for all processes alike.
+    What was read stays in the page cache as long as the kernel has no better use for that memory,
+    for all processes alike.
 
     Raises `ValueError` when the file holds anything else.
     """
@@ -41,8 +43,14 @@ class PixelsOnDisk:
         return self.shape[0]
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Images number `rows` (B,): (B, H, W, C), in memory. Raises `RunError` when the disk does not have them any more."""
-        wanted = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else np.asarray(rows, np.int64)
+        """Images number `rows` (B,): (B, H, W, C), in memory. Raises `RunError` when the disk does
+        not have them any more.
+        """
+        wanted = (
+            np.arange(*rows.indices(len(self)))
+            if isinstance(rows, slice)
+            else np.asarray(rows, np.int64)
+        )
         if len(wanted) and not 0 <= wanted.min() <= wanted.max() < len(self):
             raise IndexError(f"rows must be 0 to {len(self) - 1}")
         self.will_read(wanted)
@@ -55,23 +63,30 @@ class PixelsOnDisk:
         return images
 
     def will_read(self, rows: np.ndarray) -> None:
-        """Let the kernel fetch `rows` side by side, ahead of the time they are asked for. Waits for nothing."""
+        """Let the kernel fetch `rows` side by side, ahead of the time they are asked for. Waits for
+        nothing.
+        """
         if hasattr(os, "posix_fadvise"):
             for first, count in _runs(rows):
                 start = self._begin + first * self._row
-                os.posix_fadvise(self._file.fileno(), start, count * self._row, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(
+                    self._file.fileno(), start, count * self._row, os.POSIX_FADV_WILLNEED
+                )
 
     def _read(self, out: memoryview, first: int) -> None:
         place = self._begin + first * self._row
         while out:
             got = os.preadv(self._file.fileno(), [out], place)
             if not got:
-                raise RunError(f"{self._file.name} has become shorter; run the same command again to decode the images anew")
+                raise RunError(
+                    f"{self._file.name} has become shorter; run the same command again to decode the images anew"
+                )
             out, place = out[got:], place + got
 
 
 Pixels: TypeAlias = np.ndarray | PixelsOnDisk
-"""Images (N, H, W, C): in memory, memory-mapped, or on the disk. All of them are asked for by rows."""
+"""Images (N, H, W, C): in memory, memory-mapped, or on the disk. All of them are asked for by rows.
+"""
 
 
 def _runs(rows: np.ndarray) -> list[tuple[int, int]]:

@@ -1,4 +1,6 @@
-"""What a data set offers before anything is decoded, and how a study file's `data.source` is resolved to one."""
+"""What a data set offers before anything is decoded, and how a study file's `data.source` is
+resolved to one.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,25 @@ if TYPE_CHECKING:
 
 SplitName = Literal["train", "test"]
 
-NAMES: dict[SplitName, tuple[str, ...]] = {"train": ("train",), "test": ("test", "validation", "valid", "val")}
-"""What the files or the folder of a split may be called. The first that is there counts, since many sets hide the test labels."""
+NAMES: dict[SplitName, tuple[str, ...]] = {
+    "train": ("train",),
+    "test": ("test", "validation", "valid", "val"),
+}
+"""What the files or the folder of a split may be called. The first that is there counts, since many
+sets hide the test labels.
+"""
 
 SOURCES: Registry[Callable[[str | None], Source]] = Registry("data")
-"""Data sets that have a name of their own. A member takes the label column asked for (or None) and returns the source."""
+"""Data sets that have a name of their own. A member takes the label column asked for (or None) and
+returns the source.
+"""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Consecutive rows of a split. Labels are as found, not yet checked against the number of classes."""
+    """Consecutive rows of a split. Labels are as found, not yet checked against the number of
+    classes.
+    """
 
     encoded: Sequence[bytes | None]
     """One encoded image per row (PNG, JPEG, WebP, ...); None where the data set has no image."""
@@ -47,10 +58,11 @@ class Batch:
 
 
 class Source(ABC):
-    """A data set that was found: its columns, classes and row counts, and a way to read its rows in order.
+    """A data set that was found: its columns, classes and row counts, and a way to read its rows in
+    order.
 
-    Rows keep the order of the files, so that splits by index range mean what the papers mean. Subclasses read
-    the rows in batches of limited size, never a whole split at once.
+    Rows keep the order of the files, so that splits by index range mean what the papers mean.
+    Subclasses read the rows in batches of limited size, never a whole split at once.
     """
 
     name: str
@@ -63,12 +75,16 @@ class Source(ABC):
     real_valued = False
     """Whether inputs are real numbers, not pixels."""
     reopens = False
-    """Whether another process can find it by `location` and `label`, and its `batches` can begin at any row."""
+    """Whether another process can find it by `location` and `label`, and its `batches` can begin at
+    any row.
+    """
 
     @cached_property
     @abstractmethod
     def class_names(self) -> tuple[str, ...]:
-        """One name per class, by label. The labels themselves, as text, where the data set has no names. Empty for regression."""
+        """One name per class, by label. The labels themselves, as text, where the data set has no
+        names. Empty for regression.
+        """
 
     @property
     def num_classes(self) -> int:
@@ -82,7 +98,9 @@ class Source(ABC):
     @cached_property
     @abstractmethod
     def digest(self) -> str:
-        """32 hexadecimal digits of SHA-256 over the content of both splits, wherever they are stored."""
+        """32 hexadecimal digits of SHA-256 over the content of both splits, wherever they are
+        stored.
+        """
 
     @abstractmethod
     def batches(self, split: SplitName, first: int = 0, last: int | None = None) -> Iterator[Batch]:
@@ -93,7 +111,9 @@ class Source(ABC):
 
 
 class Generated(Source):
-    """A data set that is made, not found: its inputs are real numbers, float32 and never scaled, and are not cached."""
+    """A data set that is made, not found: its inputs are real numbers, float32 and never scaled,
+    and are not cached.
+    """
 
     real_valued = True
 
@@ -107,12 +127,14 @@ class Generated(Source):
 
 
 def open_source(name_or_path: str, *, label: str | None = None) -> Source:
-    """Find a data set: a name such as `digits` or `toy-spiral`, a folder, or a pyarrow file system URI such as `s3://bucket/folder`.
+    """Find a data set: a name such as `digits` or `toy-spiral`, a folder, or a pyarrow file system
+    URI such as `s3://bucket/folder`.
 
-    A folder holds either Parquet in the Hugging Face layout (`train-00000-of-00002.parquet`, `test-...`) or an image tree
-    (`train/<class>/*.png`, `test/<class>/...`). Where there is no test split, the one called `validation`, `valid` or `val` is
-    taken for it. `label` picks the label column; without it `label` or `fine_label` is taken
-    when there are several. Reads names, schemas and row counts only; the digest is computed when it is first asked for.
+    A folder holds either Parquet in the Hugging Face layout (`train-00000-of-00002.parquet`,
+    `test-...`) or an image tree (`train/<class>/*.png`, `test/<class>/...`). Where there is no test
+    split, the one called `validation`, `valid` or `val` is taken for it. `label` picks the label
+    column; without it `label` or `fine_label` is taken when there are several. Reads names, schemas
+    and row counts only; the digest is computed when it is first asked for.
 
     Raises:
         RequestError: nothing is there, it cannot be read, or it has no such label column.
@@ -123,14 +145,18 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
     if name_or_path in SOURCES:
         return SOURCES[name_or_path](label)
     from distill_ray.data.files import Folder
-    from distill_ray.data.parquet import ParquetSource
     from distill_ray.data.image_folder import ImageTree
+    from distill_ray.data.parquet import ParquetSource
 
     folder = Folder.find(name_or_path)
     if folder is None and "/" in name_or_path:
-        raise RequestError(f"data.source: there is no folder {name_or_path}; name the one that holds the data set")
+        raise RequestError(
+            f"data.source: there is no folder {name_or_path}; name the one that holds the data set"
+        )
     if folder is None:
-        raise RequestError(f"data.source: {unknown_name('data set', name_or_path, SOURCES)}, and no such folder exists")
+        raise RequestError(
+            f"data.source: {unknown_name('data set', name_or_path, SOURCES)}, and no such folder exists"
+        )
     names = [entry.base_name for entry in folder.entries()]
     if any(name.endswith(".parquet") for name in names):
         return ParquetSource(folder, label)
@@ -144,7 +170,9 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
 
 
 def is_generated(name_or_path: str) -> bool:
-    """Whether this is the name of a data set that is made: it can be looked at without reading anything."""
+    """Whether this is the name of a data set that is made: it can be looked at without reading
+    anything.
+    """
     import distill_ray.data.toy  # noqa: F401  (it registers its names)
 
     member = SOURCES.get(name_or_path)
@@ -152,14 +180,20 @@ def is_generated(name_or_path: str) -> bool:
 
 
 def pick_label(wanted: str | None, columns: Sequence[str], location: str) -> str:
-    """The label column to learn: `wanted`, else the only one, else `label` or `fine_label`. Raises `RequestError`."""
+    """The label column to learn: `wanted`, else the only one, else `label` or `fine_label`. Raises
+    `RequestError`.
+    """
     if wanted is not None:
         if wanted in columns:
             return wanted
-        raise RequestError(f"data.label: {unknown_name('label column', wanted, list(columns))} in {location}")
+        raise RequestError(
+            f"data.label: {unknown_name('label column', wanted, list(columns))} in {location}"
+        )
     usual = [name for name in ("label", "fine_label") if name in columns]
     if usual or len(columns) == 1:
         return (usual or list(columns))[0]
     if not columns:
         raise RequestError(f"data.source: {location} has no column of integer labels")
-    raise RequestError(f"data.label: {location} has several label columns, name one: {', '.join(map(repr, columns))}")
+    raise RequestError(
+        f"data.label: {location} has several label columns, name one: {', '.join(map(repr, columns))}"
+    )

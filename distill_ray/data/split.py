@@ -18,11 +18,13 @@ def split_indices(
     rule: Literal["stratified", "last"] = "stratified",
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose `validation` images for validation and `train` of the others (default: all of them) for training.
+    """Choose `validation` images for validation and `train` of the others (default: all of them)
+    for training.
 
-    `stratified` gives every class its share of both, exact up to rounding (the largest remainders are rounded up); which
-    images of a class is a function of `seed` alone, on every machine and with every version of NumPy. `last` takes the last
-    `validation` rows for validation and the first `train` rows for training.
+    `stratified` gives every class its share of both, exact up to rounding (the largest remainders
+    are rounded up); which images of a class is a function of `seed` alone, on every machine and
+    with every version of NumPy. `last` takes the last `validation` rows for validation and the
+    first `train` rows for training.
 
     Args:
         labels: (N,) labels of the training split.
@@ -35,14 +37,18 @@ def split_indices(
         Row numbers for training and for validation, each int64 and ascending, without overlap.
 
     Raises:
-        RequestError: more images are asked for than there are, or a class would have none on one of the two sides, or there are
-            no classes because the labels are real numbers.
+        RequestError: more images are asked for than there are, or a class would have none on one of
+            the two sides, or there are no classes because the labels are real numbers.
     """
     if labels.dtype.kind == "f" and rule == "stratified":
-        raise RequestError("data.split: stratified is by class, and these labels are real numbers; use last")
+        raise RequestError(
+            "data.split: stratified is by class, and these labels are real numbers; use last"
+        )
     count = len(labels)
     if not 1 <= validation < count:
-        raise RequestError(f"data.validation must be at least 1 and less than the {count} images there are, found {validation}")
+        raise RequestError(
+            f"data.validation must be at least 1 and less than the {count} images there are, found {validation}"
+        )
     rest = count - validation
     if train is not None and not 1 <= train <= rest:
         raise RequestError(
@@ -55,7 +61,10 @@ def split_indices(
     classes, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     for_validation = _shares(sizes, validation)
     for_training = _shares(sizes - for_validation, wanted)
-    for field, found, shares in (("validation", validation, for_validation), ("train", wanted, for_training)):
+    for field, found, shares in (
+        ("validation", validation, for_validation),
+        ("train", wanted, for_training),
+    ):
         if not shares.all():
             missing = int(np.argmin(shares))
             raise RequestError(
@@ -73,7 +82,9 @@ def split_indices(
 
 
 def _shares(sizes: np.ndarray, total: int) -> np.ndarray:
-    """`total` divided in proportion to `sizes`; what rounding down leaves goes to the largest remainders, lower class first."""
+    """`total` divided in proportion to `sizes`; what rounding down leaves goes to the largest
+    remainders, lower class first.
+    """
     shares, remainders = np.divmod(sizes * total, sizes.sum())
     rounded_up = np.argsort(-remainders, kind="stable")[: total - shares.sum()]
     shares[rounded_up] += 1
@@ -81,7 +92,9 @@ def _shares(sizes: np.ndarray, total: int) -> np.ndarray:
 
 
 def _shuffled(count: int, seed: int) -> np.ndarray:
-    """0..count-1 in an order that depends on `seed` alone: sorted by Philox's raw output, which NumPy keeps stable."""
+    """0..count-1 in an order that depends on `seed` alone: sorted by Philox's raw output, which
+    NumPy keeps stable.
+    """
     key = hashlib.sha256(f"distill_ray split {seed}".encode()).digest()
     bits = np.random.Philox(key=np.frombuffer(key[:16], "<u8")).random_raw(count)
     return np.argsort(bits, kind="stable").astype(np.int64)

@@ -10,10 +10,11 @@ CHUNK = 2048
 
 
 def channel_statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation (over N, H, W; denominator NHW) of each channel, on the scale where 255 is 1.
+    """Mean and standard deviation (over N, H, W; denominator NHW) of each channel, on the scale
+    where 255 is 1.
 
-    `Images` carries those of its split already. The standard deviation is at least 1/255, so that dividing by it is safe
-    where a channel is constant.
+    `Images` carries those of its split already. The standard deviation is at least 1/255, so that
+    dividing by it is safe where a channel is constant.
 
     Args:
         pixels: (N, H, W, C) uint8, N at least 1; read in chunks, so it may be memory-mapped.
@@ -58,4 +59,6 @@ class PixelSums:
             (self._count * int(squares) - int(total) ** 2) / self._count**2
             for total, squares in zip(self._sum, self._squares, strict=True)
         ]
-        return tuple(value / 255 for value in mean), tuple(max(value**0.5, 1.0) / 255 for value in variance)
+        return tuple(value / 255 for value in mean), tuple(
+            max(value**0.5, 1.0) / 255 for value in variance
+        )

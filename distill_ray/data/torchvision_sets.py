@@ -1,4 +1,6 @@
-"""Published data sets in the form that torchvision reads and downloads, ready to be written as Parquet."""
+"""Published data sets in the form that torchvision reads and downloads, ready to be written as
+Parquet.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ ORIGINALS = {
 
 
 class Original:
-    """A data set of `ORIGINALS`, read whole by torchvision from the folder `root` and encoded as PNG in batches.
+    """A data set of `ORIGINALS`, read whole by torchvision from the folder `root` and encoded as
+    PNG in batches.
 
     Raises:
         RequestError: `root` does not hold the official files, and they may not be downloaded.
@@ -64,11 +67,14 @@ class Original:
     def _read(self, kind: Kind, split: SplitName, download: bool) -> Any:
         import torchvision.datasets
 
-        choice: dict[str, Any] = {"split": split} if kind.dataset == "SVHN" else {"train": split == "train"}
+        choice: dict[str, Any] = (
+            {"split": split} if kind.dataset == "SVHN" else {"train": split == "train"}
+        )
         read = partial(getattr(torchvision.datasets, kind.dataset), self.root, **choice)
         try:
             return read(download=False)
-        except Exception as error:  # torchvision lets through whatever pickle, SciPy and its own assertions raise
+        except Exception as error:
+            # torchvision lets through whatever pickle, SciPy and its own assertions raise
             if not download:
                 raise RequestError(
                     f"{self.root} does not hold the official files of {self.name} ({one_line(error)}); "
@@ -104,7 +110,9 @@ def _pixels_and_labels(dataset: Any) -> tuple[np.ndarray, np.ndarray]:
     pixels = np.asarray(dataset.data)
     if pixels.ndim == 4 and pixels.shape[1] == 3:
         pixels = pixels.transpose(0, 2, 3, 1)
-    return pixels, np.asarray(dataset.labels if hasattr(dataset, "labels") else dataset.targets, np.int64)
+    return pixels, np.asarray(
+        dataset.labels if hasattr(dataset, "labels") else dataset.targets, np.int64
+    )
 
 
 def _png(pixels: np.ndarray) -> bytes:

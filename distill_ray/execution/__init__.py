@@ -1,1 +1,3 @@
-"""Jobs on Ray: the cluster, one job in a process or over several workers, many in parallel, and the teacher logits that they share."""
+"""Jobs on Ray: the cluster, one job in a process or over several workers, many in parallel, and the
+teacher logits that they share.
+"""

@@ -1,4 +1,5 @@
-"""How often a training run is checkpointed and reported: about once a second, with the epochs since the last checkpoint.
+"""How often a training run is checkpointed and reported: about once a second, with the epochs since
+the last checkpoint.
 
 Short epochs would otherwise cost more to save, send and record than to train.
 """
@@ -11,7 +12,8 @@ from typing import TypeVar
 
 Record = dict[str, float]
 Epochs = Generator[list[Record], None, None]
-"""The records of a job's epochs, in order, some at a time; when they end, the job is in the store."""
+"""The records of a job's epochs, in order, some at a time; when they end, the job is in the store.
+"""
 
 Outcome = TypeVar("Outcome")
 
@@ -19,17 +21,22 @@ PACE = 1.0
 """Minimum seconds between two checkpoints."""
 
 SHARE = 50
-"""The interval is also at least this many times what a checkpoint takes to make and write: a large network, a slow store."""
+"""The interval is also at least this many times what a checkpoint takes to make and write: a large
+network, a slow store.
+"""
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run with `write`, every `pace` seconds, and at the latest after an epoch in `stops`.
+    """Writes the checkpoints of a run with `write`, every `pace` seconds, and at the latest after
+    an epoch in `stops`.
 
-    After each epoch the run calls `offer` with a function that makes a checkpoint; a worker that writes none never calls it.
-    With a `pace` of 0 there is a checkpoint for every epoch.
+    After each epoch the run calls `offer` with a function that makes a checkpoint; a worker that
+    writes none never calls it. With a `pace` of 0 there is a checkpoint for every epoch.
     """
 
-    def __init__(self, write: Callable[[bytes], None], epochs: int, stops: Collection[int], pace: float) -> None:
+    def __init__(
+        self, write: Callable[[bytes], None], epochs: int, stops: Collection[int], pace: float
+    ) -> None:
         self._write = write
         self._stops = {*stops, epochs}
         self._pace = pace
@@ -39,7 +46,9 @@ class CheckpointWriter:
         """Note how to make a checkpoint of the epoch that has just ended."""
         self._pack = pack
 
-    def following(self, training: Generator[Record, None, Outcome]) -> Generator[list[Record], None, Outcome]:
+    def following(
+        self, training: Generator[Record, None, Outcome]
+    ) -> Generator[list[Record], None, Outcome]:
         """The records of `training`, grouped by checkpoint; returns what it returns.
 
         When it fails, the records not yet yielded come first.

@@ -30,7 +30,8 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # what asks for no GPU sees none
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
-    "RAY_idle_worker_killing_time_threshold_ms": "3600000",  # an idle process has torch imported; the next job takes it
+    # An idle process has torch imported; the next job takes it
+    "RAY_idle_worker_killing_time_threshold_ms": "3600000",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -42,13 +43,17 @@ _SETTINGS = {
 }
 
 OBJECT_STORE_BYTES = 200 * 2**20
-"""Shared memory for a cluster started here. Jobs pass records of epochs through it; images are memory-mapped files."""
+"""Shared memory for a cluster started here. Jobs pass records of epochs through it; images are
+memory-mapped files.
+"""
 
 STARTS = 3
 """How often Ray is started on this machine before it is given up."""
 
 ON_THE_HEAD = {"node:__internal_head__": 0.001}
-"""Where processes that only wait for workers run: on the head, which is no spot machine, and without a CPU."""
+"""Where processes that only wait for workers run: on the head, which is no spot machine, and
+without a CPU.
+"""
 
 AUTOSCALER_FILE = "~/ray_bootstrap_config.yaml"
 """Where `ray up` leaves, on the head, what the autoscaler may add."""
@@ -59,7 +64,9 @@ LOOK_AGAIN = 5.0
 
 @dataclass(frozen=True)
 class WorkerResources:
-    """What each worker of a job takes of the cluster, and how it shares teacher logits with other jobs."""
+    """What each worker of a job takes of the cluster, and how it shares teacher logits with other
+    jobs.
+    """
 
     cpus: float = 1
     gpus: float = 0
@@ -72,7 +79,13 @@ class WorkerResources:
     def of(cls, study: Study, sharing: Sharing) -> WorkerResources:
         """What the study file grants."""
         wanted = study.resources
-        return cls(wanted.cpus_per_worker, wanted.gpus_per_worker, sharing, study.search.retries, wanted.compile)
+        return cls(
+            wanted.cpus_per_worker,
+            wanted.gpus_per_worker,
+            sharing,
+            study.search.retries,
+            wanted.compile,
+        )
 
     def worker(self) -> Worker:
         """The place of this process: on the GPU that it was given, and on none that it merely sees."""
@@ -94,11 +107,18 @@ class Machines:
     count: float = 1
 
     def places(self, resources: WorkerResources) -> float:
-        """How many workers they take together; a worker does not spread over two machines, nor a part of a GPU over two GPUs."""
+        """How many workers they take together; a worker does not spread over two machines, nor a
+        part of a GPU over two GPUs.
+        """
         places = self.offers.get("CPU", 0) / resources.cpus
         if resources.gpus:
             gpus = self.offers.get("GPU", 0)
-            places = min(places, gpus * int(1 / resources.gpus + 1e-9) if resources.gpus < 1 else gpus / resources.gpus)
+            places = min(
+                places,
+                gpus * int(1 / resources.gpus + 1e-9)
+                if resources.gpus < 1
+                else gpus / resources.gpus,
+            )
         each = int(places + 1e-9)
         return each * self.count if each else 0
 
@@ -110,7 +130,11 @@ class Cluster:
     """
 
     def __init__(
-        self, address: str | None = None, *, verbose: bool = False, say: Callable[[str], None] = lambda line: None
+        self,
+        address: str | None = None,
+        *,
+        verbose: bool = False,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._address = address
         self._verbose = verbose
@@ -118,15 +142,22 @@ class Cluster:
         self._connected = False
         self._checked = False
         self._done = threading.Event()
-        for name, value in _SETTINGS.items():  # now, since Ray reads some of them while it is imported
+        # Now, since Ray reads some of them while it is imported
+        for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
-        if address is None:  # processes started here have this environment already, without another `uv run` for each
+        # Processes started here have this environment already, without another `uv run` for each
+        if address is None:
             os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
     def __enter__(self) -> Cluster:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._done.set()
         if self._connected:
             import ray
@@ -136,11 +167,13 @@ class Cluster:
     def connect(self) -> None:
         """Start Ray here, or join the cluster at the address.
 
-        Raises `RequestError` when nothing answers there and `RunError` when Ray does not start here.
+        Raises `RequestError` when nothing answers there and `RunError` when Ray does not start
+        here.
         """
         if self._connected:
             return
-        if (self._address or "").startswith("ray://"):  # Ray Client, which has no place for Tune's driver
+        # Ray Client, which has no place for Tune's driver
+        if (self._address or "").startswith("ray://"):
             raise RequestError(
                 f"--address {self._address}: ray:// is not supported; run the command on the cluster (ray job submit), "
                 "or give the address that `ray start --head` printed, HOST:6379"
@@ -150,11 +183,14 @@ class Cluster:
             try:
                 socket.create_connection((host.rpartition("/")[2], int(port)), timeout=5).close()
             except OSError as error:
-                raise RequestError(f"no Ray cluster at --address {self._address}: {error}; start one, or leave it out") from None
+                raise RequestError(
+                    f"no Ray cluster at --address {self._address}: {error}; start one, or leave it out"
+                ) from None
         import ray
         from ray._private import ray_constants
 
-        if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0":  # Ray may have been imported before this was set
+        # Ray may have been imported before this was set
+        if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0":
             ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
         level = logging.INFO if self._verbose else logging.ERROR
         on_termination = signal.getsignal(signal.SIGTERM)
@@ -168,8 +204,11 @@ class Cluster:
                     logging_level=level,
                     runtime_env=_environment_of_workers(),
                 )
-            except Exception as error:  # Ray raises a bare one when its processes do not answer in time
-                raise RequestError(f"no Ray cluster at --address {self._address}: {_first_line(error)}") from None
+            except Exception as error:
+                # Ray raises a bare one when its processes do not answer in time
+                raise RequestError(
+                    f"no Ray cluster at --address {self._address}: {_first_line(error)}"
+                ) from None
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_termination)  # Ray has put its own in the place
         if not self._verbose:
@@ -178,14 +217,18 @@ class Cluster:
         self._connected = True
 
     def capacity(self, workers: int, resources: WorkerResources) -> int:
-        """How many jobs with that many workers run at once, on the machines that are there or that an autoscaler may add."""
+        """How many jobs with that many workers run at once, on the machines that are there or that
+        an autoscaler may add.
+        """
         places = max(_places(_present(), resources), _places(self._possible(), resources))
         return sys.maxsize if math.isinf(places) else int(places // workers)
 
     def check(self, study: Study) -> None:
-        """Raise `RequestError` when a job of the study wants more than the cluster has or can ever have.
+        """Raise `RequestError` when a job of the study wants more than the cluster has or can ever
+        have.
 
-        What is worth knowing of the cluster is said once: that its GPUs are left alone, that machines have yet to come.
+        What is worth knowing of the cluster is said once: that its GPUs are left alone, that
+        machines have yet to come.
         """
         if self._checked:
             return
@@ -212,7 +255,9 @@ class Cluster:
             raise study.error(problems)
         self._checked = True
         if not wanted.gpus_per_worker and _total([*present, *possible], "GPU"):
-            self._say("training on CPUs: to use the cluster's GPUs set resources.gpus_per_worker to 1, or to 0.25 to share each")
+            self._say(
+                "training on CPUs: to use the cluster's GPUs set resources.gpus_per_worker to 1, or to 0.25 to share each"
+            )
         if _places(present, resources) < most:
             room = f"{_places(present, resources):g} of {most} worker{'' if most == 1 else 's'}"
             self._say(f"waiting for machines: the cluster has room for {room}; it {has}")
@@ -221,11 +266,15 @@ class Cluster:
     def _watch(self, resources: WorkerResources, workers: int) -> None:
         while not self._done.wait(LOOK_AGAIN):
             if (places := _places(_present(), resources)) >= workers:
-                self._say(f"machines have come: room for {places:g} worker{'' if places == 1 else 's'}")
+                self._say(
+                    f"machines have come: room for {places:g} worker{'' if places == 1 else 's'}"
+                )
                 return
 
     def _possible(self) -> list[Machines]:
-        """What there may be at most, as Ray's autoscaler has it; nothing where there is none, or where it does not say."""
+        """What there may be at most, as Ray's autoscaler has it; nothing where there is none, or
+        where it does not say.
+        """
         if self._address is None:
             return []
         from ray._private.state import state
@@ -233,12 +282,17 @@ class Cluster:
         told = state.get_cluster_config()
         if told is not None and told.node_group_configs:
             return [
-                Machines(dict(group.resources), float("inf") if group.max_count < 0 else group.max_count)
+                Machines(
+                    dict(group.resources), float("inf") if group.max_count < 0 else group.max_count
+                )
                 for group in told.node_group_configs
             ]
         try:
             file = yaml.safe_load(Path(AUTOSCALER_FILE).expanduser().read_text())
-            left, machines = file["max_workers"], [Machines(file["available_node_types"][file["head_node_type"]]["resources"])]
+            left, machines = (
+                file["max_workers"],
+                [Machines(file["available_node_types"][file["head_node_type"]]["resources"])],
+            )
             for name, kind in file["available_node_types"].items():
                 if name != file["head_node_type"]:
                     count = min(left, kind.get("max_workers", 0))
@@ -250,7 +304,9 @@ class Cluster:
 
 
 def _start_here(*, log_to_driver: bool, logging_level: int) -> None:
-    """A cluster of this machine alone. Ray gives its own processes half a minute; on a busy machine they get it again."""
+    """A cluster of this machine alone. Ray gives its own processes half a minute; on a busy machine
+    they get it again.
+    """
     import ray
 
     for attempt in range(1, STARTS + 1):
@@ -266,7 +322,9 @@ def _start_here(*, log_to_driver: bool, logging_level: int) -> None:
         except Exception as error:  # a bare one when its processes do not answer in time
             ray.shutdown()
             if attempt == STARTS:
-                raise RunError(f"Ray did not start on this machine, tried {STARTS} times: {_first_line(error)}") from None
+                raise RunError(
+                    f"Ray did not start on this machine, tried {STARTS} times: {_first_line(error)}"
+                ) from None
 
 
 def _first_line(error: Exception) -> str:
@@ -284,12 +342,21 @@ def _places(machines: list[Machines], resources: WorkerResources) -> float:
 
 
 def _total(machines: list[Machines], resource: str) -> float:
-    return sum(each.offers.get(resource, 0) * each.count for each in machines if each.offers.get(resource))
+    return sum(
+        each.offers.get(resource, 0) * each.count for each in machines if each.offers.get(resource)
+    )
 
 
 def _environment_of_workers() -> dict[str, Any]:
-    """What workers on other machines are told of this process's environment: where their caches are."""
+    """What workers on other machines are told of this process's environment: where their caches
+    are.
+    """
     own = {name: os.environ[name] for name in (VARIABLE,) if name in os.environ}
     # What a job was submitted with reaches the workers anyway, and Ray refuses to hear it twice.
-    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env", {}).get("env_vars") or {}
+    submitted = (
+        json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+        .get("runtime_env", {})
+        .get("env_vars")
+        or {}
+    )
     return {"env_vars": {name: value for name, value in own.items() if name not in submitted}}

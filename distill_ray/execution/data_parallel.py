@@ -20,8 +20,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from distill_ray.errors import RunError, StoreError
 from distill_ray.execution.checkpoint_writer import Epochs
 from distill_ray.execution.cluster import ON_THE_HEAD, WorkerResources
-from distill_ray.execution.run_job import train_here
 from distill_ray.execution.placement_group import mark
+from distill_ray.execution.run_job import train_here
 from distill_ray.job import Job
 from distill_ray.store import Store
 from distill_ray.training import Worker
@@ -34,15 +34,18 @@ PATIENCE = 60.0
 
 
 def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epochs:
-    """Train `job` with `TorchTrainer`: DDP over nccl on GPUs, over gloo on CPUs; yields the record of each epoch as it comes.
+    """Train `job` with `TorchTrainer`: DDP over nccl on GPUs, over gloo on CPUs; yields the record
+    of each epoch as it comes.
 
-    The trainer runs in a thread beside the one that yields, and its workers hand their records over through a queue. After each
-    one they wait to be asked for the next, so that a pruned trial trains no further epoch. When one of them dies all are
-    started again, up to `resources.retries` times, and resume from the last checkpoint. Closing the generator tells them to
-    stop and waits until they have: a pruned trial has then freed all its resources.
+    The trainer runs in a thread beside the one that yields, and its workers hand their records over
+    through a queue. After each one they wait to be asked for the next, so that a pruned trial
+    trains no further epoch. When one of them dies all are started again, up to `resources.retries`
+    times, and resume from the last checkpoint. Closing the generator tells them to stop and waits
+    until they have: a pruned trial has then freed all its resources.
 
-    Raises what the job itself raised (`DivergedError`, `StoreError`), `RunError` when workers died too often, and
-    `ChildProcessError` when the process that leads them died, or one through which they communicate: another attempt may succeed.
+    Raises what the job itself raised (`DivergedError`, `StoreError`), `RunError` when workers died
+    too often, and `ChildProcessError` when the process that leads them died, or one through which
+    they communicate: another attempt may succeed.
     """
     folder = tempfile.mkdtemp(prefix="distill-ray-train-")
     # Not within the placement group of the trial, which has room for the trial alone.
@@ -50,7 +53,9 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
     outside = PlacementGroupSchedulingStrategy(placement_group=no_group)
     placed = {"num_cpus": 0, "resources": ON_THE_HEAD, "scheduling_strategy": outside}
     records, answers = (Queue(actor_options=placed) for _ in range(2))
-    per_worker = {"CPU": resources.cpus, "memory": mark(job.id)} | ({"GPU": resources.gpus} if resources.gpus else {})
+    per_worker = {"CPU": resources.cpus, "memory": mark(job.id)} | (
+        {"GPU": resources.gpus} if resources.gpus else {}
+    )
     trainer = TorchTrainer(
         _work,
         train_loop_config={
@@ -60,8 +65,12 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
             "answers": answers,
             "resources": resources,
         },
-        scaling_config=ScalingConfig(num_workers=job.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker),
-        run_config=RunConfig(name=job.id, storage_path=folder, failure_config=FailureConfig(resources.retries)),
+        scaling_config=ScalingConfig(
+            num_workers=job.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker
+        ),
+        run_config=RunConfig(
+            name=job.id, storage_path=folder, failure_config=FailureConfig(resources.retries)
+        ),
     )
     failure: list[BaseException] = []
 
@@ -109,7 +118,9 @@ def _work(config: dict[str, Any]) -> None:
         return
     try:
         store, job = config["store"], Job.from_dict(config["job"])
-        for (record,) in train_here(store, job, worker, sharing=resources.sharing, share=resources.share, pace=0):
+        for (record,) in train_here(
+            store, job, worker, sharing=resources.sharing, share=resources.share, pace=0
+        ):
             if worker.rank == 0:
                 records.put(record)
             if not _go_on(worker, lambda: _answer(answers)):
@@ -125,7 +136,8 @@ def _work(config: dict[str, Any]) -> None:
 def _go_on(worker: Worker, ask: Callable[[], int]) -> bool:
     """What the first worker is told when it asks, for all of them.
 
-    It passes on that it waits as well: an answer may take as long as a database is away, and a collective operation does not.
+    It passes on that it waits as well: an answer may take as long as a database is away, and a
+    collective operation does not.
     """
     while True:
         said = torch.tensor([ask() if worker.rank == 0 else WAIT], device=worker.device)
@@ -145,7 +157,9 @@ def _answer(answers: Queue) -> int:
 
 
 def _left_over(answers: Queue) -> int:
-    """`STOP` if the job was given up while its workers started; other answers were for workers that have died since."""
+    """`STOP` if the job was given up while its workers started; other answers were for workers that
+    have died since.
+    """
     if STOP in [answers.get() for _ in range(answers.qsize())]:
         answers.put(STOP)
         return STOP

@@ -18,9 +18,10 @@ EXPIRY = 30.0
 class Lease:
     """The right to do the work that `path` stands for, as seen by one of those who want it.
 
-    The holder touches the file as long as it lives. It is dead when its process is gone from this machine, or when the file has
-    not changed for `expiry` seconds by the clock of the one who waits, so that clocks need not agree. Two may still hold it at
-    once (a holder that was suspended and wakes up, a file system without exclusive creation), so the work must bear that.
+    The holder touches the file as long as it lives. It is dead when its process is gone from this
+    machine, or when the file has not changed for `expiry` seconds by the clock of the one who
+    waits, so that clocks need not agree. Two may still hold it at once (a holder that was suspended
+    and wakes up, a file system without exclusive creation), so the work must bear that.
     """
 
     def __init__(self, path: Path, expiry: float = EXPIRY) -> None:
@@ -31,7 +32,9 @@ class Lease:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[bool]:
-        """A context that holds the lease unless a living holder has it; yields whether it does. Never waits."""
+        """A context that holds the lease unless a living holder has it; yields whether it does.
+        Never waits.
+        """
         token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
         if not (self._take(token) or (self._holder_is_dead() and self._take(token))):
             yield False
@@ -76,7 +79,9 @@ class Lease:
             self._seen, self._since = found, time.monotonic()
         host, _, rest = found[0].partition(" ")
         process = rest.partition(" ")[0]
-        gone = host == socket.gethostname() and process.isdecimal() and not _is_running(int(process))
+        gone = (
+            host == socket.gethostname() and process.isdecimal() and not _is_running(int(process))
+        )
         if not gone and time.monotonic() - self._since < self._expiry:
             return False
         with contextlib.suppress(OSError):

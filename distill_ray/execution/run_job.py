@@ -1,4 +1,6 @@
-"""Running one job in this process: the data and the teachers it needs, checkpoints on the way, its result into the store."""
+"""Running one job in this process: the data and the teachers it needs, checkpoints on the way, its
+result into the store.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,25 @@ import torch
 
 from distill_ray.augmentation import Augmentation
 from distill_ray.errors import DamagedError
-from distill_ray.execution.checkpoint_writer import PACE, Epochs, CheckpointWriter, Record, in_batches
+from distill_ray.execution.checkpoint_writer import (
+    PACE,
+    CheckpointWriter,
+    Epochs,
+    Record,
+    in_batches,
+)
 from distill_ray.execution.cluster import WorkerResources
 from distill_ray.execution.sharing import LIVE, Sharing, automatic_top_k
-from distill_ray.execution.teacher_cache import TeacherCache, CachedTeachers
+from distill_ray.execution.teacher_cache import CachedTeachers, TeacherCache
 from distill_ray.job import Data, Job
-from distill_ray.records import JobRecord, Predictions, find_job, log_path, save_job, save_test_predictions
+from distill_ray.records import (
+    JobRecord,
+    Predictions,
+    find_job,
+    log_path,
+    save_job,
+    save_test_predictions,
+)
 from distill_ray.store import Store
 from distill_ray.training import (
     Dataset,
@@ -41,14 +56,21 @@ from distill_ray.training.resource_usage import Usage
 
 
 def run_job(
-    store: Store, job: Job, resources: WorkerResources, *, read_test: bool = False, stops: Collection[int] = ()
+    store: Store,
+    job: Job,
+    resources: WorkerResources,
+    *,
+    read_test: bool = False,
+    stops: Collection[int] = (),
 ) -> Epochs:
-    """Run `job` on as many workers as it has, unless it is finished, and put its result into the store.
+    """Run `job` on as many workers as it has, unless it is finished, and put its result into the
+    store.
 
-    The records of its epochs come about once a second, several together where epochs are short, and none of them later than an
-    epoch in `stops`, after which it is decided whether the job continues. Those of a finished job are yielded at once. With
-    `read_test` the finished network also predicts the test split.
-    What happens is written to the job's log file; an error is written there with its traceback and raised again.
+    The records of its epochs come about once a second, several together where epochs are short, and
+    none of them later than an epoch in `stops`, after which it is decided whether the job
+    continues. Those of a finished job are yielded at once. With `read_test` the finished network
+    also predicts the test split. What happens is written to the job's log file; an error is written
+    there with its traceback and raised again.
     """
     torch.set_num_threads(max(1, int(resources.cpus)))
     log = JobLog(store, job)
@@ -56,8 +78,15 @@ def run_job(
         if (found := find_job(store, job.id)) is not None:
             yield from in_batches(found.epochs(), stops)
         elif job.workers == 1:
-            alone = functools.partial(train_here, sharing=resources.sharing, share=resources.share, compile=resources.compile)
-            yield from log.following(alone(store, job, resources.worker(), stops=stops, say=log.write))
+            alone = functools.partial(
+                train_here,
+                sharing=resources.sharing,
+                share=resources.share,
+                compile=resources.compile,
+            )
+            yield from log.following(
+                alone(store, job, resources.worker(), stops=stops, say=log.write)
+            )
         else:
             from distill_ray.execution.data_parallel import train_on_workers
 
@@ -81,11 +110,12 @@ def train_here(
     stops: Collection[int] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> Epochs:
-    """Train `job` in this process, alone or as the `worker` that it is, with a checkpoint about every `pace` seconds.
+    """Train `job` in this process, alone or as the `worker` that it is, with a checkpoint about
+    every `pace` seconds.
 
-    What is yielded is in a checkpoint or in the finished record, so that an interrupted run never repeats an epoch that has been
-    reported. `sharing` decides whether the teachers answer live; `say` is told when that has to change. `share`
-    is the part of the device that this process has.
+    What is yielded is in a checkpoint or in the finished record, so that an interrupted run never
+    repeats an epoch that has been reported. `sharing` decides whether the teachers answer live;
+    `say` is told when that has to change. `share` is the part of the device that this process has.
     """
     path = posixpath.join("work", job.id, "checkpoint.safetensors")
     first = worker.rank == 0
@@ -99,7 +129,17 @@ def train_here(
     usage = Usage(worker, share)
     keeper = CheckpointWriter(functools.partial(store.write, path), job.recipe.epochs, stops, pace)
     save = keeper.offer if first else None
-    training = train(job, dataset, teachers, worker=worker, usage=usage, saved=saved, save=save, compile=compile, say=say)
+    training = train(
+        job,
+        dataset,
+        teachers,
+        worker=worker,
+        usage=usage,
+        saved=saved,
+        save=save,
+        compile=compile,
+        say=say,
+    )
     outcome = yield from keeper.following(training)
     if first:
         save_job(
@@ -115,26 +155,42 @@ def train_here(
 
 
 def evaluate_on_test(store: Store, job: Job, device: torch.device) -> None:
-    """Let the finished network of `job` predict the test split on `device`; nothing happens when it has."""
+    """Let the finished network of `job` predict the test split on `device`; nothing happens when it
+    has.
+    """
     found = find_job(store, job.id)
     if found is None:
-        raise DamagedError(f"store {store.shown}: job {job.id} is gone; running the study makes it anew")
+        raise DamagedError(
+            f"store {store.shown}: job {job.id} is gone; running the study makes it anew"
+        )
     if found.has_read_test:
         return
     worker = Worker(device)
     test = load_split(job.data, "test")
     dataset = cached_dataset(job.data)
-    network = load_network(job, found.weights(), dataset).to(worker.device).to(memory_format=torch.channels_last)
+    network = (
+        load_network(job, found.weights(), dataset)
+        .to(worker.device)
+        .to(memory_format=torch.channels_last)
+    )
     precision = precision_of(job.recipe, worker.device)
     rows = np.arange(len(test.images))
-    log_probabilities = predict(network, test.images, rows, worker=worker, precision=precision, task=dataset.task)
+    log_probabilities = predict(
+        network, test.images, rows, worker=worker, precision=precision, task=dataset.task
+    )
     save_test_predictions(store, job.id, Predictions(log_probabilities, test.labels))
 
 
 def teachers_of(
-    store: Store, job: Job, worker: Worker, sharing: Sharing, say: Callable[[str], None] = lambda line: None
+    store: Store,
+    job: Job,
+    worker: Worker,
+    sharing: Sharing,
+    say: Callable[[str], None] = lambda line: None,
 ) -> EpochTeachers:
-    """The teachers that `job` learns from: stored teacher logits where `sharing` has them and the method can use them, else live."""
+    """The teachers that `job` learns from: stored teacher logits where `sharing` has them and the
+    method can use them, else live.
+    """
     recipe = job.recipe
     live = functools.partial(cached_teachers, store, job.teachers, worker)
     if recipe.method.live_teachers(recipe.augmentation) or not sharing.stores(recipe.augmentation):
@@ -142,7 +198,9 @@ def teachers_of(
     dataset = cached_dataset(job.data)
     largest = sharing.largest(recipe, dataset.num_classes)
     key = TeacherLogitsKey.of(job, _precision(store, job.teachers, worker), sharing.exact, largest)
-    teacher_logits = TeacherCache(store, key, dataset, live, worker=worker, epochs=recipe.epochs, limit=sharing.limit, say=say)
+    teacher_logits = TeacherCache(
+        store, key, dataset, live, worker=worker, epochs=recipe.epochs, limit=sharing.limit, say=say
+    )
     return CachedTeachers(teacher_logits, live, worker)
 
 
@@ -158,14 +216,19 @@ def teachers_of_augmentation(
     epochs: int,
     sharing: Sharing,
 ) -> EpochTeachers:
-    """The teachers for a pass without training: from the teacher logits that trials with that augmentation and seed also use.
+    """The teachers for a pass without training: from the teacher logits that trials with that
+    augmentation and seed also use.
 
-    What they have stored is read, and what is missing is stored for them; live where `sharing` stores nothing, or not every
-    class. `batch_size` is that of the trials; it matters only to augmentations that draw once per batch.
+    What they have stored is read, and what is missing is stored for them; live where `sharing`
+    stores nothing, or not every class. `batch_size` is that of the trials; it matters only to
+    augmentations that draw once per batch.
     """
     dataset = cached_dataset(data)
     live = functools.partial(cached_teachers, store, teachers, worker)
-    if not sharing.stores(augmentation) or (sharing.top_k or automatic_top_k(dataset.num_classes)) < dataset.num_classes:
+    if (
+        not sharing.stores(augmentation)
+        or (sharing.top_k or automatic_top_k(dataset.num_classes)) < dataset.num_classes
+    ):
         return live()
     key = TeacherLogitsKey(
         teachers=teachers,
@@ -176,7 +239,9 @@ def teachers_of_augmentation(
         precision=_precision(store, teachers, worker),
         exact=sharing.exact,
     )
-    teacher_logits = TeacherCache(store, key, dataset, live, worker=worker, epochs=epochs, limit=sharing.limit)
+    teacher_logits = TeacherCache(
+        store, key, dataset, live, worker=worker, epochs=epochs, limit=sharing.limit
+    )
     return CachedTeachers(teacher_logits, live, worker)
 
 
@@ -188,7 +253,10 @@ class JobLog:
         self.path = log_path(job.id)
         self._lines = [
             f"job {job.id}",
-            *(f"  {name}: {value}" for name, value in (job.recipe.params() | {"seed": job.seed}).items()),
+            *(
+                f"  {name}: {value}"
+                for name, value in (job.recipe.params() | {"seed": job.seed}).items()
+            ),
         ]
 
     def following(self, epochs: Epochs) -> Epochs:
@@ -205,7 +273,11 @@ class JobLog:
 
 
 def _line(record: Record) -> str:
-    shown = {name: value for name, value in record.items() if name != "time" and not name.startswith("system/")}
+    shown = {
+        name: value
+        for name, value in record.items()
+        if name != "time" and not name.startswith("system/")
+    }
     return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
 
 
@@ -217,7 +289,9 @@ def cached_dataset(data: Data) -> Dataset:
 
 @functools.lru_cache(maxsize=2)
 def cached_teachers(store: Store, job_ids: tuple[str, ...], worker: Worker) -> LiveTeachers:
-    """Finished teachers from the store, kept in this process for the next job. Raises `DamagedError` when one is gone."""
+    """Finished teachers from the store, kept in this process for the next job. Raises
+    `DamagedError` when one is gone.
+    """
     networks = []
     for job_id in job_ids:
         found = _teacher(store, job_id)
@@ -226,11 +300,15 @@ def cached_teachers(store: Store, job_ids: tuple[str, ...], worker: Worker) -> L
 
 
 def _precision(store: Store, teachers: tuple[str, ...], worker: Worker) -> str:
-    return precision_of_teachers((_teacher(store, job_id).job.recipe for job_id in teachers), worker.device)
+    return precision_of_teachers(
+        (_teacher(store, job_id).job.recipe for job_id in teachers), worker.device
+    )
 
 
 def _teacher(store: Store, job_id: str) -> JobRecord:
     found = find_job(store, job_id)
     if found is None:
-        raise DamagedError(f"store {store.shown}: teacher {job_id} is gone; running the study makes it anew")
+        raise DamagedError(
+            f"store {store.shown}: teacher {job_id} is gone; running the study makes it anew"
+        )
     return found

@@ -19,8 +19,8 @@ from distill_ray.records import find_job, log_path
 from distill_ray.store import Store
 
 Message = dict[str, Any]
-"""What a task tells the driver: anything its work understands, or at last `failure`, where it failed on its own account, or
-`damaged`, where it found a damaged record.
+"""What a task tells the driver: anything its work understands, or at last `failure`, where it
+failed on its own account, or `damaged`, where it found a damaged record.
 """
 
 
@@ -51,14 +51,18 @@ class Work(Protocol):
 def run_in_parallel(cluster: Cluster, work: Sequence[Work], resources: WorkerResources) -> None:
     """Do all of `work`, as much at a time as fits the cluster.
 
-    Work whose process dies is started again, up to `resources.retries` times; work that fails on its own account would fail
-    again. Raises `RunError` with its reason, after stopping the other work, and `DamagedError` for a damaged record.
+    Work whose process dies is started again, up to `resources.retries` times; work that fails on
+    its own account would fail again. Raises `RunError` with its reason, after stopping the other
+    work, and `DamagedError` for a damaged record.
     """
     waiting, running = deque((each, 0) for each in work), dict[Any, tuple[Work, int]]()
     try:
         while waiting or running:
-            # One waits in Ray's queue where there is no room at all, since the last machine is gone.
-            while waiting and len(running) < max(1, cluster.capacity(waiting[0][0].workers, resources)):
+            # One waits in Ray's queue where there is no room at all, since the last machine is
+            # gone.
+            while waiting and len(running) < max(
+                1, cluster.capacity(waiting[0][0].workers, resources)
+            ):
                 each, attempt = waiting.popleft()
                 running[each.start(attempt)] = (each, attempt)
             ready, _ = ray.wait(list(running), num_returns=1)
@@ -72,10 +76,15 @@ def run_in_parallel(cluster: Cluster, work: Sequence[Work], resources: WorkerRes
             except RayError as error:
                 del running[stream]
                 each.lost()
-                if isinstance(error, RayTaskError) and not isinstance(error, ChildProcessError):  # such as a missing package
-                    raise RunError(f"{each.name}: {type(error.cause).__name__}: {error.cause}") from None
+                # Such as a missing package
+                if isinstance(error, RayTaskError) and not isinstance(error, ChildProcessError):
+                    raise RunError(
+                        f"{each.name}: {type(error.cause).__name__}: {error.cause}"
+                    ) from None
                 if attempt >= resources.retries:
-                    raise RunError(f"{each.name}: its process died {attempt + 1} times; is there enough memory?") from None
+                    raise RunError(
+                        f"{each.name}: its process died {attempt + 1} times; is there enough memory?"
+                    ) from None
                 waiting.append((each, attempt + 1))
             else:
                 if "damaged" in message:
@@ -101,11 +110,15 @@ def run_jobs(
     *,
     read_test: bool = False,
 ) -> None:
-    """Run the jobs in parallel until all are in the store; one that is started again resumes from its last checkpoint.
+    """Run the jobs in parallel until all are in the store; one that is started again resumes from
+    its last checkpoint.
 
-    With `read_test` the finished networks also predict the test split, each on one worker. Raises as `run_in_parallel` does.
+    With `read_test` the finished networks also predict the test split, each on one worker. Raises
+    as `run_in_parallel` does.
     """
-    training = [_Training(store, run, resources, observer, run.job.workers, read_test) for run in runs]
+    training = [
+        _Training(store, run, resources, observer, run.job.workers, read_test) for run in runs
+    ]
     run_in_parallel(cluster, training, resources)
     if read_test:
         together = [run for run in runs if run.job.workers > 1]
@@ -131,21 +144,31 @@ class _Training:
             self.observer.started(self.run)
         if self.workers == 1:
             task = task_on_worker(_train, self.resources)
-        else:  # it only waits for the workers; a network that several have trained reads the test split later
-            task = ray.remote(num_returns="streaming", max_retries=0, num_cpus=0, resources=ON_THE_HEAD)(_train)
-        return task.remote(self.store, self.run.job.to_dict(), self.resources, self.read_test and self.workers == 1)
+        else:
+            # it only waits for the workers; a network that several have trained reads the test
+            # split later
+            task = ray.remote(
+                num_returns="streaming", max_retries=0, num_cpus=0, resources=ON_THE_HEAD
+            )(_train)
+        return task.remote(
+            self.store, self.run.job.to_dict(), self.resources, self.read_test and self.workers == 1
+        )
 
     def heard(self, message: Message) -> None:
         if "failure" in message:
             self.observer.ended(self.run, "failed", {}, message["failure"])
-            raise RunError(f"{self.name}: {message['failure']} (log: {self.store.shown}/{log_path(self.run.job.id)})")
+            raise RunError(
+                f"{self.name}: {message['failure']} (log: {self.store.shown}/{log_path(self.run.job.id)})"
+            )
         for record in message["epochs"]:
             self.observer.epoch(self.run, record)
 
     def done(self) -> None:
         found = find_job(self.store, self.run.job.id)
         if found is None:
-            raise RunError(f"{self.name} ended without a result; see {self.store.shown}/{log_path(self.run.job.id)}")
+            raise RunError(
+                f"{self.name} ended without a result; see {self.store.shown}/{log_path(self.run.job.id)}"
+            )
         self.observer.ended(self.run, "finished", found.metrics, "")
 
     def lost(self) -> None:
@@ -156,8 +179,8 @@ class _Training:
 def task_on_worker(function: Callable[..., Any], resources: WorkerResources) -> Any:
     """`function`, which yields messages, as a task with what a worker gets.
 
-    A process that had a GPU ends with its task: CUDA would stay on the GPU that it was first used on, and keep its memory. Others
-    take the next task, with all that they have imported and loaded.
+    A process that had a GPU ends with its task: CUDA would stay on the GPU that it was first used
+    on, and keep its memory. Others take the next task, with all that they have imported and loaded.
     """
     task: Any = ray.remote(
         num_returns="streaming",
@@ -169,9 +192,12 @@ def task_on_worker(function: Callable[..., Any], resources: WorkerResources) -> 
     return task(function)
 
 
-def _train(store: Store, job: Message, resources: WorkerResources, read_test: bool) -> Generator[Message, None, None]:
+def _train(
+    store: Store, job: Message, resources: WorkerResources, read_test: bool
+) -> Generator[Message, None, None]:
     """The records of a job's `epochs`, some at a time."""
-    from distill_ray.execution.run_job import run_job  # torch: seconds that the driver need not spend
+    # Torch: seconds that the driver need not spend
+    from distill_ray.execution.run_job import run_job
 
     try:
         for epochs in run_job(store, Job.from_dict(job), resources, read_test=read_test):

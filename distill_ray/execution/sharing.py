@@ -1,4 +1,6 @@
-"""Whether students use live teachers or share stored teacher logits: what the study says, or what is cheaper."""
+"""Whether students use live teachers or share stored teacher logits: what the study says, or what
+is cheaper.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,11 @@ from distill_ray.study.space import Choice
 
 @dataclass(frozen=True)
 class Sharing:
-    """How the jobs of a stage get the teachers' logits. `sharers` is how many of them, on average, use the same ones.
+    """How the jobs of a stage get the teachers' logits. `sharers` is how many of them, on average,
+    use the same ones.
 
-    `exact` always stores float32, `top_k` only that many logits per prediction (None: `automatic_top_k`); `limit` is the size in
-    bytes that all teacher logits of a store may have.
+    `exact` always stores float32, `top_k` only that many logits per prediction (None:
+    `automatic_top_k`); `limit` is the size in bytes that all teacher logits of a store may have.
     """
 
     mode: Literal["auto", "stored", "live"] = "auto"
@@ -28,10 +31,14 @@ class Sharing:
 
     def stores(self, augmentation: Augmentation) -> bool:
         """Whether teacher logits for `augmentation` are to be stored."""
-        return self.mode == "stored" or (self.mode == "auto" and self.sharers > stored_share(augmentation))
+        return self.mode == "stored" or (
+            self.mode == "auto" and self.sharers > stored_share(augmentation)
+        )
 
     def largest(self, recipe: Recipe, num_classes: int) -> int | None:
-        """How many logits are kept per prediction for a job with that recipe; None: those of all classes."""
+        """How many logits are kept per prediction for a job with that recipe; None: those of all
+        classes.
+        """
         if not recipe.method.takes_even_tail(recipe.augmentation):
             return None
         wanted = automatic_top_k(num_classes) if self.top_k is None else self.top_k
@@ -49,28 +56,43 @@ LIVE, STORED = Sharing("live"), Sharing("stored")
 def stored_share(augmentation: Augmentation) -> float:
     """Images that teachers see when everything is stored, over those that one live run shows them.
 
-    It is 1 unless the student's own predictions pick images from a pool: live teachers then see only those picked.
+    It is 1 unless the student's own predictions pick images from a pool: live teachers then see
+    only those picked.
     """
     if not augmentation.picks or getattr(augmentation, "pick", None) != "student-entropy":
         return 1.0
-    return (augmentation.part_count - 1 + getattr(augmentation, "pool", 1)) / augmentation.part_count
+    return (
+        augmentation.part_count - 1 + getattr(augmentation, "pool", 1)
+    ) / augmentation.part_count
 
 
 def trial_sharing(study: Study) -> Sharing:
-    """The sharing of the search: its trials have one seed, so those with the same augmentation share."""
+    """The sharing of the search: its trials have one seed, so those with the same augmentation
+    share.
+    """
     return _sharing(study, study.search.trials / distinct_augmentations(study))
 
 
 def confirm_sharing(study: Study) -> Sharing:
-    """The sharing of the confirmations: candidates that learn from teachers with the student's augmentation share their seeds."""
+    """The sharing of the confirmations: candidates that learn from teachers with the student's
+    augmentation share their seeds.
+    """
     recipes = [*study.confirm.baselines.values(), *[study.student] * study.confirm.top]
-    alike = [recipe for recipe in recipes if recipe.method.needs_teachers and recipe.augmentation == study.student.augmentation]
+    alike = [
+        recipe
+        for recipe in recipes
+        if recipe.method.needs_teachers and recipe.augmentation == study.student.augmentation
+    ]
     return _sharing(study, len(alike))
 
 
 def distinct_augmentations(study: Study) -> float:
-    """How many different augmentations the search space has, infinitely many where a number of the augmentation is drawn."""
-    changes_augmentation = ["augmentation", "batch_size"] if study.student.augmentation.by_batch else ["augmentation"]
+    """How many different augmentations the search space has, infinitely many where a number of the
+    augmentation is drawn.
+    """
+    changes_augmentation = (
+        ["augmentation", "batch_size"] if study.student.augmentation.by_batch else ["augmentation"]
+    )
     count = 1.0
     for dimension in study.search.space.dimensions:
         if dimension.name in changes_augmentation or dimension.name.startswith("augmentation."):
@@ -80,4 +102,10 @@ def distinct_augmentations(study: Study) -> float:
 
 def _sharing(study: Study, sharers: float) -> Sharing:
     wanted = study.resources
-    return Sharing(wanted.teacher_logits, sharers, wanted.teacher_logits_precision == "fp32", wanted.teacher_logits_gb * 1e9, wanted.teacher_logits_top_k)
+    return Sharing(
+        wanted.teacher_logits,
+        sharers,
+        wanted.teacher_logits_precision == "fp32",
+        wanted.teacher_logits_gb * 1e9,
+        wanted.teacher_logits_top_k,
+    )

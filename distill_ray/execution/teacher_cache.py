@@ -1,7 +1,8 @@
-"""Cached teacher logits in the store: who computes them, who waits, what is evicted when space runs out.
+"""Cached teacher logits in the store: who computes them, who waits, what is evicted when space runs
+out.
 
-teacher logits/<key>/<epoch>/manifest.json     written last: without it there are no teacher logits of that epoch
-teacher logits/<key>/<epoch>.lease             somebody is computing them
+teacher logits/<key>/<epoch>/manifest.json     written last: without it there are no teacher logits
+of that epoch teacher logits/<key>/<epoch>.lease             somebody is computing them
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from distill_ray.store import MANIFEST, Store
 from distill_ray.training import (
     Dataset,
     LiveTeachers,
-    TeacherLogitsKey,
-    TeacherLogits,
     StoredTeachers,
+    TeacherLogits,
+    TeacherLogitsKey,
     Worker,
     compute_teacher_logits,
     from_arrow,
@@ -44,18 +45,24 @@ POLL = 0.2
 """Seconds between two looks at what somebody else computes."""
 
 IN_USE = 3600.0
-"""Seconds since their last use during which teacher logits are not evicted: a study may be running on them."""
+"""Seconds since their last use during which teacher logits are not evicted: a study may be running
+on them.
+"""
 
 RESERVE = 2**30
-"""Bytes of a local disk that teacher logits leave free, or a tenth of a small disk, for results and checkpoints."""
+"""Bytes of a local disk that teacher logits leave free, or a tenth of a small disk, for results and
+checkpoints.
+"""
 
 
 class TeacherCache:
-    """The teacher logits of one key, computed by whoever needs an epoch first and read by all others.
+    """The teacher logits of one key, computed by whoever needs an epoch first and read by all
+    others.
 
-    While somebody else computes an epoch, later ones are computed, so that parallel runs divide the work. When teacher logits cannot be
-    kept, because the disk or the `limit` is full, `say` is told once; from then on `of_epoch` returns None for epochs that are
-    not there, and live teachers are needed.
+    While somebody else computes an epoch, later ones are computed, so that parallel runs divide the
+    work. When teacher logits cannot be kept, because the disk or the `limit` is full, `say` is told
+    once; from then on `of_epoch` returns None for epochs that are not there, and live teachers are
+    needed.
     """
 
     def __init__(
@@ -83,7 +90,9 @@ class TeacherCache:
         self._full = False
 
     def of_epoch(self, epoch: int) -> TeacherLogits | None:
-        """The teacher logits of the 1-based `epoch`, or None where they are not there and cannot be kept."""
+        """The teacher logits of the 1-based `epoch`, or None where they are not there and cannot be
+        kept.
+        """
         while True:
             if (found := self.opened(epoch)) is not None or self._full:
                 return found
@@ -94,7 +103,9 @@ class TeacherCache:
                 time.sleep(POLL)
 
     def _work_ahead(self, epoch: int) -> bool:
-        """Compute the teacher logits of one later epoch that nobody has or makes; whether there was one."""
+        """Compute the teacher logits of one later epoch that nobody has or makes; whether there was
+        one.
+        """
         for later in range(epoch + 1, min(epoch + AHEAD, self._epochs) + 1):
             if self._full:
                 return False
@@ -112,11 +123,17 @@ class TeacherCache:
             return None
         try:
             teacher_logits = from_arrow(record.map(FILE), self._key.identity(epoch))
-            if not teacher_logits.fit(len(self._key.teachers), len(self._dataset.train), self._dataset.num_classes):
-                raise ValueError(f"they have the shapes {[part.shape for part in teacher_logits.logits]}")
+            if not teacher_logits.fit(
+                len(self._key.teachers), len(self._dataset.train), self._dataset.num_classes
+            ):
+                raise ValueError(
+                    f"they have the shapes {[part.shape for part in teacher_logits.logits]}"
+                )
         except (ValueError, RunError) as error:
             self._store.set_aside(posixpath.join(self._path(epoch), MANIFEST))
-            self._say(f"teacher logits of epoch {epoch} were set aside and are computed anew: {error}")
+            self._say(
+                f"teacher logits of epoch {epoch} were set aside and are computed anew: {error}"
+            )
             return None
         if self._store.is_local:
             with contextlib.suppress(OSError):
@@ -128,9 +145,15 @@ class TeacherCache:
     def _make(self, epoch: int) -> TeacherLogits:
         started = time.perf_counter()
         identity = self._key.identity(epoch)
-        teacher_logits = compute_teacher_logits(self._key, epoch, self._teachers(), self._dataset, self._worker.device)
+        teacher_logits = compute_teacher_logits(
+            self._key, epoch, self._teachers(), self._dataset, self._worker.device
+        )
         content = to_arrow(teacher_logits, identity)
-        info = {"identity": identity, "error": teacher_logits.error, "seconds": time.perf_counter() - started}
+        info = {
+            "identity": identity,
+            "error": teacher_logits.error,
+            "seconds": time.perf_counter() - started,
+        }
         if self._store.get(self._path(epoch)) is not None:
             return teacher_logits  # another node, which has leases of its own, was faster
         try:
@@ -153,7 +176,9 @@ class TeacherCache:
     def _lease(self, epoch: int) -> Lease:
         if epoch not in self._leases:
             name = f"{self._path(epoch)}.lease"
-            self._leases[epoch] = Lease(self._store.local_path(name) if self._store.is_local else cache_root() / name)
+            self._leases[epoch] = Lease(
+                self._store.local_path(name) if self._store.is_local else cache_root() / name
+            )
         return self._leases[epoch]
 
     def _path(self, epoch: int) -> str:
@@ -163,10 +188,13 @@ class TeacherCache:
 class CachedTeachers:
     """The teachers of a training run: from stored teacher logits where there are any, else live.
 
-    While an epoch runs, the teacher logits of the next one are opened and checked beside it if they are there.
+    While an epoch runs, the teacher logits of the next one are opened and checked beside it if they
+    are there.
     """
 
-    def __init__(self, teacher_logits: TeacherCache, teachers: Callable[[], LiveTeachers], worker: Worker) -> None:
+    def __init__(
+        self, teacher_logits: TeacherCache, teachers: Callable[[], LiveTeachers], worker: Worker
+    ) -> None:
         self._teacher_logits = teacher_logits
         self._teachers = teachers
         self._worker = worker
@@ -180,17 +208,25 @@ class CachedTeachers:
 
     def of_epoch(self, epoch: int) -> Teachers:
         """Who answers in that epoch."""
-        opened = self._next[1].result() if self._next is not None and self._next[0] == epoch else None
+        opened = (
+            self._next[1].result() if self._next is not None and self._next[0] == epoch else None
+        )
         teacher_logits = opened or self._teacher_logits.of_epoch(epoch)
         self._next = (epoch + 1, self._beside.submit(self._teacher_logits.opened, epoch + 1))
-        return self._teachers() if teacher_logits is None else StoredTeachers(teacher_logits, self._worker.device)
+        return (
+            self._teachers()
+            if teacher_logits is None
+            else StoredTeachers(teacher_logits, self._worker.device)
+        )
 
 
 def make_room(store: Store, own: str, size: int, limit: float) -> bool:
-    """Evict teacher logits until `size` more bytes fit below `limit` and onto a local disk; whether they do.
+    """Evict teacher logits until `size` more bytes fit below `limit` and onto a local disk; whether
+    they do.
 
-    The least recently used go first, a whole key at a time; those of the folder `own` stay, and those in use within the last
-    hour. On a store that is not local the last use is taken to be the last change.
+    The least recently used go first, a whole key at a time; those of the folder `own` stay, and
+    those in use within the last hour. On a store that is not local the last use is taken to be the
+    last change.
     """
     sizes: dict[str, int] = {}
     used: dict[str, float] = {}
@@ -210,9 +246,12 @@ def make_room(store: Store, own: str, size: int, limit: float) -> bool:
 
 
 def _trim(folder: Path, limit: float) -> None:
-    """Remove copies of remote teacher logits, those first that were opened longest ago, until the rest is below `limit`."""
+    """Remove copies of remote teacher logits, those first that were opened longest ago, until the
+    rest is below `limit`.
+    """
     with contextlib.suppress(OSError):
-        files = [file for file in folder.iterdir() if file.is_file()]  # and not the folders of leases
+        # And not the folders of leases
+        files = [file for file in folder.iterdir() if file.is_file()]
         total = 0
         for file in sorted(files, key=lambda file: file.stat().st_mtime, reverse=True):
             total += file.stat().st_size

@@ -12,9 +12,9 @@ from distill_ray.metric import METRICS, title_of
 from distill_ray.metrics import calibrated_score, score
 from distill_ray.metrics.calibration import with_temperature
 from distill_ray.records import Predictions
+from distill_ray.report.format import setting
 from distill_ray.report.results import ENSEMBLE, TEACHER, StudyResults
 from distill_ray.report.table import figure_of, parameter_count, table
-from distill_ray.report.format import setting
 from distill_ray.study.reference import method_in_brief
 from distill_ray.tracking.champion import Champion
 
@@ -53,7 +53,9 @@ def model_card(
     difference: float,
     images: int,
 ) -> str:
-    """The card in Markdown, with the front matter that model hubs read. `difference` is what the check over `images` found."""
+    """The card in Markdown, with the front matter that model hubs read. `difference` is what the
+    check over `images` found.
+    """
     import jinja2
 
     job = champion.job
@@ -61,7 +63,10 @@ def model_card(
     best = results.best
     template = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=jinja2.StrictUndefined
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
     )
     return environment.from_string(template).render(
         results=results,
@@ -83,14 +88,19 @@ def model_card(
         metrics=list(_metrics(results, champion)),
         teachers=_teachers(results, champion),
         method=method_in_brief(job.recipe.method.name),
-        settings=[(name, setting(value)) for name, value in (job.recipe.params() | {"seed": job.seed}).items()],
+        settings=[
+            (name, setting(value))
+            for name, value in (job.recipe.params() | {"seed": job.seed}).items()
+        ],
         parameters=parameter_count(best.parameters) if best else "",
         versions=", ".join(f"{name} {version}" for name, version in results.versions.items()),
     )
 
 
 def _metrics(results: StudyResults, champion: Champion) -> Iterator[tuple[str, str, str, str]]:
-    """A line per metric: its name, this model's value, the interval over test samples, mean and spread over seeds."""
+    """A line per metric: its name, this model's value, the interval over test samples, mean and
+    spread over seeds.
+    """
     row = next((row for row in table(results) if row.contender.found), None)
     if row is None or champion.job.id not in row.contender.job_ids or not row.runs:
         return
@@ -101,13 +111,24 @@ def _metrics(results: StudyResults, champion: Champion) -> Iterator[tuple[str, s
     for name in METRICS:
         if name in row.cells:
             low, high = intervals.get(name, (None, None))
-            interval = "" if low is None or high is None else f"{figure_of(name, low)} to {figure_of(name, high)}"
+            interval = (
+                ""
+                if low is None or high is None
+                else f"{figure_of(name, low)} to {figure_of(name, high)}"
+            )
             cell = row.cells[name]
             spread = "" if cell.std is None else f" ± {figure_of(name, cell.std)}"
-            yield title_of(name), figure_of(name, values[name]), interval, figure_of(name, cell.mean) + spread
+            yield (
+                title_of(name),
+                figure_of(name, values[name]),
+                interval,
+                figure_of(name, cell.mean) + spread,
+            )
 
 
-def _intervals(predictions: Predictions, temperature: float) -> Iterator[tuple[str, tuple[float, float]]]:
+def _intervals(
+    predictions: Predictions, temperature: float
+) -> Iterator[tuple[str, tuple[float, float]]]:
     """Percentile bootstrap intervals of the metrics that are means over samples."""
     logs = np.asarray(predictions.log_probabilities, np.float64)
     labels, size = predictions.labels, len(predictions.labels)
@@ -123,7 +144,15 @@ def _intervals(predictions: Predictions, temperature: float) -> Iterator[tuple[s
         "cnll": -right(with_temperature(logs, temperature)),
     }
     columns, rng = np.stack(list(samples.values()), axis=1), np.random.default_rng(0)
-    means = np.stack([np.bincount(rng.integers(size, size=size), minlength=size) @ columns for _ in range(RESAMPLES)]) / size
+    means = (
+        np.stack(
+            [
+                np.bincount(rng.integers(size, size=size), minlength=size) @ columns
+                for _ in range(RESAMPLES)
+            ]
+        )
+        / size
+    )
     low, high = np.quantile(means, [0.025, 0.975], axis=0)
     for index, name in enumerate(samples):
         yield name, (float(low[index]), float(high[index]))
@@ -135,11 +164,19 @@ def _teachers(results: StudyResults, champion: Champion) -> str:
         return "None: this student learned from the labels alone."
     rows = {row.contender.name: row for row in table(results) if row.runs}
     single, ensemble = rows.get(TEACHER), rows.get(ENSEMBLE)
-    said = [f"{len(champion.job.teachers)} networks, jobs " + ", ".join(f"`{job}`" for job in champion.job.teachers) + "."]
+    said = [
+        f"{len(champion.job.teachers)} networks, jobs "
+        + ", ".join(f"`{job}`" for job in champion.job.teachers)
+        + "."
+    ]
     if single is not None:
         params = single.contender.params
-        said.append(f"The first is {params['model']}, trained for {params['epochs']} epochs with augmentation {params['augmentation']}.")
+        said.append(
+            f"The first is {params['model']}, trained for {params['epochs']} epochs with augmentation {params['augmentation']}."
+        )
     if single is not None and ensemble is not None:
-        alone, together = (figure_of("accuracy", each.cells["accuracy"].mean) for each in (single, ensemble))
+        alone, together = (
+            figure_of("accuracy", each.cells["accuracy"].mean) for each in (single, ensemble)
+        )
         said.append(f"Accuracy: {alone} % each, {together} % together.")
     return " ".join(said)

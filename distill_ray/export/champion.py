@@ -1,4 +1,6 @@
-"""From the results of a study to a folder with its best student, which is there only when it has passed its check."""
+"""From the results of a study to a folder with its best student, which is there only when it has
+passed its check.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,16 @@ from distill_ray.export.card import model_card
 from distill_ray.export.load import open_model
 from distill_ray.job import Data
 from distill_ray.records import WEIGHTS, find_job
-from distill_ray.report.summary import found_settings
 from distill_ray.report.results import StudyResults
+from distill_ray.report.summary import found_settings
 from distill_ray.store import Store
 from distill_ray.tracking.champion import Champion
 from distill_ray.training.dataset import load_split
 
 TOLERANCE = 1e-4
-"""How far a probability of the exported model may be from the trained student's: the rounding of float32 in another order."""
+"""How far a probability of the exported model may be from the trained student's: the rounding of
+float32 in another order.
+"""
 
 IMAGES = 256
 """How many images of the test split the check looks at."""
@@ -31,7 +35,9 @@ FORMATS = ("safetensors", "torch-export", "onnx", "mlflow")
 
 @dataclass(frozen=True)
 class Exported:
-    """A checked export: the largest difference of a probability from the trained student's, over so many images."""
+    """A checked export: the largest difference of a probability from the trained student's, over so
+    many images.
+    """
 
     folder: Path
     difference: float
@@ -39,8 +45,8 @@ class Exported:
 
 
 def find_champion(results: StudyResults, store: Store, data: Data) -> Champion:
-    """The best student of a study on `data` with its weights, to hand out. Raises `RequestError` when there is none yet,
-    or when the study is of regression.
+    """The best student of a study on `data` with its weights, to hand out. Raises `RequestError`
+    when there is none yet, or when the study is of regression.
     """
     if results.task == "regression":
         raise RequestError(
@@ -50,7 +56,9 @@ def find_champion(results: StudyResults, store: Store, data: Data) -> Champion:
     champion = results.champion
     found = find_job(store, champion.job_id) if champion else None
     if champion is None or found is None:
-        raise RequestError(f"study {results.name} has no champion yet; `distill-ray run` brings it to its end")
+        raise RequestError(
+            f"study {results.name} has no champion yet; `distill-ray run` brings it to its end"
+        )
     images = load_split(data, "test")
     return Champion(
         job=replace(found.job, data=data),
@@ -74,11 +82,13 @@ def export_champion(
 ) -> Exported:
     """Write the best student of a study into the new folder `out`, with its model card.
 
-    The model takes uint8 images (N, H, W, C) and returns float32 probabilities (N, K), after temperature scaling when
-    `calibrated`. It is loaded again and compared with the trained student on images of the test split; `out` is made only
-    when no probability differs by more than `TOLERANCE`.
+    The model takes uint8 images (N, H, W, C) and returns float32 probabilities (N, K), after
+    temperature scaling when `calibrated`. It is loaded again and compared with the trained student
+    on images of the test split; `out` is made only when no probability differs by more than
+    `TOLERANCE`.
 
-    Raises `RequestError` when there is no champion, `out` is taken or a package is missing, `RunError` when the check fails.
+    Raises `RequestError` when there is no champion, `out` is taken or a package is missing,
+    `RunError` when the check fails.
     """
     from distill_ray.export.formats import WRITERS
 
@@ -117,7 +127,9 @@ def export_champion(
 
 
 def _trained(champion: Champion) -> tuple[np.ndarray, np.ndarray]:
-    """Images of the test split, and what the student of the training code says of them, in float32 on the CPU."""
+    """Images of the test split, and what the student of the training code says of them, in float32
+    on the CPU.
+    """
     import torch
     from safetensors.torch import load
 
@@ -126,6 +138,12 @@ def _trained(champion: Champion) -> tuple[np.ndarray, np.ndarray]:
     job = champion.job
     network = load_network(job, load(champion.weights), load_dataset(job.data))
     images = np.array(load_split(job.data, "test").images[:IMAGES])
-    logs = predict(network, images, np.arange(len(images)), worker=Worker(torch.device("cpu")), precision="fp32")
+    logs = predict(
+        network,
+        images,
+        np.arange(len(images)),
+        worker=Worker(torch.device("cpu")),
+        precision="fp32",
+    )
     scaled = torch.log_softmax(torch.from_numpy(logs) / champion.temperature, dim=1)
     return images, scaled.exp().numpy()

@@ -1,5 +1,5 @@
-"""The export formats of a student. All take images (N, H, W, C), uint8 unless the data set has real numbers, and return float32
-probabilities (N, K).
+"""The export formats of a student. All take images (N, H, W, C), uint8 unless the data set has real
+numbers, and return float32 probabilities (N, K).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from distill_ray.tracking.champion_model import load_student, scaled
 
 
 class Classifier(nn.Module):
-    """A student with all that belongs to it: scaling of pixels, normalisation (in the network), temperature, softmax."""
+    """A student with all that belongs to it: scaling of pixels, normalisation (in the network),
+    temperature, softmax.
+    """
 
     def __init__(self, network: nn.Module, temperature: float) -> None:
         super().__init__()
@@ -39,10 +41,14 @@ def write_safetensors(champion: Champion, folder: Path) -> None:
 
 
 def write_torch_export(champion: Champion, folder: Path) -> None:
-    """The graph as `torch.export` has it, for any number of images; bound to the release of torch that wrote it."""
+    """The graph as `torch.export` has it, for any number of images; bound to the release of torch
+    that wrote it.
+    """
     classifier, examples = _classifier(champion, folder)
     with _quietly():
-        program = torch.export.export(classifier, (examples,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
+        program = torch.export.export(
+            classifier, (examples,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},)
+        )
         torch.export.save(program, folder / PROGRAM)
 
 
@@ -87,7 +93,9 @@ def _classifier(champion: Champion, folder: Path) -> tuple[Classifier, Tensor]:
     network = load_student(folder, "cpu").network
     (folder / WEIGHTS).unlink()
     examples = torch.from_numpy(champion.examples.copy())
-    return Classifier(network, champion.temperature).eval(), examples.expand(2, -1, -1, -1) if len(examples) == 1 else examples
+    return Classifier(network, champion.temperature).eval(), examples.expand(2, -1, -1, -1) if len(
+        examples
+    ) == 1 else examples
 
 
 @contextlib.contextmanager
@@ -96,7 +104,11 @@ def _quietly() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,4 +1,6 @@
-"""Ways to learn from labels and teachers. Importing this package is cheap: torch comes in when a loss is computed."""
+"""Ways to learn from labels and teachers. Importing this package is cheap: torch comes in when a
+loss is computed.
+"""
 
 from distill_ray.methods.crd import CRD
 from distill_ray.methods.dirichlet import EnDD

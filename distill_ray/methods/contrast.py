@@ -1,4 +1,6 @@
-"""Memory and loss of contrastive representation distillation, after Tian, Krishnan & Isola 2020 and their published code."""
+"""Memory and loss of contrastive representation distillation, after Tian, Krishnan & Isola 2020 and
+their published code.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distill_ray.augmentation.to_device import send
 from distill_ray.augmentation.augmentation import Batch
+from distill_ray.augmentation.to_device import send
 from distill_ray.methods.method import Setup
 from distill_ray.models.network import Network
 
 
 class ContrastiveStudent(nn.Module):
-    """A network that also embeds its features, with the last embeddings of every training image by student and teachers.
+    """A network that also embeds its features, with the last embeddings of every training image by
+    student and teachers.
 
-    Images (B, C, H, W) to logits (B, K); a pass in training appends the embedding of its images to `embeddings`. The features
-    of several teachers are concatenated. Raises `ValueError` for networks outside of the catalogue.
+    Images (B, C, H, W) to logits (B, K); a pass in training appends the embedding of its images to
+    `embeddings`. The features of several teachers are concatenated. Raises `ValueError` for
+    networks outside of the catalogue.
     """
 
     student_bank: Tensor
@@ -35,7 +39,9 @@ class ContrastiveStudent(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stream)
             project_student = nn.Linear(student.classifier.in_features, width)
-            project_teachers = nn.Linear(sum(teacher.classifier.in_features for teacher in teachers), width)
+            project_teachers = nn.Linear(
+                sum(teacher.classifier.in_features for teacher in teachers), width
+            )
             banks = (torch.rand(2, len(setup.rows), width) * 2 - 1) * math.sqrt(3 / width)
         self.network = student
         self.project_student = project_student
@@ -67,58 +73,83 @@ class ContrastiveStudent(nn.Module):
     ) -> Tensor:
         """The loss for the images of `batch`, whose embeddings then enter the memory banks.
 
-        `embedding` (B, D) is the student's, `teacher_features` (B, sum of the teachers') are not yet embedded; `gather`
-        concatenates the rows of all workers. Raises `ValueError` for a batch that does not say which rows it holds.
+        `embedding` (B, D) is the student's, `teacher_features` (B, sum of the teachers') are not
+        yet embedded; `gather` concatenates the rows of all workers. Raises `ValueError` for a batch
+        that does not say which rows it holds.
         """
-        anchors = [functional.normalize(augmentation.float(), dim=1) for augmentation in (embedding, self.project_teachers(teacher_features))]
+        anchors = [
+            functional.normalize(augmentation.float(), dim=1)
+            for augmentation in (embedding, self.project_teachers(teacher_features))
+        ]
         own, others = self.candidates.draw(batch, negatives)
         chosen = torch.cat([own.unsqueeze(1), others], 1)
         losses = []
-        for side, (anchor, bank) in enumerate(zip(anchors, (self.teacher_bank, self.student_bank), strict=True)):
+        for side, (anchor, bank) in enumerate(
+            zip(anchors, (self.teacher_bank, self.student_bank), strict=True)
+        ):
             similarity = (anchor @ bank.T).gather(1, chosen) / temperature
-            losses.append(noise_contrastive(similarity, self._log_mean(side, similarity.detach(), gather)))
+            losses.append(
+                noise_contrastive(similarity, self._log_mean(side, similarity.detach(), gather))
+            )
         with torch.no_grad():
             slots = gather(own)
             self.student_bank, self.teacher_bank = (
                 remember(bank, slots, gather(anchor.detach()), momentum)
-                for anchor, bank in zip(anchors, (self.student_bank, self.teacher_bank), strict=True)
+                for anchor, bank in zip(
+                    anchors, (self.student_bank, self.teacher_bank), strict=True
+                )
             )
         return losses[0] + losses[1]
 
-    def _log_mean(self, side: int, similarity: Tensor, gather: Callable[[Tensor], Tensor]) -> Tensor:
+    def _log_mean(
+        self, side: int, similarity: Tensor, gather: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """Log of the mean of exp(similarity), of the first batch of the run ever after."""
         everywhere = gather(similarity.logsumexp(1))
         found = everywhere.logsumexp(0) - math.log(len(everywhere) * similarity.shape[1])
-        self.log_means[side] = torch.where(self.log_means[side].isnan(), found, self.log_means[side])
+        self.log_means[side] = torch.where(
+            self.log_means[side].isnan(), found, self.log_means[side]
+        )
         return self.log_means[side].clone()
 
 
 def noise_contrastive(similarity: Tensor, log_mean: Tensor) -> Tensor:
-    """Mean over images of -log h(own) - sum over negatives of log(1 - h), h the probability of not being noise.
+    """Mean over images of -log h(own) - sum over negatives of log(1 - h), h the probability of not
+    being noise.
 
-    `similarity` (B, 1 + K) holds that to the image itself and to K negatives, over the temperature. With the scores
-    exp(similarity) / Z, Z being n times their mean in the first batch, and K / n the chance of noise, n drops out: the log odds
-    of h are similarity - log_mean - log K.
+    `similarity` (B, 1 + K) holds that to the image itself and to K negatives, over the temperature.
+    With the scores exp(similarity) / Z, Z being n times their mean in the first batch, and K / n
+    the chance of noise, n drops out: the log odds of h are similarity - log_mean - log K.
     """
     log_odds = similarity - log_mean - math.log(similarity.shape[1] - 1)
-    return functional.softplus(-log_odds[:, 0]).mean() + functional.softplus(log_odds[:, 1:]).sum(1).mean()
+    return (
+        functional.softplus(-log_odds[:, 0]).mean()
+        + functional.softplus(log_odds[:, 1:]).sum(1).mean()
+    )
 
 
 def remember(bank: Tensor, slots: Tensor, vectors: Tensor, momentum: float) -> Tensor:
-    """`bank` (n, D) with `momentum` times the old and the rest of the new vectors (B, D) in `slots` (B,), of length 1 again."""
-    return bank.index_copy(0, slots, functional.normalize(momentum * bank[slots] + (1 - momentum) * vectors, dim=1))
+    """`bank` (n, D) with `momentum` times the old and the rest of the new vectors (B, D) in `slots`
+    (B,), of length 1 again.
+    """
+    return bank.index_copy(
+        0, slots, functional.normalize(momentum * bank[slots] + (1 - momentum) * vectors, dim=1)
+    )
 
 
 def features_of(networks: Sequence[nn.Module], images: Tensor) -> Tensor:
     """The concatenated features of several networks, (B, sum of D)."""
-    found = [network.features(network.normalise(images)) for network in map(_of_catalogue, networks)]
+    found = [
+        network.features(network.normalise(images)) for network in map(_of_catalogue, networks)
+    ]
     return torch.cat(found, 1)
 
 
 class Candidates(nn.Module):
     """Which remembered images are compared: the own one, and others of other classes.
 
-    `rows` (n,) are the training images among those of the data set, `labels` (n,) theirs; a slot is a place among `rows`.
+    `rows` (n,) are the training images among those of the data set, `labels` (n,) theirs; a slot is
+    a place among `rows`.
     """
 
     slot_of_row: Tensor
@@ -132,20 +163,29 @@ class Candidates(nn.Module):
         slot_of_row[rows] = np.arange(len(rows))
         by_class = np.argsort(labels, kind="stable")
         first_of_class = np.searchsorted(labels[by_class], np.arange(labels.max(initial=-1) + 2))
-        values = {"slot_of_row": slot_of_row, "labels": labels, "by_class": by_class, "first_of_class": first_of_class}
+        values = {
+            "slot_of_row": slot_of_row,
+            "labels": labels,
+            "by_class": by_class,
+            "first_of_class": first_of_class,
+        }
         for name, array in values.items():
             self.register_buffer(name, torch.tensor(array, dtype=torch.int64), persistent=False)
 
     def draw(self, batch: Batch, negatives: int) -> tuple[Tensor, Tensor]:
-        """The slots (B,) of the batch's images, and for each those of `negatives` images of other classes, with replacement.
+        """The slots (B,) of the batch's images, and for each those of `negatives` images of other
+        classes, with replacement.
 
-        The second has the shape (B, negatives). Raises `ValueError` for a batch that does not say which rows it holds.
+        The second has the shape (B, negatives). Raises `ValueError` for a batch that does not say
+        which rows it holds.
         """
         if batch.rows is None:
             raise ValueError("rows of the batch are needed to tell its images apart")
         start = int(batch.positions[0])
         drawn = batch.draws.uniform("negatives", start, start + len(batch.rows), negatives)
-        rows, uniform = (send(values, self.labels.device) for values in (batch.rows, torch.from_numpy(drawn)))
+        rows, uniform = (
+            send(values, self.labels.device) for values in (batch.rows, torch.from_numpy(drawn))
+        )
         own = self.slot_of_row[rows]
         label = self.labels[own].unsqueeze(1)
         first, stop = self.first_of_class[label], self.first_of_class[label + 1]
@@ -156,5 +196,7 @@ class Candidates(nn.Module):
 
 def _of_catalogue(network: nn.Module) -> Network:
     if not isinstance(network, Network):
-        raise ValueError(f"only networks of the catalogue show their features, found {type(network).__name__}")
+        raise ValueError(
+            f"only networks of the catalogue show their features, found {type(network).__name__}"
+        )
     return network

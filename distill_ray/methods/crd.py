@@ -1,4 +1,6 @@
-"""Contrastive representation distillation: the student's features learn to tell images apart as the teachers' do."""
+"""Contrastive representation distillation: the student's features learn to tell images apart as the
+teachers' do.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from distill_ray.augmentation.augmentation import Batch, Augmentation
+    from distill_ray.augmentation.augmentation import Augmentation, Batch
     from distill_ray.methods import contrast
 else:
     torch = LazyModule("torch")
@@ -25,32 +27,35 @@ else:
 @METHODS.register("crd")
 @dataclass(frozen=True, kw_only=True)
 class CRD(AugmentedKD):
-    r"""The loss of `augmented-kd`, or `labels * CE + alpha * KD` where the augmentation has no copies, `+ contrast * (contrastive loss)`.
+    r"""The loss of `augmented-kd`, or `labels * CE + alpha * KD` where the augmentation has no
+    copies, `+ contrast * (contrastive loss)`.
 
     ```math
     L = L_\mathrm{KD} + b \, \big[ C(v, M_T) + C(u, M_S) \big]
     ```
 
-    ```math
-    C(v, M) = - \frac{1}{B} \sum_i \Big[ \log h(v_i, m_i) + \sum_{j=1}^{K} \log\big( 1 - h(v_i, m_{ij}) \big) \Big]
-    ```
+    ```math C(v, M) = - \frac{1}{B} \sum_i \Big[ \log h(v_i, m_i) + \sum_{j=1}^{K} \log\big( 1 -
+    h(v_i, m_{ij}) \big) \Big] ```
 
     ```math
     h(v, m) = \frac{ \exp(v^\top m / \tau) / Z }{ \exp(v^\top m / \tau) / Z + K / n }
     \qquad m \leftarrow \frac{ \mu \, m + (1 - \mu) \, v }{ \Vert \mu \, m + (1 - \mu) \, v \Vert }
     ```
 
-    - `v_i`, `u_i`: the student's and the teachers' features of image i of B, each embedded by a linear layer and normalised to
-      unit length; the features of several teachers are concatenated.
-    - `M_S`, `M_T`: memory banks of the student's and of the teachers' embeddings, one for each of n training images.
-    - `m_i`: the entry of the image itself; `m_ij`: those of K (`negatives`) images of other classes; `Z`: n times the mean of
-      exp(v·m / τ) in the first batch.
+    - `v_i`, `u_i`: the student's and the teachers' features of image i of B, each embedded by a
+      linear layer and normalised to unit length; the features of several teachers are concatenated.
+    - `M_S`, `M_T`: memory banks of the student's and of the teachers' embeddings, one for each of n
+      training images.
+    - `m_i`: the entry of the image itself; `m_ij`: those of K (`negatives`) images of other
+      classes; `Z`: n times the mean of exp(v·m / τ) in the first batch.
     - `b`, `τ`, `μ`: the settings `contrast`, `contrast_temperature`, `memory_momentum`.
 
-    Both linear layers are trained, and dropped at deployment. Negatives are drawn with replacement, in the published code
-    without. The defaults are CRD + KD, whose results the tables of the good-augmentation paper call CRD; `alpha: 0` is CRD alone.
+    Both linear layers are trained, and dropped at deployment. Negatives are drawn with replacement,
+    in the published code without. The defaults are CRD + KD, whose results the tables of the
+    good-augmentation paper call CRD; `alpha: 0` is CRD alone.
 
-    Source: Tian, Krishnan & Isola 2020, "Contrastive representation distillation", https://arxiv.org/abs/1910.10699.
+    Source: Tian, Krishnan & Isola 2020, "Contrastive representation distillation",
+    https://arxiv.org/abs/1910.10699.
 
     Example:
 
@@ -69,18 +74,33 @@ class CRD(AugmentedKD):
     needed = "contrast, labels and alpha, or original, mixed_labels and augmented"
 
     labels: Annotated[float, Setting("weight of the label loss on the images", at_least=0)] = 1.0
-    alpha: Annotated[float, Setting("weight of distillation, on images and augmented copies", at_least=0)] = 1.0
+    alpha: Annotated[
+        float, Setting("weight of distillation, on images and augmented copies", at_least=0)
+    ] = 1.0
     contrast: Annotated[float, Setting("weight of the contrastive loss", at_least=0)] = 0.8
-    negatives: Annotated[int, Setting("images of other classes that each image is contrasted with", at_least=1)] = 16384
-    contrast_temperature: Annotated[float, Setting("divides the similarity of embeddings", above=0)] = 0.07
+    negatives: Annotated[
+        int, Setting("images of other classes that each image is contrasted with", at_least=1)
+    ] = 16384
+    contrast_temperature: Annotated[
+        float, Setting("divides the similarity of embeddings", above=0)
+    ] = 0.07
     memory_momentum: Annotated[
-        float, Setting("momentum of the memory bank: weight of the old embedding in an update", at_least=0, below=1)
+        float,
+        Setting(
+            "momentum of the memory bank: weight of the old embedding in an update",
+            at_least=0,
+            below=1,
+        ),
     ] = 0.5
     embedding: Annotated[int, Setting("dimension of the embeddings", at_least=1)] = 128
 
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
-        """The common rules, and images that can be told apart; copies beside them are welcome and not needed."""
-        super(AugmentedKD, self).check_fit(model=model, augmentation=augmentation, teachers=teachers)
+        """The common rules, and images that can be told apart; copies beside them are welcome and
+        not needed.
+        """
+        super(AugmentedKD, self).check_fit(
+            model=model, augmentation=augmentation, teachers=teachers
+        )
         if augmentation.mixes:
             raise ValueError(
                 f"method {self.name!r} tells images apart, and augmentation {augmentation.name!r} makes one of two; "
@@ -92,7 +112,9 @@ class CRD(AugmentedKD):
         return True
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
-        """The network with its embedding and the memory. Raises `ValueError` for networks outside of the catalogue."""
+        """The network with its embedding and the memory. Raises `ValueError` for networks outside
+        of the catalogue.
+        """
         return contrast.ContrastiveStudent(network, setup, self.embedding)
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
@@ -111,7 +133,11 @@ class CRD(AugmentedKD):
             momentum=self.memory_momentum,
             gather=student.gather,
         )
-        return {**terms, "loss": terms["loss"] + self.contrast * contrasted, "loss/contrast": contrasted}
+        return {
+            **terms,
+            "loss": terms["loss"] + self.contrast * contrasted,
+            "loss/contrast": contrasted,
+        }
 
     def _learns(self) -> bool:
         return self.contrast > 0 or super()._learns()

@@ -1,4 +1,6 @@
-"""Distillation of the distribution over the members' predictions: the student predicts a Dirichlet distribution."""
+"""Distillation of the distribution over the members' predictions: the student predicts a Dirichlet
+distribution.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distill_ray.augmentation.augmentation import Batch, Augmentation
+    from distill_ray.augmentation.augmentation import Augmentation, Batch
     from distill_ray.methods import losses
 else:
     torch = LazyModule("torch")
@@ -24,31 +26,29 @@ else:
 @METHODS.register("endd")
 @dataclass(frozen=True, kw_only=True)
 class EnDD(Method):
-    r"""`-T² log Dir(teachers' softened predictions; exp(logits / T))`: the student predicts how the members' predictions spread.
+    r"""`-T² log Dir(teachers' softened predictions; exp(logits / T))`: the student predicts how the
+    members' predictions spread.
 
-    ```math
-    L = T^2 \, \Big[ \sum_c \ln \Gamma(a_c) - \ln \Gamma(a_0) - \sum_c (a_c - 1) \frac{1}{N} \sum_n \ln q_{nc} \Big]
-    \qquad a_c = \exp(z_c / T) \quad a_0 = \sum_c a_c
-    ```
+    ```math L = T^2 \, \Big[ \sum_c \ln \Gamma(a_c) - \ln \Gamma(a_0) - \sum_c (a_c - 1) \frac{1}{N}
+    \sum_n \ln q_{nc} \Big] \qquad a_c = \exp(z_c / T) \quad a_0 = \sum_c a_c ```
 
     - `z_c`: the student's logit of class c; `a_c`: the concentrations of a Dirichlet distribution.
-    - `q_nc`: softmax at the temperature T of the logits of teacher n of N; with `smoothing` g it becomes (1 - g) q + g / classes.
+    - `q_nc`: softmax at the temperature T of the logits of teacher n of N; with `smoothing` g it
+      becomes (1 - g) q + g / classes.
     - Averaged over images. No labels are used.
 
-    The mean of that distribution at T = 1 is the usual softmax, so the student is deployed as it is. With `anneal_until`, T
-    decreases linearly from `temperature` at epoch `anneal_from` to 1 at epoch `anneal_until` (both 0-based), as in the paper;
-    without it T is constant, as in the code of Ferianc & Rodrigues 2022 (Hydra+), whose students are nevertheless evaluated at
-    T = 1.
+    The mean of that distribution at T = 1 is the usual softmax, so the student is deployed as it
+    is. With `anneal_until`, T decreases linearly from `temperature` at epoch `anneal_from` to 1 at
+    epoch `anneal_until` (both 0-based), as in the paper; without it T is constant, as in the code
+    of Ferianc & Rodrigues 2022 (Hydra+), whose students are nevertheless evaluated at T = 1.
 
-    Source: Malinin, Mlodozeniec & Gales 2020, "Ensemble distribution distillation", section 3, https://arxiv.org/abs/1905.00076.
+    Source: Malinin, Mlodozeniec & Gales 2020, "Ensemble distribution distillation", section 3,
+    https://arxiv.org/abs/1905.00076.
 
     Example:
 
-    ```yaml
-    name: distributions
-    teachers: {members: 5, model: wrn-10-1}
-    student: {model: wrn-10-1, method: endd, smoothing: 0.001, epochs: 12, anneal_from: 3, anneal_until: 9}
-    search:
+    ```yaml name: distributions teachers: {members: 5, model: wrn-10-1} student: {model: wrn-10-1,
+    method: endd, smoothing: 0.001, epochs: 12, anneal_from: 3, anneal_until: 9} search:
       space:
         temperature: {log: [2, 20]}
     ```
@@ -59,29 +59,44 @@ class EnDD(Method):
 
     temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 5.0
     smoothing: Annotated[
-        float, Setting("weight of the uniform distribution in the teachers' predictions", at_least=0, at_most=1)
+        float,
+        Setting(
+            "weight of the uniform distribution in the teachers' predictions", at_least=0, at_most=1
+        ),
     ] = 0.0
-    anneal_from: Annotated[int, Setting("epoch until which the temperature is constant", at_least=0)] = 0
+    anneal_from: Annotated[
+        int, Setting("epoch until which the temperature is constant", at_least=0)
+    ] = 0
     anneal_until: Annotated[
-        int | None, Setting("epoch at which the temperature reaches 1; unset: it is constant", at_least=1)
+        int | None,
+        Setting("epoch at which the temperature reaches 1; unset: it is constant", at_least=1),
     ] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.anneal_until is not None and self.anneal_until <= self.anneal_from:
-            raise ValueError(f"anneal_until must be above anneal_from, {self.anneal_from}, found {self.anneal_until}")
+            raise ValueError(
+                f"anneal_until must be above anneal_from, {self.anneal_from}, found {self.anneal_until}"
+            )
 
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
-        """Besides the common rules: two teachers, since a single one is fitted best by a distribution of zero width."""
+        """Besides the common rules: two teachers, since a single one is fitted best by a
+        distribution of zero width.
+        """
         super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
         if teachers < 2:
-            raise ValueError(f"method {self.name!r} learns how teachers differ and needs at least 2 of them, found {teachers}")
+            raise ValueError(
+                f"method {self.name!r} learns how teachers differ and needs at least 2 of them, found {teachers}"
+            )
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The mean over the parts of the batch."""
         temperature = self.temperature_at(batch.draws.epoch - 1)
         picked = [student.pick(part, teachers) for part in batch.parts]
-        terms = [dirichlet_likelihood(student(part.images), answers, temperature, self.smoothing) for part, answers in picked]
+        terms = [
+            dirichlet_likelihood(student(part.images), answers, temperature, self.smoothing)
+            for part, answers in picked
+        ]
         return {"loss": losses.average(terms)}
 
     def temperature_at(self, epoch: int) -> float:
@@ -92,11 +107,14 @@ class EnDD(Method):
         return self.temperature + (1 - self.temperature) * min(max(share, 0.0), 1.0)
 
 
-def dirichlet_likelihood(student: Tensor, teachers: Tensor, temperature: float, smoothing: float = 0.0) -> Tensor:
-    """T² times the negative log-likelihood of the members' softened predictions under Dir(exp(student / T)).
+def dirichlet_likelihood(
+    student: Tensor, teachers: Tensor, temperature: float, smoothing: float = 0.0
+) -> Tensor:
+    """T² times the negative log-likelihood of the members' softened predictions under
+    Dir(exp(student / T)).
 
-    Averaged over members and images; `student` holds logits (B, K) and `teachers` (N, B, K), which get no gradient. With
-    `smoothing` g every teacher's probabilities p become (1 - g) p + g / K.
+    Averaged over members and images; `student` holds logits (B, K) and `teachers` (N, B, K), which
+    get no gradient. With `smoothing` g every teacher's probabilities p become (1 - g) p + g / K.
     """
     concentration = (losses.at_least_float32(student) / temperature).exp()
     with torch.no_grad():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distill_ray.augmentation.augmentation import Batch, Part, Augmentation
+    from distill_ray.augmentation.augmentation import Augmentation, Batch, Part
     from distill_ray.methods import losses
 else:
     torch = LazyModule("torch")
@@ -24,29 +24,32 @@ else:
 @METHODS.register("augmented-kd")
 @dataclass(frozen=True, kw_only=True)
 class AugmentedKD(Method):
-    r"""`labels * CE(x) + alpha * [original * KD(x) + mixed_labels * CE(x') + augmented * KD(x')]` for images x and copies x'.
+    r"""`labels * CE(x) + alpha * [original * KD(x) + mixed_labels * CE(x') + augmented * KD(x')]`
+    for images x and copies x'.
 
-    ```math
-    L = r \, \mathrm{CE}(y, s(x)) + a \, \big[ w_1 \mathrm{KD}(x) + w_2 \, \mathrm{CE}(y', s(x')) + w_3 \mathrm{KD}(x') \big]
-    ```
+    ```math L = r \, \mathrm{CE}(y, s(x)) + a \, \big[ w_1 \mathrm{KD}(x) + w_2 \, \mathrm{CE}(y',
+    s(x')) + w_3 \mathrm{KD}(x') \big] ```
 
-    ```math
-    \mathrm{KD}(x) = T^2 \, \mathrm{KL}\big( \mathrm{softmax}(t(x) / T) \,\big\Vert\, \mathrm{softmax}(s(x) / T) \big)
-    ```
+    ```math \mathrm{KD}(x) = T^2 \, \mathrm{KL}\big( \mathrm{softmax}(t(x) / T) \,\big\Vert\,
+    \mathrm{softmax}(s(x) / T) \big) ```
 
-    - `x`, `x'`: the images after the usual augmentation, and copies that are augmented more strongly, the two parts of the augmentation;
-      `y`, `y'`: their labels, mixed ones for mixed copies.
+    - `x`, `x'`: the images after the usual augmentation, and copies that are augmented more
+      strongly, the two parts of the augmentation; `y`, `y'`: their labels, mixed ones for mixed
+      copies.
     - `s`, `t`: logits of the student and of the teachers; several are combined as in `kd`.
-    - `r`, `a`, `w_1`, `w_2`, `w_3`: the settings `labels`, `alpha`, `original`, `mixed_labels`, `augmented`.
+    - `r`, `a`, `w_1`, `w_2`, `w_3`: the settings `labels`, `alpha`, `original`, `mixed_labels`,
+      `augmented`.
 
-    x and x' have separate forward passes, and so separate batch statistics. The target for x' is the teachers' prediction for x'
-    itself; its mixed label counts only through `mixed_labels`, which the paper does not use.
+    x and x' have separate forward passes, and so separate batch statistics. The target for x' is
+    the teachers' prediction for x' itself; its mixed label counts only through `mixed_labels`,
+    which the paper does not use.
 
-    Where the augmentation picks images (CutMixPick), x' are those picked; the student scores the pool in evaluation mode. The published
-    code leaves it in training mode, so that its running statistics also see the pool.
+    Where the augmentation picks images (CutMixPick), x' are those picked; the student scores the
+    pool in evaluation mode. The published code leaves it in training mode, so that its running
+    statistics also see the pool.
 
-    Source: Wang, Lohit, Jones & Fu 2022, "What makes a good data augmentation in knowledge distillation", as coded,
-    https://arxiv.org/abs/2012.02909.
+    Source: Wang, Lohit, Jones & Fu 2022, "What makes a good data augmentation in knowledge
+    distillation", as coded, https://arxiv.org/abs/2012.02909.
 
     Example:
 
@@ -73,10 +76,15 @@ class AugmentedKD(Method):
     labels: Annotated[float, Setting("weight of the label loss on the images", at_least=0)] = 0.1
     alpha: Annotated[float, Setting("weight of the three terms below together", at_least=0)] = 0.9
     original: Annotated[float, Setting("weight of distillation on the images", at_least=0)] = 1.0
-    mixed_labels: Annotated[float, Setting("weight of the label loss on the augmented copies", at_least=0)] = 0.0
-    augmented: Annotated[float, Setting("weight of distillation on the augmented copies", at_least=0)] = 1.0
+    mixed_labels: Annotated[
+        float, Setting("weight of the label loss on the augmented copies", at_least=0)
+    ] = 0.0
+    augmented: Annotated[
+        float, Setting("weight of distillation on the augmented copies", at_least=0)
+    ] = 1.0
     combine: Annotated[
-        Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax"], Setting("how the teachers are combined")
+        Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax"],
+        Setting("how the teachers are combined"),
     ] = "mean-softmax"
 
     def __post_init__(self) -> None:
@@ -98,7 +106,11 @@ class AugmentedKD(Method):
         logits = losses.at_least_float32(student(images.images))
         labels = losses.cross_entropy(logits, images)
         original = self._distilled(logits, teachers(images))
-        mixed, augmented = self._of_copies(student, offered, teachers) if offered else (torch.zeros_like(labels),) * 2
+        mixed, augmented = (
+            self._of_copies(student, offered, teachers)
+            if offered
+            else (torch.zeros_like(labels),) * 2
+        )
         terms = self.original * original + self.mixed_labels * mixed + self.augmented * augmented
         return {
             "loss": self.labels * labels + self.alpha * terms,
@@ -111,7 +123,9 @@ class AugmentedKD(Method):
     def _learns(self) -> bool:
         return self.labels + self.alpha * (self.original + self.mixed_labels + self.augmented) > 0
 
-    def _of_copies(self, student: Student, offered: list[Part], teachers: Teachers) -> tuple[Tensor, Tensor]:
+    def _of_copies(
+        self, student: Student, offered: list[Part], teachers: Teachers
+    ) -> tuple[Tensor, Tensor]:
         mixed, augmented = [], []
         for part, answers in (student.pick(part, teachers) for part in offered):
             logits = losses.at_least_float32(student(part.images))

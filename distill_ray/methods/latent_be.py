@@ -1,4 +1,6 @@
-"""LatentBE: a BatchEnsemble learns member by member from an ensemble and becomes one plain network by averaging its members."""
+"""LatentBE: a BatchEnsemble learns member by member from an ensemble and becomes one plain network
+by averaging its members.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from distill_ray.augmentation.augmentation import Batch, Part, Augmentation
+    from distill_ray.augmentation.augmentation import Augmentation, Batch, Part
     from distill_ray.methods import losses, member_losses, perturbation
     from distill_ray.models import batch_ensemble
 else:
@@ -30,40 +32,43 @@ else:
 @METHODS.register("latent-be")
 @dataclass(frozen=True, kw_only=True)
 class LatentBE(Method):
-    r"""`(1 - alpha) * CE + alpha * T² mean over m of KL(teacher m || member m)` of a BatchEnsemble, averaged into one network.
+    r"""`(1 - alpha) * CE + alpha * T² mean over m of KL(teacher m || member m)` of a BatchEnsemble,
+    averaged into one network.
 
-    ```math
-    L = \frac{1}{M} \sum_m \Big[ (1 - \alpha) \, \mathrm{CE}(y, z_m) + \alpha \, T^2 \, \mathrm{KL}( q_m \Vert p_m ) \Big]
-    ```
+    ```math L = \frac{1}{M} \sum_m \Big[ (1 - \alpha) \, \mathrm{CE}(y, z_m) + \alpha \, T^2 \,
+    \mathrm{KL}( q_m \Vert p_m ) \Big] ```
 
     ```math
     \text{layer of member } m: \quad s_m \odot \big( W (r_m \odot x) + b \big)
     \qquad \text{deployed:} \quad W' = (\bar s \, \bar r^\top) \odot W
     ```
 
-    - `z_m`: logits of member m, one member per teacher; `q_m`, `p_m`: softmax of teacher m and of member m at T.
-    - `W`, `b`: weights and bias of a convolution or linear layer, shared by all members; `r_m`, `s_m`: the member's own factors
-      for its inputs and outputs, initialised to 1. Their means over the members are deployed.
+    - `z_m`: logits of member m, one member per teacher; `q_m`, `p_m`: softmax of teacher m and of
+      member m at T.
+    - `W`, `b`: weights and bias of a convolution or linear layer, shared by all members; `r_m`,
+      `s_m`: the member's own factors for its inputs and outputs, initialised to 1. Their means over
+      the members are deployed.
 
-    With `perturb: tdiv-sdiv` images are first perturbed towards where two teachers disagree and their two members do not, and
-    teachers and student see the perturbed images:
+    With `perturb: tdiv-sdiv` images are first perturbed towards where two teachers disagree and
+    their two members do not, and teachers and student see the perturbed images:
 
     ```math
     x' = \mathrm{clip}\Big( x + \frac{\sqrt{D}}{255} \frac{g}{\Vert g \Vert}, 0, 1 \Big)
     \qquad g = \nabla_x \big[ \mathrm{CE}( q_j, t_i(x) ) - \mathrm{CE}( p_j, z_i(x) ) \big]
     ```
 
-    - `i`, `j`: two different members, drawn in every step; `t_i`: logits of teacher i. All are in evaluation mode and at T = 1,
-      and `q_j` and `p_j` are constant.
+    - `i`, `j`: two different members, drawn in every step; `t_i`: logits of teacher i. All are in
+      evaluation mode and at T = 1, and `q_j` and `p_j` are constant.
     - `D`: values per image, so that images change by 1/255 per value in root mean square.
 
-    The loss is smaller than the published one by the entropy of the teachers, which is constant. Weight decay pulls the
-    members' factors towards 1, and their gradient is M times that of this mean over members, as published; both are built into
-    the BatchEnsemble. Defaults are those of the published code; merging by `mean-of-products` of s and r is how a later paper
-    describes the method, and a `scaled` bias is what the published code uses in validation during training.
+    The loss is smaller than the published one by the entropy of the teachers, which is constant.
+    Weight decay pulls the members' factors towards 1, and their gradient is M times that of this
+    mean over members, as published; both are built into the BatchEnsemble. Defaults are those of
+    the published code; merging by `mean-of-products` of s and r is how a later paper describes the
+    method, and a `scaled` bias is what the published code uses in validation during training.
 
-    Source: Nam, Lee, Heo & Lee 2022, "Improving ensemble distillation with weight averaging and diversifying perturbation",
-    as coded, https://arxiv.org/abs/2206.15047.
+    Source: Nam, Lee, Heo & Lee 2022, "Improving ensemble distillation with weight averaging and
+    diversifying perturbation", as coded, https://arxiv.org/abs/2206.15047.
 
     Example:
 
@@ -83,22 +88,36 @@ class LatentBE(Method):
     even_tail = True
 
     temperature: Annotated[float, Setting("softens teachers and members alike", above=0)] = 4.0
-    alpha: Annotated[float, Setting("weight of the teachers; the labels' weight is 1 - alpha", at_least=0, at_most=1)] = 1.0
-    perturb: Annotated[Literal["none", "tdiv-sdiv"], Setting("how images are perturbed before each step")] = "none"
-    merge: Annotated[Literal["product-of-means", "mean-of-products"], Setting("how members are merged into one network")] = (
-        "product-of-means"
-    )
-    merged_bias: Annotated[Literal["kept", "scaled"], Setting("what merging does to the bias of the classifier")] = "kept"
+    alpha: Annotated[
+        float,
+        Setting("weight of the teachers; the labels' weight is 1 - alpha", at_least=0, at_most=1),
+    ] = 1.0
+    perturb: Annotated[
+        Literal["none", "tdiv-sdiv"], Setting("how images are perturbed before each step")
+    ] = "none"
+    merge: Annotated[
+        Literal["product-of-means", "mean-of-products"],
+        Setting("how members are merged into one network"),
+    ] = "product-of-means"
+    merged_bias: Annotated[
+        Literal["kept", "scaled"], Setting("what merging does to the bias of the classifier")
+    ] = "kept"
 
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
-        """Besides the common rules: a model that can be a BatchEnsemble, and two teachers where images are perturbed."""
+        """Besides the common rules: a model that can be a BatchEnsemble, and two teachers where
+        images are perturbed.
+        """
         super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
         check_batch_ensemble(model)
         if self.perturb != "none" and teachers < 2:
-            raise ValueError(f"perturb {self.perturb!r} needs at least 2 teachers, found {teachers}")
+            raise ValueError(
+                f"perturb {self.perturb!r} needs at least 2 teachers, found {teachers}"
+            )
 
     def check_data(self, *, task: Task, real_valued: bool) -> None:
-        """Besides the common rules: pixels, where images are perturbed, since those stay between black and white."""
+        """Besides the common rules: pixels, where images are perturbed, since those stay between
+        black and white.
+        """
         super().check_data(task=task, real_valued=real_valued)
         if real_valued and self.perturb != "none":
             raise ValueError(
@@ -110,11 +129,15 @@ class LatentBE(Method):
         return self.perturb != "none" or super().live_teachers(augmentation)
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
-        """A BatchEnsemble with one member per teacher. Raises `ValueError` for a network that cannot become one."""
+        """A BatchEnsemble with one member per teacher. Raises `ValueError` for a network that
+        cannot become one.
+        """
         return batch_ensemble.to_batch_ensemble(network, setup.teachers)
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
-        """The weighted sum, with its two components as `"loss/labels"` and `"loss/teachers"`, averaged over the parts."""
+        """The weighted sum, with its two components as `"loss/labels"` and `"loss/teachers"`,
+        averaged over the parts.
+        """
         from_labels, from_teachers = [], []
         for offered in batch.parts:
             part, answers = self._shown(offered, student, batch, teachers)
@@ -122,17 +145,25 @@ class LatentBE(Method):
             from_labels.append(losses.cross_entropy(logits, part))
             from_teachers.append(member_losses.paired_kd(logits, answers, self.temperature))
         labels, distilled = losses.average(from_labels), losses.average(from_teachers)
-        return {"loss": labels.lerp(distilled, self.alpha), "loss/labels": labels, "loss/teachers": distilled}
+        return {
+            "loss": labels.lerp(distilled, self.alpha),
+            "loss/labels": labels,
+            "loss/teachers": distilled,
+        }
 
     def deploy(self, student: nn.Module) -> nn.Module:
         """The merged network, of the plain network's shape."""
         return cast("batch_ensemble.BatchEnsemble", student).merge(self.merge, self.merged_bias)
 
-    def _shown(self, offered: Part, student: Student, batch: Batch, teachers: Teachers) -> tuple[Part, Tensor]:
+    def _shown(
+        self, offered: Part, student: Student, batch: Batch, teachers: Teachers
+    ) -> tuple[Part, Tensor]:
         if self.perturb == "none":
             return student.pick(offered, teachers)
         part = offered if offered.pick is None else student.pick(offered, teachers)[0]
-        moved = replace(part, images=self._moved(part.images, student, batch, teachers), places=None)
+        moved = replace(
+            part, images=self._moved(part.images, student, batch, teachers), places=None
+        )
         return moved, teachers(moved)
 
     def _moved(self, images: Tensor, student: Student, batch: Batch, teachers: Teachers) -> Tensor:
@@ -155,7 +186,9 @@ class LatentBE(Method):
 
 
 def pair(batch: Batch, members: int) -> tuple[int, int]:
-    """The two different members of this step, in order; every pair is equally likely, and all workers have the same."""
+    """The two different members of this step, in order; every pair is equally likely, and all
+    workers have the same.
+    """
     (first, other), *_ = batch.draws.uniform("pair of members", batch.step, batch.step + 1, 2)
     leading, following = int(first * members), int(other * (members - 1))
     return leading, following + (following >= leading)

@@ -1,6 +1,7 @@
 """Losses that methods are made of: pure functions of logits, labels and the teachers' logits.
 
-All of them work in float32 at least, whatever precision the network ran in, and in float64 where the logits are float64.
+All of them work in float32 at least, whatever precision the network ran in, and in float64 where
+the logits are float64.
 """
 
 from __future__ import annotations
@@ -28,15 +29,17 @@ def ensemble_kd(
     combine: Combine = "mean-softmax",
     weights: Sequence[float] = (),
 ) -> Tensor:
-    """Temperature-squared Kullback-Leibler divergence from an ensemble to the student, summed over classes, averaged over images.
+    """Temperature-squared Kullback-Leibler divergence from an ensemble to the student, summed over
+    classes, averaged over images.
 
     With q_n and p the outputs of teacher n and of the student, softened by T, and N teachers:
 
     - `mean-softmax`: T² KL(mean_n q_n || p);
     - `mean-loss`: mean_n T² KL(q_n || p), which is larger by a constant and has the same gradient;
     - `add-loss`: sum_n T² KL(q_n || p), N times the loss before it;
-    - `sum-softmax`: as `mean-softmax` with sum_n q_n, of mass N, in the place of the mean, which is what the published script
-      "avg softmax" computes. It has the gradient of `add-loss`, and a value of N ln(N) T² more than N times `mean-softmax`.
+    - `sum-softmax`: as `mean-softmax` with sum_n q_n, of mass N, in the place of the mean, which is
+      what the published script "avg softmax" computes. It has the gradient of `add-loss`, and a
+      value of N ln(N) T² more than N times `mean-softmax`.
 
     Args:
         student: logits (B, K).
@@ -45,31 +48,40 @@ def ensemble_kd(
         combine: how the teachers are combined.
         weights: the share of each teacher in the means, in any unit; equal by default.
 
-    Raises `ValueError` where there are weights and not one for each teacher. Source: Hinton et al. 2015, in the normalisation
-    of Tian et al. 2020 (`DistillKL`).
+    Raises `ValueError` where there are weights and not one for each teacher. Source: Hinton et al.
+    2015, in the normalisation of Tian et al. 2020 (`DistillKL`).
     """
     log_p = (at_least_float32(student) / temperature).log_softmax(-1)
     with torch.no_grad():
         log_q = (teachers.to(log_p.dtype) / temperature).log_softmax(-1)
         log_mean = _log_mean(log_q, weights)
-    scale = temperature**2 / len(student) * (len(teachers) if combine in ("add-loss", "sum-softmax") else 1)
+    scale = (
+        temperature**2
+        / len(student)
+        * (len(teachers) if combine in ("add-loss", "sum-softmax") else 1)
+    )
     divergence = functional.kl_div(log_p, log_mean, reduction="sum", log_target=True)
     if combine == "sum-softmax":
         divergence = divergence + len(student) * math.log(len(teachers))
     elif combine != "mean-softmax":
         with torch.no_grad():
-            from_mean = functional.kl_div(log_mean, log_q, reduction="none", log_target=True).sum((1, 2))
-            disagreement = (from_mean * _shares(from_mean, weights)).sum() if weights else from_mean.mean()
+            from_mean = functional.kl_div(log_mean, log_q, reduction="none", log_target=True).sum(
+                (1, 2)
+            )
+            disagreement = (
+                (from_mean * _shares(from_mean, weights)).sum() if weights else from_mean.mean()
+            )
         divergence = divergence + disagreement
     return scale * divergence
 
 
 def cross_entropy(logits: Tensor, part: Part) -> Tensor:
-    """Mean cross-entropy of logits (B, K) against the labels of `part`, or against the mix of labels where images are mixed.
+    """Mean cross-entropy of logits (B, K) against the labels of `part`, or against the mix of
+    labels where images are mixed.
 
-    With logits (B, M, K) of M members or heads, the mean over them too. A mixed image costs
-    w CE(first label) + (1 - w) CE(second label), which is the cross-entropy against the mixed probabilities.
-    Source: Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix).
+    With logits (B, M, K) of M members or heads, the mean over them too. A mixed image costs w
+    CE(first label) + (1 - w) CE(second label), which is the cross-entropy against the mixed
+    probabilities. Source: Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix).
     """
     logits = at_least_float32(logits)
     labels, partner_labels, label_weight = part.labels, part.partner_labels, part.label_weight
@@ -78,7 +90,10 @@ def cross_entropy(logits: Tensor, part: Part) -> Tensor:
         logits = logits.flatten(0, 1)
         labels = labels.repeat_interleave(members)
         if partner_labels is not None and label_weight is not None:
-            partner_labels, label_weight = partner_labels.repeat_interleave(members), label_weight.repeat_interleave(members)
+            partner_labels, label_weight = (
+                partner_labels.repeat_interleave(members),
+                label_weight.repeat_interleave(members),
+            )
     if partner_labels is None or label_weight is None:
         return functional.cross_entropy(logits, labels)
     log_p = logits.log_softmax(-1)
@@ -88,10 +103,11 @@ def cross_entropy(logits: Tensor, part: Part) -> Tensor:
 
 
 def jensen_shannon(*logits: Tensor) -> Tensor:
-    """Mean divergence of the outputs for several versions of each image from their average, over images; logits (B, K) of each.
+    """Mean divergence of the outputs for several versions of each image from their average, over
+    images; logits (B, K) of each.
 
-    Source: Hendrycks et al. 2020 (AugMix), which adds 12 times this for three versions (plain, and two augmented) to the
-    cross-entropy of the plain one.
+    Source: Hendrycks et al. 2020 (AugMix), which adds 12 times this for three versions (plain, and
+    two augmented) to the cross-entropy of the plain one.
     """
     log_p = torch.stack([at_least_float32(version) for version in logits]).log_softmax(-1)
     log_mean = log_p.logsumexp(0) - math.log(len(logits))
@@ -118,5 +134,7 @@ def _log_mean(log_q: Tensor, weights: Sequence[float]) -> Tensor:
 def _shares(like: Tensor, weights: Sequence[float]) -> Tensor:
     """`weights`, one for each entry of the first axis of `like`, as shares of 1."""
     if len(weights) != len(like):
-        raise ValueError(f"weights must be one for each of {len(like)} teachers, found {len(weights)}")
+        raise ValueError(
+            f"weights must be one for each of {len(like)} teachers, found {len(weights)}"
+        )
     return send(torch.tensor(weights, dtype=like.dtype) / sum(weights), like.device)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from distill_ray.augmentation import picking
-    from distill_ray.augmentation.augmentation import Batch, Part, Augmentation
+    from distill_ray.augmentation.augmentation import Augmentation, Batch, Part
 else:
     picking = LazyModule("distill_ray.augmentation.picking")
 
@@ -28,28 +28,37 @@ else:
 class Method(ABC):
     """A way to learn from teachers or labels; its settings are its fields, all of them searchable.
 
-    The training loop calls `student` once, `loss` at every step and `deploy` at every evaluation and at the end. A method is
-    a value: its state lives in the buffers of the student, and its random numbers come from `batch.draws`, so that a resumed
-    run continues exactly as an undisturbed one.
+    The training loop calls `student` once, `loss` at every step and `deploy` at every evaluation
+    and at the end. A method is a value: its state lives in the buffers of the student, and its
+    random numbers come from `batch.draws`, so that a resumed run continues exactly as an
+    undisturbed one.
     """
 
     name: ClassVar[str]
     needs_teachers: ClassVar[bool] = False
     compares_versions: ClassVar[bool] = False
-    """Whether the method trains for consistency between the versions of an image, where an augmentation shows several."""
+    """Whether the method trains for consistency between the versions of an image, where an
+    augmentation shows several.
+    """
     tasks: ClassVar[tuple[Task, ...]] = ("classification",)
     even_tail: ClassVar[bool] = False
-    """Whether a teacher's largest logits are enough, with the mass of all others spread evenly over them."""
+    """Whether a teacher's largest logits are enough, with the mass of all others spread evenly over
+    them.
+    """
 
     def __post_init__(self) -> None:
         check(self)
 
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
-        """Raise `ValueError` with the reason when the method cannot be used with that model, augmentation or number of teachers."""
+        """Raise `ValueError` with the reason when the method cannot be used with that model,
+        augmentation or number of teachers.
+        """
         if self.needs_teachers and not teachers:
             raise ValueError(f"method {self.name!r} learns from teachers, and there are none")
         if augmentation.picks and not self.needs_teachers:
-            raise ValueError(f"augmentation {augmentation.name!r} picks images with the help of teachers; method {self.name!r} has none")
+            raise ValueError(
+                f"augmentation {augmentation.name!r} picks images with the help of teachers; method {self.name!r} has none"
+            )
         if augmentation.copies > 1 and not self.compares_versions:
             raise ValueError(
                 f"augmentation {augmentation.name!r} shows each image in {augmentation.copies} versions that should agree, and method {self.name!r} "
@@ -57,20 +66,29 @@ class Method(ABC):
             )
 
     def check_data(self, *, task: Task, real_valued: bool) -> None:
-        """Raise `ValueError` with the reason when the method is not for that task, or not for inputs that are real numbers."""
+        """Raise `ValueError` with the reason when the method is not for that task, or not for
+        inputs that are real numbers.
+        """
         if task not in self.tasks:
-            others = ", ".join(sorted(name for name, method in METHODS.items() if task in method.tasks))
-            raise ValueError(f"method {self.name!r} is for {' and '.join(self.tasks)}; for {task} there are {others}")
+            others = ", ".join(
+                sorted(name for name, method in METHODS.items() if task in method.tasks)
+            )
+            raise ValueError(
+                f"method {self.name!r} is for {' and '.join(self.tasks)}; for {task} there are {others}"
+            )
 
     def live_teachers(self, augmentation: Augmentation) -> bool:
-        """Whether teachers must run in every step, since stored teacher logits for the images of `augmentation` are not enough.
+        """Whether teachers must run in every step, since stored teacher logits for the images of
+        `augmentation` are not enough.
 
         They are enough for picking from a pool, since they cover the whole pool.
         """
         return False
 
     def takes_even_tail(self, augmentation: Augmentation) -> bool:
-        """Whether the largest logits of each prediction are enough: not where predictions also decide which images are picked."""
+        """Whether the largest logits of each prediction are enough: not where predictions also
+        decide which images are picked.
+        """
         return self.even_tail and not augmentation.picks
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
@@ -79,28 +97,38 @@ class Method(ABC):
 
     @abstractmethod
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
-        """The scalar to minimise, as `"loss"`, and its components under other names, for the record; means over images."""
+        """The scalar to minimise, as `"loss"`, and its components under other names, for the
+        record; means over images.
+        """
 
     def deploy(self, student: nn.Module) -> nn.Module:
         """The network that is evaluated, saved and exported: images to logits (B, K)."""
         return student
 
     def deployable(self, network: nn.Module) -> nn.Module:
-        """A network of the shape that `deploy` returns, made from the plain `network`: what saved weights are loaded into."""
+        """A network of the shape that `deploy` returns, made from the plain `network`: what saved
+        weights are loaded into.
+        """
         return network
 
     def to_dict(self) -> dict[str, Any]:
-        """Name and settings, as JSON values; the part of a job's identity that belongs to the method."""
+        """Name and settings, as JSON values; the part of a job's identity that belongs to the
+        method.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {"name": self.name} | {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {"name": self.name} | {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
 
 
 @dataclass(frozen=True)
 class Setup:
     """What a student may depend on besides its network: the teachers and the training images.
 
-    `networks` holds the teachers themselves where the method wants them live, and is empty otherwise. `rows` says which images
-    of the data set are the training split, and `labels` are theirs.
+    `networks` holds the teachers themselves where the method wants them live, and is empty
+    otherwise. `rows` says which images of the data set are the training split, and `labels` are
+    theirs.
     """
 
     teachers: int = 0
@@ -111,11 +139,13 @@ class Setup:
 
 @dataclass(frozen=True)
 class Student:
-    """The student in training; calling it maps images (B, C, H, W) in [0, 1] to logits (B, K), or (B, M, K) for M members.
+    """The student in training; calling it maps images (B, C, H, W) in [0, 1] to logits (B, K), or
+    (B, M, K) for M members.
 
-    `network` is what `Method.student` made, `parallel` the same with gradients averaged over the workers, `autocast` the
-    precision of forward passes, and `gather` concatenates the rows of all workers, in the order of positions: each has the same
-    number of rows for every image of its share of the batch.
+    `network` is what `Method.student` made, `parallel` the same with gradients averaged over the
+    workers, `autocast` the precision of forward passes, and `gather` concatenates the rows of all
+    workers, in the order of positions: each has the same number of rows for every image of its
+    share of the batch.
     """
 
     network: nn.Module
@@ -130,7 +160,9 @@ class Student:
 
     @contextmanager
     def evaluating(self) -> Iterator[nn.Module]:
-        """The network in evaluation mode, for a pass outside training: running statistics are used and not updated."""
+        """The network in evaluation mode, for a pass outside training: running statistics are used
+        and not updated.
+        """
         self.network.eval()
         try:
             with self.autocast():
@@ -139,7 +171,9 @@ class Student:
             self.network.train()
 
     def pick(self, part: Part, teachers: Teachers) -> tuple[Part, Tensor]:
-        """What to train on, `part` itself or what it asks to be picked from it, and the teachers' logits for that, (N, B, K)."""
+        """What to train on, `part` itself or what it asks to be picked from it, and the teachers'
+        logits for that, (N, B, K).
+        """
         if part.pick is None:
             return part, teachers(part)
         with self.evaluating() as network:
@@ -151,7 +185,8 @@ class Teachers(Protocol):
 
     @property
     def networks(self) -> Sequence[nn.Module]:
-        """The teachers themselves, in eval mode with frozen weights and so differentiable with respect to images.
+        """The teachers themselves, in eval mode with frozen weights and so differentiable with
+        respect to images.
 
         Only a method whose `live_teachers` returns true may rely on them.
         """

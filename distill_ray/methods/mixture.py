@@ -12,10 +12,11 @@ from distill_ray.task import Task
 
 
 class MeanPrediction(nn.Module):
-    """Images (B, C, H, W) to the logarithm of the members' mean prediction (B, K), which serves as logits.
+    """Images (B, C, H, W) to the logarithm of the members' mean prediction (B, K), which serves as
+    logits.
 
-    `members` is the network that gives the logits of each member, (B, M, K). For regression, means and log-variances of the
-    members (B, M, 2) become those of their mixture, (B, 2).
+    `members` is the network that gives the logits of each member, (B, M, K). For regression, means
+    and log-variances of the members (B, M, 2) become those of their mixture, (B, 2).
     """
 
     def __init__(self, members: nn.Module, task: Task = "classification") -> None:

@@ -14,7 +14,7 @@ from distill_ray.settings import Setting
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from distill_ray.augmentation.augmentation import Batch, Part, Augmentation
+    from distill_ray.augmentation.augmentation import Augmentation, Batch, Part
     from distill_ray.methods import diversity, losses, mixture, task_losses
     from distill_ray.models import multi_head
 else:
@@ -28,22 +28,26 @@ else:
 @METHODS.register("hydra")
 @dataclass(frozen=True, kw_only=True)
 class Hydra(Method):
-    r"""`T² KL(teacher || head)`, averaged over pairs of teachers and heads of one student. No labels are used.
+    r"""`T² KL(teacher || head)`, averaged over pairs of teachers and heads of one student. No
+    labels are used.
 
-    ```math
-    L = \frac{T^2}{P} \sum_{k=0}^{P-1} \mathrm{KL}\big( q_{k \bmod N} \,\big\Vert\, p_{k \bmod M} \big)
-    ```
+    ```math L = \frac{T^2}{P} \sum_{k=0}^{P-1} \mathrm{KL}\big( q_{k \bmod N} \,\big\Vert\, p_{k
+    \bmod M} \big) ```
 
-    - `q_n`, `p_m`: softmax at the temperature T of the logits of teacher n of N and of head m of M (`heads`).
-    - P, the number of pairs, is the larger of N and M: heads and teachers are paired in order, the shorter list repeated.
+    - `q_n`, `p_m`: softmax at the temperature T of the logits of teacher n of N and of head m of M
+      (`heads`).
+    - P, the number of pairs, is the larger of N and M: heads and teachers are paired in order, the
+      shorter list repeated.
     - KL is summed over classes and averaged over images.
 
-    Each head has its own copy of the last `depth` units of the features and of the classifier. The deployed network outputs the
-    mean of its heads' predictions. For regression the divergence is that of two Gaussians, without a temperature, and the heads'
-    mixture is deployed as one Gaussian with its mean and variance. The paper's first phase, which prepares the heads, is left
-    out, as in the code of Ferianc & Rodrigues 2022.
+    Each head has its own copy of the last `depth` units of the features and of the classifier. The
+    deployed network outputs the mean of its heads' predictions. For regression the divergence is
+    that of two Gaussians, without a temperature, and the heads' mixture is deployed as one Gaussian
+    with its mean and variance. The paper's first phase, which prepares the heads, is left out, as
+    in the code of Ferianc & Rodrigues 2022.
 
-    Source: Tran et al. 2020, "Hydra: Preserving ensemble diversity for model distillation", https://arxiv.org/abs/2001.04694.
+    Source: Tran et al. 2020, "Hydra: Preserving ensemble diversity for model distillation",
+    https://arxiv.org/abs/2001.04694.
 
     Example:
 
@@ -64,7 +68,9 @@ class Hydra(Method):
     tasks = ("classification", "regression")
 
     heads: Annotated[int, Setting("number of heads", at_least=1)] = 5
-    depth: Annotated[int, Setting("units before the classifier that each head has its own copy of", at_least=0)] = 0
+    depth: Annotated[
+        int, Setting("units before the classifier that each head has its own copy of", at_least=0)
+    ] = 0
     temperature: Annotated[float, Setting("softens teachers and heads alike", above=0)] = 4.0
 
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
@@ -73,14 +79,18 @@ class Hydra(Method):
         check_multi_head(model, self.depth)
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
-        """The network with several heads. Raises `ValueError` for a depth that leaves nothing to share."""
+        """The network with several heads. Raises `ValueError` for a depth that leaves nothing to
+        share.
+        """
         return multi_head.to_multi_head(network, self.heads, self.depth)
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The mean over the parts of the batch."""
         shown = [student.pick(part, teachers) for part in batch.parts]
         terms = [
-            task_losses.task_losses(part).individuality(student(part.images), answers, self.temperature)
+            task_losses.task_losses(part).individuality(
+                student(part.images), answers, self.temperature
+            )
             for part, answers in shown
         ]
         return {"loss": losses.average(terms)}
@@ -97,29 +107,31 @@ class Hydra(Method):
 @METHODS.register("hydra+")
 @dataclass(frozen=True, kw_only=True)
 class HydraPlus(Hydra):
-    r"""`correctness * CE + aggregation * KL of means + individuality * hydra + diversity * similarity of the heads`.
+    r"""`correctness * CE + aggregation * KL of means + individuality * hydra + diversity *
+    similarity of the heads`.
 
-    ```math
-    L = \lambda_1 \frac{1}{M} \sum_m \mathrm{CE}(y, z_m)
-    + \lambda_2 \, T_0^2 \, \mathrm{KL}\Big( \frac{1}{N} \sum_n q_n \,\Big\Vert\, \frac{1}{M} \sum_m p_m \Big)
-    + \lambda_3 L_\mathrm{hydra}
-    + \lambda_4 \sum_{l, m, r} \frac{ 1 + \cos( \bar\theta_{lr}, \theta_{lmr} ) }{2}
-    ```
+    ```math L = \lambda_1 \frac{1}{M} \sum_m \mathrm{CE}(y, z_m) + \lambda_2 \, T_0^2 \,
+    \mathrm{KL}\Big( \frac{1}{N} \sum_n q_n \,\Big\Vert\, \frac{1}{M} \sum_m p_m \Big) + \lambda_3
+    L_\mathrm{hydra} + \lambda_4 \sum_{l, m, r} \frac{ 1 + \cos( \bar\theta_{lr}, \theta_{lmr} )
+    }{2} ```
 
-    - `z_m`: logits of head m of M, at T = 1; `q_n`, `p_m`: softmax of teacher n of N and of head m at the temperature `T_0`.
+    - `z_m`: logits of head m of M, at T = 1; `q_n`, `p_m`: softmax of teacher n of N and of head m
+      at the temperature `T_0`.
     - `L_hydra`: the loss of `hydra`, at `temperature`.
-    - `θ_lmr`: row r of the weights of layer l in head m, the weights of one output; it is compared with its mean over the heads,
-      through which gradients flow. The sum, and so its influence, grows with the size and number of the heads.
-    - `λ_1` to `λ_4`, `T_0`: the settings `correctness`, `aggregation`, `individuality`, `diversity` and `mean_temperature`. The
-      paper's weights are (1 - a), a (1 - b), a b and lambda.
+    - `θ_lmr`: row r of the weights of layer l in head m, the weights of one output; it is compared
+      with its mean over the heads, through which gradients flow. The sum, and so its influence,
+      grows with the size and number of the heads.
+    - `λ_1` to `λ_4`, `T_0`: the settings `correctness`, `aggregation`, `individuality`, `diversity`
+      and `mean_temperature`. The paper's weights are (1 - a), a (1 - b), a b and lambda.
 
-    `λ_4` may start at epoch `diversity_from` and grow linearly until `diversity_until`. Biases are left out by default:
-    comparing them as rows of one number, as the published code does (`diversity_bias: separate`), makes gradients that dwarf all
-    others. `diversity_of: layers` compares whole layers, the formula of the paper. Regression has the first three terms for
+    `λ_4` may start at epoch `diversity_from` and grow linearly until `diversity_until`. Biases are
+    left out by default: comparing them as rows of one number, as the published code does
+    (`diversity_bias: separate`), makes gradients that dwarf all others. `diversity_of: layers`
+    compares whole layers, the formula of the paper. Regression has the first three terms for
     Gaussians, aggregation between the moments of the mixtures.
 
-    Source: Ferianc & Rodrigues 2022, "Simple regularisation for uncertainty-aware knowledge distillation",
-    https://arxiv.org/abs/2205.09526.
+    Source: Ferianc & Rodrigues 2022, "Simple regularisation for uncertainty-aware knowledge
+    distillation", https://arxiv.org/abs/2205.09526.
 
     Example:
 
@@ -139,13 +151,25 @@ class HydraPlus(Hydra):
 
     correctness: Annotated[float, Setting("weight of the labels", at_least=0)] = 0.1
     aggregation: Annotated[float, Setting("weight of the teachers' mean", at_least=0)] = 0.45
-    individuality: Annotated[float, Setting("weight of each head's own teachers", at_least=0)] = 0.45
-    mean_temperature: Annotated[float, Setting("softens the predictions averaged over teachers and over heads", above=0)] = 1.0
-    diversity: Annotated[float, Setting("weight of the penalty on heads that resemble each other", at_least=0)] = 0.002
+    individuality: Annotated[float, Setting("weight of each head's own teachers", at_least=0)] = (
+        0.45
+    )
+    mean_temperature: Annotated[
+        float, Setting("softens the predictions averaged over teachers and over heads", above=0)
+    ] = 1.0
+    diversity: Annotated[
+        float, Setting("weight of the penalty on heads that resemble each other", at_least=0)
+    ] = 0.002
     diversity_from: Annotated[int, Setting("epochs before the penalty sets in", at_least=0)] = 0
-    diversity_until: Annotated[int, Setting("epochs until the penalty reaches its full weight", at_least=0)] = 0
-    diversity_of: Annotated[Literal["rows", "layers"], Setting("the weight vectors that are compared")] = "rows"
-    diversity_bias: Annotated[Literal["none", "joined", "separate"], Setting("whether and how biases are compared")] = "none"
+    diversity_until: Annotated[
+        int, Setting("epochs until the penalty reaches its full weight", at_least=0)
+    ] = 0
+    diversity_of: Annotated[
+        Literal["rows", "layers"], Setting("the weight vectors that are compared")
+    ] = "rows"
+    diversity_bias: Annotated[
+        Literal["none", "joined", "separate"], Setting("whether and how biases are compared")
+    ] = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -153,13 +177,23 @@ class HydraPlus(Hydra):
             raise ValueError("correctness, aggregation and individuality must not all be 0")
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
-        """The weighted sum and its components; those of the outputs are averaged over the parts of the batch."""
+        """The weighted sum and its components; those of the outputs are averaged over the parts of
+        the batch.
+        """
         parts = [self._of_part(student, *student.pick(part, teachers)) for part in batch.parts]
-        correctness, aggregation, individuality = (losses.average(terms) for terms in zip(*parts, strict=True))
+        correctness, aggregation, individuality = (
+            losses.average(terms) for terms in zip(*parts, strict=True)
+        )
         heads = cast("multi_head.MultiHead", student.network).head_weights()
         likeness = diversity.diversity(heads, compare=self.diversity_of, bias=self.diversity_bias)
-        weight = ramp(batch.draws.epoch - 1, self.diversity_from, self.diversity_until, self.diversity)
-        total = self.correctness * correctness + self.aggregation * aggregation + self.individuality * individuality
+        weight = ramp(
+            batch.draws.epoch - 1, self.diversity_from, self.diversity_until, self.diversity
+        )
+        total = (
+            self.correctness * correctness
+            + self.aggregation * aggregation
+            + self.individuality * individuality
+        )
         return {
             "loss": total + weight * likeness,
             "loss/correctness": correctness,
@@ -168,7 +202,9 @@ class HydraPlus(Hydra):
             "loss/diversity": likeness,
         }
 
-    def _of_part(self, student: Student, part: Part, answers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _of_part(
+        self, student: Student, part: Part, answers: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         logits = losses.at_least_float32(student(part.images))
         compare = task_losses.task_losses(part)
         return (
@@ -179,7 +215,9 @@ class HydraPlus(Hydra):
 
 
 def ramp(epoch: int, start: int, stop: int, value: float) -> float:
-    """A weight that is 0 before the 0-based epoch `start`, grows linearly from 0 there, and is `value` from `stop` - 1 on."""
+    """A weight that is 0 before the 0-based epoch `start`, grows linearly from 0 there, and is
+    `value` from `stop` - 1 on.
+    """
     if epoch < start:
         return 0.0
     return value if epoch >= stop - 1 else value * (epoch - start) / (stop - 1 - start)

@@ -29,8 +29,9 @@ else:
 class SampledHeads(Method):
     r"""Students of one head with noise in its last layer, whose samples take the place of heads.
 
-    In evaluation the samples are drawn once, layer by layer, and the network outputs their mean prediction; the published
-    code draws new ones for every image. For regression the two terms are the correctness and the individuality of `hydra+`.
+    In evaluation the samples are drawn once, layer by layer, and the network outputs their mean
+    prediction; the published code draws new ones for every image. For regression the two terms are
+    the correctness and the individuality of `hydra+`.
 
     Source: Ferianc & Rodrigues 2022, as coded.
     """
@@ -39,9 +40,14 @@ class SampledHeads(Method):
     even_tail = True
     tasks = ("classification", "regression")
 
-    samples: Annotated[int, Setting("samples of the last layer in each step and in evaluation", at_least=1)] = 20
+    samples: Annotated[
+        int, Setting("samples of the last layer in each step and in evaluation", at_least=1)
+    ] = 20
     temperature: Annotated[float, Setting("softens teachers and samples alike", above=0)] = 4.0
-    alpha: Annotated[float, Setting("weight of the teachers; the labels' weight is 1 - alpha", at_least=0, at_most=1)] = 0.95
+    alpha: Annotated[
+        float,
+        Setting("weight of the teachers; the labels' weight is 1 - alpha", at_least=0, at_most=1),
+    ] = 0.95
 
     @property
     @abstractmethod
@@ -49,7 +55,9 @@ class SampledHeads(Method):
         """The layer with noise."""
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
-        """The network with noise in its last layer. Raises `ValueError` for networks outside of the catalogue."""
+        """The network with noise in its last layer. Raises `ValueError` for networks outside of the
+        catalogue.
+        """
         return stochastic.StochasticStudent(network, self.classifier, self.samples, len(setup.rows))
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
@@ -59,17 +67,27 @@ class SampledHeads(Method):
         for number, offered in enumerate(batch.parts):
             part, answers = student.pick(offered, teachers)
             features = losses.at_least_float32(student(part.images))
-            logits = network.sample(features, self._uniform(network, batch, part, f"samples of part {number}"))
+            logits = network.sample(
+                features, self._uniform(network, batch, part, f"samples of part {number}")
+            )
             compare = task_losses.task_losses(part)
             from_labels.append(compare.correctness(logits, part))
             from_teachers.append(compare.individuality(logits, answers, self.temperature))
         labels, distilled = losses.average(from_labels), losses.average(from_teachers)
-        return {"loss": labels.lerp(distilled, self.alpha), "loss/labels": labels, "loss/teachers": distilled}
+        return {
+            "loss": labels.lerp(distilled, self.alpha),
+            "loss/labels": labels,
+            "loss/teachers": distilled,
+        }
 
-    def _uniform(self, network: stochastic.StochasticStudent, batch: Batch, part: Part, purpose: str) -> NDArray[np.float64]:
+    def _uniform(
+        self, network: stochastic.StochasticStudent, batch: Batch, part: Part, purpose: str
+    ) -> NDArray[np.float64]:
         """Numbers for every image of the part; they belong to its position."""
         start = int(batch.positions[0])
-        return batch.draws.uniform(purpose, start, start + len(part.images), self.samples * network.classifier.noise_width)
+        return batch.draws.uniform(
+            purpose, start, start + len(part.images), self.samples * network.classifier.noise_width
+        )
 
     def deploy(self, student: nn.Module) -> nn.Module:
         """The mean prediction of samples drawn once."""
@@ -84,7 +102,8 @@ class SampledHeads(Method):
 @METHODS.register("drop")
 @dataclass(frozen=True, kw_only=True)
 class DropoutKD(SampledHeads):
-    r"""`(1 - alpha) * CE + alpha * T² KL(teacher || sample)` over samples drawn by dropout of half of the last layer's features.
+    r"""`(1 - alpha) * CE + alpha * T² KL(teacher || sample)` over samples drawn by dropout of half
+    of the last layer's features.
 
     ```math
     L = \frac{1 - \alpha}{S} \sum_s \mathrm{CE}(y, z_s) + \frac{\alpha \, T^2}{P} \sum_{k=0}^{P-1}
@@ -92,15 +111,17 @@ class DropoutKD(SampledHeads):
     \qquad z_s = W (2 \, d_s \odot f) + b
     ```
 
-    - `f`: the features of an image, `W`, `b` the last layer, `d_s` a mask of zeros and ones, each with probability one half.
-    - `q_n`, `p_s`: softmax at the temperature T of the logits of teacher n of N and of sample s of S (`samples`); P is the larger
-      of N and S.
+    - `f`: the features of an image, `W`, `b` the last layer, `d_s` a mask of zeros and ones, each
+      with probability one half.
+    - `q_n`, `p_s`: softmax at the temperature T of the logits of teacher n of N and of sample s of
+      S (`samples`); P is the larger of N and S.
 
-    Features are dropped in evaluation too: S masks are drawn once, and the deployed network outputs the mean prediction of those
-    S layers, while the published code draws new ones for every image. For regression both terms are those of `hydra+`.
+    Features are dropped in evaluation too: S masks are drawn once, and the deployed network outputs
+    the mean prediction of those S layers, while the published code draws new ones for every image.
+    For regression both terms are those of `hydra+`.
 
-    Source: Gal & Ghahramani 2016, "Dropout as a Bayesian approximation", https://arxiv.org/abs/1506.02142, as a student in the
-    code of Ferianc & Rodrigues 2022.
+    Source: Gal & Ghahramani 2016, "Dropout as a Bayesian approximation",
+    https://arxiv.org/abs/1506.02142, as a student in the code of Ferianc & Rodrigues 2022.
 
     Example:
 
@@ -126,22 +147,24 @@ class DropoutKD(SampledHeads):
 @METHODS.register("gauss")
 @dataclass(frozen=True, kw_only=True)
 class GaussianKD(SampledHeads):
-    r"""`drop` with Gaussian weights in the last layer instead of dropout, pulled towards a standard Gaussian by `prior * KL`.
+    r"""`drop` with Gaussian weights in the last layer instead of dropout, pulled towards a standard
+    Gaussian by `prior * KL`.
 
-    ```math
-    L = L_\mathrm{drop}(z_1, \dots, z_S) + \frac{\kappa}{2} \sum_w \big( \sigma_w^2 + \mu_w^2 - 1 - \ln \sigma_w^2 \big)
-    \qquad z_s = W f + b + \varepsilon_s \odot \sqrt{ \sigma_W^2 f^2 + \sigma_b^2 } \quad \varepsilon_s \sim \mathcal{N}(0, 1)
-    ```
+    ```math L = L_\mathrm{drop}(z_1, \dots, z_S) + \frac{\kappa}{2} \sum_w \big( \sigma_w^2 +
+    \mu_w^2 - 1 - \ln \sigma_w^2 \big) \qquad z_s = W f + b + \varepsilon_s \odot \sqrt{ \sigma_W^2
+    f^2 + \sigma_b^2 } \quad \varepsilon_s \sim \mathcal{N}(0, 1) ```
 
-    - `f`: the features of an image; `W`, `b`: the means of the last layer's weights and biases, with their own variances `σ²`,
-      initialised to exp(-10).
+    - `f`: the features of an image; `W`, `b`: the means of the last layer's weights and biases,
+      with their own variances `σ²`, initialised to exp(-10).
     - `L_drop`: the loss of `drop` for S samples of the logits, drawn for each image.
-    - The sum runs over all weights and biases `w` of the layer; it replaces their weight decay. `κ`: the setting `prior`.
+    - The sum runs over all weights and biases `w` of the layer; it replaces their weight decay.
+      `κ`: the setting `prior`.
 
-    As with `drop`, the deployed network outputs the mean prediction of S layers that are drawn once.
+    As with `drop`, the deployed network outputs the mean prediction of S layers that are drawn
+    once.
 
-    Source: Kingma, Salimans & Welling 2015, "Variational dropout and the local reparameterization trick",
-    https://arxiv.org/abs/1506.02557, as a student in the code of Ferianc & Rodrigues 2022.
+    Source: Kingma, Salimans & Welling 2015, "Variational dropout and the local reparameterization
+    trick", https://arxiv.org/abs/1506.02557, as a student in the code of Ferianc & Rodrigues 2022.
 
     Example:
 
@@ -159,7 +182,11 @@ class GaussianKD(SampledHeads):
     name = "gauss"
 
     prior: Annotated[
-        float | None, Setting("weight of the divergence from the prior; unset: 1 / number of training images", at_least=0)
+        float | None,
+        Setting(
+            "weight of the divergence from the prior; unset: 1 / number of training images",
+            at_least=0,
+        ),
     ] = None
 
     @property
@@ -171,6 +198,8 @@ class GaussianKD(SampledHeads):
         """The loss of the samples and the divergence from the prior."""
         network = cast("stochastic.StochasticStudent", student.network)
         terms = super().loss(student, batch, teachers)
-        divergence = cast("stochastic.GaussianClassifier", network.classifier).divergence_from_prior()
+        divergence = cast(
+            "stochastic.GaussianClassifier", network.classifier
+        ).divergence_from_prior()
         weight = 1 / network.images if self.prior is None else self.prior
         return {**terms, "loss": terms["loss"] + weight * divergence, "loss/prior": divergence}

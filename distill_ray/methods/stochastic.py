@@ -1,4 +1,6 @@
-"""Classifiers with noise, whose samples stand in for heads: dropout, and weights with a Gaussian distribution."""
+"""Classifiers with noise, whose samples stand in for heads: dropout, and weights with a Gaussian
+distribution.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ FIRST_LOG_VARIANCE = -10.0
 
 
 class StochasticClassifier(nn.Module):
-    """A linear layer with noise. `noise_width` uniform numbers make one sample of the output for one image.
+    """A linear layer with noise. `noise_width` uniform numbers make one sample of the output for
+    one image.
 
     Weight decay leaves it alone where it is not `decayed`.
     """
@@ -43,11 +46,15 @@ class StochasticClassifier(nn.Module):
 
     @abstractmethod
     def drawn(self, samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Weights (S, K, D) and biases (S, K) of that many plain layers, drawn from the distribution that this one is."""
+        """Weights (S, K, D) and biases (S, K) of that many plain layers, drawn from the
+        distribution that this one is.
+        """
 
 
 class DropoutClassifier(StochasticClassifier):
-    """Each feature is left out with probability one half and doubled otherwise, in training and in evaluation."""
+    """Each feature is left out with probability one half and doubled otherwise, in training and in
+    evaluation.
+    """
 
     @property
     def noise_width(self) -> int:
@@ -67,11 +74,12 @@ class DropoutClassifier(StochasticClassifier):
 
 
 class GaussianClassifier(StochasticClassifier):
-    """Weights and biases are independent Gaussians; outputs are drawn from the Gaussians that follow, one for each image.
+    """Weights and biases are independent Gaussians; outputs are drawn from the Gaussians that
+    follow, one for each image.
 
-    The variances begin at exp(-10), and what is trained is the difference of their logarithms from that. The divergence from
-    the prior takes the place of weight decay. Source: Kingma, Salimans & Welling 2015 (local reparameterisation), as coded by
-    Ferianc & Rodrigues 2022.
+    The variances begin at exp(-10), and what is trained is the difference of their logarithms from
+    that. The divergence from the prior takes the place of weight decay. Source: Kingma, Salimans &
+    Welling 2015 (local reparameterisation), as coded by Ferianc & Rodrigues 2022.
     """
 
     decayed = False
@@ -99,7 +107,9 @@ class GaussianClassifier(StochasticClassifier):
     def moments(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (B, K) of the outputs."""
         mean = nn.functional.linear(features, self.weight, self.bias)
-        variance = nn.functional.linear(features.square(), self.log_variance.exp(), self.bias_log_variance.exp())
+        variance = nn.functional.linear(
+            features.square(), self.log_variance.exp(), self.bias_log_variance.exp()
+        )
         return mean, variance.clamp_min(FLOOR)
 
     def forward(self, features: Tensor, noise: Tensor) -> Tensor:
@@ -111,28 +121,38 @@ class GaussianClassifier(StochasticClassifier):
     def divergence_from_prior(self) -> Tensor:
         """KL divergence of all weights and biases from independent standard Gaussians."""
         pairs = (self.weight, self.log_variance), (self.bias, self.bias_log_variance)
-        return torch.stack([0.5 * (log_v.exp() + mean.square() - 1 - log_v).sum() for mean, log_v in pairs]).sum()
+        return torch.stack(
+            [0.5 * (log_v.exp() + mean.square() - 1 - log_v).sum() for mean, log_v in pairs]
+        ).sum()
 
     def drawn(self, samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One draw of all weights per layer, the same for all images."""
 
         def draw(mean: Tensor, log_variance: Tensor) -> Tensor:
-            standard = send(torch.randn(samples, *mean.shape, generator=generator), mean.device).to(mean.dtype)
+            standard = send(torch.randn(samples, *mean.shape, generator=generator), mean.device).to(
+                mean.dtype
+            )
             return mean.detach() + (log_variance.detach() / 2).exp() * standard
 
         return draw(self.weight, self.log_variance), draw(self.bias, self.bias_log_variance)
 
 
 class StochasticStudent(nn.Module):
-    """A network of the catalogue with a classifier that has noise: images (B, C, H, W) to features (B, D) in training.
+    """A network of the catalogue with a classifier that has noise: images (B, C, H, W) to features
+    (B, D) in training.
 
-    In evaluation, images to the logits of `samples` drawn classifiers, (B, S, K), the same at every call.
+    In evaluation, images to the logits of `samples` drawn classifiers, (B, S, K), the same at every
+    call.
     """
 
-    def __init__(self, network: nn.Module, kind: type[StochasticClassifier], samples: int, images: int) -> None:
+    def __init__(
+        self, network: nn.Module, kind: type[StochasticClassifier], samples: int, images: int
+    ) -> None:
         super().__init__()
         if not isinstance(network, Network):
-            raise ValueError(f"only a network of the catalogue can have a classifier with noise, found {type(network).__name__}")
+            raise ValueError(
+                f"only a network of the catalogue can have a classifier with noise, found {type(network).__name__}"
+            )
         self.seed = network.seed
         self.task = network.task
         self.trunk = nn.Sequential(network.normalise, network.features)
@@ -149,7 +169,9 @@ class StochasticStudent(nn.Module):
         return logits
 
     def sample(self, features: Tensor, uniform: np.ndarray) -> Tensor:
-        """The logits (B, S, K) that features (B, D) and numbers in [0, 1), S * noise_width for each image, make."""
+        """The logits (B, S, K) that features (B, D) and numbers in [0, 1), S * noise_width for each
+        image, make.
+        """
         noise = send(torch.from_numpy(uniform), features.device).unflatten(1, (self.samples, -1))
         logits: Tensor = self.classifier(features, noise)
         return logits
@@ -172,6 +194,8 @@ class FrozenSamples(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of every classifier."""
-        outputs = nn.functional.linear(self.trunk(images), self.weight.flatten(0, 1), self.bias.flatten())
+        outputs = nn.functional.linear(
+            self.trunk(images), self.weight.flatten(0, 1), self.bias.flatten()
+        )
         logits: Tensor = outputs.unflatten(1, self.bias.shape)
         return logits

@@ -1,7 +1,8 @@
 """Scores of per-sample predictions, computed in float64 NumPy.
 
-Predictions are log-probabilities (N, K) for classification, mean and log-variance (N, 2) for regression. The type of the labels
-decides which: the functions below take either, those of the modules one.
+Predictions are log-probabilities (N, K) for classification, mean and log-variance (N, 2) for
+regression. The type of the labels decides which: the functions below take either, those of the
+modules one.
 """
 
 from collections.abc import Sequence
@@ -34,9 +35,10 @@ __all__ = [
 def score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """The scores of predictions for labels (N,).
 
-    For classification accuracy, nll, ece (15 bins), brier and oe (15 bins), fractions and nats. For regression nll, without
-    the constant ln(2 pi) / 2, rmse and mae. For either, also the metrics of other packages. Raises ValueError, naming the
-    argument, for shapes that do not match, NaN, log-probabilities above 0 and labels out of range.
+    For classification accuracy, nll, ece (15 bins), brier and oe (15 bins), fractions and nats. For
+    regression nll, without the constant ln(2 pi) / 2, rmse and mae. For either, also the metrics of
+    other packages. Raises ValueError, naming the argument, for shapes that do not match, NaN,
+    log-probabilities above 0 and labels out of range.
     """
     if _is_regression(predictions, labels):
         return regression.score(predictions, labels) | _others("regression", predictions, labels)
@@ -53,10 +55,11 @@ def score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
 
 
 def validation_score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """What `score` returns, and as cnll the NLL after temperature scaling: the lowest that one temperature reaches.
+    """What `score` returns, and as cnll the NLL after temperature scaling: the lowest that one
+    temperature reaches.
 
-    The temperature is fitted to these same predictions, so cnll is for selection, not for reporting. Raises ValueError as
-    `score` does.
+    The temperature is fitted to these same predictions, so cnll is for selection, not for
+    reporting. Raises ValueError as `score` does.
     """
     scores = final_score(predictions, labels, fit_temperature(predictions, labels))
     return {name: value for name, value in scores.items() if name != "cece"}
@@ -65,30 +68,48 @@ def validation_score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, flo
 def final_score(predictions: ArrayLike, labels: ArrayLike, temperature: float) -> dict[str, float]:
     """What `score` returns, and for classification also what `calibrated_score` returns."""
     scores = score(predictions, labels)
-    return scores if _is_regression(predictions, labels) else scores | calibrated_score(predictions, labels, temperature)
+    return (
+        scores
+        if _is_regression(predictions, labels)
+        else scores | calibrated_score(predictions, labels, temperature)
+    )
 
 
 def fit_temperature(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature that calibrates best, see `calibration.fit_temperature`; 1 for regression, which has none."""
-    return 1.0 if _is_regression(predictions, labels) else calibration.fit_temperature(predictions, labels)
+    """The temperature that calibrates best, see `calibration.fit_temperature`; 1 for regression,
+    which has none.
+    """
+    return (
+        1.0
+        if _is_regression(predictions, labels)
+        else calibration.fit_temperature(predictions, labels)
+    )
 
 
-def calibrated_score(predictions: ArrayLike, labels: ArrayLike, temperature: float) -> dict[str, float]:
-    """NLL and ECE of softmax(log p / T), as cnll and cece; T comes from `fit_temperature` on the validation split.
+def calibrated_score(
+    predictions: ArrayLike, labels: ArrayLike, temperature: float
+) -> dict[str, float]:
+    """NLL and ECE of softmax(log p / T), as cnll and cece; T comes from `fit_temperature` on the
+    validation split.
 
-    For classification only. Raises ValueError as `score` does, and for a temperature that is not above 0.
+    For classification only. Raises ValueError as `score` does, and for a temperature that is not
+    above 0.
     """
     predicted, truth = checked(predictions, labels)
     scaled = with_temperature(predicted, temperature)
     return {"cnll": nll(scaled, truth), "cece": ece(scaled, truth)}
 
 
-def mean_prediction(members: Sequence[ArrayLike], labels: ArrayLike, weights: ArrayLike | None = None) -> np.ndarray:
-    """The joint prediction of several members for the same samples, in the form of one member's predictions.
+def mean_prediction(
+    members: Sequence[ArrayLike], labels: ArrayLike, weights: ArrayLike | None = None
+) -> np.ndarray:
+    """The joint prediction of several members for the same samples, in the form of one member's
+    predictions.
 
-    `members` are M times log-probabilities (N, K) for class labels (N,), or mean and log-variance (N, 2) for real-valued ones.
-    The result is the mean of the probabilities for classification, mean and variance of the mixture for regression. `weights`
-    (M,) are the relative weights of the members in any unit, equal by default.
+    `members` are M times log-probabilities (N, K) for class labels (N,), or mean and log-variance
+    (N, 2) for real-valued ones. The result is the mean of the probabilities for classification,
+    mean and variance of the mixture for regression. `weights` (M,) are the relative weights of the
+    members in any unit, equal by default.
     """
     if _is_regression(members[0], labels):
         return regression.mean_gaussian(members, weights)
@@ -97,10 +118,21 @@ def mean_prediction(members: Sequence[ArrayLike], labels: ArrayLike, weights: Ar
 
 def _others(task: Task, predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """The metrics of other packages."""
-    functions = {name: metric.function for name, metric in METRICS.items() if metric.function and task in metric.tasks}
-    return {name: float(function(np.asarray(predictions), np.asarray(labels))) for name, function in functions.items()}
+    functions = {
+        name: metric.function
+        for name, metric in METRICS.items()
+        if metric.function and task in metric.tasks
+    }
+    return {
+        name: float(function(np.asarray(predictions), np.asarray(labels)))
+        for name, function in functions.items()
+    }
 
 
 def _is_regression(predictions: ArrayLike, labels: ArrayLike) -> bool:
-    """Real labels with anything but two predicted numbers are a mistake, which classification names."""
-    return task_of(np.asarray(labels)) == "regression" and np.shape(predictions)[-1:] == (len(GAUSSIAN),)
+    """Real labels with anything but two predicted numbers are a mistake, which classification
+    names.
+    """
+    return task_of(np.asarray(labels)) == "regression" and np.shape(predictions)[-1:] == (
+        len(GAUSSIAN),
+    )

@@ -8,15 +8,18 @@ from distill_ray.metrics.uncertainty import entropy
 
 
 class TeacherDeviation:
-    """T. stddev and mean entropy of a teacher's predictions, gathered while the training data pass by.
+    """T. stddev and mean entropy of a teacher's predictions, gathered while the training data pass
+    by.
 
-    Feed it, per iteration, one block of the teacher's log-probabilities (rows, K) at temperature 1 for the batch and one for
-    its augmented copy. Every `blocks` blocks close a group, whose rows are averaged; T. stddev is the standard deviation
-    (unbiased) of these averages over the groups, averaged over the classes. Lower predicts a better student. The value decreases
-    with the number of samples per group: compare only equal batches and blocks. Memory is K numbers per group.
+    Feed it, per iteration, one block of the teacher's log-probabilities (rows, K) at temperature 1
+    for the batch and one for its augmented copy. Every `blocks` blocks close a group, whose rows
+    are averaged; T. stddev is the standard deviation (unbiased) of these averages over the groups,
+    averaged over the classes. Lower predicts a better student. The value decreases with the number
+    of samples per group: compare only equal batches and blocks. Memory is K numbers per group.
 
-    Source: Wang et al. 2022, "What makes a good data augmentation in knowledge distillation", as coded: groups of 10 blocks
-    (5 iterations) that straddle epochs, short batches averaged by row, and an unfinished last group left out.
+    Source: Wang et al. 2022, "What makes a good data augmentation in knowledge distillation", as
+    coded: groups of 10 blocks (5 iterations) that straddle epochs, short batches averaged by row,
+    and an unfinished last group left out.
     """
 
     def __init__(self, blocks: int = 10) -> None:
@@ -27,11 +30,20 @@ class TeacherDeviation:
         self._samples = 0
 
     def update(self, log_probabilities: ArrayLike) -> None:
-        """Adds one block (rows, K). Raises ValueError for another shape, other classes than before, or NaN."""
+        """Adds one block (rows, K). Raises ValueError for another shape, other classes than before,
+        or NaN.
+        """
         block = np.asarray(log_probabilities, np.float64)
         expected = (self._open or self._means or [block])[0].shape[-1:]
-        if block.ndim != 2 or block.size == 0 or block.shape[1:] != expected or np.isnan(block).any():
-            raise ValueError(f"log_probabilities: expected numbers of the shape (rows, classes), found {block.shape}")
+        if (
+            block.ndim != 2
+            or block.size == 0
+            or block.shape[1:] != expected
+            or np.isnan(block).any()
+        ):
+            raise ValueError(
+                f"log_probabilities: expected numbers of the shape (rows, classes), found {block.shape}"
+            )
         self._entropy += entropy(block).sum()
         self._samples += len(block)
         self._open.append(np.exp(block))
@@ -48,7 +60,9 @@ class TeacherDeviation:
     def value(self) -> float:
         """T. stddev over the complete groups. Raises ValueError before there are two."""
         if self.groups < 2:
-            raise ValueError(f"T. stddev needs 2 groups of {self.blocks} blocks or more, found {self.groups}")
+            raise ValueError(
+                f"T. stddev needs 2 groups of {self.blocks} blocks or more, found {self.groups}"
+            )
         return float(np.std(self._means, axis=0, ddof=1).mean())
 
     @property

@@ -1,4 +1,6 @@
-"""Does confidence mean what it says: expected calibration error, overconfidence error, temperature scaling."""
+"""Does confidence mean what it says: expected calibration error, overconfidence error, temperature
+scaling.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -15,9 +17,10 @@ LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
 class Binning:
     """How top-label confidences in [0, 1] are put into bins of equal width.
 
-    `closed="right"` makes bins (low, high], `"left"` [low, high). A confidence of exactly 1 (in float32, which is what the
-    published systems computed in) has no bin of the left-closed kind; `certain` says where it goes: into the last bin
-    ("fold"), into one more bin of its own ("own"), or into no bin while it still counts as a sample ("skip").
+    `closed="right"` makes bins (low, high], `"left"` [low, high). A confidence of exactly 1 (in
+    float32, which is what the published systems computed in) has no bin of the left-closed kind;
+    `certain` says where it goes: into the last bin ("fold"), into one more bin of its own ("own"),
+    or into no bin while it still counts as a sample ("skip").
     """
 
     bins: int = 15
@@ -29,7 +32,9 @@ class Binning:
         if self.bins < 1:
             raise ValueError(f"bins: expected at least 1, found {self.bins}")
         if self.closed == "right" and self.certain != "fold":
-            raise ValueError(f"certain: right-closed bins hold confidence 1 in the last one, found {self.certain!r}")
+            raise ValueError(
+                f"certain: right-closed bins hold confidence 1 in the last one, found {self.certain!r}"
+            )
 
     @property
     def edges(self) -> FloatArray:
@@ -40,23 +45,35 @@ class Binning:
         """The bin of every confidence, (N,) -> (N,); `bins` stands for the one beyond the last."""
         if self.closed == "right":
             return np.maximum(np.searchsorted(self.edges, confidences, side="left") - 1, 0)
-        found = np.minimum(np.searchsorted(self.edges, confidences, side="right") - 1, self.bins - 1)
-        return found if self.certain == "fold" else np.where(confidences.astype(np.float32) >= 1, self.bins, found)
+        found = np.minimum(
+            np.searchsorted(self.edges, confidences, side="right") - 1, self.bins - 1
+        )
+        return (
+            found
+            if self.certain == "fold"
+            else np.where(confidences.astype(np.float32) >= 1, self.bins, found)
+        )
 
 
 STANDARD = Binning()
 """15 bins (low, high]: Guo et al. 2017, and what the LatentBE system reports."""
 
 CALIBRATED_ENSEMBLE = Binning(bins=100, closed="left", certain="skip")
-"""100 bins as coded by Jain, Patel & Viradiya 2022 (ensemble of calibrated models), which leaves certain predictions out."""
+"""100 bins as coded by Jain, Patel & Viradiya 2022 (ensemble of calibrated models), which leaves
+certain predictions out.
+"""
 
 MULTI_HEAD = Binning(bins=10)
-"""10 bins (low, high]: the Hydra+ system, whose published numbers are averages over batches (`batchwise_ece`)."""
+"""10 bins (low, high]: the Hydra+ system, whose published numbers are averages over batches
+(`batchwise_ece`).
+"""
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """A reliability diagram: per bin the number of samples, their mean confidence and their accuracy (0 where empty)."""
+    """A reliability diagram: per bin the number of samples, their mean confidence and their
+    accuracy (0 where empty).
+    """
 
     binning: Binning
     samples: int
@@ -71,7 +88,9 @@ class Reliability:
 
     @property
     def oe(self) -> float:
-        """Overconfidence error: mean over samples of confidence * max(confidence - accuracy, 0) of their bin; at most the ECE."""
+        """Overconfidence error: mean over samples of confidence * max(confidence - accuracy, 0) of
+        their bin; at most the ECE.
+        """
         return self._mean(self.confidence * np.maximum(self.confidence - self.accuracy, 0))
 
     def _mean(self, per_bin: FloatArray) -> float:
@@ -79,32 +98,46 @@ class Reliability:
 
 
 def ece(log_probabilities: ArrayLike, labels: ArrayLike, binning: Binning = STANDARD) -> float:
-    """Expected calibration error of (N, K) log-probabilities for labels (N,), a fraction (Guo et al. 2017, equation 3)."""
+    """Expected calibration error of (N, K) log-probabilities for labels (N,), a fraction (Guo et
+    al. 2017, equation 3).
+    """
     return reliability(log_probabilities, labels, binning).ece
 
 
 def oe(log_probabilities: ArrayLike, labels: ArrayLike, binning: Binning = STANDARD) -> float:
-    """Overconfidence error of (N, K) log-probabilities for labels (N,), a fraction (Thulasidasan et al. 2019)."""
+    """Overconfidence error of (N, K) log-probabilities for labels (N,), a fraction (Thulasidasan et
+    al. 2019).
+    """
     return reliability(log_probabilities, labels, binning).oe
 
 
-def batchwise_ece(log_probabilities: ArrayLike, labels: ArrayLike, batch: int, binning: Binning = STANDARD) -> float:
-    """Mean over samples of the ECE of their batch (consecutive ones of `batch` samples), a fraction.
+def batchwise_ece(
+    log_probabilities: ArrayLike, labels: ArrayLike, batch: int, binning: Binning = STANDARD
+) -> float:
+    """Mean over samples of the ECE of their batch (consecutive ones of `batch` samples), a
+    fraction.
 
-    For comparison with tables made that way, such as those of Hydra+: biased upwards, often strongly.
+    For comparison with tables made that way, such as those of Hydra+: biased upwards, often
+    strongly.
     """
     predicted, truth = checked(log_probabilities, labels)
     parts = [slice(start, start + batch) for start in range(0, len(truth), batch)]
-    return sum(ece(predicted[part], truth[part], binning) * len(truth[part]) for part in parts) / len(truth)
+    return sum(
+        ece(predicted[part], truth[part], binning) * len(truth[part]) for part in parts
+    ) / len(truth)
 
 
-def reliability(log_probabilities: ArrayLike, labels: ArrayLike, binning: Binning = STANDARD) -> Reliability:
+def reliability(
+    log_probabilities: ArrayLike, labels: ArrayLike, binning: Binning = STANDARD
+) -> Reliability:
     """The reliability diagram of (N, K) log-probabilities for labels (N,)."""
     return diagram(*top_labels(log_probabilities, labels), binning)
 
 
 def diagram(confidences: ArrayLike, correct: ArrayLike, binning: Binning = STANDARD) -> Reliability:
-    """The reliability diagram of confidences (N,) in [0, 1] whose predictions were `correct` (N,) or not."""
+    """The reliability diagram of confidences (N,) in [0, 1] whose predictions were `correct` (N,)
+    or not.
+    """
     sure, right = np.asarray(confidences, np.float64), np.asarray(correct, np.float64)
     bins = binning.bins + (binning.certain == "own")
     where = binning.indices(sure)
@@ -120,17 +153,21 @@ def diagram(confidences: ArrayLike, correct: ArrayLike, binning: Binning = STAND
 
 
 def fit_temperature(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature T that minimises the NLL of softmax(log p / T) for labels (N,), to 1e-8 and within [0.01, 100].
+    """The temperature T that minimises the NLL of softmax(log p / T) for labels (N,), to 1e-8 and
+    within [0.01, 100].
 
-    Fit it on the validation split. An ensemble is pooled first and then has one T (`mean_log_probabilities`). Where the NLL
-    has no minimum inside (every label is the top class, or the worst), T is the limit it falls towards.
-    Source: Guo et al. 2017; exact where the LatentBE system stops its BFGS at a gradient of 1e-3.
+    Fit it on the validation split. An ensemble is pooled first and then has one T
+    (`mean_log_probabilities`). Where the NLL has no minimum inside (every label is the top class,
+    or the worst), T is the limit it falls towards. Source: Guo et al. 2017; exact where the
+    LatentBE system stops its BFGS at a gradient of 1e-3.
     """
     from scipy.optimize import brentq
 
     predicted, truth = checked(log_probabilities, labels)
     # At T <= 100 anything this far below the top class has no weight; -inf would make 0 * inf.
-    logits = np.maximum(np.subtract(predicted, predicted.max(axis=1, keepdims=True), dtype=np.float64), -1e4)
+    logits = np.maximum(
+        np.subtract(predicted, predicted.max(axis=1, keepdims=True), dtype=np.float64), -1e4
+    )
     of_labels = logits[np.arange(len(truth)), truth].mean()
 
     def slope(log_temperature: float) -> float:
@@ -148,7 +185,9 @@ def fit_temperature(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
 
 
 def with_temperature(log_probabilities: ArrayLike, temperature: float) -> FloatArray:
-    """log softmax(log p / T), (N, K) -> (N, K); equal to dividing the logits by T. Raises ValueError for T not above 0."""
+    """log softmax(log p / T), (N, K) -> (N, K); equal to dividing the logits by T. Raises
+    ValueError for T not above 0.
+    """
     if not temperature > 0:
         raise ValueError(f"temperature: expected a number above 0, found {temperature}")
     scaled = np.asarray(log_probabilities, np.float64) / temperature

@@ -9,17 +9,22 @@ from distill_ray.metrics.classification import FloatArray
 def mean_log_probabilities(members: ArrayLike, weights: ArrayLike | None = None) -> FloatArray:
     """Logarithm of the mean of the members' probabilities, (M, N, K) log-probabilities -> (N, K).
 
-    `weights` (M,), not negative and not all 0, are divided by their sum; None means equal ones. Computed without leaving the
-    logarithms, so that tiny probabilities survive. Raises ValueError, naming the argument, for other shapes, NaN and weights.
+    `weights` (M,), not negative and not all 0, are divided by their sum; None means equal ones.
+    Computed without leaving the logarithms, so that tiny probabilities survive. Raises ValueError,
+    naming the argument, for other shapes, NaN and weights.
     """
     logs = np.asarray(members, np.float64)
     if logs.ndim != 3 or logs.size == 0:
-        raise ValueError(f"members: expected the shape (members, samples, classes), found {logs.shape}")
+        raise ValueError(
+            f"members: expected the shape (members, samples, classes), found {logs.shape}"
+        )
     share = np.ones(len(logs)) if weights is None else np.asarray(weights, np.float64)
     if share.shape != logs.shape[:1]:
         raise ValueError(f"weights: expected the shape {logs.shape[:1]}, found {share.shape}")
     if not (np.isfinite(share).all() and (share >= 0).all() and share.sum() > 0):
-        raise ValueError(f"weights: expected numbers that are not negative and not all 0, found {share.tolist()}")
+        raise ValueError(
+            f"weights: expected numbers that are not negative and not all 0, found {share.tolist()}"
+        )
     logs, share = logs[share > 0], share[share > 0] / share.sum()
     top = logs.max(axis=0)  # NaN if any member's value is
     if np.isnan(top).any():

@@ -1,4 +1,6 @@
-"""Regression by an ensemble of Gaussians: their mixture's moments, its likelihood and errors, and its uncertainty."""
+"""Regression by an ensemble of Gaussians: their mixture's moments, its likelihood and errors, and
+its uncertainty.
+"""
 
 from collections.abc import Sequence
 
@@ -10,26 +12,38 @@ from distill_ray.metrics.uncertainty import Uncertainty
 
 
 def mixture(means: ArrayLike, variances: ArrayLike) -> tuple[FloatArray, Uncertainty]:
-    """Mean (N,) of the members' mixture, and the standard deviations of what it predicts; (M, N) each.
+    """Mean (N,) of the members' mixture, and the standard deviations of what it predicts; (M, N)
+    each.
 
-    total² = aleatoric² + epistemic², where aleatoric² is the members' mean variance and epistemic² the unbiased variance of
-    their means, 0 for a single member. Source: Lakshminarayanan et al. 2017 with Hydra+'s M - 1. Raises ValueError, naming
-    the argument, for shapes that differ, NaN and negative variances.
+    total² = aleatoric² + epistemic², where aleatoric² is the members' mean variance and epistemic²
+    the unbiased variance of their means, 0 for a single member. Source: Lakshminarayanan et al.
+    2017 with Hydra+'s M - 1. Raises ValueError, naming the argument, for shapes that differ, NaN
+    and negative variances.
     """
     centres, spreads = np.asarray(means, np.float64), np.asarray(variances, np.float64)
     if centres.ndim != 2 or centres.size == 0 or np.isnan(centres).any():
-        raise ValueError(f"means: expected numbers of the shape (members, samples), found {centres.shape}")
+        raise ValueError(
+            f"means: expected numbers of the shape (members, samples), found {centres.shape}"
+        )
     if spreads.shape != centres.shape or not (spreads >= 0).all():
-        raise ValueError(f"variances: expected numbers that are not negative of the shape {centres.shape}, found {spreads.shape}")
+        raise ValueError(
+            f"variances: expected numbers that are not negative of the shape {centres.shape}, found {spreads.shape}"
+        )
     disagreement = centres.var(axis=0, ddof=1) if len(centres) > 1 else np.zeros(centres.shape[1])
     noise = spreads.mean(axis=0)
-    return centres.mean(axis=0), Uncertainty(np.sqrt(noise + disagreement), np.sqrt(noise), np.sqrt(disagreement))
+    return centres.mean(axis=0), Uncertainty(
+        np.sqrt(noise + disagreement), np.sqrt(noise), np.sqrt(disagreement)
+    )
 
 
-def gaussian_nll(mean: ArrayLike, deviation: ArrayLike, targets: ArrayLike, constant: bool = True) -> float:
-    """Mean negative log-likelihood of targets (N,) under normal distributions of this mean and standard deviation (N,), in nats.
+def gaussian_nll(
+    mean: ArrayLike, deviation: ArrayLike, targets: ArrayLike, constant: bool = True
+) -> float:
+    """Mean negative log-likelihood of targets (N,) under normal distributions of this mean and
+    standard deviation (N,), in nats.
 
-    `constant=False` leaves out ln(2 pi) / 2, as the losses and tables of Hydra+ do. Raises ValueError for a deviation of 0.
+    `constant=False` leaves out ln(2 pi) / 2, as the losses and tables of Hydra+ do. Raises
+    ValueError for a deviation of 0.
     """
     scale = np.asarray(deviation, np.float64)
     if not (scale > 0).all():
@@ -49,7 +63,9 @@ def mae(mean: ArrayLike, targets: ArrayLike) -> float:
 
 
 def score(predictions: ArrayLike, targets: ArrayLike) -> dict[str, float]:
-    """nll (without the constant ln(2 pi) / 2), rmse and mae of predicted means and log-variances (N, 2) for targets (N,)."""
+    """nll (without the constant ln(2 pi) / 2), rmse and mae of predicted means and log-variances
+    (N, 2) for targets (N,).
+    """
     mean, variance = _gaussians(predictions)
     return {
         "nll": gaussian_nll(mean, np.sqrt(variance), targets, constant=False),
@@ -82,13 +98,22 @@ def losses(predictions: ArrayLike, targets: ArrayLike) -> dict[str, FloatArray]:
 def _gaussians(predictions: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Means and variances (N,)."""
     predicted = np.asarray(predictions, np.float64)
-    if predicted.ndim != 2 or predicted.shape[1] != 2 or predicted.size == 0 or np.isnan(predicted).any():
-        raise ValueError(f"predictions: expected numbers of the shape (samples, 2), found {predicted.shape}")
+    if (
+        predicted.ndim != 2
+        or predicted.shape[1] != 2
+        or predicted.size == 0
+        or np.isnan(predicted).any()
+    ):
+        raise ValueError(
+            f"predictions: expected numbers of the shape (samples, 2), found {predicted.shape}"
+        )
     return predicted[:, 0], np.exp(predicted[:, 1])
 
 
 def _errors(mean: ArrayLike, targets: ArrayLike) -> FloatArray:
     predicted, truth = np.asarray(mean, np.float64), np.asarray(targets, np.float64)
     if truth.shape != predicted.shape or truth.size == 0:  # (N, 1) against (N,) would broadcast
-        raise ValueError(f"targets: expected the shape {predicted.shape} of the mean, found {truth.shape}")
+        raise ValueError(
+            f"targets: expected the shape {predicted.shape} of the mean, found {truth.shape}"
+        )
     return predicted - truth

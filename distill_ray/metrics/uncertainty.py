@@ -1,4 +1,6 @@
-"""How uncertain a prediction is, why (noise in the data or disagreement of members), and whether that reveals foreign data."""
+"""How uncertain a prediction is, why (noise in the data or disagreement of members), and whether
+that reveals foreign data.
+"""
 
 from dataclasses import dataclass
 
@@ -13,8 +15,9 @@ from distill_ray.metrics.ensemble import mean_log_probabilities
 class Uncertainty:
     """Per sample (N,), the total uncertainty of a prediction and its two sources.
 
-    Aleatoric is what a member expects on average (noise in the data), epistemic is how much the members disagree. For
-    classification all are in nats and add up; for regression they are standard deviations, whose squares add up.
+    Aleatoric is what a member expects on average (noise in the data), epistemic is how much the
+    members disagree. For classification all are in nats and add up; for regression they are
+    standard deviations, whose squares add up.
     """
 
     total: FloatArray
@@ -23,16 +26,20 @@ class Uncertainty:
 
 
 def entropy(log_probabilities: ArrayLike) -> FloatArray:
-    """-sum p ln p over the last axis, in nats, (..., K) -> (...); a class of probability 0 adds nothing."""
+    """-sum p ln p over the last axis, in nats, (..., K) -> (...); a class of probability 0 adds
+    nothing.
+    """
     logs = np.asarray(log_probabilities, np.float64)
     probabilities = np.exp(logs)
     return np.asarray(-(probabilities * np.where(probabilities > 0, logs, 0)).sum(axis=-1))
 
 
 def decompose(members: ArrayLike) -> Uncertainty:
-    """Entropy of the mean prediction, mean entropy of the members and their difference, the mutual information.
+    """Entropy of the mean prediction, mean entropy of the members and their difference, the mutual
+    information.
 
-    `members` are log-probabilities (M, N, K). Source: Depeweg et al. 2018; the difference is kept from going below 0.
+    `members` are log-probabilities (M, N, K). Source: Depeweg et al. 2018; the difference is kept
+    from going below 0.
     """
     total = entropy(mean_log_probabilities(members))
     aleatoric = entropy(members).mean(axis=0)
@@ -40,31 +47,40 @@ def decompose(members: ArrayLike) -> Uncertainty:
 
 
 def disagreement(members: ArrayLike) -> FloatArray:
-    """Share of the samples for which two members name different classes, for every pair: (M, N, K) -> (M, M)."""
+    """Share of the samples for which two members name different classes, for every pair: (M, N, K)
+    -> (M, M).
+    """
     named = np.asarray(members).argmax(axis=-1)
     return np.asarray((named[:, None] != named[None]).mean(axis=-1))
 
 
 def diversity(members: ArrayLike) -> dict[str, float]:
-    """How different M members are: `disagreement`, the mean over pairs, and `information`, the mean mutual information in nats.
+    """How different M members are: `disagreement`, the mean over pairs, and `information`, the mean
+    mutual information in nats.
 
     `members` are log-probabilities (M, N, K). A single member disagrees with nobody: both are 0.
     """
     pairs = disagreement(members)[np.triu_indices(len(np.asarray(members)), 1)]
-    return {"disagreement": float(pairs.mean()) if len(pairs) else 0.0, "information": float(decompose(members).epistemic.mean())}
+    return {
+        "disagreement": float(pairs.mean()) if len(pairs) else 0.0,
+        "information": float(decompose(members).epistemic.mean()),
+    }
 
 
 def decompose_dirichlet(concentrations: ArrayLike) -> Uncertainty:
-    """The same decomposition, in closed form, of categorical distributions drawn from Dir(alpha), alpha (N, K) above 0.
+    """The same decomposition, in closed form, of categorical distributions drawn from Dir(alpha),
+    alpha (N, K) above 0.
 
-    Raises ValueError for another shape or a concentration that is not above 0. Source: Malinin and Gales 2018, "Prior
-    Networks"; exact where Hydra+ draws 20 samples.
+    Raises ValueError for another shape or a concentration that is not above 0. Source: Malinin and
+    Gales 2018, "Prior Networks"; exact where Hydra+ draws 20 samples.
     """
     from scipy.special import digamma
 
     alpha = np.asarray(concentrations, np.float64)
     if alpha.ndim != 2 or not (alpha > 0).all():
-        raise ValueError(f"concentrations: expected numbers above 0 of the shape (samples, classes), found {alpha.shape}")
+        raise ValueError(
+            f"concentrations: expected numbers above 0 of the shape (samples, classes), found {alpha.shape}"
+        )
     precision = alpha.sum(axis=1, keepdims=True)
     mean = alpha / precision
     total = entropy(np.log(mean))
@@ -73,21 +89,28 @@ def decompose_dirichlet(concentrations: ArrayLike) -> Uncertainty:
 
 
 def auroc(familiar: ArrayLike, foreign: ArrayLike) -> float:
-    """How well an uncertainty (N,) separates foreign samples from familiar ones: the area under the ROC curve.
+    """How well an uncertainty (N,) separates foreign samples from familiar ones: the area under the
+    ROC curve.
 
-    It is the probability that a foreign sample is the more uncertain one of a random pair, ties counted as half
-    (Hanley & McNeil 1982). Raises ValueError, naming the argument, for no samples or NaN.
+    It is the probability that a foreign sample is the more uncertain one of a random pair, ties
+    counted as half (Hanley & McNeil 1982). Raises ValueError, naming the argument, for no samples
+    or NaN.
     """
     inside, outside = np.sort(_scores("familiar", familiar)), _scores("foreign", foreign)
-    below, not_above = np.searchsorted(inside, outside, side="left"), np.searchsorted(inside, outside, side="right")
+    below, not_above = (
+        np.searchsorted(inside, outside, side="left"),
+        np.searchsorted(inside, outside, side="right"),
+    )
     return float((below + not_above).mean() / 2 / len(inside))
 
 
 def total_variation(first: ArrayLike, second: ArrayLike, highest: float, bins: int = 50) -> float:
-    """Total-variation distance (0 to 1) between two samples' histograms of `bins` equal bins on [0, highest].
+    """Total-variation distance (0 to 1) between two samples' histograms of `bins` equal bins on [0,
+    highest].
 
-    It tells how faithfully a student's uncertainties (N,) follow its teachers' (P,); `highest` is ln K for entropies. Hydra+
-    reports the sum of |density differences| instead, which is 2 * bins / highest times as large.
+    It tells how faithfully a student's uncertainties (N,) follow its teachers' (P,); `highest` is
+    ln K for entropies. Hydra+ reports the sum of |density differences| instead, which is 2 * bins /
+    highest times as large.
     """
     shares = []
     for name, values in (("first", first), ("second", second)):
@@ -99,5 +122,7 @@ def total_variation(first: ArrayLike, second: ArrayLike, highest: float, bins: i
 def _scores(name: str, values: ArrayLike) -> FloatArray:
     scores = np.asarray(values, np.float64)
     if scores.ndim != 1 or scores.size == 0 or np.isnan(scores).any():
-        raise ValueError(f"{name}: expected at least one number, none of them NaN, in the shape (samples,), found {scores.shape}")
+        raise ValueError(
+            f"{name}: expected at least one number, none of them NaN, in the shape (samples,), found {scores.shape}"
+        )
     return scores

@@ -1,4 +1,6 @@
-"""Networks by name. Importing this package is cheap: names are checked without torch, which comes in with the first network."""
+"""Networks by name. Importing this package is cheap: names are checked without torch, which comes
+in with the first network.
+"""
 
 from distill_ray.models.catalogue import (
     FAMILIES,

@@ -1,4 +1,6 @@
-"""BatchEnsemble: any network as M members that share all weights but two vectors per layer, and the way back to one network."""
+"""BatchEnsemble: any network as M members that share all weights but two vectors per layer, and the
+way back to one network.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,19 @@ MergedBias = Literal["kept", "scaled"]
 
 
 def to_batch_ensemble(network: nn.Module, members: int) -> BatchEnsemble:
-    """A BatchEnsemble of `members` made from a copy of `network`: its convolutions and linear layers, the classifier included.
+    """A BatchEnsemble of `members` made from a copy of `network`: its convolutions and linear
+    layers, the classifier included.
 
-    Every r and s starts at 1, so all members begin as the same function. Raises `ValueError` for a network that has trained
-    parameters outside of convolutions, linear layers and batch normalisation, where a member could not be told apart.
+    Every r and s starts at 1, so all members begin as the same function. Raises `ValueError` for a
+    network that has trained parameters outside of convolutions, linear layers and batch
+    normalisation, where a member could not be told apart.
     """
     if members < 1:
         raise ValueError(f"members must be at least 1, found {members}")
     if not isinstance(network, Network):
-        raise ValueError(f"only a network of the catalogue can become a BatchEnsemble, found {type(network).__name__}")
+        raise ValueError(
+            f"only a network of the catalogue can become a BatchEnsemble, found {type(network).__name__}"
+        )
     for layer in network.modules():
         own = list(layer.parameters(recurse=False))
         plain = type(layer) in (nn.Conv2d, nn.Linear) or isinstance(layer, nn.BatchNorm2d)
@@ -39,11 +45,13 @@ def to_batch_ensemble(network: nn.Module, members: int) -> BatchEnsemble:
 
 
 class BatchEnsemble(nn.Module):
-    """Images (B, C, H, W) to the logits of every member (B, M, K). Batch normalisation is shared: its batch is all M * B samples.
+    """Images (B, C, H, W) to the logits of every member (B, M, K). Batch normalisation is shared:
+    its batch is all M * B samples.
 
-    Inside, the batch is tiled member by member: sample n belongs to member n // B. Parameters are those of the plain network
-    under their names, and for each layer `r_offset` (M, in) and `s_offset` (M, out).
-    Source: Wen et al. 2020; initialisation, gradients and merging as coded by Nam et al. 2022.
+    Inside, the batch is tiled member by member: sample n belongs to member n // B. Parameters are
+    those of the plain network under their names, and for each layer `r_offset` (M, in) and
+    `s_offset` (M, out). Source: Wen et al. 2020; initialisation, gradients and merging as coded by
+    Nam et al. 2022.
     """
 
     def __init__(self, network: Network, members: int) -> None:
@@ -61,18 +69,23 @@ class BatchEnsemble(nn.Module):
     def logits_of(self, images: Tensor, members: Sequence[int]) -> Tensor:
         """Logits of some members alone (B, len(members), K), at the cost of those members.
 
-        In evaluation they are exactly what `forward` gives. In training they are not: batch normalisation sees fewer samples.
+        In evaluation they are exactly what `forward` gives. In training they are not: batch
+        normalisation sees fewer samples.
         """
-        chosen = {path: torch.stack([offset[member] for member in members]) for path, offset in self._offsets()}
+        chosen = {
+            path: torch.stack([offset[member] for member in members])
+            for path, offset in self._offsets()
+        }
         tiled = functional_call(self.network, chosen, (torch.cat([images] * len(members)),))
         return _by_image(tiled, len(members))
 
     def merge(self, rule: MergeRule = "product-of-means", bias: MergedBias = "kept") -> Network:
         """One plain network from all members; batch normalisation is copied as it is.
 
-        `product-of-means` scales a weight by mean r times mean s, as the authors' code does, `mean-of-products` by the mean of
-        the members' products. A `kept` bias is the shared one, as in the authors' evaluation; a `scaled` one is multiplied by
-        mean s, as in their validation during training.
+        `product-of-means` scales a weight by mean r times mean s, as the authors' code does,
+        `mean-of-products` by the mean of the members' products. A `kept` bias is the shared one, as
+        in the authors' evaluation; a `scaled` one is multiplied by mean s, as in their validation
+        during training.
         """
         state = {path: value.detach().clone() for path, value in self.network.state_dict().items()}
         for path, layer in self.network.named_modules():
@@ -99,9 +112,10 @@ class BatchEnsemble(nn.Module):
 class BatchEnsembleLayer(nn.Module):
     """A convolution or linear layer of which member m computes `s_m * (W (r_m * x) + b)`.
 
-    What is trained is r - 1 and s - 1: the weight decay that every parameter has then draws r and s towards 1. Their gradient is
-    M times that of the loss, which is a mean over the members, so each member learns as fast as a network of its own.
-    The scales go into the weight, member by member, which is cheaper than scaling the maps on both sides of the layer.
+    What is trained is r - 1 and s - 1: the weight decay that every parameter has then draws r and s
+    towards 1. Their gradient is M times that of the loss, which is a mean over the members, so each
+    member learns as fast as a network of its own. The scales go into the weight, member by member,
+    which is cheaper than scaling the maps on both sides of the layer.
     """
 
     def __init__(self, plain: nn.Conv2d | nn.Linear, members: int) -> None:
@@ -112,8 +126,12 @@ class BatchEnsembleLayer(nn.Module):
         self.groups = plain.groups if isinstance(plain, nn.Conv2d) else 1
         self.settings: dict[str, Any] = {}
         if isinstance(plain, nn.Conv2d):
-            self.settings = {name: getattr(plain, name) for name in ("stride", "padding", "dilation", "groups")}
-        self.r_offset = nn.Parameter(plain.weight.new_zeros(members, plain.weight.shape[1] * self.groups))
+            self.settings = {
+                name: getattr(plain, name) for name in ("stride", "padding", "dilation", "groups")
+            }
+        self.r_offset = nn.Parameter(
+            plain.weight.new_zeros(members, plain.weight.shape[1] * self.groups)
+        )
         self.s_offset = nn.Parameter(plain.weight.new_zeros(members, plain.weight.shape[0]))
 
     @property
@@ -133,10 +151,14 @@ class BatchEnsembleLayer(nn.Module):
         biases = [None] * members if self.bias is None else (self.bias * s).unbind()
         layer = functional.conv2d if self.convolution else functional.linear
         parts = zip(inputs.chunk(members), weights, biases, strict=True)
-        return torch.cat([layer(part, weight, bias, **self.settings) for part, weight, bias in parts])
+        return torch.cat(
+            [layer(part, weight, bias, **self.settings) for part, weight, bias in parts]
+        )
 
     def scale(self, r: Tensor, s: Tensor) -> Tensor:
-        """What r (M, in) and s (M, out) make of the weight: factors of its shape, (M, out, in / groups, ...)."""
+        """What r (M, in) and s (M, out) make of the weight: factors of its shape, (M, out, in /
+        groups, ...).
+        """
         outer: Tensor = s.unflatten(1, (self.groups, -1, 1)) * r.unflatten(1, (self.groups, 1, -1))
         factors = outer.flatten(1, 2)
         return factors[..., None, None] if self.convolution else factors

@@ -27,7 +27,9 @@ FAMILIES: Registry[ModelFamily] = Registry("model")
 
 
 def check_model_name(name: str, image_shape: tuple[int, int, int] | None = None) -> None:
-    """Raise `ValueError` with the reason when no network is called `name`, or when it cannot take images of that (C, H, W)."""
+    """Raise `ValueError` with the reason when no network is called `name`, or when it cannot take
+    images of that (C, H, W).
+    """
     family, arguments = family_of(name)
     if image_shape is not None:
         try:
@@ -37,7 +39,9 @@ def check_model_name(name: str, image_shape: tuple[int, int, int] | None = None)
 
 
 def check_batch_ensemble(name: str) -> None:
-    """Raise `ValueError` with the reason when the network called `name` cannot become a BatchEnsemble."""
+    """Raise `ValueError` with the reason when the network called `name` cannot become a
+    BatchEnsemble.
+    """
     family, arguments = family_of(name)
     if not family.plain_layers(**arguments):
         raise ValueError(
@@ -47,7 +51,9 @@ def check_batch_ensemble(name: str) -> None:
 
 
 def check_multi_head(name: str, depth: int = 0) -> None:
-    """Raise `ValueError` with the reason when the network called `name` cannot have heads of `depth` units."""
+    """Raise `ValueError` with the reason when the network called `name` cannot have heads of
+    `depth` units.
+    """
     family, arguments = family_of(name)
     units = family.units(**arguments)
     if not 0 <= depth < units:
@@ -57,7 +63,9 @@ def check_multi_head(name: str, depth: int = 0) -> None:
 
 
 def model_names() -> list[str]:
-    """Examples of every family, sorted: every name of those with fixed names, typical ones of those with numbers."""
+    """Examples of every family, sorted: every name of those with fixed names, typical ones of those
+    with numbers.
+    """
     return sorted(example for family in model_families() for example in family.examples)
 
 
@@ -71,11 +79,13 @@ def build_model(
     std: Sequence[float] | None = None,
     task: Task = "classification",
 ) -> network.Network:
-    """The network called `name` for images (C, H, W) in [0, 1], with weights that are a pure function of `seed`.
+    """The network called `name` for images (C, H, W) in [0, 1], with weights that are a pure
+    function of `seed`.
 
-    `num_classes` counts its outputs, whose meaning `task` tells. `mean` and `std`, one value per channel, become its first
-    operation; without them images go in as they are. The global random state is left as it was. Raises `ValueError` as
-    `check_model_name` does, and for a mean or std of the wrong length.
+    `num_classes` counts its outputs, whose meaning `task` tells. `mean` and `std`, one value per
+    channel, become its first operation; without them images go in as they are. The global random
+    state is left as it was. Raises `ValueError` as `check_model_name` does, and for a mean or std
+    of the wrong length.
     """
     check_model_name(name, image_shape)
     family, arguments = family_of(name)
@@ -83,26 +93,34 @@ def build_model(
     mean = [0.0] * channels if mean is None else mean
     std = [1.0] * channels if std is None else std
     if not len(mean) == len(std) == channels:
-        raise ValueError(f"mean and std need one value for each of {channels} channels, found {len(mean)} and {len(std)}")
+        raise ValueError(
+            f"mean and std need one value for each of {channels} channels, found {len(mean)} and {len(std)}"
+        )
     module, function = family.builder.split(":")
     builder = getattr(importlib.import_module(module), function)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        architecture: network.Architecture = builder(image_shape=image_shape, num_classes=num_classes, **arguments)
+        architecture: network.Architecture = builder(
+            image_shape=image_shape, num_classes=num_classes, **arguments
+        )
         architecture.draw(architecture.features)
         architecture.draw(architecture.classifier)
     return network.Network(name, seed, network.Normalise(mean, std), architecture, task)
 
 
 def family_of(name: str) -> tuple[ModelFamily, dict[str, Any]]:
-    """The family that the network called `name` is of, and the builder's arguments. Raises `ValueError` for other names."""
+    """The family that the network called `name` is of, and the builder's arguments. Raises
+    `ValueError` for other names.
+    """
     for family in model_families():
         found = re.fullmatch(family.expression, name)
         if found:
             return family, family.arguments(*found.groups())
     near = difflib.get_close_matches(name, model_names(), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown model {name!r}{hint} (known: {', '.join(family.pattern for family in model_families())})")
+    raise ValueError(
+        f"unknown model {name!r}{hint} (known: {', '.join(family.pattern for family in model_families())})"
+    )
 
 
 def model_families() -> Iterator[ModelFamily]:

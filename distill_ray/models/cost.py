@@ -14,10 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 @dataclass(frozen=True)
 class Operations:
-    """`multiply_adds` are those of convolutions and linear layers; `total` counts one for each of them and the other operations.
+    """`multiply_adds` are those of convolutions and linear layers; `total` counts one for each of
+    them and the other operations.
 
-    The others are, as in the tables of Hydra+: one per output of an addition (bias or residual) and of a ReLU, two per output of
-    a batch normalisation, one per input of a pooling. GFLOPs in the tables on CIFAR are 2e-9 times `multiply_adds`.
+    The others are, as in the tables of Hydra+: one per output of an addition (bias or residual) and
+    of a ReLU, two per output of a batch normalisation, one per input of a pooling. GFLOPs in the
+    tables on CIFAR are 2e-9 times `multiply_adds`.
     """
 
     multiply_adds: int
@@ -25,7 +27,9 @@ class Operations:
 
 
 def count_operations(network: nn.Module, image_shape: tuple[int, int, int]) -> Operations:
-    """The operations of `network` in evaluation for one image (C, H, W). Nothing is computed: shapes alone go through it."""
+    """The operations of `network` in evaluation for one image (C, H, W). Nothing is computed:
+    shapes alone go through it.
+    """
     network = copy.deepcopy(network).to("meta").eval()
     with torch.no_grad(), _Counter() as counter:
         network(torch.empty(1, *image_shape, device="meta"))
@@ -39,7 +43,11 @@ class _Counter(TorchDispatchMode):
         self.others = 0
 
     def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__.removesuffix("_")

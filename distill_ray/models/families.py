@@ -9,19 +9,25 @@ from distill_ray.models.family import ModelFamily, Size, at_least
 from distill_ray.models.torchvision_names import NAMES, architecture, check_images, plain_layers
 
 
-def _stages_of(divisor: int, rest: int, form: str, letter: str, depths: str) -> Callable[[str], int]:
+def _stages_of(
+    divisor: int, rest: int, form: str, letter: str, depths: str
+) -> Callable[[str], int]:
     """How to read a depth that must be `rest` more than a positive multiple of `divisor`."""
 
     def read(depth: str) -> int:
         if int(depth) <= rest or (int(depth) - rest) % divisor:
-            raise ValueError(f"depth {depth} does not fit {form}: {letter} - {rest} must be a multiple of {divisor} ({depths})")
+            raise ValueError(
+                f"depth {depth} does not fit {form}: {letter} - {rest} must be a multiple of {divisor} ({depths})"
+            )
         return int(depth)
 
     return read
 
 
 _wide_depth = _stages_of(6, 4, "wrn-d-k", "d", "10, 16, 22, 28, 40")
-_cifar_depth = _stages_of(6, 2, "resnetN", "N", "8, 14, 20, 32, 44, 56, 110; torchvision's are named torchvision/resnet18")
+_cifar_depth = _stages_of(
+    6, 2, "resnetN", "N", "8, 14, 20, 32, 44, 56, 110; torchvision's are named torchvision/resnet18"
+)
 
 
 def _wide_resnet(depth: str, width: str) -> dict[str, Any]:
@@ -57,7 +63,9 @@ def _vgg_images(image_shape: tuple[int, int, int], depth: int) -> None:
     at_least(16 if height >= 64 else 8, image_shape)  # maps of high images are halved once more
 
 
-def _lenet_images(image_shape: tuple[int, int, int], planes: tuple[int, ...], widths: tuple[int, ...]) -> None:
+def _lenet_images(
+    image_shape: tuple[int, int, int], planes: tuple[int, ...], widths: tuple[int, ...]
+) -> None:
     at_least(2 ** len(planes), image_shape)
 
 
@@ -66,7 +74,9 @@ NUMBERS = rf"{NUMBER}(?:-{NUMBER})*"
 
 _REPDISTILLER = "as coded in [RepDistiller](https://github.com/HobbitLong/RepDistiller)"
 _RESNET = 'He et al. 2016, "Deep residual learning for image recognition", https://arxiv.org/abs/1512.03385'
-_WIDE_RESNET = 'Zagoruyko & Komodakis 2016, "Wide residual networks", https://arxiv.org/abs/1605.07146'
+_WIDE_RESNET = (
+    'Zagoruyko & Komodakis 2016, "Wide residual networks", https://arxiv.org/abs/1605.07146'
+)
 _HYDRA_PLUS = (
     'the code of Ferianc & Rodrigues 2022, "Simple regularisation for uncertainty-aware knowledge distillation", '
     "https://arxiv.org/abs/2205.09526"
@@ -219,7 +229,10 @@ OWN_FAMILIES = (
         "Inputs are flattened, so that it also takes points. Hydra+ has the first example for `toy-spiral`, the second for "
         "`toy-regression`.",
         source=f"{_HYDRA_PLUS}.",
-        sizes={"mlp-100-100-100-100": Size(347_700, 347_200), "mlp-50-50-50": Size(163_850, 163_600)},
+        sizes={
+            "mlp-100-100-100-100": Size(347_700, 347_200),
+            "mlp-50-50-50": Size(163_850, 163_600),
+        },
     ),
     ModelFamily(
         pattern="lenet-p1-...-mlp-w1-...",
@@ -233,7 +246,10 @@ OWN_FAMILIES = (
         "ReLU and 2x2 max-pooling follow each convolution, so that n of them need images of 2^n pixels; the maps are averaged to "
         "4x4 before the linear layers. Hydra+ has the first example as teacher for SVHN, the second as student.",
         source=f"{_HYDRA_PLUS}.",
-        sizes={"lenet-32-64-mlp-128": Size(163_492, 5_747_200), "lenet-128-32-mlp-128-128": Size(135_556, 13_070_848)},
+        sizes={
+            "lenet-32-64-mlp-128": Size(163_492, 5_747_200),
+            "lenet-128-32-mlp-128-128": Size(135_556, 13_070_848),
+        },
     ),
     ModelFamily(
         pattern="torchvision/name",

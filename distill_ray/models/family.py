@@ -30,7 +30,9 @@ def at_least(side: int, image_shape: tuple[int, int, int]) -> None:
 
 @dataclass(frozen=True)
 class Size:
-    """How large a network for 100 classes is: its trained weights, and the multiply-adds of one image of 3x32x32 through it."""
+    """How large a network for 100 classes is: its trained weights, and the multiply-adds of one
+    image of 3x32x32 through it.
+    """
 
     weights: int
     multiply_adds: int
@@ -38,25 +40,29 @@ class Size:
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """Architectures whose names follow one pattern. Free of torch, so that a study file is checked without it.
+    """Architectures whose names follow one pattern. Free of torch, so that a study file is checked
+    without it.
 
-    `pattern` is for people. `expression` is a regular expression for the whole name; `arguments` turns its groups into the
-    keyword arguments of the builder, and `check_images` looks at an image shape (C, H, W) with those arguments: both raise
-    `ValueError` with the reason where something does not fit.
+    `pattern` is for people. `expression` is a regular expression for the whole name; `arguments`
+    turns its groups into the keyword arguments of the builder, and `check_images` looks at an image
+    shape (C, H, W) with those arguments: both raise `ValueError` with the reason where something
+    does not fit.
 
-    `builder` is `"module:function"`, imported at first use. The function takes `image_shape`, `num_classes` and the arguments,
-    and returns a `network.Architecture`.
+    `builder` is `"module:function"`, imported at first use. The function takes `image_shape`,
+    `num_classes` and the arguments, and returns a `network.Architecture`.
 
-    What transformations ask: `units` tells how many units the features have (see `network.Network.units`), `plain_layers`
-    whether all trained parameters are in convolutions, linear layers and batch normalisation. Both take the arguments. More
-    than one unit is a promise that all units after the first have such layers only, and tell channels apart by nothing but
+    What transformations ask: `units` tells how many units the features have (see
+    `network.Network.units`), `plain_layers` whether all trained parameters are in convolutions,
+    linear layers and batch normalisation. Both take the arguments. More than one unit is a promise
+    that all units after the first have such layers only, and tell channels apart by nothing but
     these and a `layers.HeadwiseOperation`, so that heads can be computed side by side.
 
-    What `docs/models.md` says, in Markdown: `help` tells what the family is, its first paragraph in one sentence for the
-    overview, the others in detail; `source` names the paper, or the code that it follows; `sizes` has those examples whose size
-    is known.
+    What `docs/models.md` says, in Markdown: `help` tells what the family is, its first paragraph in
+    one sentence for the overview, the others in detail; `source` names the paper, or the code that
+    it follows; `sizes` has those examples whose size is known.
 
-    Another package adds a family by an entry point of group `distill_ray.model` that loads an instance of this class.
+    Another package adds a family by an entry point of group `distill_ray.model` that loads an
+    instance of this class.
     """
 
     pattern: str

@@ -7,11 +7,22 @@ from torch import Tensor, nn
 
 
 def conv_norm(
-    narrow: int, wide: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False, relu: bool = True
+    narrow: int,
+    wide: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    bias: bool = False,
+    relu: bool = True,
 ) -> nn.Sequential:
-    """Convolution that keeps the size of the map (before its stride), batch normalisation and, unless told not to, ReLU."""
+    """Convolution that keeps the size of the map (before its stride), batch normalisation and,
+    unless told not to, ReLU.
+    """
     layers = nn.Sequential(
-        nn.Conv2d(narrow, wide, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=bias), nn.BatchNorm2d(wide)
+        nn.Conv2d(
+            narrow, wide, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=bias
+        ),
+        nn.BatchNorm2d(wide),
     )
     if relu:
         layers.append(nn.ReLU(inplace=True))
@@ -44,14 +55,17 @@ class GlobalAveragePool(nn.Module):
 
 
 class HeadwiseOperation(nn.Module):
-    """An operation that tells channels apart. Its maps may hold those of several heads side by side: it treats each alone."""
+    """An operation that tells channels apart. Its maps may hold those of several heads side by
+    side: it treats each alone.
+    """
 
     heads = 1
 
     def split(self, maps: Tensor, *sizes: int) -> Tensor:
         """Maps (B, heads * C, H, W) as (B, H, W, heads, *sizes), C being the product of the sizes.
 
-        Channels come last because they are last in memory: other orders would copy the maps to channels first.
+        Channels come last because they are last in memory: other orders would copy the maps to
+        channels first.
         """
         split: Tensor = maps.permute(0, 2, 3, 1).unflatten(3, (self.heads, *sizes))
         return split
@@ -62,7 +76,9 @@ class HeadwiseOperation(nn.Module):
 
 
 class ChannelShuffle(HeadwiseOperation):
-    """Interleaves the channels of maps (B, C, H, W) in `groups` groups, so that the next grouped convolution sees all of them."""
+    """Interleaves the channels of maps (B, C, H, W) in `groups` groups, so that the next grouped
+    convolution sees all of them.
+    """
 
     def __init__(self, groups: int) -> None:
         super().__init__()
@@ -81,7 +97,9 @@ class ChannelHalves(HeadwiseOperation):
 
 
 class ChannelStack(HeadwiseOperation):
-    """Maps (B, C, H, W) and (B, D, H, W) to (B, C + D, H, W): the channels of `first`, then those of `second`."""
+    """Maps (B, C, H, W) and (B, D, H, W) to (B, C + D, H, W): the channels of `first`, then those
+    of `second`.
+    """
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         return self.merged(torch.cat([self.split(first, -1), self.split(second, -1)], 4))

@@ -7,7 +7,15 @@ from torch import Tensor, nn
 from distill_ray.models.layers import GlobalAveragePool, conv_norm, draw_fan_out_and_small
 from distill_ray.models.network import Architecture
 
-GROUPS = ((1, 8, 1, 1), (6, 12, 2, 1), (6, 16, 3, 2), (6, 32, 4, 2), (6, 48, 3, 1), (6, 80, 3, 2), (6, 160, 1, 1))
+GROUPS = (
+    (1, 8, 1, 1),
+    (6, 12, 2, 1),
+    (6, 16, 3, 2),
+    (6, 32, 4, 2),
+    (6, 48, 3, 1),
+    (6, 80, 3, 2),
+    (6, 160, 1, 1),
+)
 """Expansion, width, blocks and stride of the first block of each group."""
 
 
@@ -27,7 +35,9 @@ def mobilenet_v2(image_shape: tuple[int, int, int], num_classes: int) -> Archite
 
 
 class InvertedResidual(nn.Module):
-    """Maps (B, C, H, W) widened, each channel convolved by itself, and narrowed again; added to its input where shapes agree."""
+    """Maps (B, C, H, W) widened, each channel convolved by itself, and narrowed again; added to its
+    input where shapes agree.
+    """
 
     def __init__(self, narrow: int, wide: int, expansion: int, stride: int) -> None:
         super().__init__()

@@ -15,16 +15,19 @@ from distill_ray.task import Task
 
 
 def to_multi_head(network: nn.Module, heads: int, depth: int = 0) -> MultiHead:
-    """`network` with `heads` classifiers, each with the last `depth` units of the features to itself.
+    """`network` with `heads` classifiers, each with the last `depth` units of the features to
+    itself.
 
-    The first head and the trunk are copies of the network's own; the other heads are drawn afresh, by the architecture's rule,
-    as a function of the network's seed. With depth 0 only the classifier is multiplied. Raises `ValueError` for a depth that
-    leaves no unit to share.
+    The first head and the trunk are copies of the network's own; the other heads are drawn afresh,
+    by the architecture's rule, as a function of the network's seed. With depth 0 only the
+    classifier is multiplied. Raises `ValueError` for a depth that leaves no unit to share.
     """
     if heads < 1:
         raise ValueError(f"heads must be at least 1, found {heads}")
     if not isinstance(network, Network):
-        raise ValueError(f"only a network of the catalogue can become multi-head, found {type(network).__name__}")
+        raise ValueError(
+            f"only a network of the catalogue can become multi-head, found {type(network).__name__}"
+        )
     units = network.units()
     if not 0 <= depth < len(units):
         raise ValueError(
@@ -34,7 +37,11 @@ def to_multi_head(network: nn.Module, heads: int, depth: int = 0) -> MultiHead:
     cut = units[-depth] if depth else len(network.features)
     head = nn.Sequential(*network.features[cut:], network.classifier)
     trunk = nn.Sequential(network.normalise, *network.features[:cut])
-    return MultiHead(copy.deepcopy(trunk), [copy.deepcopy(head), *_redrawn(network, head, heads - 1)], network.task)
+    return MultiHead(
+        copy.deepcopy(trunk),
+        [copy.deepcopy(head), *_redrawn(network, head, heads - 1)],
+        network.task,
+    )
 
 
 def _redrawn(network: Network, head: nn.Sequential, count: int) -> Iterator[nn.Sequential]:
@@ -51,13 +58,17 @@ def _redrawn(network: Network, head: nn.Sequential, count: int) -> Iterator[nn.S
 
 
 class MultiHead(nn.Module):
-    """Images (B, C, H, W) to the logits of every head (B, M, K). Each head has its own batch normalisation.
+    """Images (B, C, H, W) to the logits of every head (B, M, K). Each head has its own batch
+    normalisation.
 
-    All heads are computed at once, side by side along the channels: first those of head 0, then those of head 1. Their
-    parameters have the names of one head and are stacked likewise: M * out rows for a weight that has out in one head.
+    All heads are computed at once, side by side along the channels: first those of head 0, then
+    those of head 1. Their parameters have the names of one head and are stacked likewise: M * out
+    rows for a weight that has out in one head.
     """
 
-    def __init__(self, trunk: nn.Sequential, heads: list[nn.Sequential], task: Task = "classification") -> None:
+    def __init__(
+        self, trunk: nn.Sequential, heads: list[nn.Sequential], task: Task = "classification"
+    ) -> None:
         super().__init__()
         self.task = task
         self.members = len(heads)
@@ -66,14 +77,21 @@ class MultiHead(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.trunk(images)
-        logits: Tensor = self.heads(torch.cat([features] * self.members, 1)).unflatten(1, (self.members, -1))
+        logits: Tensor = self.heads(torch.cat([features] * self.members, 1)).unflatten(
+            1, (self.members, -1)
+        )
         return logits
 
     def head_weights(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Weight (M, out, ...) and bias (M, out) of every convolution and linear layer of the heads, from first to last."""
+        """Weight (M, out, ...) and bias (M, out) of every convolution and linear layer of the
+        heads, from first to last.
+        """
         for layer in self.heads.modules():
             if isinstance(layer, nn.Conv2d | StackedLinear):
-                yield self._by_head(layer.weight), None if layer.bias is None else self._by_head(layer.bias)
+                yield (
+                    self._by_head(layer.weight),
+                    None if layer.bias is None else self._by_head(layer.bias),
+                )
 
     def _by_head(self, stacked: Tensor) -> Tensor:
         by_head: Tensor = stacked.unflatten(0, (self.members, -1))
@@ -81,14 +99,23 @@ class MultiHead(nn.Module):
 
 
 def side_by_side(heads: list[nn.Sequential]) -> nn.Sequential:
-    """One module that computes several of the same shape at once, their inputs and outputs side by side along dimension 1."""
+    """One module that computes several of the same shape at once, their inputs and outputs side by
+    side along dimension 1.
+    """
     together = copy.deepcopy(heads[0])
     for path, layer in list(together.named_modules()):
         each = [head.get_submodule(path) for head in heads]
-        for name, values in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
+        for name, values in (
+            *layer.named_parameters(recurse=False),
+            *layer.named_buffers(recurse=False),
+        ):
             if values.dim() > 0:
                 stacked = torch.cat([getattr(other, name).detach() for other in each])
-                setattr(layer, name, nn.Parameter(stacked) if isinstance(values, nn.Parameter) else stacked)
+                setattr(
+                    layer,
+                    name,
+                    nn.Parameter(stacked) if isinstance(values, nn.Parameter) else stacked,
+                )
         if isinstance(layer, nn.Conv2d):
             layer.groups *= len(heads)
             layer.in_channels *= len(heads)
@@ -103,7 +130,9 @@ def side_by_side(heads: list[nn.Sequential]) -> nn.Sequential:
 
 
 class StackedLinear(nn.Module):
-    """M linear layers side by side, (B, M * in) to (B, M * out), with the rows of all of them in one weight (M * out, in)."""
+    """M linear layers side by side, (B, M * in) to (B, M * out), with the rows of all of them in
+    one weight (M * out, in).
+    """
 
     def __init__(self, stacked: nn.Linear, members: int) -> None:
         super().__init__()

@@ -12,15 +12,21 @@ from distill_ray.task import Task
 
 
 class Network(nn.Module):
-    """Images (B, C, H, W) in [0, 1] to logits (B, K): `normalise`, then `features`, then `classifier`.
+    """Images (B, C, H, W) in [0, 1] to logits (B, K): `normalise`, then `features`, then
+    `classifier`.
 
-    `features` is a chain of modules that ends in one vector per image, (B, D). `name` is the name in the catalogue, `seed` what
-    the weights were drawn with and `draw` the architecture's rule for drawing them. For the `task` regression the outputs
-    are mean and log-variance, (B, 2).
+    `features` is a chain of modules that ends in one vector per image, (B, D). `name` is the name
+    in the catalogue, `seed` what the weights were drawn with and `draw` the architecture's rule for
+    drawing them. For the `task` regression the outputs are mean and log-variance, (B, 2).
     """
 
     def __init__(
-        self, name: str, seed: int, normalise: Normalise, architecture: Architecture, task: Task = "classification"
+        self,
+        name: str,
+        seed: int,
+        normalise: Normalise,
+        architecture: Architecture,
+        task: Task = "classification",
     ) -> None:
         super().__init__()
         self.name = name
@@ -36,9 +42,11 @@ class Network(nn.Module):
         return logits
 
     def units(self) -> list[int]:
-        """Where in `features` the units begin: the modules that hold a convolution or a linear layer.
+        """Where in `features` the units begin: the modules that hold a convolution or a linear
+        layer.
 
-        A unit is such a module and those after it that hold none, such as a final normalisation and the pooling.
+        A unit is such a module and those after it that hold none, such as a final normalisation and
+        the pooling.
         """
         return [
             index
@@ -53,9 +61,11 @@ def as_constructed(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a builder returns: the two parts of a `Network`, and how their weights are drawn where not by PyTorch's defaults.
+    """What a builder returns: the two parts of a `Network`, and how their weights are drawn where
+    not by PyTorch's defaults.
 
-    `draw` is applied to either part, and later to parts of them: it must not rely on what surrounds a layer.
+    `draw` is applied to either part, and later to parts of them: it must not rely on what surrounds
+    a layer.
     """
 
     features: nn.Sequential
@@ -64,15 +74,21 @@ class Architecture:
 
 
 class Normalise(nn.Module):
-    """Subtracts the mean of each channel and divides by its standard deviation; both are buffers, never trained."""
+    """Subtracts the mean of each channel and divides by its standard deviation; both are buffers,
+    never trained.
+    """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.get_default_dtype()).view(-1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.get_default_dtype()).view(-1, 1, 1))
+        self.register_buffer(
+            "mean", torch.tensor(mean, dtype=torch.get_default_dtype()).view(-1, 1, 1)
+        )
+        self.register_buffer(
+            "std", torch.tensor(std, dtype=torch.get_default_dtype()).view(-1, 1, 1)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         return (images - self.mean).div_(self.std)

@@ -1,4 +1,6 @@
-"""Wide residual networks of the latent BatchEnsemble system: raw shortcuts, truncated normal weights, biased variances."""
+"""Wide residual networks of the latent BatchEnsemble system: raw shortcuts, truncated normal
+weights, biased variances.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,15 @@ from distill_ray.models.layers import GlobalAveragePool
 from distill_ray.models.network import Architecture
 
 
-def pre_wide_resnet(image_shape: tuple[int, int, int], num_classes: int, depth: int, width: int) -> Architecture:
-    """Architecture of pre-wrn-depth-width: stem and stages as in `wide_resnet`, apart from three things.
+def pre_wide_resnet(
+    image_shape: tuple[int, int, int], num_classes: int, depth: int, width: int
+) -> Architecture:
+    """Architecture of pre-wrn-depth-width: stem and stages as in `wide_resnet`, apart from three
+    things.
 
-    Shortcuts project the raw input of the block. Every weight is drawn from a normal truncated at two sigma whose variance after
-    truncation is 2 / fan_in; the bias of the classifier is 0. Batch normalisation tracks the biased variance.
-    Source: code of Nam et al. 2022.
+    Shortcuts project the raw input of the block. Every weight is drawn from a normal truncated at
+    two sigma whose variance after truncation is 2 / fan_in; the bias of the classifier is 0. Batch
+    normalisation tracks the biased variance. Source: code of Nam et al. 2022.
     """
     features = nn.Sequential(nn.Conv2d(image_shape[0], 16, 3, padding=1, bias=False))
     wide = 16
@@ -24,7 +29,9 @@ def pre_wide_resnet(image_shape: tuple[int, int, int], num_classes: int, depth: 
         for block in range((depth - 4) // 6):
             narrow, wide = wide, 16 * width * 2**stage
             features.append(PreWideBlock(narrow, wide, stride=2 if stage > 0 and block == 0 else 1))
-    features.append(nn.Sequential(BiasedBatchNorm2d(wide), nn.ReLU(inplace=True), GlobalAveragePool()))
+    features.append(
+        nn.Sequential(BiasedBatchNorm2d(wide), nn.ReLU(inplace=True), GlobalAveragePool())
+    )
     return Architecture(features, nn.Linear(wide, num_classes), draw)
 
 
@@ -43,7 +50,9 @@ TRUNCATED_STD = 0.87962566103423978
 
 
 class PreWideBlock(nn.Module):
-    """Pre-activation block for maps (B, C, H, W) whose shortcut, where stride or width change, projects the raw input."""
+    """Pre-activation block for maps (B, C, H, W) whose shortcut, where stride or width change,
+    projects the raw input.
+    """
 
     def __init__(self, narrow: int, wide: int, stride: int) -> None:
         super().__init__()
@@ -51,7 +60,11 @@ class PreWideBlock(nn.Module):
         self.conv1 = nn.Conv2d(narrow, wide, 3, stride=stride, padding=1, bias=False)
         self.bn2 = BiasedBatchNorm2d(wide)
         self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, bias=False)
-        self.shortcut = nn.Conv2d(narrow, wide, 1, stride=stride, bias=False) if stride > 1 or narrow != wide else None
+        self.shortcut = (
+            nn.Conv2d(narrow, wide, 1, stride=stride, bias=False)
+            if stride > 1 or narrow != wide
+            else None
+        )
 
     def forward(self, maps: Tensor) -> Tensor:
         hidden = self.conv1(functional.relu(self.bn1(maps), inplace=True))
@@ -60,7 +73,8 @@ class PreWideBlock(nn.Module):
 
 
 class BiasedBatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation whose running variance follows the batch's biased variance, the one it normalises with.
+    """Batch normalisation whose running variance follows the batch's biased variance, the one it
+    normalises with.
 
     PyTorch's own follows the unbiased one, larger by n / (n - 1) for n values per channel.
     """
@@ -73,7 +87,14 @@ class BiasedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(maps)
         unbiased = self.running_var.clone()
         normalised = functional.batch_norm(
-            maps, self.running_mean, unbiased, self.weight, self.bias, training=True, momentum=0.1, eps=self.eps
+            maps,
+            self.running_mean,
+            unbiased,
+            self.weight,
+            self.bias,
+            training=True,
+            momentum=0.1,
+            eps=self.eps,
         )
         count = maps.numel() // maps.shape[1]
         kept = 0.9 * self.running_var

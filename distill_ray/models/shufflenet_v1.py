@@ -12,8 +12,9 @@ from distill_ray.models.network import Architecture
 def shufflenet_v1(image_shape: tuple[int, int, int], num_classes: int) -> Architecture:
     """Architecture with three groups: stages of 4, 8 and 4 units, 240, 480 and 960 channels wide.
 
-    The pooling is over the whole map, which for images of 32 pixels is the fixed 4x4 of the original code.
-    Source: Zhang et al. 2018, as coded in RepDistiller (ReLU after the depthwise convolution included).
+    The pooling is over the whole map, which for images of 32 pixels is the fixed 4x4 of the
+    original code. Source: Zhang et al. 2018, as coded in RepDistiller (ReLU after the depthwise
+    convolution included).
     """
     features = nn.Sequential(conv_norm(image_shape[0], 24, 1))
     narrow = 24
@@ -26,7 +27,9 @@ def shufflenet_v1(image_shape: tuple[int, int, int], num_classes: int) -> Archit
 
 
 class ShuffleUnit(nn.Module):
-    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; a unit that halves the map stacks its pooled input below the result."""
+    """Grouped 1x1, shuffle, depthwise 3x3, grouped 1x1; a unit that halves the map stacks its
+    pooled input below the result.
+    """
 
     def __init__(self, narrow: int, wide: int, down: bool) -> None:
         super().__init__()

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from distill_ray.models.layers import ChannelHalves, ChannelShuffle, ChannelStack, GlobalAveragePool, conv_norm
+from distill_ray.models.layers import (
+    ChannelHalves,
+    ChannelShuffle,
+    ChannelStack,
+    GlobalAveragePool,
+    conv_norm,
+)
 from distill_ray.models.network import Architecture
 
 
 def shufflenet_v2(image_shape: tuple[int, int, int], num_classes: int) -> Architecture:
-    """Architecture of width 1: stages 116, 232 and 464 wide with 4, 8 and 4 units, then 1024 channels.
+    """Architecture of width 1: stages 116, 232 and 464 wide with 4, 8 and 4 units, then 1024
+    channels.
 
-    The stem is a 1x1 convolution without stride and without pooling. Source: Ma et al. 2018, as coded in RepDistiller.
+    The stem is a 1x1 convolution without stride and without pooling. Source: Ma et al. 2018, as
+    coded in RepDistiller.
     """
     features = nn.Sequential(conv_norm(image_shape[0], 24, 1))
     narrow = 24
@@ -30,7 +38,9 @@ class BasicUnit(nn.Module):
         super().__init__()
         half = wide // 2
         self.branch = nn.Sequential(
-            conv_norm(half, half, 1), conv_norm(half, half, 3, groups=half, relu=False), conv_norm(half, half, 1)
+            conv_norm(half, half, 1),
+            conv_norm(half, half, 3, groups=half, relu=False),
+            conv_norm(half, half, 1),
         )
         self.halves = ChannelHalves()
         self.stack = ChannelStack()
@@ -48,9 +58,14 @@ class DownUnit(nn.Module):
     def __init__(self, narrow: int, wide: int) -> None:
         super().__init__()
         half = wide // 2
-        self.left = nn.Sequential(conv_norm(narrow, narrow, 3, stride=2, groups=narrow, relu=False), conv_norm(narrow, half, 1))
+        self.left = nn.Sequential(
+            conv_norm(narrow, narrow, 3, stride=2, groups=narrow, relu=False),
+            conv_norm(narrow, half, 1),
+        )
         self.right = nn.Sequential(
-            conv_norm(narrow, half, 1), conv_norm(half, half, 3, stride=2, groups=half, relu=False), conv_norm(half, half, 1)
+            conv_norm(narrow, half, 1),
+            conv_norm(half, half, 3, stride=2, groups=half, relu=False),
+            conv_norm(half, half, 1),
         )
         self.stack = ChannelStack()
         self.shuffle = ChannelShuffle(2)

@@ -1,4 +1,6 @@
-"""Torchvision's classification networks: their names and the images they take, known here without importing torchvision."""
+"""Torchvision's classification networks: their names and the images they take, known here without
+importing torchvision.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,22 @@ def architecture(name: str) -> dict[str, Any]:
 
 def check_images(image_shape: tuple[int, int, int], architecture: str) -> None:
     """Raise `ValueError` when the architecture does not take images of that shape."""
-    at_least(next((side for start, side in SMALLEST_SIDES.items() if architecture.startswith(start)), 1), image_shape)
+    at_least(
+        next((side for start, side in SMALLEST_SIDES.items() if architecture.startswith(start)), 1),
+        image_shape,
+    )
     _, height, width = image_shape
-    patch = 224 if architecture == "maxvit_t" else int(architecture[-2:]) if architecture.startswith("vit_") else 1
+    patch = (
+        224
+        if architecture == "maxvit_t"
+        else int(architecture[-2:])
+        if architecture.startswith("vit_")
+        else 1
+    )
     if patch > 1 and (height != width or height % patch):
-        raise ValueError(f"takes square images with a side that is a multiple of {patch}, found {height}x{width}")
+        raise ValueError(
+            f"takes square images with a side that is a multiple of {patch}, found {height}x{width}"
+        )
 
 
 def plain_layers(architecture: str) -> bool:

@@ -9,11 +9,14 @@ from distill_ray.models.layers import GlobalAveragePool, draw_fan_out
 from distill_ray.models.network import Architecture
 
 
-def wide_resnet(image_shape: tuple[int, int, int], num_classes: int, depth: int, width: int) -> Architecture:
-    """Architecture of WRN-depth-width: three stages of (depth - 4) / 6 blocks, 16, 32 and 64 times `width` wide.
+def wide_resnet(
+    image_shape: tuple[int, int, int], num_classes: int, depth: int, width: int
+) -> Architecture:
+    """Architecture of WRN-depth-width: three stages of (depth - 4) / 6 blocks, 16, 32 and 64 times
+    `width` wide.
 
-    Source: Zagoruyko and Komodakis 2016, as coded in RepDistiller: no dropout, no normalisation after the stem, and convolutions
-    drawn from N(0, 2 / (k * k * out)).
+    Source: Zagoruyko and Komodakis 2016, as coded in RepDistiller: no dropout, no normalisation
+    after the stem, and convolutions drawn from N(0, 2 / (k * k * out)).
     """
     features = nn.Sequential(nn.Conv2d(image_shape[0], 16, 3, padding=1, bias=False))
     wide = 16
@@ -34,7 +37,9 @@ def draw(module: nn.Module) -> None:
 
 
 class WideBlock(nn.Module):
-    """Pre-activation block for maps (B, C, H, W); where the width changes, the shortcut projects the activated input."""
+    """Pre-activation block for maps (B, C, H, W); where the width changes, the shortcut projects
+    the activated input.
+    """
 
     def __init__(self, narrow: int, wide: int, stride: int) -> None:
         super().__init__()
@@ -42,7 +47,9 @@ class WideBlock(nn.Module):
         self.conv1 = nn.Conv2d(narrow, wide, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(wide)
         self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, bias=False)
-        self.shortcut = nn.Conv2d(narrow, wide, 1, stride=stride, bias=False) if narrow != wide else None
+        self.shortcut = (
+            nn.Conv2d(narrow, wide, 1, stride=stride, bias=False) if narrow != wide else None
+        )
 
     def forward(self, maps: Tensor) -> Tensor:
         active = functional.relu(self.bn1(maps), inplace=True)

@@ -1,4 +1,6 @@
-"""What training costs on this machine: students alone, with live teachers and with teacher logits, and the parts that make it up."""
+"""What training costs on this machine: students alone, with live teachers and with teacher logits,
+and the parts that make it up.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from distill_ray.execution.cluster import WorkerResources
 from distill_ray.execution.run_job import run_job
 from distill_ray.execution.sharing import LIVE as LIVE_TEACHERS
 from distill_ray.execution.sharing import trial_sharing
-from distill_ray.execution.teacher_cache import TeacherCache, CachedTeachers
+from distill_ray.execution.teacher_cache import CachedTeachers, TeacherCache
 from distill_ray.job import Data, Job, Split
 from distill_ray.methods import METHODS, Supervised
 from distill_ray.resolve import data_of, learned_from, teacher_runs
@@ -43,23 +45,35 @@ from distill_ray.training.compiling import PAYS_BACK, Compile
 from distill_ray.training.on_device import resident
 
 BATCHES, ON_A_GPU = 3, 100
-"""Steps of the short epochs that are timed on a CPU, and on a GPU, where the start of an epoch would count for too much."""
+"""Steps of the short epochs that are timed on a CPU, and on a GPU, where the start of an epoch
+would count for too much.
+"""
 
 ROUNDS = 5
-"""Short epochs of each kind, alternating, so that other work on the machine affects all alike. Medians are reported."""
+"""Short epochs of each kind, alternating, so that other work on the machine affects all alike.
+Medians are reported.
+"""
 
-STUDENT, LIVE, TEACHER_LOGITS, REFERENCE = "student alone", "with live teachers", "with teacher logits", "plain reference"
+STUDENT, LIVE, TEACHER_LOGITS, REFERENCE = (
+    "student alone",
+    "with live teachers",
+    "with teacher logits",
+    "plain reference",
+)
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured. Times are seconds for a batch of `batch_size` images, medians over the rounds.
+    """What was measured. Times are seconds for a batch of `batch_size` images, medians over the
+    rounds.
 
-    `steps` holds a training step of each kind, including making the images and the optimiser step, and `cpu` its CPU time in this
-    process, which other work on the machine disturbs less. `ratios` are medians over the rounds too, of CPU times where one
-    thread of a CPU does everything. `teachers` is the time of a forward pass through all teachers, `augmentations` the time to make the
-    images of each augmentation. `per_trial` is what a job costs in its process beyond its epochs, `memory` the peak resident
-    size of this process in bytes, `teacher_logits` the bytes per epoch of the study's training split.
+    `steps` holds a training step of each kind, including making the images and the optimiser step,
+    and `cpu` its CPU time in this process, which other work on the machine disturbs less. `ratios`
+    are medians over the rounds too, of CPU times where one thread of a CPU does everything.
+    `teachers` is the time of a forward pass through all teachers, `augmentations` the time to make
+    the images of each augmentation. `per_trial` is what a job costs in its process beyond its
+    epochs, `memory` the peak resident size of this process in bytes, `teacher_logits` the bytes per
+    epoch of the study's training split.
     """
 
     machine: str
@@ -83,23 +97,32 @@ class Bench:
 
     @property
     def augmentation_shares(self) -> dict[str, float]:
-        """The share of each augmentation in a training step of the student alone, which waits for it.
+        """The share of each augmentation in a training step of the student alone, which waits for
+        it.
 
-        A GPU makes images beside the steps, so that this is what they would take of it if they were made within.
+        A GPU makes images beside the steps, so that this is what they would take of it if they were
+        made within.
         """
-        rest = self.steps[STUDENT] - (self.augmentations["of the student"] if self.device == "cpu" else 0.0)
+        rest = self.steps[STUDENT] - (
+            self.augmentations["of the student"] if self.device == "cpu" else 0.0
+        )
         return {name: seconds / (seconds + rest) for name, seconds in self.augmentations.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON values."""
-        derived = {"images_per_second": self.images_per_second, "augmentation_shares": self.augmentation_shares}
+        derived = {
+            "images_per_second": self.images_per_second,
+            "augmentation_shares": self.augmentation_shares,
+        }
         return asdict(self) | derived
 
 
 def bench_study(study: Study, *, reference: bool = False) -> Bench:
-    """Time the student of `study` on some of its images; teachers have the weights they start from, which cost the same.
+    """Time the student of `study` on some of its images; teachers have the weights they start from,
+    which cost the same.
 
-    Writes only into a temporary folder. With `reference` the plain loop of `reference_loop.py` is timed beside the others.
+    Writes only into a temporary folder. With `reference` the plain loop of `reference_loop.py` is
+    timed beside the others.
     """
     torch.set_num_threads(study.resources.cpus_per_worker)
     data = data_of(study)
@@ -115,33 +138,68 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
     learned = learned_from(study, [run.job.id for run in runs])
     recipe = replace(study.student, epochs=ROUNDS + 1, warmup_epochs=0.0, milestones=(), lr=1e-3)
     method = recipe.method if recipe.method.needs_teachers else METHODS["kd"]()
-    job = Job(recipe=replace(recipe, method=method), data=data, seed=study.trial_seed, teachers=tuple(learned))
+    job = Job(
+        recipe=replace(recipe, method=method),
+        data=data,
+        seed=study.trial_seed,
+        teachers=tuple(learned),
+    )
     alone = replace(job, recipe=replace(recipe, method=Supervised()), teachers=())
-    few = some_of(dataset, (ON_A_GPU if worker.device.type == "cuda" else BATCHES) * recipe.batch_size)
+    few = some_of(
+        dataset, (ON_A_GPU if worker.device.type == "cuda" else BATCHES) * recipe.batch_size
+    )
     batches = max(1, len(few.train) // recipe.batch_size)
     answering = precision_of_teachers([jobs[each].recipe for each in learned], worker.device)
-    teachers = LiveTeachers([make_network(jobs[each], dataset) for each in learned], worker.device, answering)
+    teachers = LiveTeachers(
+        [make_network(jobs[each], dataset) for each in learned], worker.device, answering
+    )
 
     with tempfile.TemporaryDirectory(prefix="distill-ray-bench-") as folder:
         store = Store.open(folder)
-        per_trial = statistics.median(_beside_epochs(store, alone, data, seed, resources) for seed in range(3))
-        epochs: dict[str, Iterator[float]] = {STUDENT: _per_step(alone, few, None, worker, compile, batches)}
+        per_trial = statistics.median(
+            _beside_epochs(store, alone, data, seed, resources) for seed in range(3)
+        )
+        epochs: dict[str, Iterator[float]] = {
+            STUDENT: _per_step(alone, few, None, worker, compile, batches)
+        }
         sharing = trial_sharing(study)
-        key = TeacherLogitsKey.of(job, answering, sharing.exact, sharing.largest(job.recipe, dataset.num_classes))
+        key = TeacherLogitsKey.of(
+            job, answering, sharing.exact, sharing.largest(job.recipe, dataset.num_classes)
+        )
         answers: list[float] = []
         size = 0
         if not method.live_teachers(recipe.augmentation):
-            teacher_logits = TeacherCache(store, key, few, lambda: teachers, worker=worker, epochs=ROUNDS + 1, limit=1e12)
+            teacher_logits = TeacherCache(
+                store, key, few, lambda: teachers, worker=worker, epochs=ROUNDS + 1, limit=1e12
+            )
             for epoch in range(1, ROUNDS + 2):
-                answers.append(_seconds(functools.partial(teacher_logits.of_epoch, epoch)) / batches)
-            size = sum(size for _, size, _ in store.tree("teacher_logits")) // (ROUNDS + 1) * len(dataset.train) // len(few.train)
-            epochs[TEACHER_LOGITS] = _per_step(job, few, CachedTeachers(teacher_logits, lambda: teachers, worker), worker, compile, batches)
+                answers.append(
+                    _seconds(functools.partial(teacher_logits.of_epoch, epoch)) / batches
+                )
+            size = (
+                sum(size for _, size, _ in store.tree("teacher_logits"))
+                // (ROUNDS + 1)
+                * len(dataset.train)
+                // len(few.train)
+            )
+            epochs[TEACHER_LOGITS] = _per_step(
+                job,
+                few,
+                CachedTeachers(teacher_logits, lambda: teachers, worker),
+                worker,
+                compile,
+                batches,
+            )
         epochs[LIVE] = _per_step(job, few, teachers, worker, compile, batches)
         if reference:
             from distill_ray.planning.reference_loop import reference_epochs
 
-            networks: Any = [make_network(each, dataset) for each in (alone, *(jobs[name] for name in learned))]
-            epochs[REFERENCE] = reference_epochs(recipe, networks[0], networks[1:], few, worker.device)
+            networks: Any = [
+                make_network(each, dataset) for each in (alone, *(jobs[name] for name in learned))
+            ]
+            epochs[REFERENCE] = reference_epochs(
+                recipe, networks[0], networks[1:], few, worker.device
+            )
         augmentations = _augmentations(study, dataset)
         times: dict[str, list[float]] = {name: [] for name in (*epochs, *augmentations)}
         cpu: dict[str, list[float]] = {name: [] for name in epochs}
@@ -151,7 +209,9 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
                 times[name].append(next(running))
                 cpu[name].append((time.process_time() - begun) / batches)
             for name, augmentation in augmentations.items():
-                times[name].append(_seconds(_making(augmentation, few, recipe.batch_size, turn, worker)) / batches)
+                times[name].append(
+                    _seconds(_making(augmentation, few, recipe.batch_size, turn, worker)) / batches
+                )
     medians = {name: statistics.median(seconds[1:]) for name, seconds in times.items()}
     return Bench(
         machine=machine_name(),
@@ -161,31 +221,46 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
         rounds=ROUNDS,
         steps={name: medians[name] for name in epochs},
         cpu={name: statistics.median(seconds[1:]) for name, seconds in cpu.items()},
-        ratios=_ratios(cpu if worker.device.type == "cpu" and torch.get_num_threads() == 1 else times),
-        teachers=statistics.median(answers[1:]) if answers else max(medians[LIVE] - medians[STUDENT], 1e-6),
+        ratios=_ratios(
+            cpu if worker.device.type == "cpu" and torch.get_num_threads() == 1 else times
+        ),
+        teachers=statistics.median(answers[1:])
+        if answers
+        else max(medians[LIVE] - medians[STUDENT], 1e-6),
         augmentations={name: medians[name] for name in augmentations},
         per_trial=per_trial,
-        memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        * (1 if sys.platform == "darwin" else 1024),
         teacher_logits=size,
     )
 
 
 def _ratios(times: dict[str, list[float]]) -> dict[str, float]:
-    """What the steps are worth against each other: medians of the ratios within each round but the first."""
+    """What the steps are worth against each other: medians of the ratios within each round but the
+    first.
+    """
 
     def ratio(one: str, other: str) -> float:
-        return statistics.median(a / b for a, b in zip(times[one][1:], times[other][1:], strict=True))
+        return statistics.median(
+            a / b for a, b in zip(times[one][1:], times[other][1:], strict=True)
+        )
 
     found = {}
     if REFERENCE in times:
-        found = {f"images/s {name} over {REFERENCE}": ratio(REFERENCE, name) for name in (TEACHER_LOGITS, LIVE) if name in times}
+        found = {
+            f"images/s {name} over {REFERENCE}": ratio(REFERENCE, name)
+            for name in (TEACHER_LOGITS, LIVE)
+            if name in times
+        }
     if TEACHER_LOGITS in times:
         found[f"step {TEACHER_LOGITS} over {STUDENT}"] = ratio(TEACHER_LOGITS, STUDENT)
     return found
 
 
 def some_of(dataset: Dataset, images: int) -> Dataset:
-    """`dataset` with about `images` training images, spread over the split, and as large a part of the validation images."""
+    """`dataset` with about `images` training images, spread over the split, and as large a part of
+    the validation images.
+    """
     taken = min(images, len(dataset.train))
     share = taken / len(dataset.train)
     return replace(
@@ -196,7 +271,12 @@ def some_of(dataset: Dataset, images: int) -> Dataset:
 
 
 def _per_step(
-    job: Job, dataset: Dataset, teachers: EpochTeachers | None, worker: Worker, compile: Compile, batches: int
+    job: Job,
+    dataset: Dataset,
+    teachers: EpochTeachers | None,
+    worker: Worker,
+    compile: Compile,
+    batches: int,
 ) -> Iterator[float]:
     """The seconds of a step in one epoch after another, validation left out."""
     one = replace(dataset, validation=dataset.validation[:1])
@@ -218,7 +298,9 @@ def _augmentations(study: Study, dataset: Dataset) -> dict[str, Augmentation]:
     return found
 
 
-def _making(augmentation: Augmentation, dataset: Dataset, batch_size: int, epoch: int, worker: Worker) -> Callable[[], None]:
+def _making(
+    augmentation: Augmentation, dataset: Dataset, batch_size: int, epoch: int, worker: Worker
+) -> Callable[[], None]:
     def make() -> None:
         batches = epoch_batches(
             augmentation,
@@ -238,11 +320,15 @@ def _making(augmentation: Augmentation, dataset: Dataset, batch_size: int, epoch
     return make
 
 
-def _beside_epochs(store: Store, job: Job, data: Data, seed: int, resources: WorkerResources) -> float:
+def _beside_epochs(
+    store: Store, job: Job, data: Data, seed: int, resources: WorkerResources
+) -> float:
     """What a job of one step takes, without its epoch."""
     size = job.recipe.batch_size
     split = Split(train=size, validation=data.split.validation, rule="last")
-    short = replace(job, recipe=replace(job.recipe, epochs=1), data=replace(data, split=split), seed=seed)
+    short = replace(
+        job, recipe=replace(job.recipe, epochs=1), data=replace(data, split=split), seed=seed
+    )
     told: list[list[dict[str, float]]] = []
     seconds = _seconds(lambda: told.extend(run_job(store, short, resources)))
     return seconds - told[0][0]["seconds"]
@@ -259,7 +345,10 @@ def machine_name() -> str:
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
-            model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
+            model = next(
+                (line.split(":")[1].strip() for line in file if line.startswith("model name")),
+                model,
+            )
     except OSError:
         pass
     amx = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"

@@ -1,4 +1,6 @@
-"""What `bench` has measured of a study, kept in its store, so that `plan` need not judge by a few steps of its own."""
+"""What `bench` has measured of a study, kept in its store, so that `plan` need not judge by a few
+steps of its own.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from distill_ray.study import Study
 
 def keep_bench(store: Store, study: Study, bench: Bench) -> None:
     """Keep what was measured; it replaces what was there."""
-    store.write(_path(study), json.dumps({"of": _identity(study), "bench": bench.to_dict()}, allow_nan=False).encode())
+    store.write(
+        _path(study),
+        json.dumps({"of": _identity(study), "bench": bench.to_dict()}, allow_nan=False).encode(),
+    )
 
 
 def kept_bench(store: Store, study: Study) -> Bench | None:

@@ -1,4 +1,6 @@
-"""What a study will cost, estimated in advance: its jobs, the images they train on, and the time, from a few timed steps."""
+"""What a study will cost, estimated in advance: its jobs, the images they train on, and the time,
+from a few timed steps.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,15 @@ from distill_ray.stages.state import state_of
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.study.checks import GROUP
-from distill_ray.training import Dataset, LiveTeachers, Worker, load_dataset, make_network, precision_of_teachers, train
+from distill_ray.training import (
+    Dataset,
+    LiveTeachers,
+    Worker,
+    load_dataset,
+    make_network,
+    precision_of_teachers,
+    train,
+)
 
 TIMED_BATCHES = 4
 
@@ -34,9 +44,10 @@ TIMED_BATCHES = 4
 class StagePlan:
     """A stage before it is run: its jobs, how many of them the store has, and what the others cost.
 
-    `images` counts training images over all epochs, `job_seconds` the time of all jobs in sequence, each on one worker of
-    this machine, and `seconds` that of the stage with as many jobs in parallel as fit here. Early stopping makes the search
-    shorter than this. `teacher_logits` says what teacher logits cost in it, which is part of these times.
+    `images` counts training images over all epochs, `job_seconds` the time of all jobs in sequence,
+    each on one worker of this machine, and `seconds` that of the stage with as many jobs in
+    parallel as fit here. Early stopping makes the search shorter than this. `teacher_logits` says
+    what teacher logits cost in it, which is part of these times.
     """
 
     stage: str
@@ -49,9 +60,11 @@ class StagePlan:
 
 
 def plan_study(study: Study, store: Store, search_storage: str | None = None) -> list[StagePlan]:
-    """The plan of every stage that trains: what the store and the search have costs nothing. Starts no Ray, trains nothing.
+    """The plan of every stage that trains: what the store and the search have costs nothing. Starts
+    no Ray, trains nothing.
 
-    Students and their teachers take the time that `bench` has measured here, if it has; everything else is timed for some steps.
+    Students and their teachers take the time that `bench` has measured here, if it has; everything
+    else is timed for some steps.
     """
     data = data_of(study)
     bench = kept_bench(store, study)
@@ -75,38 +88,65 @@ def plan_study(study: Study, store: Store, search_storage: str | None = None) ->
         if (timed, job.teachers) not in per_epoch:
             alike = dataclasses.replace(job, recipe=timed)
             known = _benched_seconds(bench, job, study, dataset) if bench is not None else None
-            per_epoch[timed, job.teachers] = known or _epoch_seconds(alike, dataset, answering(job.teachers), worker)
+            per_epoch[timed, job.teachers] = known or _epoch_seconds(
+                alike, dataset, answering(job.teachers), worker
+            )
         return per_epoch[timed, job.teachers] * job.recipe.epochs
 
-    def stage(name: str, jobs: list[Job], done: int, workers: int, sharing: Sharing | None = None) -> StagePlan:
+    def stage(
+        name: str, jobs: list[Job], done: int, workers: int, sharing: Sharing | None = None
+    ) -> StagePlan:
         total = sum(map(seconds, jobs))
         teacher_logits = None
         if sharing and (learning := [job for job in jobs if job.teachers]):
-            teacher_logits = plan_teacher_logits(learning, sharing, dataset, answering(learning[0].teachers), worker, bench)
+            teacher_logits = plan_teacher_logits(
+                learning, sharing, dataset, answering(learning[0].teachers), worker, bench
+            )
             total = max(total - teacher_logits.spared, 0.0)
         beside = max(1, min(places // workers, len(jobs)))
         images = sum(job.recipe.epochs for job in jobs) * len(dataset.train)
-        return StagePlan(name, len(jobs) + done, done, images, total, total / beside, teacher_logits)
+        return StagePlan(
+            name, len(jobs) + done, done, images, total, total / beside, teacher_logits
+        )
 
     def screen_stage(asked: Sequence[Screening]) -> StagePlan:
         missing = [screening for screening in asked if found_metrics(store, screening) is None]
-        shown = [screening.epochs * min(screening.images or len(dataset.train), len(dataset.train)) for screening in missing]
+        shown = [
+            screening.epochs * min(screening.images or len(dataset.train), len(dataset.train))
+            for screening in missing
+        ]
         total = sum(
             images * _measured_seconds(screening, dataset, answering(screening.teachers), worker)
             for screening, images in zip(missing, shown, strict=True)
         )
         beside = max(1, min(places, len(missing)))
-        return StagePlan(SCREEN, len(asked), len(asked) - len(missing), sum(shown), total, total / beside)
+        return StagePlan(
+            SCREEN, len(asked), len(asked) - len(missing), sum(shown), total, total / beside
+        )
 
-    trial = Job(recipe=study.student, data=data, seed=study.trial_seed, teachers=tuple(learned_from(study, ids)))
+    trial = Job(
+        recipe=study.student,
+        data=data,
+        seed=study.trial_seed,
+        teachers=tuple(learned_from(study, ids)),
+    )
     ended = len(counted(state.history)) if state.history else 0
     trials = 0 if state.search_is_over else study.search.trials - ended
     confirmations = list(state.confirmations)
-    if not state.search_is_over:  # what it will find is not known, nor whether the store has it: it counts as the student
+    # What it will find is not known, nor whether the store has it: it counts as the student
+    if not state.search_is_over:
         confirmations = confirm_runs(study, data, ids, [study.student] * study.confirm.top)
-    guessed = set() if state.search_is_over else {run.role for run in confirmations} - set(study.confirm.baselines)
+    guessed = (
+        set()
+        if state.search_is_over
+        else {run.role for run in confirmations} - set(study.confirm.baselines)
+    )
     to_teach = [run.job for run in teachers if find_job(store, run.job.id) is None]
-    to_confirm = [run.job for run in confirmations if run.role in guessed or find_job(store, run.job.id) is None]
+    to_confirm = [
+        run.job
+        for run in confirmations
+        if run.role in guessed or find_job(store, run.job.id) is None
+    ]
     confirmed = len(confirmations) - len(to_confirm)
     wanted = study.resources
     return [
@@ -118,7 +158,8 @@ def plan_study(study: Study, store: Store, search_storage: str | None = None) ->
 
 
 def _benched_seconds(bench: Bench, job: Job, study: Study, dataset: Dataset) -> float | None:
-    """An epoch's time by the steps that were measured, with live teachers where there are any; None for another network.
+    """An epoch's time by the steps that were measured, with live teachers where there are any; None
+    for another network.
 
     Validation was not measured: to predict takes about a third of a training step.
     """
@@ -127,15 +168,24 @@ def _benched_seconds(bench: Bench, job: Job, study: Study, dataset: Dataset) -> 
     if not known:
         return None
     step = bench.steps[LIVE if job.teachers else STUDENT]
-    return (step * len(dataset.train) + bench.steps[STUDENT] / 3 * len(dataset.validation)) / bench.batch_size
+    return (
+        step * len(dataset.train) + bench.steps[STUDENT] / 3 * len(dataset.validation)
+    ) / bench.batch_size
 
 
-def _measured_seconds(screening: Screening, dataset: Dataset, teachers: LiveTeachers, worker: Worker) -> float:
+def _measured_seconds(
+    screening: Screening, dataset: Dataset, teachers: LiveTeachers, worker: Worker
+) -> float:
     """The time that a screening takes for an image, judged from two groups."""
     images = min(len(dataset.train), 2 * GROUP * screening.batch_size)
     epochs = -(-2 * GROUP // -(-images // screening.batch_size))
     begun = time.perf_counter()
-    measure(dataclasses.replace(screening, images=images, epochs=epochs), dataset, teachers, worker.device)
+    measure(
+        dataclasses.replace(screening, images=images, epochs=epochs),
+        dataset,
+        teachers,
+        worker.device,
+    )
     return (time.perf_counter() - begun) / (images * epochs)
 
 

@@ -1,7 +1,9 @@
-"""The plain loop that benchmarks compare with: knowledge distillation as the published repositories write it.
+"""The plain loop that benchmarks compare with: knowledge distillation as the published repositories
+write it.
 
-float32, contiguous, a DataLoader over torchvision's PIL transforms (crop, flip, normalise), every teacher on every batch, one
-after another, an unfused optimiser and meters that read the loss in each step. Nothing in it is slower than it is there.
+float32, contiguous, a DataLoader over torchvision's PIL transforms (crop, flip, normalise), every
+teacher on every batch, one after another, an unfused optimiser and meters that read the loss in
+each step. Nothing in it is slower than it is there.
 """
 
 from __future__ import annotations
@@ -51,11 +53,17 @@ class PilImages(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def reference_epochs(
-    recipe: Recipe, student: Network, teachers: Sequence[Network], dataset: Dataset, device: torch.device
+    recipe: Recipe,
+    student: Network,
+    teachers: Sequence[Network],
+    dataset: Dataset,
+    device: torch.device,
 ) -> Iterator[float]:
-    """Train without end; yields the seconds of each epoch, without the wait for its first batch, per step.
+    """Train without end; yields the seconds of each epoch, without the wait for its first batch,
+    per step.
 
-    The networks are copied. Their own normalisation is left out, since the loader's images are normalised.
+    The networks are copied. Their own normalisation is left out, since the loader's images are
+    normalised.
     """
     model, *experts = (_plain(network).to(device) for network in (student, *teachers))
     threads = torch.get_num_threads()
@@ -80,12 +88,21 @@ def reference_epochs(
                 started = time.perf_counter()
             elif number == 0:
                 started = time.perf_counter() - _loading_seconds(loader)
-            images, labels = loaded.to(device, non_blocking=True), answers.to(device, non_blocking=True)
+            images, labels = (
+                loaded.to(device, non_blocking=True),
+                answers.to(device, non_blocking=True),
+            )
             logits = model(images)
             with torch.no_grad():
-                targets = torch.stack([functional.softmax(expert(images) / TEMPERATURE, dim=1) for expert in experts]).mean(0)
-            divergence = functional.kl_div(functional.log_softmax(logits / TEMPERATURE, dim=1), targets, reduction="batchmean")
-            loss = (1 - ALPHA) * functional.cross_entropy(logits, labels) + ALPHA * TEMPERATURE**2 * divergence
+                targets = torch.stack(
+                    [functional.softmax(expert(images) / TEMPERATURE, dim=1) for expert in experts]
+                ).mean(0)
+            divergence = functional.kl_div(
+                functional.log_softmax(logits / TEMPERATURE, dim=1), targets, reduction="batchmean"
+            )
+            loss = (1 - ALPHA) * functional.cross_entropy(
+                logits, labels
+            ) + ALPHA * TEMPERATURE**2 * divergence
             seen += loss.item() * len(labels)
             right += int((logits.argmax(1) == labels).sum())
             optimizer.zero_grad()
@@ -104,4 +121,6 @@ def _loading_seconds(loader: DataLoader[Any]) -> float:
 
 
 def _plain(network: Network) -> nn.Module:
-    return copy.deepcopy(nn.Sequential(network.features, network.classifier)).to(memory_format=torch.contiguous_format)
+    return copy.deepcopy(nn.Sequential(network.features, network.classifier)).to(
+        memory_format=torch.contiguous_format
+    )

@@ -1,4 +1,6 @@
-"""The results as pyarrow tables, for programs and notebooks. Metrics are fractions and nats, whatever people read."""
+"""The results as pyarrow tables, for programs and notebooks. Metrics are fractions and nats,
+whatever people read.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,18 @@ from distill_ray.report.table import Row, columns
 
 
 def contenders(rows: Sequence[Row]) -> pa.Table:
-    """A row per contender: `name`, `label`, `runs`, `parameters`, and `<metric>`, `<metric>_std` for each metric.
+    """A row per contender: `name`, `label`, `runs`, `parameters`, and `<metric>`, `<metric>_std`
+    for each metric.
 
     Metrics are null for those not evaluated yet, and standard deviations for a single run.
     """
     lines = []
     for row in rows:
-        line: dict[str, Any] = {"name": row.contender.name, "label": row.contender.label, "runs": len(row.runs)}
+        line: dict[str, Any] = {
+            "name": row.contender.name,
+            "label": row.contender.label,
+            "runs": len(row.runs),
+        }
         line["parameters"] = row.contender.parameters
         for metric in columns(rows):
             cell = row.cells.get(metric)
@@ -28,19 +35,26 @@ def contenders(rows: Sequence[Row]) -> pa.Table:
 
 
 def runs(rows: Sequence[Row]) -> pa.Table:
-    """A row per evaluated run: `name`, `seed`, `job`, and every metric; seed and job are null where several make one run."""
+    """A row per evaluated run: `name`, `seed`, `job`, and every metric; seed and job are null where
+    several make one run.
+    """
     lines = []
     for row in rows:
         single = row.contender.members == 1
         for place, metrics in enumerate(row.runs):
-            line: dict[str, Any] = {"name": row.contender.name, "seed": row.contender.seeds[place] if single else None}
+            line: dict[str, Any] = {
+                "name": row.contender.name,
+                "seed": row.contender.seeds[place] if single else None,
+            }
             line["job"] = row.contender.job_ids[place] if single and row.contender.job_ids else None
             lines.append(line | dict(metrics))
     return _table(lines)
 
 
 def trials(results: StudyResults) -> pa.Table:
-    """A row per trial: `trial`, `state`, the objectives, the settings that it drew (null where it drew none), and how it went."""
+    """A row per trial: `trial`, `state`, the objectives, the settings that it drew (null where it
+    drew none), and how it went.
+    """
     searched = dict.fromkeys(name for trial in results.trials for name in trial.params)
     lines = []
     for trial in results.trials:
@@ -52,8 +66,16 @@ def trials(results: StudyResults) -> pa.Table:
 
 
 def epochs(results: StudyResults) -> pa.Table:
-    """A row per trial and epoch: `trial`, and every metric that the trial recorded after that epoch, `epoch` among them."""
-    return _table([{"trial": trial.number} | dict(epoch) for trial in results.trials for epoch in trial.epochs])
+    """A row per trial and epoch: `trial`, and every metric that the trial recorded after that
+    epoch, `epoch` among them.
+    """
+    return _table(
+        [
+            {"trial": trial.number} | dict(epoch)
+            for trial in results.trials
+            for epoch in trial.epochs
+        ]
+    )
 
 
 def _table(lines: Sequence[Mapping[str, Any]]) -> pa.Table:

@@ -1,4 +1,6 @@
-"""Is the difference real: the best student against every other contender, over seeds and over test samples."""
+"""Is the difference real: the best student against every other contender, over seeds and over test
+samples.
+"""
 
 from __future__ import annotations
 
@@ -37,9 +39,10 @@ class Interval:
 class Gain:
     """The difference in one metric, best student minus the other, in the metric's own unit.
 
-    `over_seeds` says how much the difference depends on the seed, by the t-test that `test` names with p-value `p`;
-    `over_samples` how much it depends on which samples the test split happens to hold (bootstrap, for metrics that are a mean
-    over samples). Either is None where it cannot be had.
+    `over_seeds` says how much the difference depends on the seed, by the t-test that `test` names
+    with p-value `p`; `over_samples` how much it depends on which samples the test split happens to
+    hold (bootstrap, for metrics that are a mean over samples). Either is None where it cannot be
+    had.
     """
 
     metric: str
@@ -61,8 +64,12 @@ class Gain:
 
     @property
     def evidence(self) -> Literal["clear", "partial", "none"]:
-        """`clear` when every interval that there is lies on one side of zero, `partial` when only one does."""
-        intervals = [interval for interval in (self.over_seeds, self.over_samples) if interval is not None]
+        """`clear` when every interval that there is lies on one side of zero, `partial` when only
+        one does.
+        """
+        intervals = [
+            interval for interval in (self.over_seeds, self.over_samples) if interval is not None
+        ]
         sure = [interval.excludes_zero for interval in intervals]
         return "none" if not any(sure) else "clear" if all(sure) else "partial"
 
@@ -76,13 +83,17 @@ class Comparison:
 
 
 def comparisons(rows: Sequence[Row], *, seed: int = 0) -> list[Comparison]:
-    """The best found student against each other contender on the test split, in the order of the table.
+    """The best found student against each other contender on the test split, in the order of the
+    table.
 
-    Empty before there is one: on the validation split, which selected it, the best student would look better than it is.
-    Students of equal seeds are compared run by run (paired t-test), single teachers as independent runs (Welch), the ensemble
-    as a fixed value (one-sample t-test). The bootstrap draws test samples, the same for all, from a generator with `seed`.
+    Empty before there is one: on the validation split, which selected it, the best student would
+    look better than it is. Students of equal seeds are compared run by run (paired t-test), single
+    teachers as independent runs (Welch), the ensemble as a fixed value (one-sample t-test). The
+    bootstrap draws test samples, the same for all, from a generator with `seed`.
     """
-    best = next((row for row in rows if row.contender.found and row.runs and row.split == "test"), None)
+    best = next(
+        (row for row in rows if row.contender.found and row.runs and row.split == "test"), None
+    )
     if best is None:
         return []
     others = [row for row in rows if row.runs and row is not best]
@@ -90,7 +101,11 @@ def comparisons(rows: Sequence[Row], *, seed: int = 0) -> list[Comparison]:
     return [
         Comparison(
             row.contender,
-            {name: _gain(name, best, row, intervals.get((row.contender.name, name))) for name in METRICS if name in row.cells},
+            {
+                name: _gain(name, best, row, intervals.get((row.contender.name, name)))
+                for name in METRICS
+                if name in row.cells
+            },
         )
         for row in others
     ]
@@ -112,28 +127,45 @@ def _over_seeds(metric: str, best: Row, other: Row) -> tuple[Interval | None, fl
         if min(len(mine), len(theirs)) < 2:
             return None, None, ""
         shares = np.array([runs.var(ddof=1) / len(runs) for runs in (mine, theirs)])
-        degrees = shares.sum() ** 2 / (shares**2 / [len(mine) - 1, len(theirs) - 1]).sum() if shares.any() else np.nan
-        return *_student(mine.mean() - theirs.mean(), np.sqrt(shares.sum()), degrees), "Welch t-test"
+        degrees = (
+            shares.sum() ** 2 / (shares**2 / [len(mine) - 1, len(theirs) - 1]).sum()
+            if shares.any()
+            else np.nan
+        )
+        return *_student(
+            mine.mean() - theirs.mean(), np.sqrt(shares.sum()), degrees
+        ), "Welch t-test"
     else:
         shared = sorted(set(best.contender.seeds) & set(other.contender.seeds))
-        positions = [(best.contender.seeds.index(seed), other.contender.seeds.index(seed)) for seed in shared]
+        positions = [
+            (best.contender.seeds.index(seed), other.contender.seeds.index(seed)) for seed in shared
+        ]
         differences, test = np.array([mine[i] - theirs[j] for i, j in positions]), "paired t-test"
     if len(differences) < 2:
         return None, None, ""
-    return *_student(differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences)), len(differences) - 1), test
+    return *_student(
+        differences.mean(),
+        differences.std(ddof=1) / np.sqrt(len(differences)),
+        len(differences) - 1,
+    ), test
 
 
-def _student(difference: float, error: float, degrees: float) -> tuple[Interval | None, float | None]:
+def _student(
+    difference: float, error: float, degrees: float
+) -> tuple[Interval | None, float | None]:
     """Interval and two-sided p-value by Student's t; neither when there is no spread to judge by.
 
-    Written with the distribution alone: importing `scipy.stats` takes longer than the rest of a comparison together.
+    Written with the distribution alone: importing `scipy.stats` takes longer than the rest of a
+    comparison together.
     """
     from scipy.special import stdtr, stdtrit
 
     if not error > 0:
         return None, None
     half = error * stdtrit(degrees, (1 + LEVEL) / 2)
-    return Interval(float(difference - half), float(difference + half)), float(2 * stdtr(degrees, -abs(difference) / error))
+    return Interval(float(difference - half), float(difference + half)), float(
+        2 * stdtr(degrees, -abs(difference) / error)
+    )
 
 
 def _over_samples(best: Row, others: Sequence[Row], seed: int) -> dict[tuple[str, str], Interval]:
@@ -147,7 +179,11 @@ def _over_samples(best: Row, others: Sequence[Row], seed: int) -> dict[tuple[str
     differences = {key: value for key, value in differences.items() if np.isfinite(value).all()}
     if not differences:
         return {}
-    rng, columns, size = np.random.default_rng(seed), np.stack(list(differences.values()), axis=1), len(labels)
+    rng, columns, size = (
+        np.random.default_rng(seed),
+        np.stack(list(differences.values()), axis=1),
+        len(labels),
+    )
     draws = (np.bincount(rng.integers(size, size=size), minlength=size) for _ in range(RESAMPLES))
     means = np.stack([counts @ columns for counts in draws]) / size
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
@@ -167,4 +203,8 @@ def _per_sample(row: Row) -> dict[str, NDArray[np.float64]]:
         accuracy.append(logs.argmax(axis=1) == labels)
         nll.append(-right)
         brier.append((probabilities**2).sum(axis=1) - 2 * np.exp(right) + 1)
-    return {"accuracy": np.mean(accuracy, axis=0), "nll": np.mean(nll, axis=0), "brier": np.mean(brier, axis=0)}
+    return {
+        "accuracy": np.mean(accuracy, axis=0),
+        "nll": np.mean(nll, axis=0),
+        "brier": np.mean(brier, axis=0),
+    }

@@ -19,7 +19,13 @@ def objective_title(name: str) -> str:
 
 def setting(value: Value) -> str:
     """A setting's value, numbers in four figures at most."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        f"{value:.4g}"
+        if isinstance(value, float)
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )
 
 
 def settings(params: Mapping[str, Value]) -> str:

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from distill_ray.metric import is_percent, title_of
 from distill_ray.report import published
-from distill_ray.report.summary import JUDGED, found_settings, lead, verdict
 from distill_ray.report.comparison import Comparison
+from distill_ray.report.format import counted, duration, energy
 from distill_ray.report.results import StudyResults
 from distill_ray.report.screening import fate, measured_text, relations, said
 from distill_ray.report.search import warm_start_text
+from distill_ray.report.summary import JUDGED, found_settings, lead, verdict
 from distill_ray.report.table import Row, as_markdown, figure_of
-from distill_ray.report.format import counted, duration, energy
 
 
 def markdown(results: StudyResults, rows: list[Row], compared: Sequence[Comparison]) -> str:
@@ -21,9 +21,14 @@ def markdown(results: StudyResults, rows: list[Row], compared: Sequence[Comparis
     parts = [
         f"# {_inline(results.name)}: distillation study ({results.status})",
         lead(results, rows) + (f" Settings: {_inline(found)}." if found else ""),
-        "\n".join(f"- against {_inline(each.other.label)}: {_differences(each)}: **{verdict(each).words}**" for each in compared),
+        "\n".join(
+            f"- against {_inline(each.other.label)}: {_differences(each)}: **{verdict(each).words}**"
+            for each in compared
+        ),
         as_markdown(rows) if rows else "",
-        "" if results.published is None else published.as_markdown(published.side_by_side(results.published, rows)),
+        ""
+        if results.published is None
+        else published.as_markdown(published.side_by_side(results.published, rows)),
         _screening(results, rows),
         _inline(warm_start_text(results)),
         ", ".join(
@@ -41,9 +46,17 @@ def _screening(results: StudyResults, rows: list[Row]) -> str:
     if not results.screening:
         return ""
     lines = [["augmentation", "T. stddev", "in the search"], ["---", "---:", "---"]]
-    lines += [[_inline(row.augmentation), measured_text(row), fate(row)] for row in results.screening]
+    lines += [
+        [_inline(row.augmentation), measured_text(row), fate(row)] for row in results.screening
+    ]
     written = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join(["## Screening", written, "\n".join(f"- {said(relation)}" for relation in relations(results, rows))])
+    return "\n\n".join(
+        [
+            "## Screening",
+            written,
+            "\n".join(f"- {said(relation)}" for relation in relations(results, rows)),
+        ]
+    )
 
 
 def _differences(compared: Comparison) -> str:
@@ -57,7 +70,9 @@ def _differences(compared: Comparison) -> str:
 def _inline(text: str) -> str:
     """Text that Markdown takes for nothing else."""
     special = "\\`*_[]<>#|"
-    return "".join(f"\\{letter}" if letter in special else letter for letter in " ".join(text.split()))
+    return "".join(
+        f"\\{letter}" if letter in special else letter for letter in " ".join(text.split())
+    )
 
 
 def _block(text: str, language: str) -> str:

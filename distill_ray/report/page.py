@@ -1,4 +1,6 @@
-"""The report as one HTML page that needs nothing else: styles and figures are inside, and nothing is fetched."""
+"""The report as one HTML page that needs nothing else: styles and figures are inside, and nothing
+is fetched.
+"""
 
 from __future__ import annotations
 
@@ -55,16 +57,33 @@ class Report:
         }
         plots = [plot for panels in sections.values() for panel in panels for plot in panel.plots]
         published = None if results.published is None else side_by_side(results.published, rows)
-        return cls(results, rows, compared, sections, {plot.name: plot.svg() for plot in plots}, screened, published)
+        return cls(
+            results,
+            rows,
+            compared,
+            sections,
+            {plot.name: plot.svg() for plot in plots},
+            screened,
+            published,
+        )
 
     def html(self) -> str:
         """The page."""
-        environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        environment = Environment(
+            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
         environment.globals |= {
-            name: getattr(format, name) for name in ("counted", "duration", "energy", "objective_title", "setting", "settings")
+            name: getattr(format, name)
+            for name in ("counted", "duration", "energy", "objective_title", "setting", "settings")
         }
-        environment.globals |= {"figure_of": figure_of, "parameter_count": parameter_count, "verdict": summary.verdict}
-        template = environment.from_string(files(__package__).joinpath("page.html.j2").read_text("utf-8"))
+        environment.globals |= {
+            "figure_of": figure_of,
+            "parameter_count": parameter_count,
+            "verdict": summary.verdict,
+        }
+        template = environment.from_string(
+            files(__package__).joinpath("page.html.j2").read_text("utf-8")
+        )
         best, shown = best_trial(self.results), columns(self.rows)
         return template.render(
             results=self.results,
@@ -83,8 +102,13 @@ class Report:
             legend=legend(self.rows),
             warm_start=warm_start_text(self.results),
             best_trial=None if best is None else best.number,
-            searched=list(dict.fromkeys(name for trial in self.results.trials for name in trial.params)),
-            colors={name: _variable(shade) for name, shade in contender_colors(self.results.contenders).items()},
+            searched=list(
+                dict.fromkeys(name for trial in self.results.trials for name in trial.params)
+            ),
+            colors={
+                name: _variable(shade)
+                for name, shade in contender_colors(self.results.contenders).items()
+            },
             palette=PALETTE,
             metrics=shown,
             shown_gains=[name for name in SHOWN if name in shown],
@@ -115,7 +139,11 @@ def _leaders(rows: Sequence[Row]) -> dict[str, str]:
 def _better(shown: Sequence[str]) -> str:
     """Which way is better."""
     higher = format.listed([title_of(name) for name in shown if METRICS[name].better == "max"])
-    return f"Better when higher: {higher}; everything else when lower." if higher else "Everything is better when lower."
+    return (
+        f"Better when higher: {higher}; everything else when lower."
+        if higher
+        else "Everything is better when lower."
+    )
 
 
 def _variable(shade: str) -> str:

@@ -24,7 +24,9 @@ class Line:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """The whole table: what was published, with its source and how that experiment differs, and what was measured here."""
+    """The whole table: what was published, with its source and how that experiment differs, and
+    what was measured here.
+    """
 
     source: str
     difference: str
@@ -46,21 +48,41 @@ def side_by_side(table: Published, rows: Sequence[Row]) -> SideBySide:
     by_name = {row.contender.name: row for row in rows}
     lines = []
     for published in table.rows:
-        lines.append(Line(published.name, tuple(_quoted(published, name) for name in metrics), True))
+        lines.append(
+            Line(published.name, tuple(_quoted(published, name) for name in metrics), True)
+        )
         row = by_name.get(published.measured)
         if row is not None and row.runs:
             split = "" if row.split == "test" else " (validation)"
-            lines.append(Line(f"here: {row.contender.label}{split}", tuple(_measured(row, name) for name in metrics), False))
+            lines.append(
+                Line(
+                    f"here: {row.contender.label}{split}",
+                    tuple(_measured(row, name) for name in metrics),
+                    False,
+                )
+            )
         else:
-            lines.append(Line("here: not run yet" if published.measured else "here: not run", ("-",) * len(metrics), False))
-    return SideBySide(table.source, _sentence(table.difference), tuple(map(_title, metrics)), tuple(lines))
+            lines.append(
+                Line(
+                    "here: not run yet" if published.measured else "here: not run",
+                    ("-",) * len(metrics),
+                    False,
+                )
+            )
+    return SideBySide(
+        table.source, _sentence(table.difference), tuple(map(_title, metrics)), tuple(lines)
+    )
 
 
 def as_markdown(table: SideBySide) -> str:
     """The table in Markdown, with its note."""
     lines = [["", *table.header], ["---", *(["---:"] * len(table.header))]]
-    lines += [[line.label if line.published else f"*{line.label}*", *line.cells] for line in table.lines]
-    written = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    lines += [
+        [line.label if line.published else f"*{line.label}*", *line.cells] for line in table.lines
+    ]
+    written = "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
+    )
     return f"## {TITLE}\n\n{table.note}\n\n{written}\n"
 
 
@@ -78,7 +100,9 @@ def _measured(row: Row, metric: str) -> str:
     cell = row.cells.get(metric)
     if cell is None:
         return "-"
-    return figure_of(metric, cell.mean) + ("" if cell.std is None else f" ± {figure_of(metric, cell.std)}")
+    return figure_of(metric, cell.mean) + (
+        "" if cell.std is None else f" ± {figure_of(metric, cell.std)}"
+    )
 
 
 def _title(metric: str) -> str:

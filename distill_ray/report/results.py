@@ -1,7 +1,8 @@
-"""What a report is made from: the results of a study as pure data, collected by the stages and shown by this package.
+"""What a report is made from: the results of a study as pure data, collected by the stages and
+shown by this package.
 
-A study that is still running has fewer stages, trials and contenders, and perhaps no champion; everything here is allowed to
-be missing, and the report shows what there is.
+A study that is still running has fewer stages, trials and contenders, and perhaps no champion;
+everything here is allowed to be missing, and the report shows what there is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ TEACHER = "teacher"
 SCRATCH = "scratch"
 DEFAULT_KD = "default-kd"
 BEST = "best"
-"""Names of contenders. Several configurations found by the search are `best-1`, `best-2`, ..., the first being the best."""
+"""Names of contenders. Several configurations found by the search are `best-1`, `best-2`, ..., the
+first being the best.
+"""
 
 Value = str | int | float | bool
 """A setting of a recipe, by the name that `Recipe.params` gives it."""
@@ -27,10 +30,11 @@ Value = str | int | float | bool
 
 @dataclass(frozen=True)
 class ScreenRow:
-    """One augmentation of the screening: what was measured with the teachers alone, and whether the search had it.
+    """One augmentation of the screening: what was measured with the teachers alone, and whether the
+    search had it.
 
-    `t_stddev` and `entropy` (nats) are None when it was not measured, and `remark` says why. `searched` is None where the
-    augmentation was none of the search's choices.
+    `t_stddev` and `entropy` (nats) are None when it was not measured, and `remark` says why.
+    `searched` is None where the augmentation was none of the search's choices.
     """
 
     augmentation: str
@@ -42,7 +46,9 @@ class ScreenRow:
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One line of a published table; `measured` names the contender that corresponds to it, or is empty."""
+    """One line of a published table; `measured` names the contender that corresponds to it, or is
+    empty.
+    """
 
     name: str
     values: Mapping[str, float]
@@ -62,13 +68,15 @@ class Published:
 class Contender:
     """One row of the table: a network or an ensemble, once per seed.
 
-    `name` is one of the names above, or another baseline's; `label` is what people read. `params` are the settings of its
-    recipe, `parameters` counts the weights of what is deployed (of all members for the ensemble). `seeds`, `validation`,
-    `test` and `job_ids` go together by position; `test` is empty as long as the test split has not been read. An ensemble is
-    one run, with the seed and the jobs of its members in `seeds` and `job_ids`. `members` counts the networks behind one run.
-    `t_stddev` is what the screening measured of the augmentation it was trained with, if it did, and it learned from teachers.
-    `diversity` says, run by run, how much the members or heads inside one network disagree on the validation split (see
-    `metrics.diversity`), for methods whose students have such.
+    `name` is one of the names above, or another baseline's; `label` is what people read. `params`
+    are the settings of its recipe, `parameters` counts the weights of what is deployed (of all
+    members for the ensemble). `seeds`, `validation`, `test` and `job_ids` go together by position;
+    `test` is empty as long as the test split has not been read. An ensemble is one run, with the
+    seed and the jobs of its members in `seeds` and `job_ids`. `members` counts the networks behind
+    one run. `t_stddev` is what the screening measured of the augmentation it was trained with, if
+    it did, and it learned from teachers. `diversity` says, run by run, how much the members or
+    heads inside one network disagree on the validation split (see `metrics.diversity`), for methods
+    whose students have such.
     """
 
     name: str
@@ -98,10 +106,10 @@ class Contender:
 class TrialRow:
     """One trial of the search.
 
-    `params` are the searched settings alone; a conditional one is absent where it does not apply. `values` maps objective to
-    value and is empty unless the trial is COMPLETE; `epochs` holds the metrics reported after each epoch (`epoch` among them,
-    from 1), in order. `reason` says why a trial failed or was pruned. `t_stddev` is what the screening measured of its
-    augmentation.
+    `params` are the searched settings alone; a conditional one is absent where it does not apply.
+    `values` maps objective to value and is empty unless the trial is COMPLETE; `epochs` holds the
+    metrics reported after each epoch (`epoch` among them, from 1), in order. `reason` says why a
+    trial failed or was pruned. `t_stddev` is what the screening measured of its augmentation.
     """
 
     number: int
@@ -117,7 +125,8 @@ class TrialRow:
 
 @dataclass(frozen=True)
 class StageRow:
-    """One stage: how long it took, how many jobs the study trained in it (`done`), and how many others had trained (`reused`).
+    """One stage: how long it took, how many jobs the study trained in it (`done`), and how many
+    others had trained (`reused`).
 
     `joules` is the energy that its jobs' devices used, None where they do not report it.
     """
@@ -131,7 +140,9 @@ class StageRow:
 
 @dataclass(frozen=True)
 class Champion:
-    """The student to deploy: its job, its recipe's settings, and the temperature that calibrates it (fitted on validation)."""
+    """The student to deploy: its job, its recipe's settings, and the temperature that calibrates it
+    (fitted on validation).
+    """
 
     job_id: str
     params: Mapping[str, Value]
@@ -142,10 +153,11 @@ class Champion:
 class StudyResults:
     """Everything that a report says about a study.
 
-    `objectives` maps each objective to `min` or `max`, the first being the one that ranks. `data` says in words what the study
-    learned from, `log_scale` names the searched settings that were drawn on a logarithmic scale, `warm_start` counts the trials
-    of earlier studies that the search was given. Credentials in URIs (`user:password@`) are taken out of the study file, the
-    command and the tracking URI.
+    `objectives` maps each objective to `min` or `max`, the first being the one that ranks. `data`
+    says in words what the study learned from, `log_scale` names the searched settings that were
+    drawn on a logarithmic scale, `warm_start` counts the trials of earlier studies that the search
+    was given. Credentials in URIs (`user:password@`) are taken out of the study file, the command
+    and the tracking URI.
     """
 
     name: str

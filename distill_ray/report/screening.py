@@ -1,4 +1,6 @@
-"""What the screening says: the augmentations by T. stddev, and whether that told how well students would do."""
+"""What the screening says: the augmentations by T. stddev, and whether that told how well students
+would do.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Relation:
-    """T. stddev against the loss of students, and how the two go together; no correlation where there is none to be had."""
+    """T. stddev against the loss of students, and how the two go together; no correlation where
+    there is none to be had.
+    """
 
     of: Of
     points: tuple[Point, ...]
@@ -41,21 +45,34 @@ class Relation:
 
 
 def relations(results: StudyResults, rows: Sequence[Row]) -> list[Relation]:
-    """T. stddev against the loss of every complete trial, of their mean by augmentation, and of confirmed baselines.
+    """T. stddev against the loss of every complete trial, of their mean by augmentation, and of
+    confirmed baselines.
 
-    The last is the comparison of Wang et al. 2022: students that differ by their augmentation alone.
+    The last is the comparison of Wang et al. 2022: students that differ by their augmentation
+    alone.
     """
     trials = [
         Point(str(trial.params.get("augmentation", "")), trial.t_stddev, loss)
         for trial in results.trials
-        if trial.state == "COMPLETE" and trial.t_stddev is not None and (loss := last_value(trial, "val/nll")) is not None
+        if trial.state == "COMPLETE"
+        and trial.t_stddev is not None
+        and (loss := last_value(trial, "val/nll")) is not None
     ]
     by_augmentation: dict[str, list[Point]] = {}
     for point in trials:
         by_augmentation.setdefault(point.label, []).append(point)
-    means = [Point(label, points[0].t_stddev, mean(each.loss for each in points)) for label, points in by_augmentation.items()]
-    found: list[tuple[Of, list[Point]]] = [("trials", trials), ("augmentations", means), ("students", _students(rows))]
-    return [Relation(of, tuple(points), _correlation(points)) for of, points in found if len(points) > 1]
+    means = [
+        Point(label, points[0].t_stddev, mean(each.loss for each in points))
+        for label, points in by_augmentation.items()
+    ]
+    found: list[tuple[Of, list[Point]]] = [
+        ("trials", trials),
+        ("augmentations", means),
+        ("students", _students(rows)),
+    ]
+    return [
+        Relation(of, tuple(points), _correlation(points)) for of, points in found if len(points) > 1
+    ]
 
 
 def _students(rows: Sequence[Row]) -> list[Point]:
@@ -63,15 +80,30 @@ def _students(rows: Sequence[Row]) -> list[Point]:
     alike: dict[str, list[Point]] = {}
     for row in rows:
         one = row.contender
-        if one.t_stddev is not None and not one.found and row.split == "test" and "nll" in row.cells:
-            others = {name: value for name, value in one.params.items() if not name.startswith("augmentation")}
-            alike.setdefault(repr(sorted(others.items())), []).append(Point(one.label, one.t_stddev, row.cells["nll"].mean))
+        if (
+            one.t_stddev is not None
+            and not one.found
+            and row.split == "test"
+            and "nll" in row.cells
+        ):
+            others = {
+                name: value
+                for name, value in one.params.items()
+                if not name.startswith("augmentation")
+            }
+            alike.setdefault(repr(sorted(others.items())), []).append(
+                Point(one.label, one.t_stddev, row.cells["nll"].mean)
+            )
     return max(alike.values(), key=len, default=[])
 
 
 def named_coefficients(correlation: Correlation) -> list[tuple[str, Coefficient]]:
     """The three coefficients with the names that people give them."""
-    return [("Pearson", correlation.pearson), ("Spearman", correlation.spearman), ("Kendall", correlation.kendall)]
+    return [
+        ("Pearson", correlation.pearson),
+        ("Spearman", correlation.spearman),
+        ("Kendall", correlation.kendall),
+    ]
 
 
 def said(relation: Relation) -> str:
@@ -80,7 +112,8 @@ def said(relation: Relation) -> str:
     if relation.correlation is None:
         return f"{title}: too few different values for a correlation."
     numbers = ", ".join(
-        f"{name} {each.value:.3f} (p {each.p_value:.2g})" for name, each in named_coefficients(relation.correlation)
+        f"{name} {each.value:.3f} (p {each.p_value:.2g})"
+        for name, each in named_coefficients(relation.correlation)
     )
     return f"{title}: {numbers}."
 
@@ -97,11 +130,18 @@ def fate(row: ScreenRow) -> str:
 
 
 def as_text(results: StudyResults, rows: Sequence[Row]) -> str:
-    """The screening as plain text: the augmentations, the lowest T. stddev first, and how it went with students' losses."""
+    """The screening as plain text: the augmentations, the lowest T. stddev first, and how it went
+    with students' losses.
+    """
     width = max((len(row.augmentation) for row in results.screening), default=0)
-    lines = [f"{row.augmentation.ljust(width)}  {measured_text(row):>9}  {fate(row)}" for row in results.screening]
+    lines = [
+        f"{row.augmentation.ljust(width)}  {measured_text(row):>9}  {fate(row)}"
+        for row in results.screening
+    ]
     header = f"{'augmentation'.ljust(width)}  T. stddev"
-    return "\n".join([header, *lines, "", *(said(relation) for relation in relations(results, rows)), ""])
+    return "\n".join(
+        [header, *lines, "", *(said(relation) for relation in relations(results, rows)), ""]
+    )
 
 
 def _correlation(points: Sequence[Point]) -> Correlation | None:

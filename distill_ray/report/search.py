@@ -1,4 +1,6 @@
-"""What the trials say: the best one, the Pareto front, which settings were searched and how much each matters."""
+"""What the trials say: the best one, the Pareto front, which settings were searched and how much
+each matters.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_ray.report.results import StudyResults, TrialRow, Value
 from distill_ray.report.format import counted
+from distill_ray.report.results import StudyResults, TrialRow, Value
 
 FEWEST_TRIALS = 6
 """Fewer complete trials than this say nothing about the influence of a setting."""
@@ -20,7 +22,8 @@ PERMUTATIONS = 1000
 
 @dataclass(frozen=True)
 class Influence:
-    """The share of the variation of the first objective's ranks that one setting explains by itself.
+    """The share of the variation of the first objective's ranks that one setting explains by
+    itself.
 
     `by_chance` is the share that a setting without effect exceeds in one case of twenty.
     """
@@ -33,13 +36,19 @@ class Influence:
 def searched(results: StudyResults) -> list[str]:
     """The searched settings that took more than one value, in the order of their first appearance."""
     names = dict.fromkeys(name for trial in results.trials for name in trial.params)
-    return [name for name in names if len({trial.params[name] for trial in results.trials if name in trial.params}) > 1]
+    return [
+        name
+        for name in names
+        if len({trial.params[name] for trial in results.trials if name in trial.params}) > 1
+    ]
 
 
 def finished(results: StudyResults) -> list[TrialRow]:
     """The trials with a finite value of every objective."""
     return [
-        trial for trial in results.trials if all(math.isfinite(trial.values.get(name, math.nan)) for name in results.objectives)
+        trial
+        for trial in results.trials
+        if all(math.isfinite(trial.values.get(name, math.nan)) for name in results.objectives)
     ]
 
 
@@ -52,8 +61,14 @@ def best_trial(results: StudyResults) -> TrialRow | None:
 
 def warm_start_text(results: StudyResults) -> str:
     """What the search was told of before its first trial, in a sentence; empty when it was nothing."""
-    told = " and ".join(f"{counted(trials, 'trial')} of {source}" for source, trials in results.warm_start.items())
-    return f"Before its first trial the search was told of {told}; these do not count as its own." if told else ""
+    told = " and ".join(
+        f"{counted(trials, 'trial')} of {source}" for source, trials in results.warm_start.items()
+    )
+    return (
+        f"Before its first trial the search was told of {told}; these do not count as its own."
+        if told
+        else ""
+    )
 
 
 def last_value(trial: TrialRow, objective: str) -> float | None:
@@ -66,23 +81,34 @@ def last_value(trial: TrialRow, objective: str) -> float | None:
 def curve(trial: TrialRow, metric: str) -> list[tuple[float, float]]:
     """The finite values of `metric` that a trial reported, as (epoch, value)."""
     reported = ((each["epoch"], each.get(metric)) for each in trial.epochs)
-    return [(epoch, value) for epoch, value in reported if value is not None and math.isfinite(value)]
+    return [
+        (epoch, value) for epoch, value in reported if value is not None and math.isfinite(value)
+    ]
 
 
 def pareto_front(results: StudyResults) -> list[TrialRow]:
-    """The complete trials that no other one beats in every objective (ties kept), in the order of the first objective."""
+    """The complete trials that no other one beats in every objective (ties kept), in the order of
+    the first objective.
+    """
     names = list(results.objectives)
     complete = finished(results)
     if not complete:
         return []
     signs = [1 if results.objectives[name] == "min" else -1 for name in names]
-    costs = np.array([[sign * trial.values[name] for name, sign in zip(names, signs, strict=True)] for trial in complete])
+    costs = np.array(
+        [
+            [sign * trial.values[name] for name, sign in zip(names, signs, strict=True)]
+            for trial in complete
+        ]
+    )
     front = [trial for trial, kept in zip(complete, on_front(costs), strict=True) if kept]
     return sorted(front, key=lambda trial: signs[0] * trial.values[names[0]])
 
 
 def on_front(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Of points (N, objectives), where lower is better, those that no other one beats: nowhere worse and somewhere better."""
+    """Of points (N, objectives), where lower is better, those that no other one beats: nowhere
+    worse and somewhere better.
+    """
     kept, front = np.zeros(len(costs), dtype=bool), np.empty((0, costs.shape[1]))
     for place in np.lexsort(costs.T[::-1]):  # in this order no point is beaten by a later one
         point = costs[place]
@@ -92,23 +118,29 @@ def on_front(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
 
 
 def epoch_metrics(results: StudyResults) -> list[str]:
-    """What to draw over epochs: the objectives, then validation accuracy and training loss, as far as trials reported them."""
+    """What to draw over epochs: the objectives, then validation accuracy and training loss, as far
+    as trials reported them.
+    """
     wanted = dict.fromkeys([*results.objectives, "val/accuracy", "train/loss"])
     return [name for name in wanted if any(curve(trial, name) for trial in results.trials)][:4]
 
 
 def influence(results: StudyResults) -> list[Influence]:
-    """How much each searched setting matters, judged by the complete trials; empty when there are too few.
+    """How much each searched setting matters, judged by the complete trials; empty when there are
+    too few.
 
-    Ranks of the first objective are regressed on the setting alone: a polynomial of second degree for numbers, the group means
-    for categories; trials without a conditional setting form a group of their own. `by_chance` comes from permuted ranks.
+    Ranks of the first objective are regressed on the setting alone: a polynomial of second degree
+    for numbers, the group means for categories; trials without a conditional setting form a group
+    of their own. `by_chance` comes from permuted ranks.
     """
     objective = next(iter(results.objectives))
     complete = finished(results)
     if len(complete) < FEWEST_TRIALS:
         return []
     values = np.array([trial.values[objective] for trial in complete])
-    ranks = (values[:, None] > values[None]).sum(axis=1) + ((values[:, None] == values[None]).sum(axis=1) - 1) / 2
+    ranks = (values[:, None] > values[None]).sum(axis=1) + (
+        (values[:, None] == values[None]).sum(axis=1) - 1
+    ) / 2
     ranks = ranks - ranks.mean()
     if not ranks.any():
         return []
@@ -119,13 +151,23 @@ def influence(results: StudyResults) -> list[Influence]:
         if basis.shape[1]:
             explained = ((ranks @ basis) ** 2).sum() / (ranks @ ranks)
             chance = ((shuffled @ basis) ** 2).sum(axis=1) / (ranks @ ranks)
-            found.append(Influence(name, float(min(explained, 1.0)), float(min(np.quantile(chance, 0.95), 1.0))))
+            found.append(
+                Influence(
+                    name, float(min(explained, 1.0)), float(min(np.quantile(chance, 0.95), 1.0))
+                )
+            )
     return found
 
 
 def _basis(values: Sequence[Value | None], logarithmic: bool) -> NDArray[np.float64]:
-    """Orthonormal columns, centred, that span what one setting can explain: (trials, degrees of freedom)."""
-    numbers = [float(value) for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    """Orthonormal columns, centred, that span what one setting can explain: (trials, degrees of
+    freedom).
+    """
+    numbers = [
+        float(value)
+        for value in values
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
     present = np.array([value is not None for value in values])
     if len(numbers) == present.sum():
         line = np.zeros(len(values))
@@ -135,7 +177,9 @@ def _basis(values: Sequence[Value | None], logarithmic: bool) -> NDArray[np.floa
         columns = np.stack([present.astype(float), line, line**2], axis=1)
     else:
         choices = sorted({str(value) for value in values})
-        columns = np.array([[str(value) == choice for choice in choices] for value in values], dtype=float)
+        columns = np.array(
+            [[str(value) == choice for choice in choices] for value in values], dtype=float
+        )
     left, sizes, _ = np.linalg.svd(columns - columns.mean(axis=0), full_matrices=False)
     basis: NDArray[np.float64] = left[:, sizes > 1e-9 * max(sizes.max(), 1e-9)]
     return basis if np.abs(columns - columns.mean(axis=0)).max() > 1e-12 else basis[:, :0]

@@ -1,4 +1,6 @@
-"""The answer in words: how good the best student is, against what, how sure that is, and what it costs."""
+"""The answer in words: how good the best student is, against what, how sure that is, and what it
+costs.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ from typing import Literal
 
 from distill_ray.metric import is_percent, title_of
 from distill_ray.report.comparison import Comparison
+from distill_ray.report.format import counted, listed, objective_title, settings
 from distill_ray.report.results import ENSEMBLE, SCRATCH, StudyResults
 from distill_ray.report.search import best_trial
 from distill_ray.report.table import Row, figure_of, parameter_count
-from distill_ray.report.format import counted, listed, objective_title, settings
 
 JUDGED = ("accuracy", "nll", "rmse")
 """The metrics that a verdict is about."""
@@ -37,10 +39,16 @@ class Verdict:
 
 def lead(results: StudyResults, rows: Sequence[Row]) -> str:
     """The first sentences of the report."""
-    best = next((row for row in rows if row.contender.found and row.runs and row.split == "test"), None)
+    best = next(
+        (row for row in rows if row.contender.found and row.runs and row.split == "test"), None
+    )
     if best is not None:
         figures = {metric: _with_spread(best, metric) for metric in JUDGED if metric in best.cells}
-        said = f"gets {figures['accuracy']} of the test split right" if "accuracy" in figures else _errs(figures)
+        said = (
+            f"gets {figures['accuracy']} of the test split right"
+            if "accuracy" in figures
+            else _errs(figures)
+        )
         return f"The best student found {said}, with an NLL of {figures['nll']} ({counted(len(best.runs), 'training run')})."
     trial = best_trial(results)
     if trial is None:
@@ -61,11 +69,15 @@ def found_settings(results: StudyResults) -> str:
     if results.best is None:
         return ""
     searched = {name for trial in results.trials for name in trial.params}
-    return settings({name: value for name, value in results.best.params.items() if name in searched})
+    return settings(
+        {name: value for name, value in results.best.params.items() if name in searched}
+    )
 
 
 def facts(rows: Sequence[Row]) -> list[Fact]:
-    """What stands out of the best student: its metrics, how much of the ensemble's lead it keeps, what it costs."""
+    """What stands out of the best student: its metrics, how much of the ensemble's lead it keeps,
+    what it costs.
+    """
     by_name = {row.contender.name: row for row in rows if row.runs and row.split == "test"}
     best = next((row for row in by_name.values() if row.contender.found), None)
     if best is None:
@@ -81,10 +93,24 @@ def facts(rows: Sequence[Row]) -> list[Fact]:
         kept = best.cells["accuracy"].mean - scratch.cells["accuracy"].mean
         if whole > 0 and kept > 0:
             share = f"{100 * kept / whole:.0f} %"
-            found.append(Fact(share, "of the ensemble's lead", remark="in accuracy over the student from scratch"))
+            found.append(
+                Fact(
+                    share,
+                    "of the ensemble's lead",
+                    remark="in accuracy over the student from scratch",
+                )
+            )
     cost = parameter_count(best.contender.parameters)
-    smaller = ensemble.contender.parameters / best.contender.parameters if ensemble is not None else 0
-    found.append(Fact(cost, "parameters", remark=f"the ensemble has {smaller:.3g} times as many" if smaller else ""))
+    smaller = (
+        ensemble.contender.parameters / best.contender.parameters if ensemble is not None else 0
+    )
+    found.append(
+        Fact(
+            cost,
+            "parameters",
+            remark=f"the ensemble has {smaller:.3g} times as many" if smaller else "",
+        )
+    )
     return found
 
 
@@ -93,7 +119,11 @@ def verdict(comparison: Comparison) -> Verdict:
     gains = [comparison.gains[metric] for metric in JUDGED if metric in comparison.gains]
 
     def metrics(better: bool, evidence: str) -> list[str]:
-        return [title_of(gain.metric) for gain in gains if gain.improves is better and gain.evidence == evidence]
+        return [
+            title_of(gain.metric)
+            for gain in gains
+            if gain.improves is better and gain.evidence == evidence
+        ]
 
     better, worse = metrics(True, "clear"), metrics(False, "clear")
     maybe_better, maybe_worse = metrics(True, "partial"), metrics(False, "partial")
@@ -115,7 +145,11 @@ def verdict(comparison: Comparison) -> Verdict:
 
 def _parts(row: Row, metric: str) -> tuple[str, str, str]:
     cell, unit = row.cells[metric], " %" if is_percent(metric) else ""
-    return figure_of(metric, cell.mean) + unit, title_of(metric), "" if cell.std is None else f"± {figure_of(metric, cell.std)}"
+    return (
+        figure_of(metric, cell.mean) + unit,
+        title_of(metric),
+        "" if cell.std is None else f"± {figure_of(metric, cell.std)}",
+    )
 
 
 def _with_spread(row: Row, metric: str) -> str:

@@ -18,7 +18,9 @@ from distill_ray.task import Task, task_of
 
 @dataclass(frozen=True)
 class Cell:
-    """A metric over the runs of a contender: mean, sample standard deviation (None for a single run) and number of runs."""
+    """A metric over the runs of a contender: mean, sample standard deviation (None for a single
+    run) and number of runs.
+    """
 
     mean: float
     std: float | None
@@ -35,9 +37,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One contender's line: its metrics run by run, and the temperature that was fitted on each run's validation predictions.
+    """One contender's line: its metrics run by run, and the temperature that was fitted on each
+    run's validation predictions.
 
-    `runs` is empty when the contender has not been evaluated on the split that the table compares on.
+    `runs` is empty when the contender has not been evaluated on the split that the table compares
+    on.
     """
 
     contender: Contender
@@ -59,20 +63,26 @@ class Row:
     @cached_property
     def cells(self) -> dict[str, Cell]:
         """Metric -> mean, spread, n, for the metrics that there are, in the table's order."""
-        return {name: Cell.of(run[name] for run in self.runs) for name in METRICS if self.runs and name in self.runs[0]}
+        return {
+            name: Cell.of(run[name] for run in self.runs)
+            for name in METRICS
+            if self.runs and name in self.runs[0]
+        }
 
 
 def table(results: StudyResults) -> list[Row]:
     """One row per contender, in the order of `results.contenders`.
 
-    The rows compare on `results.split`. While that is still the validation split there are no cnll and cece, since the
-    temperature was fitted on the very same predictions.
+    The rows compare on `results.split`. While that is still the validation split there are no cnll
+    and cece, since the temperature was fitted on the very same predictions.
     """
     return [_row(contender, results.split) for contender in results.contenders]
 
 
 def _row(contender: Contender, split: Literal["test", "validation"]) -> Row:
-    temperatures = tuple(fit_temperature(run.log_probabilities, run.labels) for run in contender.validation)
+    temperatures = tuple(
+        fit_temperature(run.log_probabilities, run.labels) for run in contender.validation
+    )
     if split == "validation":
         runs = tuple(score(run.log_probabilities, run.labels) for run in contender.validation)
     else:
@@ -90,7 +100,9 @@ def columns(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def as_text(rows: list[Row], width: int = 100) -> str:
-    """The table as plain text with lines of explanation, at most `width` columns wide; long labels are cut for that."""
+    """The table as plain text with lines of explanation, at most `width` columns wide; long labels
+    are cut for that.
+    """
     labels, *numbers = [aligned(column) for column in zip(*_grid(rows, "±"), strict=True)]
     taken = sum(len(column[0]) for column in numbers)
     gap = " " * (2 if len(labels[0]) + taken + 2 * len(numbers) <= width else 1)
@@ -98,12 +110,18 @@ def as_text(rows: list[Row], width: int = 100) -> str:
     table_columns = [_shortened(labels, spare), *numbers]
     header, *lines = zip(*table_columns, strict=True)
     rule = ["-" * len(cell) for cell in header]
-    return "\n".join([*(gap.join(line).rstrip() for line in (header, rule, *lines)), "", legend(rows), ""])
+    return "\n".join(
+        [*(gap.join(line).rstrip() for line in (header, rule, *lines)), "", legend(rows), ""]
+    )
 
 
 def as_markdown(rows: list[Row], *, gap: str = "") -> str:
-    """The table in Markdown, with its line of explanation; `gap` ends each cell, for pages that set columns too close."""
-    header, *body = [[cell.replace("|", "\\|") + gap for cell in line] for line in _grid(rows, " ± ")]
+    """The table in Markdown, with its line of explanation; `gap` ends each cell, for pages that set
+    columns too close.
+    """
+    header, *body = [
+        [cell.replace("|", "\\|") + gap for cell in line] for line in _grid(rows, " ± ")
+    ]
     lines = [header, ["---", *(["---:"] * (len(header) - 1))], *body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{legend(rows)}\n"
 
@@ -113,22 +131,32 @@ def legend(rows: list[Row]) -> str:
     split = rows[0].split if rows else "test"
     counted = [row for row in rows if row.runs]
     usual = mode([len(row.runs) for row in reversed(counted)]) if counted else 0
-    others = [f"{len(row.runs)} for {row.contender.label}" for row in counted if len(row.runs) != usual]
+    others = [
+        f"{len(row.runs)} for {row.contender.label}" for row in counted if len(row.runs) != usual
+    ]
     spread = "mean ± sample standard deviation over" if usual > 1 else "values of"
-    runs = ", ".join([f"{spread} {usual} run{'s' * (usual > 1)}", *others]) if counted else "nothing evaluated yet"
+    runs = (
+        ", ".join([f"{spread} {usual} run{'s' * (usual > 1)}", *others])
+        if counted
+        else "nothing evaluated yet"
+    )
     return f"{split.capitalize()} split: {runs}.\n{_units(columns(rows), split)}"
 
 
 def _units(shown: Sequence[str], split: str) -> str:
     if "accuracy" not in shown:
         return "NLL of the Gaussian, without the constant ln(2 pi) / 2."
-    calibrated = "; cNLL and cECE after temperature scaling, fitted on validation" if split == "test" else ""
+    calibrated = (
+        "; cNLL and cECE after temperature scaling, fitted on validation" if split == "test" else ""
+    )
     titles = [title_of(name) for name in shown if is_percent(name) and name != "accuracy"]
     return f"{', '.join(titles[:-1])} and {titles[-1]} in percent{calibrated}."
 
 
 def figure_of(metric: str, value: float, *, sign: bool = False) -> str:
-    """`value` of `metric` as people read it, without unit: two decimals of a percent for accuracy, one for ECE, three else."""
+    """`value` of `metric` as people read it, without unit: two decimals of a percent for accuracy,
+    one for ECE, three else.
+    """
     plus = "+" if sign else ""
     if not is_percent(metric):
         return f"{value:{plus}.3f}"
@@ -145,9 +173,17 @@ def parameter_count(parameters: int) -> str:
 
 def _grid(rows: list[Row], plus_minus: str) -> list[list[str]]:
     shown = columns(rows)
-    header = ["", *(f"{title_of(name)} %" if name == "accuracy" else title_of(name) for name in shown), "params"]
+    header = [
+        "",
+        *(f"{title_of(name)} %" if name == "accuracy" else title_of(name) for name in shown),
+        "params",
+    ]
     body = [
-        [_clean(row.contender.label), *cell_texts(row, plus_minus, shown), parameter_count(row.contender.parameters)]
+        [
+            _clean(row.contender.label),
+            *cell_texts(row, plus_minus, shown),
+            parameter_count(row.contender.parameters),
+        ]
         for row in rows
     ]
     return [header, *body]
@@ -168,7 +204,9 @@ def _clean(label: str) -> str:
 
 
 def aligned(column: tuple[str, ...]) -> list[str]:
-    """Header and cells in one width: labels to the left, numbers under each other with their spreads after them."""
+    """Header and cells in one width: labels to the left, numbers under each other with their
+    spreads after them.
+    """
     header, *cells = column
     if not header:
         width = max(map(len, column))
@@ -183,4 +221,7 @@ def aligned(column: tuple[str, ...]) -> list[str]:
 def _shortened(labels: list[str], width: int) -> list[str]:
     if len(labels[0]) <= width:
         return labels
-    return [label[:width] if not label[width:].strip() else f"{label[: width - 3]}..." for label in labels]
+    return [
+        label[:width] if not label[width:].strip() else f"{label[: width - 3]}..."
+        for label in labels
+    ]

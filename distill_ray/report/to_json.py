@@ -1,4 +1,6 @@
-"""The report for machines: one JSON object with everything that a program may want to know about a study."""
+"""The report for machines: one JSON object with everything that a program may want to know about a
+study.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,15 @@ FORMAT = 1
 
 
 def as_json(
-    results: StudyResults, rows: Sequence[Row] | None = None, compared: Sequence[Comparison] | None = None
+    results: StudyResults,
+    rows: Sequence[Row] | None = None,
+    compared: Sequence[Comparison] | None = None,
 ) -> dict[str, Any]:
-    """The study, its stages, the table, every trial and the champion, as values that JSON has; infinite and NaN become None.
+    """The study, its stages, the table, every trial and the champion, as values that JSON has;
+    infinite and NaN become None.
 
-    Table rows map metric -> {mean, std, n}: fractions, nats; std is None for a single run. `rows` and `compared` spare
-    computing the table and the comparisons again.
+    Table rows map metric -> {mean, std, n}: fractions, nats; std is None for a single run. `rows`
+    and `compared` spare computing the table and the comparisons again.
     """
     rows = table(results) if rows is None else rows
     compared = comparisons(rows) if compared is None else compared
@@ -79,7 +84,10 @@ def row_as_json(row: Row) -> dict[str, Any]:
 
 def _comparison(compared: Comparison) -> dict[str, Any]:
     """Best student minus the other, per metric."""
-    return {"against": compared.other.name, "metrics": {name: asdict(gain) for name, gain in compared.gains.items()}}
+    return {
+        "against": compared.other.name,
+        "metrics": {name: asdict(gain) for name, gain in compared.gains.items()},
+    }
 
 
 def _trial(trial: TrialRow) -> dict[str, Any]:

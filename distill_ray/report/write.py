@@ -5,21 +5,26 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distill_ray.report.to_json import as_json
 from distill_ray.report.markdown import markdown
 from distill_ray.report.page import Report
 from distill_ray.report.results import StudyResults
+from distill_ray.report.to_json import as_json
 
 
 def write_report(results: StudyResults, folder: Path) -> list[Path]:
-    """Write `report.html`, `report.json`, `report.md` and `plots/*.svg` into `folder`; gives the paths in that order.
+    """Write `report.html`, `report.json`, `report.md` and `plots/*.svg` into `folder`; gives the
+    paths in that order.
 
-    Each file appears complete or not at all. Figures of an earlier report that no longer exist are removed.
+    Each file appears complete or not at all. Figures of an earlier report that no longer exist are
+    removed.
     """
     report = Report.of(results)
     contents = {
         "report.html": report.html(),
-        "report.json": json.dumps(as_json(results, report.rows, report.compared), indent=1, allow_nan=False) + "\n",
+        "report.json": json.dumps(
+            as_json(results, report.rows, report.compared), indent=1, allow_nan=False
+        )
+        + "\n",
         "report.md": markdown(results, report.rows, report.compared),
         **{f"plots/{name}.svg": svg for name, svg in report.drawings.items()},
     }

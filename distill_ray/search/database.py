@@ -22,7 +22,8 @@ PAUSE = 1.0
 """Seconds between two attempts to reach a database that does not respond."""
 
 _LOST = (OperationalError, InterfaceError, PendingRollbackError)
-"""What SQLAlchemy raises when a connection is refused, ends, or ended earlier in the transaction."""
+"""What SQLAlchemy raises when a connection is refused, ends, or ended earlier in the transaction.
+"""
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -30,11 +31,13 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 class Database(_CachedStorage):
     """Optuna's `RDBStorage` at `url`, for drivers that outlive a restart of the database.
 
-    Connections are tested before they are used. A call that the database does not answer is retried until it is back, for at
-    most `PATIENCE` seconds; `say` is told of the first failure and of the recovery. The database may have done what it could
-    not confirm: asked again, it then says that the row exists or the trial has ended, which counts as done.
+    Connections are tested before they are used. A call that the database does not answer is retried
+    until it is back, for at most `PATIENCE` seconds; `say` is told of the first failure and of the
+    recovery. The database may have done what it could not confirm: asked again, it then says that
+    the row exists or the trial has ended, which counts as done.
 
-    Opening raises whatever SQLAlchemy raises when nothing answers; later calls raise `RunError` after `PATIENCE` seconds.
+    Opening raises whatever SQLAlchemy raises when nothing answers; later calls raise `RunError`
+    after `PATIENCE` seconds.
     """
 
     def __init__(self, url: str, say: Callable[[str], None] = lambda line: None) -> None:
@@ -50,7 +53,9 @@ class Database(_CachedStorage):
         now = time.monotonic()
         if self._away_since is None:
             self._away_since = now
-            self._say(f"--search-storage {self._name} does not answer; waiting for it, at most {PATIENCE / 60:.0f} minutes")
+            self._say(
+                f"--search-storage {self._name} does not answer; waiting for it, at most {PATIENCE / 60:.0f} minutes"
+            )
         if now - self._away_since > PATIENCE:
             raise RunError(
                 f"--search-storage {self._name} has not answered for {PATIENCE / 60:.0f} minutes; run the same command again "

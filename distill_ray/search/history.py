@@ -27,12 +27,20 @@ ABANDONED = "its driver ended before it did"
 """Why a trial failed that a dead driver had left behind."""
 
 SOURCE = "source"
-"""The user attribute of trials that this search only knows of: the earlier study that they are from."""
+"""The user attribute of trials that this search only knows of: the earlier study that they are
+from.
+"""
 
 SECONDS = "seconds"
-"""The user attribute of the search that says how long it has taken, over all drivers there have been."""
+"""The user attribute of the search that says how long it has taken, over all drivers there have
+been.
+"""
 
-STATES: dict[TrialState, State] = {TrialState.COMPLETE: "finished", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
 
 
 def open_history(
@@ -45,13 +53,16 @@ def open_history(
 ) -> optuna.Study:
     """Optuna's study for the search, made when it is not there yet.
 
-    It lives in a journal file in the study's folder of a local store, or in the database at `storage_uri`; `say` is told when
-    that goes down later, and when it is back. Raises `RequestError` when it cannot be used.
+    It lives in a journal file in the study's folder of a local store, or in the database at
+    `storage_uri`; `say` is told when that goes down later, and when it is back. Raises
+    `RequestError` when it cannot be used.
     """
     quiet()
     if storage_uri is None:
         if not store.is_local:
-            raise RequestError(f"store {store.shown} is not a local folder; say where the search is kept with --search-storage")
+            raise RequestError(
+                f"store {store.shown} is not a local folder; say where the search is kept with --search-storage"
+            )
         storage: BaseStorage = journal(store, journal_path(study.name))
     else:
         storage = open_database(storage_uri, say)
@@ -59,7 +70,10 @@ def open_history(
         history = optuna.create_study(
             storage=storage,
             study_name=search_name(study, data, teachers),
-            directions=["minimize" if mode == "min" else "maximize" for mode in study.search.objectives.values()],
+            directions=[
+                "minimize" if mode == "min" else "maximize"
+                for mode in study.search.objectives.values()
+            ],
             load_if_exists=True,
         )
     if not history.get_trials(deepcopy=False):
@@ -79,11 +93,15 @@ def quiet() -> None:
 
 
 def begun(history: optuna.Study) -> list[FrozenTrial]:
-    """The trials of this study that have begun: without those that a dead driver left and that were tried again."""
+    """The trials of this study that have begun: without those that a dead driver left and that were
+    tried again.
+    """
     return [
         trial
         for trial in history.get_trials(deepcopy=False)
-        if trial.state != TrialState.WAITING and trial.user_attrs.get("reason") != ABANDONED and SOURCE not in trial.user_attrs
+        if trial.state != TrialState.WAITING
+        and trial.user_attrs.get("reason") != ABANDONED
+        and SOURCE not in trial.user_attrs
     ]
 
 
@@ -94,14 +112,24 @@ def counted(history: optuna.Study) -> list[FrozenTrial]:
 
 def known_from(history: optuna.Study) -> dict[str, int]:
     """Earlier studies, and how many of their trials the search was given."""
-    return dict(Counter(trial.user_attrs[SOURCE] for trial in history.get_trials(deepcopy=False) if SOURCE in trial.user_attrs))
+    return dict(
+        Counter(
+            trial.user_attrs[SOURCE]
+            for trial in history.get_trials(deepcopy=False)
+            if SOURCE in trial.user_attrs
+        )
+    )
 
 
 def is_over(history: optuna.Study, search: Search) -> bool:
     """Whether the search has had its trials, its failures or its time."""
     trials = counted(history)
     failed = sum(trial.state == TrialState.FAIL for trial in trials)
-    return len(trials) >= search.trials or failed >= search.max_failed_trials or time_left(history, search) <= 0
+    return (
+        len(trials) >= search.trials
+        or failed >= search.max_failed_trials
+        or time_left(history, search) <= 0
+    )
 
 
 def time_left(history: optuna.Study, search: Search) -> float:
@@ -116,7 +144,9 @@ def time_spent(history: optuna.Study) -> float:
 
 
 def best_trials(history: optuna.Study, search: Search) -> list[FrozenTrial]:
-    """The `COMPLETE` trials, best first: of several objectives those on the Pareto front, by the first objective."""
+    """The `COMPLETE` trials, best first: of several objectives those on the Pareto front, by the
+    first objective.
+    """
     signs = np.array([1.0 if mode == "min" else -1.0 for mode in search.objectives.values()])
     complete = [trial for trial in begun(history) if trial.state == TrialState.COMPLETE]
     if len(signs) > 1 and complete:

@@ -1,4 +1,6 @@
-"""Optuna's storage in a file of the store, which survives a writer that was killed midway or found the disk full."""
+"""Optuna's storage in a file of the store, which survives a writer that was killed midway or found
+the disk full.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +25,21 @@ def journal(store: Store, path: str) -> JournalStorage:
 
 
 def together(history: optuna.Study) -> contextlib.AbstractContextManager[None]:
-    """A block whose entries are written as one where `history` lies in a file: each by itself is a wait for the disk."""
+    """A block whose entries are written as one where `history` lies in a file: each by itself is a
+    wait for the disk.
+    """
     backend = getattr(history._storage, "_backend", None)
     return backend.together() if isinstance(backend, _Journal) else contextlib.nullcontext()
 
 
-def share_distributions(history: optuna.Study, trial: optuna.Trial, spaces: list[dict[str, BaseDistribution]]) -> None:
-    """Let a trial that has ended have the distributions of an earlier one where `history` lies in a file.
+def share_distributions(
+    history: optuna.Study, trial: optuna.Trial, spaces: list[dict[str, BaseDistribution]]
+) -> None:
+    """Let a trial that has ended have the distributions of an earlier one where `history` lies in a
+    file.
 
-    Optuna keeps all trials in memory, and reads the distributions of each of them anew. `spaces` collects those that differ.
+    Optuna keeps all trials in memory, and reads the distributions of each of them anew. `spaces`
+    collects those that differ.
     """
     if isinstance(history._storage, JournalStorage):
         kept = history._storage.get_trial(trial._trial_id)
@@ -50,12 +58,16 @@ class _Journal(JournalFileBackend):
             super().__init__(str(file), _Lock(file))
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """The entries from that number on. Optuna's own notes where each begins, a kilobyte for a trial; here only the last."""
+        """The entries from that number on. Optuna's own notes where each begins, a kilobyte for a
+        trial; here only the last.
+        """
         for entry in super().read_logs(log_number_from):
             if "param_name" in entry:  # Optuna keeps the names with every trial
                 entry["param_name"] = sys.intern(entry["param_name"])
             if "user_attr" in entry:
-                entry["user_attr"] = {sys.intern(name): value for name, value in entry["user_attr"].items()}
+                entry["user_attr"] = {
+                    sys.intern(name): value for name, value in entry["user_attr"].items()
+                }
             yield entry
         begins = self._log_number_offset
         last = max(begins)
@@ -71,7 +83,9 @@ class _Journal(JournalFileBackend):
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Write all entries of the block as one when it ends, however it does; until then Optuna does not see them."""
+        """Write all entries of the block as one when it ends, however it does; until then Optuna
+        does not see them.
+        """
         self._together = []
         try:
             yield
@@ -84,9 +98,10 @@ class _Journal(JournalFileBackend):
 class _Lock(JournalFileSymlinkLock):
     """Optuna's lock, inside a lock of the system.
 
-    Optuna's is a symbolic link, which a killed process leaves behind and for which the next one would wait half a minute. The
-    system's goes with its process: whoever has it knows that a link of ours which is still there belongs to nobody. An entry that
-    is cut short belongs to nobody either, and is taken away, since Optuna cannot read past it.
+    Optuna's is a symbolic link, which a killed process leaves behind and for which the next one
+    would wait half a minute. The system's goes with its process: whoever has it knows that a link
+    of ours which is still there belongs to nobody. An entry that is cut short belongs to nobody
+    either, and is taken away, since Optuna cannot read past it.
     """
 
     def __init__(self, file: Path) -> None:

@@ -16,7 +16,9 @@ from distill_ray.study.parse_search import longest
 
 
 def make_scheduler(study: Study, history: optuna.Study) -> TrialScheduler:
-    """ASHA as the study file has it, knowing the trials that an earlier driver ran; or one that stops nothing."""
+    """ASHA as the study file has it, knowing the trials that an earlier driver ran; or one that
+    stops nothing.
+    """
     asha = study.search.scheduler
     if asha is None:
         return _InOrder()  # type: ignore[no-untyped-call]
@@ -51,7 +53,9 @@ def rungs(study: Study) -> frozenset[int]:
 
 
 class _Forgetting(TrialScheduler):
-    """Tune asks its scheduler in every step which trial comes next, and would hand it every trial there has ever been."""
+    """Tune asks its scheduler in every step which trial comes next, and would hand it every trial
+    there has ever been.
+    """
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         forget_ended(tune_controller)
@@ -69,9 +73,10 @@ class _Asha(_Forgetting, ASHAScheduler):
 def forget_ended(controller: Any) -> None:
     """Take the trials that have ended out of everything in which Tune's controller keeps them.
 
-    Tune holds all trials until the search is over, ten kilobytes each, goes through all of them in every step, and writes all of
-    them down at the end. What is wanted of them is in Optuna and in the store by then. Tune has no public way to say so: of
-    its collections those that are not found under these names are left alone, and then memory grows as it would without this.
+    Tune holds all trials until the search is over, ten kilobytes each, goes through all of them in
+    every step, and writes all of them down at the end. What is wanted of them is in Optuna and in
+    the store by then. Tune has no public way to say so: of its collections those that are not found
+    under these names are left alone, and then memory grows as it would without this.
     """
     trials = controller.get_trials()
     ended = [trial for trial in trials if trial.is_finished()]
@@ -87,7 +92,9 @@ def forget_ended(controller: Any) -> None:
 
 
 def _drop_orders_to_nobody(manager: Any) -> None:
-    """Forget what processes were to do that Tune asked for and then did not need, since another one became free first."""
+    """Forget what processes were to do that Tune asked for and then did not need, since another one
+    became free first.
+    """
     orders = getattr(manager, "_pending_actors_to_enqueued_actor_tasks", {})
     expected = getattr(manager, "_pending_actors_to_attrs", orders)
     for actor in [actor for actor in orders if actor not in expected]:

@@ -1,4 +1,6 @@
-"""The search stage: Ray Tune runs the trials that Optuna suggests, and stops unpromising ones early."""
+"""The search stage: Ray Tune runs the trials that Optuna suggests, and stops unpromising ones
+early.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from distill_ray.errors import RunError
 from distill_ray.events import Observer, Run
 from distill_ray.execution.cluster import ON_THE_HEAD, Cluster, WorkerResources
-from distill_ray.execution.sharing import trial_sharing
 from distill_ray.execution.placement_group import release
+from distill_ray.execution.sharing import trial_sharing
 from distill_ray.job import Data, Job
 from distill_ray.resolve import trial_run
 from distill_ray.search.history import SECONDS, STATES, best_trials, counted, time_left, time_spent
@@ -52,7 +54,8 @@ def run_search(
     trials = _Trials(study, data, teachers, store, resources, observer)
 
     def ended(number: int, state: TrialState, reason: str, metrics: dict[str, float]) -> None:
-        history.set_user_attr(SECONDS, spent + time.monotonic() - begun)  # now, since the driver may be killed
+        # Now, since the driver may be killed
+        history.set_user_attr(SECONDS, spent + time.monotonic() - begun)
         trials.ended(number, state, reason, metrics)
 
     searcher = OptunaSearcher(history, search, trials.configure, ended, deadline=begun + left)
@@ -72,7 +75,9 @@ def run_search(
             name=history.study_name,
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=search.retries),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=0, checkpoint_at_end=False
+            ),
             callbacks=[_Listener(trials)],
             stop=_Deadline(begun + left),
         ),
@@ -83,14 +88,21 @@ def run_search(
         if not searcher.store_error:
             searcher.settle_stopped()
     finally:
-        with contextlib.suppress(RunError):  # a database that is away; the error of the search says so
+        # A database that is away; the error of the search says so
+        with contextlib.suppress(RunError):
             history.set_user_attr(SECONDS, spent + time.monotonic() - begun)
         shutil.rmtree(folder, ignore_errors=True)
     if searcher.store_error:
         raise searcher.store_error
     if not best_trials(history, search):
-        reasons = {trial.user_attrs.get("reason", "") for trial in counted(history) if trial.state == TrialState.FAIL}
-        raise RunError(f"no trial of the search came to its end: {'; '.join(sorted(reasons)) or 'all were stopped'}")
+        reasons = {
+            trial.user_attrs.get("reason", "")
+            for trial in counted(history)
+            if trial.state == TrialState.FAIL
+        }
+        raise RunError(
+            f"no trial of the search came to its end: {'; '.join(sorted(reasons)) or 'all were stopped'}"
+        )
 
 
 class _Trials:
@@ -120,7 +132,9 @@ class _Trials:
         self.runs[trial.number] = run
         trial.set_user_attr("job_id", run.job.id)
         self._observer.started(run)
-        return {"task": Task(trial.number, run.job.to_dict(), self._store, self._resources, self._stops)}
+        return {
+            "task": Task(trial.number, run.job.to_dict(), self._store, self._resources, self._stops)
+        }
 
     def epochs(self, number: int, records: Sequence[dict[str, float]]) -> None:
         """A trial has finished some epochs."""
@@ -140,15 +154,17 @@ class _Trials:
 class _Listener(TrialProgressCallback):
     """Passes the epochs of all trials on, as Tune hears of them.
 
-    It takes the place of Tune's own reporter, which would print nothing and keep every trial. Tune pickles it with its own
-    state, which nobody reads.
+    It takes the place of Tune's own reporter, which would print nothing and keep every trial. Tune
+    pickles it with its own state, which nobody reads.
     """
 
     def __init__(self, trials: _Trials) -> None:
         super().__init__()
         self._trials = trials
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         self._trials.epochs(trial.config["task"].number, result.get("epochs", ()))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -165,7 +181,9 @@ class _Listener(TrialProgressCallback):
 
 
 class _Deadline(tune.Stopper):
-    """Stops all trials at that moment of the clock that never goes back; Ray's own time limit follows the one that people set."""
+    """Stops all trials at that moment of the clock that never goes back; Ray's own time limit
+    follows the one that people set.
+    """
 
     def __init__(self, moment: float) -> None:
         self._moment = moment

@@ -12,23 +12,31 @@ from distill_ray.tracking import redacted, shown
 
 
 def open_database(storage_uri: str, say: Callable[[str], None] = lambda line: None) -> BaseStorage:
-    """Optuna's storage in the database at `storage_uri`; `say` hears when that goes away later, and when it is back.
+    """Optuna's storage in the database at `storage_uri`; `say` hears when that goes away later, and
+    when it is back.
 
     Raises `RequestError` when it cannot be used.
     """
     with explained(storage_uri):
-        from distill_ray.search.database import Database  # SQLAlchemy: seconds that a journal does not need
+        # SQLAlchemy: seconds that a journal does not need
+        from distill_ray.search.database import Database
 
         return Database(storage_uri, say)
 
 
 @contextlib.contextmanager
 def explained(storage_uri: str) -> Iterator[None]:
-    """A context that raises whatever fails in it as a `RequestError` about `--search-storage`, without its password."""
+    """A context that raises whatever fails in it as a `RequestError` about `--search-storage`,
+    without its password.
+    """
     try:
         yield
     except Exception as error:
         cause = next(iter(redacted(str(error), storage_uri).splitlines()), type(error).__name__)
         if isinstance(error, ImportError):
-            cause = f"{error.__cause__ or error}; for PostgreSQL: pip install 'distill-ray[postgresql]'"
-        raise RequestError(f"--search-storage {shown(storage_uri)}: cannot be used ({cause})") from None
+            cause = (
+                f"{error.__cause__ or error}; for PostgreSQL: pip install 'distill-ray[postgresql]'"
+            )
+        raise RequestError(
+            f"--search-storage {shown(storage_uri)}: cannot be used ({cause})"
+        ) from None

@@ -1,4 +1,6 @@
-"""A trial of the search as Ray Tune runs it: some epochs of a job per step, in an actor that takes the next trial when done."""
+"""A trial of the search as Ray Tune runs it: some epochs of a job per step, in an actor that takes
+the next trial when done.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
 class Task:
     """What a trial's process is to do: run `job`, stopping to ask after the epochs in `stops`.
 
-    Tune copies, flattens and prints the configuration of a trial again and again. This is one value to it.
+    Tune copies, flattens and prints the configuration of a trial again and again. This is one value
+    to it.
     """
 
     number: int
@@ -35,19 +38,22 @@ class Task:
 
 
 class TrialRunner(tune.Trainable):
-    """Runs the `Task` in its configuration. A step takes about a second, or an epoch where that takes longer.
+    """Runs the `Task` in its configuration. A step takes about a second, or an epoch where that
+    takes longer.
 
-    Its result is the record of the last epoch, with all records under `epochs`; that of the last step also has the `outcome`.
-    A job that fails on its own account ends its trial with `failure`, the reason, and is not tried again, since it would fail
-    again. A store that cannot be written ends it with `store_error`, and with it the search. Another error of the system (a
-    lost process, an unreadable disk) is raised, and Tune tries again as often as it may.
+    Its result is the record of the last epoch, with all records under `epochs`; that of the last
+    step also has the `outcome`. A job that fails on its own account ends its trial with `failure`,
+    the reason, and is not tried again, since it would fail again. A store that cannot be written
+    ends it with `store_error`, and with it the search. Another error of the system (a lost process,
+    an unreadable disk) is raised, and Tune tries again as often as it may.
     """
 
     _epochs: Epochs
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the job of `config`."""
-        from distill_ray.execution.run_job import run_job  # torch: seconds that the driver need not spend
+        # Torch: seconds that the driver need not spend
+        from distill_ray.execution.run_job import run_job
 
         self.config = {}  # Tune would send it back with every result
         task: Task = config["task"]
@@ -70,7 +76,11 @@ class TrialRunner(tune.Trainable):
             for _ in self._epochs:
                 pass
         except StoreError as error:
-            return {"store_error": str(error), "damaged": isinstance(error, DamagedError), "done": True}
+            return {
+                "store_error": str(error),
+                "damaged": isinstance(error, DamagedError),
+                "done": True,
+            }
         except OSError:
             raise
         except Exception as error:

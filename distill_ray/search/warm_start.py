@@ -1,7 +1,8 @@
 """A warm start: the sampler gets the trials of earlier studies before it draws its first.
 
-An earlier trial counts for the settings that both spaces have and whose value lies in this one; the others it says nothing
-about. One that had a choice which is not offered here (another method, say) is of another kind, and is left out altogether.
+An earlier trial counts for the settings that both spaces have and whose value lies in this one; the
+others it says nothing about. One that had a choice which is not offered here (another method, say)
+is of another kind, and is left out altogether.
 """
 
 from __future__ import annotations
@@ -28,27 +29,39 @@ IDENTITY = "trial"
 """The user attribute that says which trial of its source an earlier trial was."""
 
 
-def warm_start(history: optuna.Study, study: Study, store: Store, search_storage: str | None) -> None:
-    """Put the earlier trials into the search's history, each once: finished, and marked with where they are from.
+def warm_start(
+    history: optuna.Study, study: Study, store: Store, search_storage: str | None
+) -> None:
+    """Put the earlier trials into the search's history, each once: finished, and marked with where
+    they are from.
 
     Raises `RequestError` as `earlier_trials` does.
     """
-    known = {(trial.user_attrs.get(SOURCE), trial.user_attrs.get(IDENTITY)) for trial in history.get_trials(deepcopy=False)}
+    known = {
+        (trial.user_attrs.get(SOURCE), trial.user_attrs.get(IDENTITY))
+        for trial in history.get_trials(deepcopy=False)
+    }
     for trial in earlier_trials(study, store, search_storage, besides=history.study_name):
         if (trial.user_attrs[SOURCE], trial.user_attrs[IDENTITY]) not in known:
             history.add_trial(trial)
 
 
-def earlier_trials(study: Study, store: Store, search_storage: str | None, *, besides: str = "") -> list[FrozenTrial]:
-    """The complete trials of `search.warm_start` as trials of this study's space; `besides` names a search to leave out.
+def earlier_trials(
+    study: Study, store: Store, search_storage: str | None, *, besides: str = ""
+) -> list[FrozenTrial]:
+    """The complete trials of `search.warm_start` as trials of this study's space; `besides` names a
+    search to leave out.
 
-    Raises `RequestError` when one of the studies has no search with these objectives, or the storage cannot be used.
+    Raises `RequestError` when one of the studies has no search with these objectives, or the
+    storage cannot be used.
     """
     found: list[FrozenTrial] = []
     for source in study.search.warm_start:
         searches = list(_searches(source, study, store, search_storage))
         if not searches and source != study.name:
-            raise study.error([("search.warm_start", _missing(source, study, store, search_storage))])
+            raise study.error(
+                [("search.warm_start", _missing(source, study, store, search_storage))]
+            )
         for search in searches:
             if search.study_name != besides:
                 found += _translated(search, source, study)
@@ -60,7 +73,9 @@ def _translated(search: optuna.Study, source: str, study: Study) -> Iterator[Fro
     places = [names.index(objective) for objective in study.search.objectives]
     fixed = flatten(study.student) | dict(study.search.space.fixed)
     for trial in search.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
-        drawn = {} if SOURCE in trial.user_attrs else overlap(study.search.space, fixed, trial.params)
+        drawn = (
+            {} if SOURCE in trial.user_attrs else overlap(study.search.space, fixed, trial.params)
+        )
         if drawn:
             recorder = FixedTrial(dict(drawn))
             for name in drawn:
@@ -74,8 +89,11 @@ def _translated(search: optuna.Study, source: str, study: Study) -> Iterator[Fro
             )
 
 
-def overlap(space: SearchSpace, fixed: Mapping[str, Any], params: Mapping[str, Label]) -> dict[str, Label]:
-    """What an earlier trial's `params` say about `space`; empty when nothing, or when the trial was of another kind.
+def overlap(
+    space: SearchSpace, fixed: Mapping[str, Any], params: Mapping[str, Label]
+) -> dict[str, Label]:
+    """What an earlier trial's `params` say about `space`; empty when nothing, or when the trial was
+    of another kind.
 
     `fixed` holds the settings of this study that are not searched.
     """
@@ -96,8 +114,12 @@ def overlap(space: SearchSpace, fixed: Mapping[str, Any], params: Mapping[str, L
     return drawn
 
 
-def _searches(source: str, study: Study, store: Store, search_storage: str | None) -> Iterator[optuna.Study]:
-    """The searches that a study left behind, one for each form it has had, as far as they had these objectives."""
+def _searches(
+    source: str, study: Study, store: Store, search_storage: str | None
+) -> Iterator[optuna.Study]:
+    """The searches that a study left behind, one for each form it has had, as far as they had these
+    objectives.
+    """
     quiet()
     name, _, place = source.partition("@")
     storage = _storage(name, place, store, search_storage)

@@ -1,4 +1,5 @@
-"""The stages of a study, teach, screen, search, confirm and report, and what is known of them afterwards.
+"""The stages of a study, teach, screen, search, confirm and report, and what is known of them
+afterwards.
 
 Importing this package is cheap; Ray comes in with the first job.
 """

@@ -1,4 +1,6 @@
-"""The results of a study, read back from the store and from Optuna: what the report, `status` and `report --json` show."""
+"""The results of a study, read back from the store and from Optuna: what the report, `status` and
+`report --json` show.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,11 @@ from distill_ray.report.results import (
 )
 from distill_ray.resolve import data_of, trial_run
 from distill_ray.search.history import begun, known_from
-from distill_ray.stages.contenders import ensemble_contenders, student_contenders, teacher_contenders
+from distill_ray.stages.contenders import (
+    ensemble_contenders,
+    student_contenders,
+    teacher_contenders,
+)
 from distill_ray.stages.locations import Locations
 from distill_ray.stages.screen import ENTROPY, T_STDDEV, Screening, found_metrics, kept_choices
 from distill_ray.stages.stage_log import first_run, stage_rows
@@ -49,7 +55,8 @@ _PACKAGES = ("distill-ray", "torch", "torchvision", "ray", "optuna", "mlflow", "
 
 
 def load_results(study: Study, places: Locations) -> tuple[StudyResults, Data, Store]:
-    """What there is of a study by now, finished or not, with its data and its store, which are only read.
+    """What there is of a study by now, finished or not, with its data and its store, which are only
+    read.
 
     Raises `RequestError` when one of them is not there.
     """
@@ -81,7 +88,10 @@ def collect(study: Study, data: Data, store: Store, places: Locations) -> StudyR
         study_file=study.source_text,
         created=time.strftime("%Y-%m-%d %H:%M", time.localtime(first_run(study, store))),
         status="finished" if finished else "running",
-        objectives={name: "min" if mode == "min" else "max" for name, mode in study.search.objectives.items()},
+        objectives={
+            name: "min" if mode == "min" else "max"
+            for name, mode in study.search.objectives.items()
+        },
         stages=stage_rows(study, store),
         trials=_trials(state, data, store) if state.history else (),
         contenders=tuple(contenders),
@@ -93,28 +103,48 @@ def collect(study: Study, data: Data, store: Store, places: Locations) -> StudyR
         class_names=tuple(source.class_names),
         task=source.task,
         log_scale=frozenset(
-            dimension.name for dimension in study.search.space.dimensions if isinstance(dimension, Range) and dimension.log
+            dimension.name
+            for dimension in study.search.space.dimensions
+            if isinstance(dimension, Range) and dimension.log
         ),
-        versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        versions={"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in _PACKAGES},
         git_commit=git_commit(),
         seeds=study.confirm_seeds,
         machine=f"{platform.machine()}, {platform.system()} {platform.release()}",
-        command=shlex.join(["distill-ray", "run", study.path, *itertools.chain(*(("--set", each) for each in study.overrides))]),
+        command=shlex.join(
+            [
+                "distill-ray",
+                "run",
+                study.path,
+                *itertools.chain(*(("--set", each) for each in study.overrides)),
+            ]
+        ),
         tracking_uri=places.shown_tracking(),
     )
 
 
-def _screening(study: Study, wanted: Sequence[Screening], store: Store, deviation: Mapping[Augmentation, float]) -> tuple[ScreenRow, ...]:
-    """The candidates, the lowest T. stddev first, and the choices of the search that were not measured."""
+def _screening(
+    study: Study, wanted: Sequence[Screening], store: Store, deviation: Mapping[Augmentation, float]
+) -> tuple[ScreenRow, ...]:
+    """The candidates, the lowest T. stddev first, and the choices of the search that were not
+    measured.
+    """
     if study.screen is None:
         return ()
-    augmentation = next((each for each in study.search.space.dimensions if each.name == "augmentation"), None)
+    augmentation = next(
+        (each for each in study.search.space.dimensions if each.name == "augmentation"), None
+    )
     choices = list(augmentation.values) if isinstance(augmentation, Choice) else []
     kept = kept_choices(study, deviation)
     rows = []
     for screening in wanted:
         metrics = found_metrics(store, screening) or {}
-        chosen = (kept is None or screening.augmentation in kept) if screening.augmentation in choices else None
+        chosen = (
+            (kept is None or screening.augmentation in kept)
+            if screening.augmentation in choices
+            else None
+        )
         rows.append(
             ScreenRow(
                 screening.label,
@@ -140,7 +170,9 @@ def _published(study: Study) -> Published | None:
 
 
 def _champion(study: Study, found: Sequence[Contender]) -> Champion | None:
-    """Of the best configuration's trainings the one with the best first objective on the validation split."""
+    """Of the best configuration's trainings the one with the best first objective on the validation
+    split.
+    """
     if not found:
         return None
     from distill_ray.metrics import validation_score
@@ -148,7 +180,9 @@ def _champion(study: Study, found: Sequence[Contender]) -> Champion | None:
     best = found[0]
     (objective, mode), *_ = study.search.objectives.items()
     metric = objective.removeprefix("val/")
-    values = [validation_score(each.log_probabilities, each.labels)[metric] for each in best.validation]
+    values = [
+        validation_score(each.log_probabilities, each.labels)[metric] for each in best.validation
+    ]
     chosen = values.index(min(values) if mode == "min" else max(values))
     validation = best.validation[chosen]
     temperature = fit_temperature(validation.log_probabilities, validation.labels)
@@ -162,14 +196,19 @@ def _trials(state: StudyState, data: Data, store: Store) -> tuple[TrialRow, ...]
     for trial in begun(state.history):
         run = trial_run(study, data, state.teacher_ids, trial.number, trial.params)
         found = find_job(store, run.job.id) if trial.state == TrialState.COMPLETE else None
-        values = [{"epoch": float(epoch), objective: value} for epoch, value in sorted(trial.intermediate_values.items())]
+        values = [
+            {"epoch": float(epoch), objective: value}
+            for epoch, value in sorted(trial.intermediate_values.items())
+        ]
         complete = trial.state == TrialState.COMPLETE
         rows.append(
             TrialRow(
                 number=trial.number,
                 state=_STATES[trial.state],
                 params=dict(run.searched),
-                values=dict(zip(study.search.objectives, trial.values, strict=True)) if complete else {},
+                values=dict(zip(study.search.objectives, trial.values, strict=True))
+                if complete
+                else {},
                 epochs=tuple(found.epochs() if found else values),
                 job_id=run.job.id,
                 seconds=found.seconds if found else None,
@@ -181,7 +220,8 @@ def _trials(state: StudyState, data: Data, store: Store) -> tuple[TrialRow, ...]
 
 
 def git_commit(package: Path = Path(__file__).parents[1]) -> str | None:
-    """The commit that the package is checked out from, with `-dirty` where its files are others by now.
+    """The commit that the package is checked out from, with `-dirty` where its files are others by
+    now.
 
     None when it is installed, though it may lie in the working tree of another repository.
     """
@@ -189,10 +229,15 @@ def git_commit(package: Path = Path(__file__).parents[1]) -> str | None:
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(package), *arguments]
         try:
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            return subprocess.run(
+                command, capture_output=True, text=True, check=True
+            ).stdout.strip()
         except (OSError, subprocess.CalledProcessError):
             return None
 
-    if git("ls-files", "--error-unmatch", "__init__.py") is None or (commit := git("rev-parse", "HEAD")) is None:
+    if (
+        git("ls-files", "--error-unmatch", "__init__.py") is None
+        or (commit := git("rev-parse", "HEAD")) is None
+    ):
         return None
     return f"{commit}-dirty" if git("status", "--porcelain", "--", ".") else commit

@@ -1,4 +1,6 @@
-"""The rows of a study's table: teachers, students and ensembles, with what the store has of their predictions."""
+"""The rows of a study's table: teachers, students and ensembles, with what the store has of their
+predictions.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,12 @@ LABELS = {
 }
 
 
-def teacher_contenders(study: Study, runs: Sequence[Run], records: Sequence[JobRecord]) -> list[Contender]:
-    """The ensemble, which averages probabilities; the single teachers as one contender with a run per member; named groups."""
+def teacher_contenders(
+    study: Study, runs: Sequence[Run], records: Sequence[JobRecord]
+) -> list[Contender]:
+    """The ensemble, which averages probabilities; the single teachers as one contender with a run
+    per member; named groups.
+    """
     single = _contender(TEACHER, runs, records)
     sizes = sum(record.parameters for record in records)
     ensemble = replace(
@@ -40,16 +46,35 @@ def teacher_contenders(study: Study, runs: Sequence[Run], records: Sequence[JobR
     for group in study.teachers:
         if group.name:
             places = members(study.teachers, [group.name])
-            own = _contender(f"teacher-{group.name}", [runs[place] for place in places], [records[place] for place in places])
+            own = _contender(
+                f"teacher-{group.name}",
+                [runs[place] for place in places],
+                [records[place] for place in places],
+            )
             groups.append(replace(own, label=f"teacher {group.name}"))
     return [ensemble, single, *groups]
 
 
-def _pooled(groups: Sequence[Sequence[Predictions]], shares: Sequence[float] = ()) -> tuple[Predictions, ...]:
-    """The mean prediction: of one group's runs, or of several groups run by run; nothing while some of them is missing."""
-    runs = [groups[0]] if len(groups) == 1 else list(zip(*groups, strict=True)) if len(set(map(len, groups))) == 1 else []
+def _pooled(
+    groups: Sequence[Sequence[Predictions]], shares: Sequence[float] = ()
+) -> tuple[Predictions, ...]:
+    """The mean prediction: of one group's runs, or of several groups run by run; nothing while some
+    of them is missing.
+    """
+    runs = (
+        [groups[0]]
+        if len(groups) == 1
+        else list(zip(*groups, strict=True))
+        if len(set(map(len, groups))) == 1
+        else []
+    )
     return tuple(
-        Predictions(mean_prediction([each.log_probabilities for each in run], run[0].labels, shares or None), run[0].labels)
+        Predictions(
+            mean_prediction(
+                [each.log_probabilities for each in run], run[0].labels, shares or None
+            ),
+            run[0].labels,
+        )
         for run in runs
         if run
     )
@@ -70,7 +95,9 @@ def ensemble_contenders(study: Study, others: Sequence[Contender]) -> list[Conte
                 first,
                 name=name,
                 label=LABELS.get(name, name),
-                parameters=sum(each.parameters for each in of) if together else members * first.parameters,
+                parameters=sum(each.parameters for each in of)
+                if together
+                else members * first.parameters,
                 validation=_pooled([each.validation for each in of], mean.shares),
                 test=_pooled([each.test for each in of], mean.shares),
                 job_ids=tuple(job for each in of for job in each.job_ids),
@@ -82,7 +109,9 @@ def ensemble_contenders(study: Study, others: Sequence[Contender]) -> list[Conte
     return found
 
 
-def student_contenders(runs: Sequence[Run], store: Store, deviation: Mapping[Augmentation, float]) -> list[Contender]:
+def student_contenders(
+    runs: Sequence[Run], store: Store, deviation: Mapping[Augmentation, float]
+) -> list[Contender]:
     """Those that are confirmed with all their seeds."""
     contenders = []
     for role in dict.fromkeys(run.role for run in runs):
@@ -92,12 +121,16 @@ def student_contenders(runs: Sequence[Run], store: Store, deviation: Mapping[Aug
             recipe = records[0].job.recipe
             value = deviation.get(recipe.augmentation) if recipe.method.needs_teachers else None
             inside = tuple(found for record in records if (found := record.diversity))
-            contenders.append(replace(_contender(role, own, records), t_stddev=value, diversity=inside))
+            contenders.append(
+                replace(_contender(role, own, records), t_stddev=value, diversity=inside)
+            )
     return contenders
 
 
 def _contender(name: str, runs: Sequence[Run], records: Sequence[JobRecord]) -> Contender:
-    validation = tuple(found for record in records if (found := record.predictions("validation")) is not None)
+    validation = tuple(
+        found for record in records if (found := record.predictions("validation")) is not None
+    )
     test = tuple(found for record in records if (found := record.predictions("test")) is not None)
     return Contender(
         name=name,

@@ -44,13 +44,18 @@ class Garbage:
 
 
 def garbage(
-    store: Store, *, study: str | None = None, search_storage: str | None = None, unreferenced: bool = False
+    store: Store,
+    *,
+    study: str | None = None,
+    search_storage: str | None = None,
+    unreferenced: bool = False,
 ) -> list[Garbage]:
-    """What can be removed without a running or finished study missing it; with `study`, only of that study's jobs.
+    """What can be removed without a running or finished study missing it; with `study`, only of
+    that study's jobs.
 
-    Checkpoints of unfinished jobs stay, and so do all teacher logits while a study is being run or within an hour of their use. With
-    `unreferenced` also jobs that no study of the store refers to: raises `RequestError` when that cannot be known, or when the
-    search storage cannot be used.
+    Checkpoints of unfinished jobs stay, and so do all teacher logits while a study is being run or
+    within an hour of their use. With `unreferenced` also jobs that no study of the store refers to:
+    raises `RequestError` when that cannot be known, or when the search storage cannot be used.
     """
     names = store.names("studies")
     running = [name for name in names if is_running(store, name)]
@@ -65,14 +70,18 @@ def garbage(
         *_strays(store, files, now, writing=bool(running)),
     ]
     if own is not None:
-        found = [each for each in found if each.why == TEACHER_LOGITS or set(each.path.split("/")) & own]
+        found = [
+            each for each in found if each.why == TEACHER_LOGITS or set(each.path.split("/")) & own
+        ]
     if unreferenced:
         found += _unreferenced(store, running, references, sizes)
     return _outermost(found)
 
 
 def remove(store: Store, found: Iterable[Garbage]) -> None:
-    """Remove what was found. The manifest of a record goes first, so that none is ever without its files."""
+    """Remove what was found. The manifest of a record goes first, so that none is ever without its
+    files.
+    """
     for each in found:
         store.delete(posixpath.join(each.path, MANIFEST))
         store.delete(each.path)
@@ -83,10 +92,15 @@ class _Sizes:
         self._files = files
 
     def of(self, path: str) -> int:
-        return sum(size for name, size, _ in self._files if name == path or name.startswith(f"{path}/"))
+        return sum(
+            size for name, size, _ in self._files if name == path or name.startswith(f"{path}/")
+        )
 
     def last_change(self, path: str) -> float:
-        return max((changed for name, _, changed in self._files if name.startswith(f"{path}/")), default=0.0)
+        return max(
+            (changed for name, _, changed in self._files if name.startswith(f"{path}/")),
+            default=0.0,
+        )
 
 
 def _checkpoints(
@@ -108,7 +122,9 @@ def _checkpoints(
             yield Garbage(path, sizes.of(path), PRUNED)
 
 
-def _trial_states(store: Store, names: list[str], search_storage: str | None) -> dict[str, set[TrialState]]:
+def _trial_states(
+    store: Store, names: list[str], search_storage: str | None
+) -> dict[str, set[TrialState]]:
     """How the trials of every job stand, in all searches that can be read."""
     storages: list[BaseStorage] = [open_database(search_storage)] if search_storage else []
     for name in names if store.is_local else ():
@@ -117,42 +133,65 @@ def _trial_states(store: Store, names: list[str], search_storage: str | None) ->
     states: dict[str, set[TrialState]] = {}
     for storage in storages:
         for name in optuna.get_all_study_names(storage):
-            for trial in optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False):
+            for trial in optuna.load_study(study_name=name, storage=storage).get_trials(
+                deepcopy=False
+            ):
                 states.setdefault(trial.user_attrs.get("job_id", ""), set()).add(trial.state)
     return states
 
 
-def _teacher_logits(store: Store, own: set[str] | None, sizes: _Sizes, now: float) -> Iterator[Garbage]:
+def _teacher_logits(
+    store: Store, own: set[str] | None, sizes: _Sizes, now: float
+) -> Iterator[Garbage]:
     for key in store.names(ROOT):
         path = posixpath.join(ROOT, key)
         if now - sizes.last_change(path) < IN_USE:
             continue
-        manifests = (store.read(posixpath.join(path, epoch, MANIFEST)) or b"" for epoch in store.names(path) if epoch.isdecimal())
+        manifests = (
+            store.read(posixpath.join(path, epoch, MANIFEST)) or b""
+            for epoch in store.names(path)
+            if epoch.isdecimal()
+        )
         if own is None or any(job.encode() in manifest for manifest in manifests for job in own):
             yield Garbage(path, sizes.of(path), TEACHER_LOGITS)
 
 
-def _strays(store: Store, files: list[tuple[str, int, float]], now: float, *, writing: bool) -> Iterator[Garbage]:
-    """Files that no reader asks for: set aside, half written, or of an attempt that was not the one that counted."""
+def _strays(
+    store: Store, files: list[tuple[str, int, float]], now: float, *, writing: bool
+) -> Iterator[Garbage]:
+    """Files that no reader asks for: set aside, half written, or of an attempt that was not the one
+    that counted.
+    """
     named: set[str] = set()
-    records = {posixpath.dirname(path) for path, _, _ in files if path.startswith("jobs/") and path.endswith(f"/{MANIFEST}")}
+    records = {
+        posixpath.dirname(path)
+        for path, _, _ in files
+        if path.startswith("jobs/") and path.endswith(f"/{MANIFEST}")
+    }
     for key in records:
         if (record := store.get(key)) is not None:
             named |= {str(entry["path"]) for entry in record.files.values()}
     for path, size, changed in files:
         folder, name = path.split("/")[0], posixpath.basename(path)
-        partial = (name.startswith(".") and folder in _FOLDERS) or path.startswith(("probe-", ".mlflow.db."))
+        partial = (name.startswith(".") and folder in _FOLDERS) or path.startswith(
+            ("probe-", ".mlflow.db.")
+        )
         unnamed = folder == "jobs" and name != MANIFEST and path not in named and not writing
         if folder in _FOLDERS and DAMAGED in name:
-            if not is_list(path):  # a list's being there says that not all of its study's jobs are known
+            # A list's being there says that not all of its study's jobs are known
+            if not is_list(path):
                 yield Garbage(path, size, SET_ASIDE)
         elif now - changed > JUST_WRITTEN and (partial or unnamed):
             yield Garbage(path, size, LEFT)
 
 
-def _unreferenced(store: Store, running: list[str], references: dict[str, set[str] | None], sizes: _Sizes) -> Iterator[Garbage]:
+def _unreferenced(
+    store: Store, running: list[str], references: dict[str, set[str] | None], sizes: _Sizes
+) -> Iterator[Garbage]:
     if running:
-        raise RequestError(f"study {running[0]} is being run; jobs that no study refers to can be told when it has ended")
+        raise RequestError(
+            f"study {running[0]} is being run; jobs that no study refers to can be told when it has ended"
+        )
     if silent := [name for name, jobs in references.items() if jobs is None]:
         raise RequestError(
             f"studies/{silent[0]} in store {store.shown} does not say which jobs are its own; run that study again, "
@@ -162,7 +201,12 @@ def _unreferenced(store: Store, running: list[str], references: dict[str, set[st
     new = set().union(*(jobs or set() for jobs in references.values()))
     while new:  # teachers of jobs that are kept are kept
         kept |= new
-        new = {teacher for job in new if (found := find_job(store, job)) for teacher in found.job.teachers} - kept
+        new = {
+            teacher
+            for job in new
+            if (found := find_job(store, job))
+            for teacher in found.job.teachers
+        } - kept
     for folder in ("jobs", "work"):
         for job in store.names(folder):
             if job not in kept:
@@ -177,5 +221,7 @@ def _outermost(found: list[Garbage]) -> list[Garbage]:
     """Each thing once: not what lies in a folder that goes as a whole."""
     by_path = {each.path: each for each in sorted(found, key=lambda each: each.path)}
     return [
-        each for path, each in by_path.items() if not any(path[:end] in by_path for end in range(len(path)) if path[end] == "/")
+        each
+        for path, each in by_path.items()
+        if not any(path[:end] in by_path for end in range(len(path)) if path[end] == "/")
     ]

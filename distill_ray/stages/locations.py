@@ -13,7 +13,9 @@ from distill_ray.tracking import default_uri, shown, sqlite_file
 
 @dataclass(frozen=True)
 class Locations:
-    """The addresses of a study's store, MLflow, search storage and Ray cluster; None stands for what comes with the store."""
+    """The addresses of a study's store, MLflow, search storage and Ray cluster; None stands for
+    what comes with the store.
+    """
 
     store: str = DEFAULT_STORE
     tracking: str | None = None
@@ -21,17 +23,25 @@ class Locations:
     address: str | None = None
 
     def tracking_uri(self) -> str:
-        """The MLflow to record in: the one given, or a database in a local store. Raises `RequestError` when there is none."""
+        """The MLflow to record in: the one given, or a database in a local store. Raises
+        `RequestError` when there is none.
+        """
         if (uri := self._tracking()) is None:
-            raise RequestError(f"store {shown(self.store)} is not a local folder; say where MLflow is with --tracking-uri")
+            raise RequestError(
+                f"store {shown(self.store)} is not a local folder; say where MLflow is with --tracking-uri"
+            )
         return uri
 
     def recorded_uri(self) -> str:
-        """The same for who only reads. Raises `RequestError` also when nothing has been recorded there."""
+        """The same for who only reads. Raises `RequestError` also when nothing has been recorded
+        there.
+        """
         uri = self.tracking_uri()
         database = sqlite_file(uri)
         if database is not None and not database.exists():
-            raise RequestError(f"nothing is recorded in {database}; run a study first, or name its --store")
+            raise RequestError(
+                f"nothing is recorded in {database}; run a study first, or name its --store"
+            )
         return uri
 
     def shown_tracking(self) -> str:
@@ -40,4 +50,8 @@ class Locations:
 
     def _tracking(self) -> str | None:
         store = Store.at(self.store)
-        return default_uri(Path(store.uri)) if self.tracking is None and store.is_local else self.tracking
+        return (
+            default_uri(Path(store.uri))
+            if self.tracking is None and store.is_local
+            else self.tracking
+        )

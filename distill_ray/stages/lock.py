@@ -1,4 +1,6 @@
-"""One driver per study and per search: it announces itself where others look, and a second one is refused."""
+"""One driver per study and per search: it announces itself where others look, and a second one is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,15 @@ DRIVER = "driver"
 
 
 @contextlib.contextmanager
-def study_lock(store: Store, name: str, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+def study_lock(
+    store: Store, name: str, say: Callable[[str], None] = lambda line: None
+) -> Iterator[None]:
     """Keeps a second driver from study `name`; raises `RequestError` when there is one already.
 
-    On a local store it is a lock of the operating system, released with the process. Elsewhere it is a file that the driver
-    keeps writing; after a driver was killed the next one waits, at most `EXPIRY` seconds, and tells `say`. Two that start in the
-    same second see each other before either of them has done anything.
+    On a local store it is a lock of the operating system, released with the process. Elsewhere it
+    is a file that the driver keeps writing; after a driver was killed the next one waits, at most
+    `EXPIRY` seconds, and tells `say`. Two that start in the same second see each other before
+    either of them has done anything.
     """
     busy = RequestError(
         f"study {name} is being run on store {store.shown} by another process; wait for it, or choose another --store"
@@ -60,18 +65,22 @@ def study_lock(store: Store, name: str, say: Callable[[str], None] = lambda line
         return
     _wait_until_free(store, name, say, busy)
     own = {"host": socket.gethostname(), "pid": os.getpid()}
-    with _known_as_driver(own, busy, lambda: _read(store, path), lambda sign: _write(store, path, sign)):
+    with _known_as_driver(
+        own, busy, lambda: _read(store, path), lambda sign: _write(store, path, sign)
+    ):
         yield
 
 
 @contextlib.contextmanager
-def search_lock(history: optuna.Study, store: Store, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+def search_lock(
+    history: optuna.Study, store: Store, say: Callable[[str], None] = lambda line: None
+) -> Iterator[None]:
     """Keeps from a search in a database those drivers that run the same study on another store.
 
-    The driver keeps writing itself into the search's attributes; raises `RequestError` when another one does. After one was
-    killed on another store the next one waits `EXPIRY` seconds and tells `say`; whoever holds the study on this store
-    (`study_lock`) knows that its driver here is gone. The same folder
-    on two machines counts as two stores.
+    The driver keeps writing itself into the search's attributes; raises `RequestError` when another
+    one does. After one was killed on another store the next one waits `EXPIRY` seconds and tells
+    `say`; whoever holds the study on this store (`study_lock`) knows that its driver here is gone.
+    The same folder on two machines counts as two stores.
     """
     own = {"store": store.shown, "host": socket.gethostname(), "place": _place(store)}
     found = _driver_of(history)
@@ -80,13 +89,17 @@ def search_lock(history: optuna.Study, store: Store, say: Callable[[str], None] 
         "for it, or give the study another name"
     )
     if found and found.get("place") != own["place"]:
-        say(f"waiting for the last driver of the search, on {found.get('host')} with store {found.get('store')}, to be gone")
+        say(
+            f"waiting for the last driver of the search, on {found.get('host')} with store {found.get('store')}, to be gone"
+        )
         limit = time.monotonic() + EXPIRY
         while (now := _driver_of(history)) and time.monotonic() < limit:
             if now != found:
                 raise busy
             time.sleep(1)
-    with _known_as_driver(own, busy, lambda: _driver_of(history), lambda sign: history.set_user_attr(DRIVER, sign)):
+    with _known_as_driver(
+        own, busy, lambda: _driver_of(history), lambda sign: history.set_user_attr(DRIVER, sign)
+    ):
         yield
 
 
@@ -111,12 +124,17 @@ def lock_path(name: str) -> str:
 
 @contextlib.contextmanager
 def _known_as_driver(
-    own: dict[str, Any], busy: RequestError, read: Callable[[], dict[str, Any]], write: Callable[[dict[str, Any]], None]
+    own: dict[str, Any],
+    busy: RequestError,
+    read: Callable[[], dict[str, Any]],
+    write: Callable[[dict[str, Any]], None],
 ) -> Iterator[None]:
-    """Says again and again, by `write`, that a driver with these properties lives, and in the end that there is none.
+    """Says again and again, by `write`, that a driver with these properties lives, and in the end
+    that there is none.
 
-    Raises `busy` when `read` finds another one that came in the same second, and interrupts what runs with a `RunError` when
-    another one has taken over, as one may after this machine was cut off for longer than `EXPIRY`.
+    Raises `busy` when `read` finds another one that came in the same second, and interrupts what
+    runs with a `RunError` when another one has taken over, as one may after this machine was cut
+    off for longer than `EXPIRY`.
     """
     own = own | {"token": secrets.token_hex(8)}
     write(own)
@@ -124,12 +142,16 @@ def _known_as_driver(
     if read().get("token") != own["token"]:
         raise busy
     done, usurper = threading.Event(), dict[str, Any]()
-    in_main, before = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGINT)
+    in_main, before = (
+        threading.current_thread() is threading.main_thread(),
+        signal.getsignal(signal.SIGINT),
+    )
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         if usurper:
             raise KeyboardInterrupt
-        if callable(before):  # else it is ignored, as where a shell script has put the command into the background
+        # Else it is ignored, as where a shell script has put the command into the background
+        if callable(before):
             before(number, frame)
 
     def beat() -> None:
@@ -178,15 +200,23 @@ def _driver_of(history: optuna.Study) -> dict[str, Any]:
     return dict(history.user_attrs.get(DRIVER) or {})
 
 
-def _wait_until_free(store: Store, name: str, say: Callable[[str], None], busy: RequestError) -> None:
+def _wait_until_free(
+    store: Store, name: str, say: Callable[[str], None], busy: RequestError
+) -> None:
     said, since = False, time.monotonic()  # the store's clock may go back, this one does not
     first = _read(store, lock_path(name))
-    while (age := _age(store, name)) is not None and age < EXPIRY and time.monotonic() - since < EXPIRY:
+    while (
+        (age := _age(store, name)) is not None
+        and age < EXPIRY
+        and time.monotonic() - since < EXPIRY
+    ):
         now = _read(store, lock_path(name))
         if now and (now.get("token"), now.get("beat")) != (first.get("token"), first.get("beat")):
             raise busy
         if not said:
-            say(f"waiting for the last driver of the study, on {now.get('host', 'another machine')}, to be gone")
+            say(
+                f"waiting for the last driver of the study, on {now.get('host', 'another machine')}, to be gone"
+            )
             said = True
         time.sleep(1)
 

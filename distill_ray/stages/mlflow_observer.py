@@ -13,8 +13,8 @@ from distill_ray.data import image_shape, open_source
 from distill_ray.events import Measurement, Metrics, Observer, Run, State, describe
 from distill_ray.export import find_champion
 from distill_ray.job import Data
-from distill_ray.report.summary import found_settings, lead
 from distill_ray.report.results import Contender, StudyResults
+from distill_ray.report.summary import found_settings, lead
 from distill_ray.report.table import Row, as_markdown, table
 from distill_ray.store import Store
 from distill_ray.study import Study
@@ -24,12 +24,19 @@ _STATUS: dict[State, Status] = {"finished": "FINISHED", "pruned": "KILLED", "fai
 
 
 def study_tracker(
-    study: Study, data: Data, store: Store, uri: str, warn: Callable[[str], None], *, interval: float = 1.0
+    study: Study,
+    data: Data,
+    store: Store,
+    uri: str,
+    warn: Callable[[str], None],
+    *,
+    interval: float = 1.0,
 ) -> Tracker:
     """The tracker of a study on a store, for whoever holds the study there (`study_lock`).
 
-    In the MLflow at `uri` it finds the runs that this version of the study has from this store, wherever the store lay then.
-    The same study on another store has runs of its own: its trials have drawn other settings.
+    In the MLflow at `uri` it finds the runs that this version of the study has from this store,
+    wherever the store lay then. The same study on another store has runs of its own: its trials
+    have drawn other settings.
     """
     return Tracker(
         uri,
@@ -42,8 +49,8 @@ def study_tracker(
 
 
 def _identity(study: Study, store: Store) -> str:
-    """What tells a study on this store from the same study on others. It goes with the search: who removes the study's folder
-    to begin anew gets another one.
+    """What tells a study on this store from the same study on others. It goes with the search: who
+    removes the study's folder to begin anew gets another one.
     """
     path = posixpath.join("studies", study.name, "mlflow-id")
     found = (store.read(path) or b"").decode(errors="replace")
@@ -77,10 +84,21 @@ class MlflowRecord(Observer):
         )
         self._tracker.log_dataset(_datasets(self._data))
         self._tracker.save_views(
-            study_views(study.search.objectives, [each.name for each in study.search.space.dimensions], self._tracker.study_key)
+            study_views(
+                study.search.objectives,
+                [each.name for each in study.search.space.dimensions],
+                self._tracker.study_key,
+            )
         )
 
-    def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
+    def past(
+        self,
+        run: Run,
+        state: State,
+        epochs: Callable[[], Iterable[Metrics]],
+        metrics: Metrics,
+        reason: str,
+    ) -> None:
         if not self._tracker.is_recorded(run.key):
             records = list(epochs())
             begun, ended = _times(records)
@@ -115,43 +133,68 @@ class MlflowRecord(Observer):
         self._end(run, state, reason, None)
 
     def _end(self, run: Run, state: State, reason: str, ended: float | None) -> None:
-        self._tracker.finish_job(run.key, _STATUS[state], {}, {"reason": reason} if reason else {}, ended=ended)
+        self._tracker.finish_job(
+            run.key, _STATUS[state], {}, {"reason": reason} if reason else {}, ended=ended
+        )
 
     def measured(self, measurement: Measurement) -> None:
         if not self._tracker.is_recorded(measurement.key):
-            tags = {"study": self._study.name, "study_digest": self._study.digest, "stage": "screen", "role": "screening"}
-            settings = {name: "null" if value is None else value for name, value in measurement.settings.items()}
+            tags = {
+                "study": self._study.name,
+                "study_digest": self._study.digest,
+                "stage": "screen",
+                "role": "screening",
+            }
+            settings = {
+                name: "null" if value is None else value
+                for name, value in measurement.settings.items()
+            }
             tags |= {"augmentation": str(settings["augmentation"])}
-            self._tracker.start_job(measurement.key, f"screening · {measurement.augmentation}", settings, tags)
+            self._tracker.start_job(
+                measurement.key, f"screening · {measurement.augmentation}", settings, tags
+            )
             self._tracker.finish_job(measurement.key, "FINISHED", measurement.metrics)
 
     def study_ended(self, results: StudyResults, files: Mapping[str, Path], store: Store) -> None:
-        """The result table as description and metrics of the study's run, the report as artifacts, the champion as a model."""
+        """The result table as description and metrics of the study's run, the report as artifacts,
+        the champion as a model.
+        """
         rows = table(results)
         self._tracker.set_description(_description(results, rows))
         self._tracker.log_results(
-            {f"{row.contender.name}/{row.split}/{metric}": cell.mean for row in rows for metric, cell in row.cells.items()}
+            {
+                f"{row.contender.name}/{row.split}/{metric}": cell.mean
+                for row in rows
+                for metric, cell in row.cells.items()
+            }
         )
         for row in rows:
             if row.split == "test" and row.contender.members == 1:
                 for key, metrics in zip(_keys(row.contender), row.runs, strict=True):
-                    self._tracker.log_results({f"test/{name}": value for name, value in metrics.items()}, key)
+                    self._tracker.log_results(
+                        {f"test/{name}": value for name, value in metrics.items()}, key
+                    )
         self._tracker.log_artifacts({f"report/{name}": file for name, file in files.items()})
-        if results.champion and results.best and results.task == "classification":  # others have no form to be handed out in
+        # Others have no form to be handed out in
+        if results.champion and results.best and results.task == "classification":
             student = find_champion(results, store, self._data)
             self._tracker.log_champion(f"confirm/{results.best.name}/{student.job.seed}", student)
         self._tracker.finish_study("FINISHED")
 
 
 def _times(records: Sequence[Metrics]) -> tuple[float | None, float | None]:
-    """When a job that ended before began and ended, in seconds since 1970, as far as its records say."""
+    """When a job that ended before began and ended, in seconds since 1970, as far as its records
+    say.
+    """
     if not records or "time" not in records[0]:
         return None, None
     return records[0]["time"] - records[0].get("seconds", 0.0), records[-1]["time"]
 
 
 def _description(results: StudyResults, rows: list[Row]) -> str:
-    """What MLflow shows on top of the study's run. Its links are MLflow's own pages, wherever the server is."""
+    """What MLflow shows on top of the study's run. Its links are MLflow's own pages, wherever the
+    server is.
+    """
     found = found_settings(results)
     parts = [
         f"## Study {results.name}",
@@ -159,9 +202,15 @@ def _description(results: StudyResults, rows: list[Row]) -> str:
         as_markdown(rows, gap="&nbsp;" * 3),
     ]
     champion = results.champion and results.task == "classification"
-    model = f"the [best student](#/models/{results.name}) in the registry, alias `champion`; " if champion else ""
+    model = (
+        f"the [best student](#/models/{results.name}) in the registry, alias `champion`; "
+        if champion
+        else ""
+    )
     where = "lists of trials, students and jobs under *Views* above the experiment's runs"
-    return "\n\n".join([*parts, f"See also: {model}`report/report.html` under *Artifacts*; {where}."])
+    return "\n\n".join(
+        [*parts, f"See also: {model}`report/report.html` under *Artifacts*; {where}."]
+    )
 
 
 def _keys(contender: Contender) -> list[str]:
@@ -179,6 +228,12 @@ def _datasets(data: Data) -> list[DataSet]:
     training = data.split.train or rows - data.split.validation
 
     def split(context: Literal["training", "validation", "test"], count: int) -> DataSet:
-        return DataSet(f"{data.name} {context}", data.digest, data.location, context, count, shape, dtype)
+        return DataSet(
+            f"{data.name} {context}", data.digest, data.location, context, count, shape, dtype
+        )
 
-    return [split("training", training), split("validation", data.split.validation), split("test", source.rows("test"))]
+    return [
+        split("training", training),
+        split("validation", data.split.validation),
+        split("test", source.rows("test")),
+    ]

@@ -1,4 +1,6 @@
-"""A study from beginning to end: teach, screen, search, confirm, report. What the store has already is not done again."""
+"""A study from beginning to end: teach, screen, search, confirm, report. What the store has already
+is not done again.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,16 @@ from distill_ray.execution.cluster import Cluster, WorkerResources
 from distill_ray.execution.sharing import confirm_sharing, trial_sharing
 from distill_ray.job import Data
 from distill_ray.records import find_job
-from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from, teacher_runs, trial_run
+from distill_ray.resolve import (
+    CONFIRM,
+    SCREEN,
+    SEARCH,
+    TEACH,
+    confirm_runs,
+    learned_from,
+    teacher_runs,
+    trial_run,
+)
 from distill_ray.search.history import STATES, best_recipes, counted, is_over, open_history
 from distill_ray.search.warm_start import warm_start
 from distill_ray.stages.lock import search_lock
@@ -40,7 +51,8 @@ SEARCHING, REPORTING = "distill_ray.search.search", "distill_ray.report.write"
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a study runs with: its data, its store, Optuna's storage, the cluster, and those who watch.
+    """What a study runs with: its data, its store, Optuna's storage, the cluster, and those who
+    watch.
 
     `say` shows a line to whoever runs it.
     """
@@ -60,7 +72,9 @@ class RunContext:
 
 
 def run_stages(around: RunContext) -> None:
-    """Run the stages that train; when it returns, every job of the study is in the store, and so is Optuna's history."""
+    """Run the stages that train; when it returns, every job of the study is in the store, and so is
+    Optuna's history.
+    """
     teachers = _teach(around)
     around = replace(around, study=_screen(around, teachers))
     history = _search(around, teachers)
@@ -81,7 +95,11 @@ def _screen(around: RunContext, teachers: Sequence[str]) -> Study:
     if not wanted:
         return study
     with stage(around.observer, SCREEN, len(wanted)):
-        found = {screening: metrics for screening in wanted if (metrics := found_metrics(store, screening)) is not None}
+        found = {
+            screening: metrics
+            for screening in wanted
+            if (metrics := found_metrics(store, screening)) is not None
+        }
         for screening, metrics in found.items():
             around.observer.measured(measurement(screening, metrics, reused=True))
         missing = [screening for screening in wanted if screening not in found]
@@ -100,7 +118,9 @@ def _screen(around: RunContext, teachers: Sequence[str]) -> Study:
 
 def _search(around: RunContext, teachers: Sequence[str]) -> optuna.Study:
     study = around.study
-    history = open_history(study, around.data, teachers, around.store, around.search_storage, around.say)
+    history = open_history(
+        study, around.data, teachers, around.store, around.search_storage, around.say
+    )
     in_database = around.search_storage is not None and not is_over(history, study.search)
     with (
         search_lock(history, around.store, around.say) if in_database else nullcontext(),
@@ -114,12 +134,19 @@ def _search(around: RunContext, teachers: Sequence[str]) -> optuna.Study:
             from distill_ray.search.search import run_search
 
             _connect(around)
-            run_search(study, around.data, teachers, history, around.store, around.cluster, around.observer)
+            run_search(
+                study, around.data, teachers, history, around.store, around.cluster, around.observer
+            )
     return history
 
 
 def tell_of_trials(
-    study: Study, data: Data, teachers: Sequence[str], history: optuna.Study, store: Store, observer: Observer
+    study: Study,
+    data: Data,
+    teachers: Sequence[str],
+    history: optuna.Study,
+    store: Store,
+    observer: Observer,
 ) -> None:
     """Report the trials that have already ended to `observer`."""
     (objective, *_) = study.search.objectives
@@ -127,7 +154,10 @@ def tell_of_trials(
         run = trial_run(study, data, teachers, trial.number, trial.params)
         found = find_job(store, run.job.id)
         ended = {"time": trial.datetime_complete.timestamp()} if trial.datetime_complete else {}
-        values = [{"epoch": epoch, objective: value} | ended for epoch, value in sorted(trial.intermediate_values.items())]
+        values = [
+            {"epoch": epoch, objective: value} | ended
+            for epoch, value in sorted(trial.intermediate_values.items())
+        ]
         observer.past(
             run,
             STATES[trial.state],
@@ -138,10 +168,15 @@ def tell_of_trials(
 
 
 def _train_lost(around: RunContext, teachers: Sequence[str], history: optuna.Study) -> None:
-    """Train trials again whose record was damaged and set aside. Those of another store, or tidied away, have no place here."""
+    """Train trials again whose record was damaged and set aside. Those of another store, or tidied
+    away, have no place here.
+    """
     finished = [trial for trial in counted(history) if trial.state == TrialState.COMPLETE]
     places = set(around.store.names("jobs")) if finished else set()
-    runs = [trial_run(around.study, around.data, teachers, trial.number, trial.params) for trial in finished]
+    runs = [
+        trial_run(around.study, around.data, teachers, trial.number, trial.params)
+        for trial in finished
+    ]
     _train(
         around,
         [run for run in runs if run.job.id in places],
@@ -154,7 +189,9 @@ def _train_lost(around: RunContext, teachers: Sequence[str], history: optuna.Stu
 def _confirm(around: RunContext, teachers: Sequence[str], history: optuna.Study) -> None:
     found = best_recipes(around.study, history, around.study.confirm.top)
     if not found:
-        raise RunError(f"the search of study {around.study.name} found nothing: no trial came to its end")
+        raise RunError(
+            f"the search of study {around.study.name} found nothing: no trial came to its end"
+        )
     runs = confirm_runs(around.study, around.data, teachers, found)
     with stage(around.observer, CONFIRM, len(runs)):
         _train(around, runs, next_stage=REPORTING, read_test=True)
@@ -194,7 +231,8 @@ def _train(
             observer,
             read_test=read_test,
         )
-        for run in missing:  # a candidate that is another one under a second name: one training serves both
+        # A candidate that is another one under a second name: one training serves both
+        for run in missing:
             if run is not first[run.job.id] and (found := find_job(around.store, run.job.id)):
                 observer.past(run, "finished", found.epochs, found.metrics, "")
 

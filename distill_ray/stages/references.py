@@ -14,7 +14,9 @@ from distill_ray.study import Study
 _PREFIX = "jobs-"
 
 LENGTH = 200
-"""Jobs in one list. A study has as many lists as it needs, so that adding a job costs the same however many there are."""
+"""Jobs in one list. A study has as many lists as it needs, so that adding a job costs the same
+however many there are.
+"""
 
 
 class References(Observer):
@@ -26,11 +28,21 @@ class References(Observer):
         self._name = f"{_PREFIX}{study.digest}"
         lists = _lists(store, self._folder, self._name)
         self._known = set().union(*(_jobs(store, path) or set() for path in lists))
-        self._lists = 1 + max((_number(path) for path in lists + _damaged(store, self._folder, self._name)), default=-1)
+        self._lists = 1 + max(
+            (_number(path) for path in lists + _damaged(store, self._folder, self._name)),
+            default=-1,
+        )
         self._new: list[str] = []
         self._written = 0
 
-    def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
+    def past(
+        self,
+        run: Run,
+        state: State,
+        epochs: Callable[[], Iterable[Metrics]],
+        metrics: Metrics,
+        reason: str,
+    ) -> None:
         self._add(run.job.id)
 
     def started(self, run: Run) -> None:
@@ -51,7 +63,10 @@ class References(Observer):
     def _write(self) -> None:
         while len(self._new) > self._written:
             listed = self._new[:LENGTH]
-            self._store.write(posixpath.join(self._folder, f"{self._name}-{self._lists}.json"), json.dumps(listed).encode())
+            self._store.write(
+                posixpath.join(self._folder, f"{self._name}-{self._lists}.json"),
+                json.dumps(listed).encode(),
+            )
             self._written = len(listed)
             if self._written == LENGTH:
                 self._new, self._lists, self._written = self._new[LENGTH:], self._lists + 1, 0
@@ -60,7 +75,8 @@ class References(Observer):
 def referenced(store: Store, name: str) -> set[str] | None:
     """The jobs that study `name` refers to, in any version of its file.
 
-    None when the store does not say, or not any more: a list that was damaged is known again when the study has been run again.
+    None when the store does not say, or not any more: a list that was damaged is known again when
+    the study has been run again.
     """
     folder = posixpath.join("studies", name)
     found = [_jobs(store, path) for path in _lists(store, folder, _PREFIX)]
@@ -75,11 +91,19 @@ def is_list(path: str) -> bool:
 
 
 def _lists(store: Store, folder: str, prefix: str) -> list[str]:
-    return [posixpath.join(folder, name) for name in store.names(folder) if name.startswith(prefix) and name.endswith(".json")]
+    return [
+        posixpath.join(folder, name)
+        for name in store.names(folder)
+        if name.startswith(prefix) and name.endswith(".json")
+    ]
 
 
 def _damaged(store: Store, folder: str, prefix: str) -> list[str]:
-    return [posixpath.join(folder, name) for name in store.names(folder) if name.startswith(prefix) and DAMAGED in name]
+    return [
+        posixpath.join(folder, name)
+        for name in store.names(folder)
+        if name.startswith(prefix) and DAMAGED in name
+    ]
 
 
 def _number(path: str) -> int:

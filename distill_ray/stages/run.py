@@ -19,10 +19,10 @@ from distill_ray.report.results import StudyResults
 from distill_ray.resolve import REPORT, data_of
 from distill_ray.search.warm_start import earlier_trials
 from distill_ray.stages.collect import collect
+from distill_ray.stages.locations import Locations
 from distill_ray.stages.lock import study_lock
 from distill_ray.stages.mlflow_observer import MlflowRecord, study_tracker
 from distill_ray.stages.pipeline import RunContext, run_stages
-from distill_ray.stages.locations import Locations
 from distill_ray.stages.references import References
 from distill_ray.stages.stage_log import StageLog
 from distill_ray.store import Store
@@ -30,23 +30,29 @@ from distill_ray.study import Study
 from distill_ray.tracking import check_tracking
 
 MADE_FOR = "made-for"
-"""The file of a report that says for which results it was made, and which other files there are, line by line."""
+"""The file of a report that says for which results it was made, and which other files there are,
+line by line.
+"""
 
 REPAIRS = 10
 """How often in one run the stages begin again because a record of the store was found damaged."""
 
 
-def run_study(study: Study, places: Locations, console: Console, *, verbose: bool = False) -> StudyResults:
+def run_study(
+    study: Study, places: Locations, console: Console, *, verbose: bool = False
+) -> StudyResults:
     """Run `study`, or what is missing of it, and return its results.
 
-    Raises `RequestError` before anything starts when the request cannot be met, and `RunError` when something fails while it
-    runs; what was finished by then is kept, and the same call resumes from there.
+    Raises `RequestError` before anything starts when the request cannot be met, and `RunError` when
+    something fails while it runs; what was finished by then is kept, and the same call resumes from
+    there.
     """
     tracking_uri = places.tracking_uri()
     store = Store.open(places.store)
     check_tracking(tracking_uri)
     data = data_of(study)
-    earlier_trials(study, store, places.search_storage)  # that they are there shows before anything is begun
+    # That they are there shows before anything is begun
+    earlier_trials(study, store, places.search_storage)
     with (
         Progress(console, study.search.objectives) as progress,
         study_lock(store, study.name, progress.say),
@@ -58,10 +64,16 @@ def run_study(study: Study, places: Locations, console: Console, *, verbose: boo
         observer = Observers((progress, StageLog(study, store), References(study, store), record))
         for left in reversed(range(REPAIRS + 1)):
             try:
-                run_stages(RunContext(study, data, store, places.search_storage, cluster, observer, progress.say))
+                run_stages(
+                    RunContext(
+                        study, data, store, places.search_storage, cluster, observer, progress.say
+                    )
+                )
                 with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
                     results = collect(study, data, store, places)
-                    record.study_ended(results, write_files(study, store, results, Path(folder)), store)
+                    record.study_ended(
+                        results, write_files(study, store, results, Path(folder)), store
+                    )
                 break
             except DamagedError as error:
                 if not left:
@@ -76,8 +88,16 @@ def report_path(study: Study, name: str = "report.html") -> str:
 
 
 def write_files(study: Study, store: Store, results: StudyResults, folder: Path) -> dict[str, Path]:
-    """The files of the report by name, in the store and in `folder`; made only when there is something new to report."""
-    said: list[object] = [results.digest, results.command, results.status, results.git_commit, dict(results.versions)]
+    """The files of the report by name, in the store and in `folder`; made only when there is
+    something new to report.
+    """
+    said: list[object] = [
+        results.digest,
+        results.command,
+        results.status,
+        results.git_commit,
+        dict(results.versions),
+    ]
     said += [None if results.published is None else dataclasses.asdict(results.published)]
     said += [[trial.number, trial.state, trial.job_id] for trial in results.trials]
     said += [[contender.name, *contender.job_ids] for contender in results.contenders]
@@ -100,9 +120,17 @@ def write_files(study: Study, store: Store, results: StudyResults, folder: Path)
 
 
 def _files_made_for(fingerprint: str, study: Study, store: Store) -> dict[str, bytes] | None:
-    """The report in the store by file, when it was made for these results and nobody has removed any of it."""
-    made_for, *names = (store.read(report_path(study, MADE_FOR)) or b"").decode(errors="replace").split("\n")
+    """The report in the store by file, when it was made for these results and nobody has removed
+    any of it.
+    """
+    made_for, *names = (
+        (store.read(report_path(study, MADE_FOR)) or b"").decode(errors="replace").split("\n")
+    )
     if made_for != fingerprint or not names:
         return None
-    found = {name: content for name in names if (content := store.read(report_path(study, name))) is not None}
+    found = {
+        name: content
+        for name in names
+        if (content := store.read(report_path(study, name))) is not None
+    }
     return found if len(found) == len(names) else None

@@ -1,7 +1,7 @@
 """The screen stage: T. stddev of every candidate augmentation, measured with the teachers alone.
 
-A screening is one measurement. Like a job it has an identity, under which its result is kept in the store, so that it is never
-made twice, in this study or another.
+A screening is one measurement. Like a job it has an identity, under which its result is kept in the
+store, so that it is never made twice, in this study or another.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distill_ray.augmentation import AUGMENTATIONS, Draws, Augmentation
+from distill_ray.augmentation import AUGMENTATIONS, Augmentation, Draws
 from distill_ray.errors import DamagedError, RunError
 from distill_ray.events import Measurement
 from distill_ray.execution.cluster import Cluster, WorkerResources
@@ -37,12 +37,16 @@ if TYPE_CHECKING:
     from distill_ray.training import Dataset, EpochTeachers
 
 T_STDDEV, ENTROPY = "screen/t-stddev", "screen/entropy"
-"""What is measured: the deviation of the teachers' mean predictions, and their mean entropy in nats."""
+"""What is measured: the deviation of the teachers' mean predictions, and their mean entropy in
+nats.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Screening:
-    """One measurement: which augmentation, of which images, by which teachers. `id` is a hash of all that decides its result."""
+    """One measurement: which augmentation, of which images, by which teachers. `id` is a hash of
+    all that decides its result.
+    """
 
     augmentation: Augmentation
     data: Data
@@ -92,7 +96,8 @@ class Screening:
 
 
 def screenings(study: Study, data: Data, teachers: Sequence[str]) -> list[Screening]:
-    """The measurements that the study asks for, in the order of its candidates. `teachers` are those that students learn from.
+    """The measurements that the study asks for, in the order of its candidates. `teachers` are
+    those that students learn from.
 
     They have the seed of the trials, so that both use the same teacher logits of an epoch.
     """
@@ -115,40 +120,61 @@ def screenings(study: Study, data: Data, teachers: Sequence[str]) -> list[Screen
 
 
 def screening_sharing(study: Study, screening: Screening) -> Sharing:
-    """How a screening gets the teachers' logits: as the trials do, where they use exactly the same ones, else live."""
+    """How a screening gets the teachers' logits: as the trials do, where they use exactly the same
+    ones, else live.
+    """
     augmentation = screening.augmentation
     try:
         searched = _choices(study)
     except KeyError:
         searched = (study.student.augmentation,)
-    alike = screening.images is None and (not augmentation.by_batch or screening.batch_size == study.student.batch_size)
+    alike = screening.images is None and (
+        not augmentation.by_batch or screening.batch_size == study.student.batch_size
+    )
     return trial_sharing(study) if alike and augmentation in searched else LIVE
 
 
 def found_metrics(store: Store, screening: Screening) -> dict[str, float] | None:
     """The result of a finished screening, or None."""
     record = store.get(screening.key)
-    return None if record is None else {name: float(value) for name, value in record.info["metrics"].items()}
+    return (
+        None
+        if record is None
+        else {name: float(value) for name, value in record.info["metrics"].items()}
+    )
 
 
 def deviations(wanted: Sequence[Screening], store: Store) -> dict[Augmentation, float]:
     """T. stddev of what has been measured so far."""
     found = {screening.augmentation: found_metrics(store, screening) for screening in wanted}
-    return {augmentation: metrics[T_STDDEV] for augmentation, metrics in found.items() if metrics is not None}
+    return {
+        augmentation: metrics[T_STDDEV]
+        for augmentation, metrics in found.items()
+        if metrics is not None
+    }
 
 
-def measure(screening: Screening, dataset: Dataset, teachers: EpochTeachers, device: torch.device) -> dict[str, float]:
+def measure(
+    screening: Screening, dataset: Dataset, teachers: EpochTeachers, device: torch.device
+) -> dict[str, float]:
     """T. stddev of the teachers' mean prediction, their mean entropy, and the number of groups.
 
-    As in Wang et al. 2022: the training images pass by, shuffled and augmented; the predictions, at temperature 1, for all parts
-    of five batches (the images and, where the augmentation has some, the augmented copies) make a group. Several teachers count by the
-    mean of their probabilities, the target of a student. `images` of the training split are drawn once.
+    As in Wang et al. 2022: the training images pass by, shuffled and augmented; the predictions, at
+    temperature 1, for all parts of five batches (the images and, where the augmentation has some,
+    the augmented copies) make a group. Several teachers count by the mean of their probabilities,
+    the target of a student. `images` of the training split are drawn once.
     """
     from distill_ray.augmentation.epoch import epoch_batches
 
     rows = dataset.train
     if screening.images is not None:
-        rows = np.sort(rows[Draws(screening.seed, 0).permutation("screened images", len(rows))[: screening.images]])
+        rows = np.sort(
+            rows[
+                Draws(screening.seed, 0).permutation("screened images", len(rows))[
+                    : screening.images
+                ]
+            ]
+        )
     deviation = TeacherDeviation(blocks=GROUP * screening.augmentation.part_count)
     for epoch in range(1, screening.epochs + 1):
         answering = teachers.of_epoch(epoch)
@@ -168,7 +194,11 @@ def measure(screening: Screening, dataset: Dataset, teachers: EpochTeachers, dev
                 logits = _logits(part, answering)
                 deviation.update(mean_log_probabilities(logits.log_softmax(-1).cpu().numpy()))
         del answering  # a GPU need not hold the teacher logits of two epochs
-    return {T_STDDEV: deviation.value, ENTROPY: deviation.mean_entropy, "screen/groups": float(deviation.groups)}
+    return {
+        T_STDDEV: deviation.value,
+        ENTROPY: deviation.mean_entropy,
+        "screen/groups": float(deviation.groups),
+    }
 
 
 def _logits(part: Part, teachers: Teachers) -> Tensor:
@@ -206,7 +236,11 @@ def run_screening(store: Store, screening: Screening, resources: WorkerResources
     )
     metrics = measure(screening, cached_dataset(screening.data), teachers, worker.device)
     seconds = time.perf_counter() - begun
-    store.put(screening.key, {}, {"screening": screening.to_dict(), "metrics": metrics, "seconds": seconds})
+    store.put(
+        screening.key,
+        {},
+        {"screening": screening.to_dict(), "metrics": metrics, "seconds": seconds},
+    )
 
 
 def run_screenings(
@@ -220,12 +254,16 @@ def run_screenings(
 ) -> None:
     """Make the measurements in parallel as Ray tasks, as many as fit, until all are in the store.
 
-    `sharing` says how each of them gets the teachers' logits. Raises `RunError` when one fails on its own account or its process
-    dies too often, and `DamagedError` when it found a damaged record.
+    `sharing` says how each of them gets the teachers' logits. Raises `RunError` when one fails on
+    its own account or its process dies too often, and `DamagedError` when it found a damaged
+    record.
     """
     from distill_ray.execution.runner import run_in_parallel  # Ray
 
-    work = [_Measuring(store, each, replace(resources, sharing=sharing(each)), measured) for each in missing]
+    work = [
+        _Measuring(store, each, replace(resources, sharing=sharing(each)), measured)
+        for each in missing
+    ]
     run_in_parallel(cluster, work, resources)
 
 
@@ -244,7 +282,9 @@ class _Measuring:
     def start(self, attempt: int) -> Any:
         from distill_ray.execution.runner import task_on_worker
 
-        return task_on_worker(_measure, self.resources).remote(self.store, self.screening.to_dict(), self.resources)
+        return task_on_worker(_measure, self.resources).remote(
+            self.store, self.screening.to_dict(), self.resources
+        )
 
     def heard(self, message: dict[str, str]) -> None:
         raise RunError(f"{self.name}: {message['failure']}")
@@ -256,7 +296,9 @@ class _Measuring:
         """It holds nothing that would have to be given back."""
 
 
-def _measure(store: Store, screening: dict[str, Any], resources: WorkerResources) -> Generator[dict[str, str], None, None]:
+def _measure(
+    store: Store, screening: dict[str, Any], resources: WorkerResources
+) -> Generator[dict[str, str], None, None]:
     """Nothing, unless it goes wrong."""
     try:
         run_screening(store, Screening.from_dict(screening), resources)
@@ -266,15 +308,25 @@ def _measure(store: Store, screening: dict[str, Any], resources: WorkerResources
         yield {"failure": str(error) or type(error).__name__}
 
 
-def measurement(screening: Screening, metrics: Mapping[str, float], *, reused: bool = False) -> Measurement:
+def measurement(
+    screening: Screening, metrics: Mapping[str, float], *, reused: bool = False
+) -> Measurement:
     """The event that reports a screening to observers."""
-    settings = {"augmentation" if name == "name" else f"augmentation.{name}": value for name, value in screening.augmentation.to_dict().items()}
-    settings |= {"epochs": screening.epochs, "batch_size": screening.batch_size, "seed": screening.seed}
+    settings = {
+        "augmentation" if name == "name" else f"augmentation.{name}": value
+        for name, value in screening.augmentation.to_dict().items()
+    }
+    settings |= {
+        "epochs": screening.epochs,
+        "batch_size": screening.batch_size,
+        "seed": screening.seed,
+    }
     return Measurement(f"screen/{screening.id}", screening.label, settings, metrics, reused)
 
 
 def kept_choices(study: Study, values: Mapping[Augmentation, float]) -> list[Augmentation] | None:
-    """The choices of augmentation that the search keeps, in the order of the file; None when it keeps all of them.
+    """The choices of augmentation that the search keeps, in the order of the file; None when it
+    keeps all of them.
 
     `values` holds T. stddev, lower being better. Choices that were not measured stay.
     """
@@ -282,8 +334,15 @@ def kept_choices(study: Study, values: Mapping[Augmentation, float]) -> list[Aug
     if keep is None:
         return None
     choices = _choices(study)
-    best = sorted((augmentation for augmentation in choices if augmentation in values), key=lambda augmentation: (values[augmentation], choices.index(augmentation)))[:keep]
-    return [augmentation for augmentation in choices if augmentation in best or augmentation not in values]
+    best = sorted(
+        (augmentation for augmentation in choices if augmentation in values),
+        key=lambda augmentation: (values[augmentation], choices.index(augmentation)),
+    )[:keep]
+    return [
+        augmentation
+        for augmentation in choices
+        if augmentation in best or augmentation not in values
+    ]
 
 
 def narrowed(study: Study, values: Mapping[Augmentation, float]) -> Study:
@@ -293,8 +352,15 @@ def narrowed(study: Study, values: Mapping[Augmentation, float]) -> Study:
         return study
     dropped = [augmentation for augmentation in _choices(study) if augmentation not in kept]
     space = study.search.space.without("augmentation", dropped)
-    names, labels = {dimension.name for dimension in space.dimensions}, {label_of(augmentation) for augmentation in dropped}
-    try_first = tuple(trial for trial in study.search.try_first if trial.get("augmentation") not in labels and trial.keys() <= names)
+    names, labels = (
+        {dimension.name for dimension in space.dimensions},
+        {label_of(augmentation) for augmentation in dropped},
+    )
+    try_first = tuple(
+        trial
+        for trial in study.search.try_first
+        if trial.get("augmentation") not in labels and trial.keys() <= names
+    )
     return replace(study, search=replace(study.search, space=space, try_first=try_first))
 
 

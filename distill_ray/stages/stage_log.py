@@ -18,12 +18,14 @@ BEGUN = "begun"
 
 
 PACE = 5.0
-"""Seconds between two writes while a stage runs: what a driver that is killed may have forgotten."""
+"""Seconds between two writes while a stage runs: what a driver that is killed may have forgotten.
+"""
 
 
 class StageLog(Observer):
-    """Keeps in the store when a study was begun, how long each of its stages has taken, how many jobs it trained and how many it
-    found that others had trained, and the energy that its epochs used where devices report it, over all its runs.
+    """Keeps in the store when a study was begun, how long each of its stages has taken, how many
+    jobs it trained and how many it found that others had trained, and the energy that its epochs
+    used where devices report it, over all its runs.
     """
 
     def __init__(self, study: Study, store: Store) -> None:
@@ -35,18 +37,32 @@ class StageLog(Observer):
     def stage_started(self, stage: str, jobs: int) -> None:
         if not self._stages:
             self._stages[BEGUN] = {"time": time.time()}
-        self._entry = self._stages[stage] = {"seconds": 0.0, "trained": 0, "reused": 0} | self._stages.get(stage, {})
+        self._entry = self._stages[stage] = {
+            "seconds": 0.0,
+            "trained": 0,
+            "reused": 0,
+        } | self._stages.get(stage, {})
         self._before = dict(self._entry)
         self._begun, self._since = time.monotonic(), time.time()
         self._past = 0
         self._counted: dict[str, float] = {}
         self._write()
 
-    def past(self, run: Run, state: State, epochs: Callable[[], Iterable[Metrics]], metrics: Metrics, reason: str) -> None:
+    def past(
+        self,
+        run: Run,
+        state: State,
+        epochs: Callable[[], Iterable[Metrics]],
+        metrics: Metrics,
+        reason: str,
+    ) -> None:
         self._found()
 
     def epoch(self, run: Run, record: Metrics) -> None:
-        again = record["epoch"] <= self._counted.get(run.key, 0) or record.get("time", self._since) < self._since
+        again = (
+            record["epoch"] <= self._counted.get(run.key, 0)
+            or record.get("time", self._since) < self._since
+        )
         if not again and (joules := record.get("system/energy_joules")) is not None:
             self._entry["joules"] = self._entry.get("joules", 0.0) + joules
             self._counted[run.key] = record["epoch"]
@@ -65,7 +81,9 @@ class StageLog(Observer):
         self._write()
 
     def _found(self) -> None:
-        """A job that was finished before: by others, as far as there are more of them than this study had trained."""
+        """A job that was finished before: by others, as far as there are more of them than this
+        study had trained.
+        """
         self._past += 1
         self._entry["reused"] = max(self._before["reused"], self._past - self._before["trained"])
 
@@ -83,7 +101,10 @@ class StageLog(Observer):
 def _read(store: Store, path: str) -> dict[str, dict[str, float]]:
     try:
         stages = json.loads(store.read(path) or b"{}")
-        return {str(name): {key: float(value) for key, value in entry.items()} for name, entry in stages.items()}
+        return {
+            str(name): {key: float(value) for key, value in entry.items()}
+            for name, entry in stages.items()
+        }
     except (ValueError, AttributeError, TypeError):
         store.set_aside(path)
         return {}

@@ -1,4 +1,6 @@
-"""What of a study is there by now, by its store and its search: where the next run goes on, and what is told to whoever asks."""
+"""What of a study is there by now, by its store and its search: where the next run goes on, and
+what is told to whoever asks.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,10 @@ from distill_ray.study import Study
 class StudyState:
     """A study at this moment, each part as far as those before it are complete.
 
-    `trained` are the records of the teachers that are finished, and `deviation` the T. stddev of the augmentations that have been
-    screened. `study` has the search space that a complete screening leaves. `history` is its search in Optuna, None while
-    teachers or screenings are missing; `confirmations` is empty until the search is over.
+    `trained` are the records of the teachers that are finished, and `deviation` the T. stddev of
+    the augmentations that have been screened. `study` has the search space that a complete
+    screening leaves. `history` is its search in Optuna, None while teachers or screenings are
+    missing; `confirmations` is empty until the search is over.
     """
 
     study: Study
@@ -43,7 +46,9 @@ class StudyState:
 
 
 def state_of(study: Study, data: Data, store: Store, search_storage: str | None) -> StudyState:
-    """What of `study` is there; nothing is run. Raises `RequestError` when the search cannot be reached."""
+    """What of `study` is there; nothing is run. Raises `RequestError` when the search cannot be
+    reached.
+    """
     teachers = teacher_runs(study, data)
     ids = [run.job.id for run in teachers]
     trained = [record for run in teachers if (record := find_job(store, run.job.id)) is not None]
@@ -54,5 +59,16 @@ def state_of(study: Study, data: Data, store: Store, search_storage: str | None)
         study = narrowed(study, deviation)
         history = open_history(study, data, ids, store, search_storage)
         if over := is_over(history, study.search):
-            confirmations = confirm_runs(study, data, ids, best_recipes(study, history, study.confirm.top))
-    return StudyState(study, tuple(teachers), tuple(trained), tuple(wanted), deviation, history, over, tuple(confirmations))
+            confirmations = confirm_runs(
+                study, data, ids, best_recipes(study, history, study.confirm.top)
+            )
+    return StudyState(
+        study,
+        tuple(teachers),
+        tuple(trained),
+        tuple(wanted),
+        deviation,
+        history,
+        over,
+        tuple(confirmations),
+    )

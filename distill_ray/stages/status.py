@@ -1,4 +1,6 @@
-"""The progress of a study, read from its store and its search alone, so that it can be shown on any machine that reaches both."""
+"""The progress of a study, read from its store and its search alone, so that it can be shown on any
+machine that reaches both.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class StageStatus:
-    """A stage: how many jobs it has, how many have ended; `seconds_left` only where it can be estimated."""
+    """A stage: how many jobs it has, how many have ended; `seconds_left` only where it can be
+    estimated.
+    """
 
     stage: str
     jobs: int
@@ -55,9 +59,10 @@ class StageStatus:
 class StudyStatus:
     """The current state of a study.
 
-    `driver` says whether a process is running it. `jobs` holds those known so far: trials only when they have begun,
-    confirmations only when the search is over. `best` is the trial that leads, with its first objective. `finished` says that
-    every stage has ended and that teachers and students have read the test split.
+    `driver` says whether a process is running it. `jobs` holds those known so far: trials only when
+    they have begun, confirmations only when the search is over. `best` is the trial that leads,
+    with its first objective. `finished` says that every stage has ended and that teachers and
+    students have read the test split.
     """
 
     name: str
@@ -77,8 +82,12 @@ def standing(study: Study, data: Data, store: Store, *, search_storage: str | No
         if find_job(store, run.job.id) is not None:
             return JobStatus(run, "finished")
         begun = posixpath.basename(log_path(run.job.id)) in logs
-        condition: Condition = "waiting" if not begun else "interrupted" if not driver else "running"
-        return JobStatus(run, condition, last_line=_last_line(store, run) if condition == "running" else "")
+        condition: Condition = (
+            "waiting" if not begun else "interrupted" if not driver else "running"
+        )
+        return JobStatus(
+            run, condition, last_line=_last_line(store, run) if condition == "running" else ""
+        )
 
     state = state_of(study, data, store, search_storage)
     teachers = [stands(run) for run in state.teachers]
@@ -91,13 +100,24 @@ def standing(study: Study, data: Data, store: Store, *, search_storage: str | No
     if state.search_is_over:
         stages.append(replace(search, jobs=search.ended))
     else:
-        left = _seconds_left(state.history, study.search.trials) if driver and state.history else None
+        left = (
+            _seconds_left(state.history, study.search.trials) if driver and state.history else None
+        )
         stages.append(replace(search, seconds_left=left))
         to_confirm = (len(study.confirm.baselines) + study.confirm.top) * study.confirm.seeds
     stages.append(_stage(CONFIRM, confirmations, to_confirm))
     judged = (find_job(store, run.job.id) for run in (*state.teachers, *state.confirmations))
-    finished = all(stage.ended >= stage.jobs for stage in stages) and all(found and found.has_read_test for found in judged)
-    return StudyStatus(study.name, driver, finished, tuple(stages), (*teachers, *trials, *confirmations), _leading(state, data))
+    finished = all(stage.ended >= stage.jobs for stage in stages) and all(
+        found and found.has_read_test for found in judged
+    )
+    return StudyStatus(
+        study.name,
+        driver,
+        finished,
+        tuple(stages),
+        (*teachers, *trials, *confirmations),
+        _leading(state, data),
+    )
 
 
 def _leading(state: StudyState, data: Data) -> tuple[Run, float] | None:
@@ -109,7 +129,9 @@ def _leading(state: StudyState, data: Data) -> tuple[Run, float] | None:
 
 
 def _stage(stage: str, jobs: Sequence[JobStatus], total: int) -> StageStatus:
-    return StageStatus(stage, total, sum(job.condition in ("finished", "pruned", "failed") for job in jobs))
+    return StageStatus(
+        stage, total, sum(job.condition in ("finished", "pruned", "failed") for job in jobs)
+    )
 
 
 def _trials(state: StudyState, data: Data, store: Store, driver: bool) -> list[JobStatus]:
@@ -120,13 +142,19 @@ def _trials(state: StudyState, data: Data, store: Store, driver: bool) -> list[J
         condition = _TRIALS[trial.state]
         if condition == "running" and not driver:
             condition = "interrupted"
-        found.append(JobStatus(run, condition, reason, _last_line(store, run) if condition == "running" else ""))
+        found.append(
+            JobStatus(
+                run, condition, reason, _last_line(store, run) if condition == "running" else ""
+            )
+        )
     return found
 
 
 def _seconds_left(history: optuna.Study, trials: int, recent: int = 20) -> float | None:
     """What the remaining trials take at the pace of the last ones; None before two have ended."""
-    ended = [trial for trial in counted(history) if trial.datetime_start and trial.datetime_complete]
+    ended = [
+        trial for trial in counted(history) if trial.datetime_start and trial.datetime_complete
+    ]
     last = sorted(ended, key=lambda trial: trial.datetime_complete or datetime.min)[-recent:]
     if len(last) < 2:
         return None

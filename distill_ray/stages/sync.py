@@ -10,10 +10,10 @@ from distill_ray.errors import RunError
 from distill_ray.records import find_job
 from distill_ray.resolve import data_of
 from distill_ray.stages.collect import collect
+from distill_ray.stages.locations import Locations
 from distill_ray.stages.lock import study_lock
 from distill_ray.stages.mlflow_observer import MlflowRecord, study_tracker
 from distill_ray.stages.pipeline import tell_of_trials
-from distill_ray.stages.locations import Locations
 from distill_ray.stages.run import write_files
 from distill_ray.stages.screen import found_metrics, measurement
 from distill_ray.stages.state import state_of
@@ -26,9 +26,11 @@ LONGEST = 3600.0
 
 
 def sync_study(study: Study, places: Locations, say: Callable[[str], None]) -> bool:
-    """Send MLflow what it is missing of `study`, without duplicates; nothing is trained. Returns whether the study is finished.
+    """Send MLflow what it is missing of `study`, without duplicates; nothing is trained. Returns
+    whether the study is finished.
 
-    Raises `RequestError` when MLflow does not answer or the study is being run, and `RunError` when it does not take everything.
+    Raises `RequestError` when MLflow does not answer or the study is being run, and `RunError` when
+    it does not take everything.
     """
     tracking_uri = places.tracking_uri()
     store = Store.open(places.store)
@@ -55,5 +57,7 @@ def sync_study(study: Study, places: Locations, say: Callable[[str], None]) -> b
                 tracker.finish_study("KILLED")
             whole = tracker.close(LONGEST)
     if not whole:
-        raise RunError(f"MLflow at {places.shown_tracking()} has not taken everything; run the same command again")
+        raise RunError(
+            f"MLflow at {places.shown_tracking()} has not taken everything; run the same command again"
+        )
     return results.status == "finished"

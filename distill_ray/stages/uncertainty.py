@@ -1,4 +1,5 @@
-"""The uncertainty of a study's networks and its sources: on the test split, shifted test images and out-of-distribution images.
+"""The uncertainty of a study's networks and its sources: on the test split, shifted test images and
+out-of-distribution images.
 
 The networks are loaded from the store and evaluated in this process; nothing is trained or written.
 """
@@ -21,7 +22,13 @@ from distill_ray.methods import EnDD
 from distill_ray.methods.mixture import MeanPrediction
 from distill_ray.metrics import mean_log_probabilities, score
 from distill_ray.metrics.regression import mixture
-from distill_ray.metrics.uncertainty import Uncertainty, auroc, decompose, decompose_dirichlet, total_variation
+from distill_ray.metrics.uncertainty import (
+    Uncertainty,
+    auroc,
+    decompose,
+    decompose_dirichlet,
+    total_variation,
+)
 from distill_ray.records import find_job
 from distill_ray.report.results import ENSEMBLE, Contender
 from distill_ray.report.table import Cell
@@ -34,7 +41,8 @@ TEST = "test"
 
 @dataclass(frozen=True)
 class Shown:
-    """Images (N, H, W, C) to evaluate networks on, with their labels (N,), or None where they belong to no class.
+    """Images (N, H, W, C) to evaluate networks on, with their labels (N,), or None where they
+    belong to no class.
 
     `name` says what they are; the levels of one shift have the same name.
     """
@@ -46,13 +54,17 @@ class Shown:
 
 @dataclass(frozen=True)
 class UncertaintyRow:
-    """One contender on one set of images: mean and spread over its runs of every measure that there is.
+    """One contender on one set of images: mean and spread over its runs of every measure that there
+    is.
 
     - accuracy, nll, ece and the other scores, where images have labels;
-    - total, aleatoric, epistemic: means over the images. In nats for classification, where the first is the entropy of the
-      prediction; standard deviations for regression. A network without members, heads or samples has no epistemic uncertainty;
-    - auroc: how well the total uncertainty separates these images from the test split; epistemic-auroc: the epistemic one;
-    - total-tv, epistemic-tv: total-variation distance, 0 to 1, of the histograms over images from those of the ensemble.
+    - total, aleatoric, epistemic: means over the images. In nats for classification, where the
+      first is the entropy of the prediction; standard deviations for regression. A network without
+      members, heads or samples has no epistemic uncertainty;
+    - auroc: how well the total uncertainty separates these images from the test split;
+      epistemic-auroc: the epistemic one;
+    - total-tv, epistemic-tv: total-variation distance, 0 to 1, of the histograms over images from
+      those of the ensemble.
 
     With several levels of a shift, a run's value is the mean over them.
     """
@@ -72,12 +84,15 @@ def uncertainties(
     shifts: bool = False,
     resize: bool = False,
 ) -> list[UncertaintyRow]:
-    """A row for each contender and set of images: the test split, the shifted test images, each of the `foreign` data sets.
+    """A row for each contender and set of images: the test split, the shifted test images, each of
+    the `foreign` data sets.
 
-    The ensemble of teachers comes first; means of students are left out. `foreign` names data sets as `data.source` does;
-    `resize` brings their images to the size and channels of the study's, where they differ.
+    The ensemble of teachers comes first; means of students are left out. `foreign` names data sets
+    as `data.source` does; `resize` brings their images to the size and channels of the study's,
+    where they differ.
 
-    Raises `RequestError` for a data set that cannot be shown to the networks, `StoreError` for a network that is gone.
+    Raises `RequestError` for a data set that cannot be shown to the networks, `StoreError` for a
+    network that is gone.
     """
     asked = [each for each in contenders if each.name == ENSEMBLE or each.members == 1]
     networks = {job: _Network.of(store, job) for each in asked for job in each.job_ids}
@@ -90,7 +105,10 @@ def uncertainties(
         for each in asked:
             pooled = each.name == ENSEMBLE
             runs = [list(each.job_ids)] if pooled else [[job] for job in each.job_ids]
-            own = [_judge([answers[job] for job in jobs], networks[jobs[0]], shown.labels) for jobs in runs]
+            own = [
+                _judge([answers[job] for job in jobs], networks[jobs[0]], shown.labels)
+                for jobs in runs
+            ]
             if shown.name == TEST:
                 familiar[each.name] = [uncertainty for _, uncertainty in own]
             reference = own[0][1] if pooled else reference
@@ -98,11 +116,18 @@ def uncertainties(
                 scores |= _means(uncertainty)
                 if shown.name != TEST:
                     scores |= _revealed(before, uncertainty)
-                if reference is not None and not pooled and networks[each.job_ids[0]].task == "classification":
+                if (
+                    reference is not None
+                    and not pooled
+                    and networks[each.job_ids[0]].task == "classification"
+                ):
                     scores |= _fidelity(uncertainty, reference, networks[each.job_ids[0]].classes)
             values.setdefault((shown.name, each.name), []).append([scores for scores, _ in own])
     labels = {each.name: each.label for each in asked}
-    return [UncertaintyRow(name, labels[name], on, _cells(levels)) for (on, name), levels in values.items()]
+    return [
+        UncertaintyRow(name, labels[name], on, _cells(levels))
+        for (on, name), levels in values.items()
+    ]
 
 
 def _sets(data: Data, foreign: Sequence[str], shifts: bool, resize: bool) -> Iterator[Shown]:
@@ -110,7 +135,9 @@ def _sets(data: Data, foreign: Sequence[str], shifts: bool, resize: bool) -> Ite
     images, labels = test.images[:], test.labels  # a test split fits into memory
     others = [(name, _foreign(name, images, resize)) for name in foreign]
     if shifts and images.dtype != np.uint8:
-        raise RequestError(f"{data.name}: its inputs are real numbers, which cannot be shifted or turned as images can")
+        raise RequestError(
+            f"{data.name}: its inputs are real numbers, which cannot be shifted or turned as images can"
+        )
     yield Shown(TEST, images, labels)
     for kind, amounts in LEVELS.items() if shifts else ():
         for amount in amounts:
@@ -123,13 +150,19 @@ def _foreign(name: str, like: np.ndarray, resize: bool) -> np.ndarray:
     source = open_source(name)
     pixels = load_images(source, "test" if source.rows("test") else "train").images[:]
     if pixels.dtype != like.dtype:
-        kinds = ("pixels", "real numbers") if pixels.dtype == np.uint8 else ("real numbers", "pixels")
-        raise RequestError(f"--foreign {name}: its inputs are {kinds[0]}, those of the study {kinds[1]}")
+        kinds = (
+            ("pixels", "real numbers") if pixels.dtype == np.uint8 else ("real numbers", "pixels")
+        )
+        raise RequestError(
+            f"--foreign {name}: its inputs are {kinds[0]}, those of the study {kinds[1]}"
+        )
     if pixels.shape[1:] == like.shape[1:]:
         return pixels
     if not resize or pixels.dtype != np.uint8:
         shapes = f"its images are {pixels.shape[1:]}, those of the study {like.shape[1:]}"
-        raise RequestError(f"--foreign {name}: {shapes} (height, width, channels); --resize makes them alike")
+        raise RequestError(
+            f"--foreign {name}: {shapes} (height, width, channels); --resize makes them alike"
+        )
     height, width, channels = like.shape[1:]
     shown = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
     if shown.shape[1] != channels:
@@ -161,17 +194,29 @@ class _Network:
         return cls(module, isinstance(method, EnDD), precision, dataset.task, dataset.num_classes)
 
     def answers(self, images: np.ndarray) -> np.ndarray:
-        """Log-probabilities, or means and log-variances, of each member (M, N, K); raw logits of a Dirichlet distribution."""
+        """Log-probabilities, or means and log-variances, of each member (M, N, K); raw logits of a
+        Dirichlet distribution.
+        """
         worker = Worker(Worker.here().device)
         raw: Task = "regression" if self.dirichlet else self.task
         answers = predict(
-            self.module, images, np.arange(len(images)), worker=worker, precision=self.precision, task=raw, batch_size=250
+            self.module,
+            images,
+            np.arange(len(images)),
+            worker=worker,
+            precision=self.precision,
+            task=raw,
+            batch_size=250,
         )
         return answers.transpose(1, 0, 2) if answers.ndim == 3 else answers[None]
 
 
-def _judge(answers: Sequence[np.ndarray], network: _Network, labels: np.ndarray | None) -> tuple[dict[str, float], Uncertainty]:
-    """The scores of the mean prediction, none without labels, and the uncertainty (N,) with its sources."""
+def _judge(
+    answers: Sequence[np.ndarray], network: _Network, labels: np.ndarray | None
+) -> tuple[dict[str, float], Uncertainty]:
+    """The scores of the mean prediction, none without labels, and the uncertainty (N,) with its
+    sources.
+    """
     members = np.concatenate(answers).astype(np.float64)
     if network.task == "regression":
         mean, deviations = mixture(members[..., 0], np.exp(members[..., 1]))
@@ -186,18 +231,25 @@ def _judge(answers: Sequence[np.ndarray], network: _Network, labels: np.ndarray 
 
 
 def _means(found: Uncertainty) -> dict[str, float]:
-    return {name: float(getattr(found, name).mean()) for name in ("total", "aleatoric", "epistemic")}
+    return {
+        name: float(getattr(found, name).mean()) for name in ("total", "aleatoric", "epistemic")
+    }
 
 
 def _revealed(before: Uncertainty, found: Uncertainty) -> dict[str, float]:
     values = {"auroc": auroc(before.total, found.total)}
-    return values | ({"epistemic-auroc": auroc(before.epistemic, found.epistemic)} if found.epistemic.any() else {})
+    return values | (
+        {"epistemic-auroc": auroc(before.epistemic, found.epistemic)}
+        if found.epistemic.any()
+        else {}
+    )
 
 
 def _fidelity(found: Uncertainty, reference: Uncertainty, classes: int) -> dict[str, float]:
     highest = float(np.log(classes))
     return {
-        f"{name}-tv": total_variation(getattr(found, name), getattr(reference, name), highest) for name in ("total", "epistemic")
+        f"{name}-tv": total_variation(getattr(found, name), getattr(reference, name), highest)
+        for name in ("total", "epistemic")
     }
 
 
@@ -205,4 +257,7 @@ def _cells(levels: Sequence[Sequence[Mapping[str, float]]]) -> dict[str, Cell]:
     """Over runs, of the means over levels."""
     runs = list(zip(*levels, strict=True))
     names = [name for name in runs[0][0] if all(name in level for run in runs for level in run)]
-    return {name: Cell.of(float(np.mean([level[name] for level in run])) for run in runs) for name in names}
+    return {
+        name: Cell.of(float(np.mean([level[name] for level in run])) for run in runs)
+        for name in names
+    }

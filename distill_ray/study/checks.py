@@ -40,7 +40,9 @@ def check_recipe(
     about: Iterable[Path] = (),
     space: SearchSpace | None = None,
 ) -> None:
-    """The fields of a recipe against each other; with a `space`, for every value that they can take in it."""
+    """The fields of a recipe against each other; with a `space`, for every value that they can take
+    in it.
+    """
     reach = _Reach(recipe, path, space)
     about = list(about)
 
@@ -59,10 +61,18 @@ def check_recipe(
             wrong("milestones", f"must be below epochs ({epochs})", "epochs")
         elif milestones and "step" not in reach.values("schedule"):
             wrong("milestones", "which is for schedule: step", "schedule")
-    if "sgd" in reach.values("optimizer") and min(reach.values("momentum")) == 0 and True in reach.values("nesterov"):
+    if (
+        "sgd" in reach.values("optimizer")
+        and min(reach.values("momentum")) == 0
+        and True in reach.values("nesterov")
+    ):
         wrong("momentum", "must be above 0 with nesterov: true", "nesterov")
     if min(reach.values("batch_size")) < workers:
-        wrong("batch_size", f"must be at least the number of workers that share it ({workers})", "workers")
+        wrong(
+            "batch_size",
+            f"must be at least the number of workers that share it ({workers})",
+            "workers",
+        )
 
 
 class _Reach:
@@ -71,7 +81,9 @@ class _Reach:
     def __init__(self, recipe: Recipe, path: Path, space: SearchSpace | None) -> None:
         self._recipe = recipe
         self._path = path
-        self._searched = {dimension.name: dimension for dimension in space.dimensions} if space else {}
+        self._searched = (
+            {dimension.name: dimension for dimension in space.dimensions} if space else {}
+        )
 
     def values(self, name: str) -> list[Any]:
         dimension = self._searched.get(name)
@@ -96,7 +108,8 @@ def check_against_data(
     task: Task = "classification",
     real_valued: bool = False,
 ) -> None:
-    """Check a study against so many training images of shape (C, H, W), or real numbers of that shape.
+    """Check a study against so many training images of shape (C, H, W), or real numbers of that
+    shape.
 
     Raises `RequestError` as `load_study` does.
     """
@@ -104,14 +117,33 @@ def check_against_data(
     train = rows - split.validation if split.train is None else split.train
     problems: list[tuple[str, str]] = []
     if split.validation >= rows:
-        problems.append(("data.validation", f"found {split.validation}, must leave some of the {rows} training images"))
+        problems.append(
+            (
+                "data.validation",
+                f"found {split.validation}, must leave some of the {rows} training images",
+            )
+        )
     elif train + split.validation > rows:
         left = rows - split.validation
-        problems.append(("data.train", f"found {train}, but only {left} of the {rows} training images are left after validation"))
+        problems.append(
+            (
+                "data.train",
+                f"found {train}, but only {left} of the {rows} training images are left after validation",
+            )
+        )
     else:
-        if split.rule == "stratified" and num_classes and min(split.validation, train) < num_classes:
+        if (
+            split.rule == "stratified"
+            and num_classes
+            and min(split.validation, train) < num_classes
+        ):
             name = "validation" if split.validation < num_classes else "train"
-            problems.append((f"data.{name}", f"a stratified split needs an image of each of the {num_classes} classes"))
+            problems.append(
+                (
+                    f"data.{name}",
+                    f"a stratified split needs an image of each of the {num_classes} classes",
+                )
+            )
         problems += _batches(study, train)
         problems += _screening(study, train)
     if image_shape is not None:
@@ -126,7 +158,10 @@ def _screening(study: Study, train: int) -> Iterable[tuple[str, str]]:
     if screen is None:
         return
     if screen.images is not None and screen.images > train:
-        yield "screen.images", f"found {screen.images}, but the training split has only {train} images"
+        yield (
+            "screen.images",
+            f"found {screen.images}, but the training split has only {train} images",
+        )
     steps = screen.epochs * -(-min(screen.images or train, train) // screen.batch_size)
     if steps < 2 * GROUP:
         message = f"found {screen.epochs}, which make {steps} batches of {screen.batch_size}; a measurement needs {2 * GROUP}"
@@ -140,7 +175,8 @@ GROUP = 5
 def _batches(study: Study, train: int) -> Iterable[tuple[str, str]]:
     listed = isinstance(study.document.values["teachers"], list)
     sizes: dict[Path, int] = {
-        ("teachers", index) if listed else ("teachers",): group.recipe.batch_size for index, group in enumerate(study.teachers)
+        ("teachers", index) if listed else ("teachers",): group.recipe.batch_size
+        for index, group in enumerate(study.teachers)
     }
     reach = _Reach(study.student, ("student",), study.search.space)
     sizes[reach.place("batch_size")[0][:-1]] = max(reach.values("batch_size"))
@@ -149,23 +185,39 @@ def _batches(study: Study, train: int) -> Iterable[tuple[str, str]]:
             sizes["confirm", "baselines", name] = baseline.batch_size
     for path, size in sizes.items():
         if size > train:
-            yield dotted((*path, "batch_size")), f"found {size}, but the training split has only {train} images"
+            yield (
+                dotted((*path, "batch_size")),
+                f"found {size}, but the training split has only {train} images",
+            )
 
 
 def _task(study: Study, task: Task) -> Iterable[tuple[str, str]]:
     """What is asked of a study that its task does not have."""
     for objective in study.search.objectives:
         if objective not in objectives(task):
-            yield f"search.objectives.{objective}", f"no metric of {task}, which has {', '.join(objectives(task))}"
+            yield (
+                f"search.objectives.{objective}",
+                f"no metric of {task}, which has {', '.join(objectives(task))}",
+            )
     if task == "regression":
         if study.data.split == "stratified":
-            yield "data.split", "found stratified, which is by class, and labels that are real numbers have none; use last"
+            yield (
+                "data.split",
+                "found stratified, which is by class, and labels that are real numbers have none; use last",
+            )
         if study.screen is not None:
-            yield "screen", "measures the probabilities of classes, and there are none in regression; leave it out"
+            yield (
+                "screen",
+                "measures the probabilities of classes, and there are none in regression; leave it out",
+            )
 
 
-def _inputs(study: Study, image_shape: tuple[int, int, int], task: Task, real_valued: bool) -> Iterable[tuple[str, str]]:
-    """The models, augmentations and methods that cannot take such images, each where it is named first."""
+def _inputs(
+    study: Study, image_shape: tuple[int, int, int], task: Task, real_valued: bool
+) -> Iterable[tuple[str, str]]:
+    """The models, augmentations and methods that cannot take such images, each where it is named
+    first.
+    """
     listed = isinstance(study.document.values["teachers"], list)
     space = study.search.space
     found: dict[tuple[str, str], str] = {}
@@ -210,7 +262,9 @@ def _model_refused(model: str, image_shape: tuple[int, int, int]) -> str | None:
     return None
 
 
-def _augmentation_refused(augmentation: Augmentation, image_shape: tuple[int, int, int], real_valued: bool) -> str | None:
+def _augmentation_refused(
+    augmentation: Augmentation, image_shape: tuple[int, int, int], real_valued: bool
+) -> str | None:
     if real_valued and not augmentation.real_valued:
         return f"{augmentation.name}: changes pixels, and the inputs of this data set are real numbers; use identity"
     try:

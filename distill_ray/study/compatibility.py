@@ -26,44 +26,66 @@ def check_teachers_fit(groups: Mapping[Path, TeacherGroup], problems: Problems) 
             problems.add((*path, "method"), str(error), about=[path])
 
 
-def check_students_fit(student: Recipe, space: SearchSpace, teachers: int, problems: Problems) -> None:
-    """The method of every trial, in all combinations of the choices that it might mind, as far as they can be counted."""
+def check_students_fit(
+    student: Recipe, space: SearchSpace, teachers: int, problems: Problems
+) -> None:
+    """The method of every trial, in all combinations of the choices that it might mind, as far as
+    they can be counted.
+    """
     met: dict[str, list[str]] = {}
     every = list(combinations(space))
     for drawn in every:
         try:
             _check_fit(space.recipe(student, drawn), teachers)
         except ValueError as error:
-            met.setdefault(str(error), []).append(", ".join(f"{name} {label}" for name, label in drawn.items()))
+            met.setdefault(str(error), []).append(
+                ", ".join(f"{name} {label}" for name, label in drawn.items())
+            )
     searched = {dimension.name for dimension in space.dimensions}
     for reason, (of, *others) in met.items():
-        named = named_setting(reason, [*setting_fields(type(student.method)), *space.fixed, *searched])
+        named = named_setting(
+            reason, [*setting_fields(type(student.method)), *space.fixed, *searched]
+        )
         always = not of or len(every) == 1 + len(others) > 1
         if always and not named & searched:  # it is the student itself, whatever is drawn
             problems.add(("student", *named), reason, about=[("teachers",), ("student",)])
         else:
             more = f" and {len(others)} more" if others else ""
             message = f"{reason} (met with {of}{more}; use 'when', or search less)"
-            problems.add(("search", "space", *(named & searched)), message, about=[("teachers",), ("student",)])
+            problems.add(
+                ("search", "space", *(named & searched)),
+                message,
+                about=[("teachers",), ("student",)],
+            )
 
 
 def named_setting(reason: str, settings: Collection[str]) -> set[str]:
     """The setting of a method that a reason begins with, if it is one of `settings`."""
-    return {reason.partition(" ")[0].rstrip(",")} & (set(settings) - {*COMMON, "method", "augmentation"})
+    return {reason.partition(" ")[0].rstrip(",")} & (
+        set(settings) - {*COMMON, "method", "augmentation"}
+    )
 
 
-def check_baselines_fit(baselines: Mapping[str, Recipe], teachers: Mapping[str, int], problems: Problems) -> None:
+def check_baselines_fit(
+    baselines: Mapping[str, Recipe], teachers: Mapping[str, int], problems: Problems
+) -> None:
     """The methods of the baselines, each of which learns from so many teachers."""
     for name, recipe in baselines.items():
         try:
             _check_fit(recipe, teachers[name])
         except ValueError as error:
             message = f"{error}; give it settings of its own, {{{name}: {{augmentation: crop-flip}}}} say, or list other baselines"
-            problems.add(("confirm", "baselines", name), message, about=[("teachers",), ("student",)])
+            problems.add(
+                ("confirm", "baselines", name), message, about=[("teachers",), ("student",)]
+            )
 
 
 def check_top_k_fits(
-    resources: Resources, student: Recipe, space: SearchSpace, baselines: Iterable[Recipe], problems: Problems
+    resources: Resources,
+    student: Recipe,
+    space: SearchSpace,
+    baselines: Iterable[Recipe],
+    problems: Problems,
 ) -> None:
     """That no method needs more of stored answers than `teacher_logits_top_k` keeps."""
     if resources.teacher_logits_top_k is None or resources.teacher_logits == "live":
@@ -71,10 +93,22 @@ def check_top_k_fits(
     recipes = [*(space.recipe(student, drawn) for drawn in combinations(space)), *baselines]
     for recipe in recipes:
         method, augmentation = recipe.method, recipe.augmentation
-        if method.needs_teachers and not method.live_teachers(augmentation) and not method.takes_even_tail(augmentation):
-            why = f"method {method.name!r}" if not method.even_tail else f"augmentation {augmentation.name!r}, which picks by the answers,"
+        if (
+            method.needs_teachers
+            and not method.live_teachers(augmentation)
+            and not method.takes_even_tail(augmentation)
+        ):
+            why = (
+                f"method {method.name!r}"
+                if not method.even_tail
+                else f"augmentation {augmentation.name!r}, which picks by the answers,"
+            )
             message = f"found {resources.teacher_logits_top_k}, but {why} needs the answers for all classes; leave it out"
-            problems.add(("resources", "teacher_logits_top_k"), message, about=[("student",), ("search", "space"), ("confirm",)])
+            problems.add(
+                ("resources", "teacher_logits_top_k"),
+                message,
+                about=[("student",), ("search", "space"), ("confirm",)],
+            )
             return
 
 
@@ -83,7 +117,8 @@ def _check_fit(recipe: Recipe, teachers: int) -> None:
 
 
 def combinations(space: SearchSpace) -> Iterator[dict[str, Label]]:
-    """What a trial can draw of the choices and whole numbers that a method, model or augmentation might mind, as far as can be counted.
+    """What a trial can draw of the choices and whole numbers that a method, model or augmentation
+    might mind, as far as can be counted.
 
     Of whole numbers these are the lowest and the highest.
     """
@@ -95,7 +130,9 @@ def combinations(space: SearchSpace) -> Iterator[dict[str, Label]]:
     return itertools.islice(_combinations(space, minded, {}), MAX_COMBINATIONS)
 
 
-def _combinations(space: SearchSpace, minded: Sequence[Dimension], drawn: dict[str, Label]) -> Iterator[dict[str, Label]]:
+def _combinations(
+    space: SearchSpace, minded: Sequence[Dimension], drawn: dict[str, Label]
+) -> Iterator[dict[str, Label]]:
     if not minded:
         yield drawn
     elif not space.is_active(minded[0], drawn):

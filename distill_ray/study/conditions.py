@@ -1,4 +1,6 @@
-"""When a dimension of the search space is drawn: the conditions in the file, and those that go without saying."""
+"""When a dimension of the search space is drawn: the conditions in the file, and those that go
+without saying.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,15 @@ from distill_ray.study.space import Choice, Condition, Dimension, Label
 
 
 def read_when(
-    name: str, when: Any, path: Path, problems: Problems, dimensions: Mapping[str, Dimension], given: Mapping[str, Any]
+    name: str,
+    when: Any,
+    path: Path,
+    problems: Problems,
+    dimensions: Mapping[str, Dimension],
+    given: Mapping[str, Any],
 ) -> tuple[Condition, ...]:
-    """The conditions of dimension `name`: those of its `when`, and that the method or augmentation that is drawn has the setting at all.
+    """The conditions of dimension `name`: those of its `when`, and that the method or augmentation
+    that is drawn has the setting at all.
 
     `given` is the space as the file has it, `dimensions` what of it is valid.
     """
@@ -28,7 +36,12 @@ def read_when(
 
 
 def _written(
-    name: str, when: Any, path: Path, problems: Problems, dimensions: Mapping[str, Dimension], given: Mapping[str, Any]
+    name: str,
+    when: Any,
+    path: Path,
+    problems: Problems,
+    dimensions: Mapping[str, Dimension],
+    given: Mapping[str, Any],
 ) -> list[Condition]:
     conditions = []
     for field, wanted in section(when, path, problems).items():
@@ -36,8 +49,15 @@ def _written(
         parent = dimensions.get(field)
         if not isinstance(parent, Choice):
             if parent is not None or field not in given:
-                choices = [other for other, dimension in dimensions.items() if isinstance(dimension, Choice) and other != name]
-                problems.add(here, f"{field} is not a choice in this space (choices: {', '.join(choices) or 'none'})")
+                choices = [
+                    other
+                    for other, dimension in dimensions.items()
+                    if isinstance(dimension, Choice) and other != name
+                ]
+                problems.add(
+                    here,
+                    f"{field} is not a choice in this space (choices: {', '.join(choices) or 'none'})",
+                )
             continue
         labels: list[Label] = []
         for value in wanted if isinstance(wanted, list) else [wanted]:
@@ -52,20 +72,36 @@ def _written(
 
 
 def _matching(choice: Choice, value: Any) -> list[Label]:
-    """The labels that a condition's value means: the value itself, or every choice of the augmentation that it names."""
+    """The labels that a condition's value means: the value itself, or every choice of the
+    augmentation that it names.
+    """
     if isinstance(value, dict):
         augmentation = read_augmentation(value, (), Problems("", {}))
-        return [] if augmentation is None or choice.label(augmentation) is None else [choice.label(augmentation) or ""]
+        return (
+            []
+            if augmentation is None or choice.label(augmentation) is None
+            else [choice.label(augmentation) or ""]
+        )
     if isinstance(value, list):
         value = str(value)
-    augmentations = [(label, augmentation) for label, augmentation in zip(choice.labels, choice.values, strict=True) if isinstance(augmentation, Augmentation)]
+    augmentations = [
+        (label, augmentation)
+        for label, augmentation in zip(choice.labels, choice.values, strict=True)
+        if isinstance(augmentation, Augmentation)
+    ]
     named = [label for label, augmentation in augmentations if augmentation.name == value]
-    exact = [label for label in choice.labels if label == value and isinstance(label, bool) == isinstance(value, bool)]
+    exact = [
+        label
+        for label in choice.labels
+        if label == value and isinstance(label, bool) == isinstance(value, bool)
+    ]
     return exact or named
 
 
 def _owner(name: str) -> str | None:
-    """The choice whose value brings setting `name`: the augmentation or the method; `None` for a field that every recipe has."""
+    """The choice whose value brings setting `name`: the augmentation or the method; `None` for a
+    field that every recipe has.
+    """
     if name in (*COMMON, "method", "augmentation"):
         return None
     return "augmentation" if name.startswith("augmentation.") else "method"
@@ -77,8 +113,12 @@ def _has(owner: str | Augmentation, name: str) -> bool:
     return name in setting_fields(METHODS[owner])
 
 
-def _implied(name: str, decided: Collection[str], dimensions: Mapping[str, Dimension]) -> Iterable[Condition]:
-    """A setting of a method, or of an augmentation, is drawn only where the method, or the augmentation, that was drawn has it."""
+def _implied(
+    name: str, decided: Collection[str], dimensions: Mapping[str, Dimension]
+) -> Iterable[Condition]:
+    """A setting of a method, or of an augmentation, is drawn only where the method, or the
+    augmentation, that was drawn has it.
+    """
     owner = dimensions.get(_owner(name) or "")
     if isinstance(owner, Choice) and owner.name not in decided:
         labels = tuple(label for label in owner.labels if _has(owner.value(label), name))
@@ -87,24 +127,42 @@ def _implied(name: str, decided: Collection[str], dimensions: Mapping[str, Dimen
 
 
 def _check_owned(
-    name: str, when: Iterable[Condition], path: Path, problems: Problems, dimensions: Mapping[str, Dimension]
+    name: str,
+    when: Iterable[Condition],
+    path: Path,
+    problems: Problems,
+    dimensions: Mapping[str, Dimension],
 ) -> None:
     for condition in when:
         owner = dimensions[condition.field]
         if condition.field == _owner(name) and isinstance(owner, Choice):
             for label in condition.labels:
                 if not _has(owner.value(label), name):
-                    problems.add((*path, owner.name), f"{owner.name} {label!r} has no setting {name.removeprefix('augmentation.')!r}")
+                    problems.add(
+                        (*path, owner.name),
+                        f"{owner.name} {label!r} has no setting {name.removeprefix('augmentation.')!r}",
+                    )
 
 
-def ordered(dimensions: Mapping[str, Dimension], path: Path, problems: Problems) -> tuple[Dimension, ...]:
-    """The dimensions, each after those that its conditions ask for; otherwise in the order of the file."""
+def ordered(
+    dimensions: Mapping[str, Dimension], path: Path, problems: Problems
+) -> tuple[Dimension, ...]:
+    """The dimensions, each after those that its conditions ask for; otherwise in the order of the
+    file.
+    """
     ordered: list[str] = []
     waiting = dict(dimensions)
     while waiting:
-        ready = [name for name, dimension in waiting.items() if waiting.keys().isdisjoint(c.field for c in dimension.when)]
+        ready = [
+            name
+            for name, dimension in waiting.items()
+            if waiting.keys().isdisjoint(c.field for c in dimension.when)
+        ]
         if not ready:
-            problems.add((*path, next(iter(waiting)), "when"), f"the conditions of {', '.join(waiting)} depend on each other")
+            problems.add(
+                (*path, next(iter(waiting)), "when"),
+                f"the conditions of {', '.join(waiting)} depend on each other",
+            )
             return ()
         ordered.append(ready[0])
         del waiting[ready[0]]

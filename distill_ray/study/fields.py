@@ -1,4 +1,6 @@
-"""Checks the fields of a section, one by one and with pydantic, against the settings that its dataclass declares."""
+"""Checks the fields of a section, one by one and with pydantic, against the settings that its
+dataclass declares.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,11 @@ from distill_ray.settings import SettingField, setting_fields
 from distill_ray.study.problems import Path, Problems, nearest, shown, unknown_field
 
 
-def read_fields(cls: type, values: Any, path: Path, problems: Problems, *, elsewhere: Collection[str] = ()) -> dict[str, Any]:
-    """The valid ones of the fields of section `values`, converted to the types that dataclass `cls` declares.
+def read_fields(
+    cls: type, values: Any, path: Path, problems: Problems, *, elsewhere: Collection[str] = ()
+) -> dict[str, Any]:
+    """The valid ones of the fields of section `values`, converted to the types that dataclass `cls`
+    declares.
 
     Fields named in `elsewhere` are known but left out: they have a reader of their own.
     """
@@ -25,7 +30,12 @@ def read_fields(cls: type, values: Any, path: Path, problems: Problems, *, elsew
         if name in elsewhere:
             continue
         if name not in fields:
-            problems.add((*path, name), unknown_field(name, [*fields, *(other for other in elsewhere if other not in fields)]))
+            problems.add(
+                (*path, name),
+                unknown_field(
+                    name, [*fields, *(other for other in elsewhere if other not in fields)]
+                ),
+            )
         else:
             found = check_value(fields[name], value, (*path, name), problems)
             if found is not INVALID:
@@ -54,12 +64,22 @@ def check_value(field: SettingField, value: Any, path: Path, problems: Problems)
     except ValidationError as error:
         for detail in error.errors(include_url=False, include_context=False):
             place = tuple(part for part in detail["loc"] if isinstance(part, int))
-            rule = "finite" if detail["type"] == "finite_number" else requirement(field, bool(place))
-            near = nearest(value, map(str, get_args(field.type))) if detail["type"] == "literal_error" else ""
+            rule = (
+                "finite" if detail["type"] == "finite_number" else requirement(field, bool(place))
+            )
+            near = (
+                nearest(value, map(str, get_args(field.type)))
+                if detail["type"] == "literal_error"
+                else ""
+            )
             problems.add((*path, *place), f"found {shown(detail['input'])}, must be {rule}{near}")
         return INVALID
     items = enumerate(found) if isinstance(found, tuple) else [(None, found)]
-    wrong = [(index, item) for index, item in items if isinstance(item, int | float) and not field.setting.admits(item)]
+    wrong = [
+        (index, item)
+        for index, item in items
+        if isinstance(item, int | float) and not field.setting.admits(item)
+    ]
     for index, _ in wrong:
         where = path if index is None else (*path, index)
         written = value if index is None else value[index]
@@ -88,7 +108,9 @@ def json_schema(field: SettingField) -> dict[str, Any]:
     def limited(schema: dict[str, Any]) -> dict[str, Any]:
         nested = {"anyOf": [limited(each) for each in schema["anyOf"]]} if "anyOf" in schema else {}
         items = {"items": limited(schema["items"])} if "items" in schema else {}
-        return schema | nested | items | (given if schema.get("type") in ("number", "integer") else {})
+        return (
+            schema | nested | items | (given if schema.get("type") in ("number", "integer") else {})
+        )
 
     return limited(_adapter(field.type).json_schema())
 
@@ -112,7 +134,9 @@ def _kind(declared: Any) -> str:
         return f"one of {', '.join(map(str, get_args(declared)))}"
     if get_origin(declared) is tuple:
         return f"a list, each item {_kind(get_args(declared)[0])}"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(declared, str(declared))
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(
+        declared, str(declared)
+    )
 
 
 @functools.cache
@@ -121,11 +145,15 @@ def _adapter(declared: Any) -> TypeAdapter[Any]:
 
 
 def _strict(declared: Any) -> Any:
-    """The type with scalars taken as they are written: `"3"` is no number, `true` no `1`, and no number is infinite."""
+    """The type with scalars taken as they are written: `"3"` is no number, `true` no `1`, and no
+    number is infinite.
+    """
     if get_origin(declared) in (Union, types.UnionType):
         return _strict(_without_none(declared)) | None
     if get_origin(declared) is tuple:
-        return types.GenericAlias(tuple, tuple(item if item is Ellipsis else _strict(item) for item in get_args(declared)))
+        return types.GenericAlias(
+            tuple, tuple(item if item is Ellipsis else _strict(item) for item in get_args(declared))
+        )
     if declared is float:
         return Annotated[float, Strict(), AllowInfNan(False)]
     return Annotated[declared, Strict()] if declared in (int, bool, str) else declared

@@ -1,4 +1,6 @@
-"""Reads a study from its document: every section for itself, then what the sections ask of each other."""
+"""Reads a study from its document: every section for itself, then what the sections ask of each
+other.
+"""
 
 from __future__ import annotations
 
@@ -11,36 +13,65 @@ from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
 from distill_ray.settings import Setting, SettingField, setting_fields
 from distill_ray.study.checks import check_recipe, check_teachers
+from distill_ray.study.compatibility import (
+    check_baselines_fit,
+    check_students_fit,
+    check_teachers_fit,
+    check_top_k_fits,
+    named_setting,
+)
 from distill_ray.study.document import Document, read_document
 from distill_ray.study.fields import INVALID, check_value, read_fields, section
-from distill_ray.study.compatibility import check_baselines_fit, check_students_fit, check_teachers_fit, check_top_k_fits, named_setting
-from distill_ray.study.problems import Path, Problems, shown, unknown_field
 from distill_ray.study.parse_confirm import NAME, NAME_RULE, read_confirm, read_groups
 from distill_ray.study.parse_published import read_published
 from distill_ray.study.parse_screen import read_screen
 from distill_ray.study.parse_search import read_search
 from distill_ray.study.parse_space import Reach, choice_of
+from distill_ray.study.problems import Path, Problems, shown, unknown_field
 from distill_ray.study.recipes import COMMON, assemble, own_method, read_settings, setting_owners
-from distill_ray.study.sections import MAX_SEED, Confirm, DataSection, Resources, Search, TeacherGroup
+from distill_ray.study.sections import (
+    MAX_SEED,
+    Confirm,
+    DataSection,
+    Resources,
+    Search,
+    TeacherGroup,
+)
 from distill_ray.study.study import Study, members
 
-SECTIONS = ("name", "data", "teachers", "student", "screen", "search", "confirm", "published", "resources", "seed")
+SECTIONS = (
+    "name",
+    "data",
+    "teachers",
+    "student",
+    "screen",
+    "search",
+    "confirm",
+    "published",
+    "resources",
+    "seed",
+)
 
 _SEED = SettingField("seed", int, Setting("", at_least=0, at_most=MAX_SEED), 0)
 _MEMBERS = SettingField("members", int, Setting("", at_least=1, at_most=100), 3)
-_SEEDS = SettingField("seeds", tuple[int, ...] | None, Setting("", at_least=0, at_most=MAX_SEED), None)
+_SEEDS = SettingField(
+    "seeds", tuple[int, ...] | None, Setting("", at_least=0, at_most=MAX_SEED), None
+)
 
 
 def load_study(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Study:
     """The study in file `path`, with overrides such as `"search.trials=4"` applied.
 
-    Raises `RequestError` with one line for everything that is wrong: file and line, field, what was found, what is allowed.
+    Raises `RequestError` with one line for everything that is wrong: file and line, field, what was
+    found, what is allowed.
     """
     return read_study(read_document(path, overrides), tuple(overrides))
 
 
 def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
-    """The study that `document` describes. Raises `RequestError` with a line for everything that is wrong with it."""
+    """The study that `document` describes. Raises `RequestError` with a line for everything that is
+    wrong with it.
+    """
     values, problems = document.values, document.problems
     for key in values:
         if key not in SECTIONS:
@@ -49,7 +80,9 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     seed = check_value(_SEED, values.get("seed", 0), ("seed",), problems)
     seed = 0 if seed is INVALID else seed
     data = DataSection(**read_fields(DataSection, values.get("data"), ("data",), problems))
-    resources = Resources(**read_fields(Resources, values.get("resources"), ("resources",), problems))
+    resources = Resources(
+        **read_fields(Resources, values.get("resources"), ("resources",), problems)
+    )
     groups = _teachers(values, seed, problems)
     student, fixed, reach = _student(values, problems)
     search = read_search(values.get("search"), problems, student, fixed, reach, seed)
@@ -66,7 +99,10 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
         check_recipe(recipe, path, resources.workers_per_trial, problems, about=[("student",)])
     check_teachers_fit(groups, problems)
     check_students_fit(student, search.space, len(members(ensemble, learns_from)), problems)
-    counts = {name: len(members(ensemble, confirm.learns_from.get(name, learns_from))) for name in confirm.baselines}
+    counts = {
+        name: len(members(ensemble, confirm.learns_from.get(name, learns_from)))
+        for name in confirm.baselines
+    }
     check_baselines_fit(confirm.baselines, counts, problems)
     check_top_k_fits(resources, student, search.space, confirm.baselines.values(), problems)
     problems.raise_any()
@@ -88,15 +124,27 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
 
 
 def _elsewhere(key: str) -> str:
-    """The message for a field that stands beside the sections and belongs into one; empty where none has it."""
-    homes: dict[str, type] = {"search": Search, "confirm": Confirm, "data": DataSection, "resources": Resources}
+    """The message for a field that stands beside the sections and belongs into one; empty where
+    none has it.
+    """
+    homes: dict[str, type] = {
+        "search": Search,
+        "confirm": Confirm,
+        "data": DataSection,
+        "resources": Resources,
+    }
     home = next((name for name, cls in homes.items() if key in setting_fields(cls)), None)
-    home = home or ("teachers" if key == "members" else "student" if setting_owners(key, None) else None)
+    home = home or (
+        "teachers" if key == "members" else "student" if setting_owners(key, None) else None
+    )
     return f"unknown field; did you mean '{home}.{key}'?" if home else ""
 
 
 def _check_gpus(resources: Resources, problems: Problems) -> None:
-    gpus, workers = resources.gpus_per_worker, max(resources.workers_per_teacher, resources.workers_per_trial)
+    gpus, workers = (
+        resources.gpus_per_worker,
+        max(resources.workers_per_teacher, resources.workers_per_trial),
+    )
     if gpus > 1 and gpus % 1:
         message = f"found {shown(gpus)}, must be a whole number, or below 1 to share a GPU"
         problems.add(("resources", "gpus_per_worker"), message)
@@ -108,7 +156,9 @@ def _check_gpus(resources: Resources, problems: Problems) -> None:
 def _name(values: Mapping[str, Any], problems: Problems) -> str:
     name = values.get("name")
     if "name" not in values:
-        problems.add(("name",), f"missing; it names the study in the store and in MLflow ({NAME_RULE})")
+        problems.add(
+            ("name",), f"missing; it names the study in the store and in MLflow ({NAME_RULE})"
+        )
     elif not isinstance(name, str) or not NAME.fullmatch(name):
         problems.add(("name",), f"found {shown(name)}, must be {NAME_RULE}")
     return str(name)
@@ -117,7 +167,9 @@ def _name(values: Mapping[str, Any], problems: Problems) -> str:
 def _teachers(values: Mapping[str, Any], seed: int, problems: Problems) -> dict[Path, TeacherGroup]:
     given = values.get("teachers")
     if given is None or given == []:
-        problems.add(("teachers",), "missing; name at least their model: {model: wrn-16-2, members: 3}")
+        problems.add(
+            ("teachers",), "missing; name at least their model: {model: wrn-16-2, members: 3}"
+        )
         return {}
     groups: dict[Path, TeacherGroup] = {}
     for index, content in enumerate(given if isinstance(given, list) else [given]):
@@ -127,7 +179,10 @@ def _teachers(values: Mapping[str, Any], seed: int, problems: Problems) -> dict[
     named = [group.name for group in groups.values() if group.name]
     for path, group in groups.items():
         if named.count(group.name) > 1:
-            problems.add((*path, "name"), f"found {group.name!r} more than once; a name tells groups of teachers apart")
+            problems.add(
+                (*path, "name"),
+                f"found {group.name!r} more than once; a name tells groups of teachers apart",
+            )
     return groups
 
 
@@ -140,56 +195,100 @@ def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems
     elif seeds is None:
         seeds = tuple(range(first_seed, first_seed + members))
     elif not seeds or len(set(seeds)) < len(seeds):
-        problems.add((*path, "seeds"), f"found {shown(fields['seeds'])}, must be at least one seed, all different")
+        problems.add(
+            (*path, "seeds"),
+            f"found {shown(fields['seeds'])}, must be at least one seed, all different",
+        )
     elif "members" in fields and members != len(seeds):
-        problems.add((*path, "members"), f"found {members}, but there are {len(seeds)} seeds; leave one of the two out")
+        problems.add(
+            (*path, "members"),
+            f"found {members}, but there are {len(seeds)} seeds; leave one of the two out",
+        )
     method = own_method(content, "supervised")
     if method and METHODS[method].needs_teachers:
-        problems.add((*path, "method"), f"method {method!r} needs teachers itself; teachers learn from labels (supervised)")
+        problems.add(
+            (*path, "method"),
+            f"method {method!r} needs teachers itself; teachers learn from labels (supervised)",
+        )
     methods = None if method is None else (method,)
-    settings = read_settings(content, path, problems, methods=methods, elsewhere=("members", "seeds", "name"))
+    settings = read_settings(
+        content, path, problems, methods=methods, elsewhere=("members", "seeds", "name")
+    )
     name = fields.get("name", "")
     if name != "" and (not isinstance(name, str) or not NAME.fullmatch(name)):
         problems.add((*path, "name"), f"found {shown(name)}, must be {NAME_RULE}")
         name = ""
-    return TeacherGroup(recipe=_recipe(settings, content, method or "supervised", path, problems), seeds=seeds, name=name)
+    return TeacherGroup(
+        recipe=_recipe(settings, content, method or "supervised", path, problems),
+        seeds=seeds,
+        name=name,
+    )
 
 
-def _learns_from(student: Any, problems: Problems, groups: Sequence[TeacherGroup]) -> tuple[str, ...]:
-    """The groups of teachers that students learn from; all of them when the section does not name any."""
+def _learns_from(
+    student: Any, problems: Problems, groups: Sequence[TeacherGroup]
+) -> tuple[str, ...]:
+    """The groups of teachers that students learn from; all of them when the section does not name
+    any.
+    """
     given = student.get("teachers") if isinstance(student, dict) else None
     return () if given is None else read_groups(given, ("student", "teachers"), problems, groups)
 
 
 def _student(values: Mapping[str, Any], problems: Problems) -> tuple[Recipe, dict[str, Any], Reach]:
-    """The base recipe, the settings of methods that the section names, and what trials can reach from there."""
+    """The base recipe, the settings of methods that the section names, and what trials can reach
+    from there.
+    """
     path: Path = ("student",)
     content = values.get("student")
     search = values.get("search")
     space = search.get("space") if isinstance(search, dict) else None
     listed = choice_of(space, "method")
-    searched = None if listed is None else [name for name in listed if isinstance(name, str) and name in METHODS]
+    searched = (
+        None
+        if listed is None
+        else [name for name in listed if isinstance(name, str) and name in METHODS]
+    )
     default = "kd" if not searched or "kd" in searched else searched[0]
     method = own_method(content, default)
     known = method is not None and (searched is None or (len(searched) == len(listed or []) > 0))
     methods = tuple(dict.fromkeys([*(searched or []), method or default])) if known else None
     settings = read_settings(content, path, problems, methods=methods, elsewhere=("teachers",))
     recipe = _recipe(settings, content, method or default, path, problems)
-    fixed = {name: value for name, value in settings.items() if name not in (*COMMON, "augmentation", "method")}
-    reach = Reach(tuple(searched) if searched and known else methods, _augmentations(space, recipe, problems))
+    fixed = {
+        name: value
+        for name, value in settings.items()
+        if name not in (*COMMON, "augmentation", "method")
+    }
+    reach = Reach(
+        tuple(searched) if searched and known else methods, _augmentations(space, recipe, problems)
+    )
     return recipe, fixed if searched else {}, reach
 
 
 def _augmentations(space: Any, student: Recipe, problems: Problems) -> tuple[str, ...] | None:
     listed = choice_of(space, "augmentation")
     if listed is None:
-        return None if problems.concern(("student", "augmentation")) else (student.augmentation.name,)
-    names: list[Any] = [augmentation.get("name") if isinstance(augmentation, dict) else augmentation for augmentation in listed]
-    return tuple(dict.fromkeys(names)) if names and all(isinstance(name, str) and name in AUGMENTATIONS for name in names) else None
+        return (
+            None if problems.concern(("student", "augmentation")) else (student.augmentation.name,)
+        )
+    names: list[Any] = [
+        augmentation.get("name") if isinstance(augmentation, dict) else augmentation
+        for augmentation in listed
+    ]
+    return (
+        tuple(dict.fromkeys(names))
+        if names and all(isinstance(name, str) and name in AUGMENTATIONS for name in names)
+        else None
+    )
 
 
-def _recipe(settings: Mapping[str, Any], content: Any, method: str, path: Path, problems: Problems) -> Recipe:
-    """The recipe of a section. What is missing or wrong is noted, and replaced for the sake of the checks that follow."""
+def _recipe(
+    settings: Mapping[str, Any], content: Any, method: str, path: Path, problems: Problems
+) -> Recipe:
+    """The recipe of a section. What is missing or wrong is noted, and replaced for the sake of the
+    checks that follow.
+    """
     if content is None or (isinstance(content, dict) and "model" not in content):
         problems.add((*path, "model"), "missing; name an architecture, such as wrn-16-2")
     filled = {"model": "", "augmentation": CropFlip(), **settings, "method": method}

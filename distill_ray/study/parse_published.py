@@ -16,20 +16,30 @@ _METRIC = re.compile(r"[A-Za-z][A-Za-z0-9 ._@%-]{0,29}")
 _VALUE = SettingField("value", float, Setting(""), None)
 
 
-def read_published(values: Any, problems: Problems, groups: list[TeacherGroup], confirm: Confirm) -> Published | None:
+def read_published(
+    values: Any, problems: Problems, groups: list[TeacherGroup], confirm: Confirm
+) -> Published | None:
     """The published section; `None` when there is none."""
     if values is None:
         return None
     given = section(values, PATH, problems)
-    read = {"source": "", "difference": ""} | read_fields(Published, values, PATH, problems, elsewhere=("rows",))
-    for name, what in (("source", "where the table was published"), ("difference", "how that experiment differs from this")):
+    read = {"source": "", "difference": ""} | read_fields(
+        Published, values, PATH, problems, elsewhere=("rows",)
+    )
+    for name, what in (
+        ("source", "where the table was published"),
+        ("difference", "how that experiment differs from this"),
+    ):
         if not str(read[name]).strip():
             problems.add((*PATH, name), f"missing; say {what}")
     rows = section(given.get("rows"), (*PATH, "rows"), problems)
     if not rows:
         problems.add((*PATH, "rows"), "missing; write the table as {name: {metric: value}}")
     contenders = _contenders(groups, confirm)
-    return Published(**read, rows=tuple(_row(name, content, problems, contenders) for name, content in rows.items()))
+    return Published(
+        **read,
+        rows=tuple(_row(name, content, problems, contenders) for name, content in rows.items()),
+    )
 
 
 def _row(name: str, content: Any, problems: Problems, contenders: list[str]) -> PublishedRow:
@@ -44,7 +54,9 @@ def _row(name: str, content: Any, problems: Problems, contenders: list[str]) -> 
                 known = unknown_name("contender", str(value), contenders)
                 problems.add(here, known, about=[("confirm",), ("teachers",)])
         elif not _METRIC.fullmatch(field):
-            problems.add(here, "not a name for a metric: must be letters, digits, spaces and . _ @ % -")
+            problems.add(
+                here, "not a name for a metric: must be letters, digits, spaces and . _ @ % -"
+            )
         elif (found := check_value(_VALUE, value, here, problems)) is not INVALID:
             values[field] = float(found)
     if not values:

@@ -15,14 +15,21 @@ from distill_ray.study.space import Choice, SearchSpace
 PATH: Path = ("screen",)
 
 
-def read_screen(values: Any, problems: Problems, student: Recipe, space: SearchSpace) -> Screen | None:
+def read_screen(
+    values: Any, problems: Problems, student: Recipe, space: SearchSpace
+) -> Screen | None:
     """The screen section; `None` when there is none."""
     if values is None:
         return None
     given = section(values, PATH, problems)
     read = read_fields(Screen, values, PATH, problems, elsewhere=("candidates",))
     choices = next(
-        (each.values for each in space.dimensions if isinstance(each, Choice) and each.name == "augmentation"), (student.augmentation,)
+        (
+            each.values
+            for each in space.dimensions
+            if isinstance(each, Choice) and each.name == "augmentation"
+        ),
+        (student.augmentation,),
     )
     candidates = tuple(augmentation for augmentation in choices if not augmentation.asks_student)
     if "candidates" in given:
@@ -37,7 +44,11 @@ def read_screen(values: Any, problems: Problems, student: Recipe, space: SearchS
             f"found {screen.keep}, must be below the number of choices of augmentation that are measured ({len(measured)}), "
             "or be left out"
         )
-        problems.add((*PATH, "keep"), message, about=[(*PATH, "candidates"), ("search", "space", "augmentation")])
+        problems.add(
+            (*PATH, "keep"),
+            message,
+            about=[(*PATH, "candidates"), ("search", "space", "augmentation")],
+        )
     return screen
 
 

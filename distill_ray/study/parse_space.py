@@ -1,4 +1,6 @@
-"""Reads `search.space`: every dimension against the settings it draws for, and the conditions against each other."""
+"""Reads `search.space`: every dimension against the settings it draws for, and the conditions
+against each other.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ from distill_ray.settings import Setting, SettingField, setting_fields
 from distill_ray.study.conditions import ordered, read_when
 from distill_ray.study.fields import INVALID, check_value, number_type, requirement, section
 from distill_ray.study.problems import Path, Problems, shown, unknown_field
-from distill_ray.study.recipes import is_model, read_method, read_augmentation, setting_owners, unknown_setting
+from distill_ray.study.recipes import (
+    is_model,
+    read_augmentation,
+    read_method,
+    setting_owners,
+    unknown_setting,
+)
 from distill_ray.study.space import Choice, Dimension, Range
 
 KINDS = ("uniform", "log", "int", "choice")
@@ -19,7 +27,9 @@ KINDS = ("uniform", "log", "int", "choice")
 
 @dataclass(frozen=True)
 class Reach:
-    """Which methods and augmentations trials can have; `None` where that cannot be known because the file is wrong there."""
+    """Which methods and augmentations trials can have; `None` where that cannot be known because
+    the file is wrong there.
+    """
 
     methods: tuple[str, ...] | None
     augmentations: tuple[str, ...] | None
@@ -27,8 +37,17 @@ class Reach:
     def owners(self, name: str) -> list[SettingField]:
         """What setting `name` takes, once for each method or augmentation within reach that has it."""
         if name.startswith("augmentation."):
-            fields = (setting_fields(AUGMENTATIONS[augmentation]) for augmentation in (AUGMENTATIONS if self.augmentations is None else self.augmentations))
-            return [owned[name.removeprefix("augmentation.")] for owned in fields if name.removeprefix("augmentation.") in owned]
+            fields = (
+                setting_fields(AUGMENTATIONS[augmentation])
+                for augmentation in (
+                    AUGMENTATIONS if self.augmentations is None else self.augmentations
+                )
+            )
+            return [
+                owned[name.removeprefix("augmentation.")]
+                for owned in fields
+                if name.removeprefix("augmentation.") in owned
+            ]
         return setting_owners(name, self.methods)
 
 
@@ -42,7 +61,10 @@ def read_space(values: Any, path: Path, problems: Problems, reach: Reach) -> tup
             dimensions[name] = dimension
     conditioned = {
         name: replace(
-            dimension, when=read_when(name, given[name].get("when"), (*path, name, "when"), problems, dimensions, given)
+            dimension,
+            when=read_when(
+                name, given[name].get("when"), (*path, name, "when"), problems, dimensions, given
+            ),
         )
         for name, dimension in dimensions.items()
     }
@@ -50,7 +72,9 @@ def read_space(values: Any, path: Path, problems: Problems, reach: Reach) -> tup
 
 
 def choice_of(values: Any, name: str) -> list[Any] | None:
-    """What the space in the file lists for choice `name`, as it is written; `None` when `name` is not searched."""
+    """What the space in the file lists for choice `name`, as it is written; `None` when `name` is
+    not searched.
+    """
     content = values.get(name) if isinstance(values, dict) else None
     if content is None:
         return None
@@ -58,7 +82,9 @@ def choice_of(values: Any, name: str) -> list[Any] | None:
     return listed if isinstance(listed, list) else []
 
 
-def _dimension(name: str, content: Any, path: Path, problems: Problems, reach: Reach) -> Dimension | None:
+def _dimension(
+    name: str, content: Any, path: Path, problems: Problems, reach: Reach
+) -> Dimension | None:
     owners = reach.owners(name)
     if name not in ("method", "augmentation") and not owners:
         problems.add(path, _not_a_field(name, reach))
@@ -68,7 +94,10 @@ def _dimension(name: str, content: Any, path: Path, problems: Problems, reach: R
         kinds.remove("log")
     if len(kinds) != 1:
         examples = "{uniform: [0, 1]}, {log: [0.001, 1]}, {int: [1, 8]} or {choice: [a, b]}"
-        problems.add(path, f"found {shown(content)}, must be one of {examples}; a fixed value goes into the student section")
+        problems.add(
+            path,
+            f"found {shown(content)}, must be one of {examples}; a fixed value goes into the student section",
+        )
         return None
     kind = kinds[0]
     extras = {"choice": ["when"], "int": ["log", "step", "when"]}.get(kind, ["step", "when"])
@@ -83,18 +112,34 @@ def _dimension(name: str, content: Any, path: Path, problems: Problems, reach: R
 def _not_a_field(name: str, reach: Reach) -> str:
     if name.startswith("augmentation."):
         setting = name.removeprefix("augmentation.")
-        known = [f"augmentation.{known}" for augmentation in AUGMENTATIONS for known in setting_fields(AUGMENTATIONS[augmentation])]
+        known = [
+            f"augmentation.{known}"
+            for augmentation in AUGMENTATIONS
+            for known in setting_fields(AUGMENTATIONS[augmentation])
+        ]
         augmentations = f" {', '.join(reach.augmentations)}" if reach.augmentations else ""
-        return f"no setting {setting!r} of augmentation{augmentations}" if name in known else unknown_field(name, known)
+        return (
+            f"no setting {setting!r} of augmentation{augmentations}"
+            if name in known
+            else unknown_field(name, known)
+        )
     return unknown_setting(name, reach.methods)
 
 
 def _range(
-    name: str, kind: str, content: Mapping[str, Any], path: Path, problems: Problems, owners: list[SettingField]
+    name: str,
+    kind: str,
+    content: Mapping[str, Any],
+    path: Path,
+    problems: Problems,
+    owners: list[SettingField],
 ) -> Range | None:
     number = number_type(owners[0]) if owners else None
     if number is None:
-        problems.add(path, f"{name} takes {requirement(owners[0]) if owners else 'a name'}, not a range; use choice")
+        problems.add(
+            path,
+            f"{name} takes {requirement(owners[0]) if owners else 'a name'}, not a range; use choice",
+        )
         return None
     if number is int and kind != "int":
         hint = "{int: [1, 8], log: true}" if kind == "log" else "{int: [1, 8]}"
@@ -102,11 +147,18 @@ def _range(
         return None
     limits = content[kind]
     if not isinstance(limits, list) or len(limits) != 2:
-        problems.add((*path, kind), f"found {shown(limits)}, must be the lower and the upper limit: [1, 8]")
+        problems.add(
+            (*path, kind), f"found {shown(limits)}, must be the lower and the upper limit: [1, 8]"
+        )
         return None
     whole = kind == "int"
-    read = [_limit(limit, whole, owners, (*path, kind, place), problems) for place, limit in enumerate(limits)]
-    step = _limit(content["step"], whole, [], (*path, "step"), problems) if "step" in content else None
+    read = [
+        _limit(limit, whole, owners, (*path, kind, place), problems)
+        for place, limit in enumerate(limits)
+    ]
+    step = (
+        _limit(content["step"], whole, [], (*path, "step"), problems) if "step" in content else None
+    )
     log = kind == "log" or content.get("log") is True
     if content.get("log") not in (None, True) and kind == "int":
         problems.add((*path, "log"), f"found {shown(content['log'])}, must be true or left out")
@@ -115,19 +167,28 @@ def _range(
         return None
     low, high = read
     if low >= high:
-        problems.add((*path, kind), f"found {shown(limits)}, the lower limit must be below the upper one")
+        problems.add(
+            (*path, kind), f"found {shown(limits)}, the lower limit must be below the upper one"
+        )
     elif log and low <= 0:
-        problems.add((*path, kind), f"found {shown(limits)}, the limits of a logarithmic range must be above 0")
+        problems.add(
+            (*path, kind),
+            f"found {shown(limits)}, the limits of a logarithmic range must be above 0",
+        )
     elif step is not None and log:
         problems.add((*path, "step"), "a logarithmic range has no steps")
     elif step is not None and (step <= 0 or not _divides(step, high - low)):
-        problems.add((*path, "step"), f"found {shown(step)}, whole steps must lead from {low:g} to {high:g}")
+        problems.add(
+            (*path, "step"), f"found {shown(step)}, whole steps must lead from {low:g} to {high:g}"
+        )
     else:
         return Range(name=name, low=low, high=high, whole=whole, log=log, step=step)
     return None
 
 
-def _limit(value: Any, whole: bool, owners: list[SettingField], path: Path, problems: Problems) -> Any:
+def _limit(
+    value: Any, whole: bool, owners: list[SettingField], path: Path, problems: Problems
+) -> Any:
     """A limit of a range, or `INVALID`: a finite number that every owner of the setting takes."""
     number = SettingField("", int if whole else float, owners[0].setting if owners else _ANY, None)
     read = check_value(number, value, path, problems)
@@ -147,14 +208,22 @@ def _divides(step: float, length: float) -> bool:
 
 
 def _choice(
-    name: str, kind: str, content: Mapping[str, Any], path: Path, problems: Problems, owners: list[SettingField]
+    name: str,
+    kind: str,
+    content: Mapping[str, Any],
+    path: Path,
+    problems: Problems,
+    owners: list[SettingField],
 ) -> Choice | None:
     listed = content[kind]
     path = (*path, kind)
     if not isinstance(listed, list) or not listed:
         problems.add(path, f"found {shown(listed)}, must be a list of at least one value")
         return None
-    read = [read_setting(name, value, (*path, place), problems, owners) for place, value in enumerate(listed)]
+    read = [
+        read_setting(name, value, (*path, place), problems, owners)
+        for place, value in enumerate(listed)
+    ]
     if INVALID in read:
         return None
     repeated = [place for place, value in enumerate(read) if value in read[:place]]
@@ -163,7 +232,9 @@ def _choice(
     return None if repeated else Choice(name=name, values=tuple(read))
 
 
-def read_setting(name: str, value: Any, path: Path, problems: Problems, owners: list[SettingField]) -> Any:
+def read_setting(
+    name: str, value: Any, path: Path, problems: Problems, owners: list[SettingField]
+) -> Any:
     """The value of one setting of a recipe, or `INVALID`."""
     if name == "method":
         return read_method(value, path, problems) or INVALID

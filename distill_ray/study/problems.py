@@ -10,7 +10,9 @@ from typing import Any
 from distill_ray.errors import RequestError
 
 Path = tuple[str | int, ...]
-"""Where a value is in the file, `("search", "space", "lr")`; items of a list by their position from 0."""
+"""Where a value is in the file, `("search", "space", "lr")`; items of a list by their position from
+0.
+"""
 
 Origins = Mapping[Path, int | str]
 """Where each value was written: a line of the file, or `"--set"`."""
@@ -33,8 +35,8 @@ class Problems:
     def add(self, path: Path, message: str, *, about: Iterable[Path] = ()) -> None:
         """Note that the value at `path` is wrong.
 
-        A problem between several values names the others in `about`; it is left out when one of them is wrong already, because
-        then it may be only a consequence.
+        A problem between several values names the others in `about`; it is left out when one of
+        them is wrong already, because then it may be only a consequence.
         """
         if not any(self.concern(other) for other in about):
             self._found[path, message] = None
@@ -48,14 +50,23 @@ class Problems:
         written = list(self._origins)
         lines = []
         for path, message in self._found:
-            nearest_written = next((path[:length] for length in range(len(path), -1, -1) if path[:length] in self._origins), None)
+            nearest_written = next(
+                (
+                    path[:length]
+                    for length in range(len(path), -1, -1)
+                    if path[:length] in self._origins
+                ),
+                None,
+            )
             if nearest_written is None:
                 place, rank = self._source, (0, 0)
             elif isinstance(origin := self._origins[nearest_written], str):
                 place, rank = origin, (1, written.index(nearest_written))
             else:
                 place, rank = f"{self._source}:{origin}", (0, origin)
-            lines.append((rank, f"{place}: " + one_line(f"{dotted(path)}: {message}" if path else message)))
+            lines.append(
+                (rank, f"{place}: " + one_line(f"{dotted(path)}: {message}" if path else message))
+            )
         return RequestError("\n".join(line for _, line in sorted(lines, key=lambda line: line[0])))
 
     def raise_any(self) -> None:
@@ -71,7 +82,9 @@ def dotted(path: Path) -> str:
 
 def one_line(text: str) -> str:
     """`text` as it can stand on one line of a terminal, whatever the file had in its names."""
-    visible = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    visible = "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in text
+    )
     return visible if len(visible) <= MAX_LINE else f"{visible[:MAX_LINE]}..."
 
 
@@ -84,7 +97,9 @@ def shown(value: Any) -> str:
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
-    """The message for a field that does not exist: the nearest that does, or all of them when none is near."""
+    """The message for a field that does not exist: the nearest that does, or all of them when none
+    is near.
+    """
     names = list(known)
     return "unknown field" + (nearest(name, names) or f" (known: {', '.join(names)})")
 

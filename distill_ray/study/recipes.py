@@ -1,7 +1,9 @@
-"""Between the flat settings of the study file and a `Recipe`: the one place that converts in either direction.
+"""Between the flat settings of the study file and a `Recipe`: the one place that converts in either
+direction.
 
-Flat settings have the common fields of a recipe, `method` as a name with the method's settings beside it, and `augmentation` as a
-`Augmentation`. `augmentation.<setting>` changes one setting of that augmentation.
+Flat settings have the common fields of a recipe, `method` as a name with the method's settings
+beside it, and `augmentation` as a `Augmentation`. `augmentation.<setting>` changes one setting of
+that augmentation.
 """
 
 from __future__ import annotations
@@ -29,28 +31,42 @@ def flatten(recipe: Recipe) -> dict[str, Any]:
     return (
         {name: getattr(recipe, name) for name in COMMON}
         | {"method": recipe.method.name, "augmentation": recipe.augmentation}
-        | {field.name: getattr(recipe.method, field.name) for field in dataclasses.fields(recipe.method)}
+        | {
+            field.name: getattr(recipe.method, field.name)
+            for field in dataclasses.fields(recipe.method)
+        }
     )
 
 
 def assemble(settings: Mapping[str, Any]) -> Recipe:
-    """The recipe with these flat settings; those of methods and augmentations other than its own are left out.
+    """The recipe with these flat settings; those of methods and augmentations other than its own
+    are left out.
 
     Raises `ValueError`, naming the field, when settings do not fit each other.
     """
     method_class = METHODS[settings["method"]]
     method = method_class(**_typed(setting_fields(method_class), settings))
     augmentation: Augmentation = settings["augmentation"]
-    changes = {name.removeprefix("augmentation."): value for name, value in settings.items() if name.startswith("augmentation.")}
-    augmentation = dataclasses.replace(augmentation, **_typed(setting_fields(type(augmentation)), changes))
-    return Recipe(**_typed({name: setting_fields(Recipe)[name] for name in COMMON}, settings), method=method, augmentation=augmentation)
+    changes = {
+        name.removeprefix("augmentation."): value
+        for name, value in settings.items()
+        if name.startswith("augmentation.")
+    }
+    augmentation = dataclasses.replace(
+        augmentation, **_typed(setting_fields(type(augmentation)), changes)
+    )
+    return Recipe(
+        **_typed({name: setting_fields(Recipe)[name] for name in COMMON}, settings),
+        method=method,
+        augmentation=augmentation,
+    )
 
 
 def change(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     """`recipe` with some flat settings replaced.
 
-    Another method keeps the settings that both have and that `recipe` moved away from the default of its method. Raises
-    `ValueError` as `assemble` does.
+    Another method keeps the settings that both have and that `recipe` moved away from the default
+    of its method. Raises `ValueError` as `assemble` does.
     """
     kept = flatten(recipe)
     if settings.get("method", recipe.method.name) != recipe.method.name:
@@ -63,15 +79,24 @@ def change(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 def augmentation_text(augmentation: Augmentation) -> str:
     """An augmentation on one line, with the settings that are not the default: `cutout(size=8)`."""
     fields = setting_fields(type(augmentation))
-    changed = {name: getattr(augmentation, name) for name, field in fields.items() if getattr(augmentation, name) != field.default}
-    return f"{augmentation.name}({', '.join(f'{name}={json.dumps(value)}' for name, value in changed.items())})" if changed else augmentation.name
+    changed = {
+        name: getattr(augmentation, name)
+        for name, field in fields.items()
+        if getattr(augmentation, name) != field.default
+    }
+    return (
+        f"{augmentation.name}({', '.join(f'{name}={json.dumps(value)}' for name, value in changed.items())})"
+        if changed
+        else augmentation.name
+    )
 
 
 def short_texts(augmentations: Iterable[Augmentation]) -> dict[Augmentation, str]:
-    """Each of several augmentations on one line, as people read it: its name, and of its settings those that tell it from the others.
+    """Each of several augmentations on one line, as people read it: its name, and of its settings
+    those that tell it from the others.
 
-    `cutmix(flip=false)` is `cutmix` where no other choice is a cutmix. Where two are, what they differ in is said of both, by its
-    value alone where that is a word: `additional(cutmix, kl)`.
+    `cutmix(flip=false)` is `cutmix` where no other choice is a cutmix. Where two are, what they
+    differ in is said of both, by its value alone where that is a word: `additional(cutmix, kl)`.
     """
     alike: dict[str, list[Augmentation]] = {}
     for augmentation in augmentations:
@@ -79,11 +104,25 @@ def short_texts(augmentations: Iterable[Augmentation]) -> dict[Augmentation, str
     texts: dict[Augmentation, str] = {}
     for name, group in alike.items():
         fields = setting_fields(type(group[0]))
-        telling = [field for field in fields if any(getattr(augmentation, field) != getattr(group[0], field) for augmentation in group)]
+        telling = [
+            field
+            for field in fields
+            if any(
+                getattr(augmentation, field) != getattr(group[0], field) for augmentation in group
+            )
+        ]
         for augmentation in group:
-            said = [_said(field, getattr(augmentation, field)) for field in telling if getattr(augmentation, field) not in (None, "none")]
+            said = [
+                _said(field, getattr(augmentation, field))
+                for field in telling
+                if getattr(augmentation, field) not in (None, "none")
+            ]
             texts[augmentation] = f"{name}({', '.join(said)})" if said else name
-    return texts if len(set(texts.values())) == len(texts) else {augmentation: augmentation_text(augmentation) for augmentation in texts}
+    return (
+        texts
+        if len(set(texts.values())) == len(texts)
+        else {augmentation: augmentation_text(augmentation) for augmentation in texts}
+    )
 
 
 def _said(field: str, value: object) -> str:
@@ -101,12 +140,18 @@ def to_file(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_settings(
-    values: Any, path: Path, problems: Problems, *, methods: Collection[str] | None, elsewhere: Collection[str] = ()
+    values: Any,
+    path: Path,
+    problems: Problems,
+    *,
+    methods: Collection[str] | None,
+    elsewhere: Collection[str] = (),
 ) -> dict[str, Any]:
     """The valid flat settings of section `values`.
 
-    `methods` are those that the section is for, `None` when they cannot be known; a setting that none of them has is a
-    problem. Fields named in `elsewhere` belong to the section but are no settings of a recipe.
+    `methods` are those that the section is for, `None` when they cannot be known; a setting that
+    none of them has is a problem. Fields named in `elsewhere` belong to the section but are no
+    settings of a recipe.
     """
     read: dict[str, Any] = {}
     for name, value in section(values, path, problems).items():
@@ -130,14 +175,20 @@ def read_settings(
 
 
 def setting_owners(name: str, methods: Collection[str] | None) -> list[SettingField]:
-    """What field `name` takes: once for a common field, else once for each of `methods` (of all, when `None`) that has it."""
+    """What field `name` takes: once for a common field, else once for each of `methods` (of all,
+    when `None`) that has it.
+    """
     if name in COMMON:
         return [setting_fields(Recipe)[name]]
-    fields = (setting_fields(METHODS[method]) for method in (METHODS if methods is None else methods))
+    fields = (
+        setting_fields(METHODS[method]) for method in (METHODS if methods is None else methods)
+    )
     return [owned[name] for owned in fields if name in owned]
 
 
-def unknown_setting(name: str, methods: Collection[str] | None, elsewhere: Iterable[str] = ()) -> str:
+def unknown_setting(
+    name: str, methods: Collection[str] | None, elsewhere: Iterable[str] = ()
+) -> str:
     """The message for a setting that no recipe of these methods has."""
     having = [method for method in sorted(METHODS) if name in setting_fields(METHODS[method])]
     if having and methods:
@@ -157,7 +208,10 @@ def read_augmentation(value: Any, path: Path, problems: Problems) -> Augmentatio
     """The augmentation that a name, or a mapping with a name and settings, stands for."""
     settings = dict(value) if isinstance(value, dict) else {"name": value}
     if "name" not in settings:
-        problems.add(path, f"found {shown(value)}, must be the name of an augmentation, or name and settings: {{name: crop-flip, ...}}")
+        problems.add(
+            path,
+            f"found {shown(value)}, must be the name of an augmentation, or name and settings: {{name: crop-flip, ...}}",
+        )
         return None
     name = settings.pop("name")
     if not _is_member(AUGMENTATIONS, name, path, problems):
@@ -166,9 +220,15 @@ def read_augmentation(value: Any, path: Path, problems: Problems) -> Augmentatio
     read = {}
     for setting, given in settings.items():
         if setting not in fields:
-            known = unknown_field(setting, fields) if fields else f"augmentation {name!r} has no settings"
+            known = (
+                unknown_field(setting, fields)
+                if fields
+                else f"augmentation {name!r} has no settings"
+            )
             problems.add((*path, setting), known)
-        elif (found := check_value(fields[setting], given, (*path, setting), problems)) is not INVALID:
+        elif (
+            found := check_value(fields[setting], given, (*path, setting), problems)
+        ) is not INVALID:
             read[setting] = found
     try:
         return AUGMENTATIONS[name](**read) if len(read) == len(settings) else None
@@ -178,7 +238,9 @@ def read_augmentation(value: Any, path: Path, problems: Problems) -> Augmentatio
 
 
 def own_method(content: Any, default: str) -> str | None:
-    """The method that a section names, `default` when it names none, `None` when it names none that exists."""
+    """The method that a section names, `default` when it names none, `None` when it names none that
+    exists.
+    """
     name = content.get("method", default) if isinstance(content, dict) else default
     return name if isinstance(name, str) and name in METHODS else None
 
@@ -195,7 +257,10 @@ def is_model(name: str, path: Path, problems: Problems) -> bool:
 
 def _is_member(registry: Registry[Any], value: Any, path: Path, problems: Problems) -> bool:
     if not isinstance(value, str):
-        problems.add(path, f"found {shown(value)}, must be the name of a {registry.family}: {', '.join(sorted(registry))}")
+        problems.add(
+            path,
+            f"found {shown(value)}, must be the name of a {registry.family}: {', '.join(sorted(registry))}",
+        )
     elif value not in registry:
         problems.add(path, unknown_name(registry.family, value, registry))
     else:
@@ -204,6 +269,10 @@ def _is_member(registry: Registry[Any], value: Any, path: Path, problems: Proble
 
 
 def _typed(fields: Mapping[str, SettingField], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings among `fields`; a whole number that was drawn for a field with fractions becomes one."""
+    """The settings among `fields`; a whole number that was drawn for a field with fractions becomes
+    one.
+    """
     own = {name: settings[name] for name in fields if name in settings}
-    return {name: float(value) if fields[name].type is float else value for name, value in own.items()}
+    return {
+        name: float(value) if fields[name].type is float else value for name, value in own.items()
+    }

@@ -17,7 +17,9 @@ from distill_ray.study.parse_confirm import NAME_RULE
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.schema import Entry, Section, paragraphs
 
-_MADE = "<!-- Made by `distill-ray schema --pages docs`; edit {of} in distill_ray, not this page. -->"
+_MADE = (
+    "<!-- Made by `distill-ray schema --pages docs`; edit {of} in distill_ray, not this page. -->"
+)
 
 _STUDY_FILE = f"""\
 # The study file
@@ -149,9 +151,15 @@ _OTHER_NUMBERS = """\
 
 
 def pages() -> dict[str, str]:
-    """Every reference page by its path in `docs`: the study file, models, metrics, and a page for each method."""
+    """Every reference page by its path in `docs`: the study file, models, metrics, and a page for
+    each method.
+    """
     methods = {f"methods/{name}": page for name, page in method_pages().items()}
-    return {"study-file.md": study_file_page(), "models.md": models_page(), "metrics.md": metrics_page()} | methods
+    return {
+        "study-file.md": study_file_page(),
+        "models.md": models_page(),
+        "metrics.md": metrics_page(),
+    } | methods
 
 
 def study_file_page() -> str:
@@ -175,17 +183,25 @@ def study_file_page() -> str:
             parts.append(_SPACE)
     parts.append(
         "## Settings of a recipe\n\nHow teachers, the student and baselines are trained. The settings of the method are given "
-        "beside these; [methods](methods/README.md) lists them.\n\n" + "\n".join(_table(common.entries)) + "\n"
+        "beside these; [methods](methods/README.md) lists them.\n\n"
+        + "\n".join(_table(common.entries))
+        + "\n"
     )
-    parts.append("## Augmentations\n\nThe values of `augmentation`: how training images are augmented, for teachers and student alike.\n")
+    parts.append(
+        "## Augmentations\n\nThe values of `augmentation`: how training images are augmented, for teachers and student alike.\n"
+    )
     for name in sorted(AUGMENTATIONS):
         entries = tuple(Entry.of(field) for field in setting_fields(AUGMENTATIONS[name]).values())
-        parts.append("\n".join(_section(Section(name, paragraphs(AUGMENTATIONS[name]), entries), 3)))
+        parts.append(
+            "\n".join(_section(Section(name, paragraphs(AUGMENTATIONS[name]), entries), 3))
+        )
     return "\n".join(parts)
 
 
 def method_pages() -> dict[str, str]:
-    """`docs/methods/`, by file name: an index, and each method with its formula, its source and its settings."""
+    """`docs/methods/`, by file name: an index, and each method with its formula, its source and its
+    settings.
+    """
     pages = {"README.md": _METHODS}
     for name in sorted(METHODS):
         method, (brief, source) = METHODS[name], method_in_brief(name)
@@ -206,7 +222,9 @@ def method_pages() -> dict[str, str]:
 
 
 def models_page() -> str:
-    """`docs/models.md`: every family of networks, with its source and what its examples take, cost and can become."""
+    """`docs/models.md`: every family of networks, with its source and what its examples take, cost
+    and can become.
+    """
     overview, sections = _MODELS, []
     for family in model_families():
         brief, *details = family.help.split("\n\n")
@@ -218,28 +236,41 @@ def models_page() -> str:
 
 
 def metrics_page() -> str:
-    """`docs/metrics.md`: every metric with its formula, its unit, what it is good for and its source."""
+    """`docs/metrics.md`: every metric with its formula, its unit, what it is good for and its
+    source.
+    """
     overview, sections = _METRICS, []
     for name, metric in METRICS.items():
-        cells = [f"[{metric.title}](#{anchor(metric.title)})", f"`val/{name}: {metric.better}`" if metric.objective else ""]
+        cells = [
+            f"[{metric.title}](#{anchor(metric.title)})",
+            f"`val/{name}: {metric.better}`" if metric.objective else "",
+        ]
         cells += ["higher" if metric.better == "max" else "lower", _unit(metric), metric.meaning]
         overview += f"| {' | '.join(map(_cell, cells))} |\n"
         formula = metric.formula and f"```math\n{metric.formula.strip()}\n```"
         source = metric.source and f"Source: {metric.source}"
-        about = f"{metric.meaning[:1].upper()}{metric.meaning[1:]}. For {' and '.join(metric.tasks)}."
+        about = (
+            f"{metric.meaning[:1].upper()}{metric.meaning[1:]}. For {' and '.join(metric.tasks)}."
+        )
         parts = [f"## {metric.title}", about, formula, metric.help, source]
         sections.append("\n\n".join(filter(None, parts)) + "\n")
     return "\n".join([overview, _SYMBOLS, *sections, _OTHER_NUMBERS])
 
 
 def method_in_brief(name: str) -> tuple[str, str]:
-    """The first paragraph of a method's docstring, and what its paragraph `Source:` says, or nothing."""
+    """The first paragraph of a method's docstring, and what its paragraph `Source:` says, or
+    nothing.
+    """
     first, *others = paragraphs(METHODS[name]).split("\n\n")
-    return first, next((text.removeprefix("Source: ") for text in others if text.startswith("Source: ")), "")
+    return first, next(
+        (text.removeprefix("Source: ") for text in others if text.startswith("Source: ")), ""
+    )
 
 
 def _examples(family: ModelFamily) -> Iterator[str]:
-    """The table of a family's examples; those that begin alike and of which the same is to be said share a line."""
+    """The table of a family's examples; those that begin alike and of which the same is to be said
+    share a line.
+    """
     lines: dict[tuple[str, ...], list[str]] = {}
     for name in family.examples:
         _, arguments = family_of(name)
@@ -247,13 +278,19 @@ def _examples(family: ModelFamily) -> Iterator[str]:
         cells = [_images(family, arguments), str(family.units(**arguments) - 1), plain]
         if family.sizes:
             size = family.sizes.get(name)
-            cells = [f"{size.weights:,}" if size else "", f"{size.multiply_adds / 1e6:,.1f} M" if size else "", *cells]
+            cells = [
+                f"{size.weights:,}" if size else "",
+                f"{size.multiply_adds / 1e6:,.1f} M" if size else "",
+                *cells,
+            ]
         beginning = re.split(r"[\d_]", name)[0]
         lines.setdefault((beginning, *cells), []).append(f"`{name}`")
     numbers = ["weights", "multiply-adds"] if family.sizes else []
     yield f"| {' | '.join(['example', *numbers, 'images', 'depth', 'BatchEnsemble'])} |"
     yield f"|---|{'---:|' * len(numbers)}---|---:|---|"
-    yield from (f"| {', '.join(names)} | {' | '.join(cells)} |" for (_, *cells), names in lines.items())
+    yield from (
+        f"| {', '.join(names)} | {' | '.join(cells)} |" for (_, *cells), names in lines.items()
+    )
 
 
 def _images(family: ModelFamily, arguments: dict[str, Any]) -> str:
@@ -265,12 +302,16 @@ def _images(family: ModelFamily, arguments: dict[str, Any]) -> str:
     least = taken[0]
     if taken == [*sides[least - 1 :]]:
         return "any" if least == 1 else f"from {least}x{least}"
-    if taken == [*sides[least - 1 :: least]] and not _takes(family, (3, least, 2 * least), arguments):
+    if taken == [*sides[least - 1 :: least]] and not _takes(
+        family, (3, least, 2 * least), arguments
+    ):
         return f"squares with a side of {least}, {2 * least}, {3 * least}, ..."
     return f"{least}x{least}, and some that are larger"
 
 
-def _takes(family: ModelFamily, image_shape: tuple[int, int, int], arguments: dict[str, Any]) -> bool:
+def _takes(
+    family: ModelFamily, image_shape: tuple[int, int, int], arguments: dict[str, Any]
+) -> bool:
     try:
         family.check_images(image_shape, **arguments)
     except ValueError:

@@ -1,4 +1,5 @@
-"""What a study file may hold, section by section: as JSON Schema for editors, made from the declarations that reading goes by.
+"""What a study file may hold, section by section: as JSON Schema for editors, made from the
+declarations that reading goes by.
 
 `reference` makes the pages for people from the same `Section`s.
 """
@@ -20,7 +21,16 @@ from distill_ray.settings import Setting, SettingField, setting_fields
 from distill_ray.study.fields import json_schema, number_type, requirement
 from distill_ray.study.parse_confirm import BUILT_IN, NAME
 from distill_ray.study.recipes import COMMON
-from distill_ray.study.sections import MAX_SEED, Asha, Confirm, DataSection, Published, Resources, Screen, Search
+from distill_ray.study.sections import (
+    MAX_SEED,
+    Asha,
+    Confirm,
+    DataSection,
+    Published,
+    Resources,
+    Screen,
+    Search,
+)
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -29,7 +39,9 @@ Schema = dict[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """A field of a section: what it takes in words and as JSON Schema, its default in words, and what it means."""
+    """A field of a section: what it takes in words and as JSON Schema, its default in words, and
+    what it means.
+    """
 
     name: str
     takes: str
@@ -42,7 +54,9 @@ class Entry:
         """The entry of a declared setting."""
         schema = json_schema(field)
         if not field.required:
-            schema["default"] = list(field.default) if isinstance(field.default, tuple) else field.default
+            schema["default"] = (
+                list(field.default) if isinstance(field.default, tuple) else field.default
+            )
         return cls(field.name, requirement(field), shown_default(field), field.setting.help, schema)
 
 
@@ -57,19 +71,31 @@ class Section:
 
     def schema(self) -> Schema:
         """The section as JSON Schema: no other fields are allowed."""
-        properties = {entry.name: {"description": entry.help} | entry.schema for entry in self.entries}
-        schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False, "description": self.about}
+        properties = {
+            entry.name: {"description": entry.help} | entry.schema for entry in self.entries
+        }
+        schema: Schema = {
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": False,
+            "description": self.about,
+        }
         return schema | ({"required": list(self.required)} if self.required else {})
 
 
 def study_schema() -> Schema:
-    """The JSON Schema of study files. It knows every method, augmentation and setting, those of installed extensions included.
+    """The JSON Schema of study files. It knows every method, augmentation and setting, those of
+    installed extensions included.
 
     What fields ask of each other is left to `distill-ray validate`.
     """
     teachers = {"$ref": "#/$defs/teachers"}
     top = {
-        "name": {"type": "string", "pattern": f"^{NAME.pattern}$", "description": "names the study in the store and in MLflow"},
+        "name": {
+            "type": "string",
+            "pattern": f"^{NAME.pattern}$",
+            "description": "names the study in the store and in MLflow",
+        },
         "data": data_section().schema(),
         "teachers": {"anyOf": [teachers, {"type": "array", "items": teachers, "minItems": 1}]},
         "student": student_section().schema(),
@@ -99,15 +125,25 @@ def study_schema() -> Schema:
 
 
 def recipe_entries() -> dict[str, Entry]:
-    """The settings of a recipe by name: method and augment, the common ones, and those of all methods."""
+    """The settings of a recipe by name: method and augment, the common ones, and those of all
+    methods.
+    """
     fields = setting_fields(Recipe)
     entries = {
         "model": dataclasses.replace(Entry.of(fields["model"]), takes="the name of a model"),
         "method": Entry(
-            "method", "the name of a method", "kd; supervised for teachers", fields["method"].setting.help, _named(METHODS)
+            "method",
+            "the name of a method",
+            "kd; supervised for teachers",
+            fields["method"].setting.help,
+            _named(METHODS),
         ),
         "augmentation": Entry(
-            "augmentation", "the name of an augmentation, or {name: ..., setting: ...}", "crop-flip", fields["augmentation"].setting.help, _AUGMENT
+            "augmentation",
+            "the name of an augmentation, or {name: ..., setting: ...}",
+            "crop-flip",
+            fields["augmentation"].setting.help,
+            _AUGMENT,
         ),
     }
     entries |= {name: Entry.of(fields[name]) for name in COMMON if name != "model"}
@@ -115,12 +151,16 @@ def recipe_entries() -> dict[str, Entry]:
     for method in sorted(METHODS):
         for name, field in setting_fields(METHODS[method]).items():
             owners.setdefault(name, {})[method] = field
-    return entries | {name: _shared(name, fields) for name, fields in owners.items() if name not in entries}
+    return entries | {
+        name: _shared(name, fields) for name, fields in owners.items() if name not in entries
+    }
 
 
 def data_section() -> Section:
     """Which images."""
-    return _declared("data", "Which images the study is about, and how the validation split is cut.", DataSection)
+    return _declared(
+        "data", "Which images the study is about, and how the validation split is cut.", DataSection
+    )
 
 
 def teacher_section() -> Section:
@@ -130,7 +170,13 @@ def teacher_section() -> Section:
     own = (
         Entry.of(SettingField("members", int, members, 3)),
         Entry.of(SettingField("seeds", tuple[int, ...] | None, seeds, None)),
-        Entry("name", "text", "", "name of the group, if there are several", {"type": "string", "pattern": f"^{NAME.pattern}$"}),
+        Entry(
+            "name",
+            "text",
+            "",
+            "name of the group, if there are several",
+            {"type": "string", "pattern": f"^{NAME.pattern}$"},
+        ),
     )
     about = (
         "The ensemble: one group of identically trained networks, or a list of such groups. Any setting of a recipe can be "
@@ -142,7 +188,13 @@ def teacher_section() -> Section:
 def student_section() -> Section:
     """What trials start from."""
     groups = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-    own = Entry("teachers", "names of groups of teachers", "all of them", "the teachers it learns from", groups)
+    own = Entry(
+        "teachers",
+        "names of groups of teachers",
+        "all of them",
+        "the teachers it learns from",
+        groups,
+    )
     about = "The configuration every trial starts from. Any setting of a recipe can be given; `model` is required."
     return Section("student", about, (own, *_references(recipe_entries())), required=("model",))
 
@@ -150,7 +202,13 @@ def student_section() -> Section:
 def screen_section() -> Section:
     """Which augmentations are measured."""
     augmentations = {"type": "array", "items": _AUGMENT, "minItems": 1}
-    own = Entry("candidates", "a list of augmentations", "the choices of augmentation in the search", "the augmentations to measure", augmentations)
+    own = Entry(
+        "candidates",
+        "a list of augmentations",
+        "the choices of augmentation in the search",
+        "the augmentations to measure",
+        augmentations,
+    )
     return _declared(
         "screen",
         "Augmentations are ranked with the teachers alone, before any student is trained, by T. stddev: the standard deviation "
@@ -163,7 +221,10 @@ def screen_section() -> Section:
 
 def search_section() -> Section:
     """How the student is searched."""
-    directions = {name: {"const": better, "description": f"{better} is better"} for name, better in objectives().items()}
+    directions = {
+        name: {"const": better, "description": f"{better} is better"}
+        for name, better in objectives().items()
+    }
     asha = _declared("scheduler", paragraphs(Asha), Asha).schema()
     asha["properties"] = {"name": {"const": "asha"}} | asha["properties"]
     settings = recipe_entries()
@@ -176,7 +237,12 @@ def search_section() -> Section:
             f"metrics with their direction: {', '.join(f'{name}: {better}' for name, better in objectives().items())}",
             "{val/nll: min}",
             "what is optimised, as docs/metrics.md defines it; several give a Pareto front, ranked by the first",
-            {"type": "object", "properties": directions, "additionalProperties": False, "minProperties": 1},
+            {
+                "type": "object",
+                "properties": directions,
+                "additionalProperties": False,
+                "minProperties": 1,
+            },
         ),
         Entry(
             "scheduler",
@@ -197,21 +263,33 @@ def search_section() -> Section:
             "a list of configurations: [{temperature: 4, augmentation: crop}]",
             "[]",
             "configurations of the first trials, in place of the sampler's",
-            {"type": "array", "items": Section("", "one trial", (*_references(settings), *_augmentation_settings())).schema()},
+            {
+                "type": "array",
+                "items": Section(
+                    "", "one trial", (*_references(settings), *_augmentation_settings())
+                ).schema(),
+            },
         ),
         Entry(
             "space",
             "setting: {uniform | log | int: [low, high]} or {choice: [...]}; see below",
             "temperature {log: [1, 20]}, alpha {uniform: [0.1, 1]}, where the method has them",
             "settings of the student that trials draw",
-            {"type": "object", "properties": _space(settings), "additionalProperties": False, "minProperties": 1},
+            {
+                "type": "object",
+                "properties": _space(settings),
+                "additionalProperties": False,
+                "minProperties": 1,
+            },
         ),
     )
 
 
 def confirm_section() -> Section:
     """What is trained again and evaluated."""
-    recipe = Section("baseline", "what differs from the student", tuple(_references(recipe_entries()))).schema()
+    recipe = Section(
+        "baseline", "what differs from the student", tuple(_references(recipe_entries()))
+    ).schema()
     recipe["properties"]["teachers"] = {"type": "array", "items": {"type": "string"}, "minItems": 1}
     mean = {
         "type": "object",
@@ -249,7 +327,12 @@ def published_section() -> Section:
     """A published table."""
     row = {
         "type": "object",
-        "properties": {"measured": {"type": "string", "description": "the corresponding row of this study's table"}},
+        "properties": {
+            "measured": {
+                "type": "string",
+                "description": "the corresponding row of this study's table",
+            }
+        },
         "additionalProperties": {"type": "number"},
     }
     own = Entry(
@@ -292,7 +375,9 @@ _AUGMENT: Schema = {"$ref": "#/$defs/augmentation"}
 
 
 def _declared(name: str, about: str, cls: type, *special: Entry) -> Section:
-    """The section that dataclass `cls` declares; its fields that are no plain settings are described by `special` entries."""
+    """The section that dataclass `cls` declares; its fields that are no plain settings are
+    described by `special` entries.
+    """
     fields = [field for field in setting_fields(cls).values() if field.setting.help]
     return Section(name, about, (*map(Entry.of, fields), *special))
 
@@ -303,23 +388,37 @@ def _references(entries: Mapping[str, Entry]) -> Iterable[Entry]:
 
 
 def _shared(name: str, owners: Mapping[str, SettingField]) -> Entry:
-    """The entry of a setting that one or more methods have, which need not agree on its meaning, limits or default."""
+    """The entry of a setting that one or more methods have, which need not agree on its meaning,
+    limits or default.
+    """
     first, *others = (json_schema(field) for field in owners.values())
     alike = all(other == first for other in others)
-    schema = first if alike else {"anyOf": _distinct(json_schema(field) for field in owners.values())}
+    schema = (
+        first if alike else {"anyOf": _distinct(json_schema(field) for field in owners.values())}
+    )
     help = _by_owner(owners, lambda field: field.setting.help)
     default = _by_owner(owners, shown_default)
-    values = {json.dumps(field.default): field.default for field in owners.values() if not field.required}
+    values = {
+        json.dumps(field.default): field.default for field in owners.values() if not field.required
+    }
     if len(values) == 1:
         (value,) = values.values()
         schema = schema | {"default": list(value) if isinstance(value, tuple) else value}
     methods = f"method {', '.join(owners)}"
     described = f"{help} ({methods}; default {default})" if default else f"{help} ({methods})"
-    return Entry(name, _by_owner(owners, requirement), default, described, schema | {"description": described})
+    return Entry(
+        name,
+        _by_owner(owners, requirement),
+        default,
+        described,
+        schema | {"description": described},
+    )
 
 
 def _by_owner(owners: Mapping[str, SettingField], said: Callable[[SettingField], str]) -> str:
-    """What is said of a setting: once where all methods agree, else with the methods that it holds for."""
+    """What is said of a setting: once where all methods agree, else with the methods that it holds
+    for.
+    """
     texts: dict[str, list[str]] = {}
     for method, field in owners.items():
         texts.setdefault(said(field), []).append(method)
@@ -342,7 +441,9 @@ def _augmentation() -> Schema:
     objects = []
     for name in sorted(AUGMENTATIONS):
         entries = tuple(Entry.of(field) for field in setting_fields(AUGMENTATIONS[name]).values())
-        schema = Section(name, paragraphs(AUGMENTATIONS[name]), entries, required=("name",)).schema()
+        schema = Section(
+            name, paragraphs(AUGMENTATIONS[name]), entries, required=("name",)
+        ).schema()
         schema["properties"] = {"name": {"const": name}} | schema["properties"]
         objects.append(schema)
     return {"anyOf": [*_named(AUGMENTATIONS)["anyOf"], *objects]}
@@ -350,14 +451,24 @@ def _augmentation() -> Schema:
 
 def _space(settings: Mapping[str, Entry]) -> dict[str, Schema]:
     """What each setting can be drawn from."""
-    kinds: dict[str, type | None] = {name: number_type(setting_fields(Recipe)[name]) for name in COMMON}
+    kinds: dict[str, type | None] = {
+        name: number_type(setting_fields(Recipe)[name]) for name in COMMON
+    }
     for method in METHODS:
-        kinds |= {name: number_type(field) for name, field in setting_fields(METHODS[method]).items() if name not in COMMON}
+        kinds |= {
+            name: number_type(field)
+            for name, field in setting_fields(METHODS[method]).items()
+            if name not in COMMON
+        }
     space = {
-        name: _dimension({"$ref": f"#/$defs/setting.{name}"}, kinds.get(name), entry.help) for name, entry in settings.items()
+        name: _dimension({"$ref": f"#/$defs/setting.{name}"}, kinds.get(name), entry.help)
+        for name, entry in settings.items()
     }
     for entry in _augmentation_settings():
-        fields = [setting_fields(augmentation).get(entry.name.removeprefix("augmentation.")) for augmentation in AUGMENTATIONS.values()]
+        fields = [
+            setting_fields(augmentation).get(entry.name.removeprefix("augmentation."))
+            for augmentation in AUGMENTATIONS.values()
+        ]
         number = next(number_type(field) for field in fields if field)
         space[entry.name] = _dimension(entry.schema, number, entry.help)
     return space
@@ -372,14 +483,25 @@ def _augmentation_settings() -> Iterable[Entry]:
     for name, fields in owners.items():
         schemas = _distinct(json_schema(field) for field in fields.values())
         help = _by_owner(fields, lambda field: field.setting.help)
-        yield Entry(f"augmentation.{name}", "", "", help, schemas[0] if len(schemas) == 1 else {"anyOf": schemas})
+        yield Entry(
+            f"augmentation.{name}",
+            "",
+            "",
+            help,
+            schemas[0] if len(schemas) == 1 else {"anyOf": schemas},
+        )
 
 
 def _dimension(value: Schema, number: type | None, help: str) -> Schema:
     pair = {"type": "array", "prefixItems": [value, value], "minItems": 2, "maxItems": 2}
     flag = {"const": True, "description": "with int: log-uniform"}
     kinds: dict[str, Schema] = {"choice": {"type": "array", "items": value, "minItems": 1}}
-    extra: dict[str, Schema] = {"when": {"type": "object", "description": "drawn only where another choice has these values"}}
+    extra: dict[str, Schema] = {
+        "when": {
+            "type": "object",
+            "description": "drawn only where another choice has these values",
+        }
+    }
     if number is not None:
         kinds["int"] = pair
         extra |= {"step": {"type": "number"}, "log": flag}
@@ -387,4 +509,10 @@ def _dimension(value: Schema, number: type | None, help: str) -> Schema:
         kinds |= {"uniform": pair, "log": pair}
         extra["log"] = {"anyOf": [pair, flag]}
     required = [{"required": [kind]} for kind in kinds]
-    return {"type": "object", "description": help, "properties": kinds | extra, "additionalProperties": False, "anyOf": required}
+    return {
+        "type": "object",
+        "description": help,
+        "properties": kinds | extra,
+        "additionalProperties": False,
+        "anyOf": required,
+    }

@@ -8,19 +8,25 @@ from typing import Any, Protocol
 
 from distill_ray.augmentation import Augmentation
 from distill_ray.job import Recipe
-from distill_ray.study.recipes import change, to_file, augmentation_text
+from distill_ray.study.recipes import augmentation_text, change, to_file
 
 Label = str | int | float | bool
-"""What the search shows for a value: the value itself, or one line of text for an augmentation or a list."""
+"""What the search shows for a value: the value itself, or one line of text for an augmentation or a
+list.
+"""
 
 
 class Trial(Protocol):
     """The part of an Optuna trial that a search space needs."""
 
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
         """A number of the range."""
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
         """A whole number of the range."""
 
     def suggest_categorical(self, name: str, choices: Sequence[Label]) -> Any:
@@ -37,7 +43,9 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """Numbers from `low` to `high`, both included: of any kind or whole, evenly or by their logarithm, at all or in steps."""
+    """Numbers from `low` to `high`, both included: of any kind or whole, evenly or by their
+    logarithm, at all or in steps.
+    """
 
     name: str
     low: float
@@ -55,12 +63,18 @@ class Range:
     def suggest(self, trial: Trial) -> Label:
         """The value that `trial` draws."""
         if self.whole:
-            return trial.suggest_int(self.name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
+            return trial.suggest_int(
+                self.name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log
+            )
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
     def label(self, value: Any) -> Label | None:
         """`value` as the search writes it, or `None` when it cannot be drawn."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not self.low <= value <= self.high
+        ):
             return None
         if self.whole and value != int(value):
             return None
@@ -76,13 +90,23 @@ class Range:
 
     def described(self) -> str:
         """The range on one line, `log [1, 20]`."""
-        kind = ("log " if self.log else "") + ("int" if self.whole else "" if self.log else "uniform")
-        return f"{kind.strip()} [{self.low:g}, {self.high:g}]" + (f" step {self.step:g}" if self.step else "")
+        kind = ("log " if self.log else "") + (
+            "int" if self.whole else "" if self.log else "uniform"
+        )
+        return f"{kind.strip()} [{self.low:g}, {self.high:g}]" + (
+            f" step {self.step:g}" if self.step else ""
+        )
 
     def to_file(self) -> dict[str, Any]:
         """The range as the study file writes it."""
-        written: dict[str, Any] = {"int" if self.whole else "log" if self.log else "uniform": [self.low, self.high]}
-        return written | ({"log": True} if self.whole and self.log else {}) | ({"step": self.step} if self.step else {})
+        written: dict[str, Any] = {
+            "int" if self.whole else "log" if self.log else "uniform": [self.low, self.high]
+        }
+        return (
+            written
+            | ({"log": True} if self.whole and self.log else {})
+            | ({"step": self.step} if self.step else {})
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +134,14 @@ class Choice:
 
     def label(self, value: Any) -> Label | None:
         """The label of `value`, or `None` when it is none of the choices."""
-        return next((label for label, choice in zip(self.labels, self.values, strict=True) if choice == value), None)
+        return next(
+            (
+                label
+                for label, choice in zip(self.labels, self.values, strict=True)
+                if choice == value
+            ),
+            None,
+        )
 
     def value(self, label: Label) -> Any:
         """The setting that `label` stands for. Raises `ValueError` for any other label."""
@@ -132,14 +163,17 @@ Dimension = Range | Choice
 class SearchSpace:
     """What a trial draws, in an order in which every condition is decided before it is asked.
 
-    `fixed` holds the settings of methods that the student section names, also those that only another method in the space has.
+    `fixed` holds the settings of methods that the student section names, also those that only
+    another method in the space has.
     """
 
     dimensions: tuple[Dimension, ...]
     fixed: Mapping[str, Any]
 
     def suggest(self, trial: Trial) -> dict[str, Label]:
-        """Draw the active dimensions from an Optuna trial: label by name, exactly what Optuna has in `trial.params`."""
+        """Draw the active dimensions from an Optuna trial: label by name, exactly what Optuna has
+        in `trial.params`.
+        """
         drawn: dict[str, Label] = {}
         for dimension in self.dimensions:
             if self.is_active(dimension, drawn):
@@ -148,31 +182,49 @@ class SearchSpace:
 
     def is_active(self, dimension: Dimension, drawn: Mapping[str, Label]) -> bool:
         """Whether `dimension` is drawn after these values."""
-        return all(condition.field in drawn and drawn[condition.field] in condition.labels for condition in dimension.when)
+        return all(
+            condition.field in drawn and drawn[condition.field] in condition.labels
+            for condition in dimension.when
+        )
 
     def without(self, name: str, values: Collection[Any]) -> SearchSpace:
-        """The space without some values of choice `name`, and without the dimensions that are drawn only with them."""
+        """The space without some values of choice `name`, and without the dimensions that are drawn
+        only with them.
+        """
         dropped: dict[str, set[Label]] = {name: {label_of(value) for value in values}}
         kept: list[Dimension] = []
         for dimension in self.dimensions:
             when = tuple(
                 replace(
-                    condition, labels=tuple(label for label in condition.labels if label not in dropped.get(condition.field, ()))
+                    condition,
+                    labels=tuple(
+                        label
+                        for label in condition.labels
+                        if label not in dropped.get(condition.field, ())
+                    ),
                 )
                 for condition in dimension.when
             )
             if not all(condition.labels for condition in when):
-                dropped[dimension.name] = set(dimension.labels) if isinstance(dimension, Choice) else set()
+                dropped[dimension.name] = (
+                    set(dimension.labels) if isinstance(dimension, Choice) else set()
+                )
             elif isinstance(dimension, Choice) and dimension.name == name:
-                remaining = tuple(value for value in dimension.values if label_of(value) not in dropped[name])
+                remaining = tuple(
+                    value for value in dimension.values if label_of(value) not in dropped[name]
+                )
                 kept.append(replace(dimension, values=remaining, when=when))
             else:
                 kept.append(replace(dimension, when=when))
         return replace(self, dimensions=tuple(kept))
 
     def recipe(self, base: Recipe, drawn: Mapping[str, Label]) -> Recipe:
-        """The student's recipe for what a trial has drawn. Raises `ValueError` when the settings do not fit each other."""
-        return change(base, {**self.fixed, **{name: self[name].value(label) for name, label in drawn.items()}})
+        """The student's recipe for what a trial has drawn. Raises `ValueError` when the settings do
+        not fit each other.
+        """
+        return change(
+            base, {**self.fixed, **{name: self[name].value(label) for name, label in drawn.items()}}
+        )
 
     def __getitem__(self, name: str) -> Dimension:
         """The dimension of that name. Raises `KeyError` when there is none."""
@@ -188,7 +240,9 @@ class SearchSpace:
 
 
 def label_of(value: Any) -> Label:
-    """The label of a setting: itself, or text for an augmentation (`cutout(size=8)`) and for a list (`[3, 6]`)."""
+    """The label of a setting: itself, or text for an augmentation (`cutout(size=8)`) and for a list
+    (`[3, 6]`).
+    """
     if isinstance(value, Augmentation):
         return augmentation_text(value)
     label: Label = str(list(value)) if isinstance(value, tuple) else value

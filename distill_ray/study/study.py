@@ -15,17 +15,27 @@ from distill_ray.job import Recipe, canonical_json
 from distill_ray.study.document import Document
 from distill_ray.study.problems import Path, Problems
 from distill_ray.study.recipes import COMMON, flatten, short_texts, to_file
-from distill_ray.study.sections import Confirm, DataSection, Published, Resources, Screen, Search, TeacherGroup
+from distill_ray.study.sections import (
+    Confirm,
+    DataSection,
+    Published,
+    Resources,
+    Screen,
+    Search,
+    TeacherGroup,
+)
 from distill_ray.study.space import Choice, Label
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What is to be found out, and within which bounds. Two studies with the same `digest` ask for the same.
+    """What is to be found out, and within which bounds. Two studies with the same `digest` ask for
+    the same.
 
-    `student` is the recipe that trials start from, and `learns_from` the groups of teachers that it learns from, all when empty.
-    Seeds are derived from `seed` so that no student starts from the weights
-    of a teacher: teachers count from it, trials have `trial_seed`, confirmations `confirm_seeds`.
+    `student` is the recipe that trials start from, and `learns_from` the groups of teachers that it
+    learns from, all when empty. Seeds are derived from `seed` so that no student starts from the
+    weights of a teacher: teachers count from it, trials have `trial_seed`, confirmations
+    `confirm_seeds`.
     """
 
     name: str
@@ -64,23 +74,36 @@ class Study:
 
     @property
     def digest(self) -> str:
-        """Sixteen hexadecimal digits of what the study asks for, whatever the file's comments, order or defaults, and whatever
-        it quotes of others.
+        """Sixteen hexadecimal digits of what the study asks for, whatever the file's comments,
+        order or defaults, and whatever it quotes of others.
         """
         asked = {name: section for name, section in self.to_dict().items() if name != "published"}
         return hashlib.sha256(canonical_json(asked).encode()).hexdigest()[:16]
 
     @cached_property
     def augmentation_texts(self) -> Mapping[Augmentation, str]:
-        """What people read for the augmentations that the search chooses from or the screening measures."""
-        chosen = [value for each in self.search.space.dimensions if isinstance(each, Choice) for value in each.values]
-        augmentations = [*(value for value in chosen if isinstance(value, Augmentation)), *(self.screen.candidates if self.screen else ())]
+        """What people read for the augmentations that the search chooses from or the screening
+        measures.
+        """
+        chosen = [
+            value
+            for each in self.search.space.dimensions
+            if isinstance(each, Choice)
+            for value in each.values
+        ]
+        augmentations = [
+            *(value for value in chosen if isinstance(value, Augmentation)),
+            *(self.screen.candidates if self.screen else ()),
+        ]
         return short_texts(dict.fromkeys(augmentations))
 
     def shown(self, drawn: Mapping[str, Label]) -> dict[str, Label]:
         """What a trial has drawn, as people read it: augmentations by their `augmentation_texts`."""
         values = {name: self.search.space[name].value(label) for name, label in drawn.items()}
-        return {name: self.augmentation_texts[value] if isinstance(value, Augmentation) else drawn[name] for name, value in values.items()}
+        return {
+            name: self.augmentation_texts[value] if isinstance(value, Augmentation) else drawn[name]
+            for name, value in values.items()
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The study as a study file with nothing left out, in JSON values."""
@@ -100,14 +123,22 @@ class Study:
         return written
 
     def _student(self) -> dict[str, Any]:
-        """The student section. Where the method is searched, a setting here holds for every method, so defaults stay out."""
+        """The student section. Where the method is searched, a setting here holds for every method,
+        so defaults stay out.
+        """
         settings = flatten(self.student)
         if any(dimension.name == "method" for dimension in self.search.space.dimensions):
-            settings = {name: settings[name] for name in (*COMMON, "method", "augmentation")} | dict(self.search.space.fixed)
-        return to_file(settings) | ({"teachers": list(self.learns_from)} if self.learns_from else {})
+            settings = {
+                name: settings[name] for name in (*COMMON, "method", "augmentation")
+            } | dict(self.search.space.fixed)
+        return to_file(settings) | (
+            {"teachers": list(self.learns_from)} if self.learns_from else {}
+        )
 
     def error(self, problems: Iterable[tuple[str, str]]) -> RequestError:
-        """The error for `(field, message)` pairs that show only later, `("student.batch_size", "...")`, with their lines."""
+        """The error for `(field, message)` pairs that show only later, `("student.batch_size",
+        "...")`, with their lines.
+        """
         collected = Problems(self.path, self.document.origins)
         for name, message in problems:
             collected.add(_located(name), message)
@@ -115,7 +146,9 @@ class Study:
 
 
 def members(groups: Sequence[TeacherGroup], names: Sequence[str] = ()) -> list[int]:
-    """The places, in the whole ensemble, of the teachers in the groups of these names; of all teachers without names."""
+    """The places, in the whole ensemble, of the teachers in the groups of these names; of all
+    teachers without names.
+    """
     places: list[int] = []
     first = 0
     for group in groups:

@@ -1,4 +1,6 @@
-"""The study's record in MLflow, written by one thread of the driver; the store stays the source of truth."""
+"""The study's record in MLflow, written by one thread of the driver; the store stays the source of
+truth.
+"""
 
 from distill_ray.tracking.address import check_tracking, default_uri, redacted, shown, sqlite_file
 from distill_ray.tracking.champion import Champion

@@ -1,4 +1,6 @@
-"""Where MLflow records go: is the address well formed, does something answer there, and how may it be shown."""
+"""Where MLflow records go: is the address well formed, does something answer there, and how may it
+be shown.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def sqlite_file(uri: str) -> Path | None:
 
 
 def shown(uri: str) -> str:
-    """`uri` without user name, password, query and fragment: the only form in which an address is printed."""
+    """`uri` without user name, password, query and fragment: the only form in which an address is
+    printed.
+    """
     parts = urlsplit(uri)
     if not parts.netloc:
         return uri.partition("?")[0]
@@ -53,10 +57,11 @@ def redacted(text: str, uri: str) -> str:
 
 
 def check_tracking(uri: str, timeout: float = 5.0) -> None:
-    """Make sure that MLflow can be written to at `uri`: a SQLite file, a database server or a tracking server.
+    """Make sure that MLflow can be written to at `uri`: a SQLite file, a database server or a
+    tracking server.
 
-    Takes a few seconds at most and does not import MLflow. Raises `RequestError` saying what is wrong with the address or
-    that nothing answers there.
+    Takes a few seconds at most and does not import MLflow. Raises `RequestError` saying what is
+    wrong with the address or that nothing answers there.
     """
     scheme = urlsplit(uri).scheme.split("+")[0]
     if scheme == "sqlite":
@@ -75,22 +80,29 @@ def check_tracking(uri: str, timeout: float = 5.0) -> None:
 def _check_sqlite(uri: str) -> None:
     path = sqlite_file(uri)
     if path is None:
-        raise RequestError(f"tracking URI {shown(uri)!r}: names no database file; write sqlite:////absolute/path/mlflow.db")
+        raise RequestError(
+            f"tracking URI {shown(uri)!r}: names no database file; write sqlite:////absolute/path/mlflow.db"
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=1.0)
         try:
-            # Takes the write lock and gives it back: proves that the file is a database and that it can be written.
+            # Takes the write lock and gives it back: proves that the file is a database and that it
+            # can be written.
             connection.execute("BEGIN IMMEDIATE")
             connection.rollback()
         finally:
             connection.close()
     except sqlite3.OperationalError as error:
         if "locked" not in str(error):
-            raise RequestError(f"tracking URI {shown(uri)!r}: cannot be written ({error}); {CHANGE}") from None
+            raise RequestError(
+                f"tracking URI {shown(uri)!r}: cannot be written ({error}); {CHANGE}"
+            ) from None
     except (OSError, sqlite3.Error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise RequestError(f"tracking URI {shown(uri)!r}: cannot be written ({reason}); {CHANGE}") from None
+        raise RequestError(
+            f"tracking URI {shown(uri)!r}: cannot be written ({reason}); {CHANGE}"
+        ) from None
 
 
 def _check_database(uri: str, scheme: str, timeout: float) -> None:
@@ -98,12 +110,18 @@ def _check_database(uri: str, scheme: str, timeout: float) -> None:
     dialect, _, driver = parts.scheme.partition("+")
     driver = driver or {"postgresql": "psycopg2", "mysql": "MySQLdb", "mssql": "pyodbc"}[dialect]
     if find_spec(driver) is None:
-        raise RequestError(f"tracking URI {shown(uri)!r}: needs the Python package of {driver}, which is not installed")
+        raise RequestError(
+            f"tracking URI {shown(uri)!r}: needs the Python package of {driver}, which is not installed"
+        )
     try:
-        with socket.create_connection((parts.hostname or "", parts.port or DATABASES[scheme]), timeout):
+        with socket.create_connection(
+            (parts.hostname or "", parts.port or DATABASES[scheme]), timeout
+        ):
             return
     except (OSError, ValueError) as error:
-        raise RequestError(f"tracking URI {shown(uri)!r}: nothing answers there ({error}); start it or {CHANGE}") from None
+        raise RequestError(
+            f"tracking URI {shown(uri)!r}: nothing answers there ({error}); start it or {CHANGE}"
+        ) from None
 
 
 def _check_server(uri: str, timeout: float) -> None:
@@ -122,7 +140,9 @@ def _check_server(uri: str, timeout: float) -> None:
             f"tracking URI {shown(uri)!r}: this is no MLflow server that works (HTTP {error.code}); check it or {CHANGE}"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError):
-        raise RequestError(f"tracking URI {shown(uri)!r}: what answers there is not MLflow; {CHANGE}") from None
+        raise RequestError(
+            f"tracking URI {shown(uri)!r}: what answers there is not MLflow; {CHANGE}"
+        ) from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = redacted(str(getattr(error, "reason", error)), uri)
         raise RequestError(
@@ -142,7 +162,9 @@ def _request(uri: str) -> urllib.request.Request:
         headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
     elif token:
         headers["Authorization"] = f"Bearer {token}"
-    return urllib.request.Request(f"{bare}/api/2.0/mlflow/experiments/search", b'{"max_results": 1}', headers)
+    return urllib.request.Request(
+        f"{bare}/api/2.0/mlflow/experiments/search", b'{"max_results": 1}', headers
+    )
 
 
 def _tls() -> ssl.SSLContext:

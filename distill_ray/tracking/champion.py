@@ -1,10 +1,12 @@
-"""The best student as an MLflow model: raw images in, class probabilities out, in the registry under the study's name.
+"""The best student as an MLflow model: raw images in, class probabilities out, in the registry
+under the study's name.
 
-A model folder holds the weights as safetensors, one JSON file that says what they are, and a copy of this package, from
-which `champion_model` builds the network again; there is no pickle in it, and whoever loads it needs torch but neither the
-store nor an installed distill_ray. The other way that MLflow offers, its PyTorch flavour with an exported graph (`pt2`),
-gives the same probabilities; it was tried and left, because exporting even a WRN-10-1 takes 7 s where this takes 1 s, and
-the graph is bound to the release of torch that wrote it.
+A model folder holds the weights as safetensors, one JSON file that says what they are, and a copy
+of this package, from which `champion_model` builds the network again; there is no pickle in it, and
+whoever loads it needs torch but neither the store nor an installed distill_ray. The other way that
+MLflow offers, its PyTorch flavour with an exported graph (`pt2`), gives the same probabilities; it
+was tried and left, because exporting even a WRN-10-1 takes 7 s where this takes 1 s, and the graph
+is bound to the release of torch that wrote it.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ REQUIRED = ("torch", "torchvision", "numpy", "safetensors", "mlflow")
 class Champion:
     """A finished job to hand out.
 
-    `weights` are those of its deployed network as safetensors; `temperature` divides the logits before the softmax, 1 leaves
-    them as they are; `examples` are a few images (N, H, W, C), of the shape that the network takes: uint8, or float32
-    where inputs are real numbers.
+    `weights` are those of its deployed network as safetensors; `temperature` divides the logits
+    before the softmax, 1 leaves them as they are; `examples` are a few images (N, H, W, C), of the
+    shape that the network takes: uint8, or float32 where inputs are real numbers.
     """
 
     job: Job
@@ -50,7 +52,9 @@ class Champion:
 
 
 def save_champion(champion: Champion, folder: Path, **about: Any) -> None:
-    """Write an MLflow model into the empty or missing `folder`. `about` goes into MLflow's own description of the model."""
+    """Write an MLflow model into the empty or missing `folder`. `about` goes into MLflow's own
+    description of the model.
+    """
     prepare()
     import mlflow.pyfunc
     import numpy as np
@@ -71,14 +75,17 @@ def save_champion(champion: Champion, folder: Path, **about: Any) -> None:
             signature=ModelSignature(inputs, outputs),
             input_example=champion.examples,
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIRED],
-            model_config={"device": AUTO},  # MLflow lets whoever loads the model replace only what is named here
+            # MLflow lets whoever loads the model replace only what is named here
+            model_config={"device": AUTO},
             metadata={"job_id": champion.job.id, "class_names": list(champion.class_names)},
             mlflow_model=Model(**about),
         )
 
 
 def write_student(champion: Champion, folder: Path) -> None:
-    """Write `champion.json` and `weights.safetensors`, from which `champion_model.load_student` builds the network again."""
+    """Write `champion.json` and `weights.safetensors`, from which `champion_model.load_student`
+    builds the network again.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "weights.safetensors").write_bytes(champion.weights)
     card = {
@@ -92,37 +99,62 @@ def write_student(champion: Champion, folder: Path) -> None:
 
 
 def _package(staging: Path) -> Path:
-    # Copied by hand because MLflow would take compiled files and whatever else lies in the folder along.
+    # Copied by hand because MLflow would take compiled files and whatever else lies in the folder
+    # along.
     source = Path(__file__).parents[1]
-    return Path(shutil.copytree(source, staging / source.name, ignore=shutil.ignore_patterns("__pycache__", ".*")))
+    return Path(
+        shutil.copytree(
+            source, staging / source.name, ignore=shutil.ignore_patterns("__pycache__", ".*")
+        )
+    )
 
 
-def register_champion(client: MlflowClient, study_name: str, experiment_id: str, run_id: str, champion: Champion) -> None:
-    """Log the model as an output of run `run_id`, and give its version in the registry the alias `champion`.
+def register_champion(
+    client: MlflowClient, study_name: str, experiment_id: str, run_id: str, champion: Champion
+) -> None:
+    """Log the model as an output of run `run_id`, and give its version in the registry the alias
+    `champion`.
 
     A job that has a version already gets no second one, only the alias.
     """
-    number = _version(client, study_name, champion) or _new_version(client, study_name, experiment_id, run_id, champion)
+    number = _version(client, study_name, champion) or _new_version(
+        client, study_name, experiment_id, run_id, champion
+    )
     client.set_registered_model_alias(study_name, ALIAS, number)
 
 
 def _version(client: MlflowClient, study_name: str, champion: Champion) -> str | None:
     versions = client.search_model_versions(f"name = '{study_name}'")
-    return next((str(one.version) for one in versions if one.tags.get("job_id") == champion.job.id), None)
+    return next(
+        (str(one.version) for one in versions if one.tags.get("job_id") == champion.job.id), None
+    )
 
 
-def _new_version(client: MlflowClient, study_name: str, experiment_id: str, run_id: str, champion: Champion) -> str:
+def _new_version(
+    client: MlflowClient, study_name: str, experiment_id: str, run_id: str, champion: Champion
+) -> str:
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
     recipe = champion.job.recipe
-    tags = {"job_id": champion.job.id, "study": study_name, "method": recipe.method.name, "model": recipe.model}
+    tags = {
+        "job_id": champion.job.id,
+        "study": study_name,
+        "method": recipe.method.name,
+        "model": recipe.model,
+    }
     params = {name: str(value) for name, value in recipe.params().items()}
     model = client.create_logged_model(experiment_id, ALIAS, run_id, tags, params, "classifier")
     try:
         with tempfile.TemporaryDirectory() as staging:
             folder = Path(staging, "model")
-            save_champion(champion, folder, artifact_path=model.artifact_location, run_id=run_id, model_id=model.model_id)
+            save_champion(
+                champion,
+                folder,
+                artifact_path=model.artifact_location,
+                run_id=run_id,
+                model_id=model.model_id,
+            )
             client.log_model_artifacts(model.model_id, str(folder))
     except BaseException:
         client.finalize_logged_model(model.model_id, "FAILED")
@@ -130,8 +162,11 @@ def _new_version(client: MlflowClient, study_name: str, experiment_id: str, run_
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
     with suppress(MlflowException):
-        client.create_registered_model(study_name, {"study": study_name}, "Students of this study, by `distill-ray`.")
-    # A database, unlike a server, would look `models:/...` up wherever this process has set MLflow's global tracking URI.
+        client.create_registered_model(
+            study_name, {"study": study_name}, "Students of this study, by `distill-ray`."
+        )
+    # A database, unlike a server, would look `models:/...` up wherever this process has set
+    # MLflow's global tracking URI.
     source = model.model_uri if client.tracking_uri.startswith("http") else model.artifact_location
     made = client.create_model_version(
         study_name,
@@ -143,5 +178,8 @@ def _new_version(client: MlflowClient, study_name: str, experiment_id: str, run_
         model_id=model.model_id,
     )
     number = str(made.version)
-    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": json.dumps([{"name": study_name, "version": number}])})
+    client.set_logged_model_tags(
+        model.model_id,
+        {"mlflow.modelVersions": json.dumps([{"name": study_name, "version": number}])},
+    )
     return number

@@ -29,13 +29,17 @@ class ChampionModel:
 
     @torch.inference_mode()
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """Class probabilities, float32 (N, K), of images (N, H, W, C): uint8, or float32 where inputs are real numbers.
+        """Class probabilities, float32 (N, K), of images (N, H, W, C): uint8, or float32 where
+        inputs are real numbers.
 
-        They are those of float32 arithmetic on every device: a GPU would by itself round what it convolves to ten bits (TF32).
+        They are those of float32 arithmetic on every device: a GPU would by itself round what it
+        convolves to ten bits (TF32).
         """
         batches = []
         for start in range(0, len(images), IMAGES_PER_BATCH):
-            batch = torch.from_numpy(np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH])).to(self.device)
+            batch = torch.from_numpy(
+                np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH])
+            ).to(self.device)
             with autocast(self.device, "fp32"):
                 logits = self.network(scaled(batch))
             batches.append(torch.softmax(logits.float() / self.temperature, dim=1).cpu().numpy())
@@ -43,7 +47,9 @@ class ChampionModel:
 
 
 def scaled(images: Tensor) -> Tensor:
-    """Images (N, H, W, C) as networks take them, float32 (N, C, H, W): pixels in [0, 1], real numbers as they are."""
+    """Images (N, H, W, C) as networks take them, float32 (N, C, H, W): pixels in [0, 1], real
+    numbers as they are.
+    """
     images = images.permute(0, 3, 1, 2)
     return images if images.is_floating_point() else images.float() / 255
 
@@ -54,15 +60,22 @@ def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> 
 
 
 def load_student(folder: Path, device: str | None = None) -> ChampionModel:
-    """The student that `champion.write_student` wrote; without a `device`, or with `auto`, on a GPU if there is one."""
+    """The student that `champion.write_student` wrote; without a `device`, or with `auto`, on a GPU
+    if there is one.
+    """
     card = json.loads((folder / "champion.json").read_text())
     job = Job.from_dict(card["job"])
     height, width, channels = card["image_shape"]
     # Mean and standard deviation of the images are among the weights.
     plain = build_model(
-        job.recipe.model, num_classes=len(card["class_names"]), image_shape=(channels, height, width), seed=job.seed
+        job.recipe.model,
+        num_classes=len(card["class_names"]),
+        image_shape=(channels, height, width),
+        seed=job.seed,
     )
     network = job.recipe.method.deployable(plain)
     network.load_state_dict(load_file(folder / "weights.safetensors"))
     here = "cuda" if torch.cuda.is_available() else "cpu"
-    return ChampionModel(network, card["temperature"], torch.device(here if device in (None, AUTO) else device))
+    return ChampionModel(
+        network, card["temperature"], torch.device(here if device in (None, AUTO) else device)
+    )

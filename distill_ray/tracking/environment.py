@@ -10,13 +10,16 @@ SETTINGS = {
     # The outbox itself waits and tries again, and has to notice soon that it must.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    # A model would otherwise take along the pyproject.toml and uv.lock of whatever folder the study was started in.
+    # A model would otherwise take along the pyproject.toml and uv.lock of whatever folder the study
+    # was started in.
     "MLFLOW_UV_AUTO_DETECT": "false",
     "MLFLOW_LOG_UV_FILES": "false",
 }
 
 
 def prepare() -> None:
-    """Set MLflow's environment variables where the user has not. To be called before MLflow is imported."""
+    """Set MLflow's environment variables where the user has not. To be called before MLflow is
+    imported.
+    """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -25,20 +25,26 @@ if TYPE_CHECKING:
     from distill_ray.tracking.writer import RunWriter
 
 MOST_POINTS = 500_000
-"""Metric values held in memory while MLflow is down, about 100 MB. A run that does not fit is left unfinished in MLflow."""
+"""Metric values held in memory while MLflow is down, about 100 MB. A run that does not fit is left
+unfinished in MLflow.
+"""
 
 REST = 15
-"""The thread pauses this many times as long as it worked, so that it takes little CPU time from training."""
+"""The thread pauses this many times as long as it worked, so that it takes little CPU time from
+training.
+"""
 
 MANY = 20
 """This many waiting runs end the pause: waiting makes the work no less, and takes memory."""
 
 LONGEST_WAIT = 30.0
-"""Most seconds that an update waits. There is no pause after the first write, which loads MLflow."""
+"""Most seconds that an update waits. There is no pause after the first write, which loads MLflow.
+"""
 
 BEFORE_FIRST = 10.0
-"""Intervals before the first write, which loads MLflow and may create its database: seconds of CPU time that the start of the
-study needs more."""
+"""Intervals before the first write, which loads MLflow and may create its database: seconds of CPU
+time that the start of the study needs more.
+"""
 
 ATTEMPTS = 3
 """How often `close` has the rest tried before it gives up."""
@@ -55,12 +61,19 @@ _NONE: dict[str, Any] = {}
 class Outbox:
     """Takes what is to be written to MLflow and lets one thread write it, for as long as it takes.
 
-    Nothing raises: `warn` gets a line when MLflow goes down, refuses something or comes back. After a failure the thread
-    checks what MLflow has, so that a call whose response was lost is not repeated.
+    Nothing raises: `warn` gets a line when MLflow goes down, refuses something or comes back. After
+    a failure the thread checks what MLflow has, so that a call whose response was lost is not
+    repeated.
     """
 
     def __init__(
-        self, uri: str, study_name: str, study_key: str, artifacts: str | None, warn: Callable[[str], None], interval: float
+        self,
+        uri: str,
+        study_name: str,
+        study_key: str,
+        artifacts: str | None,
+        warn: Callable[[str], None],
+        interval: float,
     ) -> None:
         self.uri, self.interval = uri, interval
         self._study = (study_name, study_key, artifacts)
@@ -73,7 +86,9 @@ class Outbox:
         self._closing = False
         self._written = 0
         database = sqlite_file(uri)
-        self.runs: dict[str, Recorded] | None = read_recorded(database, study_key) if database else None
+        self.runs: dict[str, Recorded] | None = (
+            read_recorded(database, study_key) if database else None
+        )
         self._writer: RunWriter | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
@@ -91,7 +106,9 @@ class Outbox:
             self._changed.notify()
 
     def close(self, timeout: float) -> bool:
-        """Write what is left, at most `timeout` seconds for each run, and stop. Returns whether MLflow then has everything."""
+        """Write what is left, at most `timeout` seconds for each run, and stop. Returns whether
+        MLflow then has everything.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -121,14 +138,18 @@ class Outbox:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._closing)
                 self._changed.wait_for(lambda: self._closing, timeout=wait)
-                self._changed.wait_for(lambda: self._closing or len(self._pending) >= MANY, timeout=rest)
+                self._changed.wait_for(
+                    lambda: self._closing or len(self._pending) >= MANY, timeout=rest
+                )
                 closing, batch = self._closing, self._take()
             began, loaded = time.monotonic(), self._writer is not None
             try:
                 self._write(batch)
             except Exception as error:
                 if not failures:
-                    self._say(f"{error}; the study goes on, and what is to be written is kept until it works")
+                    self._say(
+                        f"{error}; the study goes on, and what is to be written is kept until it works"
+                    )
                 failures, self.runs, self._away = failures + 1, None, True
                 with self._changed:
                     for pending in (*batch.values(), *self._take().values()):
@@ -147,10 +168,14 @@ class Outbox:
                     return
 
     def _write(self, batch: dict[str, Pending]) -> None:
-        """Write all of `batch`, taking out what is done. MLflow is loaded only when there is something to write."""
+        """Write all of `batch`, taking out what is done. MLflow is loaded only when there is
+        something to write.
+        """
         from distill_ray.tracking.writer import RunWriter, Unavailable
 
-        if self.runs is not None and not any(pending.beyond(self.runs.get(pending.run_key)) for pending in batch.values()):
+        if self.runs is not None and not any(
+            pending.beyond(self.runs.get(pending.run_key)) for pending in batch.values()
+        ):
             batch.clear()
             return
         writer = self._writer = self._writer or RunWriter(self.uri, *self._study)
@@ -176,9 +201,15 @@ class Outbox:
         if news.key == ENDING_KEY:
             for key, run in list(runs.items()):
                 if key != STUDY_KEY and run.status == "RUNNING":
-                    self._send(writer, runs, Pending(key, tags={STATUS_TAG: INTERRUPTED}, status="KILLED"))
+                    self._send(
+                        writer, runs, Pending(key, tags={STATUS_TAG: INTERRUPTED}, status="KILLED")
+                    )
         elif news.status == "RUNNING" and STUDY_KEY in runs and runs[STUDY_KEY].done:
-            self._send(writer, runs, Pending(STUDY_KEY, tags={STATUS_TAG: WORDS["RUNNING"]}, status="RUNNING"))
+            self._send(
+                writer,
+                runs,
+                Pending(STUDY_KEY, tags={STATUS_TAG: WORDS["RUNNING"]}, status="RUNNING"),
+            )
         self._send(writer, runs, news)
 
     def _send(self, writer: RunWriter, runs: dict[str, Recorded], news: Pending) -> None:
@@ -190,9 +221,14 @@ class Outbox:
             self._refused = True
             self._say(f"does not take {news.key} ({error})")
             return
-        if known.done and news.run_key != STUDY_KEY:  # nobody asks again what it was, and there may be thousands
+        # Nobody asks again what it was, and there may be thousands
+        if known.done and news.run_key != STUDY_KEY:
             known = replace(
-                known, status=sys.intern(known.status), tags=_ENDED[known.tags[STATUS_TAG]], metrics=_NONE, steps=_NONE
+                known,
+                status=sys.intern(known.status),
+                tags=_ENDED[known.tags[STATUS_TAG]],
+                metrics=_NONE,
+                steps=_NONE,
             )
         runs[news.run_key] = known
         self._written += 1

@@ -18,18 +18,29 @@ if TYPE_CHECKING:
 Status = Literal["FINISHED", "KILLED", "FAILED", "RUNNING"]
 
 KEY_TAG = "distill_ray.key"
-"""Tag of every run, by which it is found again: the identity of the study, a slash, and the key of the job within it."""
+"""Tag of every run, by which it is found again: the identity of the study, a slash, and the key of
+the job within it.
+"""
 
 STUDY_KEY_TAG = "study_key"
 """Tag of every run, for searches in MLflow: the identity of the study alone."""
 
 LOGGED_TAG = "distill_ray.logged"
-"""Tag of the study's run: digests of the data sets, files, views and the champion that it has, as JSON."""
+"""Tag of the study's run: digests of the data sets, files, views and the champion that it has, as
+JSON.
+"""
 
 STATUS_TAG = "status"
-"""Tag of every run that says in a word how it ended: MLflow has no status of its own for pruned or interrupted."""
+"""Tag of every run that says in a word how it ended: MLflow has no status of its own for pruned or
+interrupted.
+"""
 
-WORDS: dict[Status, str] = {"FINISHED": "complete", "KILLED": "pruned", "FAILED": "failed", "RUNNING": "running"}
+WORDS: dict[Status, str] = {
+    "FINISHED": "complete",
+    "KILLED": "pruned",
+    "FAILED": "failed",
+    "RUNNING": "running",
+}
 INTERRUPTED = "interrupted"
 
 STUDY_KEY = "study"
@@ -37,7 +48,9 @@ STUDY_KEY = "study"
 
 CHAMPION_KEY = "study/champion"
 ENDING_KEY = "study/ending"
-"""Keys of two parts of the study's run that are written in their turn, after the jobs told of before."""
+"""Keys of two parts of the study's run that are written in their turn, after the jobs told of
+before.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +65,8 @@ class Point:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A split that a run used. `name` differs from split to split (`digits validation`), `source` says where it came from.
+    """A split that a run used. `name` differs from split to split (`digits validation`), `source`
+    says where it came from.
 
     `shape` is that of one image (H, W, C), `rows` the number of images.
     """
@@ -68,7 +82,9 @@ class DataSet:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What MLflow has of a run: the values of its tags, and of each metric the latest with its step."""
+    """What MLflow has of a run: the values of its tags, and of each metric the latest with its
+    step.
+    """
 
     run_id: str
     status: str
@@ -79,7 +95,10 @@ class Recorded:
     @property
     def done(self) -> bool:
         """Whether the job behind it ended for good, so that it is not to be run again."""
-        return self.status in ("FINISHED", "KILLED") and self.tags.get(STATUS_TAG) in ("complete", "pruned")
+        return self.status in ("FINISHED", "KILLED") and self.tags.get(STATUS_TAG) in (
+            "complete",
+            "pruned",
+        )
 
     @property
     def logged(self) -> dict[str, str]:
@@ -90,7 +109,9 @@ class Recorded:
 
 @dataclass
 class Pending:
-    """What is to be in MLflow of a run. `extend` adds what came later, `beyond` leaves out what is there."""
+    """What is to be in MLflow of a run. `extend` adds what came later, `beyond` leaves out what is
+    there.
+    """
 
     key: str
     name: str = ""
@@ -118,8 +139,13 @@ class Pending:
 
     def digests(self) -> dict[str, str]:
         """What tells data sets, files and champion from others, as `LOGGED_TAG` keeps it."""
-        found = {name: hashlib.sha256(content).hexdigest()[:16] for name, content in self.files.items()}
-        found |= {f"view {name}": hashlib.sha256(view.state().encode()).hexdigest()[:16] for name, view in self.views.items()}
+        found = {
+            name: hashlib.sha256(content).hexdigest()[:16] for name, content in self.files.items()
+        }
+        found |= {
+            f"view {name}": hashlib.sha256(view.state().encode()).hexdigest()[:16]
+            for name, view in self.views.items()
+        }
         found |= {f"{dataset.context} data": dataset.digest for dataset in self.datasets}
         return found if self.champion is None else found | {"champion": self.champion.job.id}
 
@@ -140,17 +166,26 @@ class Pending:
             self.status, self.ended = later.status, later.ended
 
     def beyond(self, known: Recorded | None) -> Pending | None:
-        """What of this MLflow does not have, or None. To begin again what ended well is no news, nor are its epochs.
+        """What of this MLflow does not have, or None. To begin again what ended well is no news,
+        nor are its epochs.
 
-        Epochs are known by their number: told of later, of a trial that left no record, they have other times.
+        Epochs are known by their number: told of later, of a trial that left no record, they have
+        other times.
         """
         if known is None:
             return self
-        points = [] if known.done else [point for point in self.points if point.step > known.steps.get(point.metric, -1)]
+        points = (
+            []
+            if known.done
+            else [point for point in self.points if point.step > known.steps.get(point.metric, -1)]
+        )
         failed_again = self.run_key != STUDY_KEY and self.status == known.status == "FAILED"
         if not known.done and not failed_again:
             return replace(self, points=points)
-        study, again = self.run_key == STUDY_KEY, self.status in (None, "RUNNING") or self.run_key != STUDY_KEY
+        study, again = (
+            self.run_key == STUDY_KEY,
+            self.status in (None, "RUNNING") or self.run_key != STUDY_KEY,
+        )
         digests = self.digests()
         new = {name for name, digest in digests.items() if known.logged.get(name) != digest}
         tags = {name: value for name, value in self.tags.items() if known.tags.get(name) != value}
@@ -161,33 +196,49 @@ class Pending:
             params={},
             tags=tags,
             points=points,
-            results={name: value for name, value in self.results.items() if not _same(value, known.metrics.get(name))},
-            datasets=[dataset for dataset in self.datasets if study and f"{dataset.context} data" in new],
+            results={
+                name: value
+                for name, value in self.results.items()
+                if not _same(value, known.metrics.get(name))
+            },
+            datasets=[
+                dataset for dataset in self.datasets if study and f"{dataset.context} data" in new
+            ],
             files={name: content for name, content in self.files.items() if name in new},
             views={name: view for name, view in self.views.items() if f"view {name}" in new},
             champion=self.champion if "champion" in new else None,
             status=None if again or self.status == known.status else self.status,
         )
-        anything = (news.tags, news.points, news.results, news.datasets, news.files, news.views, news.champion, news.status)
+        anything = (
+            news.tags,
+            news.points,
+            news.results,
+            news.datasets,
+            news.files,
+            news.views,
+            news.champion,
+            news.status,
+        )
         return news if any(anything) else None
 
 
 def read_recorded(database: Path, study_key: str) -> dict[str, Recorded] | None:
-    """The runs of a study in MLflow's SQLite database, by key; None when there is none that is laid out as expected.
+    """The runs of a study in MLflow's SQLite database, by key; None when there is none that is laid
+    out as expected.
 
-    Importing MLflow and opening its database takes seconds, this takes milliseconds: a study that is run again and has
-    nothing new to say need not load MLflow at all.
+    Importing MLflow and opening its database takes seconds, this takes milliseconds: a study that
+    is run again and has nothing new to say need not load MLflow at all.
     """
-    ours = (
-        f"FROM runs JOIN tags AS own ON own.run_uuid = runs.run_uuid AND own.key = '{KEY_TAG}' AND substr(own.value, 1, ?) = ? "
-    )
+    ours = f"FROM runs JOIN tags AS own ON own.run_uuid = runs.run_uuid AND own.key = '{KEY_TAG}' AND substr(own.value, 1, ?) = ? "
     active = "WHERE runs.lifecycle_stage = 'active'"
     tags = f"SELECT own.value, runs.run_uuid, runs.status, tags.key, tags.value {ours} JOIN tags USING (run_uuid) {active}"
     latest = f"SELECT own.value, m.key, m.value, m.is_nan, m.step {ours} JOIN latest_metrics AS m USING (run_uuid) {active}"
     prefix = f"{study_key}/"
     runs: dict[str, Recorded] = {}
     try:
-        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
+        connection = sqlite3.connect(
+            f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0
+        )
         try:
             metrics: dict[str, dict[str, float]] = {}
             steps: dict[str, dict[str, int]] = {}

@@ -34,12 +34,14 @@ LONGEST_TAG = 8000
 class Tracker:
     """Records a study in MLflow: one run for the study, a nested run for each job.
 
-    Every method except `close` returns at once; a separate thread writes what has accumulated about once a second. What MLflow
-    already has is found by the study's `study_key` and the job's `key`, so a study that is run again may announce all its jobs
-    again: nothing is written twice, and when there is nothing new MLflow is not even loaded. No failure in MLflow reaches the
-    study: `warn` gets one line, and the thread retries until `close`.
+    Every method except `close` returns at once; a separate thread writes what has accumulated about
+    once a second. What MLflow already has is found by the study's `study_key` and the job's `key`,
+    so a study that is run again may announce all its jobs again: nothing is written twice, and when
+    there is nothing new MLflow is not even loaded. No failure in MLflow reaches the study: `warn`
+    gets one line, and the thread retries until `close`.
 
-    `uri` is an address that `check_tracking` accepts; `artifacts` a folder or URI for files, for a database without a server.
+    `uri` is an address that `check_tracking` accepts; `artifacts` a folder or URI for files, for a
+    database without a server.
     """
 
     def __init__(
@@ -59,7 +61,12 @@ class Tracker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if kind is not None and not self._ended:
             self.finish_study("FAILED" if issubclass(kind, Exception) else "KILLED")
         self.close()
@@ -86,7 +93,14 @@ class Tracker:
                 name=name,
                 started=time.time(),
                 params=_texts(params or {}),
-                tags=_tags({"stage": "study", STATUS_TAG: WORDS["RUNNING"], **(tags or {}), **_note(description)}),
+                tags=_tags(
+                    {
+                        "stage": "study",
+                        STATUS_TAG: WORDS["RUNNING"],
+                        **(tags or {}),
+                        **_note(description),
+                    }
+                ),
                 files={"study.yaml": study_file.encode()} if study_file else {},
                 status="RUNNING",
             )
@@ -101,18 +115,39 @@ class Tracker:
         *,
         started: float | None = None,
     ) -> None:
-        """Begin the run of a job, nested in the study's. `key` is its name within the study, such as `trial/17`.
+        """Begin the run of a job, nested in the study's. `key` is its name within the study, such
+        as `trial/17`.
 
         `started` is when it began, in seconds since 1970, now by default.
         """
         began = time.time() if started is None else started
         labels = _tags({STATUS_TAG: WORDS["RUNNING"], **tags})
-        self._outbox.put(Pending(key, name=run_name, started=began, params=_texts(params), tags=labels, status="RUNNING"))
+        self._outbox.put(
+            Pending(
+                key,
+                name=run_name,
+                started=began,
+                params=_texts(params),
+                tags=labels,
+                status="RUNNING",
+            )
+        )
 
-    def log_epoch(self, key: str, epoch: int, time_seconds: float, metrics: Mapping[str, float]) -> None:
-        """Record the metrics of an epoch that ended at `time_seconds` since 1970; the same record twice counts once."""
+    def log_epoch(
+        self, key: str, epoch: int, time_seconds: float, metrics: Mapping[str, float]
+    ) -> None:
+        """Record the metrics of an epoch that ended at `time_seconds` since 1970; the same record
+        twice counts once.
+        """
         moment = int(time_seconds * 1000)
-        self._outbox.put(Pending(key, points=[Point(name, float(value), moment, epoch) for name, value in metrics.items()]))
+        self._outbox.put(
+            Pending(
+                key,
+                points=[
+                    Point(name, float(value), moment, epoch) for name, value in metrics.items()
+                ],
+            )
+        )
 
     def finish_job(
         self,
@@ -123,28 +158,39 @@ class Tracker:
         *,
         ended: float | None = None,
     ) -> None:
-        """End the run of a job: `FINISHED`, `KILLED` when it was pruned, or `FAILED`. `metrics` are its results."""
+        """End the run of a job: `FINISHED`, `KILLED` when it was pruned, or `FAILED`. `metrics` are
+        its results.
+        """
         moment = time.time() if ended is None else ended
         ending = _tags({STATUS_TAG: WORDS[status], **(tags or {})})
-        self._outbox.put(Pending(key, results=_finite(metrics or {}), tags=ending, status=status, ended=moment))
+        self._outbox.put(
+            Pending(key, results=_finite(metrics or {}), tags=ending, status=status, ended=moment)
+        )
 
     def log_dataset(self, datasets: Iterable[DataSet], key: str = STUDY_KEY) -> None:
         """Record the splits that a job, or the study as a whole, used."""
         self._outbox.put(Pending(key, datasets=list(datasets)))
 
     def log_artifacts(self, files: Mapping[str, Path]) -> None:
-        """Keep a copy of files of this machine, as they are now, with the study's run, by name (`report/report.html`)."""
-        self._outbox.put(Pending(STUDY_KEY, files={name: path.read_bytes() for name, path in files.items()}))
+        """Keep a copy of files of this machine, as they are now, with the study's run, by name
+        (`report/report.html`).
+        """
+        self._outbox.put(
+            Pending(STUDY_KEY, files={name: path.read_bytes() for name, path in files.items()})
+        )
 
     def log_champion(self, key: str, champion: Champion) -> None:
-        """Log the student that job `key` trained as a model, and register it under the study's name as `champion`.
+        """Log the student that job `key` trained as a model, and register it under the study's name
+        as `champion`.
 
         The same job is registered once, however often this is called.
         """
         self._outbox.put(Pending(CHAMPION_KEY, champion=champion, source=key))
 
     def log_results(self, metrics: Mapping[str, float], key: str = STUDY_KEY) -> None:
-        """Record numbers of the study as a whole, such as `best/test/accuracy`, or of a job, at its end or long after."""
+        """Record numbers of the study as a whole, such as `best/test/accuracy`, or of a job, at its
+        end or long after.
+        """
         self._outbox.put(Pending(key, results=_finite(metrics)))
 
     def save_views(self, views: Mapping[str, View]) -> None:
@@ -159,15 +205,21 @@ class Tracker:
         """End the study's run. Runs of jobs that are still open then are marked as interrupted."""
         self._ended = True
         word = INTERRUPTED if status == "KILLED" else WORDS[status]
-        self._outbox.put(Pending(ENDING_KEY, tags={STATUS_TAG: word}, status=status, ended=time.time()))
+        self._outbox.put(
+            Pending(ENDING_KEY, tags={STATUS_TAG: word}, status=status, ended=time.time())
+        )
 
     def is_recorded(self, key: str) -> bool:
-        """Whether MLflow is known to have the finished run of a job, so that announcing it again would change nothing."""
+        """Whether MLflow is known to have the finished run of a job, so that announcing it again
+        would change nothing.
+        """
         run = (self._outbox.runs or {}).get(key)
         return run is not None and run.done
 
     def close(self, timeout: float = 60.0) -> bool:
-        """Write what is left, at most `timeout` seconds for each run, and stop. Returns whether MLflow then has everything."""
+        """Write what is left, at most `timeout` seconds for each run, and stop. Returns whether
+        MLflow then has everything.
+        """
         return self._outbox.close(timeout)
 
 
@@ -184,7 +236,8 @@ def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
     # What MLflow's databases make of infinities, so that what is read back is the same.
     largest = sys.float_info.max
     return {
-        name: float(value) if value != value else min(max(float(value), -largest), largest) for name, value in metrics.items()
+        name: float(value) if value != value else min(max(float(value), -largest), largest)
+        for name, value in metrics.items()
     }
 
 

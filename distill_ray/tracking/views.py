@@ -1,7 +1,9 @@
-"""Lists of runs with the right columns, saved with the experiment: MLflow's page offers them under *Views*.
+"""Lists of runs with the right columns, saved with the experiment: MLflow's page offers them under
+*Views*.
 
-Without them the page opens on a collapsed row that shows no metric. MLflow's interface keeps such a view as a tag of the
-experiment, in JSON; the client library has no call for it, so the form here is the interface's own (3.17).
+Without them the page opens on a collapsed row that shows no metric. MLflow's interface keeps such a
+view as a tag of the experiment, in JSON; the client library has no call for it, so the form here is
+the interface's own (3.17).
 """
 
 from __future__ import annotations
@@ -14,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 VIEW_TAG = "mlflow.sharedViewState."
-NAME, DATE, DURATION, MODELS = "attributes.`Run Name`", "runDateAndNestInfo", "duration", "attributes.`Models`"
+NAME, DATE, DURATION, MODELS = (
+    "attributes.`Run Name`",
+    "runDateAndNestInfo",
+    "duration",
+    "attributes.`Models`",
+)
 SCORES = ("accuracy", "nll", "ece", "brier")
 
 
@@ -22,8 +29,8 @@ SCORES = ("accuracy", "nll", "ece", "brier")
 class View:
     """The runs that `search` finds, in MLflow's query language, sorted by one of `columns`.
 
-    Columns are written `metrics.val/nll`, `params.temperature` or `tags.status`. Those of `parallel` are also drawn in
-    parallel coordinates, as the first of the charts.
+    Columns are written `metrics.val/nll`, `params.temperature` or `tags.status`. Those of
+    `parallel` are also drawn in parallel coordinates, as the first of the charts.
     """
 
     title: str
@@ -38,9 +45,15 @@ class View:
         columns = [_quoted(column) for column in self.columns]
         order = [NAME, DATE, DURATION, *columns]
         widths = (
-            {NAME: 330, DATE: 130, DURATION: 80} | {column: max(90, 8 * len(column) - 60) for column in columns} | {MODELS: 200}
+            {NAME: 330, DATE: 130, DURATION: 80}
+            | {column: max(90, 8 * len(column) - 60) for column in columns}
+            | {MODELS: 200}
         )
-        state = {"searchFilter": self.search, "orderByKey": _quoted(self.sort), "orderByAsc": self.ascending}
+        state = {
+            "searchFilter": self.search,
+            "orderByKey": _quoted(self.sort),
+            "orderByAsc": self.ascending,
+        }
         state |= {"selectedColumns": columns, "columnOrder": order, "columnWidths": widths}
         return json.dumps(state | self._charts() if self.parallel else state)
 
@@ -51,18 +64,32 @@ class View:
             "type": "PARALLEL",
             "metricSectionId": "parallel",
             "showAllRuns": True,
-            "selectedParams": [column.removeprefix("params.") for column in self.parallel if column.startswith("params.")],
-            "selectedMetrics": [column.removeprefix("metrics.") for column in self.parallel if column.startswith("metrics.")],
+            "selectedParams": [
+                column.removeprefix("params.")
+                for column in self.parallel
+                if column.startswith("params.")
+            ],
+            "selectedMetrics": [
+                column.removeprefix("metrics.")
+                for column in self.parallel
+                if column.startswith("metrics.")
+            ],
         }
         kept = {"deleted": False, "isGenerated": False}
-        return {"compareRunCharts": [chart | kept], "compareRunSections": [section | kept | {"isReordered": False}]}
+        return {
+            "compareRunCharts": [chart | kept],
+            "compareRunSections": [section | kept | {"isReordered": False}],
+        }
 
 
-def study_views(objectives: Mapping[str, str], searched: Iterable[str], study_key: str) -> dict[str, View]:
-    """The views of a study: its trials by the first objective, its students on the test split, and all its jobs in order.
+def study_views(
+    objectives: Mapping[str, str], searched: Iterable[str], study_key: str
+) -> dict[str, View]:
+    """The views of a study: its trials by the first objective, its students on the test split, and
+    all its jobs in order.
 
-    `study_key` is the tracker's: it tells this version of the study, on this store, from others in the same experiment, which
-    would stand there twice.
+    `study_key` is the tracker's: it tells this version of the study, on this store, from others in
+    the same experiment, which would stand there twice.
     """
     own = f"tags.study_key = '{study_key}'"
     validation = tuple(f"metrics.val/{score}" for score in SCORES)
@@ -96,9 +123,13 @@ def study_views(objectives: Mapping[str, str], searched: Iterable[str], study_ke
 
 
 def studies_in(database: Path) -> list[str]:
-    """The names of the experiments in MLflow's SQLite `database` that studies have written, newest first."""
+    """The names of the experiments in MLflow's SQLite `database` that studies have written, newest
+    first.
+    """
     try:
-        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
+        connection = sqlite3.connect(
+            f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0
+        )
         try:
             query = (
                 "SELECT DISTINCT name FROM experiments JOIN experiment_tags USING (experiment_id)"
@@ -112,9 +143,13 @@ def studies_in(database: Path) -> list[str]:
 
 
 def view_path(database: Path, study_name: str, view: str) -> str | None:
-    """The page of MLflow's interface, below the server's address, that shows a saved view; None when there is no such study."""
+    """The page of MLflow's interface, below the server's address, that shows a saved view; None
+    when there is no such study.
+    """
     try:
-        connection = sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0)
+        connection = sqlite3.connect(
+            f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0
+        )
         try:
             query = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
             found = connection.execute(query, (study_name,)).fetchone()
@@ -122,7 +157,10 @@ def view_path(database: Path, study_name: str, view: str) -> str | None:
             connection.close()
     except sqlite3.Error:
         return None
-    return found and f"#/experiments/{found[0]}/runs?viewStateShareKey={view}&workflowType=machine_learning"
+    return (
+        found
+        and f"#/experiments/{found[0]}/runs?viewStateShareKey={view}&workflowType=machine_learning"
+    )
 
 
 def _quoted(column: str) -> str:

@@ -1,4 +1,6 @@
-"""Training one job in plain PyTorch. The names below are imported at first use: the data of a job needs no torch."""
+"""Training one job in plain PyTorch. The names below are imported at first use: the data of a job
+needs no torch.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,14 @@ if TYPE_CHECKING:
     from distill_ray.training.device import Worker, precision_of, precision_of_teachers
     from distill_ray.training.loop import DivergedError, Outcome, load_network, make_network, train
     from distill_ray.training.prediction import predict
-    from distill_ray.training.teacher_logits import TeacherLogitsKey, TeacherLogits, StoredTeachers, compute_teacher_logits, from_arrow, to_arrow
+    from distill_ray.training.teacher_logits import (
+        StoredTeachers,
+        TeacherLogits,
+        TeacherLogitsKey,
+        compute_teacher_logits,
+        from_arrow,
+        to_arrow,
+    )
     from distill_ray.training.teachers import EpochTeachers, LiveTeachers
 
 __all__ = [
@@ -18,9 +27,9 @@ __all__ = [
     "EpochTeachers",
     "LiveTeachers",
     "Outcome",
-    "TeacherLogitsKey",
-    "TeacherLogits",
     "StoredTeachers",
+    "TeacherLogits",
+    "TeacherLogitsKey",
     "Worker",
     "compute_teacher_logits",
     "from_arrow",

@@ -1,4 +1,6 @@
-"""Checkpoints: everything that an interrupted run needs to go on exactly, as safetensors with a checksum in front."""
+"""Checkpoints: everything that an interrupted run needs to go on exactly, as safetensors with a
+checksum in front.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _DIGEST_BYTES = 32
 
 @dataclass
 class Progress:
-    """How far a run has come: finished epochs, one record of metrics each, and the best weights so far where they are kept."""
+    """How far a run has come: finished epochs, one record of metrics each, and the best weights so
+    far where they are kept.
+    """
 
     job_id: str
     epoch: int = 0
@@ -27,7 +31,9 @@ class Progress:
 
 
 def pack(progress: Progress, student: nn.Module, optimizer: torch.optim.Optimizer) -> bytes:
-    """The state of a run at the end of an epoch. No pickle: tensors as safetensors, the rest as JSON in its header."""
+    """The state of a run at the end of an epoch. No pickle: tensors as safetensors, the rest as
+    JSON in its header.
+    """
     tensors = {f"student/{name}": tensor for name, tensor in student.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in progress.best_weights.items()}
     for name, parameter in student.named_parameters():
@@ -41,7 +47,10 @@ def pack(progress: Progress, student: nn.Module, optimizer: torch.optim.Optimize
         "best_epoch": str(progress.best_epoch),
         "best_score": json.dumps(progress.best_score),
     }
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata=header)
+    content = save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        metadata=header,
+    )
     return hashlib.sha256(content).digest() + content
 
 
@@ -57,7 +66,9 @@ def is_intact(content: bytes, job_id: str) -> bool:
 
 
 def unpack(content: bytes, student: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Put the state of an intact checkpoint back into `student` and `optimizer`, and return how far the run had come."""
+    """Put the state of an intact checkpoint back into `student` and `optimizer`, and return how far
+    the run had come.
+    """
     body = content[_DIGEST_BYTES:]
     header, tensors = _header(body), load(body)
     student.load_state_dict(_under("student/", tensors))
@@ -65,9 +76,12 @@ def unpack(content: bytes, student: nn.Module, optimizer: torch.optim.Optimizer)
     for path, value in _under("optimizer/", tensors).items():
         key, name = path.split("/", 1)
         parameter = parameters[name]
-        # The fused optimiser walks through memory, so its state must lie there in the order of the parameter's.
+        # The fused optimiser walks through memory, so its state must lie there in the order of the
+        # parameter's.
         alike = value.shape == parameter.shape
-        optimizer.state[parameter][key] = torch.empty_like(parameter).copy_(value) if alike else value.to(parameter.device)
+        optimizer.state[parameter][key] = (
+            torch.empty_like(parameter).copy_(value) if alike else value.to(parameter.device)
+        )
     return Progress(
         job_id=header["job_id"],
         epoch=int(header["epoch"]),
@@ -79,9 +93,15 @@ def unpack(content: bytes, student: nn.Module, optimizer: torch.optim.Optimizer)
 
 
 def _header(body: bytes) -> dict[str, Any]:
-    header: dict[str, Any] = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])["__metadata__"]
+    header: dict[str, Any] = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])[
+        "__metadata__"
+    ]
     return header
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

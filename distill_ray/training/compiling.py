@@ -30,17 +30,25 @@ def compiled(
 ) -> Callable[[Tensor], Tensor] | None:
     """`network` compiled, for a job of so many steps; None where it is not wanted or does not pay.
 
-    The steps are those of the whole job, so that one that is resumed near its end still gets the same result to the last bit.
+    The steps are those of the whole job, so that one that is resumed near its end still gets the
+    same result to the last bit.
 
-    On a GPU its kernels are launched as one CUDA graph. On a CPU `auto` leaves it: it gains a few percent after a minute
-    (BENCHMARKS.md). It is for a worker alone. The shape of images that comes first is the one compiled for; others, such as a
-    smaller last batch, run as they are. Where compiling fails, as without a compiler, `say` is told and everything does.
+    On a GPU its kernels are launched as one CUDA graph. On a CPU `auto` leaves it: it gains a few
+    percent after a minute (BENCHMARKS.md). It is for a worker alone. The shape of images that comes
+    first is the one compiled for; others, such as a smaller last batch, run as they are. Where
+    compiling fails, as without a compiler, `say` is told and everything does.
     """
-    pays = wanted == "always" or (wanted == "auto" and worker.device.type == "cuda" and steps >= PAYS_BACK)
+    pays = wanted == "always" or (
+        wanted == "auto" and worker.device.type == "cuda" and steps >= PAYS_BACK
+    )
     if not pays or worker.world_size > 1:
         return None
     torch._dynamo.config.recompile_limit = VARIANTS
-    program = torch.compile(network, dynamic=False, mode="reduce-overhead" if worker.device.type == "cuda" else "default")
+    program = torch.compile(
+        network,
+        dynamic=False,
+        mode="reduce-overhead" if worker.device.type == "cuda" else "default",
+    )
     shape: torch.Size | None = None
     failed = False
 
@@ -58,7 +66,9 @@ def compiled(
         except Exception as error:
             failed = True
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            say(f"training is not compiled, which needs a C++ compiler, and Triton on a GPU: {reason}")
+            say(
+                f"training is not compiled, which needs a C++ compiler, and Triton on a GPU: {reason}"
+            )
             return forward(images)
 
     return forward

@@ -1,4 +1,6 @@
-"""The data of a job, ready to train on: images that the node's processes share, and the rows of each split. Needs no torch."""
+"""The data of a job, ready to train on: images that the node's processes share, and the rows of
+each split. Needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,9 @@ from distill_ray.task import GAUSSIAN, Task, task_of
 class Dataset:
     """Images with labels, and the rows of the splits among them.
 
-    `images` is uint8 (N, H, W, C), memory-mapped or on the disk, or float32 where inputs are real numbers; `labels` is int64
-    (N,), or float32 for regression; `train` and `validation` are rows, int64; `mean` and `std` are per channel, for images in
-    [0, 1].
+    `images` is uint8 (N, H, W, C), memory-mapped or on the disk, or float32 where inputs are real
+    numbers; `labels` is int64 (N,), or float32 for regression; `train` and `validation` are rows,
+    int64; `mean` and `std` are per channel, for images in [0, 1].
     """
 
     images: Pixels
@@ -50,12 +52,15 @@ class Dataset:
 def load_dataset(data: Data) -> Dataset:
     """The training images of `data`, cut into training and validation rows.
 
-    Raises `RunError` when what lies at its location is no longer the data set that the job was made for.
+    Raises `RunError` when what lies at its location is no longer the data set that the job was made
+    for.
     """
     images = load_split(data, "train")
     cut = {field.name: getattr(data.split, field.name) for field in fields(Split)}
     train, validation = split_indices(images.labels, **cut)
-    return Dataset(images.images, images.labels, train, validation, images.class_names, images.mean, images.std)
+    return Dataset(
+        images.images, images.labels, train, validation, images.class_names, images.mean, images.std
+    )
 
 
 def load_split(data: Data, split: SplitName) -> Images:
@@ -65,5 +70,7 @@ def load_split(data: Data, split: SplitName) -> Images:
     """
     source = open_source(data.location, label=data.label)
     if source.digest != data.digest:
-        raise RunError(f"data set {data.location} has changed since this study began; run the same command again to begin anew")
+        raise RunError(
+            f"data set {data.location} has changed since this study began; run the same command again to begin anew"
+        )
     return load_images(source, split, size=data.size, memory=data.memory_gb * 1e9)

@@ -1,4 +1,6 @@
-"""Where training runs: the device, the precision used there, and this process's place among the workers."""
+"""Where training runs: the device, the precision used there, and this process's place among the
+workers.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ from distill_ray.job import Recipe
 
 
 def precision_of(recipe: Recipe, device: torch.device) -> Literal["fp32", "bf16"]:
-    """The precision of the recipe's forward passes; `auto` is bf16 where `device` multiplies matrices faster in it.
+    """The precision of the recipe's forward passes; `auto` is bf16 where `device` multiplies
+    matrices faster in it.
 
     That is on CUDA devices since Ampere and on CPUs with AMX.
     """
@@ -26,7 +29,9 @@ def precision_of(recipe: Recipe, device: torch.device) -> Literal["fp32", "bf16"
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def precision_of_teachers(recipes: Iterable[Recipe], device: torch.device) -> Literal["fp32", "bf16"]:
+def precision_of_teachers(
+    recipes: Iterable[Recipe], device: torch.device
+) -> Literal["fp32", "bf16"]:
     """The precision of the teachers' forward passes: bf16 if all of them are trained in it."""
     return "bf16" if {precision_of(recipe, device) for recipe in recipes} == {"bf16"} else "fp32"
 
@@ -34,8 +39,8 @@ def precision_of_teachers(recipes: Iterable[Recipe], device: torch.device) -> Li
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """The context of a forward pass in that precision.
 
-    What is computed in float32 is so in all of its digits, on a GPU too, from here on in this process and in backward passes:
-    torch's default leaves convolutions there ten bits (TF32).
+    What is computed in float32 is so in all of its digits, on a GPU too, from here on in this
+    process and in backward passes: torch's default leaves convolutions there ten bits (TF32).
     """
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if precision == "bf16":
@@ -53,15 +58,21 @@ class Worker:
 
     @classmethod
     def here(cls, *, gpu: bool = True) -> Worker:
-        """The place as torch and its process group, if there is one, see it: on a GPU if there is one and `gpu` allows it."""
+        """The place as torch and its process group, if there is one, see it: on a GPU if there is
+        one and `gpu` allows it.
+        """
         on_gpu = gpu and torch.cuda.is_available()
-        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        device = (
+            torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+        )
         if dist.is_available() and dist.is_initialized():
             return cls(device, dist.get_rank(), dist.get_world_size())
         return cls(device)
 
     def parallel(self, student: nn.Module) -> nn.Module:
-        """`student` with gradients averaged over the workers; batch statistics stay each worker's own."""
+        """`student` with gradients averaged over the workers; batch statistics stay each worker's
+        own.
+        """
         if self.world_size == 1:
             return student
         return nn.parallel.DistributedDataParallel(student, broadcast_buffers=False)
@@ -99,15 +110,19 @@ class Worker:
     def gather(self, rows: Tensor, shares: Sequence[int] = ()) -> Tensor:
         """The concatenated rows (n, ...) of all workers, (sum of n, ...), however many each has.
 
-        Where every worker has the same number of rows for each image of its share of a batch, `shares` says how many images
-        those shares have, above 0. Without it the workers exchange their numbers of rows, and the host waits for them.
+        Where every worker has the same number of rows for each image of its share of a batch,
+        `shares` says how many images those shares have, above 0. Without it the workers exchange
+        their numbers of rows, and the host waits for them.
         """
         if self.world_size == 1:
             return rows
         if shares:
             counts = [len(rows) // shares[self.rank] * share for share in shares]
         else:
-            lengths = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(self.world_size)]
+            lengths = [
+                torch.zeros(1, dtype=torch.int64, device=rows.device)
+                for _ in range(self.world_size)
+            ]
             dist.all_gather(lengths, torch.tensor([len(rows)], device=rows.device))
             counts = [int(length) for length in lengths]
         padded = rows.new_zeros((max(counts), *rows.shape[1:]))

@@ -17,19 +17,24 @@ PIECE = 1024
 
 @functools.lru_cache(maxsize=2)
 def resident(dataset: Dataset, device: torch.device) -> tuple[Pixels | Tensor, np.ndarray | Tensor]:
-    """Images and labels where batches are made of them: on a GPU if they take no more than a quarter of what is free there.
+    """Images and labels where batches are made of them: on a GPU if they take no more than a
+    quarter of what is free there.
 
     They stay for the next job that this process trains on the same data.
     """
     if device.type != "cuda" or not fits(dataset.images.nbytes, device):
         return dataset.images, dataset.labels
-    images = torch.empty(dataset.images.shape, dtype=torch.tensor(dataset.images[:1]).dtype, device=device)
+    images = torch.empty(
+        dataset.images.shape, dtype=torch.tensor(dataset.images[:1]).dtype, device=device
+    )
     for first in range(0, len(images), PIECE):
         images[first : first + PIECE] = torch.tensor(dataset.images[first : first + PIECE])
     return images, torch.tensor(dataset.labels, device=device)
 
 
 def fits(size: int, device: torch.device) -> bool:
-    """Whether `size` bytes are at most a quarter of what is free on a GPU, counting what torch holds there and does not use."""
+    """Whether `size` bytes are at most a quarter of what is free on a GPU, counting what torch
+    holds there and does not use.
+    """
     held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return size <= (torch.cuda.mem_get_info(device)[0] + held) // 4

@@ -14,8 +14,8 @@ from distill_ray.job import Recipe
 def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     """SGD (momentum without dampening) or Adam (betas 0.9 and 0.999), as the recipe says.
 
-    Weight decay is an L2 penalty, for Adam too (Kingma & Ba 2015, not AdamW), on every parameter but those of layers that are
-    not `decayed`. With a `clip_norm` it is left to `clip_gradients`.
+    Weight decay is an L2 penalty, for Adam too (Kingma & Ba 2015, not AdamW), on every parameter
+    but those of layers that are not `decayed`. With a `clip_norm` it is left to `clip_gradients`.
     """
     penalised, others = _by_decay(network)
     decay = recipe.weight_decay if recipe.clip_norm is None else 0.0
@@ -25,20 +25,26 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     if recipe.optimizer == "adam":
         return torch.optim.Adam(groups, lr=recipe.lr, fused=True)
     nesterov = recipe.nesterov and recipe.momentum > 0
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+    return torch.optim.SGD(
+        groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True
+    )
 
 
 def take_step(optimizer: torch.optim.Optimizer) -> None:
-    """What `step` and `zero_grad` of `optimizer` do, without the hooks and the compiler that torch wraps around them."""
+    """What `step` and `zero_grad` of `optimizer` do, without the hooks and the compiler that torch
+    wraps around them.
+    """
     with torch.no_grad():
         inspect.unwrap(type(optimizer).step)(optimizer)
     optimizer.zero_grad(set_to_none=True)
 
 
 def _spare_the_compiler() -> None:
-    """Keep torch from loading its compiler, three seconds of computing in each process, only to keep it off these functions.
+    """Keep torch from loading its compiler, three seconds of computing in each process, only to
+    keep it off these functions.
 
-    They are marked as torch marks them itself then. A release of torch that marks them otherwise would load it, as before.
+    They are marked as torch marks them itself then. A release of torch that marks them otherwise
+    would load it, as before.
     """
     for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
         plain = inspect.unwrap(getattr(torch.optim.Optimizer, name))
@@ -47,18 +53,27 @@ def _spare_the_compiler() -> None:
 
 def _by_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The parameters that are penalised, and the others."""
-    exempt = {id(own) for layer in network.modules() if not getattr(layer, "decayed", True) for own in layer.parameters()}
+    exempt = {
+        id(own)
+        for layer in network.modules()
+        if not getattr(layer, "decayed", True)
+        for own in layer.parameters()
+    }
     parameters = list(network.parameters())
-    return [each for each in parameters if id(each) not in exempt], [each for each in parameters if id(each) in exempt]
+    return [each for each in parameters if id(each) not in exempt], [
+        each for each in parameters if id(each) in exempt
+    ]
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """The learning rate of 0-based `step`.
 
-    A linear warm-up from 0, then either half a cosine down to 0 at the last step (Loshchilov & Hutter 2017, no restarts; with
-    5 warm-up epochs the schedule of LatentBE), or a staircase: `lr * decay^m` with m the number of milestones that lie before
-    the current epoch, so that a milestone's own epoch still runs at the higher rate. With `schedule_every: epoch` all steps of
-    an epoch have the cosine of its first step, as in Hydra+; the warm-up still changes at every step.
+    A linear warm-up from 0, then either half a cosine down to 0 at the last step (Loshchilov &
+    Hutter 2017, no restarts; with 5 warm-up epochs the schedule of LatentBE), or a staircase: `lr *
+    decay^m` with m the number of milestones that lie before the current epoch, so that a
+    milestone's own epoch still runs at the higher rate. With `schedule_every: epoch` all steps of
+    an epoch have the cosine of its first step, as in Hydra+; the warm-up still changes at every
+    step.
     """
     warmup = recipe.warmup_epochs * steps_per_epoch
     if step < warmup:
@@ -73,7 +88,8 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def clip_gradients(recipe: Recipe, network: nn.Module) -> None:
-    """Scale down the gradients to the global norm `clip_norm`, where the recipe has one and they exceed it.
+    """Scale down the gradients to the global norm `clip_norm`, where the recipe has one and they
+    exceed it.
 
     They are those of the whole loss, the penalty of weight decay included, as in Hydra+.
     """

@@ -28,9 +28,11 @@ def predict(
 ) -> np.ndarray:
     """Log-probabilities of the classes for `rows` of `images` (N, H, W, C): float32 (len(rows), K).
 
-    Images are uint8, or real numbers in float32. For regression the outputs are means and log-variances, (len(rows), 2).
+    Images are uint8, or real numbers in float32. For regression the outputs are means and
+    log-variances, (len(rows), 2).
 
-    The network is put into eval mode. The workers of a data-parallel run share the rows and all return the whole.
+    The network is put into eval mode. The workers of a data-parallel run share the rows and all
+    return the whole.
     """
     network.eval()
     share = np.array_split(rows, worker.world_size)[worker.rank]
@@ -44,7 +46,9 @@ def predict(
             batch = torch.from_numpy(images[share[first : first + size]])
             with autocast(worker.device, precision):
                 answers = network(unit(send(batch, worker.device).permute(0, 3, 1, 2))).float()
-            outputs.append(torch.log_softmax(answers, dim=-1) if task == "classification" else answers)
+            outputs.append(
+                torch.log_softmax(answers, dim=-1) if task == "classification" else answers
+            )
         gathered = worker.gather(torch.cat(outputs))
     predictions: np.ndarray = gathered.cpu().numpy()
     return predictions

@@ -14,10 +14,11 @@ from distill_ray.augmentation.augmentation import Batch
 
 
 def prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
-    """The same batches; on a GPU a thread makes the next one, on a stream of its own, while a step computes.
+    """The same batches; on a GPU a thread makes the next one, on a stream of its own, while a step
+    computes.
 
-    Augmentations are pure functions, so nothing but the time changes. On a CPU such a thread slows the step by as much as it saves
-    (BENCHMARKS.md), so batches are made on demand.
+    Augmentations are pure functions, so nothing but the time changes. On a CPU such a thread slows
+    the step by as much as it saves (BENCHMARKS.md), so batches are made on demand.
     """
     if device.type != "cuda":
         return batches
@@ -28,16 +29,19 @@ def prefetched(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch
 
 @functools.lru_cache
 def _stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream that makes batches, one for all epochs and jobs of a process: what its memory is kept for is a stream.
+    """The stream that makes batches, one for all epochs and jobs of a process: what its memory is
+    kept for is a stream.
 
-    Its priority sets it apart from those of torch's pool that CUDA graphs may be captured on, and lets a batch be made between
-    the kernels of a step.
+    Its priority sets it apart from those of torch's pool that CUDA graphs may be captured on, and
+    lets a batch be made between the kernels of a step.
     """
     return torch.cuda.Stream(device, priority=-1)
 
 
 def ahead(batches: Iterator[Batch], stream: torch.cuda.Stream | None = None) -> Iterator[Batch]:
-    """Batches made by a thread, one ahead of who asks for them; their tensors are ready for the stream of who asks."""
+    """Batches made by a thread, one ahead of who asks for them; their tensors are ready for the
+    stream of who asks.
+    """
 
     def make() -> tuple[Batch, torch.cuda.Event | None] | None:
         with torch.cuda.stream(stream):  # for None it does nothing
@@ -53,7 +57,8 @@ def ahead(batches: Iterator[Batch], stream: torch.cuda.Stream | None = None) -> 
                 using = torch.cuda.current_stream(ready.device)
                 using.wait_event(ready)
                 for tensor in _tensors(batch):
-                    tensor.record_stream(using)  # its memory is not given to a later batch before this stream is done with it
+                    # Its memory is not given to a later batch before this stream is done with it
+                    tensor.record_stream(using)
             yield batch
 
 

@@ -16,19 +16,23 @@ import torch
 from distill_ray.training.device import Worker
 
 POWERCAP = Path("/sys/class/powercap")
-"""Where Linux keeps the energy counters of processors (RAPL); most systems let only root read them."""
+"""Where Linux keeps the energy counters of processors (RAPL); most systems let only root read them.
+"""
 
 
 class Usage:
-    """What this process has used since it was last asked, under the names that MLflow shows as system metrics.
+    """What this process has used since it was last asked, under the names that MLflow shows as
+    system metrics.
 
-    `system/cpu_utilization_percentage` is the process's own time over time that passed, 100 for each busy core;
-    `system/memory_usage_megabytes` and `system/gpu_memory_usage_megabytes` are the most that it has held, the latter in this
-    epoch; `system/gpu_utilization_percentage` is the device's, of the last moment. `system/energy_joules` is what the devices of
-    all workers used, `system/power_usage_watts` the same per second. What a device does not report is left out.
+    `system/cpu_utilization_percentage` is the process's own time over time that passed, 100 for
+    each busy core; `system/memory_usage_megabytes` and `system/gpu_memory_usage_megabytes` are the
+    most that it has held, the latter in this epoch; `system/gpu_utilization_percentage` is the
+    device's, of the last moment. `system/energy_joules` is what the devices of all workers used,
+    `system/power_usage_watts` the same per second. What a device does not report is left out.
 
-    `share` is the part of a device that each worker has: of the energy of a GPU with two jobs on it each is charged half. Energy
-    is that of the GPU, or of the processor where there is none; neither has the rest of the machine in it.
+    `share` is the part of a device that each worker has: of the energy of a GPU with two jobs on it
+    each is charged half. Energy is that of the GPU, or of the processor where there is none;
+    neither has the rest of the machine in it.
     """
 
     def __init__(self, worker: Worker, share: float = 1.0) -> None:
@@ -43,7 +47,10 @@ class Usage:
         self._before = now
         passed, busy, joules = (later - earlier for later, earlier in zip(now, before, strict=True))
         device = self._worker.device
-        joules = self._worker.world_size * self._worker.mean(torch.tensor(self._share * joules, device=device)).item()
+        joules = (
+            self._worker.world_size
+            * self._worker.mean(torch.tensor(self._share * joules, device=device)).item()
+        )
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         found = {
             "cpu_utilization_percentage": 100 * busy / passed,
@@ -55,7 +62,9 @@ class Usage:
         if self._gpu is not None:
             nvml, handle = self._gpu
             with suppress(nvml.NVMLError):
-                found["gpu_utilization_percentage"] = float(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)
+                found["gpu_utilization_percentage"] = float(
+                    nvml.nvmlDeviceGetUtilizationRates(handle).gpu
+                )
         if math.isfinite(joules):
             found |= {"energy_joules": joules, "power_usage_watts": joules / passed}
         return {f"system/{name}": value for name, value in found.items()}
@@ -64,22 +73,30 @@ class Usage:
         return time.perf_counter(), time.process_time(), self._energy()
 
 
-def energy_counter(device: torch.device, gpu: tuple[Any, Any] | None, powercap: Path = POWERCAP) -> Callable[[], float]:
-    """A function that returns the joules `device` has used since a fixed moment; NaN where it does not report them."""
+def energy_counter(
+    device: torch.device, gpu: tuple[Any, Any] | None, powercap: Path = POWERCAP
+) -> Callable[[], float]:
+    """A function that returns the joules `device` has used since a fixed moment; NaN where it does
+    not report them.
+    """
     if device.type == "cuda":
         return lambda: _gpu_joules(gpu)
     return _Packages(powercap)
 
 
 def _nvml_handle(device: torch.device) -> tuple[Any, Any] | None:
-    """NVIDIA's management library and its handle of a GPU, or None: of a part of one (MIG) it reports nothing."""
+    """NVIDIA's management library and its handle of a GPU, or None: of a part of one (MIG) it
+    reports nothing.
+    """
     if device.type != "cuda":
         return None
     try:
         import pynvml
 
         pynvml.nvmlInit()
-        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        return pynvml, pynvml.nvmlDeviceGetHandleByUUID(
+            f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+        )
     except Exception:  # no library, no driver, or another vendor's device
         return None
 
@@ -95,10 +112,14 @@ def _gpu_joules(gpu: tuple[Any, Any] | None) -> float:
 
 
 class _Packages:
-    """The counters of all processor packages, which begin again at 0 where they have come to their end."""
+    """The counters of all processor packages, which begin again at 0 where they have come to their
+    end.
+    """
 
     def __init__(self, powercap: Path) -> None:
-        self._folders = sorted(folder for folder in powercap.glob("intel-rapl:*") if folder.name.count(":") == 1)
+        self._folders = sorted(
+            folder for folder in powercap.glob("intel-rapl:*") if folder.name.count(":") == 1
+        )
         self._last: dict[Path, float] = {}
         self._total = 0.0
 
@@ -109,7 +130,11 @@ class _Packages:
             for folder in self._folders:
                 value = float((folder / "energy_uj").read_text())
                 step = value - self._last.get(folder, value)
-                self._total += step if step >= 0 else step + float((folder / "max_energy_range_uj").read_text())
+                self._total += (
+                    step
+                    if step >= 0
+                    else step + float((folder / "max_energy_range_uj").read_text())
+                )
                 self._last[folder] = value
         except (OSError, ValueError):
             return math.nan

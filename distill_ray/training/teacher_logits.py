@@ -1,8 +1,10 @@
-"""Teacher logits: the logits of every teacher for every image of one epoch, computed once and read by every student.
+"""Teacher logits: the logits of every teacher for every image of one epoch, computed once and read
+by every student.
 
-An augmentation is a pure function of (seed, epoch, position), so all students with the same augmentation and seed see the same images, and one
-file can hold the raw logits of all teachers for all images of an epoch. Temperature, weights and the rule that combines the
-teachers are applied to them later and stay searchable.
+An augmentation is a pure function of (seed, epoch, position), so all students with the same
+augmentation and seed see the same images, and one file can hold the raw logits of all teachers for
+all images of an epoch. Temperature, weights and the rule that combines the teachers are applied to
+them later and stay searchable.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from distill_ray.augmentation.augmentation import Augmentation, Part
 from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.augmentation.to_device import send
-from distill_ray.augmentation.augmentation import Part, Augmentation
 from distill_ray.job import Data, Job, canonical_json
 from distill_ray.training.dataset import Dataset
 from distill_ray.training.on_device import fits, resident
@@ -28,28 +30,36 @@ from distill_ray.training.teachers import LiveTeachers
 from distill_ray.training.top_k import Tail, top_k, total_variation, with_even_tail
 
 SCHEMA_VERSION = 1
-"""Part of the identity of teacher logits. Raise it when a change of code changes what the same key stands for."""
+"""Part of the identity of teacher logits. Raise it when a change of code changes what the same key
+stands for.
+"""
 
 ERROR_BOUND = 2.0**-6
-"""The largest rounding error of a logit in half precision, met up to a magnitude of 64; beyond that, float32 is kept."""
+"""The largest rounding error of a logit in half precision, met up to a magnitude of 64; beyond
+that, float32 is kept.
+"""
 
 TAIL_BOUND = 2.0**-6
-"""The largest change of predictions by an even tail: total variation at temperature 1, averaged over images and teachers.
+"""The largest change of predictions by an even tail: total variation at temperature 1, averaged
+over images and teachers.
 
 Beyond it all classes are kept.
 """
 
 BATCH = 128
-"""Images at a time, where the augmentation does not depend on it; fixed, so that teacher logits do not depend on who computes them."""
+"""Images at a time, where the augmentation does not depend on it; fixed, so that teacher logits do
+not depend on who computes them.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherLogitsKey:
-    """Everything that decides the teacher logits of all epochs of a run. `batch_size` is None where the augmentation does not depend on it.
+    """Everything that decides the teacher logits of all epochs of a run. `batch_size` is None where
+    the augmentation does not depend on it.
 
-    `precision` is that of the teachers' forward passes, `exact` says that logits are always stored in float32, and `top_k` how
-    many of the largest logits are stored per prediction, all if None. Whether a last, smaller batch is dropped does not matter,
-    since its images are included.
+    `precision` is that of the teachers' forward passes, `exact` says that logits are always stored
+    in float32, and `top_k` how many of the largest logits are stored per prediction, all if None.
+    Whether a last, smaller batch is dropped does not matter, since its images are included.
     """
 
     teachers: tuple[str, ...]
@@ -62,7 +72,9 @@ class TeacherLogitsKey:
     top_k: int | None = None
 
     @classmethod
-    def of(cls, job: Job, precision: str, exact: bool = False, top_k: int | None = None) -> TeacherLogitsKey:
+    def of(
+        cls, job: Job, precision: str, exact: bool = False, top_k: int | None = None
+    ) -> TeacherLogitsKey:
         """The key of the teacher logits that `job` needs."""
         augmentation = job.recipe.augmentation
         return cls(
@@ -77,7 +89,9 @@ class TeacherLogitsKey:
         )
 
     def identity(self, epoch: int) -> str:
-        """The key and the epoch as canonical JSON; it is written into the file and compared when that is read."""
+        """The key and the epoch as canonical JSON; it is written into the file and compared when
+        that is read.
+        """
         return canonical_json(self._values() | {"epoch": epoch})
 
     @property
@@ -101,10 +115,12 @@ class TeacherLogitsKey:
 
 @dataclass(frozen=True, eq=False)
 class TeacherLogits:
-    """Raw logits for one epoch: for each part of the augmentation an array (positions, versions, N, K) of float16 or float32.
+    """Raw logits for one epoch: for each part of the augmentation an array (positions, versions, N,
+    K) of float16 or float32.
 
-    `error` is the largest difference between a stored logit and the teacher's. Where only the largest logits of each prediction
-    are kept, there are fewer than K, and `tails` has the rest for each part; it is empty otherwise.
+    `error` is the largest difference between a stored logit and the teacher's. Where only the
+    largest logits of each prediction are kept, there are fewer than K, and `tails` has the rest for
+    each part; it is empty otherwise.
     """
 
     logits: tuple[np.ndarray, ...]
@@ -112,28 +128,42 @@ class TeacherLogits:
     tails: tuple[Tail, ...] = ()
 
     def of_part(self, number: int) -> np.ndarray:
-        """The logits of every teacher for all images of a part, float32 (N, positions * versions, K), in the epoch's order."""
+        """The logits of every teacher for all images of a part, float32 (N, positions * versions,
+        K), in the epoch's order.
+        """
         rows = self.logits[number]
         if self.tails:
             rows = with_even_tail(_read_only(rows).float(), self.tails[number]).numpy()
-        return np.ascontiguousarray(rows.reshape(-1, *rows.shape[2:]).swapaxes(0, 1), dtype=np.float32)
+        return np.ascontiguousarray(
+            rows.reshape(-1, *rows.shape[2:]).swapaxes(0, 1), dtype=np.float32
+        )
 
     def fit(self, teachers: int, positions: int, classes: int) -> bool:
         """Whether these are the logits of that many teachers, for that many positions and classes."""
         if self.tails:
             return all(
-                part.shape == (positions, part.shape[1], teachers, part.shape[3]) and tail.fits(part.shape, classes)
+                part.shape == (positions, part.shape[1], teachers, part.shape[3])
+                and tail.fits(part.shape, classes)
                 for part, tail in zip(self.logits, self.tails, strict=True)
             )
-        return all(part.shape == (positions, part.shape[1], teachers, classes) for part in self.logits)
+        return all(
+            part.shape == (positions, part.shape[1], teachers, classes) for part in self.logits
+        )
 
 
-def compute_teacher_logits(key: TeacherLogitsKey, epoch: int, teachers: LiveTeachers, dataset: Dataset, device: torch.device) -> TeacherLogits:
+def compute_teacher_logits(
+    key: TeacherLogitsKey,
+    epoch: int,
+    teachers: LiveTeachers,
+    dataset: Dataset,
+    device: torch.device,
+) -> TeacherLogits:
     """Run the teachers on every image of `epoch` as the augmentation presents it.
 
-    Logits become float16, except in parts where that would change one by more than `ERROR_BOUND`, or if the key asks for
-    float32. If it asks for the largest only and spreading the others evenly would change predictions by more than `TAIL_BOUND`,
-    all are kept. Raises `ValueError` for an augmentation whose images cannot be told apart by position.
+    Logits become float16, except in parts where that would change one by more than `ERROR_BOUND`,
+    or if the key asks for float32. If it asks for the largest only and spreading the others evenly
+    would change predictions by more than `TAIL_BOUND`, all are kept. Raises `ValueError` for an
+    augmentation whose images cannot be told apart by position.
     """
     batches = epoch_batches(
         key.augmentation,
@@ -151,7 +181,9 @@ def compute_teacher_logits(key: TeacherLogitsKey, epoch: int, teachers: LiveTeac
     for batch in batches:
         for part in batch.parts:
             if part.places is None:
-                raise ValueError(f"augmentation {key.augmentation.name!r} does not show every image equally often, so nothing can be stored")
+                raise ValueError(
+                    f"augmentation {key.augmentation.name!r} does not show every image equally often, so nothing can be stored"
+                )
             answers = teachers(part)
             versions = len(part.images) // len(batch.positions)
             rows = answers.unflatten(1, (versions, -1)).permute(2, 1, 0, 3).contiguous().cpu()
@@ -160,7 +192,9 @@ def compute_teacher_logits(key: TeacherLogitsKey, epoch: int, teachers: LiveTeac
                 moved += float(total_variation(rows, with_even_tail(largest, tail)).sum())
                 answered += rows.shape[:-1].numel()
                 if not moved <= TAIL_BOUND * answered:
-                    return compute_teacher_logits(replace(key, top_k=None), epoch, teachers, dataset, device)
+                    return compute_teacher_logits(
+                        replace(key, top_k=None), epoch, teachers, dataset, device
+                    )
                 rows = largest
                 tails.setdefault(part.number, []).append(tail)
             if not key.exact:
@@ -177,7 +211,9 @@ def compute_teacher_logits(key: TeacherLogitsKey, epoch: int, teachers: LiveTeac
 
 
 def to_arrow(teacher_logits: TeacherLogits, identity: str) -> bytes:
-    """An Arrow IPC file with a row per position and a column per part; three per part where only the largest logits are kept."""
+    """An Arrow IPC file with a row per position and a column per part; three per part where only
+    the largest logits are kept.
+    """
     columns = {}
     shapes = []
     for number, part in enumerate(teacher_logits.logits):
@@ -205,12 +241,16 @@ def from_arrow(content: pa.Buffer, identity: str) -> TeacherLogits:
     try:
         with pa.ipc.open_file(content) as file:
             batch = file.get_batch(0)
-        said = {name.decode(): value.decode() for name, value in (batch.schema.metadata or {}).items()}
+        said = {
+            name.decode(): value.decode() for name, value in (batch.schema.metadata or {}).items()
+        }
         if said["identity"] != identity:
             raise ValueError(f"these are teacher logits of {said['identity']}")
 
         def values(name: str, shape: list[int]) -> np.ndarray:
-            found: np.ndarray = batch.column(name).flatten().to_numpy().reshape(batch.num_rows, *shape)
+            found: np.ndarray = (
+                batch.column(name).flatten().to_numpy().reshape(batch.num_rows, *shape)
+            )
             return found
 
         shapes = dict(enumerate(json.loads(said["shapes"])))
@@ -243,9 +283,11 @@ def _read_only(values: np.ndarray) -> Tensor:
 
 
 class StoredTeachers:
-    """Teachers that answer from teacher logits, by the places that the augmentation gave its images. They have no `networks`.
+    """Teachers that answer from teacher logits, by the places that the augmentation gave its
+    images. They have no `networks`.
 
-    On a GPU the teacher logits lie there if they take no more than a quarter of what is free; else batch by batch goes there.
+    On a GPU the teacher logits lie there if they take no more than a quarter of what is free; else
+    batch by batch goes there.
     """
 
     networks = ()
@@ -259,12 +301,18 @@ class StoredTeachers:
         self._tails = [tail.flatten().to(kept) for tail in teacher_logits.tails]
 
     def __call__(self, part: Part) -> Tensor:
-        """Raw logits, float32 (N, B, K). Raises `ValueError` for images that the augmentation did not make, which have no place."""
+        """Raw logits, float32 (N, B, K). Raises `ValueError` for images that the augmentation did
+        not make, which have no place.
+        """
         if part.places is None:
-            raise ValueError("stored teachers can only answer for images as their augmentation made them")
+            raise ValueError(
+                "stored teachers can only answer for images as their augmentation made them"
+            )
         rows = self._rows[part.number]
         places = send(part.places, rows.device)
         answers = send(rows.index_select(0, places), self._device).float()
         if self._tails:
-            answers = with_even_tail(answers, self._tails[part.number].at(places).sent(self._device))
+            answers = with_even_tail(
+                answers, self._tails[part.number].at(places).sent(self._device)
+            )
         return answers.transpose(0, 1).contiguous()

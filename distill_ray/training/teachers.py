@@ -14,7 +14,9 @@ from distill_ray.training.device import autocast
 
 
 class EpochTeachers(Protocol):
-    """Where a training run gets its teachers from, epoch by epoch: they may be live in one and stored teacher logits in another."""
+    """Where a training run gets its teachers from, epoch by epoch: they may be live in one and
+    stored teacher logits in another.
+    """
 
     @property
     def networks(self) -> Sequence[nn.Module]:
@@ -27,13 +29,14 @@ class EpochTeachers(Protocol):
 class LiveTeachers:
     """Frozen networks that give their raw logits, (N, B, K), for every part they are asked about.
 
-    The members process the whole batch in sequence: on a CPU that is faster than all at once in grouped convolutions or under
-    a vectorised map (BENCHMARKS.md).
+    The members process the whole batch in sequence: on a CPU that is faster than all at once in
+    grouped convolutions or under a vectorised map (BENCHMARKS.md).
     """
 
     def __init__(self, networks: Sequence[nn.Module], device: torch.device, precision: str) -> None:
         self.networks = [
-            network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False) for network in networks
+            network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+            for network in networks
         ]
         self._device = device
         self._precision = precision

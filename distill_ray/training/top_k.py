@@ -1,9 +1,11 @@
 """How predictions over many classes are stored: the largest logits, and the rest lumped together.
 
-The others are restored as one value each, whose probabilities add up to theirs. So at temperature 1 the classes that are kept
-have exactly the probability that the teacher gave them, and the others together do. At temperature T the total variation between
-the teacher's prediction and this one is at most the mass of the others: for T below 1 the teacher's own, m(1), since the largest
-gain as T falls; for T above 1 what the even tail has at T, since by Jensen's inequality that is no less than the teacher's.
+The others are restored as one value each, whose probabilities add up to theirs. So at temperature 1
+the classes that are kept have exactly the probability that the teacher gave them, and the others
+together do. At temperature T the total variation between the teacher's prediction and this one is
+at most the mass of the others: for T below 1 the teacher's own, m(1), since the largest gain as T
+falls; for T above 1 what the even tail has at T, since by Jensen's inequality that is no less than
+the teacher's.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ from distill_ray.augmentation.to_device import send
 class Tail:
     """What belongs to logits (..., k), the largest of `num_classes`.
 
-    `classes` (..., k), int16 or int32, says whose they are; `rest` (...), float32, is the logit that stands for each of the
-    others: the logarithm of the mean of their exponentials.
+    `classes` (..., k), int16 or int32, says whose they are; `rest` (...), float32, is the logit
+    that stands for each of the others: the logarithm of the mean of their exponentials.
     """
 
     classes: Tensor
@@ -33,12 +35,18 @@ class Tail:
     @classmethod
     def joined(cls, pieces: Sequence[Tail]) -> Tail:
         """Several one below the other."""
-        classes, rest = (torch.cat([getattr(piece, name) for piece in pieces]) for name in ("classes", "rest"))
+        classes, rest = (
+            torch.cat([getattr(piece, name) for piece in pieces]) for name in ("classes", "rest")
+        )
         return cls(classes, rest, pieces[0].num_classes)
 
     def fits(self, shape: tuple[int, ...], num_classes: int) -> bool:
         """Whether this belongs to logits of that shape, out of so many classes."""
-        return self.num_classes == num_classes and self.classes.shape == shape and self.rest.shape == shape[:-1]
+        return (
+            self.num_classes == num_classes
+            and self.classes.shape == shape
+            and self.rest.shape == shape[:-1]
+        )
 
     def flatten(self) -> Tail:
         """The first two axes as one."""
@@ -54,15 +62,25 @@ class Tail:
 
     def at(self, places: Tensor) -> Tail:
         """The rows at `places` (n,) of the first axis."""
-        return Tail(self.classes.index_select(0, places), self.rest.index_select(0, places), self.num_classes)
+        return Tail(
+            self.classes.index_select(0, places),
+            self.rest.index_select(0, places),
+            self.num_classes,
+        )
 
 
 def top_k(logits: Tensor, k: int) -> tuple[Tensor, Tail]:
-    """The `k` largest of logits (..., K), k below K, in descending order, and the tail that belongs to them."""
+    """The `k` largest of logits (..., K), k below K, in descending order, and the tail that belongs
+    to them.
+    """
     num_classes = logits.shape[-1]
     largest, classes = logits.float().topk(k, -1)
-    others = logits.float().scatter(-1, classes, -math.inf).logsumexp(-1) - math.log(num_classes - k)
-    return largest, Tail(classes.to(torch.int16 if num_classes <= 2**15 else torch.int32), others, num_classes)
+    others = logits.float().scatter(-1, classes, -math.inf).logsumexp(-1) - math.log(
+        num_classes - k
+    )
+    return largest, Tail(
+        classes.to(torch.int16 if num_classes <= 2**15 else torch.int32), others, num_classes
+    )
 
 
 def with_even_tail(largest: Tensor, tail: Tail) -> Tensor:
@@ -72,6 +90,8 @@ def with_even_tail(largest: Tensor, tail: Tail) -> Tensor:
 
 
 def total_variation(logits: Tensor, others: Tensor, temperature: float = 1.0) -> Tensor:
-    """Half the sum over classes of |p - q| for the softened predictions of logits (..., K): (...), from 0 to 1."""
+    """Half the sum over classes of |p - q| for the softened predictions of logits (..., K): (...),
+    from 0 to 1.
+    """
     p, q = ((each.float() / temperature).softmax(-1) for each in (logits, others))
     return 0.5 * (p - q).abs().sum(-1)

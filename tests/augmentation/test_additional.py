@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill_ray.augmentation import Additional, Batch, CropFlip, Augmentation
+from distill_ray.augmentation import Additional, Augmentation, Batch, CropFlip
 from distill_ray.augmentation.epoch import epoch_batches
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), dtype=np.uint8)
@@ -14,7 +14,16 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), dtype=np.uin
 
 def first(augmentation: Augmentation, seed: int = 0, batch_size: int = 32) -> Batch:
     return next(
-        epoch_batches(augmentation, PIXELS, np.arange(32), seed=seed, epoch=0, batch_size=batch_size, device="cpu", mean=(0.5,) * 3)
+        epoch_batches(
+            augmentation,
+            PIXELS,
+            np.arange(32),
+            seed=seed,
+            epoch=0,
+            batch_size=batch_size,
+            device="cpu",
+            mean=(0.5,) * 3,
+        )
     )
 
 
@@ -23,7 +32,9 @@ SCHEMES = ["identity", "flip", "crop-flip", "cutout", "autoaugment", "mixup", "c
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_first_part_is_the_usual_augmentation(scheme: Any) -> None:
-    assert torch.equal(first(Additional(scheme=scheme)).parts[0].images, first(CropFlip()).parts[0].images)
+    assert torch.equal(
+        first(Additional(scheme=scheme)).parts[0].images, first(CropFlip()).parts[0].images
+    )
 
 
 def test_identity_is_a_copy() -> None:
@@ -53,7 +64,11 @@ def test_crop_flip_shifts_the_whole_batch_by_one_offset() -> None:
         standard, extra = first(Additional(scheme="crop-flip", padding=2), seed).parts
         padded = torch.nn.functional.pad(standard.images, (2, 2, 2, 2))
         windows = [padded[:, :, y : y + 16, x : x + 16] for y in range(5) for x in range(5)]
-        assert any(torch.equal(extra.images, image) for window in windows for image in (window, window.flip(3)))
+        assert any(
+            torch.equal(extra.images, image)
+            for window in windows
+            for image in (window, window.flip(3))
+        )
 
 
 def test_cutout_makes_one_hole_for_all() -> None:
@@ -89,14 +104,27 @@ def test_a_pool_is_made_of_independent_goes() -> None:
     assert extra.label_weight is not None
     assert len(set(extra.label_weight.tolist())) == 3
     assert extra.pick is not None
-    assert (extra.pick.criterion, extra.pick.total, extra.pick.start, extra.pick.stop) == ("teacher-entropy", 32, 0, 32)
+    assert (extra.pick.criterion, extra.pick.total, extra.pick.start, extra.pick.stop) == (
+        "teacher-entropy",
+        32,
+        0,
+        32,
+    )
 
 
 def test_each_worker_picks_as_many_as_it_has() -> None:
     choices = []
     for rank in range(3):
         batches = epoch_batches(
-            Additional(pick="kl"), PIXELS, np.arange(32), seed=0, epoch=0, batch_size=32, device="cpu", rank=rank, world_size=3
+            Additional(pick="kl"),
+            PIXELS,
+            np.arange(32),
+            seed=0,
+            epoch=0,
+            batch_size=32,
+            device="cpu",
+            rank=rank,
+            world_size=3,
         )
         choice = next(batches).parts[1].pick
         assert choice is not None

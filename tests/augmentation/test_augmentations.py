@@ -9,40 +9,68 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from distill_ray.augmentation import AUGMENTATIONS, Additional, AugMix, AutoAugment, Batch, CropFlip, CutMix, Cutout, Mixup, Rotation, Augmentation
+from distill_ray.augmentation import (
+    AUGMENTATIONS,
+    Additional,
+    Augmentation,
+    AugMix,
+    AutoAugment,
+    Batch,
+    CropFlip,
+    CutMix,
+    Cutout,
+    Mixup,
+    Rotation,
+)
 from distill_ray.augmentation.epoch import epoch_batches
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (45, 12, 10, 3), dtype=np.uint8)
 LABELS = np.arange(45) % 7
 
 PER_IMAGE: list[Augmentation] = [
-    *(augmentation() for name, augmentation in AUGMENTATIONS.items() if name not in ("mixup", "additional")),
+    *(
+        augmentation()
+        for name, augmentation in AUGMENTATIONS.items()
+        if name not in ("mixup", "additional")
+    ),
     Mixup(per="image", alpha=0.3),
     CutMix(alpha=0.5, flip=False, padding=0, rotation=30),
     Cutout(holes=2, size=3),
     AutoAugment(policy="imagenet"),
     AugMix(consistency=True, rotation=10, depth=2, chains=1),
-    *(Additional(scheme=scheme, per="image") for scheme in ("flip", "crop-flip", "autoaugment", "mixup", "cutmix")),
+    *(
+        Additional(scheme=scheme, per="image")
+        for scheme in ("flip", "crop-flip", "autoaugment", "mixup", "cutmix")
+    ),
 ]
 PER_BATCH: list[Augmentation] = [
     Mixup(),
     CutMix(per="batch"),
     Cutout(per="batch"),
     AutoAugment(per="batch"),
-    *(Additional(scheme=scheme) for scheme in ("identity", "flip", "crop-flip", "cutout", "autoaugment", "mixup", "cutmix")),
+    *(
+        Additional(scheme=scheme)
+        for scheme in ("identity", "flip", "crop-flip", "cutout", "autoaugment", "mixup", "cutmix")
+    ),
     Additional(pick="kl", pool=3),
 ]
 
 
 def named(augmentation: Augmentation) -> str:
-    changed = [f"{name}={value}" for name, value in augmentation.to_dict().items() if value != type(augmentation)().to_dict()[name]]
+    changed = [
+        f"{name}={value}"
+        for name, value in augmentation.to_dict().items()
+        if value != type(augmentation)().to_dict()[name]
+    ]
     return " ".join([augmentation.name, *changed])
 
 
 every_augmentation = pytest.mark.parametrize("augmentation", PER_IMAGE + PER_BATCH, ids=named)
 
 
-def run(augmentation: Augmentation, images: NDArray[np.uint8] = IMAGES, **options: Any) -> list[Batch]:
+def run(
+    augmentation: Augmentation, images: NDArray[np.uint8] = IMAGES, **options: Any
+) -> list[Batch]:
     labels = LABELS if images is IMAGES else np.arange(len(images)) % 7
     settings: dict[str, Any] = {
         "seed": 5,
@@ -55,7 +83,9 @@ def run(augmentation: Augmentation, images: NDArray[np.uint8] = IMAGES, **option
 
 
 def content(batch: Batch, num_classes: int = 7) -> list[torch.Tensor]:
-    """Everything that a batch has per image, by image first: several versions of an image are put beside each other."""
+    """Everything that a batch has per image, by image first: several versions of an image are put
+    beside each other.
+    """
     return [
         tensor.view(-1, len(batch.positions), *tensor.shape[1:]).transpose(0, 1)
         for part in batch.parts
@@ -64,7 +94,9 @@ def content(batch: Batch, num_classes: int = 7) -> list[torch.Tensor]:
 
 
 def joined(batches: list[Batch]) -> list[torch.Tensor]:
-    return [torch.cat(tensors) for tensors in zip(*(content(batch) for batch in batches), strict=True)]
+    return [
+        torch.cat(tensors) for tensors in zip(*(content(batch) for batch in batches), strict=True)
+    ]
 
 
 def same(first: list[Batch], second: list[Batch]) -> bool:
@@ -95,13 +127,18 @@ def test_an_epoch_can_be_resumed_at_any_step(augmentation: Augmentation) -> None
 
 @pytest.mark.parametrize("workers", [2, 3])
 @every_augmentation
-def test_the_shares_of_the_workers_make_up_the_batch(augmentation: Augmentation, workers: int) -> None:
+def test_the_shares_of_the_workers_make_up_the_batch(
+    augmentation: Augmentation, workers: int
+) -> None:
     shares = [run(augmentation, rank=rank, world_size=workers) for rank in range(workers)]
     for step, batch in enumerate(run(augmentation)):
         of_workers = [share[step] for share in shares]
         assert torch.equal(batch.positions, torch.cat([share.positions for share in of_workers]))
         assert same([batch], of_workers)
-        total = sum(share.weight / workers * share.parts[0].images.sum() / len(share.positions) for share in of_workers)
+        total = sum(
+            share.weight / workers * share.parts[0].images.sum() / len(share.positions)
+            for share in of_workers
+        )
         assert total == pytest.approx(batch.parts[0].images.sum() / len(batch.positions))
 
 
@@ -155,8 +192,16 @@ GOLDEN = {
 
 @pytest.mark.parametrize("augmentation", PER_IMAGE + PER_BATCH, ids=named)
 def test_the_images_are_pinned_for_ever(augmentation: Augmentation) -> None:
-    images = torch.cat([part.images for batch in run(augmentation) for part in batch.parts]).mul(255).round().long().flatten()
-    assert int((images * (torch.arange(len(images)) % 8191 + 1)).sum()) == GOLDEN[named(augmentation)]
+    images = (
+        torch.cat([part.images for batch in run(augmentation) for part in batch.parts])
+        .mul(255)
+        .round()
+        .long()
+        .flatten()
+    )
+    assert (
+        int((images * (torch.arange(len(images)) % 8191 + 1)).sum()) == GOLDEN[named(augmentation)]
+    )
 
 
 @every_augmentation
@@ -189,7 +234,9 @@ def test_targets_are_distributions_over_the_right_labels(augmentation: Augmentat
 
 @pytest.mark.parametrize(("channels", "size"), [(1, (8, 8)), (3, (9, 17))], ids=str)
 @every_augmentation
-def test_any_size_grey_or_colour(augmentation: Augmentation, channels: int, size: tuple[int, int]) -> None:
+def test_any_size_grey_or_colour(
+    augmentation: Augmentation, channels: int, size: tuple[int, int]
+) -> None:
     images = np.random.default_rng(1).integers(0, 256, (6, *size, channels), dtype=np.uint8)
     for batch in run(augmentation, images, batch_size=6):
         assert all(part.images.shape[1:] == (channels, *size) for part in batch.parts)
@@ -197,7 +244,11 @@ def test_any_size_grey_or_colour(augmentation: Augmentation, channels: int, size
 
 @every_augmentation
 def test_one_image_is_enough_for_a_batch(augmentation: Augmentation) -> None:
-    assert [len(batch.positions) for batch in run(augmentation, IMAGES[:9], batch_size=4)] == [4, 4, 1]
+    assert [len(batch.positions) for batch in run(augmentation, IMAGES[:9], batch_size=4)] == [
+        4,
+        4,
+        1,
+    ]
 
 
 @every_augmentation
@@ -209,16 +260,26 @@ def test_settings_survive_the_way_through_json(augmentation: Augmentation) -> No
 @pytest.mark.parametrize(
     ("augmentation", "shape", "reason"),
     [
-        (CropFlip(padding=10), (3, 12, 10), "padding must be below the side of the images, 10, found 10"),
+        (
+            CropFlip(padding=10),
+            (3, 12, 10),
+            "padding must be below the side of the images, 10, found 10",
+        ),
         (Rotation(padding=12), (3, 12, 16), "padding must be below"),
         (Cutout(size=11), (3, 12, 10), "size must be at most the side of the images, 10, found 11"),
         (Additional(scheme="cutout", size=11), (3, 12, 10), "size must be at most"),
-        (AutoAugment(), (4, 12, 10), "autoaugment changes colours, so images must have 1 or 3 channels, found 4"),
+        (
+            AutoAugment(),
+            (4, 12, 10),
+            "autoaugment changes colours, so images must have 1 or 3 channels, found 4",
+        ),
         (Additional(scheme="autoaugment"), (2, 12, 10), "autoaugment changes colours"),
     ],
     ids=str,
 )
-def test_what_cannot_work_is_refused_with_the_reason(augmentation: Augmentation, shape: tuple[int, int, int], reason: str) -> None:
+def test_what_cannot_work_is_refused_with_the_reason(
+    augmentation: Augmentation, shape: tuple[int, int, int], reason: str
+) -> None:
     channels, height, width = shape
     with pytest.raises(ValueError, match=reason):
         augmentation.check_images(channels, height, width)
@@ -240,7 +301,9 @@ def test_what_cannot_work_is_refused_with_the_reason(augmentation: Augmentation,
     ],
     ids=str,
 )
-def test_wrong_settings_are_refused_by_name(augmentation: type[Augmentation], settings: dict[str, Any], reason: str) -> None:
+def test_wrong_settings_are_refused_by_name(
+    augmentation: type[Augmentation], settings: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(ValueError, match=reason):
         augmentation(**settings)
 

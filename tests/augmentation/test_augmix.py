@@ -43,10 +43,29 @@ class Source:
     """Draws of a test: chains of chosen operations, with the weights all on the first chain."""
 
     def __init__(self, length: float, operations: list[int]) -> None:
-        self.chain = np.array([[length, *((operation + 0.5) / 9 for operation in operations), 0.7, 0.7, 0.7, 0.9, 0.9, 0.9]])
+        self.chain = np.array(
+            [
+                [
+                    length,
+                    *((operation + 0.5) / 9 for operation in operations),
+                    0.7,
+                    0.7,
+                    0.7,
+                    0.9,
+                    0.9,
+                    0.9,
+                ]
+            ]
+        )
 
     def uniform(self, purpose: str, count: int) -> np.ndarray:
-        return self.chain if "chain " in purpose else np.ones((1, count)) if "chains" in purpose else np.full((1, count), 1.0)
+        return (
+            self.chain
+            if "chain " in purpose
+            else np.ones((1, count))
+            if "chains" in purpose
+            else np.full((1, count), 1.0)
+        )
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array)
@@ -62,14 +81,18 @@ def pillow(picture: Image.Image, name: str, strength: float) -> Image.Image:
         "translate-y": (1, 0, 0, 0, 1, -int(strength * height / 3 / 10)),
     }
     if name in affine:
-        return picture.transform(picture.size, Image.Transform.AFFINE, affine[name], resample=Image.Resampling.BILINEAR)
+        return picture.transform(
+            picture.size, Image.Transform.AFFINE, affine[name], resample=Image.Resampling.BILINEAR
+        )
     if name == "rotate":
         return picture.rotate(int(strength * 3), resample=Image.Resampling.BILINEAR)
     if name == "posterize":
         return ImageOps.posterize(picture, 4 - int(strength * 4 / 10))
     if name == "solarize":
         return ImageOps.solarize(picture, 256 - int(strength * 256 / 10))
-    return {"autocontrast-by-table": ImageOps.autocontrast, "equalize": ImageOps.equalize}[name](picture)
+    return {"autocontrast-by-table": ImageOps.autocontrast, "equalize": ImageOps.equalize}[name](
+        picture
+    )
 
 
 @pytest.mark.parametrize("first", range(9))
@@ -89,7 +112,9 @@ def test_a_chain_is_pillows_operations_one_after_the_other(first: int, depth: in
 
 def batch_of(augmentation: AugMix) -> torch.Tensor:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
-    batches = epoch_batches(augmentation, pixels, np.arange(60), seed=0, epoch=0, batch_size=60, device="cpu")
+    batches = epoch_batches(
+        augmentation, pixels, np.arange(60), seed=0, epoch=0, batch_size=60, device="cpu"
+    )
     return next(iter(batches)).parts[0].images
 
 

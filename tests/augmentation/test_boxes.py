@@ -21,7 +21,12 @@ from distill_ray.augmentation.kernels.boxes import box, centres, cutmix_box, ins
     ],
 )
 def test_boxes_of_cutmix(
-    side: int, weight: float, column: int, row: int, expected: tuple[int, int, int, int], left_over: float
+    side: int,
+    weight: float,
+    column: int,
+    row: int,
+    expected: tuple[int, int, int, int],
+    left_over: float,
 ) -> None:
     boxes, weights = cutmix_box(np.array([weight]), np.array([row]), np.array([column]), side, side)
     top, bottom, left, right = boxes[0].tolist()
@@ -47,33 +52,61 @@ def test_a_box_of_one_pixel_is_empty(centre: int) -> None:
     ],
 )
 def test_holes_of_cutout(
-    side: int, row: int, column: int, size: int, rows: tuple[int, int], columns: tuple[int, int], area: int
+    side: int,
+    row: int,
+    column: int,
+    size: int,
+    rows: tuple[int, int],
+    columns: tuple[int, int],
+    area: int,
 ) -> None:
     sizes = np.array([size])
-    hole = inside(torch.from_numpy(box(np.array([row]), np.array([column]), sizes, sizes, side, side)), side, side)[0, 0]
-    down, across = torch.nonzero(hole.any(1)).flatten().tolist(), torch.nonzero(hole.any(0)).flatten().tolist()
+    hole = inside(
+        torch.from_numpy(box(np.array([row]), np.array([column]), sizes, sizes, side, side)),
+        side,
+        side,
+    )[0, 0]
+    down, across = (
+        torch.nonzero(hole.any(1)).flatten().tolist(),
+        torch.nonzero(hole.any(0)).flatten().tolist(),
+    )
     assert (down[0], down[-1]) == rows
     assert (across[0], across[-1]) == columns
     assert hole.sum() == area
 
 
 def test_centres_are_uniform_over_the_pixels() -> None:
-    grid = (np.stack(np.meshgrid(np.arange(6), np.arange(4), indexing="ij"), -1).reshape(-1, 2) + 0.5) / (6, 4)
+    grid = (
+        np.stack(np.meshgrid(np.arange(6), np.arange(4), indexing="ij"), -1).reshape(-1, 2) + 0.5
+    ) / (6, 4)
     rows, columns = centres(grid, 6, 4)
-    assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(row, column) for row in range(6) for column in range(4)]
+    assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [
+        (row, column) for row in range(6) for column in range(4)
+    ]
 
 
 def cut(augmentation: Cutout, count: int = 200) -> torch.Tensor:
     pixels = np.full((count, 32, 32, 3), 255, np.uint8)
     mean = (0.25, 0.5, 0.125)
-    batches = epoch_batches(augmentation, pixels, np.zeros(count, np.int64), seed=0, epoch=0, batch_size=50, device="cpu", mean=mean)
+    batches = epoch_batches(
+        augmentation,
+        pixels,
+        np.zeros(count, np.int64),
+        seed=0,
+        epoch=0,
+        batch_size=50,
+        device="cpu",
+        mean=mean,
+    )
     return torch.cat([batch.parts[0].images for batch in batches])
 
 
 def test_holes_have_the_mean_colour_and_lie_anywhere() -> None:
     images = cut(Cutout(padding=0))
     holes = (images < 1).all(1)
-    assert torch.equal(images.movedim(1, -1)[holes].unique(dim=0), torch.tensor([[0.25, 0.5, 0.125]]))
+    assert torch.equal(
+        images.movedim(1, -1)[holes].unique(dim=0), torch.tensor([[0.25, 0.5, 0.125]])
+    )
     areas = holes.sum((1, 2))
     assert areas.max() == 64  # a quarter of the side
     assert 16 <= areas.min() < 64  # clipped in a corner

@@ -49,7 +49,9 @@ def test_amounts_per_image_give_what_torchvision_gives(
     for turn in range(len(amounts)):
         turned = amounts[turn:] + amounts[:turn]
         batch = images(channels)
-        expected = torch.stack([theirs(image, amount) for image, amount in zip(batch, turned, strict=True)])
+        expected = torch.stack(
+            [theirs(image, amount) for image, amount in zip(batch, turned, strict=True)]
+        )
         assert torch.equal(ours(batch, torch.tensor(turned, dtype=torch.float64)), expected)
 
 
@@ -64,7 +66,9 @@ def test_amounts_per_image_give_what_torchvision_gives(
     ids=["autocontrast", "equalize", "invert"],
 )
 def test_whole_images_come_out_as_from_torchvision(
-    ours: Callable[[torch.Tensor], torch.Tensor], theirs: Callable[[torch.Tensor], torch.Tensor], channels: int
+    ours: Callable[[torch.Tensor], torch.Tensor],
+    theirs: Callable[[torch.Tensor], torch.Tensor],
+    channels: int,
 ) -> None:
     batch = images(channels)
     assert torch.equal(ours(batch), torch.stack([theirs(image) for image in batch]))
@@ -76,8 +80,14 @@ def test_whole_images_come_out_as_from_torchvision(
         (colour.autocontrast_by_table, ImageOps.autocontrast),
         (colour.equalize, ImageOps.equalize),
         (colour.invert, ImageOps.invert),
-        (lambda batch: colour.posterize(batch, torch.full((7,), 3)), lambda picture: ImageOps.posterize(picture, 3)),
-        (lambda batch: colour.solarize(batch, torch.full((7,), 130.0)), lambda picture: ImageOps.solarize(picture, 130)),
+        (
+            lambda batch: colour.posterize(batch, torch.full((7,), 3)),
+            lambda picture: ImageOps.posterize(picture, 3),
+        ),
+        (
+            lambda batch: colour.solarize(batch, torch.full((7,), 130.0)),
+            lambda picture: ImageOps.solarize(picture, 130),
+        ),
     ],
     ids=["autocontrast", "equalize", "invert", "posterize", "solarize"],
 )
@@ -86,16 +96,29 @@ def test_operations_of_augmix_give_what_pillow_gives(
 ) -> None:
     batch = images(3)
     pictures = [Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) for image in batch]
-    expected = torch.stack([torch.from_numpy(np.asarray(theirs(picture)).copy()).permute(2, 0, 1) for picture in pictures])
+    expected = torch.stack(
+        [
+            torch.from_numpy(np.asarray(theirs(picture)).copy()).permute(2, 0, 1)
+            for picture in pictures
+        ]
+    )
     assert torch.equal(ours(batch), expected)
 
 
 def test_autocontrast_of_pillow_for_every_range_of_values() -> None:
     lowest, highest = np.triu_indices(256, 1)
     chosen = np.arange(0, len(lowest), 101)
-    ramp = np.clip(np.arange(256), lowest[chosen, None], highest[chosen, None]).astype(np.uint8).reshape(-1, 1, 16, 16)
-    expected = np.stack([np.asarray(ImageOps.autocontrast(Image.fromarray(image[0]))) for image in ramp])
-    assert np.array_equal(colour.autocontrast_by_table(torch.from_numpy(ramp))[:, 0].numpy(), expected)
+    ramp = (
+        np.clip(np.arange(256), lowest[chosen, None], highest[chosen, None])
+        .astype(np.uint8)
+        .reshape(-1, 1, 16, 16)
+    )
+    expected = np.stack(
+        [np.asarray(ImageOps.autocontrast(Image.fromarray(image[0]))) for image in ramp]
+    )
+    assert np.array_equal(
+        colour.autocontrast_by_table(torch.from_numpy(ramp))[:, 0].numpy(), expected
+    )
 
 
 def test_an_image_comes_out_the_same_in_any_batch() -> None:

@@ -18,7 +18,11 @@ def test_the_numbers_are_pinned_for_ever() -> None:
         5.364418029785156e-07,
         0.15907615423202515,
     ]
-    assert shares(DRAWS.uniform("share", 0, 1, 2))[0].tolist() == [0.8794320317009964, 0.11285336256035217, 0.007714605738651459]
+    assert shares(DRAWS.uniform("share", 0, 1, 2))[0].tolist() == [
+        0.8794320317009964,
+        0.11285336256035217,
+        0.007714605738651459,
+    ]
     assert DRAWS.permutation("order", 12).tolist() == [7, 0, 11, 10, 2, 4, 6, 8, 3, 9, 1, 5]
 
 
@@ -36,7 +40,14 @@ def test_a_far_index_costs_no_more_than_a_near_one() -> None:
 def test_seed_epoch_and_purpose_are_independent_streams() -> None:
     streams = [
         Draws(seed, epoch).uniform(purpose, 0, 4000, 1)[:, 0]
-        for seed, epoch, purpose in [(7, 3, "a"), (7, 3, "b"), (7, 4, "a"), (8, 3, "a"), (73, 0, "a"), (7, 30, "a")]
+        for seed, epoch, purpose in [
+            (7, 3, "a"),
+            (7, 3, "b"),
+            (7, 4, "a"),
+            (8, 3, "a"),
+            (73, 0, "a"),
+            (7, 30, "a"),
+        ]
     ]
     correlation = np.corrcoef(streams) - np.eye(len(streams))
     assert np.abs(correlation).max() < 0.06
@@ -47,7 +58,8 @@ def test_uniform_numbers_are_uniform() -> None:
     assert numbers.min() >= 0
     assert numbers.max() < 1
     counts = np.histogram(numbers, bins=50, range=(0, 1))[0]
-    assert ((counts - 1200) ** 2 / 1200).sum() < 90  # chi-square, 49 degrees of freedom: 89.6 at 0.0004
+    # Chi-square, 49 degrees of freedom: 89.6 at 0.0004
+    assert ((counts - 1200) ** 2 / 1200).sum() < 90
 
 
 def test_integers_take_every_value_equally_often() -> None:

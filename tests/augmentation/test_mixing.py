@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill_ray.augmentation import Batch, CutMix, Draws, Mixup, Augmentation
+from distill_ray.augmentation import Augmentation, Batch, CutMix, Draws, Mixup
 from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.augmentation.kernels.boxes import inside
 from distill_ray.augmentation.kernels.mixing import batch_order, mixup
@@ -23,14 +23,23 @@ def test_mixup_of_numbers() -> None:
     images = torch.tensor([[1, 2], [3, -1], [0, 5]], dtype=torch.float64)
     mixed = mixup(images, images[[2, 0, 1]], torch.full((3,), 0.3, dtype=torch.float64))
     assert mixed.flatten().tolist() == pytest.approx([0.3, 4.1, 1.6, 1.1, 2.1, 0.8], abs=1e-12)
-    pair = mixup(torch.tensor([1.5], dtype=torch.float64), torch.tensor([-0.5], dtype=torch.float64), torch.tensor([0.3]))
+    pair = mixup(
+        torch.tensor([1.5], dtype=torch.float64),
+        torch.tensor([-0.5], dtype=torch.float64),
+        torch.tensor([0.3]),
+    )
     assert pair.item() == pytest.approx(0.1, abs=1e-7)
 
 
 def test_cutmix_of_a_small_image() -> None:
     first = torch.arange(16.0).view(1, 1, 4, 4)
     mixed = torch.where(inside(torch.tensor([[1, 3, 0, 2]]), 4, 4), first + 100, first)
-    assert mixed[0, 0].tolist() == [[0, 1, 2, 3], [104, 105, 6, 7], [108, 109, 10, 11], [12, 13, 14, 15]]
+    assert mixed[0, 0].tolist() == [
+        [0, 1, 2, 3],
+        [104, 105, 6, 7],
+        [108, 109, 10, 11],
+        [12, 13, 14, 15],
+    ]
 
 
 @pytest.mark.parametrize("per", ["image", "batch"])
@@ -54,7 +63,9 @@ def test_cutmix_mixes_labels_by_area(per: Any) -> None:
         own = part.labels.unsqueeze(1)
         assert ((pixels == own) | (pixels == part.partner_labels.unsqueeze(1))).all()
         different = part.labels != part.partner_labels
-        assert torch.allclose((pixels == own).float().mean(1)[different], part.label_weight[different])
+        assert torch.allclose(
+            (pixels == own).float().mean(1)[different], part.label_weight[different]
+        )
 
 
 def test_per_batch_partners_come_from_the_batch_and_per_image_from_everywhere() -> None:
@@ -63,16 +74,27 @@ def test_per_batch_partners_come_from_the_batch_and_per_image_from_everywhere() 
             (part,) = batch.parts
             assert part.partner_labels is not None
             assert sorted(part.partner_labels.tolist()) == sorted(part.labels.tolist())
-    partners = torch.cat([batch.parts[0].partner_labels for batch in run(CutMix()) if batch.parts[0].partner_labels is not None])
-    assert 50 < len(set(partners.tolist())) < 80  # 100 draws of 100 with replacement: 63 different ones
+    partners = torch.cat(
+        [
+            batch.parts[0].partner_labels
+            for batch in run(CutMix())
+            if batch.parts[0].partner_labels is not None
+        ]
+    )
+    # 100 draws of 100 with replacement: 63 different ones
+    assert 50 < len(set(partners.tolist())) < 80
 
 
 def test_a_partner_has_augmentation_of_its_own() -> None:
     ramp = np.arange(8, dtype=np.uint8).reshape(1, 1, 8, 1).repeat(8, 1)
     augmentation = Mixup(per="image", padding=0)
-    epochs = [next(epoch_batches(augmentation, ramp, [0], seed=seed, epoch=0, batch_size=1, device="cpu")) for seed in range(200)]
+    epochs = [
+        next(epoch_batches(augmentation, ramp, [0], seed=seed, epoch=0, batch_size=1, device="cpu"))
+        for seed in range(200)
+    ]
     slopes = torch.cat([epoch.parts[0].images for epoch in epochs]).mul(255).diff(dim=3)[:, 0, 0, 0]
-    assert 0.35 < (slopes.abs() < 0.999).float().mean() < 0.65  # the image meets itself, and half of the time mirrored
+    # The image meets itself, and half of the time mirrored
+    assert 0.35 < (slopes.abs() < 0.999).float().mean() < 0.65
 
 
 def test_cutmix_never_mixes_an_image_with_itself_and_mixup_may() -> None:
@@ -80,12 +102,17 @@ def test_cutmix_never_mixes_an_image_with_itself_and_mixup_may() -> None:
     for seed in range(30):
         draws = Draws(seed, 0)
         assert (batch_order(draws, "partner", 10, 14, meets_itself=False) != np.arange(4)).all()
-        itself.append((batch_order(draws, "partner", 10, 14, meets_itself=True) == np.arange(4)).any())
+        itself.append(
+            (batch_order(draws, "partner", 10, 14, meets_itself=True) == np.arange(4)).any()
+        )
     assert 10 < sum(itself) < 27  # 15 of 24 orders keep a place
 
 
 def test_orders_without_a_fixed_place_are_equally_frequent() -> None:
-    orders = [tuple(batch_order(Draws(seed, 0), "partner", 0, 4, meets_itself=False).tolist()) for seed in range(900)]
+    orders = [
+        tuple(batch_order(Draws(seed, 0), "partner", 0, 4, meets_itself=False).tolist())
+        for seed in range(900)
+    ]
     found, counts = np.unique(orders, axis=0, return_counts=True)
     assert len(found) == 9
     assert ((counts - 100) ** 2 / 100).sum() < 28  # 8 degrees of freedom: 28 at 0.0005

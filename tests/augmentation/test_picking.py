@@ -9,17 +9,29 @@ from torch import Tensor
 from distill_ray.augmentation import Criterion, Part, Pick
 from distill_ray.augmentation.picking import highest, pick, pool, scores
 
-TEACHER = torch.tensor([[4, 0, 0], [1, 0.9, 0.8], [2, 1, 0], [0, 3, 2.5], [0.5, 0.4, 0], [3, 2.9, -1]], dtype=torch.float64)
+TEACHER = torch.tensor(
+    [[4, 0, 0], [1, 0.9, 0.8], [2, 1, 0], [0, 3, 2.5], [0.5, 0.4, 0], [3, 2.9, -1]],
+    dtype=torch.float64,
+)
 STUDENT = torch.tensor(
-    [[1.5, 0, 0.2], [2, 0.1, 0], [0.3, 0.2, 0.1], [0, 4, 1], [1, 1.2, 0.9], [0.4, 2, -0.5]], dtype=torch.float64
+    [[1.5, 0, 0.2], [2, 0.1, 0], [0.3, 0.2, 0.1], [0, 4, 1], [1, 1.2, 0.9], [0.4, 2, -0.5]],
+    dtype=torch.float64,
 )
 
 
 @pytest.mark.parametrize(
     ("criterion", "expected", "order"),
     [
-        ("teacher-entropy", [0.17732368, 1.09528727, 0.83239558, 0.77786967, 1.07761434, 0.73911076], [2, 4, 1]),
-        ("student-entropy", [0.86322550, 0.68250684, 1.09528727, 0.27431307, 1.09063561, 0.66137900], [0, 4, 2]),
+        (
+            "teacher-entropy",
+            [0.17732368, 1.09528727, 0.83239558, 0.77786967, 1.07761434, 0.73911076],
+            [2, 4, 1],
+        ),
+        (
+            "student-entropy",
+            [0.86322550, 0.68250684, 1.09528727, 0.27431307, 1.09063561, 0.66137900],
+            [0, 4, 2],
+        ),
         ("kl", [0.05258192, 0.02370505, 0.01659712, 0.03778637, 0.00090297, 0.04090512], [3, 5, 0]),
     ],
 )
@@ -44,10 +56,17 @@ def test_several_teachers_and_several_heads_count_by_their_mean_prediction() -> 
     assert torch.allclose(scores("student-entropy", both.transpose(0, 1), None), entropy)
 
 
-@pytest.mark.parametrize(("criterion", "missing"), [("kl", "student"), ("kl", "teachers"), ("student-entropy", "student")])
+@pytest.mark.parametrize(
+    ("criterion", "missing"),
+    [("kl", "student"), ("kl", "teachers"), ("student-entropy", "student")],
+)
 def test_missing_logits_are_named(criterion: Criterion, missing: str) -> None:
     with pytest.raises(ValueError, match=f"{missing}: {criterion} needs"):
-        scores(criterion, None if missing == "student" else STUDENT, None if missing == "teachers" else TEACHER.unsqueeze(0))
+        scores(
+            criterion,
+            None if missing == "student" else STUDENT,
+            None if missing == "teachers" else TEACHER.unsqueeze(0),
+        )
 
 
 def part_of(numbers: list[int], choice: Pick | None) -> Part:
@@ -66,9 +85,12 @@ def teachers(part: Part) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("criterion", "order"), [("teacher-entropy", [2, 4, 1]), ("student-entropy", [0, 4, 2]), ("kl", [3, 5, 0])]
+    ("criterion", "order"),
+    [("teacher-entropy", [2, 4, 1]), ("student-entropy", [0, 4, 2]), ("kl", [3, 5, 0])],
 )
-def test_the_picked_part_has_all_that_belongs_to_its_images(criterion: Criterion, order: list[int]) -> None:
+def test_the_picked_part_has_all_that_belongs_to_its_images(
+    criterion: Criterion, order: list[int]
+) -> None:
     picked, answers = pick(part_of([0, 1, 2, 3, 4, 5], Pick(criterion, 3, 0, 3)), student, teachers)
     expected = part_of(order, None)
     assert torch.equal(picked.images, expected.images)
@@ -83,11 +105,20 @@ def test_the_picked_part_has_all_that_belongs_to_its_images(criterion: Criterion
 
 @pytest.mark.parametrize("criterion", ["teacher-entropy", "student-entropy", "kl"])
 def test_two_workers_pick_what_one_would(criterion: Criterion) -> None:
-    pools = [part_of([0, 4, 1], Pick(criterion, 3, 0, 1)), part_of([3, 5, 2], Pick(criterion, 3, 1, 3))]
+    pools = [
+        part_of([0, 4, 1], Pick(criterion, 3, 0, 1)),
+        part_of([3, 5, 2], Pick(criterion, 3, 1, 3)),
+    ]
 
-    def gather_of(all_rows: Callable[[Part], list[Tensor]], worker: int) -> Callable[[Tensor], Tensor]:
+    def gather_of(
+        all_rows: Callable[[Part], list[Tensor]], worker: int
+    ) -> Callable[[Tensor], Tensor]:
         def gather(rows: Tensor) -> Tensor:
-            own = next(i for i, candidate in enumerate(all_rows(pools[worker])) if torch.equal(candidate, rows))
+            own = next(
+                i
+                for i, candidate in enumerate(all_rows(pools[worker]))
+                if torch.equal(candidate, rows)
+            )
             return torch.cat([all_rows(part)[own] for part in pools])
 
         return gather
@@ -98,9 +129,18 @@ def test_two_workers_pick_what_one_would(criterion: Criterion) -> None:
         answers = teachers(part)
         logits = None if criterion == "teacher-entropy" else student(part.images)
         score = scores(criterion, logits, None if criterion == "student-entropy" else answers)
-        return [part.images, part.labels, part.partner_labels, part.label_weight, score, answers.transpose(0, 1)]
+        return [
+            part.images,
+            part.labels,
+            part.partner_labels,
+            part.label_weight,
+            score,
+            answers.transpose(0, 1),
+        ]
 
-    found = [pick(pools[worker], student, teachers, gather_of(everything, worker)) for worker in (0, 1)]
+    found = [
+        pick(pools[worker], student, teachers, gather_of(everything, worker)) for worker in (0, 1)
+    ]
     whole, answers = pick(part_of([0, 1, 2, 3, 4, 5], Pick(criterion, 3, 0, 3)), student, teachers)
     assert torch.equal(torch.cat([picked.labels for picked, _ in found]), whole.labels)
     assert torch.equal(torch.cat([picked.images for picked, _ in found]), whole.images)
@@ -125,6 +165,8 @@ def test_a_pool_holds_all_images_in_order() -> None:
 def test_picking_takes_no_gradient() -> None:
     weight = torch.ones(3, dtype=torch.float64, requires_grad=True)
     _, answers = pick(
-        part_of([0, 1, 2], Pick("kl", 2, 0, 2)), lambda images: student(images) * weight, lambda part: teachers(part) * weight
+        part_of([0, 1, 2], Pick("kl", 2, 0, 2)),
+        lambda images: student(images) * weight,
+        lambda part: teachers(part) * weight,
     )
     assert not answers.requires_grad

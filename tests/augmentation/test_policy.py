@@ -12,7 +12,13 @@ from torchvision.transforms.v2 import functional
 
 from distill_ray.augmentation import AutoAugment
 from distill_ray.augmentation.epoch import epoch_batches
-from distill_ray.augmentation.kernels.policy import POLICIES, Policy, amounts, auto_augment, sub_policies
+from distill_ray.augmentation.kernels.policy import (
+    POLICIES,
+    Policy,
+    amounts,
+    auto_augment,
+    sub_policies,
+)
 
 NAMES = {
     "ShearX": "shear-x", "ShearY": "shear-y", "TranslateX": "translate-x", "TranslateY": "translate-y", "Rotate": "rotate",
@@ -22,16 +28,31 @@ NAMES = {
 
 
 def reference(image: torch.Tensor, name: str, amount: float) -> torch.Tensor:
-    """One operation by torchvision: colours on the tensor, places on the Pillow image, whose nearest pixel is well defined."""
+    """One operation by torchvision: colours on the tensor, places on the Pillow image, whose
+    nearest pixel is well defined.
+    """
     if name in ("rotate", "shear-x", "shear-y", "translate-x", "translate-y"):
         picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
         if name == "rotate":
             moved = functional.rotate(picture, amount)
         elif name.startswith("shear"):
             degrees = math.degrees(math.atan(amount))
-            moved = functional.affine(picture, 0, [0, 0], 1, [degrees, 0] if name == "shear-x" else [0, degrees], center=[0, 0])
+            moved = functional.affine(
+                picture,
+                0,
+                [0, 0],
+                1,
+                [degrees, 0] if name == "shear-x" else [0, degrees],
+                center=[0, 0],
+            )
         else:
-            moved = functional.affine(picture, 0, [int(amount), 0] if name == "translate-x" else [0, int(amount)], 1, [0, 0])
+            moved = functional.affine(
+                picture,
+                0,
+                [int(amount), 0] if name == "translate-x" else [0, int(amount)],
+                1,
+                [0, 0],
+            )
         return torch.from_numpy(np.asarray(moved).copy()).permute(2, 0, 1)
     return {
         "brightness": lambda: functional.adjust_brightness(image, amount),
@@ -69,7 +90,12 @@ def test_magnitudes_are_those_of_torchvision(name: str) -> None:
     found = amounts(np.full(10, NAMES[name]), levels, np.full(10, True), 40, 32)
     assert found == pytest.approx(expected, abs=1e-4)
     assert amounts(np.full(10, NAMES[name]), levels, np.full(10, False), 40, 32) == pytest.approx(
-        2 - expected if name in ("Brightness", "Color", "Contrast", "Sharpness") else -expected if signed else expected, abs=1e-4
+        2 - expected
+        if name in ("Brightness", "Color", "Contrast", "Sharpness")
+        else -expected
+        if signed
+        else expected,
+        abs=1e-4,
     )
 
 
@@ -93,22 +119,38 @@ def test_every_sub_policy_gives_what_torchvision_gives(policy: Policy) -> None:
     table = sub_policies(policy)
     chosen = np.tile(np.arange(25), 4)
     drawn = np.column_stack([(chosen + 0.5) / 25, draw.random((100, 4))])
-    images = torch.from_numpy(draw.integers(0, 256, (100, 24, 20, 3), dtype=np.uint8)).permute(0, 3, 1, 2)
+    images = torch.from_numpy(draw.integers(0, 256, (100, 24, 20, 3), dtype=np.uint8)).permute(
+        0, 3, 1, 2
+    )
     changed = auto_augment(Source(drawn), images, policy, "image")
     for image, row, result in zip(images, drawn, changed, strict=True):
         for turn, (name, chance, level) in enumerate(table[int(row[0] * 25)]):
             if row[1 + turn] < chance:
-                amount = amounts(np.array([name]), np.array([level]), row[3 + turn : 4 + turn] < 0.5, 24, 20)[0]
+                amount = amounts(
+                    np.array([name]), np.array([level]), row[3 + turn : 4 + turn] < 0.5, 24, 20
+                )[0]
                 image = reference(image, name, float(amount))
         assert torch.equal(result, image)
 
 
 def test_a_batch_can_share_its_sub_policy() -> None:
-    pixels = np.broadcast_to(np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8), (60, 16, 16, 3))
+    pixels = np.broadcast_to(
+        np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8), (60, 16, 16, 3)
+    )
     alike = []
     for step in range(6):
         augmentation = AutoAugment(per="batch", padding=0, flip=False)
-        batch = next(epoch_batches(augmentation, pixels, np.zeros(60, np.int64), seed=step, epoch=0, batch_size=60, device="cpu"))
+        batch = next(
+            epoch_batches(
+                augmentation,
+                pixels,
+                np.zeros(60, np.int64),
+                seed=step,
+                epoch=0,
+                batch_size=60,
+                device="cpu",
+            )
+        )
         assert (batch.parts[0].images == batch.parts[0].images[:1]).all()
         alike.append(batch.parts[0].images[0])
     assert len({tuple(image.flatten().tolist()) for image in alike}) > 2

@@ -18,10 +18,18 @@ def places(image: np.ndarray) -> list[list[int]]:
 
 def test_the_published_levels() -> None:
     """Oracle J of the multi-head system, and 3, 6, 10, 13, 16 pixels of 32."""
-    assert places(shifted(pixel(5, 7), "horizontal-shift", LEVELS["horizontal-shift"][0])) == [[5, 10]]
+    assert places(shifted(pixel(5, 7), "horizontal-shift", LEVELS["horizontal-shift"][0])) == [
+        [5, 10]
+    ]
     assert places(shifted(pixel(5, 7), "vertical-shift", LEVELS["vertical-shift"][0])) == [[8, 7]]
-    columns = [places(shifted(pixel(0, 0), "horizontal-shift", share))[0][1] for share in LEVELS["horizontal-shift"]]
-    rows = [places(shifted(pixel(0, 0), "vertical-shift", share))[0][0] for share in LEVELS["vertical-shift"]]
+    columns = [
+        places(shifted(pixel(0, 0), "horizontal-shift", share))[0][1]
+        for share in LEVELS["horizontal-shift"]
+    ]
+    rows = [
+        places(shifted(pixel(0, 0), "vertical-shift", share))[0][0]
+        for share in LEVELS["vertical-shift"]
+    ]
     assert columns == rows == [3, 6, 10, 13, 16]
     assert LEVELS["rotation"] == (15, 30, 45, 60, 75)
     assert LEVELS["brightness"] == (1.1, 1.2, 1.3, 1.4, 1.5)

@@ -1,4 +1,6 @@
-"""A Ray cluster of two nodes on this machine, an object store and a PostgreSQL server: all real, all on loopback."""
+"""A Ray cluster of two nodes on this machine, an object store and a PostgreSQL server: all real,
+all on loopback.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ PASSWORD = "open-sesame-4711"
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]) -> Iterator[int]:
+def s3_server(
+    tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], int]
+) -> Iterator[int]:
     """The port of an S3-compatible server that answers."""
     port, log = free_port(), tmp_path_factory.mktemp("s3") / "log"
     with log.open("wb") as output:
@@ -35,7 +39,10 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], 
         server = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         for _ in range(600):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", port), timeout=5),
+            ):
                 break
             assert server.poll() is None, log.read_text()
             time.sleep(0.5)
@@ -48,7 +55,11 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory, free_port: Callable[[], 
 @pytest.fixture
 def object_store(s3_server: int, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a bucket of the test's own, with credentials in the environment."""
-    for name, value in {"ACCESS_KEY_ID": "key", "SECRET_ACCESS_KEY": "secret", "EC2_METADATA_DISABLED": "true"}.items():
+    for name, value in {
+        "ACCESS_KEY_ID": "key",
+        "SECRET_ACCESS_KEY": "secret",
+        "EC2_METADATA_DISABLED": "true",
+    }.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     bucket = f"bucket{secrets.token_hex(4)}"
     make = urllib.request.Request(f"http://127.0.0.1:{s3_server}/{bucket}", method="PUT")
@@ -58,7 +69,9 @@ def object_store(s3_server: int, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @dataclass
 class PostgreSQL:
-    """A PostgreSQL server that asks for a password. Programs find it in the environment, or in an address with `password`."""
+    """A PostgreSQL server that asks for a password. Programs find it in the environment, or in an
+    address with `password`.
+    """
 
     folder: Path
     port: int
@@ -74,17 +87,35 @@ class PostgreSQL:
         """Start the server and wait until it answers."""
         import psycopg2
 
-        options = ["-D", self.folder / "data", "-h", "127.0.0.1", "-p", str(self.port), "-k", self.folder, "-F"]
+        options = [
+            "-D",
+            self.folder / "data",
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            "-k",
+            self.folder,
+            "-F",
+        ]
         command = [*self.as_user, self.programs / "postgres", *options]
         with (self.folder / "log").open("ab") as log:
             self.server = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
         limit = time.monotonic() + 120
         while True:
             try:
-                psycopg2.connect(host="127.0.0.1", port=self.port, user="me", password=PASSWORD, dbname="postgres").close()
+                psycopg2.connect(
+                    host="127.0.0.1",
+                    port=self.port,
+                    user="me",
+                    password=PASSWORD,
+                    dbname="postgres",
+                ).close()
                 return
             except psycopg2.OperationalError:
-                assert self.server.poll() is None and time.monotonic() < limit, (self.folder / "log").read_text()
+                assert self.server.poll() is None and time.monotonic() < limit, (
+                    self.folder / "log"
+                ).read_text()
                 time.sleep(0.3)
 
     def stop(self) -> None:
@@ -97,7 +128,9 @@ class PostgreSQL:
         """Make empty databases."""
         import psycopg2
 
-        connection = psycopg2.connect(host="127.0.0.1", port=self.port, user="me", password=PASSWORD, dbname="postgres")
+        connection = psycopg2.connect(
+            host="127.0.0.1", port=self.port, user="me", password=PASSWORD, dbname="postgres"
+        )
         connection.autocommit = True
         for name in databases:
             connection.cursor().execute(f'CREATE DATABASE "{name}"')
@@ -105,12 +138,20 @@ class PostgreSQL:
 
 
 @pytest.fixture
-def postgresql(free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgreSQL]:
-    """A server with the empty databases `optuna` and `mlflow`. It refuses to run as root, so another user runs it then."""
-    found = [*Path("/usr/lib/postgresql").glob("*/bin/initdb"), *(Path(path) for path in [shutil.which("initdb")] if path)]
+def postgresql(
+    free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PostgreSQL]:
+    """A server with the empty databases `optuna` and `mlflow`. It refuses to run as root, so
+    another user runs it then.
+    """
+    found = [
+        *Path("/usr/lib/postgresql").glob("*/bin/initdb"),
+        *(Path(path) for path in [shutil.which("initdb")] if path),
+    ]
     if not found:
         pytest.skip("PostgreSQL is not installed (Debian: apt-get install postgresql)")
-    monkeypatch.setenv("PGPASSWORD", PASSWORD)  # a password on a command line would be in the job server's log
+    # A password on a command line would be in the job server's log
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
     folder = Path(tempfile.mkdtemp(prefix="dr-postgresql-", dir="/tmp"))  # sockets have short names
     (folder / "password").write_text(PASSWORD)
     as_user: list[str] = []
@@ -122,7 +163,16 @@ def postgresql(free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch) ->
         as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
     server = PostgreSQL(folder, free_port(), max(found).parent, as_user)
     secret = ["--auth=scram-sha-256", f"--pwfile={folder / 'password'}"]
-    make = [server.programs / "initdb", "-D", folder / "data", *secret, "--username=me", "--no-sync", "-E", "UTF8"]
+    make = [
+        server.programs / "initdb",
+        "-D",
+        folder / "data",
+        *secret,
+        "--username=me",
+        "--no-sync",
+        "-E",
+        "UTF8",
+    ]
     try:
         subprocess.run([*as_user, *make], check=True, capture_output=True, cwd=folder)
         server.start()
@@ -134,13 +184,33 @@ def postgresql(free_port: Callable[[], int], monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def mlflow_server(postgresql: PostgreSQL, free_port: Callable[[], int], tmp_path: Path) -> Iterator[str]:
+def mlflow_server(
+    postgresql: PostgreSQL, free_port: Callable[[], int], tmp_path: Path
+) -> Iterator[str]:
     """The address of an MLflow server on PostgreSQL that answers."""
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", postgresql.address("mlflow"), "--artifacts-destination", str(tmp_path / "kept")]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += [
+        "--backend-store-uri",
+        postgresql.address("mlflow"),
+        "--artifacts-destination",
+        str(tmp_path / "kept"),
+    ]
     with (tmp_path / "mlflow.log").open("wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
+        server = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True
+        )
     try:
         limit = time.monotonic() + 240
         while True:
@@ -148,7 +218,9 @@ def mlflow_server(postgresql: PostgreSQL, free_port: Callable[[], int], tmp_path
                 check_tracking(f"http://127.0.0.1:{port}")
                 break
             except RequestError:
-                assert server.poll() is None and time.monotonic() < limit, (tmp_path / "mlflow.log").read_text()
+                assert server.poll() is None and time.monotonic() < limit, (
+                    tmp_path / "mlflow.log"
+                ).read_text()
                 time.sleep(0.5)
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -49,7 +49,9 @@ def test_the_head_trains_nothing_and_workers_are_spot(cluster: dict[str, Any]) -
 
 
 def test_the_commands_are_options_of_ray(cluster: dict[str, Any]) -> None:
-    """Every option of `ray start` exists, the head has no CPU, the token is on, and the job server is on loopback."""
+    """Every option of `ray start` exists, the head has no CPU, the token is on, and the job server
+    is on loopback.
+    """
     from ray.scripts.scripts import start
 
     known = {option for parameter in start.params for option in parameter.opts}
@@ -59,7 +61,11 @@ def test_the_commands_are_options_of_ray(cluster: dict[str, Any]) -> None:
         (line,) = [line for line in lines if "ray start" in line]
         words = shlex.split(line.partition("ray start")[2])
         assert {word.partition("=")[0] for word in words if word.startswith("--")} <= known
-    (head,) = [shlex.split(line.partition("ray start")[2]) for line in commands["head"] if "ray start" in line]
+    (head,) = [
+        shlex.split(line.partition("ray start")[2])
+        for line in commands["head"]
+        if "ray start" in line
+    ]
     options = dict(zip(head[1::2], head[2::2], strict=True))
     assert (options["--num-cpus"], options["--dashboard-host"]) == ("0", "127.0.0.1")
     assert options["--autoscaling-config"] == "~/ray_bootstrap_config.yaml"
@@ -81,8 +87,14 @@ def test_the_manifest_of_kuberay() -> None:
     head = cluster["headGroupSpec"]
     assert head["rayStartParams"]["num-cpus"] == "0"
     groups = [head, *cluster["workerGroupSpecs"]]
-    assert all(isinstance(value, str) for group in groups for value in group["rayStartParams"].values())
-    images = {container["image"] for group in groups for container in group["template"]["spec"]["containers"]}
+    assert all(
+        isinstance(value, str) for group in groups for value in group["rayStartParams"].values()
+    )
+    images = {
+        container["image"]
+        for group in groups
+        for container in group["template"]["spec"]["containers"]
+    }
     assert len(images) == 1
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]

@@ -1,4 +1,6 @@
-"""What trials of one machine share: each file of the data set is read once, and a further trial does not hold it once more."""
+"""What trials of one machine share: each file of the data set is read once, and a further trial
+does not hold it once more.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def write_data(folder: Path, images: int) -> Path:
-    """So many colour images of 64 by 64 pixels to train on, and a few for testing: noise in a corner, black elsewhere."""
+    """So many colour images of 64 by 64 pixels to train on, and a few for testing: noise in a
+    corner, black elsewhere.
+    """
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
     flat = np.zeros((SIDE, SIDE, 3), np.uint8)
@@ -38,21 +42,32 @@ def write_data(folder: Path, images: int) -> Path:
 
 
 def side_by_side(data: Path, folder: Path, processes: int) -> list[dict[str, float]]:
-    """What each of so many processes, which train a job at the same time and share a cache, has read and holds for itself."""
+    """What each of so many processes, which train a job at the same time and share a cache, has
+    read and holds for itself.
+    """
     environment = os.environ | {"DISTILL_RAY_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, __file__, str(data), str(folder / "store")]
     running = [
-        subprocess.Popen([*command, str(seed)], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(seed)],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for seed in range(processes)
     ]
-    said = [process.stdout.readline() for process in running if process.stdout]  # all are there when the last one measures
+    # All are there when the last one measures
+    said = [process.stdout.readline() for process in running if process.stdout]
     for process in running:
         process.communicate("\n", timeout=60)
     return [json.loads(line) for line in said]
 
 
 def test_files_are_read_by_one_process(tmp_path: Path) -> None:
-    """One reads the Parquet (its digest, its shape, its pixels) and checks what it decoded, three map that, and read labels."""
+    """One reads the Parquet (its digest, its shape, its pixels) and checks what it decoded, three
+    map that, and read labels.
+    """
     data = write_data(tmp_path / "data", 2_000)
     size = sum(path.stat().st_size for path in data.iterdir())
     said = side_by_side(data, tmp_path, 4)
@@ -63,18 +78,24 @@ def test_files_are_read_by_one_process(tmp_path: Path) -> None:
 
 
 def test_memory_of_a_trial_does_not_grow_with_the_data(tmp_path: Path) -> None:
-    """Ten times the images, 88 MB more: a process that trains on them holds no more for itself, apart from their order."""
+    """Ten times the images, 88 MB more: a process that trains on them holds no more for itself,
+    apart from their order.
+    """
     held = {}
     for images in (800, 8_000):
         place = tmp_path / str(images)
         place.mkdir()
-        held[images] = max(entry["own"] for entry in side_by_side(write_data(place / "data", images), place, 2))
+        held[images] = max(
+            entry["own"] for entry in side_by_side(write_data(place / "data", images), place, 2)
+        )
     print({images: f"{own / 1e6:.0f} MB" for images, own in held.items()})
     assert held[8_000] - held[800] < 0.2 * 7_200 * PIXELS
 
 
 def work(data: str, store: str, seed: int) -> dict[str, float]:
-    """Train a job as a trial does, on all images, and say what the process has read from disks and holds for itself."""
+    """Train a job as a trial does, on all images, and say what the process has read from disks and
+    holds for itself.
+    """
     import psutil
 
     from distill_ray.augmentation import CropFlip
@@ -87,14 +108,32 @@ def work(data: str, store: str, seed: int) -> dict[str, float]:
     from distill_ray.training import load_dataset
 
     def read() -> int:
-        return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["rchar"])
+        return int(
+            dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())[
+                "rchar"
+            ]
+        )
 
-    load_images(open_source(str(write_data(Path(store, str(seed)), 20))), "train")  # so that all modules are imported
+    # So that all modules are imported
+    load_images(open_source(str(write_data(Path(store, str(seed)), 20))), "train")
     before = read()
     source = open_source(data)
     job = Job(
-        recipe=Recipe(model="mlp-4", method=Supervised(), augmentation=CropFlip(), epochs=1, batch_size=100, precision="fp32"),
-        data=Data(name="big", digest=source.digest, location=data, label="label", split=Split(validation=100)),
+        recipe=Recipe(
+            model="mlp-4",
+            method=Supervised(),
+            augmentation=CropFlip(),
+            epochs=1,
+            batch_size=100,
+            precision="fp32",
+        ),
+        data=Data(
+            name="big",
+            digest=source.digest,
+            location=data,
+            label="label",
+            split=Split(validation=100),
+        ),
         seed=seed,
     )
     load_dataset(job.data)

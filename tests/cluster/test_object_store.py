@@ -61,7 +61,10 @@ def test_one_driver_per_study(remote: Store, monkeypatch: pytest.MonkeyPatch) ->
     with study_lock(remote, "mine"):
         assert is_running(remote, "mine") and not is_running(remote, "other")
         with (
-            pytest.raises(RequestError, match=r"is being run on store s3://bucket[0-9a-f]*/studies by another process"),
+            pytest.raises(
+                RequestError,
+                match=r"is being run on store s3://bucket[0-9a-f]*/studies by another process",
+            ),
             study_lock(Store(remote.uri), "mine", said.append),
         ):
             pass
@@ -69,7 +72,9 @@ def test_one_driver_per_study(remote: Store, monkeypatch: pytest.MonkeyPatch) ->
     assert all("waiting for the last driver" in line for line in said)
 
 
-def test_a_dead_driver_is_not_waited_for_long(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_driver_is_not_waited_for_long(
+    remote: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(driver, "EXPIRY", 3.0)
     remote.write(driver.lock_path("mine"), b'{"token": "x", "host": "gone"}')
     said: list[str] = []

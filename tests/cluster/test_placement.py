@@ -1,4 +1,6 @@
-"""More multi-worker trials than fit at once, some of them pruned: all that they held is free again, and none waits for ever."""
+"""More multi-worker trials than fit at once, some of them pruned: all that they held is free again,
+and none waits for ever.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_everything_is_given_back(machines: Any, tmp_path: Path) -> None:
-    """Trials of two workers on two nodes of two CPUs: two fit. Watched while they run, and looked at before the driver ends."""
+    """Trials of two workers on two nodes of two CPUs: two fit. Watched while they run, and looked
+    at before the driver ends.
+    """
     for _ in range(2):
-        machines.start("--address", machines.address, "--num-cpus", "2", "--object-store-memory", "100000000")
+        machines.start(
+            "--address", machines.address, "--num-cpus", "2", "--object-store-memory", "100000000"
+        )
     command = [sys.executable, __file__, machines.address, str(tmp_path / "store")]
-    done = subprocess.run(command, env=machines.environment, capture_output=True, text=True, timeout=1500, check=False)
+    done = subprocess.run(
+        command, env=machines.environment, capture_output=True, text=True, timeout=1500, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     seen = json.loads(done.stdout.splitlines()[-1])
     print(seen)
@@ -33,7 +41,9 @@ def test_everything_is_given_back(machines: Any, tmp_path: Path) -> None:
 
 
 def watch(address: str, folder: str) -> dict[str, Any]:
-    """Run the study in this process and say what was seen of the cluster, meanwhile and when its search was over."""
+    """Run the study in this process and say what was seen of the cluster, meanwhile and when its
+    search was over.
+    """
     import threading
     import time
     from collections import Counter
@@ -51,18 +61,32 @@ def watch(address: str, folder: str) -> dict[str, Any]:
     from distill_ray.store import Store
     from distill_ray.study import load_study
 
-    settings = ["resources.workers_per_trial=2", "teachers.members=1", f"search.trials={TRIALS}", "student.epochs=3"]
-    settings += ["search.scheduler={name: asha, grace_epochs: 1, reduction: 3}"]  # of three that finish an epoch one goes on
+    settings = [
+        "resources.workers_per_trial=2",
+        "teachers.members=1",
+        f"search.trials={TRIALS}",
+        "student.epochs=3",
+    ]
+    # Of three that finish an epoch one goes on
+    settings += ["search.scheduler={name: asha, grace_epochs: 1, reduction: 3}"]
     settings += ["confirm.seeds=1", "confirm.baselines=[]", "resources.workers_per_teacher=2"]
     study, store = load_study(TINY, settings), Store.open(folder)
     data = data_of(study)
 
     def held() -> list[str]:
-        return [group for group, entry in placement_group_table().items() if entry["state"] != "REMOVED"]
+        return [
+            group for group, entry in placement_group_table().items() if entry["state"] != "REMOVED"
+        ]
 
     def training() -> int:
-        """How many groups of two whole CPUs there are that have their place: one for each multi-worker job that trains."""
-        bundles = [entry["bundles"].values() for entry in placement_group_table().values() if entry["state"] == "CREATED"]
+        """How many groups of two whole CPUs there are that have their place: one for each
+        multi-worker job that trains.
+        """
+        bundles = [
+            entry["bundles"].values()
+            for entry in placement_group_table().values()
+            if entry["state"] == "CREATED"
+        ]
         return sum(sum(bundle.get("CPU", 0) for bundle in group) == 2 for group in bundles)
 
     most, over = 0, threading.Event()
@@ -81,15 +105,29 @@ def watch(address: str, folder: str) -> dict[str, Any]:
         watching.join()
         limit = time.monotonic() + 60
         while True:
-            alive = [actor["ActorClassName"] for actor in actors().values() if actor["State"] != "DEAD"]
-            alive = [name for name in alive if name != "_AutoscalingCoordinatorActor"]  # Ray Train's own, one for the cluster
-            left = {"placement groups": held(), "actors": alive, "CPU": ray.available_resources().get("CPU", 0.0)}
-            if left == {"placement groups": [], "actors": [], "CPU": 4.0} or time.monotonic() > limit:
+            alive = [
+                actor["ActorClassName"] for actor in actors().values() if actor["State"] != "DEAD"
+            ]
+            # Ray Train's own, one for the cluster
+            alive = [name for name in alive if name != "_AutoscalingCoordinatorActor"]
+            left = {
+                "placement groups": held(),
+                "actors": alive,
+                "CPU": ray.available_resources().get("CPU", 0.0),
+            }
+            if (
+                left == {"placement groups": [], "actors": [], "CPU": 4.0}
+                or time.monotonic() > limit
+            ):
                 break
             time.sleep(1)
-        history = open_history(study, data, [run.job.id for run in teacher_runs(study, data)], store, None)
+        history = open_history(
+            study, data, [run.job.id for run in teacher_runs(study, data)], store, None
+        )
         pruned = [trial for trial in history.trials if trial.state.name == "PRUNED"]
-        logs = [(store.read(log_path(trial.user_attrs["job_id"])) or b"").decode() for trial in pruned]
+        logs = [
+            (store.read(log_path(trial.user_attrs["job_id"])) or b"").decode() for trial in pruned
+        ]
         saved = [store.names(f"work/{trial.user_attrs['job_id']}") for trial in pruned]
     return {
         "states": Counter(trial.state.name for trial in history.trials),

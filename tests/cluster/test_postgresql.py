@@ -1,4 +1,6 @@
-"""Optuna and MLflow on a PostgreSQL server: several drivers, a server that is restarted, and a password that nobody sees."""
+"""Optuna and MLflow on a PostgreSQL server: several drivers, a server that is restarted, and a
+password that nobody sees.
+"""
 
 from __future__ import annotations
 
@@ -27,30 +29,46 @@ from distill_ray.study import load_study
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 PASSWORD = "open-sesame-4711"
-DATA = Data(name="digits", digest="d" * 32, location="digits", label="label", split=Split(validation=100))
+DATA = Data(
+    name="digits", digest="d" * 32, location="digits", label="label", split=Split(validation=100)
+)
 QUEUED = 15
 SMALL = ["teachers.members=1", "search.trials=3", "confirm.seeds=1", "confirm.baselines=[]"]
 
 
-def opened(address: str, tmp_path: Path, *overrides: str, say: Any = lambda line: None) -> optuna.Study:
+def opened(
+    address: str, tmp_path: Path, *overrides: str, say: Any = lambda line: None
+) -> optuna.Study:
     study = load_study(str(TINY), overrides)
     return open_history(study, DATA, ["a"], Store.open(str(tmp_path / "store")), address, say)
 
 
 def test_processes_that_ask_one_search(postgresql: Any, tmp_path: Path) -> None:
-    """Three processes draw and tell trials side by side: no number twice, nothing of the queue twice, nothing left running."""
-    first = [{"temperature": 1 + number, "alpha": 0.5, "augmentation": "identity"} for number in range(QUEUED)]
+    """Three processes draw and tell trials side by side: no number twice, nothing of the queue
+    twice, nothing left running.
+    """
+    first = [
+        {"temperature": 1 + number, "alpha": 0.5, "augmentation": "identity"}
+        for number in range(QUEUED)
+    ]
     history = opened(postgresql.address("optuna"), tmp_path)
-    queue_first(history, load_study(str(TINY), [f"search.try_first={first}", "search.trials=30"]).search)
+    queue_first(
+        history, load_study(str(TINY), [f"search.try_first={first}", "search.trials=30"]).search
+    )
     command = [sys.executable, __file__, postgresql.address("optuna"), str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(number)], stderr=subprocess.PIPE, text=True) for number in range(3)]
+    processes = [
+        subprocess.Popen([*command, str(number)], stderr=subprocess.PIPE, text=True)
+        for number in range(3)
+    ]
     said = [process.communicate(timeout=200)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], said
     trials = history.trials
     assert [trial.number for trial in trials] == list(range(30))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
     assert Counter(trial.user_attrs["process"] for trial in trials) == {"0": 10, "1": 10, "2": 10}
-    assert sorted(trial.params["temperature"] for trial in trials[:QUEUED]) == [1 + number for number in range(QUEUED)]
+    assert sorted(trial.params["temperature"] for trial in trials[:QUEUED]) == [
+        1 + number for number in range(QUEUED)
+    ]
     assert all(trial.intermediate_values == {1: trial.value} for trial in trials)
 
 
@@ -65,8 +83,12 @@ def ask_and_tell(address: str, folder: Path, name: str) -> None:
         history.tell(trial, float(trial.number))
 
 
-def test_one_driver_per_search(postgresql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stores may differ: another driver of the same search is turned away, a dead one is not waited for long."""
+def test_one_driver_per_search(
+    postgresql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stores may differ: another driver of the same search is turned away, a dead one is not
+    waited for long.
+    """
     monkeypatch.setattr(driver, "BEAT", 0.5)
     monkeypatch.setattr(driver, "EXPIRY", 5.0)
     mine, other = Store.open(str(tmp_path / "mine")), Store.open(str(tmp_path / "other"))
@@ -74,7 +96,9 @@ def test_one_driver_per_search(postgresql: Any, tmp_path: Path, monkeypatch: pyt
     said: list[str] = []
     with (
         search_lock(history, mine),
-        pytest.raises(RequestError, match=rf"is being run on store {mine.uri} by another process on"),
+        pytest.raises(
+            RequestError, match=rf"is being run on store {mine.uri} by another process on"
+        ),
         search_lock(again, other, said.append),
     ):
         pass
@@ -117,19 +141,29 @@ def test_a_server_that_comes_back(postgresql: Any, tmp_path: Path) -> None:
     restarting.join()
     trials = [trial for trial in history.trials if trial.state == TrialState.COMPLETE]
     assert [trial.value for trial in trials] == [float(number) for number in range(told)]
-    assert all(trial.intermediate_values == {1: trial.value} and len(trial.params) == 3 for trial in trials)
-    # A trial whose making could not be confirmed may be there a second time, empty; the next driver settles it.
-    assert not [trial for trial in history.trials if trial.state == TrialState.RUNNING and trial.params]
+    assert all(
+        trial.intermediate_values == {1: trial.value} and len(trial.params) == 3 for trial in trials
+    )
+    # A trial whose making could not be confirmed may be there a second time, empty; the next driver
+    # settles it.
+    assert not [
+        trial for trial in history.trials if trial.state == TrialState.RUNNING and trial.params
+    ]
     assert "does not answer; waiting" in said[0] and "answers again" in said[1]
     assert PASSWORD not in "".join(said)
 
 
-def test_a_server_that_stays_away(postgresql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_stays_away(
+    postgresql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(database, "PATIENCE", 3.0)
     history = opened(postgresql.address("optuna", PASSWORD), tmp_path)
     history.ask()
     postgresql.stop()
-    with pytest.raises(RunError, match=r"--search-storage postgresql\+psycopg2://127.0.0.1:\d+/optuna has not answered") as error:
+    with pytest.raises(
+        RunError,
+        match=r"--search-storage postgresql\+psycopg2://127.0.0.1:\d+/optuna has not answered",
+    ) as error:
         history.ask()
     assert PASSWORD not in str(error.value)
     with pytest.raises(RequestError, match="cannot be used") as refused:
@@ -144,7 +178,16 @@ def test_a_wrong_password(postgresql: Any, tmp_path: Path) -> None:
 
 
 def begin(study: str, *options: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "distill_ray", "run", str(TINY), "--set", f"name={study}", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "distill_ray",
+        "run",
+        str(TINY),
+        "--set",
+        f"name={study}",
+        *options,
+    ]
     command += [argument for override in SMALL for argument in ("--set", override)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -162,7 +205,12 @@ def check(study: str, storage: str, tracking: str) -> None:
     experiment = client.get_experiment_by_name(study)
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    assert Counter(run.data.tags["stage"] for run in runs) == {"study": 1, "teach": 1, "search": 3, "confirm": 1}
+    assert Counter(run.data.tags["stage"] for run in runs) == {
+        "study": 1,
+        "teach": 1,
+        "search": 3,
+        "confirm": 1,
+    }
     assert not [run for run in runs if run.info.status in ("RUNNING", "SCHEDULED")]
     for run in runs:
         assert PASSWORD not in str(run.data.tags) + str(run.data.params)
@@ -171,7 +219,9 @@ def check(study: str, storage: str, tracking: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_studies_at_once(postgresql: Any, mlflow_server: str, tmp_path: Path) -> None:
-    """Two drivers on one Optuna database and one MLflow server, which has its own database on the same PostgreSQL."""
+    """Two drivers on one Optuna database and one MLflow server, which has its own database on the
+    same PostgreSQL.
+    """
     places = ["--search-storage", postgresql.address("optuna"), "--tracking-uri", mlflow_server]
     both = [begin(name, "--store", str(tmp_path / name), *places) for name in ("one", "two")]
     said = [process.communicate(timeout=1500)[0] for process in both]
@@ -183,11 +233,15 @@ def test_two_studies_at_once(postgresql: Any, mlflow_server: str, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_restarted_during_a_search(postgresql: Any, tmp_path: Path) -> None:
-    """Optuna's and MLflow's database goes away for a while in the search; the study finishes, and the password is nowhere."""
+    """Optuna's and MLflow's database goes away for a while in the search; the study finishes, and
+    the password is nowhere.
+    """
     store = tmp_path / "store"
     search, tracking = (postgresql.address(name, PASSWORD) for name in ("optuna", "mlflow"))
     printed = ""
-    with begin("one", "--store", str(store), "--search-storage", search, "--tracking-uri", tracking) as process:
+    with begin(
+        "one", "--store", str(store), "--search-storage", search, "--tracking-uri", tracking
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             printed += line

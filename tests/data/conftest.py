@@ -38,18 +38,28 @@ def encode():
 def write_shard(encode):
     """Writes one Parquet file of images (arrays, encoded bytes or None) and label columns."""
 
-    def write(path, images, names=("cat", "dog"), image_column="img", row_group_size=None, **labels):
+    def write(
+        path, images, names=("cat", "dog"), image_column="img", row_group_size=None, **labels
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         encoded = [encode(image) if isinstance(image, np.ndarray) else image for image in images]
         struct = pa.array(
-            [{"bytes": image, "path": None} for image in encoded], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+            [{"bytes": image, "path": None} for image in encoded],
+            pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
         )
         features = {image_column: {"_type": "Image"}} | {
             name: {"_type": "ClassLabel", "names": list(names)} for name in labels if names
         }
         metadata = {"huggingface": json.dumps({"info": {"features": features}})}
-        table = pa.table({image_column: struct, **{name: pa.array(values) for name, values in labels.items()}})
-        pq.write_table(table.replace_schema_metadata(metadata), path, row_group_size=row_group_size, write_page_checksum=True)
+        table = pa.table(
+            {image_column: struct, **{name: pa.array(values) for name, values in labels.items()}}
+        )
+        pq.write_table(
+            table.replace_schema_metadata(metadata),
+            path,
+            row_group_size=row_group_size,
+            write_page_checksum=True,
+        )
         return path
 
     return write
@@ -71,7 +81,9 @@ def small(tmp_path, write_shard, pictures):
     """A data set of 8 training images in two shards and 4 test images."""
     folder = tmp_path / "small"
     images = pictures(12)
-    write_shard(folder / "train-00000-of-00002.parquet", images[:5], label=[0, 1, 0, 1, 0], row_group_size=2)
+    write_shard(
+        folder / "train-00000-of-00002.parquet", images[:5], label=[0, 1, 0, 1, 0], row_group_size=2
+    )
     write_shard(folder / "train-00001-of-00002.parquet", images[5:8], label=[1, 0, 1])
     write_shard(folder / "test-00000-of-00001.parquet", images[8:], label=[0, 0, 1, 1])
     return folder

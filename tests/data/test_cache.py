@@ -45,7 +45,9 @@ def test_damage_is_repaired(small, cache, name, damage):
     content = bytearray(path.read_bytes())
     if damage == "flipped":
         content[-2] ^= 1
-    path.write_bytes({"truncated": content[:-1], "flipped": content, "emptied": b"", "removed": b""}[damage])
+    path.write_bytes(
+        {"truncated": content[:-1], "flipped": content, "emptied": b"", "removed": b""}[damage]
+    )
     if damage == "removed":
         path.unlink()
     again = load_images(open_source(str(small)), "train")
@@ -74,7 +76,10 @@ print(load_images(source, "train").images.sum())
 """
     log = tmp_path / "log"
     started = [
-        subprocess.Popen([sys.executable, "-c", code, str(small), str(log), number], stdout=subprocess.PIPE) for number in "01"
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(small), str(log), number], stdout=subprocess.PIPE
+        )
+        for number in "01"
     ]
     sums = {process.communicate(timeout=200)[0] for process in started}
     assert sums == {f"{load_images(open_source(str(small)), 'train').images.sum()}\n".encode()}
@@ -110,14 +115,19 @@ def test_a_full_disk(small, cache, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(RunError, match=f"no space left to write {cache}/images; free some, or set DISTILL_RAY_CACHE"):
+    with pytest.raises(
+        RunError,
+        match=f"no space left to write {cache}/images; free some, or set DISTILL_RAY_CACHE",
+    ):
         load_images(open_source(str(small)), "train")
     assert decoded(cache) == []
 
 
 def test_a_cache_that_cannot_be_written(small, cache, tmp_path, monkeypatch):
     cache.write_text("a file")
-    with pytest.raises(RequestError, match=rf"cache folder {cache} cannot be made .*; set DISTILL_RAY_CACHE"):
+    with pytest.raises(
+        RequestError, match=rf"cache folder {cache} cannot be made .*; set DISTILL_RAY_CACHE"
+    ):
         load_images(open_source(str(small)), "train")
     elsewhere = tmp_path / "elsewhere"
     assert len(load_images(open_source(str(small)), "train", elsewhere).images) == 8
@@ -151,7 +161,9 @@ def test_unchanged_files_are_hashed_once(small, monkeypatch):
     digest = open_source(str(small)).digest
     hashed = []
     whole = Folder._file_digest
-    monkeypatch.setattr(Folder, "_file_digest", lambda self, path: hashed.append(path) or whole(self, path))
+    monkeypatch.setattr(
+        Folder, "_file_digest", lambda self, path: hashed.append(path) or whole(self, path)
+    )
     assert open_source(str(small)).digest == digest
     assert hashed == []
     time.sleep(0.01)

@@ -41,7 +41,12 @@ def test_the_digest_never_changes():
 def test_the_package_imports_nothing_heavy():
     heavy = {"numpy", "pyarrow", "PIL", "sklearn", "torch", "filelock"}
     code = f"import sys, distill_ray.data; print(sorted({heavy} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )
 
 
 def test_checking_digits_never_imports_scikit_learn():
@@ -49,4 +54,9 @@ def test_checking_digits_never_imports_scikit_learn():
         "import sys; from distill_ray.data import load_images, open_source; s = open_source('digits'); s.rows('train'), s.digest;"
         "load_images(s, 'test'); print('sklearn' in sys.modules, 'pyarrow' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "False False\n"
+    )

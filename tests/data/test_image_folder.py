@@ -8,7 +8,14 @@ from distill_ray.errors import RequestError
 @pytest.fixture
 def tree(tmp_path, encode, pictures):
     """Six training and two test images of dogs and cats, one of them in a deeper folder."""
-    files = ["train/dog/b.png", "train/cat/2.png", "train/cat/10.png", "train/dog/a/z.PNG", "train/dog/c.png", "train/cat/3.png"]
+    files = [
+        "train/dog/b.png",
+        "train/cat/2.png",
+        "train/cat/10.png",
+        "train/dog/a/z.PNG",
+        "train/dog/c.png",
+        "train/cat/3.png",
+    ]
     for name, image in zip([*files, "test/dog/1.png", "test/cat/1.png"], pictures(8), strict=True):
         path = tmp_path / "tree" / name
         path.parent.mkdir(parents=True, exist_ok=True)

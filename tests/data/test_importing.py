@@ -23,7 +23,9 @@ def rng():
 
 @pytest.fixture
 def cifar(tmp_path, rng, monkeypatch):
-    """Writes the official pickled files of a tiny CIFAR, and makes torchvision take their checksums for the official ones."""
+    """Writes the official pickled files of a tiny CIFAR, and makes torchvision take their checksums
+    for the official ones.
+    """
 
     def write(name, train_files, test_files, label_key, names_key, names):
         import torchvision.datasets
@@ -33,23 +35,39 @@ def cifar(tmp_path, rng, monkeypatch):
         base = root / dataset.base_folder
         base.mkdir(parents=True)
         for file in [*train_files, *test_files]:
-            pixels, labels = rng.integers(0, 256, (6, 3072), np.uint8), rng.integers(0, len(names), 6).tolist()
+            pixels, labels = (
+                rng.integers(0, 256, (6, 3072), np.uint8),
+                rng.integers(0, len(names), 6).tolist(),
+            )
             (base / file).write_bytes(pickle.dumps({"data": pixels, label_key: labels}))
             parts[file] = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
         (base / dataset.meta["filename"]).write_bytes(pickle.dumps({names_key: names}))
-        monkeypatch.setattr(dataset, "train_list", [[file, md5(base / file)] for file in train_files])
+        monkeypatch.setattr(
+            dataset, "train_list", [[file, md5(base / file)] for file in train_files]
+        )
         monkeypatch.setattr(dataset, "test_list", [[file, md5(base / file)] for file in test_files])
-        monkeypatch.setattr(dataset, "meta", dataset.meta | {"md5": md5(base / dataset.meta["filename"])})
+        monkeypatch.setattr(
+            dataset, "meta", dataset.meta | {"md5": md5(base / dataset.meta["filename"])}
+        )
         return root, parts
 
     return write
 
 
 def test_cifar10(tmp_path, cifar):
-    root, parts = cifar("CIFAR10", ["data_batch_1", "data_batch_2"], ["test_batch"], "labels", "label_names", ["cat", "dog"])
+    root, parts = cifar(
+        "CIFAR10",
+        ["data_batch_1", "data_batch_2"],
+        ["test_batch"],
+        "labels",
+        "label_names",
+        ["cat", "dog"],
+    )
     source = import_dataset("cifar10", tmp_path / "out", root=root, download=False)
     train, test = load_images(source, "train"), load_images(source, "test")
-    assert (train.images == np.concatenate([parts["data_batch_1"][0], parts["data_batch_2"][0]])).all()
+    assert (
+        train.images == np.concatenate([parts["data_batch_1"][0], parts["data_batch_2"][0]])
+    ).all()
     assert train.labels.tolist() == parts["data_batch_1"][1] + parts["data_batch_2"][1]
     assert (test.images == parts["test_batch"][0]).all()
     assert (source.label, source.class_names) == ("label", ("cat", "dog"))
@@ -60,7 +78,9 @@ def test_cifar10(tmp_path, cifar):
 
 
 def test_cifar100(tmp_path, cifar):
-    root, parts = cifar("CIFAR100", ["train"], ["test"], "fine_labels", "fine_label_names", ["apple", "bear", "bee"])
+    root, parts = cifar(
+        "CIFAR100", ["train"], ["test"], "fine_labels", "fine_label_names", ["apple", "bear", "bee"]
+    )
     source = import_dataset("cifar100", tmp_path / "out", root=root, download=False)
     assert (source.label, source.class_names) == ("fine_label", ("apple", "bear", "bee"))
     assert (load_images(source, "train").images == parts["train"][0]).all()
@@ -75,7 +95,10 @@ def test_svhn(tmp_path, rng, monkeypatch):
     root.mkdir()
     official = dict(torchvision.datasets.SVHN.split_list)
     for split in ("train", "test"):
-        pixels, labels = rng.integers(0, 256, (32, 32, 3, 7), np.uint8), rng.integers(1, 11, (7, 1), np.uint8)
+        pixels, labels = (
+            rng.integers(0, 256, (32, 32, 3, 7), np.uint8),
+            rng.integers(1, 11, (7, 1), np.uint8),
+        )
         path = root / official[split][1]
         scipy.io.savemat(path, {"X": pixels, "y": labels})
         official[split] = [*official[split][:2], md5(path)]
@@ -94,11 +117,20 @@ def test_fashion_mnist(tmp_path, rng):
     raw.mkdir(parents=True)
     parts = {}
     for split, prefix in (("train", "train"), ("test", "t10k")):
-        pixels, labels = rng.integers(0, 256, (5, 28, 28), np.uint8), rng.integers(0, 10, 5, np.uint8)
-        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, 5, 28, 28) + pixels.tobytes())
-        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, 5) + labels.tobytes())
+        pixels, labels = (
+            rng.integers(0, 256, (5, 28, 28), np.uint8),
+            rng.integers(0, 10, 5, np.uint8),
+        )
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(
+            struct.pack(">4i", 0x803, 5, 28, 28) + pixels.tobytes()
+        )
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">2i", 0x801, 5) + labels.tobytes()
+        )
         parts[split] = pixels[..., None], labels.tolist()
-    source = import_dataset("fashion-mnist", tmp_path / "out", root=tmp_path / "root", download=False)
+    source = import_dataset(
+        "fashion-mnist", tmp_path / "out", root=tmp_path / "root", download=False
+    )
     for split, (pixels, labels) in parts.items():
         images = load_images(source, split)
         assert (images.images == pixels).all()
@@ -114,10 +146,15 @@ def test_a_tree_keeps_its_bytes(tmp_path, encode, pictures):
         path.write_bytes(encode(pictures(3)[number]))
     source = import_dataset(str(tmp_path / "tree"), tmp_path / "out")
     table = pq.read_table(tmp_path / "out" / "train-00000-of-00001.parquet")
-    assert table["img"].to_pylist() == [{"bytes": encode(pictures(3)[i]), "path": None} for i in (1, 0)]
+    assert table["img"].to_pylist() == [
+        {"bytes": encode(pictures(3)[i]), "path": None} for i in (1, 0)
+    ]
     assert table["label"].to_pylist() == [0, 1]
     features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
-    assert features == {"img": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    assert features == {
+        "img": {"_type": "Image"},
+        "label": {"_type": "ClassLabel", "names": ["cat", "dog"]},
+    }
     assert source.rows("test") == 1
 
 
@@ -145,7 +182,9 @@ def test_nothing_is_overwritten_by_accident(small, tmp_path, encode, pictures):
     with pytest.raises(RequestError, match="exists; choose another folder, or ask to overwrite it"):
         import_dataset(str(tmp_path / "tree"), small)
     assert open_source(str(small)).digest == before
-    with pytest.raises(RequestError, match="holds something other than a data set and is not overwritten"):
+    with pytest.raises(
+        RequestError, match="holds something other than a data set and is not overwritten"
+    ):
         import_dataset(str(tmp_path / "tree"), tmp_path / "tree", overwrite=True)
     assert path.exists()
     assert import_dataset(str(tmp_path / "tree"), small, overwrite=True).rows("train") == 1
@@ -180,6 +219,8 @@ def test_unusable_sources(tmp_path, monkeypatch):
         raise OSError("<urlopen error [Errno -2] Name or service not known>")
 
     monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", unreachable)
-    with pytest.raises(RunError, match=r"cifar10 could not be downloaded to .*Name or service not known.*try again"):
+    with pytest.raises(
+        RunError, match=r"cifar10 could not be downloaded to .*Name or service not known.*try again"
+    ):
         import_dataset("cifar10", tmp_path / "out")
     assert not (tmp_path / "out").exists()

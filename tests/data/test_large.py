@@ -1,4 +1,6 @@
-"""Sets that do not fit into memory: the same pixels whoever decodes them, and no more memory than is asked for."""
+"""Sets that do not fit into memory: the same pixels whoever decodes them, and no more memory than
+is asked for.
+"""
 
 import json
 import os
@@ -27,11 +29,15 @@ def several(monkeypatch):
 
 @pytest.fixture
 def photographs(tmp_path, encode):
-    """Makes a folder of JPEG of many sizes, 60 to 200 pixels a side, some grey: two shards of several row groups."""
+    """Makes a folder of JPEG of many sizes, 60 to 200 pixels a side, some grey: two shards of
+    several row groups.
+    """
 
     def smooth(rng):
         side = [int(number) for number in rng.integers(60, 200, 2)]
-        image = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize(side, Image.Resampling.BICUBIC)
+        image = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize(
+            side, Image.Resampling.BICUBIC
+        )
         return np.asarray(image.convert("L") if rng.random() < 0.1 else image)
 
     def make(write_shard, count=60):
@@ -39,8 +45,18 @@ def photographs(tmp_path, encode):
         images = [encode(smooth(rng), "JPEG") for _ in range(count)]
         half = count // 2 + 5
         labels = [number % 3 % 2 for number in range(count)]
-        write_shard(tmp_path / "d" / "train-00000-of-00002.parquet", images[:half], label=labels[:half], row_group_size=7)
-        write_shard(tmp_path / "d" / "train-00001-of-00002.parquet", images[half:], label=labels[half:], row_group_size=100)
+        write_shard(
+            tmp_path / "d" / "train-00000-of-00002.parquet",
+            images[:half],
+            label=labels[:half],
+            row_group_size=7,
+        )
+        write_shard(
+            tmp_path / "d" / "train-00001-of-00002.parquet",
+            images[half:],
+            label=labels[half:],
+            row_group_size=100,
+        )
         return tmp_path / "d", images, labels
 
     return make
@@ -67,10 +83,15 @@ def test_size_takes_the_square_in_the_middle(photographs, write_shard, size, tmp
         (tmp_path / "one.jpg").write_bytes(content)
         original = Image.open(tmp_path / "one.jpg").convert("RGB")
         square = functional.center_crop(original, [min(original.size)] * 2)
-        expected = np.asarray(functional.resize(square, [size, size], functional.InterpolationMode.BILINEAR), int)
-        off = np.abs(images[row] - expected)[1:-1, 1:-1].mean()  # at the edge, what lies beyond the square counts too
-        if (original.width - original.height) % 2 == 0:  # otherwise the middle lies between two pixels
-            assert off <= (0.5 if min(original.size) < 4 * size else 4)  # large JPEG are decoded at a half
+        expected = np.asarray(
+            functional.resize(square, [size, size], functional.InterpolationMode.BILINEAR), int
+        )
+        # At the edge, what lies beyond the square counts too
+        off = np.abs(images[row] - expected)[1:-1, 1:-1].mean()
+        # Otherwise the middle lies between two pixels
+        if (original.width - original.height) % 2 == 0:
+            # Large JPEG are decoded at a half
+            assert off <= (0.5 if min(original.size) < 4 * size else 4)
 
 
 def test_images_of_the_size_are_left_alone(small, pictures):
@@ -81,7 +102,9 @@ def test_images_of_the_size_are_left_alone(small, pictures):
     assert np.abs(images.astype(int) - square).mean() > 0  # resampled from between the rows
 
 
-@pytest.mark.parametrize(("first", "last"), [(0, 60), (0, 3), (5, 38), (36, 41), (40, 60), (59, 60)])
+@pytest.mark.parametrize(
+    ("first", "last"), [(0, 60), (0, 3), (5, 38), (36, 41), (40, 60), (59, 60)]
+)
 def test_reading_can_begin_at_any_row(photographs, write_shard, tmp_path, first, last):
     folder, encoded, labels = photographs(write_shard)
     tree = tmp_path / "tree"
@@ -92,8 +115,12 @@ def test_reading_can_begin_at_any_row(photographs, write_shard, tmp_path, first,
     in_order = [row for label in (0, 1) for row in range(60) if labels[row] == label]
     for source, rows in ((open_source(str(folder)), range(60)), (open_source(str(tree)), in_order)):
         batches = list(source.batches("train", first, last))
-        assert [content for batch in batches for content in batch.encoded] == [encoded[row] for row in rows[first:last]]
-        assert [label for batch in batches for label in batch.labels] == [labels[row] for row in rows[first:last]]
+        assert [content for batch in batches for content in batch.encoded] == [
+            encoded[row] for row in rows[first:last]
+        ]
+        assert [label for batch in batches for label in batch.labels] == [
+            labels[row] for row in rows[first:last]
+        ]
     assert [batch.where(0) for batch in open_source(str(folder)).batches("train", 36, 37)] == [
         f"{folder}/train-00001-of-00002.parquet, row 1"
     ]
@@ -111,7 +138,11 @@ def test_what_a_process_finds_wrong_names_its_row(tmp_path, write_shard, picture
 
 
 def test_colour_found_by_a_process_makes_all_rgb(tmp_path, write_shard, pictures, several):
-    write_shard(tmp_path / "d" / "train.parquet", [*pictures(20, channels=1), *pictures(4)], label=[0, 1] * 12)
+    write_shard(
+        tmp_path / "d" / "train.parquet",
+        [*pictures(20, channels=1), *pictures(4)],
+        label=[0, 1] * 12,
+    )
     assert load_images(open_source(str(tmp_path / "d")), "train").images.shape == (24, 6, 5, 3)
 
 
@@ -138,13 +169,22 @@ except Exception as error:
 
 
 def test_a_killed_process_is_said(small, cache):
-    ended = subprocess.run([sys.executable, "-c", KILLED, str(small), "child"], capture_output=True, text=True, check=True)
-    assert ended.stdout.startswith(f"RunError {small}: a process that decoded its images ended with status -9"), ended
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, str(small), "child"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.startswith(
+        f"RunError {small}: a process that decoded its images ended with status -9"
+    ), ended
     assert [path.name for path in (cache / "images").iterdir() if path.is_dir()] == []
 
 
 def test_processes_end_with_the_one_that_started_them(small):
-    parent = subprocess.Popen([sys.executable, "-c", KILLED, str(small), "parent"], stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(small), "parent"], stdout=subprocess.PIPE, text=True
+    )
     children = [int(parent.stdout.readline()) for _ in range(3)]
     parent.kill()
     parent.communicate()
@@ -171,7 +211,9 @@ def on_disk(tmp_path):
     return images, PixelsOnDisk(tmp_path / "images.npy")
 
 
-@pytest.mark.parametrize("rows", [[], [0], [49], [3, 4, 5, 9, 8, 9], range(50), [7] * 5, [*range(10, 30), 2]])
+@pytest.mark.parametrize(
+    "rows", [[], [0], [49], [3, 4, 5, 9, 8, 9], range(50), [7] * 5, [*range(10, 30), 2]]
+)
 def test_rows_on_the_disk_are_those_of_the_array(on_disk, rows):
     images, pixels = on_disk
     wanted = np.array(rows, np.int64)
@@ -260,12 +302,16 @@ said = {{"weights": find_job(store, job.id).record.files["weights.safetensors"][
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_data_set(tmp_path, encode):
-    """Importing, decoding, training and testing, with a set of a hundred and one of ten thousand photographs."""
+    """Importing, decoding, training and testing, with a set of a hundred and one of ten thousand
+    photographs.
+    """
     rng = np.random.default_rng(0)
     originals = []
     for _ in range(100):
         width, height = (int(number) for number in rng.integers(200, 400, 2))
-        image = np.asarray(Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).resize((width, height)), int)
+        image = np.asarray(
+            Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).resize((width, height)), int
+        )
         originals.append(encode((image + rng.integers(-40, 40, image.shape)).clip(0, 255), "JPEG"))
     peaks = {}
     for count in (100, 10_000):
@@ -285,7 +331,10 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, encode):
         assert peaks[count]["train"]["weights"] == peaks[count]["mapped"]["weights"]
     pixels = 10_000 * 96 * 96 * 3 / 2**20
     encoded = sum(map(len, originals)) * 100 / 2**20
-    print(json.dumps(peaks, indent=1), f"{pixels:.0f} MB of pixels, {encoded:.0f} MB encoded, {cores()} cores")
+    print(
+        json.dumps(peaks, indent=1),
+        f"{pixels:.0f} MB of pixels, {encoded:.0f} MB encoded, {cores()} cores",
+    )
     few, many = peaks[100], peaks[10_000]
     assert many["import"]["own"] - few["import"]["own"] < 0.5 * encoded
     assert many["train"]["own"] - few["train"]["own"] < 0.2 * pixels

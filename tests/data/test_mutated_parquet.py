@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 from distill_ray.data import load_images, open_source
 from distill_ray.errors import RequestError
 
-LIKE_ANYWHERE = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+LIKE_ANYWHERE = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 @settings(LIKE_ANYWHERE, max_examples=300)
@@ -26,11 +28,17 @@ def check_mutated(tmp_path, write_shard, pictures, data):
     if not template.exists():
         write_shard(template, pictures(4), label=[0, 1, 1, 0], other=[3, 4, 5, 6], row_group_size=2)
     content = bytearray(template.read_bytes())
-    # Most of the places are in the footer, where the structure is; hypothesis would rarely find them in a longer file.
+    # Most of the places are in the footer, where the structure is; hypothesis would rarely find
+    # them in a longer file.
     footer = len(content) - int.from_bytes(content[-8:-4], "little") - 8
     for _ in range(data.draw(st.integers(1, 4), "changes")):
-        place = data.draw(st.one_of(st.integers(footer, len(content) - 1), st.integers(0, len(content) - 1)), "place")
-        content[place] = data.draw(st.one_of(st.integers(0, 255), st.just(content[place] ^ 1)), "byte")
+        place = data.draw(
+            st.one_of(st.integers(footer, len(content) - 1), st.integers(0, len(content) - 1)),
+            "place",
+        )
+        content[place] = data.draw(
+            st.one_of(st.integers(0, 255), st.just(content[place] ^ 1)), "byte"
+        )
     if data.draw(st.integers(0, 4), "cut") == 0:
         del content[data.draw(st.integers(0, len(content)), "end") :]
     folder = tmp_path / "mutated"

@@ -24,7 +24,12 @@ def test_rows_keep_their_order_over_shards_and_row_groups(small, pictures):
     assert test.labels.tolist() == [0, 0, 1, 1]
     assert (train.images.dtype, train.labels.dtype) == (np.uint8, np.int64)
     assert source.class_names == train.class_names == ("cat", "dog")
-    assert (source.rows("train"), source.rows("test"), source.num_classes, source.name) == (8, 4, 2, "small")
+    assert (source.rows("train"), source.rows("test"), source.num_classes, source.name) == (
+        8,
+        4,
+        2,
+        "small",
+    )
     assert source.location == str(small)
 
 
@@ -32,8 +37,13 @@ def test_batches_are_bounded_and_counted_on(tmp_path, write_shard, encode, pictu
     images = [encode(pictures(1)[0])] * 2500
     images[2400] = b"not an image"
     write_shard(tmp_path / "d" / "train.parquet", images, label=[0] * 2500)
-    assert max(len(batch.encoded) for batch in open_source(str(tmp_path / "d")).batches("train")) == 128
-    refused(r"train\.parquet, row 2400: the image cannot be decoded \(not one of PNG", tmp_path / "d")
+    assert (
+        max(len(batch.encoded) for batch in open_source(str(tmp_path / "d")).batches("train"))
+        == 128
+    )
+    refused(
+        r"train\.parquet, row 2400: the image cannot be decoded \(not one of PNG", tmp_path / "d"
+    )
 
 
 def test_a_relative_path_is_made_absolute(small, tmp_path, monkeypatch):
@@ -63,23 +73,37 @@ def test_the_digest_is_of_the_content(small, tmp_path):
 
 def test_which_label_column(tmp_path, write_shard, pictures):
     images = pictures(4)
-    write_shard(tmp_path / "c" / "train.parquet", images, coarse_label=[0, 0, 1, 1], fine_label=[0, 1, 0, 1])
+    write_shard(
+        tmp_path / "c" / "train.parquet", images, coarse_label=[0, 0, 1, 1], fine_label=[0, 1, 0, 1]
+    )
     source = open_source(str(tmp_path / "c"))
     assert (source.label, source.label_columns) == ("fine_label", ("coarse_label", "fine_label"))
     coarse = open_source(str(tmp_path / "c"), label="coarse_label")
     assert load_images(coarse, "train").labels.tolist() == [0, 0, 1, 1]
     assert load_images(source, "train").labels.tolist() == [0, 1, 0, 1]
-    refused(r"data.label: unknown label column 'fine_lable'; did you mean 'fine_label'", tmp_path / "c", label="fine_lable")
+    refused(
+        r"data.label: unknown label column 'fine_lable'; did you mean 'fine_label'",
+        tmp_path / "c",
+        label="fine_lable",
+    )
     refused(r"data.label: column img of .* holds struct", tmp_path / "c", label="img")
     write_shard(tmp_path / "s" / "train.parquet", images, animal=[0, 0, 1, 1], size=[0, 1, 0, 1])
     refused("data.label: .* has several label columns, name one: 'animal', 'size'", tmp_path / "s")
     write_shard(tmp_path / "f" / "train.parquet", images, names=None, label=[0.0, 1.0, 0.5, 1.0])
     refused("has no column of integer labels", tmp_path / "f")
-    refused("data.label: column label of .* holds double, not integers", tmp_path / "f", label="label")
+    refused(
+        "data.label: column label of .* holds double, not integers", tmp_path / "f", label="label"
+    )
 
 
 def test_without_class_names_labels_are_counted(tmp_path, write_shard, pictures):
-    write_shard(tmp_path / "d" / "train.parquet", pictures(4), names=None, image_column="image", label=[0, 1, 2, 1])
+    write_shard(
+        tmp_path / "d" / "train.parquet",
+        pictures(4),
+        names=None,
+        image_column="image",
+        label=[0, 1, 2, 1],
+    )
     assert open_source(str(tmp_path / "d")).class_names == ("0", "1", "2")
     write_shard(tmp_path / "w" / "train.parquet", pictures(4), names=None, label=[0, 1, 2**40, 1])
     refused("label goes up to 1099511627776 in only 4 rows", tmp_path / "w")
@@ -88,8 +112,12 @@ def test_without_class_names_labels_are_counted(tmp_path, write_shard, pictures)
 def test_images_in_a_plain_binary_column(tmp_path, encode, pictures):
     (tmp_path / "d").mkdir()
     images = [encode(image) for image in pictures(3)]
-    pq.write_table(pa.table({"image": images, "label": [0, 1, 0]}), tmp_path / "d" / "train.parquet")
-    assert (load_images(open_source(str(tmp_path / "d")), "train").images == np.stack(pictures(3))).all()
+    pq.write_table(
+        pa.table({"image": images, "label": [0, 1, 0]}), tmp_path / "d" / "train.parquet"
+    )
+    assert (
+        load_images(open_source(str(tmp_path / "d")), "train").images == np.stack(pictures(3))
+    ).all()
 
 
 @pytest.mark.parametrize(
@@ -106,8 +134,13 @@ def test_wrong_labels_name_their_row(tmp_path, write_shard, pictures, labels, me
 
 
 def test_mixed_sizes_name_both(tmp_path, write_shard, pictures):
-    write_shard(tmp_path / "d" / "train.parquet", [*pictures(3), *pictures(1, height=7)], label=[0, 1, 0, 1])
-    refused(r"row 3: the image is 5x7, but .*train\.parquet, row 0 is 5x6; set data.size", tmp_path / "d")
+    write_shard(
+        tmp_path / "d" / "train.parquet", [*pictures(3), *pictures(1, height=7)], label=[0, 1, 0, 1]
+    )
+    refused(
+        r"row 3: the image is 5x7, but .*train\.parquet, row 0 is 5x6; set data.size",
+        tmp_path / "d",
+    )
 
 
 @pytest.mark.parametrize("first", ["grey", "colour"])
@@ -116,7 +149,9 @@ def test_one_colour_image_makes_all_of_them_rgb(tmp_path, write_shard, pictures,
     images = [*grey, *colour] if first == "grey" else [*colour, *grey]
     write_shard(tmp_path / "d" / "train.parquet", images, label=[0] * len(images))
     loaded = load_images(open_source(str(tmp_path / "d")), "train").images
-    expected = np.stack([image if image.ndim == 3 else np.repeat(image[:, :, None], 3, 2) for image in images])
+    expected = np.stack(
+        [image if image.ndim == 3 else np.repeat(image[:, :, None], 3, 2) for image in images]
+    )
     assert (loaded == expected).all()
 
 
@@ -131,9 +166,22 @@ def test_test_images_are_like_training_images(tmp_path, write_shard, pictures):
     for name, train in (("colour", colour), ("mixed", [grey[0], *colour[1:]])):
         test = load_images(open_source(str(dataset(name, train, grey))), "test").images
         assert (test == np.repeat(np.stack(grey)[..., None], 3, 3)).all()
-    assert load_images(open_source(str(dataset("grey", grey, grey))), "test").images.shape == (3, 6, 5, 1)
-    refused(r"test.parquet, row 2: the image has colours", dataset("new", grey, [*grey[:2], colour[0]]), "test")
-    refused(r"row 0: the image is 5x9, but .*train.parquet, row 0 is 5x6", dataset("size", colour, pictures(3, 9)), "test")
+    assert load_images(open_source(str(dataset("grey", grey, grey))), "test").images.shape == (
+        3,
+        6,
+        5,
+        1,
+    )
+    refused(
+        r"test.parquet, row 2: the image has colours",
+        dataset("new", grey, [*grey[:2], colour[0]]),
+        "test",
+    )
+    refused(
+        r"row 0: the image is 5x9, but .*train.parquet, row 0 is 5x6",
+        dataset("size", colour, pictures(3, 9)),
+        "test",
+    )
 
 
 def test_grey_stays_one_channel_and_alpha_is_dropped(tmp_path, write_shard, pictures):
@@ -146,7 +194,9 @@ def test_grey_stays_one_channel_and_alpha_is_dropped(tmp_path, write_shard, pict
 
 def test_images_that_cannot_be_decoded(tmp_path, write_shard, encode, pictures):
     whole = encode(pictures(1, 40, 40)[0])
-    for number, broken in enumerate([b"", whole[:-200], whole[:300] + b"\xff" + whole[301:], encode(pictures(1)[0], "PCX")]):
+    for number, broken in enumerate(
+        [b"", whole[:-200], whole[:300] + b"\xff" + whole[301:], encode(pictures(1)[0], "PCX")]
+    ):
         write_shard(tmp_path / f"{number}" / "train.parquet", [whole, broken], label=[0, 1])
         refused("row 1: the image cannot be decoded", tmp_path / f"{number}")
     write_shard(tmp_path / "none" / "train.parquet", [whole, None], label=[0, 1])
@@ -166,7 +216,10 @@ def test_sixteen_bits_are_refused(tmp_path, write_shard):
 
 def test_folders_that_hold_no_data_set(tmp_path, small):
     known = "digits, toy-regression, toy-regression-outside, toy-spiral, toy-spiral-grid"
-    refused(rf"unknown data set 'digts'; did you mean 'digits'\? \(known: {known}\), and no such folder exists", "digts")
+    refused(
+        rf"unknown data set 'digts'; did you mean 'digits'\? \(known: {known}\), and no such folder exists",
+        "digts",
+    )
     refused(f"there is no folder {tmp_path}/none; name the one", tmp_path / "none")
     refused("is a file; name the folder", small / "test-00000-of-00001.parquet")
     (tmp_path / "empty").mkdir()
@@ -188,8 +241,13 @@ def test_shards_must_agree(small, write_shard, pictures):
     refused("train-00001-of-00002.parquet: column label is missing", small)
     write_shard(small / "train-00001-of-00002.parquet", pictures(3), label=["a", "b", "c"])
     refused("train-00001-of-00002.parquet: column label is missing or not of the type", small)
-    write_shard(small / "train-00001-of-00002.parquet", pictures(3), names=("dog", "cat"), label=[0, 1, 0])
-    refused("train-00001-of-00002.parquet: the classes of label are not those of .*train-00000-of-00002", small)
+    write_shard(
+        small / "train-00001-of-00002.parquet", pictures(3), names=("dog", "cat"), label=[0, 1, 0]
+    )
+    refused(
+        "train-00001-of-00002.parquet: the classes of label are not those of .*train-00000-of-00002",
+        small,
+    )
 
 
 def test_truncated_parquet_names_the_file(small):

@@ -22,7 +22,9 @@ def test_every_class_has_its_share(shared_data, name, rows, shape, classes):
 
 
 def test_cifar100_has_the_known_means_and_order(shared_data):
-    """Means and deviations of the training split as the literature prints them; first labels of the official test file."""
+    """Means and deviations of the training split as the literature prints them; first labels of the
+    official test file.
+    """
     source = open_source(str(shared_data / "cifar100"))
     assert (source.label, source.label_columns) == ("fine_label", ("fine_label", "coarse_label"))
     test = load_images(source, "test")

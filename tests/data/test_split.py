@@ -40,7 +40,10 @@ def test_classes_keep_their_shares(sizes, part, seed, keep):
     validation = max(1, min(count - 1, round(part * count)))
     train = max(1, round(keep * (count - validation)))
     shares = [validation * size / count for size in sizes]
-    assume(min(shares) >= 1 and min(size - share for size, share in zip(sizes, shares, strict=True)) * keep > 3)
+    assume(
+        min(shares) >= 1
+        and min(size - share for size, share in zip(sizes, shares, strict=True)) * keep > 3
+    )
     cut = split_indices(labels, validation=validation, train=train, seed=seed)
     for rows, wanted in zip(cut, (train, validation), strict=True):
         assert len(rows) == wanted
@@ -68,7 +71,9 @@ def test_a_smaller_training_split_leaves_validation_alone():
 
 def test_seeds_give_different_cuts():
     labels = np.arange(1000) % 10
-    cuts = [tuple(split_indices(labels, validation=100, seed=seed)[1]) for seed in (0, 1, -1, 2**80)]
+    cuts = [
+        tuple(split_indices(labels, validation=100, seed=seed)[1]) for seed in (0, 1, -1, 2**80)
+    ]
     assert len(set(cuts)) == 4
 
 

@@ -10,7 +10,9 @@ from distill_ray.errors import RequestError
 
 def test_the_curve() -> None:
     values = curve(np.array([-12.0, -6, 1, 6, 12]))
-    assert values == pytest.approx([-1.1434270820, 2.3194154982, 0.8514709848, 4.8805845018, 29.9434270821], abs=1.1e-10)
+    assert values == pytest.approx(
+        [-1.1434270820, 2.3194154982, 0.8514709848, 4.8805845018, 29.9434270821], abs=1.1e-10
+    )
 
 
 def test_the_spiral() -> None:
@@ -19,8 +21,12 @@ def test_the_spiral() -> None:
     np.testing.assert_allclose(points, expected, rtol=0, atol=1.1e-10)
 
 
-@pytest.mark.parametrize(("name", "width", "counts"), [("toy-spiral", 2, (270, 3000)), ("toy-regression", 1, (270, 300))])
-def test_both_splits_are_the_same_every_time(name: str, width: int, counts: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("name", "width", "counts"), [("toy-spiral", 2, (270, 3000)), ("toy-regression", 1, (270, 300))]
+)
+def test_both_splits_are_the_same_every_time(
+    name: str, width: int, counts: tuple[int, int]
+) -> None:
     source = open_source(name)
     assert (source.rows("train"), source.rows("test")) == counts
     assert image_shape(source) == (width, 1, 1)
@@ -64,8 +70,15 @@ def test_real_numbers_have_no_classes_to_stratify_by() -> None:
 
 
 def test_places_beyond_the_training_data() -> None:
-    grid, outside = (load_images(open_source(name), "test").images for name in ("toy-spiral-grid", "toy-regression-outside"))
+    grid, outside = (
+        load_images(open_source(name), "test").images
+        for name in ("toy-spiral-grid", "toy-regression-outside")
+    )
     assert grid.shape == (10_000, 1, 1, 2)
-    assert np.unique(grid[..., 0]).tolist() == np.unique(grid[..., 1]).tolist() == np.linspace(-20, 20, 100, dtype="f4").tolist()
+    assert (
+        np.unique(grid[..., 0]).tolist()
+        == np.unique(grid[..., 1]).tolist()
+        == np.linspace(-20, 20, 100, dtype="f4").tolist()
+    )
     assert grid[1, 0, 0, 0] == grid[0, 0, 0, 0] == -20 and grid[1, 0, 0, 1] > -20
     assert np.abs(outside).min() >= 6.5 and outside.max() == 12 and len(outside) == 458

@@ -1,4 +1,6 @@
-"""When epochs are told of and checkpoints written: together, about once a second, and never later than where somebody decides."""
+"""When epochs are told of and checkpoints written: together, about once a second, and never later
+than where somebody decides.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,11 @@ from distill_ray.execution.checkpoint_writer import CheckpointWriter, Record, in
 
 
 def run(
-    epochs: int, keep: Callable[[Callable[[], bytes]], None] | None, *, seconds: float = 0.0, fails_after: int = 0
+    epochs: int,
+    keep: Callable[[Callable[[], bytes]], None] | None,
+    *,
+    seconds: float = 0.0,
+    fails_after: int = 0,
 ) -> Generator[Record, None, str]:
     """What a training run does, without the training."""
     for epoch in range(1, epochs + 1):
@@ -32,7 +38,11 @@ def told(keeper: CheckpointWriter, training: Generator[Record, None, str]) -> li
 def test_short_epochs_come_together_and_stop_where_somebody_decides() -> None:
     written: list[bytes] = []
     keeper = CheckpointWriter(written.append, 50, {7, 20}, 60.0)
-    assert told(keeper, run(50, keeper.offer)) == [list(range(1, 8)), list(range(8, 21)), list(range(21, 51))]
+    assert told(keeper, run(50, keeper.offer)) == [
+        list(range(1, 8)),
+        list(range(8, 21)),
+        list(range(21, 51)),
+    ]
     assert written == [b"7", b"20", b"50"]
 
 
@@ -77,4 +87,8 @@ def test_a_failure_comes_after_the_epochs_before_it() -> None:
 
 def test_epochs_of_a_finished_job_stop_there_too() -> None:
     records: list[Record] = [{"epoch": epoch} for epoch in range(1, 7)]
-    assert [[record["epoch"] for record in batch] for batch in in_batches(records, {2, 5})] == [[1, 2], [3, 4, 5], [6]]
+    assert [[record["epoch"] for record in batch] for batch in in_batches(records, {2, 5})] == [
+        [1, 2],
+        [3, 4, 5],
+        [6],
+    ]

@@ -6,14 +6,17 @@ import ray
 from ray.util.placement_group import placement_group, placement_group_table
 
 from distill_ray.execution.cluster import Cluster
-from distill_ray.execution.placement_group import release, mark
+from distill_ray.execution.placement_group import mark, release
 
 
 def test_the_place_of_a_killed_job_goes_to_the_next_and_no_other_is_touched() -> None:
     with Cluster() as cluster:
         cluster.connect()
         half = ray.cluster_resources()["CPU"] / 2
-        killed, alive, waiting = (placement_group([{"CPU": half, "memory": mark(job)}]) for job in ("killed", "alive", "waiting"))
+        killed, alive, waiting = (
+            placement_group([{"CPU": half, "memory": mark(job)}])
+            for job in ("killed", "alive", "waiting")
+        )
         assert killed.wait(60) and alive.wait(60)
         assert not waiting.wait(1)
         release("killed")

@@ -55,11 +55,16 @@ def cluster() -> Iterator[Cluster]:
         yield made
 
 
-def test_it_waits_for_room_when_the_last_machine_is_gone(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_waits_for_room_when_the_last_machine_is_gone(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cluster, "capacity", lambda workers, resources: 0)
     work = [Told([{"epochs": 1}]), Told([{"epochs": 2}])]
     run_in_parallel(cluster, work, WorkerResources())
-    assert [each.news for each in work] == [[("start", 0), {"epochs": 1}, "done"], [("start", 0), {"epochs": 2}, "done"]]
+    assert [each.news for each in work] == [
+        [("start", 0), {"epochs": 1}, "done"],
+        [("start", 0), {"epochs": 2}, "done"],
+    ]
 
 
 def test_what_ran_beside_a_damaged_record_gives_its_places_back(cluster: Cluster) -> None:
@@ -71,7 +76,9 @@ def test_what_ran_beside_a_damaged_record_gives_its_places_back(cluster: Cluster
 
 def test_a_failure_ends_it_all(cluster: Cluster) -> None:
     with pytest.raises(RunError, match="no"):
-        run_in_parallel(cluster, [Told([{"failure": "no"}]), Told([], seconds=600)], WorkerResources())
+        run_in_parallel(
+            cluster, [Told([{"failure": "no"}]), Told([], seconds=600)], WorkerResources()
+        )
 
 
 def test_an_error_of_the_task_itself_is_named_and_not_tried_again(cluster: Cluster) -> None:

@@ -1,4 +1,6 @@
-"""Teacher logits in the store: computed once, never taken when damaged, evicted and given up where there is no room."""
+"""Teacher logits in the store: computed once, never taken when damaged, evicted and given up where
+there is no room.
+"""
 
 from __future__ import annotations
 
@@ -20,30 +22,52 @@ import torch
 
 from distill_ray.augmentation import AUGMENTATIONS, Crop, Identity
 from distill_ray.execution import teacher_logits as module
-from distill_ray.execution.sharing import Sharing, confirm_sharing, distinct_augmentations, trial_sharing
-from distill_ray.execution.teacher_cache import FILE, ROOT, TeacherCache, CachedTeachers, make_room
+from distill_ray.execution.sharing import (
+    Sharing,
+    confirm_sharing,
+    distinct_augmentations,
+    trial_sharing,
+)
+from distill_ray.execution.teacher_cache import FILE, ROOT, CachedTeachers, TeacherCache, make_room
 from distill_ray.job import Data, Split
 from distill_ray.methods import METHODS
 from distill_ray.models import build_model
 from distill_ray.store import MANIFEST, Store, _seal
 from distill_ray.study import Study
-from distill_ray.training import Dataset, LiveTeachers, TeacherLogitsKey, TeacherLogits, StoredTeachers, Worker, compute_teacher_logits
+from distill_ray.training import (
+    Dataset,
+    LiveTeachers,
+    StoredTeachers,
+    TeacherLogits,
+    TeacherLogitsKey,
+    Worker,
+    compute_teacher_logits,
+)
 
 HERE = Worker(torch.device("cpu"))
-DATA = Data(name="noise", digest="0" * 32, location="noise", label="label", split=Split(validation=16))
-KEY = TeacherLogitsKey(teachers=("a", "b"), data=DATA, augmentation=Crop(), seed=3, batch_size=None, precision="fp32")
+DATA = Data(
+    name="noise", digest="0" * 32, location="noise", label="label", split=Split(validation=16)
+)
+KEY = TeacherLogitsKey(
+    teachers=("a", "b"), data=DATA, augmentation=Crop(), seed=3, batch_size=None, precision="fp32"
+)
 
 
 def noise() -> Dataset:
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1)).astype(np.uint8)
-    return Dataset(images, np.arange(60) % 3, np.arange(44), np.arange(44, 60), ("a", "b", "c"), (0.5,), (0.3,))
+    return Dataset(
+        images, np.arange(60) % 3, np.arange(44), np.arange(44, 60), ("a", "b", "c"), (0.5,), (0.3,)
+    )
 
 
 class Counting(LiveTeachers):
     """Live teachers who know how often they were asked."""
 
     def __init__(self) -> None:
-        networks = [build_model("wrn-10-1", num_classes=3, image_shape=(1, 8, 8), seed=seed) for seed in range(2)]
+        networks = [
+            build_model("wrn-10-1", num_classes=3, image_shape=(1, 8, 8), seed=seed)
+            for seed in range(2)
+        ]
         super().__init__(networks, HERE.device, "fp32")
         self.asked = 0
 
@@ -62,7 +86,9 @@ def teachers() -> Counting:
     return Counting()
 
 
-def shared(store: Store, teachers: Counting, key: TeacherLogitsKey = KEY, **settings: Any) -> TeacherCache:
+def shared(
+    store: Store, teachers: Counting, key: TeacherLogitsKey = KEY, **settings: Any
+) -> TeacherCache:
     arguments = {"worker": HERE, "epochs": 3, "limit": 1e9} | settings
     return TeacherCache(store, key, noise(), lambda: teachers, **arguments)
 
@@ -88,7 +114,9 @@ def test_the_second_reader_computes_nothing(store: Store, teachers: Counting) ->
 
 
 @pytest.mark.parametrize("damage", ["bit", "end", "empty", "gone", "manifest"])
-def test_damaged_teacher_logits_are_computed_anew(damage: str, store: Store, teachers: Counting) -> None:
+def test_damaged_teacher_logits_are_computed_anew(
+    damage: str, store: Store, teachers: Counting
+) -> None:
     whole = expected(teachers, 1)
     shared(store, teachers).of_epoch(1)
     path = data_file(store)
@@ -108,12 +136,23 @@ def test_damaged_teacher_logits_are_computed_anew(damage: str, store: Store, tea
     assert again is not None
     np.testing.assert_array_equal(again.logits[0], whole)
     assert teachers.asked == asked + 1
-    assert damage != "bit" or said[0].startswith("teacher logits of epoch 1 were set aside and are computed anew: ")
+    assert damage != "bit" or said[0].startswith(
+        "teacher logits of epoch 1 were set aside and are computed anew: "
+    )
     assert data_file(store).exists()
 
 
-@pytest.mark.parametrize("other", [replace(KEY, teachers=("b", "a")), replace(KEY, augmentation=Identity()), replace(KEY, seed=4)])
-def test_teacher_logits_in_the_place_of_others_are_not_taken(other: TeacherLogitsKey, store: Store, teachers: Counting) -> None:
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(KEY, teachers=("b", "a")),
+        replace(KEY, augmentation=Identity()),
+        replace(KEY, seed=4),
+    ],
+)
+def test_teacher_logits_in_the_place_of_others_are_not_taken(
+    other: TeacherLogitsKey, store: Store, teachers: Counting
+) -> None:
     shared(store, teachers).of_epoch(1)
     shutil.copytree(store.local_path(f"{ROOT}/{KEY.id}"), store.local_path(f"{ROOT}/{other.id}"))
     manifest = store.local_path(f"{ROOT}/{other.id}/00001/{MANIFEST}")
@@ -131,13 +170,17 @@ def test_another_number_of_classes_is_not_taken(store: Store, teachers: Counting
     shared(store, teachers).of_epoch(1)
     more = replace(noise(), class_names=("a", "b", "c", "d"))
     said: list[str] = []
-    found = TeacherCache(store, KEY, more, lambda: teachers, worker=HERE, epochs=3, limit=1e9, say=said.append).of_epoch(1)
+    found = TeacherCache(
+        store, KEY, more, lambda: teachers, worker=HERE, epochs=3, limit=1e9, say=said.append
+    ).of_epoch(1)
     assert found is not None
     assert "they have the shapes" in said[0]
 
 
 def test_two_processes_compute_once(store: Store) -> None:
-    """Of four epochs that two processes go through at the same time, each is computed by one of them."""
+    """Of four epochs that two processes go through at the same time, each is computed by one of
+    them.
+    """
     program = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -148,13 +191,18 @@ for epoch in range(1, 5):
     assert run.of_epoch(epoch) is not None
 print(teachers.asked)
 """
-    both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     counts = [int(process.communicate()[0]) for process in both]
     assert sum(counts) == 4
 
 
 def test_while_one_waits_it_works_ahead(store: Store, teachers: Counting) -> None:
-    """Another run, which is alive, holds epoch 1 and gives it up only after this one has computed the next two."""
+    """Another run, which is alive, holds epoch 1 and gives it up only after this one has computed
+    the next two.
+    """
     busy = shared(store, Counting())
     done = threading.Event()
 
@@ -191,13 +239,19 @@ def test_a_dead_holder_is_not_waited_for(store: Store, teachers: Counting) -> No
     assert store.read(f"{ROOT}/{KEY.id}/00001/1234/{FILE}") is None
 
 
-def test_a_reader_elsewhere_waits_until_the_writer_is_done(store: Store, teachers: Counting) -> None:
-    """The writer is on another node: its process cannot be asked about, it shows life, and half of its file is there."""
+def test_a_reader_elsewhere_waits_until_the_writer_is_done(
+    store: Store, teachers: Counting
+) -> None:
+    """The writer is on another node: its process cannot be asked about, it shows life, and half of
+    its file is there.
+    """
     lease, half = f"{ROOT}/{KEY.id}/00001.lease", f"{ROOT}/{KEY.id}/00001/1234/{FILE}"
     store.write(lease, b"another-machine 1 abcd")
     store.write(half, b"half of it")
     found: list[TeacherLogits | None] = []
-    reading = threading.Thread(target=lambda: found.append(shared(store, teachers, epochs=1).of_epoch(1)))
+    reading = threading.Thread(
+        target=lambda: found.append(shared(store, teachers, epochs=1).of_epoch(1))
+    )
     reading.start()
     time.sleep(1)
     assert reading.is_alive() and teachers.asked == 0 and store.read(half)
@@ -225,7 +279,9 @@ def test_what_another_node_has_half_written_to_a_remote_store_is_not_there(
 def test_what_another_node_has_finished_meanwhile_stays(
     tmp_path: Path, teachers: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Leases are a node's own, so that two may compute an epoch; the first is read already when the second is done."""
+    """Leases are a node's own, so that two may compute an epoch; the first is read already when the
+    second is done.
+    """
     monkeypatch.setenv("DISTILL_RAY_CACHE", str(tmp_path / "cache"))
     remote, path = Store("file://" + str(tmp_path / "remote")), f"{ROOT}/{KEY.id}/00001/{MANIFEST}"
     written: list[bytes | None] = []
@@ -244,7 +300,9 @@ def test_what_another_node_has_finished_meanwhile_stays(
 
 
 def test_two_studies_fill_one_store_at_once(store: Store) -> None:
-    """Each has a disk limit of its own, an augmentation of its own and one that both have; nobody loses what it reads."""
+    """Each has a disk limit of its own, an augmentation of its own and one that both have; nobody
+    loses what it reads.
+    """
     program = f"""
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -260,11 +318,18 @@ for key in (KEY, own):
         assert np.array_equal(found.logits[0], right.logits[0]), (key, epoch)
 print(teachers.asked - 6)
 """
-    both = [subprocess.Popen([sys.executable, "-c", program, str(seed)], stdout=subprocess.PIPE, text=True) for seed in (7, 8)]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, str(seed)], stdout=subprocess.PIPE, text=True
+        )
+        for seed in (7, 8)
+    ]
     assert sum(int(process.communicate(timeout=200)[0]) for process in both) == 9
 
 
-def test_the_largest_logits_alone_are_stored_and_of_other_classes_not_taken(store: Store, teachers: Counting) -> None:
+def test_the_largest_logits_alone_are_stored_and_of_other_classes_not_taken(
+    store: Store, teachers: Counting
+) -> None:
     key = replace(KEY, top_k=2)
     for network in teachers.networks:
         network.classifier.weight.mul_(1000)  # type: ignore[union-attr,operator]
@@ -275,13 +340,17 @@ def test_the_largest_logits_alone_are_stored_and_of_other_classes_not_taken(stor
     np.testing.assert_array_equal(found.of_part(0), first.of_part(0))
     said: list[str] = []
     more = replace(noise(), class_names=("a", "b", "c", "d"))
-    again = TeacherCache(store, key, more, lambda: teachers, worker=HERE, epochs=3, limit=1e9, say=said.append).of_epoch(1)
+    again = TeacherCache(
+        store, key, more, lambda: teachers, worker=HERE, epochs=3, limit=1e9, say=said.append
+    ).of_epoch(1)
     assert again is not None and "they have the shapes" in said[0]
 
 
 @pytest.fixture
 def filled(store: Store, teachers: Counting) -> Callable[[str], Path]:
-    """Puts teacher logits of another seed into the store that were last used that long ago, in hours."""
+    """Puts teacher logits of another seed into the store that were last used that long ago, in
+    hours.
+    """
 
     def fill(hours: float) -> Path:
         key = replace(KEY, seed=int(hours * 10))
@@ -303,7 +372,9 @@ def test_the_least_recently_used_make_room(store: Store, filled: Callable[[float
     assert [path.exists() for path in (newest, middle, oldest)] == [True, False, False]
 
 
-def test_using_teacher_logits_keeps_them(store: Store, teachers: Counting, filled: Callable[[float], Path]) -> None:
+def test_using_teacher_logits_keeps_them(
+    store: Store, teachers: Counting, filled: Callable[[float], Path]
+) -> None:
     used, unused = filled(5), filled(2)
     shared(store, teachers, replace(KEY, seed=50)).of_epoch(1)
     size = sum(size for _, size, _ in store.tree(ROOT)) // 2
@@ -311,7 +382,9 @@ def test_using_teacher_logits_keeps_them(store: Store, teachers: Counting, fille
     assert used.exists() and not unused.exists()
 
 
-def test_without_room_teachers_answer_live_and_it_is_said_once(store: Store, teachers: Counting) -> None:
+def test_without_room_teachers_answer_live_and_it_is_said_once(
+    store: Store, teachers: Counting
+) -> None:
     said: list[str] = []
     teacher_logits = shared(store, teachers, limit=10, say=said.append)
     source = CachedTeachers(teacher_logits, lambda: teachers, HERE)
@@ -319,7 +392,9 @@ def test_without_room_teachers_answer_live_and_it_is_said_once(store: Store, tea
     assert source.of_epoch(2) is teachers
     assert source.of_epoch(3) is teachers
     assert len(said) == 1
-    assert said[0].startswith("teachers answer live where their teacher logits are not stored: there is no room for ")
+    assert said[0].startswith(
+        "teachers answer live where their teacher logits are not stored: there is no room for "
+    )
     assert [path for path, _, _ in store.tree(ROOT) if path.endswith(MANIFEST)] == []
 
 
@@ -329,13 +404,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode:
+    if (
+        mount is None
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True
+        ).returncode
+    ):
         pytest.skip("a small file system cannot be mounted here")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_leaves_no_half_of_anything(small_disk: Path, teachers: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_no_half_of_anything(
+    small_disk: Path, teachers: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It fills up between the look at the room and the writing."""
     store = Store.open(str(small_disk / "store"))
     (small_disk / "ballast").write_bytes(b"0" * 60_000)
@@ -357,7 +439,9 @@ def test_teacher_logits_leave_a_reserve_of_the_disk(small_disk: Path, teachers: 
     assert not make_room(store, "own", free - 1000, 1e9)
 
 
-def test_teacher_logits_of_a_remote_store_are_mapped_from_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_teacher_logits_of_a_remote_store_are_mapped_from_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DISTILL_RAY_CACHE", str(tmp_path / "cache"))
     remote = Store("file://" + str(tmp_path / "remote"))
     assert not remote.is_local
@@ -380,7 +464,12 @@ def test_teacher_logits_of_a_remote_store_are_mapped_from_a_copy(tmp_path: Path,
 def test_how_much_of_an_answer_is_stored(tiny_study: Callable[..., Study]) -> None:
     kd, pool = tiny_study().student, AUGMENTATIONS["additional"](pick="kl")
     endd = replace(kd, method=METHODS["endd"]())
-    assert [Sharing().largest(kd, classes) for classes in (10, 500, 501, 1000)] == [None, None, 62, 125]
+    assert [Sharing().largest(kd, classes) for classes in (10, 500, 501, 1000)] == [
+        None,
+        None,
+        62,
+        125,
+    ]
     assert Sharing().largest(endd, 1000) is None
     assert Sharing().largest(replace(kd, augmentation=pool), 1000) is None
     wanted = trial_sharing(tiny_study("resources.teacher_logits_top_k=4"))
@@ -399,5 +488,9 @@ def test_auto_stores_what_several_runs_share(tiny_study: Callable[..., Study]) -
     assert not Sharing("live", 100).stores(Identity())
     pool = AUGMENTATIONS["additional"](pick="student-entropy", pool=3)
     assert [Sharing("auto", sharers).stores(pool) for sharers in (1, 2, 3)] == [False, False, True]
-    drawn = tiny_study("search.try_first=[]", "search.space={augmentation.padding: {int: [1, 3]}}", "student.augmentation=crop")
+    drawn = tiny_study(
+        "search.try_first=[]",
+        "search.space={augmentation.padding: {int: [1, 3]}}",
+        "student.augmentation=crop",
+    )
     assert not trial_sharing(drawn).stores(drawn.student.augmentation)

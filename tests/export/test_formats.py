@@ -16,21 +16,38 @@ from distill_ray.models import build_model
 from distill_ray.tracking.champion import Champion
 from distill_ray.tracking.champion_model import load_student
 
-DATA = Data(name="tiny", digest="d" * 64, location="nowhere", label="label", split=Split(validation=10))
+DATA = Data(
+    name="tiny", digest="d" * 64, location="nowhere", label="label", split=Split(validation=10)
+)
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
 STUDENTS = [(method, "resnet8") for method in ("latent-be", "hydra", "drop", "gauss")]
-STUDENTS += [("kd", model) for model in ("wrn-10-1", "vgg8", "shuffle-v1", "shuffle-v2", "mobilenet-v2")]
+STUDENTS += [
+    ("kd", model) for model in ("wrn-10-1", "vgg8", "shuffle-v1", "shuffle-v2", "mobilenet-v2")
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["torch-export", "onnx"])
 @pytest.mark.parametrize(("method", "model"), STUDENTS)
-def test_graphs_say_what_the_network_says(method: str, model: str, format: str, tmp_path: Path) -> None:
+def test_graphs_say_what_the_network_says(
+    method: str, model: str, format: str, tmp_path: Path
+) -> None:
     job = Job(recipe=Recipe(model=model, method=METHODS[method]()), data=DATA, seed=3)
-    plain = build_model(model, num_classes=4, image_shape=(3, 32, 32), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2), seed=3)
+    plain = build_model(
+        model,
+        num_classes=4,
+        image_shape=(3, 32, 32),
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.3, 0.2),
+        seed=3,
+    )
     weights = job.recipe.method.deployable(plain).state_dict()
     champion = Champion(
-        job, save({name: tensor.contiguous() for name, tensor in weights.items()}), tuple("abcd"), IMAGES[:2], 1.7
+        job,
+        save({name: tensor.contiguous() for name, tensor in weights.items()}),
+        tuple("abcd"),
+        IMAGES[:2],
+        1.7,
     )
     (tmp_path / "graph").mkdir()
     WRITERS["safetensors"](champion, tmp_path / "plain")

@@ -47,11 +47,27 @@ class Steady:
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "distill_ray", "run", str(STUDY), "--store", str(self.store), *self.options]
+        return [
+            sys.executable,
+            "-m",
+            "distill_ray",
+            "run",
+            str(STUDY),
+            "--store",
+            str(self.store),
+            *self.options,
+        ]
 
     def run(self) -> subprocess.CompletedProcess[str]:
         """Run it to its end."""
-        done = subprocess.run(self.command, capture_output=True, text=True, timeout=3000, check=False, env=self.environment)
+        done = subprocess.run(
+            self.command,
+            capture_output=True,
+            text=True,
+            timeout=3000,
+            check=False,
+            env=self.environment,
+        )
         self.printed.append(done.stdout + done.stderr)
         return done
 
@@ -62,9 +78,15 @@ class Steady:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Driver]:
-        """The study while it is run; its driver is killed at the end of the block, if it still is there."""
+        """The study while it is run; its driver is killed at the end of the block, if it still is
+        there.
+        """
         process = subprocess.Popen(
-            self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment
+            self.command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self.environment,
         )
         self.printed.clear()
         driver = Driver(self, process)
@@ -90,7 +112,10 @@ class Steady:
 
     def under_way(self) -> Times:
         """Of every job with a checkpoint, when each of the epochs in it had ended."""
-        return {name: [record["time"] for record in records] for name, records in self.histories().items()}
+        return {
+            name: [record["time"] for record in records]
+            for name, records in self.histories().items()
+        }
 
     def histories(self) -> dict[str, list[dict[str, float]]]:
         """The epochs in the checkpoint of every job that has one."""
@@ -99,17 +124,23 @@ class Steady:
             content = store.read(f"work/{name}/checkpoint.safetensors")
             if content is not None and find_job(store, name) is None:
                 body = content[32:]
-                header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])["__metadata__"]
+                header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])[
+                    "__metadata__"
+                ]
                 found[name] = json.loads(header["history"])
         return found
 
     def epochs(self) -> dict[str, list[dict[str, float]]]:
         """The epochs of every finished job."""
         store = Store(str(self.store))
-        return {name: found.epochs() for name in store.names("jobs") if (found := find_job(store, name))}
+        return {
+            name: found.epochs() for name in store.names("jobs") if (found := find_job(store, name))
+        }
 
     def goes_on_from(self, before: Times) -> None:
-        """The epochs that were in a checkpoint then are those of the finished jobs: none of them was trained again."""
+        """The epochs that were in a checkpoint then are those of the finished jobs: none of them
+        was trained again.
+        """
         epochs = self.epochs()
         for name, times in before.items():
             assert [record["time"] for record in epochs[name]][: len(times)] == times
@@ -144,25 +175,37 @@ class Driver:
         """Wait until it has printed `text`."""
         with self._changed:
             found = self._changed.wait_for(
-                lambda: any(text in line for line in self.study.printed) or not self._reader.is_alive(), timeout
+                lambda: (
+                    any(text in line for line in self.study.printed) or not self._reader.is_alive()
+                ),
+                timeout,
             )
-            assert found and any(text in line for line in self.study.printed), "".join(self.study.printed)
+            assert found and any(text in line for line in self.study.printed), "".join(
+                self.study.printed
+            )
 
     def until(self, condition: Callable[[], object], timeout: float = 1500) -> None:
         """Wait until `condition` holds."""
         limit = time.monotonic() + timeout
         while not condition():
-            assert self.process.poll() is None and time.monotonic() < limit, "".join(self.study.printed)
+            assert self.process.poll() is None and time.monotonic() < limit, "".join(
+                self.study.printed
+            )
             time.sleep(0.02)
 
     def until_training(self, epochs: int = 2) -> Times:
-        """Wait until a job that is not finished has that many epochs behind it in a checkpoint that was not there before."""
+        """Wait until a job that is not finished has that many epochs behind it in a checkpoint that
+        was not there before.
+        """
         old = self.study.under_way()
         found: Times = {}
 
         def is_training() -> bool:
             found.update(self.study.under_way())
-            return any(len(times) >= max(epochs, len(old.get(name, ())) + 1) for name, times in found.items())
+            return any(
+                len(times) >= max(epochs, len(old.get(name, ())) + 1)
+                for name, times in found.items()
+            )
 
         self.until(is_training)
         return found
@@ -180,7 +223,12 @@ class Driver:
             for process in psutil.Process(self.process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                     title = " ".join(process.cmdline())
-                    if title.startswith("ray::") and name in title and "ray::IDLE" not in title and "Agent" not in title:
+                    if (
+                        title.startswith("ray::")
+                        and name in title
+                        and "ray::IDLE" not in title
+                        and "Agent" not in title
+                    ):
                         found.append(process)
         return found
 
@@ -211,7 +259,12 @@ def steady(tmp_path: Path) -> Callable[..., Steady]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Steady:
     """The study as it is when nothing happens to it."""
-    study = Steady(Path(os.environ.get("DISTILL_RAY_UNDISTURBED") or tmp_path_factory.mktemp("undisturbed") / "store"))
+    study = Steady(
+        Path(
+            os.environ.get("DISTILL_RAY_UNDISTURBED")
+            or tmp_path_factory.mktemp("undisturbed") / "store"
+        )
+    )
     study.finish()
     return study
 
@@ -219,7 +272,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Steady:
 @pytest.fixture(scope="session")
 def group_alone(tmp_path_factory: pytest.TempPathFactory) -> Steady:
     """A study of one teacher on two workers and one trial, as it is when nothing happens to it."""
-    small = ("resources.workers_per_teacher=2", "teachers.members=1", "teachers.epochs=12", "confirm.baselines=[]")
+    small = (
+        "resources.workers_per_teacher=2",
+        "teachers.members=1",
+        "teachers.epochs=12",
+        "confirm.baselines=[]",
+    )
     search = ("search.trials=1", "search.try_first=[{temperature: 4, alpha: 0.9, lr: 0.1}]")
     options = tuple(argument for override in (*small, *search) for argument in ("--set", override))
     study = Steady(tmp_path_factory.mktemp("group") / "store", options)
@@ -229,7 +287,9 @@ def group_alone(tmp_path_factory: pytest.TempPathFactory) -> Steady:
 
 @pytest.fixture(scope="session")
 def longer(tmp_path_factory: pytest.TempPathFactory) -> Steady:
-    """The study with 100 epochs a job, so that it takes some minutes, as it is when nothing happens to it."""
+    """The study with 100 epochs a job, so that it takes some minutes, as it is when nothing happens
+    to it.
+    """
     options = ("--set", "teachers.epochs=100", "--set", "student.epochs=100")
     study = Steady(tmp_path_factory.mktemp("longer") / "store", options)
     study.finish()

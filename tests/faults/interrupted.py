@@ -1,7 +1,9 @@
-"""Does what writes again and again, each time interrupted at its next file operation, and then does it once more.
+"""Does what writes again and again, each time interrupted at its next file operation, and then does
+it once more.
 
-Run by `test_torn_writes.py` with `interrupt.c` loaded into the process: `interrupted.py die|full FOLDER [WHAT ...]`.
-After each interruption the store must read as if the work was done or was not, and doing it again must succeed.
+Run by `test_torn_writes.py` with `interrupt.c` loaded into the process: `interrupted.py die|full
+FOLDER [WHAT ...]`. After each interruption the store must read as if the work was done or was not,
+and doing it again must succeed.
 """
 
 from __future__ import annotations
@@ -93,7 +95,9 @@ class Training:
         assert found is not None
         predictions = found.predictions("test")
         assert predictions is not None
-        assert not self.store.names("work") or [each.why for each in garbage(self.store)] == [CHECKPOINTS]
+        assert not self.store.names("work") or [each.why for each in garbage(self.store)] == [
+            CHECKPOINTS
+        ]
         return found.record.files[WEIGHTS]["sha256"], predictions.log_probabilities.tobytes()
 
 
@@ -126,7 +130,10 @@ class TeacherLogits:
         found = {}
         for key in self.store.names("teacher_logits"):
             for epoch in self.store.names(f"teacher_logits/{key}"):
-                if epoch.isdecimal() and (record := self.store.get(f"teacher_logits/{key}/{epoch}")) is not None:
+                if (
+                    epoch.isdecimal()
+                    and (record := self.store.get(f"teacher_logits/{key}/{epoch}")) is not None
+                ):
                     found[epoch] = record.read("logits.arrow")
         return found
 
@@ -139,10 +146,15 @@ class TeacherLogits:
 class Searching:
     """A search of three trials, two of them set, up to its end."""
 
-    FIRST = ({"temperature": 4.0, "alpha": 0.9, "lr": 0.1}, {"temperature": 2.0, "alpha": 0.5, "lr": 0.1})
+    FIRST = (
+        {"temperature": 4.0, "alpha": 0.9, "lr": 0.1},
+        {"temperature": 2.0, "alpha": 0.5, "lr": 0.1},
+    )
 
     def __init__(self, folder: Path) -> None:
-        self.study = load_study(STUDY, [*SMALL, f"search.try_first={list(self.FIRST)}", "search.trials=3"])
+        self.study = load_study(
+            STUDY, [*SMALL, f"search.try_first={list(self.FIRST)}", "search.trials=3"]
+        )
         self.data = data_of(self.study)
         self.store = Store.open(str(folder / "store"))
 
@@ -174,7 +186,9 @@ class Searching:
 
 
 class Diary:
-    """What the driver writes down beside the results: which jobs there are, and how long the stages took."""
+    """What the driver writes down beside the results: which jobs there are, and how long the stages
+    took.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.study = load_study(STUDY)
@@ -266,7 +280,9 @@ WORKS: dict[str, Callable[[Path], Work]] = {
 
 
 def run_apart(work: Callable[[], None]) -> int:
-    """Do it in a process of its own; how that ended: 0 well, 1 with a message for the user, 2 with another error, or `DIED`."""
+    """Do it in a process of its own; how that ended: 0 well, 1 with a message for the user, 2 with
+    another error, or `DIED`.
+    """
     child = os.fork()
     if child == 0:
         code = 0
@@ -300,7 +316,9 @@ def interruptions(what: str, how: int, folder: Path) -> Iterator[int]:
             work.do()
 
         code = run_apart(interrupted)
-        assert code in (0, 1, DIED) and (how == 2 or code in (0, DIED)), f"{what}, operation {number}: exit code {code}"
+        assert code in (0, 1, DIED) and (how == 2 or code in (0, DIED)), (
+            f"{what}, operation {number}: exit code {code}"
+        )
         assert run_apart(work.look) == 0, f"{what}, operation {number}: does not hold after it"
         assert run_apart(work.do) == 0, f"{what}, operation {number}: cannot be done again"
         work.look()

@@ -1,4 +1,6 @@
-"""Machines of a cluster that go away. The study then has the same results, to the byte, as one that was left alone."""
+"""Machines of a cluster that go away. The study then has the same results, to the byte, as one that
+was left alone.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from typing import Any
 JOINING = ("--num-cpus", "1", "--object-store-memory", "100000000")
 
 
-def test_a_node_killed_and_another_one_joining(steady: Any, undisturbed: Any, machines: Any) -> None:
+def test_a_node_killed_and_another_one_joining(
+    steady: Any, undisturbed: Any, machines: Any
+) -> None:
     """Whatever ran on it runs on from its checkpoint elsewhere."""
     study = steady("--address", machines.address)
     study.environment = machines.environment
@@ -23,7 +27,9 @@ def test_a_node_killed_and_another_one_joining(steady: Any, undisturbed: Any, ma
     assert study.results() == undisturbed.results()
 
 
-def test_the_head_killed_started_again_and_the_study_with_it(steady: Any, undisturbed: Any, machines: Any) -> None:
+def test_the_head_killed_started_again_and_the_study_with_it(
+    steady: Any, undisturbed: Any, machines: Any
+) -> None:
     """The driver ends by itself; the same command on the new cluster goes on."""
     study = steady("--address", machines.address)
     study.environment = machines.environment
@@ -35,7 +41,9 @@ def test_the_head_killed_started_again_and_the_study_with_it(steady: Any, undist
         machines.kill(node)
         began = time.monotonic()
         assert driver.ended(300) not in (0, 2), "".join(study.printed)
-    print(f"without its head the driver ended after {time.monotonic() - began:.0f} s: {study.printed[-3:]}")
+    print(
+        f"without its head the driver ended after {time.monotonic() - began:.0f} s: {study.printed[-3:]}"
+    )
     machines.start_head()
     machines.start("--address", machines.address, *JOINING)
     study.finish()

@@ -1,4 +1,6 @@
-"""Processes that are killed, or told to end. The study then has the same results, to the byte, as one that was left alone."""
+"""Processes that are killed, or told to end. The study then has the same results, to the byte, as
+one that was left alone.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,16 @@ from distill_ray.store import Store
 def test_a_loss_that_is_not_finite_fails_its_trial_alone(undisturbed: Any) -> None:
     """The reason is kept, the search goes on, and nothing that would happen again is tried again."""
     states = [trial.state for trial in undisturbed.trials()]
-    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    assert states == [
+        TrialState.COMPLETE,
+        TrialState.FAIL,
+        TrialState.COMPLETE,
+        TrialState.COMPLETE,
+    ]
     failed = undisturbed.trials()[1]
-    assert "the loss was" in failed.user_attrs["reason"] or "not finite" in failed.user_attrs["reason"]
+    assert (
+        "the loss was" in failed.user_attrs["reason"] or "not finite" in failed.user_attrs["reason"]
+    )
     log = (undisturbed.store / "logs" / f"{failed.user_attrs['job_id']}.log").read_text()
     assert log.count("Traceback") == 1
 
@@ -35,17 +44,28 @@ def test_workers_killed_while_they_train(steady: Any, undisturbed: Any) -> None:
         assert driver.ended() == 0, "".join(study.printed)
     study.goes_on_from(before)
     assert study.results() == undisturbed.results()
-    assert [trial.state for trial in study.trials()] == [trial.state for trial in undisturbed.trials()]
+    assert [trial.state for trial in study.trials()] == [
+        trial.state for trial in undisturbed.trials()
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "moment"),
-    [("RayTrainWorker", "training"), ("TrainController", "training"), ("TrainController", "starting"), ("_train", "training")],
+    [
+        ("RayTrainWorker", "training"),
+        ("TrainController", "training"),
+        ("TrainController", "starting"),
+        ("_train", "training"),
+    ],
 )
-def test_a_group_of_two_data_parallel_workers_killed(name: str, moment: str, steady: Any, group_alone: Any) -> None:
-    """One of them, the process that leads them, or the one that started all: they go on from the last checkpoint.
+def test_a_group_of_two_data_parallel_workers_killed(
+    name: str, moment: str, steady: Any, group_alone: Any
+) -> None:
+    """One of them, the process that leads them, or the one that started all: they go on from the
+    last checkpoint.
 
-    What they held is free by then, or they would wait for it for ever: the machine has room for one group.
+    What they held is free by then, or they would wait for it for ever: the machine has room for one
+    group.
     """
     study = steady(*group_alone.options)
     with study.running() as driver:
@@ -87,9 +107,11 @@ def test_the_driver_killed_in_every_stage(steady: Any, undisturbed: Any) -> None
         study.goes_on_from(before)
     assert study.results() == undisturbed.results()
     trials = study.trials()
-    assert {trial.user_attrs.get("reason") for trial in trials if trial.number in {each.number for each in abandoned}} == {
-        ABANDONED
-    }
+    assert {
+        trial.user_attrs.get("reason")
+        for trial in trials
+        if trial.number in {each.number for each in abandoned}
+    } == {ABANDONED}
     counted = [trial.state for trial in trials if trial.user_attrs.get("reason") != ABANDONED]
     assert sorted(counted) == sorted(trial.state for trial in undisturbed.trials())
 
@@ -101,8 +123,12 @@ def test_the_driver_killed_in_every_stage(steady: Any, undisturbed: Any) -> None
         ("[search] trial 000", ("teachers.epochs=1", "student.epochs=500")),
     ],
 )
-def test_how_soon_a_killed_study_trains_again(line: str, options: tuple[str, ...], steady: Any) -> None:
-    """From the command to the first new training step, of jobs that take long enough not to end by themselves."""
+def test_how_soon_a_killed_study_trains_again(
+    line: str, options: tuple[str, ...], steady: Any
+) -> None:
+    """From the command to the first new training step, of jobs that take long enough not to end by
+    themselves.
+    """
     study = steady(*(argument for option in options for argument in ("--set", option)))
     with study.running() as driver:
         driver.wait_for(line)
@@ -115,18 +141,24 @@ def test_how_soon_a_killed_study_trains_again(line: str, options: tuple[str, ...
     def new_steps() -> list[float]:
         """When the first step was taken of every epoch that is new."""
         epochs = [record for records in study.histories().values() for record in records]
-        return [begun for record in epochs if (begun := record["time"] - record["seconds"]) > moment]
+        return [
+            begun for record in epochs if (begun := record["time"] - record["seconds"]) > moment
+        ]
 
     with study.running() as driver:
         driver.until(new_steps)
-    print(f"{line}: first new training step {min(new_steps()) - moment:.1f} s after the study was started again")
+    print(
+        f"{line}: first new training step {min(new_steps()) - moment:.1f} s after the study was started again"
+    )
     for name, times in before.items():
         assert study.under_way()[name][: len(times)] == times
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
 def test_told_to_end(name: str, steady: Any, undisturbed: Any) -> None:
-    """As spot machines are, seconds before they are taken away: the study goes on from its last checkpoints."""
+    """As spot machines are, seconds before they are taken away: the study goes on from its last
+    checkpoints.
+    """
     study = steady()
     with study.running() as driver:
         driver.wait_for("[search] trial 000")
@@ -138,7 +170,11 @@ def test_told_to_end(name: str, steady: Any, undisturbed: Any) -> None:
     print(f"{name}: ended after {seconds:.1f} s")
     assert seconds < 30
     assert "the same command again goes on from here" in study.printed[-1]
-    assert not [trial for trial in study.trials() if "its process died" in trial.user_attrs.get("reason", "")]
+    assert not [
+        trial
+        for trial in study.trials()
+        if "its process died" in trial.user_attrs.get("reason", "")
+    ]
     study.finish()
     study.goes_on_from(before)
     assert study.results() == undisturbed.results()

@@ -17,13 +17,20 @@ WORKING = ("_train", "Trainable", "TrainController", "RayTrainWorker")
 """What Ray calls the processes in which the study's work is done."""
 
 EPOCHS = max(8, KILLS // 4)
-OPTIONS = (f"teachers.epochs={EPOCHS}", f"student.epochs={EPOCHS}", "search.retries=100", "resources.workers_per_teacher=2")
+OPTIONS = (
+    f"teachers.epochs={EPOCHS}",
+    f"student.epochs={EPOCHS}",
+    "search.retries=100",
+    "resources.workers_per_teacher=2",
+)
 
 
 def test_a_storm_of_kills(steady: Any, tmp_path: Any) -> None:
-    """kill -9 of the driver, of ranks, actors and tasks, each as soon as an epoch has passed since the last one.
+    """kill -9 of the driver, of ranks, actors and tasks, each as soon as an epoch has passed since
+    the last one.
 
-    What was finished, or in a checkpoint, is never trained again, and in the end every job is the same to the byte.
+    What was finished, or in a checkpoint, is never trained again, and in the end every job is the
+    same to the byte.
     """
     options = tuple(argument for option in OPTIONS for argument in ("--set", option))
     alone, study = steady(*options, store=tmp_path / "alone"), steady(*options)
@@ -48,7 +55,13 @@ def test_a_storm_of_kills(steady: Any, tmp_path: Any) -> None:
                 workers = [process for name in WORKING for process in driver.workers(name)]
                 if workers and dice.random() < 0.75:
                     victim = dice.choice(workers)
-                    kind = " ".join(victim.cmdline()).removeprefix("ray::").partition("(")[0].partition(".")[0].strip()
+                    kind = (
+                        " ".join(victim.cmdline())
+                        .removeprefix("ray::")
+                        .partition("(")[0]
+                        .partition(".")[0]
+                        .strip()
+                    )
                     victim.kill()
                     kills[kind] += 1
                 elif driver.process.poll() is None:
@@ -56,21 +69,31 @@ def test_a_storm_of_kills(steady: Any, tmp_path: Any) -> None:
                     kills["driver"] += 1
             ended = driver.process.poll()
             assert ended in (None, 0, 1, -9), "".join(study.printed)
-            assert ended != 1 or "run the same command again" in study.printed[-1], "".join(study.printed)
+            assert ended != 1 or "run the same command again" in study.printed[-1], "".join(
+                study.printed
+            )
         for job, files in finished.items():
-            assert study.results().get(job, ())[:2] == files[:2], "a finished job was lost or has changed"
+            assert study.results().get(job, ())[:2] == files[:2], (
+                "a finished job was lost or has changed"
+            )
         finished = study.results()
     study.finish()
     for name, times in kept.items():
-        assert [record["time"] for record in study.epochs()[name]][: len(times)] == times, "an epoch was trained twice"
+        assert [record["time"] for record in study.epochs()[name]][: len(times)] == times, (
+            "an epoch was trained twice"
+        )
     assert study.results() == alone.results()
     counted = [trial for trial in study.trials() if trial.state == TrialState.COMPLETE]
     assert len(counted) == 3
     took = time.monotonic() - began
     epochs = sum(map(len, study.epochs().values()))
-    print(f"{sum(kills.values())} kills ({dict(kills)}), {starts} starts, {epochs} epochs: nothing was lost")
+    print(
+        f"{sum(kills.values())} kills ({dict(kills)}), {starts} starts, {epochs} epochs: nothing was lost"
+    )
     print(f"{took:.0f} s, and {calm:.0f} s without kills")
 
 
 def progress(study: Any) -> tuple[int, int]:
-    return sum(map(len, study.under_way().values())), len(list((study.store / "jobs").glob("*/manifest.json")))
+    return sum(map(len, study.under_way().values())), len(
+        list((study.store / "jobs").glob("*/manifest.json"))
+    )

@@ -1,4 +1,6 @@
-"""What a study leans on goes away for a while: MLflow, room on the disk, whole files, a clock that goes forward."""
+"""What a study leans on goes away for a while: MLflow, room on the disk, whole files, a clock that
+goes forward.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,12 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = shutil.which("mount")
-    if mount is None or subprocess.run([mount, "-t", "tmpfs", "-o", "size=60m", "tmpfs", folder], capture_output=True).returncode:
+    if (
+        mount is None
+        or subprocess.run(
+            [mount, "-t", "tmpfs", "-o", "size=60m", "tmpfs", folder], capture_output=True
+        ).returncode
+    ):
         pytest.skip("a small file system cannot be mounted here")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
@@ -48,21 +55,33 @@ def test_the_disk_full_and_then_freed(steady: Any, undisturbed: Any, disk: Path)
                     break
         assert driver.ended() == 1, "".join(study.printed)
     assert "no space left" in "".join(study.printed), "".join(study.printed)
-    assert "Traceback" not in "".join(study.printed) and "unexpectedly" not in "".join(study.printed), "".join(study.printed)
+    assert "Traceback" not in "".join(study.printed) and "unexpectedly" not in "".join(
+        study.printed
+    ), "".join(study.printed)
     full = study.run()
-    assert full.returncode in (1, 2) and "Traceback" not in full.stderr and "unexpectedly" not in full.stderr, full.stderr
+    assert (
+        full.returncode in (1, 2)
+        and "Traceback" not in full.stderr
+        and "unexpectedly" not in full.stderr
+    ), full.stderr
     (disk / "ballast").unlink()
     study.finish()
     study.goes_on_from(before)
     assert study.results() == undisturbed.results()
 
 
-def test_damage_is_found_set_aside_and_made_good(steady: Any, undisturbed: Any, tmp_path: Path) -> None:
-    """Bits of weights, of predictions and of teacher logits, manifests, a checkpoint, a list; one command makes the store as it was."""
+def test_damage_is_found_set_aside_and_made_good(
+    steady: Any, undisturbed: Any, tmp_path: Path
+) -> None:
+    """Bits of weights, of predictions and of teacher logits, manifests, a checkpoint, a list; one
+    command makes the store as it was.
+    """
     shutil.copytree(undisturbed.store, tmp_path / "store")
     study, store = steady(), Store(str(tmp_path / "store"))
     jobs = {name: found for name in store.names("jobs") if (found := find_job(store, name))}
-    teachers = [name for name, found in jobs.items() if not found.job.teachers and found.job.seed < 2]
+    teachers = [
+        name for name, found in jobs.items() if not found.job.teachers and found.job.seed < 2
+    ]
     students = [name for name, found in jobs.items() if found.job.teachers]
     confirmed = next(name for name in students if jobs[name].has_read_test)
     searched = next(name for name in students if not jobs[name].has_read_test)
@@ -77,7 +96,9 @@ def test_damage_is_found_set_aside_and_made_good(steady: Any, undisturbed: Any, 
     flip(jobs[searched].record.files[EPOCHS]["path"])
     store.delete(f"jobs/{confirmed}")
     store.write(f"work/{confirmed}/checkpoint.safetensors", b"not a checkpoint")
-    teacher_logits = [path for path, _, _ in store.tree("teacher_logits") if path.endswith(".arrow")]
+    teacher_logits = [
+        path for path, _, _ in store.tree("teacher_logits") if path.endswith(".arrow")
+    ]
     for path in teacher_logits:
         flip(path)
     for name in store.names("studies/steady"):
@@ -86,14 +107,17 @@ def test_damage_is_found_set_aside_and_made_good(steady: Any, undisturbed: Any, 
     study.finish()
     assert study.results() == undisturbed.results(), study.printed
     damaged = [path for path, _, _ in store.tree("") if ".damaged-" in path]
-    assert len(damaged) == 4, damaged  # two teachers, a trial, the notes of the stages; a list of jobs has been replaced
+    # Two teachers, a trial, the notes of the stages; a list of jobs has been replaced
+    assert len(damaged) == 4, damaged
     assert teacher_logits
     print(f"{len(damaged)} files set aside: {study.printed[-1]}")
 
     gc = [sys.executable, "-m", "distill_ray", "gc", "--store", store.uri]
     shown = subprocess.run(gc, capture_output=True, text=True, check=True).stdout
     assert "damaged files that were set aside" in shown and "--yes removes it" in shown
-    assert [path for path, _, _ in store.tree("") if ".damaged-" in path] == damaged, "a preview removes nothing"
+    assert [path for path, _, _ in store.tree("") if ".damaged-" in path] == damaged, (
+        "a preview removes nothing"
+    )
     subprocess.run([*gc, "--unreferenced", "--yes"], capture_output=True, text=True, check=True)
     assert not [path for path, _, _ in store.tree("") if ".damaged-" in path]
     assert study.results() == undisturbed.results()
@@ -118,7 +142,9 @@ time.time = _shifted
 
 
 def test_a_clock_that_goes_back_and_forth(steady: Any, undisturbed: Any, tmp_path: Path) -> None:
-    """A day back while the search runs, two days forward later: no time limit is reached, nothing is lost."""
+    """A day back while the search runs, two days forward later: no time limit is reached, nothing
+    is lost.
+    """
     study, clock = steady("--set", "search.time_limit=2h"), tmp_path / "clock"
     (tmp_path / "sitecustomize.py").write_text(CLOCK)
     study.environment = os.environ | {"PYTHONPATH": str(tmp_path), "TEST_CLOCK": str(clock)}
@@ -158,10 +184,28 @@ def mlflow_server(tmp_path: Path) -> Iterator[Callable[[], tuple[str, subprocess
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> tuple[str, subprocess.Popen[bytes]]:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-        command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "kept")]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--workers",
+            "1",
+        ]
+        command += [
+            "--backend-store-uri",
+            f"sqlite:///{tmp_path}/server.db",
+            "--artifacts-destination",
+            str(tmp_path / "kept"),
+        ]
         with (tmp_path / "server.log").open("ab") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True
+            )
         started.append(process)
         limit = time.monotonic() + 600
         while True:
@@ -169,7 +213,9 @@ def mlflow_server(tmp_path: Path) -> Iterator[Callable[[], tuple[str, subprocess
                 check_tracking(f"http://127.0.0.1:{port}")
                 return f"http://me:hidden@127.0.0.1:{port}", process
             except RequestError:
-                assert process.poll() is None and time.monotonic() < limit, (tmp_path / "server.log").read_text()
+                assert process.poll() is None and time.monotonic() < limit, (
+                    tmp_path / "server.log"
+                ).read_text()
                 time.sleep(0.5)
 
     yield start
@@ -177,8 +223,12 @@ def mlflow_server(tmp_path: Path) -> Iterator[Callable[[], tuple[str, subprocess
         stop(process)
 
 
-def away_for_a_minute(driver: Any, server: subprocess.Popen[bytes], start: Any) -> subprocess.Popen[bytes]:
-    """Kill MLflow's server before anything was written, and start it again a minute after the study has noticed."""
+def away_for_a_minute(
+    driver: Any, server: subprocess.Popen[bytes], start: Any
+) -> subprocess.Popen[bytes]:
+    """Kill MLflow's server before anything was written, and start it again a minute after the study
+    has noticed.
+    """
     driver.wait_for("[teach] teacher 0")
     stop(server)
     driver.wait_for("what is to be written is kept until it works")
@@ -188,11 +238,15 @@ def away_for_a_minute(driver: Any, server: subprocess.Popen[bytes], start: Any) 
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    subprocess.run(["kill", "-KILL", "--", f"-{process.pid}"], check=False, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        ["kill", "-KILL", "--", f"-{process.pid}"], check=False, stderr=subprocess.DEVNULL
+    )
     process.wait()
 
 
-def test_mlflow_away_for_a_minute_then_for_good_and_synchronised_later(steady: Any, longer: Any, mlflow_server: Any) -> None:
+def test_mlflow_away_for_a_minute_then_for_good_and_synchronised_later(
+    steady: Any, longer: Any, mlflow_server: Any
+) -> None:
     """The study ends well without it; `sync` then sends what is missing, and a second time nothing."""
     uri, process = mlflow_server()
     study = steady(*longer.options, "--tracking-uri", uri)
@@ -207,15 +261,26 @@ def test_mlflow_away_for_a_minute_then_for_good_and_synchronised_later(steady: A
     stop(process)
     mlflow_server()
     where = [*longer.options, "--store", str(study.store), "--tracking-uri", uri]
-    sync = [sys.executable, "-m", "distill_ray", "sync", str(Path(__file__).with_name("steady.yaml")), *where]
+    sync = [
+        sys.executable,
+        "-m",
+        "distill_ray",
+        "sync",
+        str(Path(__file__).with_name("steady.yaml")),
+        *where,
+    ]
     before: dict[str, list[tuple[int, float]]] = {}
     for _ in range(2):
         done = subprocess.run(sync, capture_output=True, text=True, timeout=1500, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "has all of study steady" in done.stdout and "hidden" not in done.stdout + done.stderr
+        assert (
+            "has all of study steady" in done.stdout and "hidden" not in done.stdout + done.stderr
+        )
         runs = recorded(uri)
         assert Counter(run.data.tags["stage"] for run in runs) == STAGES
-        assert {run.info.status for run in runs if run.data.tags["stage"] != "search"} == {"FINISHED"}
+        assert {run.info.status for run in runs if run.data.tags["stage"] != "search"} == {
+            "FINISHED"
+        }
         points = {run.info.run_id: points_of(uri, run) for run in runs}
         for run in runs:
             if run.data.tags["stage"] in ("teach", "confirm"):
@@ -252,5 +317,7 @@ def recorded(uri: str) -> list[Any]:
 def points_of(uri: str, run: Any) -> list[tuple[int, float]]:
     from mlflow import MlflowClient
 
-    history = MlflowClient(uri.replace("me:hidden@", "")).get_metric_history(run.info.run_id, "val/nll")
+    history = MlflowClient(uri.replace("me:hidden@", "")).get_metric_history(
+        run.info.run_id, "val/nll"
+    )
     return sorted((point.step, point.value) for point in history)

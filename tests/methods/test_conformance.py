@@ -1,4 +1,6 @@
-"""What every method must keep. Run as a script, this file is one of the two workers of `test_two_workers`."""
+"""What every method must keep. Run as a script, this file is one of the two workers of
+`test_two_workers`.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from distill_ray.augmentation import AUGMENTATIONS, Additional, AugMix, CropFlip, CutMix, Mixup, Augmentation
+from distill_ray.augmentation import (
+    AUGMENTATIONS,
+    Additional,
+    Augmentation,
+    AugMix,
+    CropFlip,
+    CutMix,
+    Mixup,
+)
 from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.methods import (
@@ -33,12 +43,22 @@ from distill_ray.methods import (
     Supervised,
 )
 from distill_ray.methods.method import Setup, Student
-from distill_ray.training import Dataset, LiveTeachers, Outcome, Worker, load_network, predict, train
+from distill_ray.training import (
+    Dataset,
+    LiveTeachers,
+    Outcome,
+    Worker,
+    load_network,
+    predict,
+    train,
+)
 from distill_ray.training.loop import make_network
 
 HERE = Worker(torch.device("cpu"))
 MODEL = "lenet-4-mlp-6"
-"""Without batch normalisation, whose statistics are each worker's own, so that workers must agree but for rounding."""
+"""Without batch normalisation, whose statistics are each worker's own, so that workers must agree
+but for rounding.
+"""
 
 SMALL: dict[str, list[Method]] = {
     "supervised": [Supervised()],
@@ -68,7 +88,11 @@ AUGMENTATIONS_TRIED: list[Augmentation] = [
 
 
 def text(value: Method | Augmentation) -> str:
-    changed = {name: setting for name, setting in value.to_dict().items() if setting != type(value)().to_dict()[name]}
+    changed = {
+        name: setting
+        for name, setting in value.to_dict().items()
+        if setting != type(value)().to_dict()[name]
+    }
     return ",".join([value.name, *(f"{name}={setting}" for name, setting in changed.items())])
 
 
@@ -84,9 +108,16 @@ def simplest_augmentation(method: Method) -> Augmentation:
     return next(augmentation for augmentation in AUGMENTATIONS_TRIED if fits(method, augmentation))
 
 
-FITTING = [(method, augmentation) for method in METHODS_TRIED for augmentation in AUGMENTATIONS_TRIED if fits(method, augmentation)]
+FITTING = [
+    (method, augmentation)
+    for method in METHODS_TRIED
+    for augmentation in AUGMENTATIONS_TRIED
+    if fits(method, augmentation)
+]
 every_method = pytest.mark.parametrize("method", METHODS_TRIED, ids=text)
-every_fitting_pair = pytest.mark.parametrize(("method", "augmentation"), FITTING, ids=lambda value: text(value))
+every_fitting_pair = pytest.mark.parametrize(
+    ("method", "augmentation"), FITTING, ids=lambda value: text(value)
+)
 
 
 def dataset_of(channels: int = 3, num_classes: int = 3) -> Dataset:
@@ -95,26 +126,56 @@ def dataset_of(channels: int = 3, num_classes: int = 3) -> Dataset:
     names = tuple(map(str, range(num_classes)))
     rows = np.random.default_rng(2).permutation(32)
     moments = (0.5,) * channels
-    return Dataset(images, np.arange(32) % num_classes, np.sort(rows[:23]), np.sort(rows[23:]), names, moments, moments)
+    return Dataset(
+        images,
+        np.arange(32) % num_classes,
+        np.sort(rows[:23]),
+        np.sort(rows[23:]),
+        names,
+        moments,
+        moments,
+    )
 
 
 def job_of(method: Method, augmentation: Augmentation, **settings: Any) -> Job:
-    recipe = Recipe(model=MODEL, method=method, augmentation=augmentation, epochs=2, batch_size=9, lr=0.02, keep="best-nll", precision="fp32")
-    data = Data(name="small", digest="0" * 32, location="small", label="label", split=Split(validation=9))
+    recipe = Recipe(
+        model=MODEL,
+        method=method,
+        augmentation=augmentation,
+        epochs=2,
+        batch_size=9,
+        lr=0.02,
+        keep="best-nll",
+        precision="fp32",
+    )
+    data = Data(
+        name="small", digest="0" * 32, location="small", label="label", split=Split(validation=9)
+    )
     teachers = ("a", "b") if method.needs_teachers else ()
     return Job(recipe=dataclasses.replace(recipe, **settings), data=data, seed=3, teachers=teachers)
 
 
 def teachers_of(job: Job, dataset: Dataset) -> LiveTeachers:
-    networks = [make_network(dataclasses.replace(job, seed=10 + member), dataset) for member, _ in enumerate(job.teachers)]
+    networks = [
+        make_network(dataclasses.replace(job, seed=10 + member), dataset)
+        for member, _ in enumerate(job.teachers)
+    ]
     for network in networks:
         network.classifier.weight.data.mul_(8)
     return LiveTeachers(networks, HERE.device, "fp32")
 
 
-def finish(job: Job, dataset: Dataset, worker: Worker = HERE, **arguments: Any) -> tuple[list[dict[str, float]], Outcome]:
+def finish(
+    job: Job, dataset: Dataset, worker: Worker = HERE, **arguments: Any
+) -> tuple[list[dict[str, float]], Outcome]:
     records = []
-    running = train(job, dataset, teachers_of(job, dataset) if job.teachers else None, worker=worker, **arguments)
+    running = train(
+        job,
+        dataset,
+        teachers_of(job, dataset) if job.teachers else None,
+        worker=worker,
+        **arguments,
+    )
     while True:
         try:
             records.append(next(running))
@@ -124,16 +185,29 @@ def finish(job: Job, dataset: Dataset, worker: Worker = HERE, **arguments: Any) 
 
 def test_every_registered_method_is_tried() -> None:
     assert {method.name for method in METHODS_TRIED} == set(METHODS)
-    assert all(type(method) is METHODS[name] for name, methods in SMALL.items() for method in methods)
+    assert all(
+        type(method) is METHODS[name] for name, methods in SMALL.items() for method in methods
+    )
 
 
 def test_which_augmentations_fit_which_methods() -> None:
     assert {augmentation.name for augmentation in AUGMENTATIONS_TRIED} <= set(AUGMENTATIONS)
-    refused = {(method.name, text(augmentation)) for method in METHODS_TRIED for augmentation in AUGMENTATIONS_TRIED if not fits(method, augmentation)}
+    refused = {
+        (method.name, text(augmentation))
+        for method in METHODS_TRIED
+        for augmentation in AUGMENTATIONS_TRIED
+        if not fits(method, augmentation)
+    }
     learners = set(METHODS) - {"supervised"}
-    plain = {text(augmentation) for augmentation in AUGMENTATIONS_TRIED if augmentation.part_count == 1}
+    plain = {
+        text(augmentation) for augmentation in AUGMENTATIONS_TRIED if augmentation.part_count == 1
+    }
     assert refused == {
-        *(("supervised", text(augmentation)) for augmentation in AUGMENTATIONS_TRIED if augmentation.picks),
+        *(
+            ("supervised", text(augmentation))
+            for augmentation in AUGMENTATIONS_TRIED
+            if augmentation.picks
+        ),
         *((method, text(AugMix(consistency=True))) for method in learners),
         *(("augmented-kd", augmentation) for augmentation in plain),
         *(("crd", augmentation) for augmentation in ("mixup", "cutmix")),
@@ -141,16 +215,27 @@ def test_which_augmentations_fit_which_methods() -> None:
 
 
 @every_fitting_pair
-def test_gradients_reach_the_student_and_nothing_else(method: Method, augmentation: Augmentation) -> None:
+def test_gradients_reach_the_student_and_nothing_else(
+    method: Method, augmentation: Augmentation
+) -> None:
     dataset = dataset_of()
     job = job_of(method, augmentation)
     teachers = teachers_of(job, dataset)
-    of_teachers = [parameter.requires_grad_() for network in teachers.networks for parameter in network.parameters()]
-    setup = Setup(len(job.teachers), teachers.networks, dataset.train, dataset.labels[dataset.train])
+    of_teachers = [
+        parameter.requires_grad_()
+        for network in teachers.networks
+        for parameter in network.parameters()
+    ]
+    setup = Setup(
+        len(job.teachers), teachers.networks, dataset.train, dataset.labels[dataset.train]
+    )
     network = method.student(make_network(job, dataset), setup).train()
     batch = next(batches(augmentation, dataset))
     terms = method.loss(Student(network, network), batch, teachers)
-    assert all(term.shape == () and term.dtype == torch.float32 and term.isfinite() for term in terms.values())
+    assert all(
+        term.shape == () and term.dtype == torch.float32 and term.isfinite()
+        for term in terms.values()
+    )
     terms["loss"].backward()
     idle = [name for name, parameter in network.named_parameters() if parameter.grad is None]
     assert idle == []
@@ -161,14 +246,23 @@ def test_gradients_reach_the_student_and_nothing_else(method: Method, augmentati
 
 
 def batches(augmentation: Augmentation, dataset: Dataset) -> Any:
-    settings = {"rows": dataset.train, "mean": dataset.mean, "seed": 0, "epoch": 1, "batch_size": 9, "device": "cpu"}
+    settings = {
+        "rows": dataset.train,
+        "mean": dataset.mean,
+        "seed": 0,
+        "epoch": 1,
+        "batch_size": 9,
+        "device": "cpu",
+    }
     return epoch_batches(augmentation, dataset.images, dataset.labels, **settings)
 
 
 @pytest.mark.parametrize(("channels", "num_classes"), [(1, 2), (3, 5)])
 @every_method
 def test_a_job_from_beginning_to_end(method: Method, channels: int, num_classes: int) -> None:
-    """Any channels and classes; the same again after an interruption; the weights saved predict what was predicted."""
+    """Any channels and classes; the same again after an interruption; the weights saved predict
+    what was predicted.
+    """
     dataset = dataset_of(channels, num_classes)
     job = job_of(method, simplest_augmentation(method))
     assert Job.from_dict(job.to_dict()) == job
@@ -181,9 +275,13 @@ def test_a_job_from_beginning_to_end(method: Method, channels: int, num_classes:
 
     torch.manual_seed(2)
     records, resumed = finish(job, dataset, saved=saved[0])
-    assert [without_times(record) for record in records] == [without_times(record) for record in whole]
+    assert [without_times(record) for record in records] == [
+        without_times(record) for record in whole
+    ]
     assert outcome.weights.keys() == resumed.weights.keys()
-    assert all(torch.equal(outcome.weights[name], weight) for name, weight in resumed.weights.items())
+    assert all(
+        torch.equal(outcome.weights[name], weight) for name, weight in resumed.weights.items()
+    )
 
     network = load_network(job, outcome.weights, dataset)
     again = predict(network, dataset.images, dataset.validation, worker=HERE)
@@ -194,11 +292,26 @@ def test_a_job_from_beginning_to_end(method: Method, channels: int, num_classes:
 @every_method
 def test_half_precision_changes_little(method: Method) -> None:
     """What is trained stays float32, and so do losses; only forward passes are rounded."""
-    job = job_of(method, next(augmentation for augmentation in reversed(AUGMENTATIONS_TRIED) if fits(method, augmentation)), epochs=1, lr=0.001)
+    job = job_of(
+        method,
+        next(
+            augmentation
+            for augmentation in reversed(AUGMENTATIONS_TRIED)
+            if fits(method, augmentation)
+        ),
+        epochs=1,
+        lr=0.001,
+    )
     records, outcome = finish(job, dataset_of())
-    rounded, of_rounded = finish(dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, precision="bf16")), dataset_of())
+    rounded, of_rounded = finish(
+        dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, precision="bf16")),
+        dataset_of(),
+    )
     assert rounded[0]["train/loss"] == pytest.approx(records[0]["train/loss"], rel=0.05, abs=0.02)
-    assert all(weight.dtype == outcome.weights[name].dtype == torch.float32 for name, weight in of_rounded.weights.items())
+    assert all(
+        weight.dtype == outcome.weights[name].dtype == torch.float32
+        for name, weight in of_rounded.weights.items()
+    )
     np.testing.assert_allclose(of_rounded.log_probabilities, outcome.log_probabilities, atol=0.05)
 
 
@@ -208,7 +321,9 @@ def without_times(record: dict[str, float]) -> dict[str, float]:
 
 JOBS = [job_of(method, simplest_augmentation(method)) for method in METHODS_TRIED] + [
     job_of(METHODS_TRIED[number % len(METHODS_TRIED)], augmentation)
-    for number, augmentation in enumerate([augmentation for augmentation in AUGMENTATIONS_TRIED if augmentation.picks] * 4, start=1)
+    for number, augmentation in enumerate(
+        [augmentation for augmentation in AUGMENTATIONS_TRIED if augmentation.picks] * 4, start=1
+    )
     if fits(METHODS_TRIED[number % len(METHODS_TRIED)], augmentation)
 ]
 """Every method, and every pick with several."""
@@ -217,16 +332,28 @@ JOBS = [job_of(method, simplest_augmentation(method)) for method in METHODS_TRIE
 def left_behind(job: Job, dataset: Dataset, worker: Worker) -> dict[str, Tensor]:
     """Losses, the last predictions and weights of a finished job."""
     records, outcome = finish(job, dataset, worker)
-    losses = [[value for name, value in record.items() if name.startswith("train/")] for record in records]
-    found = {"losses": torch.tensor(losses), "predictions": torch.from_numpy(outcome.log_probabilities)}
+    losses = [
+        [value for name, value in record.items() if name.startswith("train/")] for record in records
+    ]
+    found = {
+        "losses": torch.tensor(losses),
+        "predictions": torch.from_numpy(outcome.log_probabilities),
+    }
     return found | {f"weights/{name}": weight.clone() for name, weight in outcome.weights.items()}
 
 
 def test_two_workers(tmp_path: Path) -> None:
-    """Batches of nine, and one of five, shared by two: steps differ from those of one worker by rounding alone."""
+    """Batches of nine, and one of five, shared by two: steps differ from those of one worker by
+    rounding alone.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
     workers = [
-        subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(tmp_path)],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for rank in range(2)
     ]
     dataset = dataset_of()
@@ -237,16 +364,27 @@ def test_two_workers(tmp_path: Path) -> None:
         first, second = (load_file(tmp_path / f"{number}-{rank}.safetensors") for rank in range(2))
         for name, value in expected.items():
             where = f"{text(job.recipe.method)} with {text(job.recipe.augmentation)}: {name}"
-            torch.testing.assert_close(first[name], value, rtol=1e-3, atol=2e-5, msg=lambda found, at=where: f"{at}\n{found}")
+            torch.testing.assert_close(
+                first[name],
+                value,
+                rtol=1e-3,
+                atol=2e-5,
+                msg=lambda found, at=where: f"{at}\n{found}",
+            )
             assert torch.equal(first[name], second[name]), where
 
 
 def work(rank: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
     dataset = dataset_of()
     for number, job in enumerate(JOBS):
-        save_file(left_behind(job, dataset, Worker(HERE.device, rank, 2)), folder / f"{number}-{rank}.safetensors")
+        save_file(
+            left_behind(job, dataset, Worker(HERE.device, rank, 2)),
+            folder / f"{number}-{rank}.safetensors",
+        )
     torch.distributed.destroy_process_group()
 
 

@@ -10,9 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from distill_ray.augmentation import AUGMENTATIONS, Identity
-from distill_ray.augmentation.draws import Draws
 from distill_ray.augmentation.augmentation import Batch, Part
-from distill_ray.methods.contrast import Candidates, ContrastiveStudent, features_of, noise_contrastive, remember
+from distill_ray.augmentation.draws import Draws
+from distill_ray.methods.contrast import (
+    Candidates,
+    ContrastiveStudent,
+    features_of,
+    noise_contrastive,
+    remember,
+)
 from distill_ray.methods.crd import CRD
 from distill_ray.methods.method import Setup, Student
 from distill_ray.models import build_model
@@ -33,7 +39,9 @@ def published_loss(similarity: Tensor, mean: float, images: int) -> Tensor:
 
 @pytest.mark.parametrize("images", [10, 1000, 50_000])
 def test_the_number_of_images_drops_out(images: int) -> None:
-    similarity = 3 * torch.randn(4, 21, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    similarity = 3 * torch.randn(
+        4, 21, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     mean = 1.7
     loss = noise_contrastive(similarity, torch.tensor(math.log(mean), dtype=torch.float64))
     assert loss.item() == pytest.approx(published_loss(similarity, mean, images).item(), rel=1e-3)
@@ -59,9 +67,13 @@ def test_what_is_remembered() -> None:
 
 def batch_of(rows: list[int], start: int = 0, epoch: int = 1) -> Batch:
     labels = torch.tensor([LABELS[list(ROWS).index(row)] for row in rows])
-    images = torch.stack([torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(row)) for row in rows])
+    images = torch.stack(
+        [torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(row)) for row in rows]
+    )
     positions = torch.arange(start, start + len(rows))
-    return Batch((Part(images, labels),), positions, torch.tensor(rows), draws=Draws(seed=1, epoch=epoch))
+    return Batch(
+        (Part(images, labels),), positions, torch.tensor(rows), draws=Draws(seed=1, epoch=epoch)
+    )
 
 
 def test_negatives_are_of_other_classes_and_all_of_them_occur() -> None:
@@ -87,7 +99,10 @@ def test_draws_belong_to_positions() -> None:
 class Live:
     def __init__(self) -> None:
         shape = {"num_classes": 3, "image_shape": (3, 8, 8)}
-        self.networks = [build_model("wrn-10-1", **shape, seed=10), build_model("wrn-10-2", **shape, seed=11)]
+        self.networks = [
+            build_model("wrn-10-1", **shape, seed=10),
+            build_model("wrn-10-2", **shape, seed=11),
+        ]
         for network in self.networks:
             network.eval().requires_grad_(False)
 
@@ -106,7 +121,9 @@ def make_student(method: CRD = METHOD, *, batch_statistics: bool = True) -> nn.M
         for layer in plain.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 layer.forward = lambda maps: maps
-    return method.student(plain, Setup(teachers=2, networks=LIVE.networks, rows=ROWS, labels=LABELS))
+    return method.student(
+        plain, Setup(teachers=2, networks=LIVE.networks, rows=ROWS, labels=LABELS)
+    )
 
 
 class Desk:
@@ -142,7 +159,9 @@ def test_two_steps_against_the_published_procedure() -> None:
         chosen = torch.cat([own[:, None], others], 1)
         expected = 0.0
         for anchor, bank in (("student", "teacher"), ("teacher", "student")):
-            similarity = torch.einsum("bd,bkd->bk", augmentations[anchor], banks[bank][chosen]) / 0.07
+            similarity = (
+                torch.einsum("bd,bkd->bk", augmentations[anchor], banks[bank][chosen]) / 0.07
+            )
             means.setdefault(anchor, similarity.exp().mean().item())
             expected += published_loss(similarity, means[anchor], len(ROWS)).item()
         for side, bank in banks.items():
@@ -160,7 +179,10 @@ def test_the_loss_adds_to_distillation_and_every_weight_learns() -> None:
     batch = batch_of([7, 0, 12, 5])
     terms = METHOD.loss(Student(network, network), batch, LIVE)
     terms["loss"].backward()
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for parameter in network.parameters()
+    )
     network.eval()
     logits = network(batch.parts[0].images)
     assert len(network.embeddings) == 1
@@ -175,7 +197,10 @@ def test_copies_get_no_contrastive_loss() -> None:
     copies = Part(1 - batch.parts[0].images, batch.parts[0].labels)
     both = Batch((*batch.parts, copies), batch.positions, batch.rows, draws=batch.draws)
     network, other = make_student(method), make_student(method)
-    one, two = method.loss(Student(network, network), batch, LIVE), method.loss(Student(other, other), both, LIVE)
+    one, two = (
+        method.loss(Student(network, network), batch, LIVE),
+        method.loss(Student(other, other), both, LIVE),
+    )
     torch.testing.assert_close(one["loss/contrast"], two["loss/contrast"])
     torch.testing.assert_close(two["loss"] - one["loss"], two["loss/augmented"])
     assert two["loss/augmented"] > 0
@@ -196,7 +221,8 @@ def test_memory_survives_a_checkpoint() -> None:
     resumed.load_state_dict(network.state_dict())
     again = batch_of([7, 0, 12, 5], epoch=2)
     torch.testing.assert_close(
-        METHOD.loss(Student(network, network), again, LIVE)["loss"], METHOD.loss(Student(resumed, resumed), again, LIVE)["loss"]
+        METHOD.loss(Student(network, network), again, LIVE)["loss"],
+        METHOD.loss(Student(resumed, resumed), again, LIVE)["loss"],
     )
 
 
@@ -208,12 +234,18 @@ def test_two_workers_remember_what_one_would() -> None:
         desk = Desk()
 
         def work(rank: int, desk: Desk = desk, epoch: int = epoch) -> Tensor:
-            student = Student(halves[rank], halves[rank], gather=lambda values: desk.gather(rank, values))
-            return METHOD.loss(student, batch_of(rows[rank], start=3 * rank, epoch=epoch), LIVE)["loss/contrast"]
+            student = Student(
+                halves[rank], halves[rank], gather=lambda values: desk.gather(rank, values)
+            )
+            return METHOD.loss(student, batch_of(rows[rank], start=3 * rank, epoch=epoch), LIVE)[
+                "loss/contrast"
+            ]
 
         with ThreadPoolExecutor(2) as workers:
             found = list(workers.map(work, range(2)))
-        alone = METHOD.loss(Student(whole, whole), batch_of([*rows[0], *rows[1]], epoch=epoch), LIVE)["loss/contrast"]
+        alone = METHOD.loss(
+            Student(whole, whole), batch_of([*rows[0], *rows[1]], epoch=epoch), LIVE
+        )["loss/contrast"]
         torch.testing.assert_close((found[0] + found[1]) / 2, alone)
         for half in halves:
             torch.testing.assert_close(half.student_bank, whole.student_bank)
@@ -232,12 +264,16 @@ def test_deployment_leaves_the_network_alone() -> None:
 
 def test_what_is_refused() -> None:
     METHOD.check_fit(model="wrn-10-1", augmentation=Identity(), teachers=1)
-    METHOD.check_fit(model="wrn-10-1", augmentation=AUGMENTATIONS["additional"](pick="kl"), teachers=1)
+    METHOD.check_fit(
+        model="wrn-10-1", augmentation=AUGMENTATIONS["additional"](pick="kl"), teachers=1
+    )
     assert METHOD.live_teachers(Identity())
     with pytest.raises(ValueError, match="method 'crd' learns from teachers, and there are none"):
         METHOD.check_fit(model="wrn-10-1", augmentation=Identity(), teachers=0)
     CRD(labels=0.0, alpha=0.0)
     with pytest.raises(ValueError, match="must not all be 0"):
         CRD(labels=0.0, alpha=0.0, contrast=0.0)
-    with pytest.raises(ValueError, match="only networks of the catalogue show their features, found Linear"):
+    with pytest.raises(
+        ValueError, match="only networks of the catalogue show their features, found Linear"
+    ):
         METHOD.student(nn.Linear(2, 2), Setup())

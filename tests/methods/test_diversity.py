@@ -24,7 +24,9 @@ def test_linear_heads() -> None:
 
 
 def test_cosines_one_by_one() -> None:
-    """A head and the mean give the same cosine as two heads whose mean lies between: each row, bias and layer by itself."""
+    """A head and the mean give the same cosine as two heads whose mean lies between: each row, bias
+    and layer by itself.
+    """
     mean, bias_mean = WEIGHTS.mean(0), BIASES.mean(0)
 
     def cosine(vector: Tensor, to: Tensor) -> float:
@@ -34,15 +36,21 @@ def test_cosines_one_by_one() -> None:
     assert rows[0] == pytest.approx([0.9429541653, 0.0], abs=5e-9)
     assert rows[1] == pytest.approx([0.8304547958, 0.5773502500], abs=2e-8)
     by_row = similarity(WEIGHTS).item()
-    assert by_row == pytest.approx(sum((1 + value) / 2 for head in rows for value in head), abs=2e-8)
+    assert by_row == pytest.approx(
+        sum((1 + value) / 2 for head in rows for value in head), abs=2e-8
+    )
     assert by_row / 4 == pytest.approx(0.7938449014, abs=5.1e-11)
     biases = [
         (1 + (own * to) / ((own**2 + 1e-8).sqrt() * (to**2 + 1e-8).sqrt() + 1e-8)) / 2
         for own, to in zip(BIASES.flatten(), bias_mean.repeat(2), strict=True)
     ]
-    assert [bias.item() for bias in biases[:3]] == pytest.approx([0.9999994375, 0.9999984375, 0.9999998264], abs=5.1e-11)
+    assert [bias.item() for bias in biases[:3]] == pytest.approx(
+        [0.9999994375, 0.9999984375, 0.9999998264], abs=5.1e-11
+    )
     assert biases[3].item() == pytest.approx(2.24999e-6, abs=5.1e-12)
-    assert similarity(BIASES.unsqueeze(-1)).item() == pytest.approx(sum(bias.item() for bias in biases), abs=1e-12)
+    assert similarity(BIASES.unsqueeze(-1)).item() == pytest.approx(
+        sum(bias.item() for bias in biases), abs=1e-12
+    )
     whole = [cosine(head.flatten(), mean.flatten()) for head in (A, B)]
     assert whole == pytest.approx([0.8672273811, 0.7100469450], abs=5e-9)
 
@@ -56,13 +64,17 @@ def test_gradient() -> None:
     ]
     torch.testing.assert_close(weights.grad, f64(expected), rtol=0, atol=5.1e-11)
     detached = [[0.0407668155, -0.0177247022, -0.0017724701], [0.3535533776, 0, 0]]
-    assert (weights.grad[0] - f64(detached)).abs().max() > 0.01, "a mean that is detached gives other gradients"
+    assert (weights.grad[0] - f64(detached)).abs().max() > 0.01, (
+        "a mean that is detached gives other gradients"
+    )
 
 
 def test_convolutional_heads() -> None:
     first = f64(range(1, 9)).view(2, 2, 2, 1) / 4
     second = f64([1, -1, 2, 0, 0, 3, -2, 1]).view(2, 2, 2, 1)
-    assert diversity([(torch.stack([first, second]), None)]).item() == pytest.approx(3.6011545827, abs=5.1e-11)
+    assert diversity([(torch.stack([first, second]), None)]).item() == pytest.approx(
+        3.6011545827, abs=5.1e-11
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +100,9 @@ def test_a_single_head_has_nothing_to_differ_from() -> None:
 
 def test_biases_joined_to_their_rows() -> None:
     joined = diversity([(WEIGHTS, BIASES)], bias="joined")
-    torch.testing.assert_close(joined, diversity([(torch.cat([WEIGHTS, BIASES.unsqueeze(-1)], -1), None)]))
+    torch.testing.assert_close(
+        joined, diversity([(torch.cat([WEIGHTS, BIASES.unsqueeze(-1)], -1), None)])
+    )
     assert diversity([(WEIGHTS, None)], bias="joined").item() == diversity([(WEIGHTS, None)]).item()
 
 
@@ -108,8 +122,15 @@ def test_zero_weights_are_harmless() -> None:
     assert weights.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(("compare", "bias", "terms"), [("rows", "none", 103), ("rows", "separate", 206), ("layers", "none", 2)])
+@pytest.mark.parametrize(
+    ("compare", "bias", "terms"),
+    [("rows", "none", 103), ("rows", "separate", 206), ("layers", "none", 2)],
+)
 def test_number_of_terms(compare: Compare, bias: Bias, terms: int) -> None:
-    """Identical heads score 1 per term; those of the spiral have 206 terms each, with biases by themselves."""
+    """Identical heads score 1 per term; those of the spiral have 206 terms each, with biases by
+    themselves.
+    """
     layers = [(torch.full((2, out, 100), 0.3), torch.full((2, out), 0.3)) for out in (100, 3)]
-    assert diversity(layers, compare=compare, bias=bias).item() == pytest.approx(2 * terms, rel=1e-3)
+    assert diversity(layers, compare=compare, bias=bias).item() == pytest.approx(
+        2 * terms, rel=1e-3
+    )

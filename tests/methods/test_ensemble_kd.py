@@ -54,7 +54,9 @@ def test_totals_of_the_calibrated_ensemble_system(combine: str, at_4: float, at_
         terms = method.loss(IDENTITY_STUDENT, batch_of(STUDENT), Answers([(STUDENT, TEACHERS)]))
         assert round(terms["loss"].item(), 8) == expected
         assert round(terms["loss/labels"].item(), 8) == 0.57151245
-        assert terms["loss"].item() == pytest.approx(0.2 * terms["loss/labels"].item() + 0.8 * terms["loss/teachers"].item())
+        assert terms["loss"].item() == pytest.approx(
+            0.2 * terms["loss/labels"].item() + 0.8 * terms["loss/teachers"].item()
+        )
 
 
 def test_parts_are_averaged() -> None:
@@ -68,8 +70,19 @@ def test_parts_are_averaged() -> None:
 
 
 def test_versions_of_an_image_agree_at_a_price() -> None:
-    """The AugMix oracle: the cross-entropy of the clean version, and 12 times the Jensen-Shannon divergence of all three."""
-    versions = f64([[1, 0, -1], [0.5, 0.5, 0], [0.8, 0.3, -0.6], [0.1, 0.9, 0], [1.4, -0.2, -1.2], [0.7, 0.2, 0.4]])
+    """The AugMix oracle: the cross-entropy of the clean version, and 12 times the Jensen-Shannon
+    divergence of all three.
+    """
+    versions = f64(
+        [
+            [1, 0, -1],
+            [0.5, 0.5, 0],
+            [0.8, 0.3, -0.6],
+            [0.1, 0.9, 0],
+            [1.4, -0.2, -1.2],
+            [0.7, 0.2, 0.4],
+        ]
+    )
     part = Part(images=versions, labels=torch.tensor([0, 1] * 3), copies=3)
     batch = Batch(parts=(part,), positions=torch.arange(2))
     for weight, expected in ((0.0, 0.68281303), (12.0, 0.99631121)):
@@ -80,15 +93,23 @@ def test_versions_of_an_image_agree_at_a_price() -> None:
 
 def test_supervised_ignores_teachers() -> None:
     batch = batch_of(STUDENT, STUDENT)
-    assert round(Supervised().loss(IDENTITY_STUDENT, batch, Answers([]))["loss"].item(), 8) == 0.57151245
+    assert (
+        round(Supervised().loss(IDENTITY_STUDENT, batch, Answers([]))["loss"].item(), 8)
+        == 0.57151245
+    )
 
 
 @pytest.mark.parametrize(
-    "method", [EnsembleKD(alpha=0.5), EnsembleKD(combine="mean-loss"), Supervised()], ids=["kd", "mean", "scratch"]
+    "method",
+    [EnsembleKD(alpha=0.5), EnsembleKD(combine="mean-loss"), Supervised()],
+    ids=["kd", "mean", "scratch"],
 )
 def test_a_step_moves_the_student_alone(method: Supervised | EnsembleKD) -> None:
     torch.manual_seed(0)
-    network, teacher = nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    network, teacher = (
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 3)),
+        nn.Sequential(nn.Flatten(), nn.Linear(12, 3)),
+    )
 
     class Live:
         networks = (teacher,)
@@ -100,7 +121,10 @@ def test_a_step_moves_the_student_alone(method: Supervised | EnsembleKD) -> None
     batch = Batch(parts=(part,), positions=torch.arange(5))
     terms = method.loss(Student(network, network), batch, Live())
     terms["loss"].backward()
-    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in network.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for parameter in network.parameters()
+    )
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(term.dtype == torch.float32 and term.shape == () for term in terms.values())
 
@@ -117,7 +141,10 @@ def test_weights_of_teachers() -> None:
     [
         ({"temperature": 0.0}, "temperature must be above 0, found 0"),
         ({"alpha": 1.1}, "alpha must be at least 0, at most 1, found 1.1"),
-        ({"combine": "median"}, "combine must be one of 'mean-softmax', 'mean-loss', 'add-loss', 'sum-softmax', found 'median'"),
+        (
+            {"combine": "median"},
+            "combine must be one of 'mean-softmax', 'mean-loss', 'add-loss', 'sum-softmax', found 'median'",
+        ),
         ({"weights": (1.0, -1.0)}, "weights must be at least 0"),
         ({"weights": (0.0, 0.0)}, "weights must not all be 0"),
     ],
@@ -129,14 +156,17 @@ def test_settings_that_are_refused(settings: dict[str, object], message: str) ->
 
 def test_combinations_that_are_refused() -> None:
     with pytest.raises(ValueError, match="weights must be one for each of 2 teachers, found 3"):
-        EnsembleKD(weights=(1.0, 2.0, 3.0)).check_fit(model="wrn-10-1", augmentation=Identity(), teachers=2)
+        EnsembleKD(weights=(1.0, 2.0, 3.0)).check_fit(
+            model="wrn-10-1", augmentation=Identity(), teachers=2
+        )
     with pytest.raises(ValueError, match="method 'kd' learns from teachers, and there are none"):
         EnsembleKD().check_fit(model="wrn-10-1", augmentation=Identity(), teachers=0)
     EnsembleKD(weights=(1.0, 2.0)).check_fit(model="wrn-10-1", augmentation=Identity(), teachers=2)
     Supervised().check_fit(model="wrn-10-1", augmentation=Identity(), teachers=0)
     picking = AUGMENTATIONS["additional"](pick="kl")
     with pytest.raises(
-        ValueError, match="augmentation 'additional' picks images with the help of teachers; method 'supervised' has none"
+        ValueError,
+        match="augmentation 'additional' picks images with the help of teachers; method 'supervised' has none",
     ):
         Supervised().check_fit(model="wrn-10-1", augmentation=picking, teachers=0)
     EnsembleKD().check_fit(model="wrn-10-1", augmentation=picking, teachers=1)

@@ -4,14 +4,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_ray.methods.gaussian_losses import aggregated_gaussians, gaussian_likelihood, mixture, paired_gaussians
+from distill_ray.methods.gaussian_losses import (
+    aggregated_gaussians,
+    gaussian_likelihood,
+    mixture,
+    paired_gaussians,
+)
 
 
 def f64(values: object) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-TEACHERS = f64([[[0.5, -0.2], [0.7, 0.1], [0.4, 0]], [[-1, 0.3], [-0.8, -0.5], [-1.3, 0.2]]]).transpose(0, 1)
+TEACHERS = f64(
+    [[[0.5, -0.2], [0.7, 0.1], [0.4, 0]], [[-1, 0.3], [-0.8, -0.5], [-1.3, 0.2]]]
+).transpose(0, 1)
 HEADS = f64([[[0.6, 0], [0.2, -0.3]], [[-0.9, 0.1], [-1.1, 0.4]]])
 TARGETS = f64([0.55, -1.2])
 
@@ -22,7 +29,10 @@ def test_components() -> None:
     assert paired_gaussians(HEADS, TEACHERS).item() == pytest.approx(0.5787762242, abs=5.1e-11)
     population = 0.5312052001  # the oracle's value for variances divided by M instead of M - 1
     assert aggregated_gaussians(HEADS, TEACHERS).item() != pytest.approx(population, abs=1e-3)
-    pairs = [paired_gaussians(HEADS[:, [head]], TEACHERS[[teacher]]).item() for teacher, head in ((0, 0), (1, 1), (2, 0))]
+    pairs = [
+        paired_gaussians(HEADS[:, [head]], TEACHERS[[teacher]]).item()
+        for teacher, head in ((0, 0), (1, 1), (2, 0))
+    ]
     assert pairs == pytest.approx([0.5397954759, 0.5990469671, 0.5974862296], abs=1e-8)
 
 
@@ -47,7 +57,9 @@ def test_moments_of_the_mixtures() -> None:
 def test_it_is_the_divergence_up_to_terms_of_the_teacher() -> None:
     """The true divergence of the oracle, from the pairs."""
     constant = torch.stack([0.5 * (TEACHERS[pair, :, 1] + 1).mean() for pair in range(3)]).mean()
-    assert (paired_gaussians(HEADS, TEACHERS) - constant).item() == pytest.approx(0.0871095545, abs=1e-7)
+    assert (paired_gaussians(HEADS, TEACHERS) - constant).item() == pytest.approx(
+        0.0871095545, abs=1e-7
+    )
     same = TEACHERS.transpose(0, 1)
     own = torch.stack([0.5 * (TEACHERS[pair, :, 1] + 1).mean() for pair in range(3)]).mean()
     assert (paired_gaussians(same, TEACHERS) - own).item() == pytest.approx(0, abs=1e-7)
@@ -70,6 +82,8 @@ def test_tiny_variances_stay_finite() -> None:
 def test_gradients_are_those_of_finite_differences_and_stop_at_the_teachers() -> None:
     heads, teachers = HEADS.clone().requires_grad_(), TEACHERS.clone().requires_grad_()
     assert torch.autograd.gradcheck(lambda outputs: paired_gaussians(outputs, TEACHERS), (heads,))
-    assert torch.autograd.gradcheck(lambda outputs: aggregated_gaussians(outputs, TEACHERS), (heads,))
+    assert torch.autograd.gradcheck(
+        lambda outputs: aggregated_gaussians(outputs, TEACHERS), (heads,)
+    )
     (paired_gaussians(heads, teachers) + aggregated_gaussians(heads, teachers)).backward()
     assert teachers.grad is None

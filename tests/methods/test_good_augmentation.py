@@ -15,7 +15,10 @@ def f64(values: object) -> Tensor:
 
 
 STUDENT, COPY = f64([[1, 0.5, -0.5], [0.2, -1, 0.8]]), f64([[0.3, 0.6, -0.2], [0.1, 0, 0.4]])
-TEACHER, TEACHER_OF_COPY = f64([[2, 0, -1], [0.5, -0.5, 1.5]]), f64([[0.9, 1.1, -1.3], [0.2, 0.4, 0.9]])
+TEACHER, TEACHER_OF_COPY = (
+    f64([[2, 0, -1], [0.5, -0.5, 1.5]]),
+    f64([[0.9, 1.1, -1.3], [0.2, 0.4, 0.9]]),
+)
 IDENTITY_STUDENT = Student(nn.Flatten(), nn.Flatten())
 
 
@@ -54,7 +57,9 @@ def test_oracle() -> None:
     assert round(terms["loss"].item(), 8) == 0.30843139
     identity = AugmentedKD().loss(IDENTITY_STUDENT, batch(Part(images(STUDENT), LABELS)), ANSWERS)
     assert round(identity["loss"].item(), 8) == 0.32056702
-    plain = AugmentedKD(augmented=0.0).loss(IDENTITY_STUDENT, batch(Part(images(COPY), LABELS)), ANSWERS)
+    plain = AugmentedKD(augmented=0.0).loss(
+        IDENTITY_STUDENT, batch(Part(images(COPY), LABELS)), ANSWERS
+    )
     assert round(plain["loss"].item(), 8) == 0.18885913
 
 
@@ -64,7 +69,9 @@ def test_mixed_labels_count_by_their_weight() -> None:
     terms = AugmentedKD(mixed_labels=0.5).loss(IDENTITY_STUDENT, batch(copy), ANSWERS)
     torch.testing.assert_close(terms["loss/mixed-labels"], expected, rtol=0, atol=1e-7)
     without = AugmentedKD().loss(IDENTITY_STUDENT, batch(copy), ANSWERS)
-    torch.testing.assert_close(terms["loss"] - without["loss"], 0.9 * 0.5 * expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        terms["loss"] - without["loss"], 0.9 * 0.5 * expected, rtol=0, atol=1e-7
+    )
 
 
 def test_x_and_its_copy_have_batch_statistics_of_their_own() -> None:
@@ -78,12 +85,15 @@ def test_x_and_its_copy_have_batch_statistics_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("criterion", "expected"), [("teacher-entropy", [2, 4, 1]), ("student-entropy", [0, 4, 2]), ("kl", [3, 5, 0])]
+    ("criterion", "expected"),
+    [("teacher-entropy", [2, 4, 1]), ("student-entropy", [0, 4, 2]), ("kl", [3, 5, 0])],
 )
 def test_picks_of_a_pool(criterion: str, expected: list[int]) -> None:
     """The pick oracle; the students see the picked images in ascending order of the criterion."""
     teacher = f64([[4, 0, 0], [1, 0.9, 0.8], [2, 1, 0], [0, 3, 2.5], [0.5, 0.4, 0], [3, 2.9, -1]])
-    student = f64([[1.5, 0, 0.2], [2, 0.1, 0], [0.3, 0.2, 0.1], [0, 4, 1], [1, 1.2, 0.9], [0.4, 2, -0.5]])
+    student = f64(
+        [[1.5, 0, 0.2], [2, 0.1, 0], [0.3, 0.2, 0.1], [0, 4, 1], [1, 1.2, 0.9], [0.4, 2, -0.5]]
+    )
     pool = Part(images(student), torch.zeros(6, dtype=torch.long), pick=Pick(criterion, 3, 0, 3))
     shown = Part(images(student[:3]), torch.zeros(3, dtype=torch.long))
     seen = []
@@ -99,15 +109,30 @@ def test_picks_of_a_pool(criterion: str, expected: list[int]) -> None:
     terms = AugmentedKD().loss(Student(network, network), both, answers)
     assert all(training or len(shown) == 6 for training, shown in seen)
     assert torch.equal([shown for training, shown in seen if training][1], student[expected])
-    picked = Batch(parts=(shown, Part(images(student[expected]), torch.zeros(3, dtype=torch.long))), positions=torch.arange(3))
-    torch.testing.assert_close(terms["loss"], AugmentedKD().loss(Student(network, network), picked, answers)["loss"])
+    picked = Batch(
+        parts=(shown, Part(images(student[expected]), torch.zeros(3, dtype=torch.long))),
+        positions=torch.arange(3),
+    )
+    torch.testing.assert_close(
+        terms["loss"], AugmentedKD().loss(Student(network, network), picked, answers)["loss"]
+    )
 
 
 def test_what_is_refused() -> None:
-    with pytest.raises(ValueError, match="labels and alpha, or original, mixed_labels and augmented, must not all be 0"):
+    with pytest.raises(
+        ValueError,
+        match="labels and alpha, or original, mixed_labels and augmented, must not all be 0",
+    ):
         AugmentedKD(labels=0.0, original=0.0, augmented=0.0)
     with pytest.raises(ValueError, match="augmented must be at least 0"):
         AugmentedKD(augmented=-1.0)
-    with pytest.raises(ValueError, match="needs images and augmented copies beside them; augmentation 'crop-flip' has none"):
-        AugmentedKD().check_fit(model="wrn-10-1", augmentation=AUGMENTATIONS["crop-flip"](), teachers=1)
-    AugmentedKD().check_fit(model="wrn-10-1", augmentation=AUGMENTATIONS["additional"](), teachers=1)
+    with pytest.raises(
+        ValueError,
+        match="needs images and augmented copies beside them; augmentation 'crop-flip' has none",
+    ):
+        AugmentedKD().check_fit(
+            model="wrn-10-1", augmentation=AUGMENTATIONS["crop-flip"](), teachers=1
+        )
+    AugmentedKD().check_fit(
+        model="wrn-10-1", augmentation=AUGMENTATIONS["additional"](), teachers=1
+    )

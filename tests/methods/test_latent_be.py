@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from distill_ray.augmentation import AUGMENTATIONS, Identity
-from distill_ray.augmentation.draws import Draws
 from distill_ray.augmentation.augmentation import Batch, Part
+from distill_ray.augmentation.draws import Draws
 from distill_ray.methods import EnsembleKD
 from distill_ray.methods.latent_be import LatentBE, pair
 from distill_ray.methods.method import Setup, Student
@@ -42,7 +42,9 @@ class Live:
     """The two linear teachers."""
 
     def __init__(self) -> None:
-        self.networks = [nn.Sequential(nn.Flatten(), nn.Linear(2, 3, bias=False)).double() for _ in TEACHERS]
+        self.networks = [
+            nn.Sequential(nn.Flatten(), nn.Linear(2, 3, bias=False)).double() for _ in TEACHERS
+        ]
         for network, weight in zip(self.networks, TEACHERS, strict=True):
             network[1].weight.data.copy_(weight)
             network.eval().requires_grad_(False)
@@ -54,7 +56,9 @@ class Live:
 
 def batch_with_pair(first: int, second: int) -> Batch:
     for step in range(100):
-        batch = Batch(parts=(PART,), positions=torch.arange(2), step=step, draws=Draws(seed=7, epoch=1))
+        batch = Batch(
+            parts=(PART,), positions=torch.arange(2), step=step, draws=Draws(seed=7, epoch=1)
+        )
         if pair(batch, 2) == (first, second):
             return batch
     raise AssertionError(f"no step of the first hundred has the pair {first}, {second}")
@@ -99,11 +103,21 @@ FULL_STEP = [
 ]
 
 
-@pytest.mark.parametrize(("method", "members", "losses", "dw", "db", "dr", "ds"), FULL_STEP, ids=["plain", "0-1", "1-0"])
+@pytest.mark.parametrize(
+    ("method", "members", "losses", "dw", "db", "dr", "ds"), FULL_STEP, ids=["plain", "0-1", "1-0"]
+)
 def test_full_step_oracle(
-    method: LatentBE, members: tuple[int, int], losses: tuple[float, ...], dw: object, db: object, dr: object, ds: object
+    method: LatentBE,
+    members: tuple[int, int],
+    losses: tuple[float, ...],
+    dw: object,
+    db: object,
+    dr: object,
+    ds: object,
 ) -> None:
-    """Losses and gradients of the total loss; weight decay is the optimiser's, 5e-4 times each trained value."""
+    """Losses and gradients of the total loss; weight decay is the optimiser's, 5e-4 times each
+    trained value.
+    """
     network, teachers = student_of(method), Live()
     shown: list[Tensor] = []
 
@@ -118,7 +132,9 @@ def test_full_step_oracle(
     labels, distilled, total = losses
     assert terms["loss/labels"].item() == pytest.approx(labels, abs=1e-10)
     assert (terms["loss/teachers"] + entropy).item() == pytest.approx(distilled, abs=1e-10)
-    assert (terms["loss"] + 0.7 * entropy).item() + WEIGHT_DECAY * 8.57 == pytest.approx(total, abs=1.1e-10)
+    assert (terms["loss"] + 0.7 * entropy).item() + WEIGHT_DECAY * 8.57 == pytest.approx(
+        total, abs=1.1e-10
+    )
 
     layer = network.network.classifier
     decayed = (layer.weight, dw), (layer.bias, db), (layer.r_offset, dr), (layer.s_offset, ds)
@@ -129,14 +145,22 @@ def test_full_step_oracle(
 
 
 def test_weight_decay_is_that_of_the_published_loss() -> None:
-    """r and s are decayed towards 1, each at the full rate although the loss is a mean over members."""
+    """r and s are decayed towards 1, each at the full rate although the loss is a mean over
+    members.
+    """
     layer = student_of(LatentBE()).network.classifier
-    torch.testing.assert_close(WEIGHT_DECAY * layer.r_offset.detach(), f64([[0, 0.0005], [-0.00025, 0]]))
-    torch.testing.assert_close(WEIGHT_DECAY * layer.s_offset.detach(), f64([[0, 0, 0.0005], [0.0005, -0.00025, 0]]))
+    torch.testing.assert_close(
+        WEIGHT_DECAY * layer.r_offset.detach(), f64([[0, 0.0005], [-0.00025, 0]])
+    )
+    torch.testing.assert_close(
+        WEIGHT_DECAY * layer.s_offset.detach(), f64([[0, 0, 0.0005], [0.0005, -0.00025, 0]])
+    )
 
 
 def test_plain_distillation_on_the_same_inputs() -> None:
-    """The oracle's plain step: the same network without members, against the mean over the teachers."""
+    """The oracle's plain step: the same network without members, against the mean over the
+    teachers.
+    """
     network = plain_network()
     method = EnsembleKD(temperature=4.0, alpha=0.7, combine="mean-loss")
     terms = method.loss(Student(network, network), batch_with_pair(0, 1), Live())
@@ -151,9 +175,14 @@ def test_plain_distillation_on_the_same_inputs() -> None:
     decay = 0.5 * sum(parameter.square().sum() for parameter in layer.parameters())
     assert decay.item() == pytest.approx(7.695)
     expected = [[-0.055965301, 0.018733325, 0.038731976], [-0.136509285, 0.080031723, 0.057727563]]
-    torch.testing.assert_close(layer.weight.grad.T + WEIGHT_DECAY * W, f64(expected), rtol=0, atol=5.1e-10)
     torch.testing.assert_close(
-        layer.bias.grad + WEIGHT_DECAY * BIAS, f64([-0.209783248, 0.108819666, 0.101063582]), rtol=0, atol=5.1e-10
+        layer.weight.grad.T + WEIGHT_DECAY * W, f64(expected), rtol=0, atol=5.1e-10
+    )
+    torch.testing.assert_close(
+        layer.bias.grad + WEIGHT_DECAY * BIAS,
+        f64([-0.209783248, 0.108819666, 0.101063582]),
+        rtol=0,
+        atol=5.1e-10,
     )
 
 
@@ -163,7 +192,9 @@ def test_merged_network() -> None:
     expected = {
         ("product-of-means", "kept"): [[-3.275, 6.55, 4.8], [-2.15, 1.4875, -1.3875]],
         ("product-of-means", "scaled"): [[-3.225, 6.6, 4.95], [-2.1, 1.5375, -1.2375]],
-        ("mean-of-products", "kept"): (inputs.flatten(1) @ f64([[1, 0, 2.5], [-2, 3.75, 1.25]]) + BIAS).tolist(),
+        ("mean-of-products", "kept"): (
+            inputs.flatten(1) @ f64([[1, 0, 2.5], [-2, 3.75, 1.25]]) + BIAS
+        ).tolist(),
     }
     for (rule, bias), outputs in expected.items():
         method = LatentBE(merge=rule, merged_bias=bias)
@@ -176,9 +207,14 @@ def test_merged_network() -> None:
 
 def test_the_perturbation_leaves_nothing_behind() -> None:
     torch.manual_seed(0)
-    architecture = Architecture(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.Flatten()), nn.Linear(2, 3))
+    architecture = Architecture(
+        nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.Flatten()), nn.Linear(2, 3)
+    )
     method = LatentBE(perturb="tdiv-sdiv")
-    network = method.student(Network("toy", 0, Normalise([0.0, 0.0], [1.0, 1.0]), architecture).double(), Setup(teachers=2))
+    network = method.student(
+        Network("toy", 0, Normalise([0.0, 0.0], [1.0, 1.0]), architecture).double(),
+        Setup(teachers=2),
+    )
     network.train()
     moved = method._moved(X, Student(network, network), batch_with_pair(0, 1), Live())
     assert network.training
@@ -200,7 +236,9 @@ def test_every_ordered_pair_is_equally_likely_and_workers_agree() -> None:
 
 def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="perturb 'tdiv-sdiv' needs at least 2 teachers, found 1"):
-        LatentBE(perturb="tdiv-sdiv").check_fit(model="wrn-10-1", augmentation=Identity(), teachers=1)
+        LatentBE(perturb="tdiv-sdiv").check_fit(
+            model="wrn-10-1", augmentation=Identity(), teachers=1
+        )
     LatentBE().check_fit(model="wrn-10-1", augmentation=Identity(), teachers=1)
     with pytest.raises(ValueError, match="perturb must be one of 'none', 'tdiv-sdiv'"):
         LatentBE(perturb="random")

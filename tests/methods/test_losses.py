@@ -39,7 +39,9 @@ def printed(value: Tensor) -> float:
 
 
 def random_logits(*shape: int, seed: int = 0, scale: float = 3.0) -> Tensor:
-    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return scale * torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def total(student: Tensor, temperature: float, teachers: Tensor, combine: losses.Combine) -> Tensor:
@@ -70,7 +72,9 @@ def test_ensemble_kd_oracle(
         assert printed(losses.ensemble_kd(student, teachers[1:], temperature, combine)) == second
     assert printed(losses.ensemble_kd(student, teachers, temperature, "add-loss")) == add
     assert printed(losses.ensemble_kd(student, teachers, temperature, "mean-loss")) == mean_loss
-    assert printed(losses.ensemble_kd(student, teachers, temperature, "mean-softmax")) == mean_softmax
+    assert (
+        printed(losses.ensemble_kd(student, teachers, temperature, "mean-softmax")) == mean_softmax
+    )
     assert printed(losses.ensemble_kd(student, teachers, temperature, "sum-softmax")) == sum_softmax
 
 
@@ -82,7 +86,12 @@ def test_ensemble_kd_oracle(
     ],
 )
 def test_total_oracle(
-    temperature: float, first: float, add: float, mean_loss: float, mean_softmax: float, sum_softmax: float
+    temperature: float,
+    first: float,
+    add: float,
+    mean_loss: float,
+    mean_softmax: float,
+    sum_softmax: float,
 ) -> None:
     student, teachers = f64(STUDENT), f64(TEACHERS)
     assert printed(losses.cross_entropy(student, labelled(LABELS))) == 0.57151245
@@ -122,7 +131,9 @@ def test_gradient_oracle(temperature: float, expected: list[list[float]]) -> Non
 
     torch.testing.assert_close(gradient("add-loss"), f64(expected), rtol=0, atol=5.1e-9)
     torch.testing.assert_close(gradient("mean-loss"), gradient("add-loss") / 2, rtol=1e-12, atol=0)
-    torch.testing.assert_close(gradient("mean-softmax"), gradient("add-loss") / 2, rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        gradient("mean-softmax"), gradient("add-loss") / 2, rtol=1e-12, atol=0
+    )
     torch.testing.assert_close(gradient("sum-softmax"), gradient("add-loss"), rtol=1e-12, atol=0)
 
 
@@ -130,7 +141,9 @@ def test_the_limit_of_a_high_temperature_is_centred_logit_matching() -> None:
     student, teachers = f64(STUDENT), f64(TEACHERS)
     for teacher, expected in zip(teachers, (0.13166667, 0.39611111), strict=True):
         difference = student - teacher
-        limit = (difference - difference.mean(1, keepdim=True)).square().sum() / (2 * student.numel())
+        limit = (difference - difference.mean(1, keepdim=True)).square().sum() / (
+            2 * student.numel()
+        )
         assert printed(limit) == expected
         hot = losses.ensemble_kd(student, teacher.unsqueeze(0), 1e4, "mean-softmax")
         assert hot.item() == pytest.approx(expected, abs=1e-4)
@@ -139,15 +152,24 @@ def test_the_limit_of_a_high_temperature_is_centred_logit_matching() -> None:
 def test_combinations_differ_by_a_constant_and_a_factor() -> None:
     student, teachers = random_logits(7, 5), random_logits(4, 7, 5, seed=1)
     mean_loss = losses.ensemble_kd(student, teachers, 3.0, "mean-loss")
-    one_by_one = [losses.ensemble_kd(student, teacher.unsqueeze(0), 3.0, "mean-softmax") for teacher in teachers]
+    one_by_one = [
+        losses.ensemble_kd(student, teacher.unsqueeze(0), 3.0, "mean-softmax")
+        for teacher in teachers
+    ]
     torch.testing.assert_close(mean_loss, torch.stack(one_by_one).mean())
-    torch.testing.assert_close(losses.ensemble_kd(student, teachers, 3.0, "add-loss"), 4 * mean_loss)
+    torch.testing.assert_close(
+        losses.ensemble_kd(student, teachers, 3.0, "add-loss"), 4 * mean_loss
+    )
     constants = [
-        losses.ensemble_kd(logits, teachers, 3.0, "mean-loss") - losses.ensemble_kd(logits, teachers, 3.0, "mean-softmax")
+        losses.ensemble_kd(logits, teachers, 3.0, "mean-loss")
+        - losses.ensemble_kd(logits, teachers, 3.0, "mean-softmax")
         for logits in (student, random_logits(7, 5, seed=2))
     ]
     torch.testing.assert_close(constants[0], constants[1])
-    oracle = [losses.ensemble_kd(f64(STUDENT), f64(TEACHERS), 4, combine) for combine in ("mean-loss", "mean-softmax")]
+    oracle = [
+        losses.ensemble_kd(f64(STUDENT), f64(TEACHERS), 4, combine)
+        for combine in ("mean-loss", "mean-softmax")
+    ]
     assert (oracle[0] - oracle[1]).item() == pytest.approx(0.06755825, abs=1e-8)
     four, at_50 = random_logits(4, 7, 5, seed=3), 50.0
     offset = losses.ensemble_kd(student, four, at_50, "sum-softmax") - 4 * losses.ensemble_kd(
@@ -158,7 +180,9 @@ def test_combinations_differ_by_a_constant_and_a_factor() -> None:
 
 
 def test_cross_entropy_form_differs_by_the_teachers_entropy() -> None:
-    """Oracle 8.5 of the latent BatchEnsemble system, which writes its loss without the teachers' entropy."""
+    """Oracle 8.5 of the latent BatchEnsemble system, which writes its loss without the teachers'
+    entropy.
+    """
     teachers = f64([[[2, 0.5, -1], [0, 1, 3]], [[1, 1.5, -0.5], [-1, 2, 2.5]]])
     student = f64([[1.2, 0.3, -0.8], [0.1, 0.9, 1.7]]).requires_grad_()
     loss = losses.ensemble_kd(student, teachers, 4.0, "mean-loss")
@@ -171,20 +195,28 @@ def test_cross_entropy_form_differs_by_the_teachers_entropy() -> None:
     torch.testing.assert_close(gradient, f64(expected), rtol=0, atol=5.1e-11)
     labels = losses.cross_entropy(student, labelled([0, 2]))
     assert labels.item() == pytest.approx(0.4672681783, abs=5.1e-11)
-    assert (0.3 * labels + 0.7 * (loss + 16.8750100508)).item() == pytest.approx(12.0980345710, abs=1.1e-10)
+    assert (0.3 * labels + 0.7 * (loss + 16.8750100508)).item() == pytest.approx(
+        12.0980345710, abs=1.1e-10
+    )
     of_mean_logits = losses.ensemble_kd(student, teachers.mean(0, keepdim=True), 4.0)
     mean = (teachers.mean(0) / 4).softmax(-1)
     wrong = of_mean_logits - 16 * (mean * mean.log()).sum(-1).mean()
-    assert wrong.item() == pytest.approx(17.0837927142, abs=5.1e-11), "the oracle's example of another target"
+    assert wrong.item() == pytest.approx(17.0837927142, abs=5.1e-11), (
+        "the oracle's example of another target"
+    )
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)
 def test_weighted_teachers(combine: losses.Combine) -> None:
     student, teachers = random_logits(6, 4), random_logits(3, 6, 4, seed=1)
     plain = losses.ensemble_kd(student, teachers, 2.0, combine)
-    torch.testing.assert_close(losses.ensemble_kd(student, teachers, 2.0, combine, weights=[5, 5, 5]), plain)
+    torch.testing.assert_close(
+        losses.ensemble_kd(student, teachers, 2.0, combine, weights=[5, 5, 5]), plain
+    )
     doubled = losses.ensemble_kd(student, teachers[[0, 0, 2]], 2.0, combine)
-    torch.testing.assert_close(losses.ensemble_kd(student, teachers, 2.0, combine, weights=[2, 0, 1]), doubled)
+    torch.testing.assert_close(
+        losses.ensemble_kd(student, teachers, 2.0, combine, weights=[2, 0, 1]), doubled
+    )
 
 
 def test_no_gradient_reaches_the_teachers() -> None:
@@ -268,9 +300,18 @@ def test_mixed_cross_entropy_is_that_against_the_mixed_targets() -> None:
 
 
 def test_jensen_shannon_oracle() -> None:
-    versions = f64([[[1, 0, -1], [0.5, 0.5, 0]], [[0.8, 0.3, -0.6], [0.1, 0.9, 0]], [[1.4, -0.2, -1.2], [0.7, 0.2, 0.4]]])
+    versions = f64(
+        [
+            [[1, 0, -1], [0.5, 0.5, 0]],
+            [[0.8, 0.3, -0.6], [0.1, 0.9, 0]],
+            [[1.4, -0.2, -1.2], [0.7, 0.2, 0.4]],
+        ]
+    )
     mean = versions.softmax(-1).mean(0)
-    to_mean = [(version.softmax(-1) * (version.log_softmax(-1) - mean.log())).sum(-1).mean() for version in versions]
+    to_mean = [
+        (version.softmax(-1) * (version.log_softmax(-1) - mean.log())).sum(-1).mean()
+        for version in versions
+    ]
     assert [printed(divergence) for divergence in to_mean] == [0.00139896, 0.03907482, 0.03790078]
     assert printed(losses.jensen_shannon(*versions)) == 0.02612485
     assert losses.jensen_shannon(versions[0], versions[0]).item() == pytest.approx(0, abs=1e-15)

@@ -23,7 +23,9 @@ def test_normalisation_oracle() -> None:
 
 def test_length_of_a_cifar_step() -> None:
     images = torch.full((2, 3, 32, 32), 0.5, dtype=torch.float64)
-    gradient = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gradient = torch.randn(
+        2, 3, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     lengths = (ascend(images, gradient) - images).flatten(1).norm(dim=1)
     torch.testing.assert_close(lengths, f64([0.217355395, 0.217355395]), rtol=0, atol=5.1e-10)
 
@@ -77,10 +79,19 @@ def student(member: int, images: Tensor) -> Tensor:
     ],
 )
 def test_step_oracle(
-    first: int, second: int, tdiv: float, sdiv: float, gradient: list[list[float]], expected: list[list[float]]
+    first: int,
+    second: int,
+    tdiv: float,
+    sdiv: float,
+    gradient: list[list[float]],
+    expected: list[list[float]],
 ) -> None:
-    assert disagreement(teacher(first, X), teacher(second, X)).item() / 2 == pytest.approx(tdiv, abs=5.1e-11)
-    assert disagreement(student(first, X), student(second, X)).item() / 2 == pytest.approx(sdiv, abs=5.1e-11)
+    assert disagreement(teacher(first, X), teacher(second, X)).item() / 2 == pytest.approx(
+        tdiv, abs=5.1e-11
+    )
+    assert disagreement(student(first, X), student(second, X)).item() / 2 == pytest.approx(
+        sdiv, abs=5.1e-11
+    )
     moved = diversify(
         X,
         lambda images: (teacher(first, images), teacher(second, images)),
@@ -93,11 +104,16 @@ def test_step_oracle(
         student(first, images), student(second, images)
     )
     (found,) = torch.autograd.grad(apart / 2, images)
-    torch.testing.assert_close(found.flatten(1), f64(gradient), rtol=0, atol=2.1e-10)  # one is printed off by two
+    # One is printed off by two
+    torch.testing.assert_close(found.flatten(1), f64(gradient), rtol=0, atol=2.1e-10)
 
 
 def test_members_that_agree_leave_it_to_the_teachers() -> None:
-    same = diversify(X, lambda images: (teacher(0, images), teacher(1, images)), lambda images: (student(0, images),) * 2)
+    same = diversify(
+        X,
+        lambda images: (teacher(0, images), teacher(1, images)),
+        lambda images: (student(0, images),) * 2,
+    )
     images = X.clone().requires_grad_()
     own = student(0, images)
     objective = disagreement(teacher(0, images), teacher(1, images)) - disagreement(own, own)
@@ -108,5 +124,9 @@ def test_members_that_agree_leave_it_to_the_teachers() -> None:
 def test_parameters_get_no_gradient_even_where_gradients_are_off() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(2, 3)).double()
     with torch.no_grad():
-        diversify(X, lambda images: (network(images), teacher(0, images)), lambda images: (network(images), teacher(1, images)))
+        diversify(
+            X,
+            lambda images: (network(images), teacher(0, images)),
+            lambda images: (network(images), teacher(1, images)),
+        )
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -1,11 +1,13 @@
-"""Last layers with noise against the oracle of the multi-head system, and as the training loop calls them."""
+"""Last layers with noise against the oracle of the multi-head system, and as the training loop
+calls them.
+"""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augmentation.draws import Draws
 from distill_ray.augmentation.augmentation import Batch, Part
+from distill_ray.augmentation.draws import Draws
 from distill_ray.methods.method import Setup, Student
 from distill_ray.methods.sampled_heads import DropoutKD, GaussianKD, SampledHeads
 from distill_ray.methods.stochastic import DropoutClassifier, GaussianClassifier
@@ -36,7 +38,9 @@ def test_gaussian_oracle() -> None:
     with torch.no_grad():
         fresh.weight.zero_()
         fresh.bias.zero_()
-    assert GaussianClassifier(fresh).divergence_from_prior().item() / 2 == pytest.approx(4.5000227, abs=5.1e-8)
+    assert GaussianClassifier(fresh).divergence_from_prior().item() / 2 == pytest.approx(
+        4.5000227, abs=5.1e-8
+    )
 
 
 def test_gaussian_samples_have_the_moments() -> None:
@@ -60,11 +64,15 @@ def test_dropout_keeps_the_mean() -> None:
     plain = nn.functional.linear(features, layer.weight, layer.bias)
     torch.testing.assert_close(samples.mean(1), plain, rtol=0, atol=0.05)
     everything = layer(features, torch.full((1, 1, 3), 0.5, dtype=torch.float64))
-    torch.testing.assert_close(everything[:, 0], nn.functional.linear(2 * features, layer.weight, layer.bias))
+    torch.testing.assert_close(
+        everything[:, 0], nn.functional.linear(2 * features, layer.weight, layer.bias)
+    )
     nothing = layer(features, torch.full((1, 1, 3), 0.4999, dtype=torch.float64))
     torch.testing.assert_close(nothing[0, 0], layer.bias)
     weight, bias = layer.drawn(20_000, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(((weight * features).sum(-1) + bias).mean(0), plain[0], rtol=0, atol=0.05)
+    torch.testing.assert_close(
+        ((weight * features).sum(-1) + bias).mean(0), plain[0], rtol=0, atol=0.05
+    )
 
 
 ANSWERS = 3 * torch.randn(3, 6, 4, generator=torch.Generator().manual_seed(1))
@@ -85,10 +93,14 @@ def plain_network(seed: int = 0) -> nn.Module:
 
 
 def batch(rows: slice = slice(0, 6), epoch: int = 1) -> Batch:
-    return Batch((Part(IMAGES[rows], LABELS[rows]),), torch.arange(6)[rows], draws=Draws(seed=0, epoch=epoch))
+    return Batch(
+        (Part(IMAGES[rows], LABELS[rows]),), torch.arange(6)[rows], draws=Draws(seed=0, epoch=epoch)
+    )
 
 
-BOTH = pytest.mark.parametrize("method", [DropoutKD(samples=5), GaussianKD(samples=5)], ids=["drop", "gauss"])
+BOTH = pytest.mark.parametrize(
+    "method", [DropoutKD(samples=5), GaussianKD(samples=5)], ids=["drop", "gauss"]
+)
 
 
 @BOTH
@@ -96,8 +108,15 @@ def test_a_step(method: SampledHeads) -> None:
     network = method.student(plain_network(), Setup(teachers=3, rows=range(60)))
     terms = method.loss(Student(network, network), batch(), Answers())
     terms["loss"].backward()
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
-    total = 0.05 * terms["loss/labels"] + 0.95 * terms["loss/teachers"] + terms.get("loss/prior", torch.tensor(0.0)) / 60
+    assert all(
+        parameter.grad is not None and parameter.grad.isfinite().all()
+        for parameter in network.parameters()
+    )
+    total = (
+        0.05 * terms["loss/labels"]
+        + 0.95 * terms["loss/teachers"]
+        + terms.get("loss/prior", torch.tensor(0.0)) / 60
+    )
     torch.testing.assert_close(terms["loss"], total)
 
 

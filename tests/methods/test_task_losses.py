@@ -1,4 +1,6 @@
-"""Regression through the methods that have it: their losses against the oracles, what they deploy, and a short training."""
+"""Regression through the methods that have it: their losses against the oracles, what they deploy,
+and a short training.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,30 @@ from torch import Tensor, nn
 from distill_ray.augmentation import Identity
 from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.job import Data, Job, Recipe, Split
-from distill_ray.methods import METHODS, DropoutKD, GaussianKD, Hydra, HydraPlus, LatentBE, Method, Supervised
+from distill_ray.methods import (
+    METHODS,
+    DropoutKD,
+    GaussianKD,
+    Hydra,
+    HydraPlus,
+    LatentBE,
+    Method,
+    Supervised,
+)
 from distill_ray.methods.method import Student
 from distill_ray.models import build_model
 from distill_ray.training import Dataset, LiveTeachers, Worker, load_network, predict, train
 from distill_ray.training.loop import make_network
 
-TEACHERS = torch.tensor([[[0.5, -0.2], [-1, 0.3]], [[0.7, 0.1], [-0.8, -0.5]], [[0.4, 0], [-1.3, 0.2]]], dtype=torch.float64)
+TEACHERS = torch.tensor(
+    [[[0.5, -0.2], [-1, 0.3]], [[0.7, 0.1], [-0.8, -0.5]], [[0.4, 0], [-1.3, 0.2]]],
+    dtype=torch.float64,
+)
 HEADS = torch.tensor([[[0.6, 0], [0.2, -0.3]], [[-0.9, 0.1], [-1.1, 0.4]]], dtype=torch.float64)
-BATCH = Batch((Part(torch.zeros(2, 1, 1, 1), torch.tensor([0.55, -1.2], dtype=torch.float64)),), torch.arange(2))
+BATCH = Batch(
+    (Part(torch.zeros(2, 1, 1, 1), torch.tensor([0.55, -1.2], dtype=torch.float64)),),
+    torch.arange(2),
+)
 
 
 class Constant(nn.Module):
@@ -42,9 +59,15 @@ class Answers:
 
 def test_losses_are_those_of_the_oracle() -> None:
     student = Student(Constant(), Constant())
-    assert Supervised().loss(student, BATCH, Answers())["loss"].item() == pytest.approx(0.0569995340, abs=1e-9)
-    assert Hydra(temperature=7).loss(student, BATCH, Answers())["loss"].item() == pytest.approx(0.5787762242, abs=1e-9)
-    terms = HydraPlus(diversity=0, temperature=7, mean_temperature=3).loss(student, BATCH, Answers())
+    assert Supervised().loss(student, BATCH, Answers())["loss"].item() == pytest.approx(
+        0.0569995340, abs=1e-9
+    )
+    assert Hydra(temperature=7).loss(student, BATCH, Answers())["loss"].item() == pytest.approx(
+        0.5787762242, abs=1e-9
+    )
+    terms = HydraPlus(diversity=0, temperature=7, mean_temperature=3).loss(
+        student, BATCH, Answers()
+    )
     assert terms["loss/aggregation"].item() == pytest.approx(0.5366598967, abs=1e-9)
     assert terms["loss"].item() == pytest.approx(0.5076462078, abs=1e-9)
 
@@ -63,7 +86,8 @@ def test_each_method_says_whether_it_is_for_regression(name: str) -> None:
         method.check_data(task="regression", real_valued=True)
     else:
         with pytest.raises(
-            ValueError, match=r"is for classification; for regression there are drop, gauss, hydra, hydra\+, super"
+            ValueError,
+            match=r"is for classification; for regression there are drop, gauss, hydra, hydra\+, super",
         ):
             method.check_data(task="regression", real_valued=True)
 
@@ -88,21 +112,46 @@ def dataset() -> Dataset:
 
 def job(method: Method) -> Job:
     recipe = Recipe(
-        model="mlp-8-8", method=method, augmentation=Identity(), epochs=12, batch_size=10, optimizer="adam", lr=0.02, precision="fp32"
+        model="mlp-8-8",
+        method=method,
+        augmentation=Identity(),
+        epochs=12,
+        batch_size=10,
+        optimizer="adam",
+        lr=0.02,
+        precision="fp32",
     )
-    data = Data(name="sine", digest="0" * 32, location="sine", label="label", split=Split(validation=20, rule="last"))
-    return Job(recipe=recipe, data=data, seed=3, teachers=("a", "b") if method.needs_teachers else ())
+    data = Data(
+        name="sine",
+        digest="0" * 32,
+        location="sine",
+        label="label",
+        split=Split(validation=20, rule="last"),
+    )
+    return Job(
+        recipe=recipe, data=data, seed=3, teachers=("a", "b") if method.needs_teachers else ()
+    )
 
 
 @pytest.mark.parametrize(
     "method",
-    [Supervised(), Hydra(heads=3, depth=1), HydraPlus(heads=2), DropoutKD(samples=4), GaussianKD(samples=4)],
+    [
+        Supervised(),
+        Hydra(heads=3, depth=1),
+        HydraPlus(heads=2),
+        DropoutKD(samples=4),
+        GaussianKD(samples=4),
+    ],
     ids=lambda method: method.name,
 )
 def test_training_evaluation_and_loading(method: Method) -> None:
     worker, shown = Worker(torch.device("cpu")), dataset()
-    networks = [make_network(dataclasses.replace(job(Supervised()), seed=seed), shown) for seed in (0, 1)]
-    running = train(job(method), shown, LiveTeachers(networks, worker.device, "fp32"), worker=worker)
+    networks = [
+        make_network(dataclasses.replace(job(Supervised()), seed=seed), shown) for seed in (0, 1)
+    ]
+    running = train(
+        job(method), shown, LiveTeachers(networks, worker.device, "fp32"), worker=worker
+    )
     records = []
     while True:
         try:
@@ -110,7 +159,9 @@ def test_training_evaluation_and_loading(method: Method) -> None:
         except StopIteration as finished:
             outcome = finished.value
             break
-    assert {"val/nll", "val/rmse", "val/mae"} <= set(records[0]) and "val/accuracy" not in records[0]
+    assert {"val/nll", "val/rmse", "val/mae"} <= set(records[0]) and "val/accuracy" not in records[
+        0
+    ]
     assert records[-1]["train/loss"] < records[0]["train/loss"]
     assert outcome.log_probabilities.shape == (20, 2)
     loaded = load_network(job(method), outcome.weights, shown)

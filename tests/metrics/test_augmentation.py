@@ -1,4 +1,6 @@
-"""T. stddev: the printed oracle, the bound that a certain teacher reaches, and how groups are formed."""
+"""T. stddev: the printed oracle, the bound that a certain teacher reaches, and how groups are
+formed.
+"""
 
 from collections.abc import Iterable
 
@@ -39,11 +41,14 @@ def test_oracle() -> None:
     means = GROUPS.mean(axis=1)
     assert_allclose(means, [[0.375, 0.45, 0.175], [0.375, 0.275, 0.35], [0.4625, 0.15, 0.3875]])
     assert_allclose(means.std(axis=0, ddof=1), [0.05051815, 0.15069284, 0.11342215], atol=5e-9)
-    assert_allclose(means.std(axis=0).mean(), 0.08563229, atol=5e-9)  # the biased deviation, which it must not be
+    # The biased deviation, which it must not be
+    assert_allclose(means.std(axis=0).mean(), 0.08563229, atol=5e-9)
 
 
 @pytest.mark.parametrize(("classes", "bound"), [(100, 0.00556215), (200, 0.00394295)])
-def test_a_certain_teacher_without_augmentation_comes_near_the_bound(classes: int, bound: float) -> None:
+def test_a_certain_teacher_without_augmentation_comes_near_the_bound(
+    classes: int, bound: float
+) -> None:
     """Independent one-hot rows, each fed as original and as copy, 5 iterations of 64 a group."""
     assert_allclose(np.sqrt((1 / classes) * (1 - 1 / classes) / 320), bound, atol=5e-9)
     generator = np.random.default_rng(0)
@@ -62,7 +67,9 @@ def test_a_certain_teacher_without_augmentation_comes_near_the_bound(classes: in
 def test_short_blocks_weigh_by_their_rows() -> None:
     rows = GROUPS.reshape(12, 3)
     uneven = feed(np.split(np.log(rows), [3, 4, 6, 8, 9]), 2)
-    expected = np.std([rows[:4].mean(axis=0), rows[4:8].mean(axis=0), rows[8:].mean(axis=0)], axis=0, ddof=1).mean()
+    expected = np.std(
+        [rows[:4].mean(axis=0), rows[4:8].mean(axis=0), rows[8:].mean(axis=0)], axis=0, ddof=1
+    ).mean()
     assert_allclose(uneven.value, expected, rtol=1e-12)
 
 
@@ -84,7 +91,9 @@ def test_one_group_has_no_deviation() -> None:
         _ = TeacherDeviation().mean_entropy
 
 
-@pytest.mark.parametrize("block", [np.zeros(3), np.zeros((2, 4)), np.zeros((0, 3)), np.full((2, 3), np.nan)])
+@pytest.mark.parametrize(
+    "block", [np.zeros(3), np.zeros((2, 4)), np.zeros((0, 3)), np.full((2, 3), np.nan)]
+)
 @pytest.mark.parametrize("before", [1, 2])
 def test_blocks_that_do_not_fit_are_refused(block: FloatArray, before: int) -> None:
     deviation = feed(np.log(GROUPS[:before]), 2)

@@ -1,4 +1,6 @@
-"""Calibration against the printed oracles of the published systems, and against independent reckoning."""
+"""Calibration against the printed oracles of the published systems, and against independent
+reckoning.
+"""
 
 from typing import Any
 
@@ -22,17 +24,24 @@ from distill_ray.metrics.calibration import (
 )
 from distill_ray.metrics.classification import FloatArray, IntegerArray
 
-# Jain, Patel & Viradiya 2022, "Improved distillation with ensemble of calibrated models", values worked out from its code.
+# Jain, Patel & Viradiya 2022, "Improved distillation with ensemble of calibrated models", values
+# worked out from its code.
 CONFIDENCES = [0.9055, 0.9075, 0.5025, 0.5085, 0.3315, 0.3385, 0.7555, 0.9985, 1.0, 0.2105]
 CORRECT = [1, 0, 1, 0, 0, 1, 1, 1, 0, 0]
 
 # LatentBE, oracle 8.11.
-LOGITS = np.array([[4, 0, 1], [0.5, 3, 2.5], [2, 2.2, -1], [-1, 0, 5], [3, 1, 0], [0, 4, 1]], np.float64)
+LOGITS = np.array(
+    [[4, 0, 1], [0.5, 3, 2.5], [2, 2.2, -1], [-1, 0, 5], [3, 1, 0], [0, 4, 1]], np.float64
+)
 LABELS = np.array([0, 2, 0, 2, 0, 2])
 
 
-def predictions(confidences: ArrayLike, correct: ArrayLike, classes: int = 40) -> tuple[FloatArray, IntegerArray]:
-    """Log-probabilities whose top class 0 has these confidences, and labels that make the predictions correct or not."""
+def predictions(
+    confidences: ArrayLike, correct: ArrayLike, classes: int = 40
+) -> tuple[FloatArray, IntegerArray]:
+    """Log-probabilities whose top class 0 has these confidences, and labels that make the
+    predictions correct or not.
+    """
     rest = (1 - np.asarray(confidences, np.float64)) / (classes - 1)
     probabilities = np.tile(rest[:, None], (1, classes))
     probabilities[:, 0] = confidences
@@ -40,10 +49,16 @@ def predictions(confidences: ArrayLike, correct: ArrayLike, classes: int = 40) -
         return np.log(probabilities), 1 - np.asarray(correct)
 
 
-def random_predictions(samples: int = 400, classes: int = 7, seed: int = 3) -> tuple[FloatArray, IntegerArray]:
+def random_predictions(
+    samples: int = 400, classes: int = 7, seed: int = 3
+) -> tuple[FloatArray, IntegerArray]:
     generator = np.random.default_rng(seed)
     logs = log_softmax(generator.normal(0, 2, (samples, classes)), axis=1)
-    return logs, np.where(generator.random(samples) < 0.6, logs.argmax(axis=1), generator.integers(0, classes, samples))
+    return logs, np.where(
+        generator.random(samples) < 0.6,
+        logs.argmax(axis=1),
+        generator.integers(0, classes, samples),
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,11 +71,17 @@ def random_predictions(samples: int = 400, classes: int = 7, seed: int = 3) -> t
         (Binning(10, "left", "fold"), 0.26075000, 0.17760038),
     ],
 )
-def test_calibrated_ensemble_oracle(binning: Binning, expected_ece: float, expected_oe: float) -> None:
+def test_calibrated_ensemble_oracle(
+    binning: Binning, expected_ece: float, expected_oe: float
+) -> None:
     found = diagram(CONFIDENCES, CORRECT, binning)
     assert_allclose([found.ece, found.oe], [expected_ece, expected_oe], atol=5e-9)
     logs, labels = predictions(CONFIDENCES, CORRECT)
-    assert_allclose([ece(logs, labels, binning), oe(logs, labels, binning)], [expected_ece, expected_oe], atol=5e-9)
+    assert_allclose(
+        [ece(logs, labels, binning), oe(logs, labels, binning)],
+        [expected_ece, expected_oe],
+        atol=5e-9,
+    )
 
 
 def test_latent_batchensemble_ece_oracle() -> None:
@@ -69,11 +90,14 @@ def test_latent_batchensemble_ece_oracle() -> None:
     assert_allclose(diagram(confidences, correct).ece, 0.2675, atol=1e-12)
     assert_allclose(score(*predictions(confidences, correct))["ece"], 0.2675, atol=1e-12)
     logs, labels = predictions(confidences, correct)
-    assert score(logs, labels)["ece"] != pytest.approx(0.2972222, abs=1e-3)  # where confidence 1 falls out of all bins
+    # Where confidence 1 falls out of all bins
+    assert score(logs, labels)["ece"] != pytest.approx(0.2972222, abs=1e-3)
 
 
 def test_multi_head_ece_oracle() -> None:
-    logs, labels = predictions([0.95, 0.85, 0.85, 0.62, 0.55, 0.35, 0.88, 0.97], [1, 1, 0, 1, 0, 0, 1, 1])
+    logs, labels = predictions(
+        [0.95, 0.85, 0.85, 0.62, 0.55, 0.35, 0.88, 0.97], [1, 1, 0, 1, 0, 0, 1, 1]
+    )
     assert_allclose(100 * ece(logs, labels, MULTI_HEAD), 24.25, atol=1e-12)
     assert_allclose(100 * ece(logs[:4], labels[:4], MULTI_HEAD), 28.25, atol=1e-12)
     assert_allclose(100 * ece(logs[4:], labels[4:], MULTI_HEAD), 26.25, atol=1e-12)
@@ -83,18 +107,26 @@ def test_multi_head_ece_oracle() -> None:
 
 def test_a_short_last_batch_weighs_as_much_as_it_holds() -> None:
     logs, labels = random_predictions(25)
-    expected = (10 * ece(logs[:10], labels[:10]) + 10 * ece(logs[10:20], labels[10:20]) + 5 * ece(logs[20:], labels[20:])) / 25
+    expected = (
+        10 * ece(logs[:10], labels[:10])
+        + 10 * ece(logs[10:20], labels[10:20])
+        + 5 * ece(logs[20:], labels[20:])
+    ) / 25
     assert_allclose(batchwise_ece(logs, labels, 10), expected)
 
 
 def test_latent_batchensemble_temperature_oracle() -> None:
-    """The system adds 1e-8 inside its logarithms, which moves the cNLL by 3e-8; this package does not."""
+    """The system adds 1e-8 inside its logarithms, which moves the cNLL by 3e-8; this package does
+    not.
+    """
     logs = log_softmax(LOGITS, axis=1)
     before = score(logs, LABELS)
     assert before["accuracy"] == 0.5
     assert_allclose([before["nll"], before["ece"]], [0.8591668691, 0.3582556536], atol=1e-10)
     temperature = fit_temperature(logs, LABELS)
-    assert_allclose(fit_temperature(np.log(np.exp(logs) + 1e-8).clip(max=0), LABELS), 1.8088250538, atol=1e-8)
+    assert_allclose(
+        fit_temperature(np.log(np.exp(logs) + 1e-8).clip(max=0), LABELS), 1.8088250538, atol=1e-8
+    )
     assert_allclose(temperature, 1.8088250538, atol=1e-7)
     smoothed = np.exp(logs[np.arange(6), LABELS])
     assert_allclose(-np.log(smoothed + 1e-8).mean(), 0.8591668195, atol=1e-10)
@@ -112,7 +144,9 @@ def test_the_temperature_is_the_minimum_of_the_nll() -> None:
         options={"xatol": 1e-10},
     )
     assert_allclose(fit_temperature(logs, labels), found.x, rtol=1e-6)
-    assert_allclose(calibrated_score(logs, labels, fit_temperature(logs, labels))["cnll"], found.fun, rtol=1e-10)
+    assert_allclose(
+        calibrated_score(logs, labels, fit_temperature(logs, labels))["cnll"], found.fun, rtol=1e-10
+    )
 
 
 def test_temperature_scaling_of_what_was_scaled_undoes_it() -> None:
@@ -130,7 +164,11 @@ def test_the_temperature_stays_within_bounds_where_the_nll_has_no_minimum() -> N
 
 def test_the_temperature_survives_impossible_classes() -> None:
     logs = log_softmax(np.concatenate([LOGITS, np.full((6, 1), -np.inf)], axis=1), axis=1)
-    assert_allclose(fit_temperature(logs, LABELS), fit_temperature(log_softmax(LOGITS, axis=1), LABELS), rtol=1e-12)
+    assert_allclose(
+        fit_temperature(logs, LABELS),
+        fit_temperature(log_softmax(LOGITS, axis=1), LABELS),
+        rtol=1e-12,
+    )
 
 
 def test_ece_and_oe_agree_with_a_plain_loop_over_bins() -> None:
@@ -172,11 +210,15 @@ def test_the_reliability_diagram_holds_what_ece_sums() -> None:
     assert_allclose(found.counts @ found.accuracy / found.samples, score(logs, labels)["accuracy"])
     filled = found.counts > 0
     edges = found.binning.edges
-    assert (found.confidence[filled] > edges[:-1][filled]).all() and (found.confidence[filled] <= edges[1:][filled]).all()
+    assert (found.confidence[filled] > edges[:-1][filled]).all() and (
+        found.confidence[filled] <= edges[1:][filled]
+    ).all()
     assert found.oe <= found.ece
 
 
-@pytest.mark.parametrize(("arguments", "field"), [((0,), "bins"), ((10, "right", "skip"), "certain")])
+@pytest.mark.parametrize(
+    ("arguments", "field"), [((0,), "bins"), ((10, "right", "skip"), "certain")]
+)
 def test_impossible_binnings_are_refused(arguments: tuple[Any, ...], field: str) -> None:
     with pytest.raises(ValueError, match=field):
         Binning(*arguments)

@@ -1,4 +1,6 @@
-"""Scores of classifiers: printed oracles, agreement with scikit-learn, and what every classification metric must do."""
+"""Scores of classifiers: printed oracles, agreement with scikit-learn, and what every
+classification metric must do.
+"""
 
 import subprocess
 import sys
@@ -30,9 +32,13 @@ METRICS: dict[str, Metric] = {
 every_metric = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 
 
-def random_predictions(classes: int, samples: int = 300, seed: int = 0) -> tuple[FloatArray, IntegerArray]:
+def random_predictions(
+    classes: int, samples: int = 300, seed: int = 0
+) -> tuple[FloatArray, IntegerArray]:
     generator = np.random.default_rng(seed)
-    return log_softmax(generator.normal(0, 3, (samples, classes)), axis=1), generator.integers(0, classes, samples)
+    return log_softmax(generator.normal(0, 3, (samples, classes)), axis=1), generator.integers(
+        0, classes, samples
+    )
 
 
 def one_hot(labels: IntegerArray, classes: int) -> FloatArray:
@@ -40,7 +46,9 @@ def one_hot(labels: IntegerArray, classes: int) -> FloatArray:
 
 
 def test_every_metric_has_a_direction_and_a_conformance_test() -> None:
-    assert set(METRICS) == {name for name, metric in DECLARED.items() if "classification" in metric.tasks}
+    assert set(METRICS) == {
+        name for name, metric in DECLARED.items() if "classification" in metric.tasks
+    }
     logs, labels = random_predictions(3)
     scores = score(logs, labels) | calibrated_score(logs, labels, 2.5)
     assert set(scores) == set(METRICS)
@@ -49,10 +57,18 @@ def test_every_metric_has_a_direction_and_a_conformance_test() -> None:
 
 def test_multi_head_oracle_of_the_mean_prediction() -> None:
     """Oracle F; its NLL has 1e-8 inside the logarithm, which moves it by about 2e-8."""
-    heads = np.array([[[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]], [[0.9, 0.05, 0.05], [0.05, 0.9, 0.05]], [[1 / 3] * 3, [1 / 3] * 3]])
+    heads = np.array(
+        [
+            [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]],
+            [[0.9, 0.05, 0.05], [0.05, 0.9, 0.05]],
+            [[1 / 3] * 3, [1 / 3] * 3],
+        ]
+    )
     mean = mean_log_probabilities(np.log(heads.transpose(1, 0, 2)))
     labels = np.array([0, 1, 2])
-    assert_allclose(-np.log(np.exp(mean[[0, 1, 2], labels]) + 1e-8).mean(), 0.7579452044, atol=1e-10)
+    assert_allclose(
+        -np.log(np.exp(mean[[0, 1, 2], labels]) + 1e-8).mean(), 0.7579452044, atol=1e-10
+    )
     assert_allclose(nll(mean, labels), 0.7579452044, atol=3e-8)
     assert_allclose(brier(mean, labels), 0.4551388889, atol=1e-10)
 
@@ -77,7 +93,9 @@ def test_the_order_of_samples_and_of_classes_does_not_matter(metric: Metric) -> 
 @every_metric
 def test_every_sample_twice_changes_nothing(metric: Metric) -> None:
     logs, labels = random_predictions(10)
-    assert_allclose(metric(np.tile(logs, (2, 1)), np.tile(labels, 2)), metric(logs, labels), rtol=1e-12)
+    assert_allclose(
+        metric(np.tile(logs, (2, 1)), np.tile(labels, 2)), metric(logs, labels), rtol=1e-12
+    )
 
 
 @every_metric
@@ -118,12 +136,16 @@ def test_being_certain_and_wrong_is_the_worst(metric: Metric) -> None:
 def test_agreement_with_scikit_learn() -> None:
     logs, labels = random_predictions(6)
     assert_allclose(accuracy(logs, labels), accuracy_score(labels, logs.argmax(axis=1)))
-    assert_allclose(nll(logs, labels), log_loss(labels, np.exp(logs), labels=np.arange(6)), rtol=1e-12)
+    assert_allclose(
+        nll(logs, labels), log_loss(labels, np.exp(logs), labels=np.arange(6)), rtol=1e-12
+    )
 
 
 def test_brier_of_two_classes_is_twice_that_of_scikit_learn() -> None:
     logs, labels = random_predictions(2)
-    assert_allclose(brier(logs, labels), 2 * brier_score_loss(labels, np.exp(logs[:, 1])), rtol=1e-12)
+    assert_allclose(
+        brier(logs, labels), 2 * brier_score_loss(labels, np.exp(logs[:, 1])), rtol=1e-12
+    )
 
 
 def test_brier_sums_over_classes() -> None:
@@ -154,13 +176,17 @@ def test_a_label_of_probability_0_has_infinite_nll() -> None:
         (np.log([[0.5, 0.5]]), [0.0], "labels"),
     ],
 )
-def test_wrong_arguments_are_named(metric: Metric, logs: ArrayLike, labels: ArrayLike, argument: str) -> None:
+def test_wrong_arguments_are_named(
+    metric: Metric, logs: ArrayLike, labels: ArrayLike, argument: str
+) -> None:
     with pytest.raises(ValueError, match=f"^{argument}: "):
         metric(logs, labels)
 
 
 def test_importing_metrics_imports_neither_torch_nor_scipy() -> None:
-    """They are scored after every epoch and checked in study files, by processes that should start at once."""
+    """They are scored after every epoch and checked in study files, by processes that should start
+    at once.
+    """
     program = """
 import pkgutil, sys
 import distill_ray.metrics as metrics
@@ -168,5 +194,7 @@ for module in pkgutil.iter_modules(metrics.__path__):
     __import__(f"distill_ray.metrics.{module.name}")
 print(*sorted({name.split(".")[0] for name in sys.modules} & {"torch", "scipy", "sklearn", "pandas", "ray", "mlflow"}))
 """
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     assert found.stdout.strip() == ""

@@ -1,4 +1,6 @@
-"""The three correlations against every coefficient and p-value that the good-augmentation system published."""
+"""The three correlations against every coefficient and p-value that the good-augmentation system
+published.
+"""
 
 from dataclasses import astuple
 
@@ -9,8 +11,9 @@ from numpy.typing import ArrayLike
 
 from distill_ray.metrics.correlation import correlate
 
-# T. stddev and student test loss in the order identity, flip, crop-flip, cutout, autoaugment, mixup, cutmix, cutmixpick by the
-# student's and by the teacher's entropy; then coefficient and p-value in percent of Pearson, Spearman and Kendall.
+# T. stddev and student test loss in the order identity, flip, crop-flip, cutout, autoaugment,
+# mixup, cutmix, cutmixpick by the student's and by the teacher's entropy; then coefficient and
+# p-value in percent of Pearson, Spearman and Kendall.
 PUBLISHED: dict[str, tuple[list[float], list[float], list[tuple[float, float]]]] = {
     "cifar-100 wrn_40_2/wrn_16_2": (
         [0.005473, 0.005471, 0.005410, 0.005255, 0.005110, 0.004988, 0.004719, 0.004400, 0.004154],
@@ -79,7 +82,11 @@ def test_published_correlations(pair: str) -> None:
             *PUBLISHED["cifar-100 wrn_40_2/wrn_16_2"][:2],
             [(0.95810435, 4.75668661e-5), (0.96666667, 2.15503127e-5), (0.88888889, 2.42504409e-4)],
         ),
-        ([1, 2, 3, 4, 5], [2, 1.5, 3.5, 3, 5], [(0.86602540, 0.05766889), (0.8, 0.10408804), (0.6, 0.23333333)]),
+        (
+            [1, 2, 3, 4, 5],
+            [2, 1.5, 3.5, 3, 5],
+            [(0.86602540, 0.05766889), (0.8, 0.10408804), (0.6, 0.23333333)],
+        ),
         (
             [1, 2, 2, 4, 5, 6],
             [1, 3, 2, 2, 6, 5],

@@ -1,4 +1,6 @@
-"""Regression measures: oracle C and F of the multi-head system, and agreement with scikit-learn and SciPy."""
+"""Regression measures: oracle C and F of the multi-head system, and agreement with scikit-learn and
+SciPy.
+"""
 
 from collections.abc import Callable
 
@@ -8,7 +10,13 @@ from numpy.testing import assert_allclose
 from scipy import stats
 from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
-from distill_ray.metrics import final_score, fit_temperature, mean_prediction, score, validation_score
+from distill_ray.metrics import (
+    final_score,
+    fit_temperature,
+    mean_prediction,
+    score,
+    validation_score,
+)
 from distill_ray.metrics.classification import FloatArray
 from distill_ray.metrics.regression import gaussian_nll, losses, mae, mixture, rmse
 from distill_ray.metrics.uncertainty import Uncertainty
@@ -38,7 +46,9 @@ def test_decomposition_and_likelihood_oracle() -> None:
     assert_allclose(deviation.total, [0.9989830948, 1.0595269739], atol=1e-10)
     assert_allclose(deviation.aleatoric, [0.9872354787, 1.0292055553], atol=1e-10)
     assert_allclose(deviation.epistemic, [0.1527525232, 0.2516611478], atol=1e-10)
-    assert_allclose(gaussian_nll(mean, deviation.total, TARGETS, constant=False), 0.0346582040, atol=1e-10)
+    assert_allclose(
+        gaussian_nll(mean, deviation.total, TARGETS, constant=False), 0.0346582040, atol=1e-10
+    )
     assert_allclose(gaussian_nll(mean, deviation.total, TARGETS), 0.9535967372, atol=1e-10)
     assert_allclose(rmse(mean, TARGETS), 0.1184389200, atol=1e-10)
     assert_allclose(mae(mean, TARGETS), 0.0916666667, atol=1e-10)
@@ -47,17 +57,32 @@ def test_decomposition_and_likelihood_oracle() -> None:
 def test_a_single_member_has_no_epistemic_uncertainty() -> None:
     mean, deviation = mixture([[1.0, 2.0]], [[4.0, 9.0]])
     assert mean.tolist() == [1, 2]
-    assert (deviation.total.tolist(), deviation.aleatoric.tolist(), deviation.epistemic.tolist()) == ([2, 3], [2, 3], [0, 0])
+    assert (
+        deviation.total.tolist(),
+        deviation.aleatoric.tolist(),
+        deviation.epistemic.tolist(),
+    ) == ([2, 3], [2, 3], [0, 0])
 
 
 def test_agreement_with_scikit_learn_and_scipy() -> None:
     generator = np.random.default_rng(0)
-    mean, targets, deviation = generator.normal(size=50), generator.normal(size=50), generator.uniform(0.5, 2, 50)
+    mean, targets, deviation = (
+        generator.normal(size=50),
+        generator.normal(size=50),
+        generator.uniform(0.5, 2, 50),
+    )
     assert_allclose(rmse(mean, targets), root_mean_squared_error(targets, mean))
     assert_allclose(mae(mean, targets), mean_absolute_error(targets, mean))
-    assert_allclose(gaussian_nll(mean, deviation, targets), -stats.norm.logpdf(targets, mean, deviation).mean())
+    assert_allclose(
+        gaussian_nll(mean, deviation, targets), -stats.norm.logpdf(targets, mean, deviation).mean()
+    )
     assert all(
-        type(value) is float for value in (rmse(mean, targets), mae(mean, targets), gaussian_nll(mean, deviation, targets))
+        type(value) is float
+        for value in (
+            rmse(mean, targets),
+            mae(mean, targets),
+            gaussian_nll(mean, deviation, targets),
+        )
     )
 
 
@@ -85,19 +110,27 @@ TRUTH = np.array([0.55, -1.2])
 def test_members_together_are_scored_as_the_oracle_says() -> None:
     together = mean_prediction(list(MEMBERS), TRUTH)
     np.testing.assert_allclose(together[:, 0], [0.5333333333, -1.0333333333], atol=5.1e-11)
-    np.testing.assert_allclose(np.exp(together[:, 1] / 2), [0.9989830948, 1.0595269739], atol=5.1e-9)
+    np.testing.assert_allclose(
+        np.exp(together[:, 1] / 2), [0.9989830948, 1.0595269739], atol=5.1e-9
+    )
     scores = score(together, TRUTH)
-    assert scores == pytest.approx({"nll": 0.0346582040, "rmse": 0.1184389200, "mae": 0.0916666667}, abs=1e-8)
+    assert scores == pytest.approx(
+        {"nll": 0.0346582040, "rmse": 0.1184389200, "mae": 0.0916666667}, abs=1e-8
+    )
     assert validation_score(together, TRUTH) == scores
     assert final_score(together, TRUTH, fit_temperature(together, TRUTH)) == scores
     per_sample = losses(together, TRUTH)
-    assert {name: values.mean() for name, values in per_sample.items()} == pytest.approx({n: scores[n] for n in ("nll", "mae")})
+    assert {name: values.mean() for name, values in per_sample.items()} == pytest.approx(
+        {n: scores[n] for n in ("nll", "mae")}
+    )
 
 
 def test_shares_of_members() -> None:
     alone = mean_prediction([MEMBERS[0]], TRUTH)
     np.testing.assert_allclose(alone, MEMBERS[0])
-    np.testing.assert_allclose(mean_prediction(list(MEMBERS), TRUTH, [2, 2, 2]), mean_prediction(list(MEMBERS), TRUTH))
+    np.testing.assert_allclose(
+        mean_prediction(list(MEMBERS), TRUTH, [2, 2, 2]), mean_prediction(list(MEMBERS), TRUTH)
+    )
     tilted = mean_prediction(list(MEMBERS[:2]), TRUTH, [3, 1])
     np.testing.assert_allclose(tilted[:, 0], 0.75 * MEMBERS[0, :, 0] + 0.25 * MEMBERS[1, :, 0])
 

@@ -1,4 +1,6 @@
-"""Uncertainty, its sources and what it reveals: printed oracles, closed forms against samples, agreement with libraries."""
+"""Uncertainty, its sources and what it reveals: printed oracles, closed forms against samples,
+agreement with libraries.
+"""
 
 from collections.abc import Callable
 
@@ -10,14 +12,26 @@ from scipy.special import log_softmax
 from sklearn.metrics import roc_auc_score
 
 from distill_ray.metrics.classification import FloatArray
-from distill_ray.metrics.uncertainty import auroc, decompose, decompose_dirichlet, entropy, total_variation
+from distill_ray.metrics.uncertainty import (
+    auroc,
+    decompose,
+    decompose_dirichlet,
+    entropy,
+    total_variation,
+)
 
 # Oracle F of the multi-head system, [sample][head][class].
-HEADS = [[[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]], [[0.9, 0.05, 0.05], [0.05, 0.9, 0.05]], [[1 / 3] * 3, [1 / 3] * 3]]
+HEADS = [
+    [[0.7, 0.2, 0.1], [0.6, 0.3, 0.1]],
+    [[0.9, 0.05, 0.05], [0.05, 0.9, 0.05]],
+    [[1 / 3] * 3, [1 / 3] * 3],
+]
 
 
 def members(classes: int, count: int = 4, samples: int = 50, seed: int = 0) -> FloatArray:
-    return np.asarray(log_softmax(np.random.default_rng(seed).normal(0, 2, (count, samples, classes)), axis=-1))
+    return np.asarray(
+        log_softmax(np.random.default_rng(seed).normal(0, 2, (count, samples, classes)), axis=-1)
+    )
 
 
 def test_multi_head_decomposition_oracle() -> None:
@@ -25,10 +39,12 @@ def test_multi_head_decomposition_oracle() -> None:
     assert_allclose(found.total, [0.8568409950, 0.8570050649, 1.0986122887], atol=1e-10)
     assert_allclose(found.aleatoric, [0.8498821387, 0.3943976914, 1.0986122887], atol=1e-10)
     heads = np.asarray(HEADS)
-    smoothed = [-(each * np.log(each + 1e-8)).sum(-1) for each in (heads.mean(1), heads)]  # as published
+    # As published
+    smoothed = [-(each * np.log(each + 1e-8)).sum(-1) for each in (heads.mean(1), heads)]
     assert_allclose(smoothed[0], [0.8568409650, 0.8570050349, 1.0986122587], atol=1e-10)
     assert_allclose(smoothed[1].mean(1), [0.8498821087, 0.3943976614, 1.0986122587], atol=1e-10)
-    assert_allclose(found.epistemic, [0.0069588563, 0.4626073734, 0], atol=1.01e-10)  # printed with 1e-8 in the logarithms
+    # Printed with 1e-8 in the logarithms
+    assert_allclose(found.epistemic, [0.0069588563, 0.4626073734, 0], atol=1.01e-10)
 
 
 def test_dirichlet_oracle() -> None:
@@ -41,7 +57,14 @@ def test_dirichlet_oracle() -> None:
 
 def test_good_augmentation_pick_entropies() -> None:
     teacher = [[4, 0, 0], [1, 0.9, 0.8], [2, 1, 0], [0, 3, 2.5], [0.5, 0.4, 0], [3, 2.9, -1]]
-    student = [[1.5, 0, 0.2], [2, 0.1, 0], [0.3, 0.2, 0.1], [0, 4, 1], [1, 1.2, 0.9], [0.4, 2, -0.5]]
+    student = [
+        [1.5, 0, 0.2],
+        [2, 0.1, 0],
+        [0.3, 0.2, 0.1],
+        [0, 4, 1],
+        [1, 1.2, 0.9],
+        [0.4, 2, -0.5],
+    ]
     expected_teacher = [0.17732368, 1.09528727, 0.83239558, 0.77786967, 1.07761434, 0.73911076]
     expected_student = [0.86322550, 0.68250684, 1.09528727, 0.27431307, 1.09063561, 0.66137900]
     assert_allclose(entropy(log_softmax(teacher, axis=1)), expected_teacher, atol=5.01e-9)
@@ -72,13 +95,19 @@ def test_members_that_agree_are_not_uncertain_of_the_model() -> None:
 def test_members_that_are_certain_of_different_classes_are_wholly_epistemic() -> None:
     with np.errstate(divide="ignore"):
         found = decompose(np.log(np.eye(3))[:, None, :])
-    assert_allclose([found.total[0], found.aleatoric[0], found.epistemic[0]], [np.log(3), 0, np.log(3)], atol=1e-12)
+    assert_allclose(
+        [found.total[0], found.aleatoric[0], found.epistemic[0]],
+        [np.log(3), 0, np.log(3)],
+        atol=1e-12,
+    )
 
 
 def test_entropy_agrees_with_scipy_even_where_probabilities_vanish() -> None:
     probabilities = np.array([[0.2, 0.8, 0.0], [1.0, 0.0, 0.0], [0.3, 0.3, 0.4]])
     with np.errstate(divide="ignore"):
-        assert_allclose(entropy(np.log(probabilities)), stats.entropy(probabilities, axis=1), atol=1e-15)
+        assert_allclose(
+            entropy(np.log(probabilities)), stats.entropy(probabilities, axis=1), atol=1e-15
+        )
     assert entropy(np.array([0.0, -2000.0])) == 0
 
 
@@ -108,7 +137,9 @@ def test_total_variation_of_the_extremes() -> None:
     values = np.linspace(0, 1, 40)
     assert total_variation(values, values[::-1], 1) == 0
     assert total_variation([0.1, 0.2], [0.8], 1) == 1
-    assert total_variation([-1e-9, 1 + 1e-9], [0, 1], 1) == 0, "rounding past the ends must not lose samples"
+    assert total_variation([-1e-9, 1 + 1e-9], [0, 1], 1) == 0, (
+        "rounding past the ends must not lose samples"
+    )
 
 
 @pytest.mark.parametrize(

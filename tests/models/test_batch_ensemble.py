@@ -8,7 +8,13 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from distill_ray.models import build_model, check_batch_ensemble
-from distill_ray.models.batch_ensemble import BatchEnsemble, BatchEnsembleLayer, MergedBias, MergeRule, to_batch_ensemble
+from distill_ray.models.batch_ensemble import (
+    BatchEnsemble,
+    BatchEnsembleLayer,
+    MergedBias,
+    MergeRule,
+    to_batch_ensemble,
+)
 from distill_ray.models.network import Architecture, Network, Normalise
 
 
@@ -25,7 +31,12 @@ def linear_network() -> Network:
     with torch.no_grad():
         classifier.weight.copy_(exactly([1, 0, 2], [-1, 3, 0.5]).T)
         classifier.bias.copy_(exactly(0.1, -0.2, 0.3))
-    return Network("linear", 0, Normalise([0, 0], [1, 1]).double(), Architecture(nn.Sequential(nn.Flatten()), classifier))
+    return Network(
+        "linear",
+        0,
+        Normalise([0, 0], [1, 1]).double(),
+        Architecture(nn.Sequential(nn.Flatten()), classifier),
+    )
 
 
 def classifier_of(student: BatchEnsemble) -> BatchEnsembleLayer:
@@ -69,18 +80,29 @@ def test_layer(toy: BatchEnsemble) -> None:
             [[1.125, 0, 2.25], [-2.25, 3.375, 1.125]],
             [[-3.225, 6.6, 4.95], [-2.1, 1.5375, -1.2375]],
         ),
-        ("mean-of-products", "kept", [[1, 0, 2.5], [-2, 3.75, 1.25]], [[-2.9, 7.3, 5.3], [-1.9, 1.675, -1.575]]),
+        (
+            "mean-of-products",
+            "kept",
+            [[1, 0, 2.5], [-2, 3.75, 1.25]],
+            [[-2.9, 7.3, 5.3], [-1.9, 1.675, -1.575]],
+        ),
     ],
 )
 def test_merged_layer(
-    toy: BatchEnsemble, rule: MergeRule, bias: MergedBias, weight: list[list[float]], expected: list[list[float]]
+    toy: BatchEnsemble,
+    rule: MergeRule,
+    bias: MergedBias,
+    weight: list[list[float]],
+    expected: list[list[float]],
 ) -> None:
     merged = toy.merge(rule, bias)
     close(merged.classifier.weight, exactly(*weight).T)
     close(merged(IMAGES), exactly(*expected))
 
 
-def test_weight_decay_draws_scales_to_one_and_their_gradient_is_that_of_their_own_member(toy: BatchEnsemble) -> None:
+def test_weight_decay_draws_scales_to_one_and_their_gradient_is_that_of_their_own_member(
+    toy: BatchEnsemble,
+) -> None:
     layer = classifier_of(toy)
     toy(IMAGES).square().mean().backward()
     alone = copy.deepcopy(toy)
@@ -110,7 +132,9 @@ def test_gradient_of_a_scale_is_that_of_a_network_of_its_own(toy: BatchEnsemble)
             layer.s_offset[1, 2] += sign * step
             values.append(toy(IMAGES)[:, 1].square().mean().item())
             layer.s_offset[1, 2] -= sign * step
-    assert layer.s_offset.grad[1, 2].item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-6)
+    assert layer.s_offset.grad[1, 2].item() == pytest.approx(
+        (values[0] - values[1]) / (2 * step), rel=1e-6
+    )
 
 
 def filled(network: Network) -> BatchEnsemble:
@@ -119,8 +143,14 @@ def filled(network: Network) -> BatchEnsemble:
         if isinstance(layer, BatchEnsembleLayer):
             member = torch.arange(4, dtype=torch.float64)[:, None]
             with torch.no_grad():
-                layer.r_offset.copy_(0.1 * torch.sin(member + 0.5 * torch.arange(layer.r.shape[1], dtype=torch.float64)))
-                layer.s_offset.copy_(0.1 * torch.cos(member + 0.3 * torch.arange(layer.s.shape[1], dtype=torch.float64)))
+                layer.r_offset.copy_(
+                    0.1
+                    * torch.sin(member + 0.5 * torch.arange(layer.r.shape[1], dtype=torch.float64))
+                )
+                layer.s_offset.copy_(
+                    0.1
+                    * torch.cos(member + 0.3 * torch.arange(layer.s.shape[1], dtype=torch.float64))
+                )
     return student
 
 
@@ -137,12 +167,16 @@ def test_whole_network_in_evaluation(filled_network: Network, two_images: Tensor
     close(student.logits_of(two_images, (3, 1)), logits[:, [3, 1]])
     close(
         student.merge()(two_images)[:, :3],
-        exactly([8.353880691, -5.953403443, -0.634684435], [5.243947212, -5.237251849, 0.046788011]),
+        exactly(
+            [8.353880691, -5.953403443, -0.634684435], [5.243947212, -5.237251849, 0.046788011]
+        ),
         atol=2e-9,
     )
     close(
         student.merge(bias="scaled")(two_images)[:, :3],
-        exactly([8.354216098, -5.953985512, -0.633688272], [5.244282619, -5.237833917, 0.047784174]),
+        exactly(
+            [8.354216098, -5.953985512, -0.633688272], [5.244282619, -5.237833917, 0.047784174]
+        ),
         atol=2e-9,
     )
 
@@ -165,7 +199,9 @@ def test_whole_network_in_training(filled_network: Network, two_images: Tensor) 
 
 def test_parameters_of_the_published_student() -> None:
     with torch.device("meta"):
-        student = to_batch_ensemble(build_model("pre-wrn-28-4", num_classes=100, image_shape=(3, 32, 32), seed=0), 4)
+        student = to_batch_ensemble(
+            build_model("pre-wrn-28-4", num_classes=100, image_shape=(3, 32, 32), seed=0), 4
+        )
     assert len(list(student.parameters())) == 138
     assert sum(parameter.numel() for parameter in student.parameters()) == 5_904_016
     assert sum(isinstance(module, BatchEnsembleLayer) for module in student.modules()) == 29
@@ -180,7 +216,9 @@ TRANSFORMABLE = {
 @pytest.mark.parametrize(("name", "side"), TRANSFORMABLE.items())
 def test_members_start_as_the_network_and_merge_back_to_it(name: str, side: int) -> None:
     network = build_model(name, num_classes=3, image_shape=(1, side, side), seed=0).double().eval()
-    images = torch.rand(2, 1, side, side, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    images = torch.rand(
+        2, 1, side, side, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     torch.manual_seed(1)
     state = torch.get_rng_state()
     student = to_batch_ensemble(network, 2).eval()
@@ -192,7 +230,9 @@ def test_members_start_as_the_network_and_merge_back_to_it(name: str, side: int)
     merged = student.merge()
     assert type(merged) is Network and merged.state_dict().keys() == network.state_dict().keys()
     torch.testing.assert_close(merged(images), network(images))
-    assert set(network.state_dict()) < {path.removeprefix("network.") for path in student.state_dict()}
+    assert set(network.state_dict()) < {
+        path.removeprefix("network.") for path in student.state_dict()
+    }
 
     student.train()(images).square().sum().backward()
     assert all(parameter.grad is not None for parameter in student.parameters())
@@ -209,7 +249,11 @@ def test_scales_go_where_they_belong(name: str) -> None:
             for offset in (layer.r_offset, layer.s_offset):
                 offset.data.copy_(0.3 * torch.randn(offset.shape, generator=generator))
     images = torch.rand(2, 3, 16, 16, generator=generator, dtype=torch.float64)
-    scales = {path: layer for path, layer in student.network.named_modules() if isinstance(layer, BatchEnsembleLayer)}
+    scales = {
+        path: layer
+        for path, layer in student.network.named_modules()
+        if isinstance(layer, BatchEnsembleLayer)
+    }
 
     def scaled(layer: nn.Module, scale: BatchEnsembleLayer, member: int) -> None:
         def around(given: Tensor, vector: Tensor) -> Tensor:
@@ -239,13 +283,20 @@ def test_channels_last_is_kept() -> None:
     kept: list[bool] = []
     for layer in student.modules():
         if isinstance(layer, BatchEnsembleLayer) and layer.convolution:
-            layer.register_forward_hook(lambda _, given, made: kept.append(given[0].stride(1) == made.stride(1) == 1))
+            layer.register_forward_hook(
+                lambda _, given, made: kept.append(given[0].stride(1) == made.stride(1) == 1)
+            )
     student(torch.rand(2, 3, 8, 8).to(memory_format=torch.channels_last))
     assert len(kept) == 10 and all(kept)
 
 
-@pytest.mark.parametrize("architecture", ["vit_b_32", "swin_t", "swin_v2_t", "convnext_tiny", "maxvit_t", "mnasnet0_5", "vgg11"])
-def test_networks_that_cannot_be_transformed_are_refused_with_and_without_torch(architecture: str) -> None:
+@pytest.mark.parametrize(
+    "architecture",
+    ["vit_b_32", "swin_t", "swin_v2_t", "convnext_tiny", "maxvit_t", "mnasnet0_5", "vgg11"],
+)
+def test_networks_that_cannot_be_transformed_are_refused_with_and_without_torch(
+    architecture: str,
+) -> None:
     name = f"torchvision/{architecture}"
     with torch.device("meta"):
         network = build_model(name, num_classes=2, image_shape=(3, 224, 224), seed=0)

@@ -45,7 +45,9 @@ def test_wrong_name_is_explained(name: str, sentence: str) -> None:
 
 def test_statistics_need_one_value_per_channel() -> None:
     with pytest.raises(ValueError, match="one value for each of 3 channels, found 1 and 3"):
-        build_model("wrn-10-1", num_classes=10, image_shape=(3, 8, 8), seed=0, mean=[0.5], std=[1, 1, 1])
+        build_model(
+            "wrn-10-1", num_classes=10, image_shape=(3, 8, 8), seed=0, mean=[0.5], std=[1, 1, 1]
+        )
 
 
 def test_another_package_adds_a_family(monkeypatch: pytest.MonkeyPatch) -> None:

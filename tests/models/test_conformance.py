@@ -40,7 +40,14 @@ def built(name: str, side: int, channels: int = 3, num_classes: int = 5) -> Netw
 @functools.cache
 def _built(name: str, side: int, channels: int = 3, num_classes: int = 5, seed: int = 0) -> Network:
     mean, std = [0.4, 0.5, 0.6][:channels], [0.2, 0.3, 0.25][:channels]
-    return build_model(name, num_classes=num_classes, image_shape=(channels, side, side), seed=seed, mean=mean, std=std)
+    return build_model(
+        name,
+        num_classes=num_classes,
+        image_shape=(channels, side, side),
+        seed=seed,
+        mean=mean,
+        std=std,
+    )
 
 
 def images(side: int, channels: int = 3, count: int = 4) -> Tensor:
@@ -48,13 +55,17 @@ def images(side: int, channels: int = 3, count: int = 4) -> Tensor:
 
 
 @pytest.mark.parametrize(("channels", "num_classes"), [(1, 10), (3, 2)])
-def test_logits_for_any_channels_and_classes(name: str, side: int, channels: int, num_classes: int) -> None:
+def test_logits_for_any_channels_and_classes(
+    name: str, side: int, channels: int, num_classes: int
+) -> None:
     net = built(name, side, channels, num_classes).eval()
     logits = net(images(side, channels))
     assert logits.shape == (4, num_classes)
     assert logits.dtype == torch.float32
     assert isinstance(net.classifier, torch.nn.Linear)
-    torch.testing.assert_close(logits, net.classifier(net.features(net.normalise(images(side, channels)))))
+    torch.testing.assert_close(
+        logits, net.classifier(net.features(net.normalise(images(side, channels))))
+    )
 
 
 def test_the_smallest_images_that_its_family_allows(name: str, side: int) -> None:
@@ -85,7 +96,11 @@ def test_weights_are_a_function_of_the_seed(name: str, side: int) -> None:
 def test_gradients_reach_every_parameter(name: str, side: int) -> None:
     net = built(name, side).double()
     net(images(side).double()).square().sum().backward()
-    idle = [key for key, parameter in net.named_parameters() if parameter.grad is None or not parameter.grad.any()]
+    idle = [
+        key
+        for key, parameter in net.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
+    ]
     assert idle == []
 
 
@@ -103,10 +118,14 @@ def test_channels_last_changes_nothing_and_is_kept(name: str, side: int) -> None
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(
-                lambda _, given, made: kept.append(is_channels_last(given[0]) and is_channels_last(made))
+                lambda _, given, made: kept.append(
+                    is_channels_last(given[0]) and is_channels_last(made)
+                )
             )
     net = net.to(memory_format=torch.channels_last)
-    torch.testing.assert_close(net(images(side).double().to(memory_format=torch.channels_last)), contiguous)
+    torch.testing.assert_close(
+        net(images(side).double().to(memory_format=torch.channels_last)), contiguous
+    )
     assert all(kept)
 
 
@@ -117,11 +136,16 @@ def is_channels_last(maps: Tensor) -> bool:
 def test_images_do_not_influence_each_other_in_evaluation(name: str, side: int) -> None:
     net = built(name, side).double().eval()
     together = net(images(side).double())
-    torch.testing.assert_close(torch.cat([net(image[None]) for image in images(side).double()]), together)
+    torch.testing.assert_close(
+        torch.cat([net(image[None]) for image in images(side).double()]), together
+    )
 
 
 def test_normalisation_comes_first(name: str, side: int) -> None:
     net = built(name, side).eval()
-    mean, std = torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1), torch.tensor([0.2, 0.3, 0.25]).view(3, 1, 1)
+    mean, std = (
+        torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1),
+        torch.tensor([0.2, 0.3, 0.25]).view(3, 1, 1),
+    )
     expected = net.classifier(net.features((images(side) - mean) / std))
     torch.testing.assert_close(net(images(side)), expected)

@@ -20,7 +20,11 @@ def parameters(module: nn.Module) -> int:
 
 
 def weighted_parameters(network: Network) -> int:
-    return sum(parameters(module) for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    return sum(
+        parameters(module)
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    )
 
 
 @pytest.mark.parametrize(
@@ -106,7 +110,10 @@ SIZES = {name: size for family in model_families() for name, size in family.size
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_that_the_catalogue_states(name: str) -> None:
     network = outlined(name, 100, (3, 32, 32))
-    assert Size(parameters(network), count_operations(network, (3, 32, 32)).multiply_adds) == SIZES[name]
+    assert (
+        Size(parameters(network), count_operations(network, (3, 32, 32)).multiply_adds)
+        == SIZES[name]
+    )
 
 
 def test_multiply_adds_of_the_latent_batch_ensemble_network() -> None:

@@ -19,11 +19,15 @@ SHAPES: dict[str, Callable[[Network], nn.Module]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", ["wrn-10-1", "pre-wrn-10-1", "shuffle-v2", "resnet8", "lenet-4-6-mlp-12"])
+@pytest.mark.parametrize(
+    "name", ["wrn-10-1", "pre-wrn-10-1", "shuffle-v2", "resnet8", "lenet-4-6-mlp-12"]
+)
 def test_logits_are_near_and_gradients_reach_every_parameter(name: str, shape: str) -> None:
     network = SHAPES[shape](build_model(name, num_classes=3, image_shape=(3, 8, 8), seed=0))
     network = network.to(memory_format=torch.channels_last)
-    images = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(memory_format=torch.channels_last)
+    images = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(
+        memory_format=torch.channels_last
+    )
     exact = network.eval()(images)
     with torch.autocast("cpu", torch.bfloat16):
         rounded = network(images)

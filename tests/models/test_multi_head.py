@@ -1,4 +1,6 @@
-"""Networks with several heads, against the parameter and operation counts of Hydra+ and against separate networks."""
+"""Networks with several heads, against the parameter and operation counts of Hydra+ and against
+separate networks.
+"""
 
 import copy
 
@@ -24,7 +26,9 @@ HYDRA = {
 def student(task: str, heads: int) -> MultiHead:
     name, outputs, image_shape, depth = HYDRA[task]
     with torch.device("meta"):
-        return to_multi_head(build_model(name, num_classes=outputs, image_shape=image_shape, seed=0), heads, depth)
+        return to_multi_head(
+            build_model(name, num_classes=outputs, image_shape=image_shape, seed=0), heads, depth
+        )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +66,9 @@ def test_operations(task: str, core: int, head: int) -> None:
         assert count_operations(student(task, heads), HYDRA[task][2]).total == core + heads * head
 
 
-@pytest.mark.parametrize(("task", "terms"), [("spiral", 206), ("regress", 104), ("svhn", 532), ("cifar", 660)])
+@pytest.mark.parametrize(
+    ("task", "terms"), [("spiral", 206), ("regress", 104), ("svhn", 532), ("cifar", 660)]
+)
 def test_rows_of_the_head_weights(task: str, terms: int) -> None:
     rows = 0
     for weight, bias in student(task, 3).head_weights():
@@ -88,7 +94,9 @@ CASES = [
 def whole(network: Network, multi: MultiHead, head: int) -> nn.Sequential:
     """Trunk and one head of `multi` as a plain chain of modules."""
     template = copy.deepcopy(multi.heads)
-    single = copy.deepcopy(nn.Sequential(*[*network.features, network.classifier][-len(template) :]))
+    single = copy.deepcopy(
+        nn.Sequential(*[*network.features, network.classifier][-len(template) :])
+    )
     state = {}
     for name, value in multi.heads.state_dict().items():
         state[name] = value.unflatten(0, (multi.members, -1))[head] if value.dim() else value
@@ -105,7 +113,9 @@ def gradient(module: nn.Module, path: str) -> Tensor:
 @pytest.mark.parametrize(("name", "side", "depth"), CASES)
 def test_heads_are_those_of_separate_networks(name: str, side: int, depth: int) -> None:
     network = build_model(name, num_classes=3, image_shape=(1, side, side), seed=0).double()
-    images = torch.rand(4, 1, side, side, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    images = torch.rand(
+        4, 1, side, side, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     torch.manual_seed(1)
     state = torch.get_rng_state()
     multi = to_multi_head(network, 2, depth)
@@ -156,11 +166,15 @@ def test_first_head_is_the_network_and_the_others_are_drawn_by_its_rule_and_seed
     torch.testing.assert_close(three(images)[:, :2], two(images))
     for weight, bias in three.head_weights():
         deviation = weight.flatten(1).std(1)
-        torch.testing.assert_close(deviation, torch.full((3,), (2 / weight[0, 0].numel()) ** 0.5), rtol=0.1, atol=0)
+        torch.testing.assert_close(
+            deviation, torch.full((3,), (2 / weight[0, 0].numel()) ** 0.5), rtol=0.1, atol=0
+        )
         assert bias is None or not bias.any()
         assert not torch.equal(weight[0], weight[1]) and not torch.equal(weight[1], weight[2])
     other = build_model("pre-wrn-10-4", num_classes=10, image_shape=(3, 8, 8), seed=1)
-    assert not torch.equal(next(to_multi_head(other, 2, 1).head_weights())[0][1], next(two.head_weights())[0][1])
+    assert not torch.equal(
+        next(to_multi_head(other, 2, 1).head_weights())[0][1], next(two.head_weights())[0][1]
+    )
 
 
 def test_weights_survive_safetensors_and_channels_last() -> None:
@@ -168,12 +182,19 @@ def test_weights_survive_safetensors_and_channels_last() -> None:
     images = torch.rand(2, 1, 8, 8)
     multi = to_multi_head(network, 3, 2).to(memory_format=torch.channels_last)
     multi(images)
-    other = to_multi_head(build_model("wrn-10-1", num_classes=3, image_shape=(1, 8, 8), seed=1), 3, 2)
-    other.load_state_dict(load(save({name: value.contiguous() for name, value in multi.state_dict().items()})))
+    other = to_multi_head(
+        build_model("wrn-10-1", num_classes=3, image_shape=(1, 8, 8), seed=1), 3, 2
+    )
+    other.load_state_dict(
+        load(save({name: value.contiguous() for name, value in multi.state_dict().items()}))
+    )
     torch.testing.assert_close(other.eval()(images), multi.eval()(images))
 
 
-@pytest.mark.parametrize("name", [*SMALL, "resnet50", "resnet20", "vgg13", "pre-wrn-28-4", "torchvision/resnet18", "mlp-7"])
+@pytest.mark.parametrize(
+    "name",
+    [*SMALL, "resnet50", "resnet20", "vgg13", "pre-wrn-28-4", "torchvision/resnet18", "mlp-7"],
+)
 def test_depth_that_leaves_nothing_to_share_is_refused_with_and_without_torch(name: str) -> None:
     with torch.device("meta"):
         network = build_model(name, num_classes=2, image_shape=(3, 32, 32), seed=0)

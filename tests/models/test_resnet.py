@@ -18,8 +18,12 @@ def test_basic_block_adds_its_input(maps: Tensor) -> None:
     torch.testing.assert_close(block(maps), torch.relu(maps + block.residual(maps)))
 
 
-@pytest.mark.parametrize("block", [BasicBlock(8, 12, stride=2), Bottleneck(8, 4, stride=2), Bottleneck(8, 4, stride=1)])
-def test_block_projects_its_input_where_the_shape_changes(block: BasicBlock | Bottleneck, maps: Tensor) -> None:
+@pytest.mark.parametrize(
+    "block", [BasicBlock(8, 12, stride=2), Bottleneck(8, 4, stride=2), Bottleneck(8, 4, stride=1)]
+)
+def test_block_projects_its_input_where_the_shape_changes(
+    block: BasicBlock | Bottleneck, maps: Tensor
+) -> None:
     block.eval()
     assert block.shortcut is not None
     expected = torch.relu(block.shortcut(maps) + block.residual(maps))
@@ -27,14 +31,20 @@ def test_block_projects_its_input_where_the_shape_changes(block: BasicBlock | Bo
 
 
 def test_bottleneck_strides_in_its_3x3_convolution() -> None:
-    strides = [(m.kernel_size, m.stride) for m in Bottleneck(8, 4, stride=2).residual.modules() if isinstance(m, nn.Conv2d)]
+    strides = [
+        (m.kernel_size, m.stride)
+        for m in Bottleneck(8, 4, stride=2).residual.modules()
+        if isinstance(m, nn.Conv2d)
+    ]
     assert strides == [((1, 1), (1, 1)), ((3, 3), (2, 2)), ((1, 1), (1, 1))]
 
 
 def test_gradients_pass_through_a_bottleneck(maps: Tensor) -> None:
     block = Bottleneck(8, 2, stride=1)
     block(maps).square().sum().backward()
-    assert all(parameter.grad is not None and parameter.grad.any() for parameter in block.parameters())
+    assert all(
+        parameter.grad is not None and parameter.grad.any() for parameter in block.parameters()
+    )
 
 
 def test_resnet50_maps_small_images_to_2048_features() -> None:

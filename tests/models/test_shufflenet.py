@@ -51,7 +51,9 @@ def test_v2_unit_halves_the_map_in_two_branches() -> None:
 
 
 @pytest.mark.parametrize(("wide", "stride", "adds"), [(4, 1, True), (6, 1, False), (4, 2, False)])
-def test_mobilenet_block_adds_its_input_where_the_shape_stays(wide: int, stride: int, adds: bool) -> None:
+def test_mobilenet_block_adds_its_input_where_the_shape_stays(
+    wide: int, stride: int, adds: bool
+) -> None:
     block = InvertedResidual(4, wide, 6, stride).eval()
     expected = block.residual(maps(4))
     torch.testing.assert_close(block(maps(4)), expected + maps(4) if adds else expected)

@@ -9,7 +9,11 @@ from distill_ray.models.wide_resnet import WideBlock
 
 def test_convolutions_are_drawn_with_the_fan_out_rule() -> None:
     net = build_model("wrn-16-4", num_classes=10, image_shape=(3, 32, 32), seed=0)
-    conv = next(m for m in net.modules() if isinstance(m, torch.nn.Conv2d) and m.weight.shape == (256, 256, 3, 3))
+    conv = next(
+        m
+        for m in net.modules()
+        if isinstance(m, torch.nn.Conv2d) and m.weight.shape == (256, 256, 3, 3)
+    )
     assert conv.weight.std().item() == pytest.approx((2 / (9 * 256)) ** 0.5, rel=0.01)
     assert torch.equal(net.classifier.bias, torch.zeros(10))
     assert net.classifier.weight.abs().max().item() <= 256**-0.5

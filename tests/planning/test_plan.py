@@ -16,7 +16,7 @@ from distill_ray.execution.sharing import Sharing
 from distill_ray.job import Job
 from distill_ray.methods import METHODS
 from distill_ray.planning import plan
-from distill_ray.planning.bench import LIVE, TEACHER_LOGITS, STUDENT, Bench
+from distill_ray.planning.bench import LIVE, STUDENT, TEACHER_LOGITS, Bench
 from distill_ray.planning.bench_record import keep_bench, kept_bench
 from distill_ray.planning.plan import plan_study
 from distill_ray.planning.plan_teacher_logits import plan_teacher_logits
@@ -42,9 +42,13 @@ BENCH = Bench(
 )
 
 
-def test_a_finished_study_costs_nothing_more(finished_study: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_study_costs_nothing_more(
+    finished_study: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = plan_study(load_study(finished_study.file), finished_study.store)
-    assert [(stage.stage, stage.jobs, stage.done, stage.images, stage.seconds) for stage in found] == [
+    assert [
+        (stage.stage, stage.jobs, stage.done, stage.images, stage.seconds) for stage in found
+    ] == [
         ("teach", 2, 2, 0, 0.0),
         ("search", 4, 4, 0, 0.0),
         ("confirm", 4, 4, 0, 0.0),
@@ -63,17 +67,28 @@ def test_a_plan_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not store.exists()
 
 
-def test_the_plan_knows_the_teacher_logits(tiny_study: Callable[..., Study], tmp_path: Path) -> None:
+def test_the_plan_knows_the_teacher_logits(
+    tiny_study: Callable[..., Study], tmp_path: Path
+) -> None:
     stages = {stage.stage: stage for stage in plan_study(tiny_study(), Store.at(str(tmp_path)))}
     search = stages["search"].teacher_logits
     assert search is not None and search.stored
     epochs, augmentations = 2, 2
-    assert epochs * augmentations * 96 * 2 * 10 * 2 < search.bytes < 2 * epochs * augmentations * 96 * 2 * 10 * 2
+    assert (
+        epochs * augmentations * 96 * 2 * 10 * 2
+        < search.bytes
+        < 2 * epochs * augmentations * 96 * 2 * 10 * 2
+    )
     assert 0 < search.seconds < search.live_seconds
     assert stages["teach"].teacher_logits is None
     confirm = stages["confirm"].teacher_logits
     assert confirm is not None and not confirm.stored
-    live = {stage.stage: stage for stage in plan_study(tiny_study("resources.teacher_logits=live"), Store.at(str(tmp_path)))}
+    live = {
+        stage.stage: stage
+        for stage in plan_study(
+            tiny_study("resources.teacher_logits=live"), Store.at(str(tmp_path))
+        )
+    }
     assert live["search"].teacher_logits is not None and not live["search"].teacher_logits.stored
 
 
@@ -92,8 +107,12 @@ def test_a_plan_lets_teachers_answer_in_their_own_precision(
     assert set(asked) == {"bf16"}
 
 
-def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(tiny_study: Callable[..., Study]) -> None:
-    """600 classes: 75 logits of 2 bytes, whose they are in 2 more, and 4 for the others; 1200 bytes for all of them."""
+def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(
+    tiny_study: Callable[..., Study],
+) -> None:
+    """600 classes: 75 logits of 2 bytes, whose they are in 2 more, and 4 for the others; 1200 bytes
+    for all of them.
+    """
 
     class Flat(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -101,7 +120,9 @@ def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(tiny_study: Cal
 
     images = np.zeros((96, 8, 8, 1), np.uint8)
     names = tuple(map(str, range(600)))
-    dataset = Dataset(images, np.arange(96), np.arange(80), np.arange(80, 96), names, (0.5,), (0.3,))
+    dataset = Dataset(
+        images, np.arange(96), np.arange(80), np.arange(80, 96), names, (0.5,), (0.3,)
+    )
     study = tiny_study()
     job = Job(recipe=study.student, data=data_of(study), seed=3, teachers=("a", "b"))
     here = Worker(torch.device("cpu"))
@@ -111,13 +132,23 @@ def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(tiny_study: Cal
         found = plan_teacher_logits([job], Sharing("stored", top_k=top_k), dataset, teachers, here)
         assert answers * size < found.bytes < answers * size * 1.05 + 5000
     endd = replace(job, recipe=replace(study.student, method=METHODS["endd"]()))
-    assert plan_teacher_logits([endd], Sharing("stored"), dataset, teachers, here).bytes > answers * 1200
+    assert (
+        plan_teacher_logits([endd], Sharing("stored"), dataset, teachers, here).bytes
+        > answers * 1200
+    )
 
 
-def test_the_plan_counts_with_what_bench_has_measured(tiny_study: Callable[..., Study], tmp_path: Path) -> None:
+def test_the_plan_counts_with_what_bench_has_measured(
+    tiny_study: Callable[..., Study], tmp_path: Path
+) -> None:
     study, store = tiny_study(), Store.at(str(tmp_path))
     assert kept_bench(store, study) is None
-    bench = replace(BENCH, batch_size=32, steps={STUDENT: 60.0, LIVE: 100.0, TEACHER_LOGITS: 66.0}, teachers=40.0)
+    bench = replace(
+        BENCH,
+        batch_size=32,
+        steps={STUDENT: 60.0, LIVE: 100.0, TEACHER_LOGITS: 66.0},
+        teachers=40.0,
+    )
     keep_bench(store, study, bench)
     assert kept_bench(store, study) == bench
     assert kept_bench(store, tiny_study("student.model=wrn-10-2")) is None
@@ -128,5 +159,7 @@ def test_the_plan_counts_with_what_bench_has_measured(tiny_study: Callable[..., 
     live = trials * epochs * (images * 100.0 + 100 * 60.0 / 3) / 32
     assert teacher_logits.live_seconds == trials * epochs * images * 40.0 / 32
     assert teacher_logits.seconds == augmentations * epochs * images * 40.0 / 32
-    assert stages["search"].job_seconds == pytest.approx(live - teacher_logits.live_seconds + teacher_logits.seconds)
+    assert stages["search"].job_seconds == pytest.approx(
+        live - teacher_logits.live_seconds + teacher_logits.seconds
+    )
     assert teacher_logits.pays_from == 3

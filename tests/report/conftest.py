@@ -32,12 +32,20 @@ confirm: {seeds: 3, baselines: [scratch, default-kd]}
 """
 
 
-def predictions(skill: float, sharpness: float, seed: int, samples: int, classes: int = 10) -> Predictions:
-    """Predictions of a network that is right more often with more `skill` and too sure of itself with `sharpness` above 1."""
+def predictions(
+    skill: float, sharpness: float, seed: int, samples: int, classes: int = 10
+) -> Predictions:
+    """Predictions of a network that is right more often with more `skill` and too sure of itself
+    with `sharpness` above 1.
+    """
     task, own = np.random.default_rng(samples), np.random.default_rng(seed)
     labels = task.integers(classes, size=samples)
     difficulty = task.normal(size=(samples, classes))
-    logits = 0.8 * difficulty + 0.6 * own.normal(size=(samples, classes)) + 2 * skill * np.eye(classes)[labels]
+    logits = (
+        0.8 * difficulty
+        + 0.6 * own.normal(size=(samples, classes))
+        + 2 * skill * np.eye(classes)[labels]
+    )
     logits = 2.0 * sharpness * logits
     shifted = logits - logits.max(axis=1, keepdims=True)
     logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -45,7 +53,13 @@ def predictions(skill: float, sharpness: float, seed: int, samples: int, classes
 
 
 def contender(
-    name: str, label: str, skill: float, sharpness: float, first_seed: int, runs: int = 3, **params: Value
+    name: str,
+    label: str,
+    skill: float,
+    sharpness: float,
+    first_seed: int,
+    runs: int = 3,
+    **params: Value,
 ) -> Contender:
     seeds = tuple(range(first_seed, first_seed + runs))
     return Contender(
@@ -62,7 +76,12 @@ def contender(
 
 def pooled(members: Contender) -> Contender:
     def mean(runs: tuple[Predictions, ...]) -> tuple[Predictions, ...]:
-        return (Predictions(mean_log_probabilities(np.stack([run.log_probabilities for run in runs])), runs[0].labels),)
+        return (
+            Predictions(
+                mean_log_probabilities(np.stack([run.log_probabilities for run in runs])),
+                runs[0].labels,
+            ),
+        )
 
     return replace(
         members,
@@ -75,39 +94,83 @@ def pooled(members: Contender) -> Contender:
 
 
 def trials(count: int = 12) -> tuple[TrialRow, ...]:
-    """Trials of a search over a log-uniform, a uniform, a categorical and a conditional setting; some pruned, one failed."""
+    """Trials of a search over a log-uniform, a uniform, a categorical and a conditional setting;
+    some pruned, one failed.
+    """
     rng = np.random.default_rng(7)
     rows: list[TrialRow] = []
     for number in range(count):
         temperature, alpha = float(np.exp(rng.uniform(0, math.log(20)))), float(rng.uniform(0.1, 1))
         augmentation = str(rng.choice(["identity", "crop-flip", "cutout"]))
-        params: dict[str, str | int | float | bool] = {"temperature": temperature, "alpha": alpha, "augmentation": augmentation}
+        params: dict[str, str | int | float | bool] = {
+            "temperature": temperature,
+            "alpha": alpha,
+            "augmentation": augmentation,
+        }
         if augmentation == "cutout":
             params["augmentation.size"] = int(rng.integers(2, 7))
-        final = 0.22 + 0.06 * abs(math.log(temperature / 4)) + 0.1 * (1 - alpha) + 0.08 * (augmentation == "identity")
+        final = (
+            0.22
+            + 0.06 * abs(math.log(temperature / 4))
+            + 0.1 * (1 - alpha)
+            + 0.08 * (augmentation == "identity")
+        )
         curve = [
             {
                 "epoch": epoch,
                 "train/loss": 2.3 * math.exp(-epoch / 3) + 0.1,
                 "val/nll": final + 2.0 * math.exp(-epoch / 2.5) + float(rng.normal(0, 0.02)),
-                "val/accuracy": 0.97 - 0.3 * final - 0.6 * math.exp(-epoch / 2.5) + float(rng.normal(0, 0.005)),
+                "val/accuracy": 0.97
+                - 0.3 * final
+                - 0.6 * math.exp(-epoch / 2.5)
+                + float(rng.normal(0, 0.005)),
             }
             for epoch in range(1, 13)
         ]
         job = f"{number + 100:020x}"
         if number == 7:
-            rows.append(TrialRow(number, "FAIL", params, {}, tuple(curve[:2]), job, 1.1, "loss became NaN in epoch 3"))
+            rows.append(
+                TrialRow(
+                    number,
+                    "FAIL",
+                    params,
+                    {},
+                    tuple(curve[:2]),
+                    job,
+                    1.1,
+                    "loss became NaN in epoch 3",
+                )
+            )
         elif number >= 4 and curve[3]["val/nll"] > 0.72:
-            rows.append(TrialRow(number, "PRUNED", params, {}, tuple(curve[:4]), job, 1.8, "ASHA, after epoch 4"))
+            rows.append(
+                TrialRow(
+                    number, "PRUNED", params, {}, tuple(curve[:4]), job, 1.8, "ASHA, after epoch 4"
+                )
+            )
         else:
             values = {"val/nll": curve[-1]["val/nll"], "val/accuracy": curve[-1]["val/accuracy"]}
-            rows.append(TrialRow(number, "COMPLETE", params, {"val/nll": values["val/nll"]}, tuple(curve), job, 5.2))
+            rows.append(
+                TrialRow(
+                    number,
+                    "COMPLETE",
+                    params,
+                    {"val/nll": values["val/nll"]},
+                    tuple(curve),
+                    job,
+                    5.2,
+                )
+            )
     return tuple(rows)
 
 
 def made_up() -> StudyResults:
     teachers = contender("teacher", "single teacher", 1.6, 1.5, 10)
-    best: dict[str, Value] = {"temperature": 4.2, "alpha": 0.9, "augmentation": "cutout", "augmentation.size": 3}
+    best: dict[str, Value] = {
+        "temperature": 4.2,
+        "alpha": 0.9,
+        "augmentation": "cutout",
+        "augmentation.size": 3,
+    }
     return StudyResults(
         name="quickstart",
         digest="5b1f0c9d2e7a",
@@ -128,14 +191,21 @@ def made_up() -> StudyResults:
             contender("scratch", "student from scratch", 1.5, 1.7, 20, method="supervised"),
             contender("default-kd", "default KD", 1.6, 1.4, 30, temperature=4.0, alpha=0.5),
             replace(
-                contender("best", "best found", 1.75, 1.1, 40), params={"model": "wrn-10-1", "method": "kd", "epochs": 12, **best}
+                contender("best", "best found", 1.75, 1.1, 40),
+                params={"model": "wrn-10-1", "method": "kd", "epochs": 12, **best},
             ),
         ),
         champion=Champion(f"{40:020x}", {"model": "wrn-10-1", "method": "kd", **best}, 1.18),
         data="digits: 400 training, 200 validation and 1197 test images, 10 classes",
         class_names=CLASSES,
         log_scale=frozenset({"temperature"}),
-        versions={"distill_ray": "0.1.0", "python": "3.11.9", "torch": "2.15.0", "ray": "2.60.0", "optuna": "5.0.0"},
+        versions={
+            "distill_ray": "0.1.0",
+            "python": "3.11.9",
+            "torch": "2.15.0",
+            "ray": "2.60.0",
+            "optuna": "5.0.0",
+        },
         git_commit="0e984d9c0ffee",
         seeds=(0, 1, 2),
         machine="Linux x86_64, 2 CPUs, 8 GB, no GPU",
@@ -154,7 +224,9 @@ def study() -> StudyResults:
 def young_study(study: StudyResults) -> StudyResults:
     """The same study while its search is under way: teachers, five trials, nothing confirmed."""
     ensemble, teacher = (replace(each, test=()) for each in study.contenders[:2])
-    running = replace(study.trials[5], state="RUNNING", values={}, epochs=study.trials[5].epochs[:2], seconds=None)
+    running = replace(
+        study.trials[5], state="RUNNING", values={}, epochs=study.trials[5].epochs[:2], seconds=None
+    )
     return replace(
         study,
         status="running",

@@ -21,7 +21,10 @@ def worse(study: StudyResults) -> StudyResults:
     """The study with a best student that says of every test image that it is of another class."""
     best = study.best
     assert best is not None
-    moved = tuple(replace(run, log_probabilities=np.roll(run.log_probabilities, 1, axis=1)) for run in best.test)
+    moved = tuple(
+        replace(run, log_probabilities=np.roll(run.log_probabilities, 1, axis=1))
+        for run in best.test
+    )
     return replace(study, contenders=(*study.contenders[:-1], replace(best, test=moved)))
 
 
@@ -54,10 +57,17 @@ def test_other_test_images_are_not_compared(study: StudyResults) -> None:
     def shortened(run: Predictions) -> Predictions:
         return Predictions(run.log_probabilities[:900], run.labels[:900])
 
-    fewer = replace(study, contenders=tuple(replace(each, test=tuple(map(shortened, each.test))) for each in study.contenders))
+    fewer = replace(
+        study,
+        contenders=tuple(
+            replace(each, test=tuple(map(shortened, each.test))) for each in study.contenders
+        ),
+    )
     compared = across({"all": study, "fewer": fewer})
     assert not any(each.gains for each in compared.rows if each.study == "fewer")
-    assert "Not compared, for want of predictions on the same test images: fewer." in as_text(compared)
+    assert "Not compared, for want of predictions on the same test images: fewer." in as_text(
+        compared
+    )
 
 
 def test_nothing_confirmed_nothing_compared(young_study: StudyResults) -> None:
@@ -67,7 +77,9 @@ def test_nothing_confirmed_nothing_compared(young_study: StudyResults) -> None:
     assert as_json(compared)["reference"] is None
 
 
-def test_compare_command(finished_study: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_command(
+    finished_study: Any, tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     file, store = str(finished_study.file), finished_study.store.uri
     assert main(["compare", file, "--store", store]) == 0
     assert "best found" in capsys.readouterr().out
@@ -76,7 +88,11 @@ def test_compare_command(finished_study: Any, tmp_path: Any, capsys: pytest.Capt
     compared = json.loads(capsys.readouterr().out)
     assert compared["reference"] == {"study": f"tiny@{store}", "name": "best"}
     rows = {(row["study"], row["name"]): row for row in compared["rows"]}
-    assert set(rows) == {(f"tiny@{store}", name) for name in ("ensemble", "teacher", "scratch", "best")}
-    assert rows[f"tiny@{store}", "scratch"]["reference_minus_this"]["nll"]["test"] == "paired t-test"
+    assert set(rows) == {
+        (f"tiny@{store}", name) for name in ("ensemble", "teacher", "scratch", "best")
+    }
+    assert (
+        rows[f"tiny@{store}", "scratch"]["reference_minus_this"]["nll"]["test"] == "paired t-test"
+    )
     assert main(["compare", file, file, "--store", store]) == 2
     assert "named twice" in capsys.readouterr().err

@@ -27,7 +27,9 @@ def test_disagreement_is_the_share_of_different_answers() -> None:
 
 
 def test_copies_and_a_single_member_have_none() -> None:
-    assert diversity(np.stack([THREE[0]] * 3)) == pytest.approx({"disagreement": 0, "information": 0}, abs=1e-12)
+    assert diversity(np.stack([THREE[0]] * 3)) == pytest.approx(
+        {"disagreement": 0, "information": 0}, abs=1e-12
+    )
     assert diversity(THREE[:1]) == pytest.approx({"disagreement": 0, "information": 0}, abs=1e-12)
 
 
@@ -45,7 +47,11 @@ def test_networks_of_a_contender_and_heads_inside_one(study: StudyResults) -> No
     ]
     logs = [run.log_probabilities for run in study.contenders[1].test]
     assert found[0].disagreement == pytest.approx(diversity(np.stack(logs))["disagreement"])
-    assert (found[-1].inside, found[-1].disagreement, found[-1].information) == (True, pytest.approx(0.2), pytest.approx(0.03))
+    assert (found[-1].inside, found[-1].disagreement, found[-1].information) == (
+        True,
+        pytest.approx(0.2),
+        pytest.approx(0.03),
+    )
     caption = diversity_panels(rows)[0].caption
     assert "Diamonds" in caption and "Diamonds" not in diversity_panels(table(study))[0].caption
 
@@ -61,10 +67,15 @@ def test_the_teachers_pair_by_pair(study: StudyResults) -> None:
     assert "teacher 0 and teacher 2 most (100.0 %)" in matrix.caption
     mine = {"job_ids": teachers.job_ids[:1], "validation": teachers.validation[:1], "test": (twin,)}
     group = replace(teachers, name="teacher-mixup", label="teacher mixup", **mine)
-    rows = table(replace(study, contenders=(study.contenders[0], three, group, *study.contenders[2:])))
+    rows = table(
+        replace(study, contenders=(study.contenders[0], three, group, *study.contenders[2:]))
+    )
     assert "teacher mixup 0 and teacher 1 disagree least" in diversity_panels(rows)[1].caption
 
 
 def test_one_run_each_is_no_diversity(study: StudyResults) -> None:
-    alone = [replace(each, seeds=each.seeds[:1], test=each.test[:1], validation=each.validation[:1]) for each in study.contenders]
+    alone = [
+        replace(each, seeds=each.seeds[:1], test=each.test[:1], validation=each.validation[:1])
+        for each in study.contenders
+    ]
     assert diversity_panels(table(replace(study, contenders=tuple(alone)))) == []

@@ -40,7 +40,9 @@ class Page(HTMLParser):
         self.tags[tag] += 1
         values = dict(attrs)
         self.ids += [value for name, value in attrs if name == "id" and value]
-        self.links += [value for name in ("href", "src", "xlink:href") if (value := values.get(name))]
+        self.links += [
+            value for name in ("href", "src", "xlink:href") if (value := values.get(name))
+        ]
         if tag not in VOID:
             self.open.append(tag)
 
@@ -77,7 +79,9 @@ def test_files(written: list[Path]) -> None:
         "reliability-5-best",
         "class-errors",
     } <= plots
-    assert all(path.parent.name == "plots" and path.stat().st_size < 100_000 for path in written[3:])
+    assert all(
+        path.parent.name == "plots" and path.stat().st_size < 100_000 for path in written[3:]
+    )
     assert written[0].stat().st_size < 1_000_000
     assert json.loads(written[1].read_text())["comparisons"][0]["against"] == "ensemble"
 
@@ -92,8 +96,14 @@ def test_page_needs_nothing_else(page: Page) -> None:
 def test_links_and_labels_lead_somewhere(page: Page, written: list[Path]) -> None:
     assert [name for name, count in Counter(page.ids).items() if count > 1] == []
     html = written[0].read_text("utf-8")
-    named = [name for group in re.findall(r'aria-labelledby="([^"]*)"', html) for name in group.split()]
-    used = [link.removeprefix("#") for link in page.links] + re.findall(r"url\(#([^)]*)\)", html) + named
+    named = [
+        name for group in re.findall(r'aria-labelledby="([^"]*)"', html) for name in group.split()
+    ]
+    used = (
+        [link.removeprefix("#") for link in page.links]
+        + re.findall(r"url\(#([^)]*)\)", html)
+        + named
+    )
     assert set(used) <= set(page.ids)
     assert page.tags["svg"] == len(written) - 3 == html.count('role="img"')
 
@@ -124,7 +134,9 @@ def test_page_answers_first_and_says_everything(page: Page) -> None:
 def test_every_figure_has_a_caption_that_says_what_to_see(study: StudyResults) -> None:
     panels = [panel for section in Report.of(study).sections.values() for panel in section]
     assert len(panels) > 8
-    assert all(panel.title and len(panel.caption) > 80 and panel.caption.endswith(".") for panel in panels)
+    assert all(
+        panel.title and len(panel.caption) > 80 and panel.caption.endswith(".") for panel in panels
+    )
 
 
 def test_energy_stands_beside_the_time_where_devices_report_it(study: StudyResults) -> None:
@@ -165,8 +177,14 @@ def test_everything_is_escaped(study: StudyResults) -> None:
         data=bad,
         class_names=(bad,) * 10,
         versions={bad: bad},
-        trials=(trial, replace(trial, number=1, params={bad: "other", "lr": 0.2}), *study.trials[2:5]),
-        contenders=tuple(replace(each, label=bad, params={bad: bad}) for each in study.contenders[3:]),
+        trials=(
+            trial,
+            replace(trial, number=1, params={bad: "other", "lr": 0.2}),
+            *study.trials[2:5],
+        ),
+        contenders=tuple(
+            replace(each, label=bad, params={bad: bad}) for each in study.contenders[3:]
+        ),
         stages=tuple(replace(stage, stage=bad) for stage in study.stages),
     )
     html = Report.of(hostile).html()
@@ -181,19 +199,43 @@ def test_half_finished_and_empty_studies(study: StudyResults, young_study: Study
     assert "Nothing is confirmed" in text
     assert "running" in text
     assert "Best student against" not in text
-    empty = replace(young_study, stages=(), trials=(), contenders=(), class_names=(), versions={}, git_commit=None, command="")
+    empty = replace(
+        young_study,
+        stages=(),
+        trials=(),
+        contenders=(),
+        class_names=(),
+        versions={},
+        git_commit=None,
+        command="",
+    )
     assert "No network has been evaluated yet." in Page(Report.of(empty).html()).text
-    begun = replace(empty, trials=(TrialRow(0, "RUNNING", {"lr": 0.1}), TrialRow(1, "FAIL", {"lr": 0.2}, reason="out of memory")))
+    begun = replace(
+        empty,
+        trials=(
+            TrialRow(0, "RUNNING", {"lr": 0.1}),
+            TrialRow(1, "FAIL", {"lr": 0.2}, reason="out of memory"),
+        ),
+    )
     assert "out of memory" in Page(Report.of(begun).html()).text
 
 
 def test_several_objectives_have_their_trade_off(study: StudyResults) -> None:
     rng = np.random.default_rng(3)
     trials = tuple(
-        replace(trial, values=dict(trial.values) | {"val/ece": float(rng.uniform(0.01, 0.1))} if trial.values else {})
+        replace(
+            trial,
+            values=dict(trial.values) | {"val/ece": float(rng.uniform(0.01, 0.1))}
+            if trial.values
+            else {},
+        )
         for trial in study.trials
     )
-    report = Report.of(replace(study, objectives={"val/nll": "min", "val/ece": "min"}, trials=trials, contenders=()))
+    report = Report.of(
+        replace(
+            study, objectives={"val/nll": "min", "val/ece": "min"}, trials=trials, contenders=()
+        )
+    )
     assert {"history-val-nll", "history-val-ece", "pareto-val-ece"} <= set(report.drawings)
     assert "Trade-off between the objectives" in report.html()
 
@@ -205,7 +247,11 @@ def test_infinite_values_do_not_stop_the_report(study: StudyResults) -> None:
     logs[0, (best.test[0].labels[0] + 1) % 10] = 0.0
     certain = replace(best, test=(Predictions(logs, best.test[0].labels), *best.test[1:]))
     diverged = replace(study.trials[0], values={"val/nll": float("inf")})
-    report = Report.of(replace(study, trials=(diverged, study.trials[1]), contenders=(study.contenders[2], certain)))
+    report = Report.of(
+        replace(
+            study, trials=(diverged, study.trials[1]), contenders=(study.contenders[2], certain)
+        )
+    )
     assert "inf" in report.html()
 
 

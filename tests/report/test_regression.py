@@ -1,4 +1,6 @@
-"""The report of a study of regression: its metrics, and nothing about classes, accuracy or temperatures."""
+"""The report of a study of regression: its metrics, and nothing about classes, accuracy or
+temperatures.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +24,19 @@ def gaussians(own: Contender, samples: int) -> tuple[Predictions, ...]:
     found = []
     for job in own.job_ids[: 1 if own.name == "ensemble" else None]:
         drawn = np.random.default_rng(int(job, 16))
-        outputs = np.stack([targets + drawn.normal(0, 0.1, samples), drawn.normal(-4, 0.3, samples)], axis=1)
+        outputs = np.stack(
+            [targets + drawn.normal(0, 0.1, samples), drawn.normal(-4, 0.3, samples)], axis=1
+        )
         found.append(Predictions(outputs.astype(np.float32), targets))
     return tuple(found)
 
 
 @pytest.fixture(scope="module")
 def regression(study: StudyResults) -> StudyResults:
-    contenders = tuple(replace(each, validation=gaussians(each, 30), test=gaussians(each, 300)) for each in study.contenders)
+    contenders = tuple(
+        replace(each, validation=gaussians(each, 30), test=gaussians(each, 300))
+        for each in study.contenders
+    )
     return replace(study, task="regression", class_names=(), contenders=contenders)
 
 
@@ -48,9 +55,13 @@ def test_every_form_of_the_report_is_written(regression: StudyResults, tmp_path:
     page = (tmp_path / "report.html").read_text()
     assert "has an RMSE of" in page and "of the test split right" not in page
     assert "Errors by class" not in page and 'id="calibration"' not in page
-    assert {"rmse", "nll", "mae"} <= set(json.loads((tmp_path / "report.json").read_text())["table"][0]["metrics"])
+    assert {"rmse", "nll", "mae"} <= set(
+        json.loads((tmp_path / "report.json").read_text())["table"][0]["metrics"]
+    )
     assert "RMSE" in (tmp_path / "report.md").read_text()
-    assert any("rmse" in name for name in names) and not any("reliability" in name for name in names)
+    assert any("rmse" in name for name in names) and not any(
+        "reliability" in name for name in names
+    )
 
 
 def test_members_together(regression: StudyResults) -> None:

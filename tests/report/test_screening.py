@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from distill_ray.report.to_json import as_json
 from distill_ray.report.markdown import markdown
 from distill_ray.report.published import side_by_side
 from distill_ray.report.results import Published, PublishedRow, ScreenRow, StudyResults, TrialRow
 from distill_ray.report.screening import relations, said
 from distill_ray.report.table import table
+from distill_ray.report.to_json import as_json
 from distill_ray.report.write import write_report
 
 # T. stddev and test loss of nine schemes, WRN-40-2 into WRN-16-2 on CIFAR-100 (Wang et al. 2022)
@@ -30,17 +30,27 @@ SCHEMES = {
 }
 
 
-def trial(number: int, augmentation: str, deviation: float | None, loss: float, state: str = "COMPLETE") -> TrialRow:
+def trial(
+    number: int, augmentation: str, deviation: float | None, loss: float, state: str = "COMPLETE"
+) -> TrialRow:
     epochs = ({"epoch": 1.0, "val/nll": 9.0}, {"epoch": 2.0, "val/nll": loss})
     values = {"val/nll": loss} if state == "COMPLETE" else {}
-    return TrialRow(number, state, {"augmentation": augmentation}, values, epochs, t_stddev=deviation)  # type: ignore[arg-type]
+    return TrialRow(
+        number, state, {"augmentation": augmentation}, values, epochs, t_stddev=deviation
+    )  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
 def screened(study: StudyResults) -> StudyResults:
-    trials = [trial(number, augmentation, *values) for number, (augmentation, values) in enumerate(SCHEMES.items())]
+    trials = [
+        trial(number, augmentation, *values)
+        for number, (augmentation, values) in enumerate(SCHEMES.items())
+    ]
     trials += [trial(9, "crop-flip", None, 0.1), trial(10, "flip", 0.005471, 0.1, "PRUNED")]
-    rows = [ScreenRow(augmentation, deviation, 1.0, deviation < 0.005) for augmentation, (deviation, _) in SCHEMES.items()]
+    rows = [
+        ScreenRow(augmentation, deviation, 1.0, deviation < 0.005)
+        for augmentation, (deviation, _) in SCHEMES.items()
+    ]
     rows.append(ScreenRow("pick-kl", None, None, True, "picks images by the student"))
     published = Published(
         "Somebody 2022",
@@ -51,8 +61,17 @@ def screened(study: StudyResults) -> StudyResults:
             PublishedRow("Best", {"nll": 1.0}, "best-7"),
         ),
     )
-    contenders = tuple(replace(each, t_stddev=0.0051) if each.name == "default-kd" else each for each in study.contenders)
-    return replace(study, trials=tuple(trials), screening=tuple(rows), published=published, contenders=contenders)
+    contenders = tuple(
+        replace(each, t_stddev=0.0051) if each.name == "default-kd" else each
+        for each in study.contenders
+    )
+    return replace(
+        study,
+        trials=tuple(trials),
+        screening=tuple(rows),
+        published=published,
+        contenders=contenders,
+    )
 
 
 def test_the_published_correlations_come_out(screened: StudyResults) -> None:
@@ -61,26 +80,47 @@ def test_the_published_correlations_come_out(screened: StudyResults) -> None:
     assert (of_augmentations.of, len(of_augmentations.points)) == ("augmentations", 9)
     found = of_augmentations.correlation
     assert found is not None
-    assert (found.pearson.value, found.pearson.p_value) == (pytest.approx(0.95810435), pytest.approx(4.75668661e-5))
-    assert (found.spearman.value, found.spearman.p_value) == (pytest.approx(0.96666667), pytest.approx(2.15503127e-5))
-    assert (found.kendall.value, found.kendall.p_value) == (pytest.approx(0.88888889), pytest.approx(2.42504409e-4))
+    assert (found.pearson.value, found.pearson.p_value) == (
+        pytest.approx(0.95810435),
+        pytest.approx(4.75668661e-5),
+    )
+    assert (found.spearman.value, found.spearman.p_value) == (
+        pytest.approx(0.96666667),
+        pytest.approx(2.15503127e-5),
+    )
+    assert (found.kendall.value, found.kendall.p_value) == (
+        pytest.approx(0.88888889),
+        pytest.approx(2.42504409e-4),
+    )
     assert "Pearson 0.958 (p 4.8e-05)" in said(of_augmentations)
 
 
 def test_trials_with_an_augmentation_count_once_by_their_mean(screened: StudyResults) -> None:
-    twice = replace(screened, trials=(trial(0, "a", 0.1, 1.0), trial(1, "a", 0.1, 2.0), trial(2, "b", 0.2, 5.0)))
+    twice = replace(
+        screened, trials=(trial(0, "a", 0.1, 1.0), trial(1, "a", 0.1, 2.0), trial(2, "b", 0.2, 5.0))
+    )
     of_trials, of_augmentations = relations(twice, [])
     assert len(of_trials.points) == 3
-    assert [(point.label, point.loss) for point in of_augmentations.points] == [("a", 1.5), ("b", 5.0)]
+    assert [(point.label, point.loss) for point in of_augmentations.points] == [
+        ("a", 1.5),
+        ("b", 5.0),
+    ]
     assert of_augmentations.correlation is None
     assert "too few" in said(of_augmentations)
 
 
-def test_students_that_differ_by_their_augmentation_alone_are_set_against_their_test_loss(screened: StudyResults) -> None:
+def test_students_that_differ_by_their_augmentation_alone_are_set_against_their_test_loss(
+    screened: StudyResults,
+) -> None:
     _, _, scratch, default, best = screened.contenders
     contenders = (
         replace(scratch, t_stddev=0.1),
-        replace(default, name="a", t_stddev=0.2, params={"method": "kd", "augmentation": "cutout", "augmentation.size": 3}),
+        replace(
+            default,
+            name="a",
+            t_stddev=0.2,
+            params={"method": "kd", "augmentation": "cutout", "augmentation.size": 3},
+        ),
         replace(default, name="b", t_stddev=0.3, params={"method": "kd", "augmentation": "crop"}),
         replace(best, t_stddev=0.4, params={"method": "kd", "augmentation": "flip"}),
     )
@@ -94,13 +134,19 @@ def test_published_rows_stand_above_what_was_measured(screened: StudyResults) ->
     rows = table(screened)
     shown = side_by_side(screened.published, rows)
     assert shown.header == ("accuracy %", "T. stddev", "NLL")
-    measured = next(row for row in rows if row.contender.name == "default-kd").cells["accuracy"].mean
+    measured = (
+        next(row for row in rows if row.contender.name == "default-kd").cells["accuracy"].mean
+    )
     (kd, here, crd, not_run, best, missing) = shown.lines
     assert kd.cells == ("74.92", "0.005000", "-")
     assert here.label == "here: default KD"
     assert here.cells[0].startswith(f"{100 * measured:.2f} ± ")
     assert here.cells[1] == "0.005100"
-    assert (crd.cells[0], not_run.label, not_run.cells) == ("75.64", "here: not run", ("-", "-", "-"))
+    assert (crd.cells[0], not_run.label, not_run.cells) == (
+        "75.64",
+        "here: not run",
+        ("-", "-", "-"),
+    )
     assert (best.cells[2], missing.label) == ("1", "here: not run yet")
     assert "another size." in shown.note and "not measured by this study" in shown.note
 
@@ -110,7 +156,15 @@ def test_every_form_of_the_report_has_both(screened: StudyResults, tmp_path: Pat
     page = (tmp_path / "report.html").read_text()
     rows = table(screened)
     for text in (page, markdown(screened, rows, [])):
-        for words in ("Somebody 2022", "another size", "74.92", "0.005473", "left out", "picks images by the student", "Kendall"):
+        for words in (
+            "Somebody 2022",
+            "another size",
+            "74.92",
+            "0.005473",
+            "left out",
+            "picks images by the student",
+            "Kendall",
+        ):
             assert words in text
     assert (tmp_path / "plots" / "screen-trials.svg").exists()
     report = json.loads(json.dumps(as_json(screened), allow_nan=False))

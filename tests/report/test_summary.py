@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from distill_ray.report.summary import facts, found_settings, lead, verdict
 from distill_ray.report.comparison import Comparison, Gain, Interval, comparisons
+from distill_ray.report.format import (
+    counted,
+    cut,
+    duration,
+    file_name,
+    listed,
+    objective_title,
+    setting,
+)
 from distill_ray.report.markdown import markdown
 from distill_ray.report.results import StudyResults
+from distill_ray.report.summary import facts, found_settings, lead, verdict
 from distill_ray.report.table import table
-from distill_ray.report.format import counted, cut, duration, file_name, listed, objective_title, setting
 
 
 def judged(study: StudyResults, accuracy: tuple[float, float], nll: tuple[float, float]) -> str:
     gains = {
-        metric: Gain(metric, sum(bounds) / 2, Interval(*bounds), 0.01, "paired t-test", Interval(*bounds))
+        metric: Gain(
+            metric, sum(bounds) / 2, Interval(*bounds), 0.01, "paired t-test", Interval(*bounds)
+        )
         for metric, bounds in (("accuracy", accuracy), ("nll", nll))
     }
     said = verdict(Comparison(study.contenders[0], gains))
@@ -29,7 +39,9 @@ def test_verdicts(study: StudyResults) -> None:
 
 
 def test_one_sure_interval_of_two_is_perhaps(study: StudyResults) -> None:
-    gain = Gain("accuracy", 0.01, Interval(-0.01, 0.03), 0.2, "paired t-test", Interval(0.005, 0.015))
+    gain = Gain(
+        "accuracy", 0.01, Interval(-0.01, 0.03), 0.2, "paired t-test", Interval(0.005, 0.015)
+    )
     said = verdict(Comparison(study.contenders[0], {"accuracy": gain}))
     assert (said.words, said.tone) == ("perhaps better in accuracy", "neutral")
 
@@ -52,11 +64,23 @@ def test_facts_hold_the_share_of_the_ensembles_lead(study: StudyResults) -> None
     assert found["of the ensemble's lead"].value == f"{100 * kept:.0f} %"
     assert found["parameters"].remark == "the ensemble has 3 times as many"
     assert facts(table(study)[:2]) == []
-    assert facts(table(replace(study, contenders=tuple(replace(each, test=()) for each in study.contenders)))) == []
+    assert (
+        facts(
+            table(
+                replace(
+                    study, contenders=tuple(replace(each, test=()) for each in study.contenders)
+                )
+            )
+        )
+        == []
+    )
 
 
 def test_found_settings_are_the_searched_ones(study: StudyResults) -> None:
-    assert found_settings(study) == "temperature 4.2, alpha 0.9, augmentation cutout, augmentation.size 3"
+    assert (
+        found_settings(study)
+        == "temperature 4.2, alpha 0.9, augmentation cutout, augmentation.size 3"
+    )
 
 
 def test_markdown_is_complete_and_escapes(study: StudyResults) -> None:
@@ -72,9 +96,24 @@ def test_markdown_is_complete_and_escapes(study: StudyResults) -> None:
 def test_words() -> None:
     assert objective_title("val/nll") == "validation NLL"
     assert objective_title("latency") == "latency"
-    assert [setting(value) for value in (0.123456, 3, True, "cutout")] == ["0.1235", "3", "true", "cutout"]
-    assert [listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == ["", "a", "a and b", "a, b and c"]
+    assert [setting(value) for value in (0.123456, 3, True, "cutout")] == [
+        "0.1235",
+        "3",
+        "true",
+        "cutout",
+    ]
+    assert [listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
     assert (counted(1, "trial"), counted(2, "trial")) == ("1 trial", "2 trials")
-    assert [duration(seconds) for seconds in (4.12, 59.97, 125, 12000)] == ["4.1 s", "1 min 0 s", "2 min 5 s", "3 h 20 min"]
+    assert [duration(seconds) for seconds in (4.12, 59.97, 125, 12000)] == [
+        "4.1 s",
+        "1 min 0 s",
+        "2 min 5 s",
+        "3 h 20 min",
+    ]
     assert cut("abcdef", 4) == "abc…"
     assert file_name("augmentation.size/Ä") == "augmentation-size"

@@ -15,7 +15,9 @@ from distill_ray.report.table import Cell, as_markdown, as_text, columns, table
 
 
 def certain(accuracy: float, confidence: float) -> Predictions:
-    """100 samples of two classes, all predicted as class 0 with `confidence`; `accuracy` of them are."""
+    """100 samples of two classes, all predicted as class 0 with `confidence`; `accuracy` of them
+    are.
+    """
     labels = np.array([0] * round(100 * accuracy) + [1] * round(100 * (1 - accuracy)))
     return Predictions(np.log(np.tile([confidence, 1 - confidence], (100, 1))), labels)
 
@@ -31,7 +33,14 @@ def test_cell_is_mean_and_sample_deviation() -> None:
 
 def test_metrics_of_known_predictions(study: StudyResults) -> None:
     contender = Contender(
-        "best", "best", {}, 10, (0, 1), (certain(0.5, 0.8), certain(0.5, 0.8)), (certain(0.6, 0.8), certain(0.7, 0.8)), ("a", "b")
+        "best",
+        "best",
+        {},
+        10,
+        (0, 1),
+        (certain(0.5, 0.8), certain(0.5, 0.8)),
+        (certain(0.6, 0.8), certain(0.7, 0.8)),
+        ("a", "b"),
     )
     (row,) = table(replace(study, contenders=(contender,)))
     assert is_cell(row.cells["accuracy"], 0.65, 0.005**0.5, 2)
@@ -45,11 +54,16 @@ def test_metrics_of_known_predictions(study: StudyResults) -> None:
 
 def test_temperature_is_fitted_on_the_same_run(study: StudyResults) -> None:
     for row in table(study):
-        fitted = [fit_temperature(run.log_probabilities, run.labels) for run in row.contender.validation]
+        fitted = [
+            fit_temperature(run.log_probabilities, run.labels) for run in row.contender.validation
+        ]
         assert list(row.temperatures) == fitted
         assert tuple(row.cells) == columns([row])
         runs = zip(row.contender.test, fitted, strict=True)
-        cnll = [calibrated_score(run.log_probabilities, run.labels, temperature)["cnll"] for run, temperature in runs]
+        cnll = [
+            calibrated_score(run.log_probabilities, run.labels, temperature)["cnll"]
+            for run, temperature in runs
+        ]
         assert row.cells["cnll"].mean == pytest.approx(sum(cnll) / len(cnll), rel=1e-12)
 
 
@@ -57,19 +71,30 @@ def test_single_teacher_is_the_mean_over_members_and_ensemble_one_run(study: Stu
     ensemble, teacher, *_ = table(study)
     assert {cell.n for cell in ensemble.cells.values()} == {1}
     assert all(cell.std is None for cell in ensemble.cells.values())
-    accuracies = [float(np.mean(run.log_probabilities.argmax(axis=1) == run.labels)) for run in teacher.contender.test]
-    assert is_cell(teacher.cells["accuracy"], sum(accuracies) / 3, float(np.std(accuracies, ddof=1)), 3)
+    accuracies = [
+        float(np.mean(run.log_probabilities.argmax(axis=1) == run.labels))
+        for run in teacher.contender.test
+    ]
+    assert is_cell(
+        teacher.cells["accuracy"], sum(accuracies) / 3, float(np.std(accuracies, ddof=1)), 3
+    )
 
 
-def test_before_confirmation_the_table_is_of_validation_without_calibrated_metrics(young_study: StudyResults) -> None:
+def test_before_confirmation_the_table_is_of_validation_without_calibrated_metrics(
+    young_study: StudyResults,
+) -> None:
     rows = table(young_study)
     assert {row.split for row in rows} == {"validation"}
     assert set(rows[0].cells) == set(columns(rows)) - {"cnll", "cece"}
     assert as_text(rows).count(" - ") + as_text(rows).count(" -\n") >= 2
 
 
-def test_contender_without_test_predictions_is_shown_empty_beside_others(study: StudyResults) -> None:
-    rows = table(replace(study, contenders=(*study.contenders[:4], replace(study.contenders[4], test=()))))
+def test_contender_without_test_predictions_is_shown_empty_beside_others(
+    study: StudyResults,
+) -> None:
+    rows = table(
+        replace(study, contenders=(*study.contenders[:4], replace(study.contenders[4], test=())))
+    )
     assert rows[4].split == "test"
     assert not rows[4].cells
     assert rows[3].cells
@@ -87,7 +112,10 @@ def test_text_fits_and_lines_up(study: StudyResults) -> None:
 
 
 def test_long_labels_are_cut_to_keep_the_width(study: StudyResults) -> None:
-    contenders = (*study.contenders[:4], replace(study.contenders[4], label="a configuration with\na very, very long name"))
+    contenders = (
+        *study.contenders[:4],
+        replace(study.contenders[4], label="a configuration with\na very, very long name"),
+    )
     text = as_text(table(replace(study, contenders=contenders)))
     assert "a configuration" in text
     assert "... 95.82" in text

@@ -1,4 +1,6 @@
-"""The search's file after writers that died in the middle, beside other writers, and on a full disk."""
+"""The search's file after writers that died in the middle, beside other writers, and on a full
+disk.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def add(storage: JournalStorage, value: float) -> None:
 def values(store: Store) -> list[float]:
     """As others read it, with Optuna's own backend."""
     storage = JournalStorage(JournalFileBackend(str(store.local_path("search.journal"))))
-    return sorted(trial.values[0] for trial in optuna.load_study(study_name="s", storage=storage).trials)
+    return sorted(
+        trial.values[0] for trial in optuna.load_study(study_name="s", storage=storage).trials
+    )
 
 
 def test_a_lock_left_by_a_killed_writer_holds_nobody_up(store: Store) -> None:
@@ -82,7 +86,9 @@ def test_a_disk_without_room_is_said(store: Store, tmp_path: Path) -> None:
     path = store.local_path("search.journal")
     path.rename(tmp_path / "kept")
     path.symlink_to(full)
-    with pytest.raises(StoreError, match=r"no space left while writing search.journal; free some space"):
+    with pytest.raises(
+        StoreError, match=r"no space left while writing search.journal; free some space"
+    ):
         add(storage, 1.5)
     path.unlink()
     (tmp_path / "kept").rename(path)
@@ -102,7 +108,9 @@ def test_memory_does_not_grow_with_the_entries_read(store: Store) -> None:
     tracemalloc.start()
     try:
         before = write(50)
-        assert (write(300) - before) / 300 < 20, "bytes kept for an entry that another one has replaced"
+        assert (write(300) - before) / 300 < 20, (
+            "bytes kept for an entry that another one has replaced"
+        )
     finally:
         tracemalloc.stop()
 
@@ -110,11 +118,16 @@ def test_memory_does_not_grow_with_the_entries_read(store: Store) -> None:
 def test_what_others_have_written_is_read_on_from_where_it_ended(store: Store) -> None:
     ours = optuna.create_study(storage=journal(store, "search.journal"), study_name="s")
     theirs = optuna.load_study(
-        study_name="s", storage=JournalStorage(JournalFileBackend(str(store.local_path("search.journal"))))
+        study_name="s",
+        storage=JournalStorage(JournalFileBackend(str(store.local_path("search.journal")))),
     )
     for number in range(4):
         (ours, theirs)[number % 2].add_trial(optuna.trial.create_trial(value=number))
-        assert [trial.value for trial in ours.trials] == [trial.value for trial in theirs.trials] == [*range(number + 1)]
+        assert (
+            [trial.value for trial in ours.trials]
+            == [trial.value for trial in theirs.trials]
+            == [*range(number + 1)]
+        )
 
 
 def test_trials_that_have_ended_share_their_names_and_distributions(store: Store) -> None:
@@ -130,4 +143,7 @@ def test_trials_that_have_ended_share_their_names_and_distributions(store: Store
     assert one.distributions is other.distributions and len(spaces) == 1
     for first, second in ((one.params, other.params), (one.user_attrs, other.user_attrs)):
         assert all(mine is yours for mine, yours in zip(first, second, strict=True))
-    assert optuna.load_study(study_name="s", storage=journal(store, "search.journal")).trials == search.trials
+    assert (
+        optuna.load_study(study_name="s", storage=journal(store, "search.journal")).trials
+        == search.trials
+    )

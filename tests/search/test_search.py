@@ -46,9 +46,14 @@ def test_trials_that_the_time_limit_stops_have_failed(
     history, observer = open_history(study, data, teachers, store, None), Ends()
     with Cluster() as cluster:
         cluster.connect()
-        with pytest.raises(RunError, match=f"no trial of the search came to its end: {OUT_OF_TIME}"):
+        with pytest.raises(
+            RunError, match=f"no trial of the search came to its end: {OUT_OF_TIME}"
+        ):
             run_search(study, data, teachers, history, store, cluster, observer)
     assert {trial.state for trial in history.trials} == {TrialState.FAIL}
     assert {trial.user_attrs["reason"] for trial in history.trials} == {OUT_OF_TIME}
     assert is_over(history, study.search)
-    assert observer.ends == [("failed", OUT_OF_TIME)] * observer.started_runs and observer.started_runs > 0
+    assert (
+        observer.ends == [("failed", OUT_OF_TIME)] * observer.started_runs
+        and observer.started_runs > 0
+    )

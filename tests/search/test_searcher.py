@@ -1,4 +1,6 @@
-"""What Optuna gets to know of a trial, without the trials: Tune's calls made by hand, on Optuna's real storage."""
+"""What Optuna gets to know of a trial, without the trials: Tune's calls made by hand, on Optuna's
+real storage.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +26,34 @@ from ray.tune.experiment import Trial
 from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
 
 from distill_ray.job import Data, Split
-from distill_ray.search.history import ABANDONED, SOURCE, best_recipes, counted, is_over, open_history
+from distill_ray.search.history import (
+    ABANDONED,
+    SOURCE,
+    best_recipes,
+    counted,
+    is_over,
+    open_history,
+)
 from distill_ray.search.scheduler import make_scheduler, rungs
-from distill_ray.search.searcher import INSTEAD_OF, OptunaSearcher, make_sampler, queue_first, settle_abandoned
+from distill_ray.search.searcher import (
+    INSTEAD_OF,
+    OptunaSearcher,
+    make_sampler,
+    queue_first,
+    settle_abandoned,
+)
 from distill_ray.store import Store
 from distill_ray.study import Study
 
-DATA = Data(name="digits", digest="d" * 32, location="digits", label="label", split=Split(validation=100))
+DATA = Data(
+    name="digits", digest="d" * 32, location="digits", label="label", split=Split(validation=100)
+)
 
 
 @pytest.fixture
-def history(tiny_study: Callable[..., Study], tmp_path: Path) -> Callable[..., tuple[Study, optuna.Study]]:
+def history(
+    tiny_study: Callable[..., Study], tmp_path: Path
+) -> Callable[..., tuple[Study, optuna.Study]]:
     def opened(*overrides: str) -> tuple[Study, optuna.Study]:
         study = tiny_study(*overrides)
         past = open_history(study, DATA, ["a", "b"], Store.open(str(tmp_path / "store")), None)
@@ -50,20 +69,29 @@ def step(values: dict[int, float]) -> dict[str, Any]:
     return {**epochs[-1], "epochs": epochs}
 
 
-def searcher(study: Study, history: optuna.Study, deadline: float = math.inf) -> tuple[OptunaSearcher, list[Any]]:
+def searcher(
+    study: Study, history: optuna.Study, deadline: float = math.inf
+) -> tuple[OptunaSearcher, list[Any]]:
     ended: list[Any] = []
     history.sampler = make_sampler(study.search, 0)
 
     def configure(trial: optuna.Trial) -> dict[str, Any]:
         return {"number": trial.number, **trial.params}
 
-    return OptunaSearcher(history, study.search, configure, lambda *news: ended.append(news), deadline), ended
+    return OptunaSearcher(
+        history, study.search, configure, lambda *news: ended.append(news), deadline
+    ), ended
 
 
 def test_what_is_tried_first_comes_first(history: Any) -> None:
     study, past = history()
     made, _ = searcher(study, past)
-    assert made.suggest("x") == {"number": 0, "temperature": 4, "alpha": 0.9, "augmentation": "identity"}
+    assert made.suggest("x") == {
+        "number": 0,
+        "temperature": 4,
+        "alpha": 0.9,
+        "augmentation": "identity",
+    }
 
 
 def test_states_are_true(history: Any) -> None:
@@ -72,12 +100,16 @@ def test_states_are_true(history: Any) -> None:
     for name in ("complete", "pruned", "failed", "died", "reused"):
         assert isinstance(made.suggest(name), dict)
     made.on_trial_result("complete", step({1: 0.9}))
-    made.on_trial_complete("complete", step({2: 0.6, 3: 0.5}) | {"outcome/val/nll": 0.4, "seconds_total": 1.5})
+    made.on_trial_complete(
+        "complete", step({2: 0.6, 3: 0.5}) | {"outcome/val/nll": 0.4, "seconds_total": 1.5}
+    )
     made.on_trial_result("pruned", step({1: 2.0}))
     made.on_trial_complete("pruned", step({1: 2.0}))
     made.on_trial_complete("failed", {"failure": "the loss was nan in epoch 1", "done": True})
     made.on_trial_complete("died", None, error=True)
-    made.on_trial_complete("reused", step({1: 0.8, 2: 0.7}) | {"outcome/val/nll": 0.7, "seconds_total": 0.1})
+    made.on_trial_complete(
+        "reused", step({1: 0.8, 2: 0.7}) | {"outcome/val/nll": 0.7, "seconds_total": 0.1}
+    )
     complete, pruned, failed, died, reused = past.trials
     assert (complete.state, complete.value, complete.intermediate_values) == (
         TrialState.COMPLETE,
@@ -86,8 +118,14 @@ def test_states_are_true(history: Any) -> None:
     )
     assert (pruned.state, pruned.intermediate_values) == (TrialState.PRUNED, {1: 2.0})
     assert pruned.user_attrs["reason"] == "stopped after epoch 1"
-    assert (failed.state, failed.user_attrs["reason"]) == (TrialState.FAIL, "the loss was nan in epoch 1")
-    assert (died.state, died.user_attrs["reason"]) == (TrialState.FAIL, "its process died, and so did those of its retries")
+    assert (failed.state, failed.user_attrs["reason"]) == (
+        TrialState.FAIL,
+        "the loss was nan in epoch 1",
+    )
+    assert (died.state, died.user_attrs["reason"]) == (
+        TrialState.FAIL,
+        "its process died, and so did those of its retries",
+    )
     assert reused.state == TrialState.COMPLETE
     assert [number for number, *_ in ended] == [0, 1, 2, 3, 4]
     assert is_over(past, study.search)
@@ -128,7 +166,9 @@ def test_an_objective_that_is_not_a_number_fails_its_trial(history: Any) -> None
     study, past = history()
     made, ended = searcher(study, past)
     made.suggest("x")
-    made.on_trial_complete("x", step({1: 0.5}) | {"outcome/val/nll": math.nan, "seconds_total": 1.5})
+    made.on_trial_complete(
+        "x", step({1: 0.5}) | {"outcome/val/nll": math.nan, "seconds_total": 1.5}
+    )
     assert past.trials[0].state == TrialState.FAIL
     assert ended[0][1:3] == (TrialState.FAIL, "val/nll is not a number")
     assert settle_abandoned(past) == 0
@@ -142,7 +182,10 @@ def test_what_is_tried_first_is_tried_though_an_earlier_study_did(history: Any) 
     distributions = {"temperature": optuna.distributions.FloatDistribution(1, 20, log=True)}
     warm = optuna.create_study(storage=past._storage, study_name="warm", direction="minimize")
     known = optuna.trial.create_trial(
-        params={"temperature": 4.0}, distributions=distributions, value=0.1, user_attrs={SOURCE: "earlier"}
+        params={"temperature": 4.0},
+        distributions=distributions,
+        value=0.1,
+        user_attrs={SOURCE: "earlier"},
     )
     warm.add_trial(known)
     only = replace(study.search, try_first=({"temperature": 4.0},))
@@ -156,27 +199,43 @@ def test_what_a_dead_driver_left_is_settled_and_tried_again(history: Any) -> Non
     made, _ = searcher(study, past)
     first, second = made.suggest("x"), made.suggest("y")
     assert settle_abandoned(past) == 2
-    assert [(trial.state, trial.user_attrs["reason"]) for trial in past.trials[:2]] == [(TrialState.FAIL, ABANDONED)] * 2
+    assert [(trial.state, trial.user_attrs["reason"]) for trial in past.trials[:2]] == [
+        (TrialState.FAIL, ABANDONED)
+    ] * 2
     assert counted(past) == []
     queue_first(past, study.search)
     again, _ = searcher(study, past)
     drawn = [again.suggest("x"), again.suggest("y")]
-    assert [{**each, "number": 0} for each in drawn] == [{**each, "number": 0} for each in (first, second)]
+    assert [{**each, "number": 0} for each in drawn] == [
+        {**each, "number": 0} for each in (first, second)
+    ]
     assert settle_abandoned(past) == 2
 
 
 def test_several_objectives_have_a_front(history: Any) -> None:
-    study, past = history("search.objectives={val/accuracy: max, val/nll: min}", "search.scheduler=none", "confirm.top=3")
+    study, past = history(
+        "search.objectives={val/accuracy: max, val/nll: min}",
+        "search.scheduler=none",
+        "confirm.top=3",
+    )
     made, _ = searcher(study, past)
     for name, accuracy, loss in (("a", 0.9, 0.5), ("b", 0.8, 0.4), ("c", 0.7, 0.6)):
         made.suggest(name)
         made.on_trial_result(name, step({1: loss}))
         made.on_trial_complete(
-            name, {"epoch": 2, "outcome/val/accuracy": accuracy, "outcome/val/nll": loss, "seconds_total": 1.0}
+            name,
+            {
+                "epoch": 2,
+                "outcome/val/accuracy": accuracy,
+                "outcome/val/nll": loss,
+                "seconds_total": 1.0,
+            },
         )
     assert [trial.values for trial in past.trials] == [[0.9, 0.5], [0.8, 0.4], [0.7, 0.6]]
     found = best_recipes(study, past, 3)
-    assert [recipe.method.temperature for recipe in found] == [past.trials[number].params["temperature"] for number in (0, 1)]
+    assert [recipe.method.temperature for recipe in found] == [
+        past.trials[number].params["temperature"] for number in (0, 1)
+    ]
 
 
 def test_another_space_is_another_search(history: Any) -> None:
@@ -199,7 +258,9 @@ def test_a_full_store_ends_the_search_and_blames_no_trial(history: Any) -> None:
     assert counted(past) == []
 
 
-def test_a_driver_that_dies_before_a_trial_has_drawn_loses_none_that_was_to_be_tried(history: Any) -> None:
+def test_a_driver_that_dies_before_a_trial_has_drawn_loses_none_that_was_to_be_tried(
+    history: Any,
+) -> None:
     """Nor one that dies while it settles what an earlier one had left."""
     study, past = history()
     wanted = [dict(each) for each in study.search.try_first]
@@ -207,7 +268,11 @@ def test_a_driver_that_dies_before_a_trial_has_drawn_loses_none_that_was_to_be_t
     past.enqueue_trial(wanted[0], user_attrs={INSTEAD_OF: 0})
     assert settle_abandoned(past) == 1
     queue_first(past, study.search)
-    waiting = [trial.system_attrs["fixed_params"] for trial in past.trials if trial.state == TrialState.WAITING]
+    waiting = [
+        trial.system_attrs["fixed_params"]
+        for trial in past.trials
+        if trial.state == TrialState.WAITING
+    ]
     assert sorted(map(str, waiting)) == sorted(map(str, wanted))
     past.ask()
     assert settle_abandoned(past) == 1
@@ -215,7 +280,9 @@ def test_a_driver_that_dies_before_a_trial_has_drawn_loses_none_that_was_to_be_t
     assert made.suggest("x") == {"number": past.trials[-1].number, **wanted[0]}
 
 
-def test_a_trial_takes_few_writes_however_many_epochs_it_has(history: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_takes_few_writes_however_many_epochs_it_has(
+    history: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study, past = history()
     made, _ = searcher(study, past)
     writes: list[int] = []
@@ -233,26 +300,45 @@ def test_a_trial_takes_few_writes_however_many_epochs_it_has(history: Any, monke
     assert len(writes) == 5
     (trial,) = history()[1].trials
     assert trial.intermediate_values == {epoch: 1 / epoch for epoch in range(1, 101)}
-    assert (trial.params, trial.value, trial.state) == (past.trials[0].params, 0.1, TrialState.COMPLETE)
+    assert (trial.params, trial.value, trial.state) == (
+        past.trials[0].params,
+        0.1,
+        TrialState.COMPLETE,
+    )
 
 
 def test_asha_is_asked_after_its_rungs(history: Any) -> None:
-    study, past = history("student.epochs=30", "search.scheduler={name: asha, grace_epochs: 2, reduction: 3}")
+    study, past = history(
+        "student.epochs=30", "search.scheduler={name: asha, grace_epochs: 2, reduction: 3}"
+    )
     assert rungs(study) == {2, 6, 18}
-    assert {milestone for milestone, _ in make_scheduler(study, past)._brackets[0]._rungs} == rungs(study)
+    assert {milestone for milestone, _ in make_scheduler(study, past)._brackets[0]._rungs} == rungs(
+        study
+    )
     assert rungs(history("search.scheduler=none")[0]) == frozenset()
 
 
 @pytest.mark.parametrize("scheduler", ["none", "{name: asha, grace_epochs: 1, reduction: 2}"])
-def test_tune_lets_go_of_trials_that_have_ended(history: Any, tmp_path: Path, scheduler: str) -> None:
-    """Tune's own controller, without processes: a collection of a newer Tune in which trials stay is noticed here."""
+def test_tune_lets_go_of_trials_that_have_ended(
+    history: Any, tmp_path: Path, scheduler: str
+) -> None:
+    """Tune's own controller, without processes: a collection of a newer Tune in which trials stay
+    is noticed here.
+    """
     study, past = history(f"search.scheduler={scheduler}")
     storage = StorageContext(str(tmp_path), experiment_dir_name="search")
     suggestions = SearchGenerator(ConcurrencyLimiter(searcher(study, past)[0], max_concurrent=3))
-    controller = TuneController(search_alg=suggestions, scheduler=make_scheduler(study, past), storage=storage)
+    controller = TuneController(
+        search_alg=suggestions, scheduler=make_scheduler(study, past), storage=storage
+    )
 
     def begin() -> Trial:
-        trial = Trial("nothing", stub=True, storage=storage, placement_group_factory=PlacementGroupFactory([{"CPU": 1}]))
+        trial = Trial(
+            "nothing",
+            stub=True,
+            storage=storage,
+            placement_group_factory=PlacementGroupFactory([{"CPU": 1}]),
+        )
         trial.placement_group_factory = trial._default_placement_group_factory
         controller.add_trial(trial)
         controller._set_trial_status(trial, Trial.RUNNING)
@@ -275,4 +361,6 @@ def test_tune_lets_go_of_trials_that_have_ended(history: Any, tmp_path: Path, sc
     gc.collect()
     assert [each() for each in ended] == [None, None]
     assert not processes._pending_actors_to_enqueued_actor_tasks
-    assert controller.get_trials() == [running] and set(controller._trial_metadata) == {running.trial_id}
+    assert controller.get_trials() == [running] and set(controller._trial_metadata) == {
+        running.trial_id
+    }

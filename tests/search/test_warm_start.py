@@ -1,4 +1,6 @@
-"""A warm start, on Optuna's own journals: what is taken from earlier searches, that it counts for nothing, what it changes."""
+"""A warm start, on Optuna's own journals: what is taken from earlier searches, that it counts for
+nothing, what it changes.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ from optuna.trial import TrialState
 
 from distill_ray.errors import RequestError
 from distill_ray.resolve import data_of
-from distill_ray.search.history import begun, best_trials, counted, is_over, known_from, open_history
+from distill_ray.search.history import (
+    begun,
+    best_trials,
+    counted,
+    is_over,
+    known_from,
+    open_history,
+)
 from distill_ray.search.searcher import make_sampler
 from distill_ray.search.warm_start import earlier_trials, overlap, warm_start
 from distill_ray.store import Store
@@ -28,7 +37,14 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    def study(name: str, *, space: str = SPACE, objectives: str = "{val/nll: min}", warm: str = "[]", trials: int = 3) -> Study:
+    def study(
+        name: str,
+        *,
+        space: str = SPACE,
+        objectives: str = "{val/nll: min}",
+        warm: str = "[]",
+        trials: int = 3,
+    ) -> Study:
         file = tmp_path / f"{name}.yaml"
         file.write_text(
             f"name: {name}\nteachers: {{model: wrn-10-1}}\nstudent: {{model: wrn-10-1, epochs: 8}}\n"
@@ -44,8 +60,12 @@ def history_of(study: Study, store: Store, storage: str | None = None) -> optuna
     return open_history(study, data_of(study), [], store, storage)
 
 
-def searched(study: Study, store: Store, *trials: dict[str, object], storage: str | None = None) -> optuna.Study:
-    """The study's search after these trials, with values 0.1, 0.2, ... of every objective, and after one that was pruned."""
+def searched(
+    study: Study, store: Store, *trials: dict[str, object], storage: str | None = None
+) -> optuna.Study:
+    """The study's search after these trials, with values 0.1, 0.2, ... of every objective, and
+    after one that was pruned.
+    """
     history = history_of(study, store, storage)
     for number, settings in enumerate([*trials, trials[0]]):
         history.enqueue_trial(settings)
@@ -87,7 +107,9 @@ def test_what_was_told_is_not_passed_on(make: Make, store: Store) -> None:
     middle = make("middle", warm="[old]")
     warm_start(history_of(middle, store), middle, store, None)
     searched(middle, store, OTHER)
-    assert [trial.params for trial in earlier_trials(make("new", warm="[middle]"), store, None)] == [OTHER]
+    assert [
+        trial.params for trial in earlier_trials(make("new", warm="[middle]"), store, None)
+    ] == [OTHER]
 
 
 def test_the_sampler_goes_where_earlier_trials_were_good(make: Make, store: Store) -> None:
@@ -96,7 +118,9 @@ def test_the_sampler_goes_where_earlier_trials_were_good(make: Make, store: Stor
     distribution = optuna.distributions.FloatDistribution(0.1, 1.0)
     for number in range(30):
         alpha = 0.1 + 0.03 * number
-        trial = optuna.trial.create_trial(params={"alpha": alpha}, distributions={"alpha": distribution}, value=abs(alpha - 0.8))
+        trial = optuna.trial.create_trial(
+            params={"alpha": alpha}, distributions={"alpha": distribution}, value=abs(alpha - 0.8)
+        )
         history.add_trial(trial)
 
     def drawn(study: Study) -> list[float]:
@@ -124,8 +148,16 @@ def test_only_what_overlaps_and_fits(make: Make) -> None:
     everything = {"method": "kd", "temperature": 4.0, "lr": 0.1, "batch_size": 32}
     assert taken(**everything) == everything
     assert taken(**everything, alpha=0.3) == everything
-    assert taken(**{**everything, "temperature": 6.0}) == {"method": "kd", "lr": 0.1, "batch_size": 32}
-    assert taken(**{**everything, "batch_size": 40}) == {"method": "kd", "temperature": 4.0, "lr": 0.1}
+    assert taken(**{**everything, "temperature": 6.0}) == {
+        "method": "kd",
+        "lr": 0.1,
+        "batch_size": 32,
+    }
+    assert taken(**{**everything, "batch_size": 40}) == {
+        "method": "kd",
+        "temperature": 4.0,
+        "lr": 0.1,
+    }
     assert taken(temperature=4.0, lr=0.1) == {"lr": 0.1}
     assert taken(method="latent-be", lr=0.1) == {}
     assert taken(augmentation="crop-flip", lr=0.1) == {"lr": 0.1}
@@ -136,12 +168,19 @@ def test_only_what_overlaps_and_fits(make: Make) -> None:
 def test_objectives_are_found_by_name(make: Make, store: Store) -> None:
     searched(make("two", objectives="{val/accuracy: max, val/nll: min}"), store, GOOD)
     searched(make("nll"), store, OTHER)
-    assert [trial.values for trial in earlier_trials(make("new", warm="[two]"), store, None)] == [[0.1]]
-    with pytest.raises(RequestError, match=r"new\.yaml:8: search\.warm_start: study nll has no search by val/accuracy"):
+    assert [trial.values for trial in earlier_trials(make("new", warm="[two]"), store, None)] == [
+        [0.1]
+    ]
+    with pytest.raises(
+        RequestError,
+        match=r"new\.yaml:8: search\.warm_start: study nll has no search by val/accuracy",
+    ):
         earlier_trials(make("new", objectives="{val/accuracy: max}", warm="[nll]"), store, None)
 
 
-def test_another_store_another_storage_and_an_earlier_form_of_the_study_itself(make: Make, store: Store, tmp_path: Path) -> None:
+def test_another_store_another_storage_and_an_earlier_form_of_the_study_itself(
+    make: Make, store: Store, tmp_path: Path
+) -> None:
     elsewhere = Store.open(str(tmp_path / "else@where"))
     searched(make("old"), elsewhere, GOOD)
     study = make("new", warm=f"['old@{elsewhere.uri}', new]")
@@ -150,11 +189,16 @@ def test_another_store_another_storage_and_an_earlier_form_of_the_study_itself(m
     assert [trial.params for trial in earlier_trials(study, store, None)] == [GOOD, {"alpha": 0.25}]
     database = f"sqlite:///{tmp_path / 'search.db'}"
     searched(make("old"), store, OTHER, storage=database)
-    assert [trial.params for trial in earlier_trials(make("new", warm="[old]"), store, database)] == [OTHER]
+    assert [
+        trial.params for trial in earlier_trials(make("new", warm="[old]"), store, database)
+    ] == [OTHER]
 
 
 def test_a_study_that_is_not_there_makes_no_folder(make: Make, store: Store) -> None:
-    with pytest.raises(RequestError, match=r"study gone has no search by val/nll in .*store; name one that has run there"):
+    with pytest.raises(
+        RequestError,
+        match=r"study gone has no search by val/nll in .*store; name one that has run there",
+    ):
         earlier_trials(make("new", warm="[gone]"), store, None)
     assert store.names("studies") == []
     with pytest.raises(RequestError, match="in nowhere; name one"):

@@ -1,10 +1,12 @@
-"""What a search costs its driver: trials of a job that does nothing, with everything else as in a study that is run.
+"""What a search costs its driver: trials of a job that does nothing, with everything else as in a
+study that is run.
 
     uv run python tests/search/time_search.py --trials 10000 --sampler random
 
-Ray Tune, Optuna's journal, the progress augmentation, the lists in the store and MLflow are the real ones; in the place of training, a
-trial's process answers at once with one epoch and an outcome. Prints a line every 500 trials: seconds and processor seconds of
-this process per trial, and its resident memory.
+Ray Tune, Optuna's journal, the progress augmentation, the lists in the store and MLflow are the
+real ones; in the place of training, a trial's process answers at once with one epoch and an
+outcome. Prints a line every 500 trials: seconds and processor seconds of this process per trial,
+and its resident memory.
 """
 
 from __future__ import annotations
@@ -47,7 +49,12 @@ class Nothing(TrialRunner):
         return True
 
     def step(self) -> dict[str, Any]:
-        scores = {"val/nll": self._score, "val/accuracy": 1 / (1 + self._score), "val/ece": 0.1, "train/loss": 1.0}
+        scores = {
+            "val/nll": self._score,
+            "val/accuracy": 1 / (1 + self._score),
+            "val/ece": 0.1,
+            "train/loss": 1.0,
+        }
         record = {"epoch": 1, "time": time.time(), "seconds": 0.01, "lr": 0.1, **scores}
         return record | {"epochs": [record], "outcome": scores, "seconds_total": 0.01, "done": True}
 
@@ -69,7 +76,10 @@ class Pace(Observer):
         self._ended += 1
         if self._ended % self._every == 0:
             now = (time.perf_counter(), time.process_time())
-            wall, cpu = ((late - early) / self._every * 1000 for late, early in zip(now, self._last, strict=True))
+            wall, cpu = (
+                (late - early) / self._every * 1000
+                for late, early in zip(now, self._last, strict=True)
+            )
             self._last = now
             self.sizes[self._ended] = self._process.memory_info().rss / 2**20
             print(
@@ -81,15 +91,20 @@ class Pace(Observer):
 
 def main() -> None:
     """Run the trials and print what they took."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--sampler", choices=["random", "tpe"], default="random")
     parser.add_argument("--every", type=int, default=500)
-    parser.add_argument("--profile", help="write a cProfile of the driver's main thread to this file")
+    parser.add_argument(
+        "--profile", help="write a cProfile of the driver's main thread to this file"
+    )
     chosen = parser.parse_args()
     search.TrialRunner = Nothing
     study = load_study(
-        Path(__file__).parents[1] / "tiny.yaml", [f"search.trials={chosen.trials}", f"search.sampler={chosen.sampler}"]
+        Path(__file__).parents[1] / "tiny.yaml",
+        [f"search.trials={chosen.trials}", f"search.sampler={chosen.sampler}"],
     )
     data = data_of(study)
     teachers = [run.job.id for run in teacher_runs(study, data)]
@@ -98,13 +113,19 @@ def main() -> None:
         pace = Pace(chosen.every)
         begun = time.perf_counter()
         with (
-            Progress(Console(file=open("/dev/null", "w"), force_terminal=True), study.search.objectives) as progress,
-            Tracker(default_uri(Path(folder)), study.name, "nothing", artifacts=folder, warn=print) as tracker,
+            Progress(
+                Console(file=open("/dev/null", "w"), force_terminal=True), study.search.objectives
+            ) as progress,
+            Tracker(
+                default_uri(Path(folder)), study.name, "nothing", artifacts=folder, warn=print
+            ) as tracker,
             Cluster() as cluster,
         ):
             record = MlflowRecord(tracker, study, data)
             record.study_started(store)
-            observer = Observers((progress, StageLog(study, store), References(study, store), record, pace))
+            observer = Observers(
+                (progress, StageLog(study, store), References(study, store), record, pace)
+            )
             history = open_history(study, data, teachers, store, None)
             cluster.connect()
             search_begun, cpu = time.perf_counter(), time.process_time()
@@ -132,7 +153,9 @@ def main() -> None:
         )
         first, last = pace.sizes.get(1000), pace.sizes.get(chosen.trials)
         if first and last:
-            print(f"memory from trial 1000 to {chosen.trials}: {first:.0f} to {last:.0f} MiB, {last / first - 1:+.1%}")
+            print(
+                f"memory from trial 1000 to {chosen.trials}: {first:.0f} to {last:.0f} MiB, {last / first - 1:+.1%}"
+            )
 
 
 if __name__ == "__main__":

@@ -17,11 +17,18 @@ from distill_ray.study import load_study
 
 def git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
-    done = subprocess.run(["git", "-C", str(folder), *identity, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["git", "-C", str(folder), *identity, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return done.stdout.strip()
 
 
-def test_the_commit_is_that_of_the_package_and_says_when_it_was_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commit_is_that_of_the_package_and_says_when_it_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package, installed = tmp_path / "package", tmp_path / ".venv" / "package"
     for folder in (package, installed):
         folder.mkdir(parents=True)
@@ -44,14 +51,19 @@ def test_the_commit_is_that_of_the_package_and_says_when_it_was_changed(tmp_path
     assert git_commit(package) is None, "no git on this machine"
 
 
-def test_a_report_is_made_again_when_some_of_it_is_gone(finished_study: Any, tmp_path: Path) -> None:
+def test_a_report_is_made_again_when_some_of_it_is_gone(
+    finished_study: Any, tmp_path: Path
+) -> None:
     shutil.copytree(finished_study.store.uri, tmp_path / "store")
     study = load_study(finished_study.file)
     results, _, store = load_results(study, Locations(str(tmp_path / "store")))
 
     def report(folder: str) -> dict[str, bytes]:
         (tmp_path / folder).mkdir()
-        return {name: path.read_bytes() for name, path in write_files(study, store, results, tmp_path / folder).items()}
+        return {
+            name: path.read_bytes()
+            for name, path in write_files(study, store, results, tmp_path / folder).items()
+        }
 
     first = report("first")
     store.write("studies/tiny/report/report.md", b"the same report")

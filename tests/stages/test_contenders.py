@@ -14,7 +14,8 @@ from distill_ray.report.table import Row
 from distill_ray.stages.contenders import ensemble_contenders
 from distill_ray.study import Study
 
-# five networks' probabilities for one image, and their means: all alike, and 5:1:5:1:1 (the "calibrated ensemble" system)
+# five networks' probabilities for one image, and their means: all alike, and 5:1:5:1:1 (the
+# "calibrated ensemble" system)
 MEMBERS = [[0.9, 0.05, 0.05], [0.4, 0.35, 0.25], [0.7, 0.2, 0.1], [0.3, 0.5, 0.2], [0.6, 0.3, 0.1]]
 EQUAL, WEIGHTED = [0.58, 0.28, 0.14], [0.71538462, 0.18461538, 0.10]
 
@@ -34,7 +35,9 @@ def means(study: Study, others: list[Contender]) -> list[list[float]]:
 
 
 @pytest.mark.parametrize(("shares", "expected"), [("[]", EQUAL), ("[5, 1, 5, 1, 1]", WEIGHTED)])
-def test_several_contenders_are_averaged_run_by_run(tiny_study: Callable[..., Study], shares: str, expected: list[float]) -> None:
+def test_several_contenders_are_averaged_run_by_run(
+    tiny_study: Callable[..., Study], shares: str, expected: list[float]
+) -> None:
     names = ["none", "cutmix", "cutout", "mixup", "augmix"]
     baselines = ", ".join(f"{name}: {{}}" for name in names)
     mean = f"five: {{ensemble: [{', '.join(names)}], shares: {shares}}}"
@@ -47,14 +50,24 @@ def test_several_contenders_are_averaged_run_by_run(tiny_study: Callable[..., St
     assert (found.name, found.parameters, found.members, found.seeds) == ("five", 500, 5, (0, 1))
     assert len(found.job_ids) == 10
     row = Row(found, "test", ({"nll": 1.0}, {"nll": 2.0}), (1.0, 1.0))
-    assert runs([row]).to_pydict() == {"name": ["five"] * 2, "seed": [None] * 2, "job": [None] * 2, "nll": [1.0, 2.0]}
+    assert runs([row]).to_pydict() == {
+        "name": ["five"] * 2,
+        "seed": [None] * 2,
+        "job": [None] * 2,
+        "nll": [1.0, 2.0],
+    }
 
 
 def test_the_runs_of_one_contender_are_averaged(tiny_study: Callable[..., Study]) -> None:
     study = tiny_study("confirm.seeds=5", "confirm.baselines=[student-ensemble]")
     (found,) = ensemble_contenders(study, [contender("best", *MEMBERS)])
     assert np.exp(found.test[0].log_probabilities[0]).tolist() == pytest.approx(EQUAL)
-    assert (found.label, len(found.test), found.parameters, found.members) == ("ensemble of students", 1, 500, 5)
+    assert (found.label, len(found.test), found.parameters, found.members) == (
+        "ensemble of students",
+        1,
+        500,
+        5,
+    )
 
 
 def test_an_ensemble_waits_for_its_members(tiny_study: Callable[..., Study]) -> None:

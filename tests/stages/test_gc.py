@@ -19,7 +19,16 @@ from distill_ray.cli import main
 from distill_ray.errors import RequestError
 from distill_ray.records import find_job
 from distill_ray.resolve import data_of, teacher_runs
-from distill_ray.stages.gc import CHECKPOINTS, LEFT, PRUNED, SET_ASIDE, TEACHER_LOGITS, UNREFERENCED, garbage, remove
+from distill_ray.stages.gc import (
+    CHECKPOINTS,
+    LEFT,
+    PRUNED,
+    SET_ASIDE,
+    TEACHER_LOGITS,
+    UNREFERENCED,
+    garbage,
+    remove,
+)
 from distill_ray.stages.references import References, referenced
 from distill_ray.store import Store
 from distill_ray.study import load_study
@@ -54,7 +63,9 @@ def test_a_finished_store_has_nothing_to_remove(store: Store, finished_study: An
 def test_each_kind_is_found_and_nothing_else_goes(store: Store) -> None:
     finished, other = store.names("jobs")[:2]
     before = files(store)
-    journal = JournalStorage(JournalFileBackend(str(store.local_path("studies/tiny/search.journal"))))
+    journal = JournalStorage(
+        JournalFileBackend(str(store.local_path("studies/tiny/search.journal")))
+    )
     history = optuna.load_study(study_name=optuna.get_all_study_names(journal)[0], storage=journal)
     trial = history.ask()
     trial.set_user_attr("job_id", "f" * 20)
@@ -98,15 +109,23 @@ def test_teacher_logits_stay_while_a_study_is_being_run(store: Store) -> None:
 
 
 def test_jobs_that_no_study_refers_to(store: Store, finished_study: Any) -> None:
-    """Teachers of jobs that are referred to stay, and nothing is told while a study does not say what it needs."""
+    """Teachers of jobs that are referred to stay, and nothing is told while a study does not say
+    what it needs.
+    """
     with pytest.raises(RequestError, match="does not say which jobs are its own"):
         garbage(store, unreferenced=True)
     study = load_study(finished_study.file)
     teachers = {run.job.id for run in teacher_runs(study, data_of(study))}
     assert referenced(store, study.name) is None
-    student = next(name for name in store.names("jobs") if (found := find_job(store, name)) and found.job.teachers)
+    student = next(
+        name
+        for name in store.names("jobs")
+        if (found := find_job(store, name)) and found.job.teachers
+    )
     store.write(f"studies/{study.name}/jobs-x.json", f'["{student}"]'.encode())
-    rest = {f"jobs/{name}" for name in store.names("jobs")} - {f"jobs/{name}" for name in (*teachers, student)}
+    rest = {f"jobs/{name}" for name in store.names("jobs")} - {
+        f"jobs/{name}" for name in (*teachers, student)
+    }
     found = reasons(store, unreferenced=True)
     assert rest == {path for path in found if path.startswith("jobs/")}
     assert set(found.values()) == {UNREFERENCED}
@@ -126,7 +145,9 @@ def test_a_study_writes_down_its_jobs_before_they_train(store: Store, finished_s
     assert referenced(store, study.name) == {run.job.id for run in runs}
 
 
-def test_a_damaged_list_is_known_to_be_missing_until_the_study_has_run_again(store: Store, finished_study: Any) -> None:
+def test_a_damaged_list_is_known_to_be_missing_until_the_study_has_run_again(
+    store: Store, finished_study: Any
+) -> None:
     study = load_study(finished_study.file)
     runs = teacher_runs(study, data_of(study))
     folder = f"studies/{study.name}"
@@ -134,7 +155,9 @@ def test_a_damaged_list_is_known_to_be_missing_until_the_study_has_run_again(sto
         if name.startswith("jobs-"):
             store.delete(f"{folder}/{name}")
     for number, run in enumerate(runs):
-        store.write(f"{folder}/jobs-{study.digest}-{number}.json", json.dumps([run.job.id]).encode())
+        store.write(
+            f"{folder}/jobs-{study.digest}-{number}.json", json.dumps([run.job.id]).encode()
+        )
     store.write(f"{folder}/jobs-{study.digest}-0.json", b"\xff")
     assert referenced(store, study.name) is None
     for path in reasons(store):
@@ -149,7 +172,9 @@ def test_a_damaged_list_is_known_to_be_missing_until_the_study_has_run_again(sto
     assert not [name for name in store.names(folder) if "damaged" in name]
 
 
-def test_the_command_shows_first_and_removes_when_told(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_shows_first_and_removes_when_told(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     store.write(f"work/{store.names('jobs')[0]}/checkpoint.safetensors", b"1" * 3_000_000)
     assert main(["gc", "--store", store.uri]) == 0
     shown = capsys.readouterr().out

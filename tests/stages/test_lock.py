@@ -1,4 +1,6 @@
-"""One driver per study, where the store is not local: what another one that takes over does to the first."""
+"""One driver per study, where the store is not local: what another one that takes over does to the
+first.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +16,27 @@ from distill_ray.stages.lock import lock_path, study_lock
 from distill_ray.store import Store
 
 
-def test_a_driver_that_another_one_has_replaced_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_another_one_has_replaced_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It was cut off from the store for longer than it may be silent, and comes back."""
     monkeypatch.setattr(driver, "BEAT", 0.2)
     remote = Store("file://" + str(tmp_path))
     other = json.dumps({"token": "other", "host": "elsewhere"}).encode()
     begun = time.monotonic()
-    with pytest.raises(RunError, match="another driver, on elsewhere, runs the study"), study_lock(remote, "mine"):
+    with (
+        pytest.raises(RunError, match="another driver, on elsewhere, runs the study"),
+        study_lock(remote, "mine"),
+    ):
         remote.write(lock_path("mine"), other)
         time.sleep(60)
     assert time.monotonic() - begun < 30
     assert remote.read(lock_path("mine")) == other
 
 
-def test_a_folder_of_the_same_name_on_another_machine_is_another_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_of_the_same_name_on_another_machine_is_another_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     local, bucket = Store(str(tmp_path)), Store("s3://bucket/studies?endpoint_override=one")
     here = [driver._place(local), driver._place(bucket)]
     monkeypatch.setattr(driver.socket, "gethostname", lambda: "another")

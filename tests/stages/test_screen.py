@@ -1,4 +1,6 @@
-"""The screen stage: what is measured, what it is called in the store, and what it leaves of the search."""
+"""The screen stage: what is measured, what it is called in the store, and what it leaves of the
+search.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_ray.augmentation import Additional, Crop, CutMix, Cutout, Identity, Augmentation
+from distill_ray.augmentation import Additional, Augmentation, Crop, CutMix, Cutout, Identity
 from distill_ray.augmentation.augmentation import Part
 from distill_ray.execution.cluster import WorkerResources
 from distill_ray.execution.run_job import run_job
@@ -41,7 +43,9 @@ SPACE = "search.space={augmentation: {choice: [identity, crop, cutout]}, augment
 
 
 class Confident:
-    """Teachers that are sure of the class of each image, which its brightest third of columns tells; they never err."""
+    """Teachers that are sure of the class of each image, which its brightest third of columns
+    tells; they never err.
+    """
 
     networks = ()
 
@@ -63,26 +67,41 @@ def screening(augmentation: Augmentation, data: Data, **settings: object) -> Scr
     return Screening(augmentation=augmentation, data=data, teachers=("t" * 20,), **fields)  # type: ignore[arg-type]
 
 
-def test_it_is_the_published_measure_of_the_batches_of_the_training_loader(small_dataset: Dataset, small_data: Data) -> None:
-    """Ten epochs of three batches (16, 16, 12): six groups of five, each the mean of the one-hot labels in it."""
+def test_it_is_the_published_measure_of_the_batches_of_the_training_loader(
+    small_dataset: Dataset, small_data: Data
+) -> None:
+    """Ten epochs of three batches (16, 16, 12): six groups of five, each the mean of the one-hot
+    labels in it.
+    """
     teachers = Confident()
     found = measure(screening(Identity(), small_data), small_dataset, teachers, CPU)
     labels = [part.labels.numpy() for part in teachers.shown]
     assert [len(batch) for batch in labels] == [16, 16, 12] * 10
-    means = [np.eye(3)[np.concatenate(labels[first : first + 5])].mean(0) for first in range(0, 30, 5)]
+    means = [
+        np.eye(3)[np.concatenate(labels[first : first + 5])].mean(0) for first in range(0, 30, 5)
+    ]
     assert found["screen/groups"] == 6
     assert found[T_STDDEV] == pytest.approx(np.std(means, axis=0, ddof=1).mean(), rel=1e-6)
 
 
 def test_images_and_copies_stand_in_one_group(small_dataset: Dataset, small_data: Data) -> None:
-    """Copies that are the images again leave the mean of a group, and so T. stddev, as it is (the published Identity)."""
+    """Copies that are the images again leave the mean of a group, and so T. stddev, as it is (the
+    published Identity).
+    """
     plain = measure(screening(Crop(), small_data), small_dataset, Confident(), CPU)
-    doubled = measure(screening(Additional(scheme="identity", flip=False), small_data), small_dataset, Confident(), CPU)
+    doubled = measure(
+        screening(Additional(scheme="identity", flip=False), small_data),
+        small_dataset,
+        Confident(),
+        CPU,
+    )
     assert doubled["screen/groups"] == plain["screen/groups"] == 6
     assert doubled[T_STDDEV] == pytest.approx(plain[T_STDDEV], rel=1e-6)
 
 
-def test_several_teachers_count_by_their_mean_prediction(small_dataset: Dataset, small_data: Data) -> None:
+def test_several_teachers_count_by_their_mean_prediction(
+    small_dataset: Dataset, small_data: Data
+) -> None:
     class Divided(Confident):
         def __call__(self, part: Part) -> Tensor:
             sure = super().__call__(part)
@@ -91,12 +110,21 @@ def test_several_teachers_count_by_their_mean_prediction(small_dataset: Dataset,
     asked = screening(Identity(), small_data)
     whole = measure(asked, small_dataset, Confident(), CPU)[T_STDDEV]
     assert measure(asked, small_dataset, Confident(3), CPU)[T_STDDEV] == pytest.approx(whole)
-    assert measure(asked, small_dataset, Divided(), CPU)[T_STDDEV] == pytest.approx(whole / 2, rel=1e-6)
+    assert measure(asked, small_dataset, Divided(), CPU)[T_STDDEV] == pytest.approx(
+        whole / 2, rel=1e-6
+    )
 
 
-def test_a_pick_by_the_teachers_is_measured_on_what_is_picked(small_dataset: Dataset, small_data: Data) -> None:
+def test_a_pick_by_the_teachers_is_measured_on_what_is_picked(
+    small_dataset: Dataset, small_data: Data
+) -> None:
     teachers = Confident()
-    measure(screening(Additional(pick="teacher-entropy", flip=False), small_data, epochs=4), small_dataset, teachers, CPU)
+    measure(
+        screening(Additional(pick="teacher-entropy", flip=False), small_data, epochs=4),
+        small_dataset,
+        teachers,
+        CPU,
+    )
     assert [len(part.images) for part in teachers.shown[:4]] == [16, 32, 16, 32]
 
 
@@ -129,8 +157,12 @@ def test_the_result_is_stored_under_all_that_decides_it_and_never_measured_twice
     assert Screening.from_dict(wanted.to_dict()) == wanted
 
 
-def test_it_shares_the_teacher_logits_of_the_trials(tmp_path: Path, small_data: Data, tiny_study: Callable[..., Study]) -> None:
-    study = tiny_study("teachers.members=1", "screen={epochs: 2, batch_size: 8}", "resources.teacher_logits=stored")
+def test_it_shares_the_teacher_logits_of_the_trials(
+    tmp_path: Path, small_data: Data, tiny_study: Callable[..., Study]
+) -> None:
+    study = tiny_study(
+        "teachers.members=1", "screen={epochs: 2, batch_size: 8}", "resources.teacher_logits=stored"
+    )
     data, store = data_of(study), Store.open(str(tmp_path))
     (teacher,) = teacher_runs(study, data)
     save_job(store, teacher.job, **_trained(teacher.job, load_dataset(data)))
@@ -140,10 +172,18 @@ def test_it_shares_the_teacher_logits_of_the_trials(tmp_path: Path, small_data: 
     shared = found_metrics(store, wanted)
     made = [path for path, *_ in store.tree("teacher_logits") if path.endswith("manifest.json")]
     assert len(made) == 2
-    trial = trial_run(study, data, [teacher.job.id], 0, {"temperature": 4.0, "alpha": 0.9, "augmentation": "identity"})
+    trial = trial_run(
+        study,
+        data,
+        [teacher.job.id],
+        0,
+        {"temperature": 4.0, "alpha": 0.9, "augmentation": "identity"},
+    )
     for _ in run_job(store, trial.job, WorkerResources(sharing=trial_sharing(study))):
         pass
-    assert [path for path, *_ in store.tree("teacher_logits") if path.endswith("manifest.json")] == made
+    assert [
+        path for path, *_ in store.tree("teacher_logits") if path.endswith("manifest.json")
+    ] == made
     store.delete(wanted.key)
     run_screening(store, wanted, WorkerResources())
     live = found_metrics(store, wanted)
@@ -153,11 +193,19 @@ def test_it_shares_the_teacher_logits_of_the_trials(tmp_path: Path, small_data: 
 
 @pytest.mark.parametrize(
     "override",
-    ["screen={images: 32}", "screen={candidates: [cutmix]}", "screen={candidates: [identity, {name: crop, padding: 1}]}"],
+    [
+        "screen={images: 32}",
+        "screen={candidates: [cutmix]}",
+        "screen={candidates: [identity, {name: crop, padding: 1}]}",
+    ],
 )
-def test_what_no_trial_asks_for_is_not_stored(override: str, tiny_study: Callable[..., Study], small_data: Data) -> None:
+def test_what_no_trial_asks_for_is_not_stored(
+    override: str, tiny_study: Callable[..., Study], small_data: Data
+) -> None:
     study = tiny_study(override, "resources.teacher_logits=stored")
-    assert not screening_sharing(study, screenings(study, small_data, ["t" * 20])[-1]).stores(Identity())
+    assert not screening_sharing(study, screenings(study, small_data, ["t" * 20])[-1]).stores(
+        Identity()
+    )
 
 
 def _trained(job: Job, dataset: Dataset) -> dict[str, Any]:
@@ -167,45 +215,77 @@ def _trained(job: Job, dataset: Dataset) -> dict[str, Any]:
             next(steps)
         except StopIteration as stop:
             outcome = stop.value
-            kept = {name: getattr(outcome, name) for name in ("weights", "epochs", "kept_epoch", "parameters")}
+            kept = {
+                name: getattr(outcome, name)
+                for name in ("weights", "epochs", "kept_epoch", "parameters")
+            }
             return kept | {"predictions": Predictions(outcome.log_probabilities, outcome.labels)}
 
 
 @pytest.mark.parametrize(
     "change",
-    [{"augmentation": Crop()}, {"epochs": 11}, {"images": 9}, {"batch_size": 17}, {"seed": 4}, {"teachers": ("u" * 20,)}],
+    [
+        {"augmentation": Crop()},
+        {"epochs": 11},
+        {"images": 9},
+        {"batch_size": 17},
+        {"seed": 4},
+        {"teachers": ("u" * 20,)},
+    ],
     ids=lambda change: next(iter(change)),
 )
-def test_whatever_changes_the_result_changes_the_identity(small_data: Data, change: dict[str, object]) -> None:
+def test_whatever_changes_the_result_changes_the_identity(
+    small_data: Data, change: dict[str, object]
+) -> None:
     asked = screening(Identity(), small_data)
     assert replace(asked, **change).id != asked.id  # type: ignore[arg-type]
 
 
 def test_where_the_data_lie_does_not_change_the_identity(small_data: Data) -> None:
     asked = screening(Identity(), small_data)
-    assert replace(asked, data=replace(small_data, location="elsewhere", name="other")).id == asked.id
+    assert (
+        replace(asked, data=replace(small_data, location="elsewhere", name="other")).id == asked.id
+    )
 
 
 def test_the_best_choices_stay_in_the_search(tiny_study: Callable[..., Study]) -> None:
     study = tiny_study(
-        SPACE, "screen={keep: 2, epochs: 6}", "search.try_first=[{augmentation: cutout, augmentation.size: 2}, {augmentation: crop}]"
+        SPACE,
+        "screen={keep: 2, epochs: 6}",
+        "search.try_first=[{augmentation: cutout, augmentation.size: 2}, {augmentation: crop}]",
     )
     values = {Identity(): 0.3, Crop(): 0.1, Cutout(): 0.2}
     assert kept_choices(study, values) == [Crop(), Cutout()]
     less = narrowed(study, values | {Cutout(): 0.4})
-    assert [dimension.name for dimension in less.search.space.dimensions] == ["augmentation", "temperature"]
+    assert [dimension.name for dimension in less.search.space.dimensions] == [
+        "augmentation",
+        "temperature",
+    ]
     assert less.search.space["augmentation"].limits == (Identity(), Crop())
     assert less.search.try_first == ({"augmentation": "crop"},)
     data = data_of(study)
     assert search_name(less, data, ["a"]) != search_name(study, data, ["a"])
-    assert trial_run(less, data, ["a", "b"], 0, {"augmentation": "crop"}).job.recipe.augmentation == Crop()
+    assert (
+        trial_run(less, data, ["a", "b"], 0, {"augmentation": "crop"}).job.recipe.augmentation
+        == Crop()
+    )
 
 
-def test_a_choice_that_needs_a_student_stays_and_is_not_measured(tiny_study: Callable[..., Study]) -> None:
-    space = "search.space={augmentation: {choice: [identity, cutmix, {name: additional, pick: kl}]}}"
+def test_a_choice_that_needs_a_student_stays_and_is_not_measured(
+    tiny_study: Callable[..., Study],
+) -> None:
+    space = (
+        "search.space={augmentation: {choice: [identity, cutmix, {name: additional, pick: kl}]}}"
+    )
     study = tiny_study(space, "search.try_first=[]", "screen={keep: 1, epochs: 6}")
-    assert [asked.augmentation for asked in screenings(study, data_of(study), ["a"])] == [Identity(), CutMix()]
-    assert kept_choices(study, {Identity(): 0.3, CutMix(): 0.1}) == [CutMix(), Additional(pick="kl")]
+    assert [asked.augmentation for asked in screenings(study, data_of(study), ["a"])] == [
+        Identity(),
+        CutMix(),
+    ]
+    assert kept_choices(study, {Identity(): 0.3, CutMix(): 0.1}) == [
+        CutMix(),
+        Additional(pick="kl"),
+    ]
 
 
 def test_without_keep_the_search_is_left_as_it_was(tiny_study: Callable[..., Study]) -> None:
@@ -213,12 +293,21 @@ def test_without_keep_the_search_is_left_as_it_was(tiny_study: Callable[..., Stu
     assert narrowed(study, {Identity(): 0.1, Crop(): 0.2}) is study
 
 
-def test_recipes_of_students_know_their_groups_of_teachers(tiny_study: Callable[..., Study]) -> None:
-    group = "{members: 1, model: wrn-10-1, epochs: 1, batch_size: 32, augmentation: identity, name: %s}"
+def test_recipes_of_students_know_their_groups_of_teachers(
+    tiny_study: Callable[..., Study],
+) -> None:
+    group = (
+        "{members: 1, model: wrn-10-1, epochs: 1, batch_size: 32, augmentation: identity, name: %s}"
+    )
     groups = f"teachers=[{group % 'one'}, {group % 'two'}, {group % 'three'}]"
-    study = tiny_study(groups, "student.teachers=[three, one]", "confirm.baselines={b: {teachers: [two]}}")
+    study = tiny_study(
+        groups, "student.teachers=[three, one]", "confirm.baselines={b: {teachers: [two]}}"
+    )
     data = data_of(study)
     ids = [run.job.id for run in teacher_runs(study, data)]
     assert trial_run(study, data, ids, 0, {}).job.teachers == (ids[0], ids[2])
     runs = confirm_runs(study, data, ids, [Recipe(model="wrn-10-1", method=study.student.method)])
-    assert {run.role: run.job.teachers for run in runs} == {"b": (ids[1],), "best": (ids[0], ids[2])}
+    assert {run.role: run.job.teachers for run in runs} == {
+        "b": (ids[1],),
+        "best": (ids[0], ids[2]),
+    }

@@ -24,11 +24,15 @@ def teach(study: Study, store: Store, runs: list[Run], joules: float | None) -> 
     log = StageLog(study, store)
     with stage(log, TEACH, 2):
         for run in runs:
-            log.epoch(run, {"epoch": 1} | ({} if joules is None else {"system/energy_joules": joules}))
+            log.epoch(
+                run, {"epoch": 1} | ({} if joules is None else {"system/energy_joules": joules})
+            )
             log.ended(run, "finished", {}, "")
 
 
-def test_energy_is_summed_over_epochs_and_runs(tiny_study: Callable[..., Study], store: Store) -> None:
+def test_energy_is_summed_over_epochs_and_runs(
+    tiny_study: Callable[..., Study], store: Store
+) -> None:
     study = tiny_study()
     first, second = teacher_runs(study, data_of(study))
     teach(study, store, [first], 40.0)
@@ -37,14 +41,18 @@ def test_energy_is_summed_over_epochs_and_runs(tiny_study: Callable[..., Study],
     assert (row.stage, row.done, row.reused, row.joules) == (TEACH, 2, 0, 42.5)
 
 
-def test_energy_that_no_device_reports_is_unknown(tiny_study: Callable[..., Study], store: Store) -> None:
+def test_energy_that_no_device_reports_is_unknown(
+    tiny_study: Callable[..., Study], store: Store
+) -> None:
     study = tiny_study()
     teach(study, store, list(teacher_runs(study, data_of(study))), None)
     (row,) = stage_rows(study, store)
     assert row.joules is None and row.done == 2
 
 
-def test_jobs_that_another_study_had_trained_are_reused(tiny_study: Callable[..., Study], store: Store) -> None:
+def test_jobs_that_another_study_had_trained_are_reused(
+    tiny_study: Callable[..., Study], store: Store
+) -> None:
     """In the first run and in all later ones, which find the study's own as well."""
     study = tiny_study()
     first, second = teacher_runs(study, data_of(study))
@@ -79,7 +87,9 @@ def test_what_a_killed_driver_had_trained_is_known(
     assert [(row.done, row.reused) for row in stage_rows(study, store)] == [(2, 0)]
 
 
-def test_epochs_that_are_told_of_again_use_no_energy(tiny_study: Callable[..., Study], store: Store) -> None:
+def test_epochs_that_are_told_of_again_use_no_energy(
+    tiny_study: Callable[..., Study], store: Store
+) -> None:
     """By a job that goes on from a checkpoint: one of this run, or one of the run before."""
     study = tiny_study()
     first, _ = teacher_runs(study, data_of(study))

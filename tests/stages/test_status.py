@@ -39,12 +39,16 @@ def test_a_finished_study(finished_study: Any, store: Store) -> None:
     ]
     assert {job.condition for job in now.jobs if job.run.role != "trial"} == {"finished"}
     failed = [job for job in now.jobs if job.condition == "failed"]
-    assert [(job.run.role, job.run.number, job.reason) for job in failed] == [("trial", 2, "the loss was nan in epoch 1")]
+    assert [(job.run.role, job.run.number, job.reason) for job in failed] == [
+        ("trial", 2, "the loss was nan in epoch 1")
+    ]
     best, value = now.best
     assert best.role == "trial" and value > 0
 
 
-def test_a_study_under_way_says_what_runs_and_how_long_it_takes(finished_study: Any, store: Store) -> None:
+def test_a_study_under_way_says_what_runs_and_how_long_it_takes(
+    finished_study: Any, store: Store
+) -> None:
     more = look(finished_study, store, "search.trials=10")
     assert (more.finished, more.driver) == (False, False)
     assert [(stage.ended, stage.jobs) for stage in more.stages] == [(2, 2), (4, 10), (0, 4)]
@@ -56,31 +60,48 @@ def test_a_study_under_way_says_what_runs_and_how_long_it_takes(finished_study: 
         fcntl.flock(lock, fcntl.LOCK_EX)
         again = look(finished_study, store, "search.trials=10")
         assert again.driver is True
-        assert (again.jobs[0].condition, again.jobs[0].last_line) == ("running", "2026-01-01 12:00:00 epoch 1  val/nll 2.3")
+        assert (again.jobs[0].condition, again.jobs[0].last_line) == (
+            "running",
+            "2026-01-01 12:00:00 epoch 1  val/nll 2.3",
+        )
         assert [(stage.ended, stage.jobs) for stage in again.stages] == [(1, 2), (0, 10), (0, 4)]
     store.delete(f"logs/{teacher}.log")
     assert look(finished_study, store).jobs[0].condition == "waiting"
 
 
-def test_time_left_is_judged_by_the_trials_that_have_ended(finished_study: Any, store: Store) -> None:
+def test_time_left_is_judged_by_the_trials_that_have_ended(
+    finished_study: Any, store: Store
+) -> None:
     with open(store.local_path("studies/tiny/lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        left = [look(finished_study, store, f"search.trials={trials}").stages[1].seconds_left for trials in (5, 6, 8)]
+        left = [
+            look(finished_study, store, f"search.trials={trials}").stages[1].seconds_left
+            for trials in (5, 6, 8)
+        ]
     assert left[0] > 0
     assert left[1:] == [pytest.approx(2 * left[0]), pytest.approx(4 * left[0])]
 
 
-def test_status_prints_it(finished_study: Any, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_prints_it(
+    finished_study: Any, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["status", str(finished_study.file), "--store", store.uri]
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[:4] == ["tiny: finished", "  teach    2/2", "  search   4/4, 1 failed", "  confirm  4/4"]
+    assert lines[:4] == [
+        "tiny: finished",
+        "  teach    2/2",
+        "  search   4/4, 1 failed",
+        "  confirm  4/4",
+    ]
     assert lines[4].startswith("  best     trial ") and ": val/nll " in lines[4]
     assert main([*command, "--set", "search.trials=9"]) == 0
     assert capsys.readouterr().out.startswith("tiny: stopped; the same command goes on from here\n")
 
 
-def test_status_says_of_a_running_job_where_it_is(finished_study: Any, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_says_of_a_running_job_where_it_is(
+    finished_study: Any, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     teacher = look(finished_study, store).jobs[0].run.job.id
     store.delete(f"jobs/{teacher}")
     line = "2026-01-01 12:00:01 epoch 3  seconds 1.5  val/accuracy 0.5  val/nll 1.2  val/ece 0.1"
@@ -96,7 +117,9 @@ def test_status_says_of_a_running_job_where_it_is(finished_study: Any, store: St
     ]
 
 
-def test_a_study_is_not_finished_before_the_test_split_is_read(finished_study: Any, store: Store) -> None:
+def test_a_study_is_not_finished_before_the_test_split_is_read(
+    finished_study: Any, store: Store
+) -> None:
     assert look(finished_study, store).finished
     teacher = look(finished_study, store).jobs[0].run.job.id
     store.delete(f"jobs/{teacher}/evaluations")
@@ -105,7 +128,10 @@ def test_a_study_is_not_finished_before_the_test_split_is_read(finished_study: A
 
 
 def test_watch_looks_until_the_study_is_finished(
-    finished_study: Any, store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    finished_study: Any,
+    store: Store,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     job = look(finished_study, store).jobs[-1].run.job.id
     manifest = store.local_path(f"jobs/{job}/manifest.json")
@@ -118,14 +144,21 @@ def test_watch_looks_until_the_study_is_finished(
             away.rename(manifest)
 
     monkeypatch.setattr(time, "sleep", wait)
-    assert main(["status", str(finished_study.file), "--store", store.uri, "--watch", "--every", "0.5"]) == 0
+    assert (
+        main(
+            ["status", str(finished_study.file), "--store", store.uri, "--watch", "--every", "0.5"]
+        )
+        == 0
+    )
     assert waits == [0.5] * 3
     heads = [line for line in capsys.readouterr().out.splitlines() if line.startswith("tiny: ")]
     assert heads == ["tiny: stopped; the same command goes on from here", "tiny: finished"]
 
 
 def test_logs(finished_study: Any, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
-    jobs = {(job.run.role, job.run.number): job.run.job.id for job in look(finished_study, store).jobs}
+    jobs = {
+        (job.run.role, job.run.number): job.run.job.id for job in look(finished_study, store).jobs
+    }
     at = ["--store", store.uri]
     for words, job in (
         ([jobs["teacher", 1][:8]], jobs["teacher", 1]),
@@ -138,11 +171,16 @@ def test_logs(finished_study: Any, store: Store, capsys: pytest.CaptureFixture[s
     assert main(["logs", str(finished_study.file), *at]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed] == list(jobs.values())
-    assert "failed      trial 002" in listed[4] and listed[4].endswith(": the loss was nan in epoch 1")
+    assert "failed      trial 002" in listed[4] and listed[4].endswith(
+        ": the loss was nan in epoch 1"
+    )
     for words, message in (
         (["zz"], "job zz: no log begins with it"),
         ([""], "logs begin with it, give more digits"),
-        ([str(finished_study.file), "trial", "9"], "trial 9: no such job of tiny; there are teacher 0 to 1, trial 0 to 3"),
+        (
+            [str(finished_study.file), "trial", "9"],
+            "trial 9: no such job of tiny; there are teacher 0 to 1, trial 0 to 3",
+        ),
         ([str(finished_study.file), "trial", "2"], "has no log in"),
     ):
         assert main(["logs", *words, *at]) == 2

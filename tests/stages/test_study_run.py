@@ -1,6 +1,7 @@
 """A whole study on real digits with real Ray, Optuna and MLflow: run, run again, killed, changed.
 
-One study is run for the module and looked at from all sides; running it again must find everything done.
+One study is run for the module and looked at from all sides; running it again must find everything
+done.
 """
 
 from __future__ import annotations
@@ -72,9 +73,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 
 
 def test_it_ends_with_the_table(finished: Finished) -> None:
-    for words in ("ensemble", "single teacher", "student from scratch", "best found", "accuracy", "cNLL", "report", "ui"):
+    for words in (
+        "ensemble",
+        "single teacher",
+        "student from scratch",
+        "best found",
+        "accuracy",
+        "cNLL",
+        "report",
+        "ui",
+    ):
         assert words in finished.printed
-    assert "ray" not in finished.printed.lower().replace("distill-ray", "").replace("distill_ray", "")
+    assert "ray" not in finished.printed.lower().replace("distill-ray", "").replace(
+        "distill_ray", ""
+    )
 
 
 def test_the_report_for_machines_has_everything(finished: Finished) -> None:
@@ -104,7 +116,11 @@ def test_optuna_has_the_true_states(finished: Finished) -> None:
 
 def test_the_test_split_was_read_by_confirmations_and_teachers_alone(finished: Finished) -> None:
     store = Store(str(finished.store))
-    read = [job for job in store.names("jobs") if (found := find_job(store, job)) and found.has_read_test]
+    read = [
+        job
+        for job in store.names("jobs")
+        if (found := find_job(store, job)) and found.has_read_test
+    ]
     assert len(read) == 2 + 2 * 2
 
 
@@ -156,21 +172,37 @@ def test_running_it_again_trains_nothing_and_doubles_nothing(finished: Finished)
 def test_more_trials_keep_those_there_are(finished: Finished) -> None:
     """And one whose record was damaged is trained again, to the same bytes."""
     before, store = job_folders(finished.store), Store(str(finished.store))
-    damaged = next(trial for trial in finished.search().trials if trial.state == TrialState.COMPLETE).user_attrs["job_id"]
+    damaged = next(
+        trial for trial in finished.search().trials if trial.state == TrialState.COMPLETE
+    ).user_attrs["job_id"]
     record = find_job(store, damaged).record
     store.write(record.files[EPOCHS]["path"], b"x" * record.files[EPOCHS]["bytes"])
-    more = command("run", str(STUDY), "--store", str(finished.store), "--set", "search.trials=5", "--set", "confirm.seeds=1")
+    more = command(
+        "run",
+        str(STUDY),
+        "--store",
+        str(finished.store),
+        "--set",
+        "search.trials=5",
+        "--set",
+        "confirm.seeds=1",
+    )
     assert more.returncode == 0, more.stdout + more.stderr
     trials = finished.search().trials
     assert len(trials) == 5
     assert {name for name in before if damaged not in name} <= job_folders(finished.store)
     again = find_job(store, damaged)
-    assert again is not None and again.record.files[WEIGHTS]["sha256"] == record.files[WEIGHTS]["sha256"]
+    assert (
+        again is not None
+        and again.record.files[WEIGHTS]["sha256"] == record.files[WEIGHTS]["sha256"]
+    )
     assert "now" in more.stdout and "Traceback" not in more.stdout
 
 
 @pytest.mark.parametrize(
-    ("trial_workers", "on_two"), [(1, 1), pytest.param(2, 3, marks=pytest.mark.slow)], ids=["teacher", "teacher and students"]
+    ("trial_workers", "on_two"),
+    [(1, 1), pytest.param(2, 3, marks=pytest.mark.slow)],
+    ids=["teacher", "teacher and students"],
 )
 def test_jobs_on_two_workers(trial_workers: int, on_two: int, tmp_path: Path) -> None:
     """Ray Train, DDP over gloo; a trial of two workers that is pruned gives its place to the next.
@@ -178,7 +210,13 @@ def test_jobs_on_two_workers(trial_workers: int, on_two: int, tmp_path: Path) ->
     The study also has a screening, which leaves one augmentation to the search.
     """
     workers = ("resources.workers_per_teacher=2", f"resources.workers_per_trial={trial_workers}")
-    fewer = ("teachers.members=1", "search.trials=2", "search.try_first=[]", "confirm.seeds=1", "confirm.baselines=[]")
+    fewer = (
+        "teachers.members=1",
+        "search.trials=2",
+        "search.try_first=[]",
+        "confirm.seeds=1",
+        "confirm.baselines=[]",
+    )
     fewer += ("screen={epochs: 6, keep: 1}",)
     overrides = [argument for override in workers + fewer for argument in ("--set", override)]
     run = command("run", str(STUDY), "--store", str(tmp_path), *overrides)
@@ -190,13 +228,17 @@ def test_jobs_on_two_workers(trial_workers: int, on_two: int, tmp_path: Path) ->
 
 
 def check_screening(folder: Path, overrides: tuple[str, ...]) -> None:
-    """Both choices were measured, the one with the lower T. stddev was searched alone, and MLflow and the report say so."""
+    """Both choices were measured, the one with the lower T. stddev was searched alone, and MLflow
+    and the report say so.
+    """
     from mlflow import MlflowClient
 
     study = load_study(STUDY, overrides)
     store, data = Store(str(folder)), data_of(study)
     (teacher,) = teacher_runs(study, data)
-    measured = {each.label: found_metrics(store, each) for each in screenings(study, data, [teacher.job.id])}
+    measured = {
+        each.label: found_metrics(store, each) for each in screenings(study, data, [teacher.job.id])
+    }
     assert set(measured) == {"identity", "crop"}
     kept = min(measured, key=lambda label: measured[label]["screen/t-stddev"])
     assert {trial.params["augmentation"] for trial in only_search(folder).trials} == {kept}
@@ -205,7 +247,9 @@ def check_screening(folder: Path, overrides: tuple[str, ...]) -> None:
     experiment = client.get_experiment_by_name("tiny")
     runs = client.search_runs([experiment.experiment_id], "tags.stage = 'screen'")
     recorded = {run.info.run_name: run.data.metrics for run in runs}
-    assert recorded == {f"screening · {label}": pytest.approx(metrics) for label, metrics in measured.items()}
+    assert recorded == {
+        f"screening · {label}": pytest.approx(metrics) for label, metrics in measured.items()
+    }
     assert {run.info.status for run in runs} == {"FINISHED"}
 
     shown = (folder / "studies" / "tiny" / "report" / "report.md").read_text()
@@ -214,10 +258,17 @@ def check_screening(folder: Path, overrides: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage", [pytest.param("teach", marks=pytest.mark.slow), "search", pytest.param("confirm", marks=pytest.mark.slow)]
+    "stage",
+    [
+        pytest.param("teach", marks=pytest.mark.slow),
+        "search",
+        pytest.param("confirm", marks=pytest.mark.slow),
+    ],
 )
 def test_killed_and_run_again(stage: str, tmp_path: Path) -> None:
-    """`kill -9` of the driver in a stage; the same command then finishes without training a finished job again."""
+    """`kill -9` of the driver in a stage; the same command then finishes without training a
+    finished job again.
+    """
     store = tmp_path / "store"
     with subprocess.Popen(
         [sys.executable, "-m", "distill_ray", "run", str(STUDY), "--store", str(store)],

@@ -1,4 +1,6 @@
-"""What MLflow has of a study that ended while it was away: everything, once, with the times at which it happened."""
+"""What MLflow has of a study that ended while it was away: everything, once, with the times at
+which it happened.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def test_everything_is_there_once(
-    finished_study: FinishedStudy, tracking_uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_study: FinishedStudy,
+    tracking_uri: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from mlflow import MlflowClient
 
@@ -32,7 +37,12 @@ def test_everything_is_there_once(
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
-    assert Counter(run.data.tags["stage"] for run in runs) == {"study": 1, "teach": 2, "search": 4, "confirm": 4}
+    assert Counter(run.data.tags["stage"] for run in runs) == {
+        "study": 1,
+        "teach": 2,
+        "search": 4,
+        "confirm": 4,
+    }
     teacher = next(run for run in runs if run.data.tags["stage"] == "teach")
     assert (teacher.info.start_time, teacher.info.end_time) == (1e12 - 500, 1e12)
     (study,) = [run for run in runs if run.data.tags["stage"] == "study"]
@@ -44,9 +54,12 @@ def test_everything_is_there_once(
         "report/report.html",
     ):
         assert words in description
-    assert client.get_model_version_by_alias("tiny", "champion").run_id in {run.info.run_id for run in runs}
+    assert client.get_model_version_by_alias("tiny", "champion").run_id in {
+        run.info.run_id for run in runs
+    }
 
-    # The store by another name has the same runs, the same study on another store has its own: its trials drew other settings.
+    # The store by another name has the same runs, the same study on another store has its own: its
+    # trials drew other settings.
     count = len(runs)
     moved = Path(store).rename(tmp_path / "moved")
     assert main([*sync[:3], str(moved), *sync[4:]]) == 0
@@ -58,19 +71,27 @@ def test_everything_is_there_once(
     assert main([*sync[:3], str(other), *sync[4:]]) == 0
     assert "does not take" not in capsys.readouterr().out
     assert len(client.search_runs([experiment.experiment_id])) == 2 * count
-    failed = client.search_runs([experiment.experiment_id], "tags.`mlflow.runName` LIKE 'trial 002%'")
-    assert [run.data.params["temperature"] == "7.5" for run in failed] in ([True, False], [False, True])
+    failed = client.search_runs(
+        [experiment.experiment_id], "tags.`mlflow.runName` LIKE 'trial 002%'"
+    )
+    assert [run.data.params["temperature"] == "7.5" for run in failed] in (
+        [True, False],
+        [False, True],
+    )
     stores = client.search_runs([experiment.experiment_id], "tags.stage = 'study'")
     assert {run.data.tags["store"] for run in stores} == {str(moved), str(other)}
     sync[3] = str(moved)
 
-    # Another version of the study has runs of its own; each list shows those of the last version alone.
+    # Another version of the study has runs of its own; each list shows those of the last version
+    # alone.
     assert main([*sync, "--set", "search.trials=5"]) == 0
     assert capsys.readouterr().out.endswith("has all of study tiny, which is not finished\n")
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
     filters = {
-        name: json.loads(json.loads(experiment.tags[f"mlflow.sharedAugmentationState.{name}"])["state"])["searchFilter"]
+        name: json.loads(
+            json.loads(experiment.tags[f"mlflow.sharedAugmentationState.{name}"])["state"]
+        )["searchFilter"]
         for name in ("trials", "jobs")
     }
     assert len(client.search_runs([experiment.experiment_id], "tags.stage = 'search'")) == 12

@@ -1,4 +1,6 @@
-"""What the networks of a study say when they are asked again: on the test split, on shifted and on foreign images."""
+"""What the networks of a study say when they are asked again: on the test split, on shifted and on
+foreign images.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,13 @@ from distill_ray.execution.cluster import WorkerResources
 from distill_ray.execution.run_job import cached_dataset, run_job
 from distill_ray.job import Data
 from distill_ray.metrics import score
-from distill_ray.metrics.uncertainty import auroc, decompose, decompose_dirichlet, entropy, total_variation
+from distill_ray.metrics.uncertainty import (
+    auroc,
+    decompose,
+    decompose_dirichlet,
+    entropy,
+    total_variation,
+)
 from distill_ray.records import find_job
 from distill_ray.report.results import Contender
 from distill_ray.resolve import confirm_runs, data_of, teacher_runs
@@ -51,14 +59,20 @@ class Trained:
             for _ in run_job(store, run.job, WorkerResources(), read_test=True):
                 pass
         records = [record for run in teachers if (record := find_job(store, run.job.id))]
-        return cls(store, data, teacher_contenders(study, teachers, records) + student_contenders(students, store, {}))
+        return cls(
+            store,
+            data,
+            teacher_contenders(study, teachers, records) + student_contenders(students, store, {}),
+        )
 
     def ask(self, **settings: object) -> dict[tuple[str, str], UncertaintyRow]:
         rows = uncertainties(self.contenders, self.store, self.data, **settings)  # type: ignore[arg-type]
         return {(row.on, row.contender): row for row in rows}
 
     def outputs(self, name: str, images: np.ndarray, task: str = "classification") -> np.ndarray:
-        """What the deployed network of contender `name` gives: log-probabilities, or what it gives as it is."""
+        """What the deployed network of contender `name` gives: log-probabilities, or what it gives
+        as it is.
+        """
         (contender,) = (each for each in self.contenders if each.name == name)
         found = find_job(self.store, contender.job_ids[0])
         assert found is not None
@@ -84,13 +98,21 @@ def test_the_test_split(trained: Trained) -> None:
         cells = rows["test", contender.name].cells
         expected = [score(run.log_probabilities, run.labels) for run in contender.test]
         for metric in ("accuracy", "nll", "ece"):
-            assert cells[metric].mean == pytest.approx(np.mean([scores[metric] for scores in expected]), rel=1e-4)
+            assert cells[metric].mean == pytest.approx(
+                np.mean([scores[metric] for scores in expected]), rel=1e-4
+            )
         total = np.mean([entropy(run.log_probabilities).mean() for run in contender.test])
         assert cells["total"].mean == pytest.approx(total, rel=1e-4)
-        assert cells["total"].mean == pytest.approx(cells["aleatoric"].mean + cells["epistemic"].mean)
+        assert cells["total"].mean == pytest.approx(
+            cells["aleatoric"].mean + cells["epistemic"].mean
+        )
         assert (cells["epistemic"].mean > 1e-4) == (contender.name in ("ensemble", "hydra", "endd"))
         assert "auroc" not in cells
-    assert [rows["test", name].cells["nll"].n for name in ("ensemble", "teacher", "kd")] == [1, 2, 1]
+    assert [rows["test", name].cells["nll"].n for name in ("ensemble", "teacher", "kd")] == [
+        1,
+        2,
+        1,
+    ]
 
 
 def test_where_uncertainty_comes_from(trained: Trained, digits: np.ndarray) -> None:
@@ -104,7 +126,9 @@ def test_where_uncertainty_comes_from(trained: Trained, digits: np.ndarray) -> N
     assert "total-tv" not in ensemble
     raw = trained.outputs("endd", digits, task="regression").astype(np.float64)
     dirichlet = decompose_dirichlet(np.exp(raw))
-    assert rows["test", "endd"].cells["epistemic"].mean == pytest.approx(dirichlet.epistemic.mean(), rel=1e-4)
+    assert rows["test", "endd"].cells["epistemic"].mean == pytest.approx(
+        dirichlet.epistemic.mean(), rel=1e-4
+    )
 
 
 def test_shifts_are_the_mean_of_their_levels(trained: Trained, digits: np.ndarray) -> None:
@@ -115,8 +139,12 @@ def test_shifts_are_the_mean_of_their_levels(trained: Trained, digits: np.ndarra
     for kind in ("rotation", "brightness"):
         answers = [trained.outputs("kd", shifted(digits, kind, amount)) for amount in LEVELS[kind]]
         cells = rows[kind, "kd"].cells
-        assert cells["accuracy"].mean == pytest.approx(np.mean([score(each, labels)["accuracy"] for each in answers]), abs=1e-3)
-        assert cells["auroc"].mean == pytest.approx(np.mean([auroc(before, entropy(each)) for each in answers]), abs=1e-3)
+        assert cells["accuracy"].mean == pytest.approx(
+            np.mean([score(each, labels)["accuracy"] for each in answers]), abs=1e-3
+        )
+        assert cells["auroc"].mean == pytest.approx(
+            np.mean([auroc(before, entropy(each)) for each in answers]), abs=1e-3
+        )
 
 
 def pictures(folder: Path, images: np.ndarray) -> str:
@@ -128,34 +156,53 @@ def pictures(folder: Path, images: np.ndarray) -> str:
 
 
 def test_foreign_images_have_no_labels(trained: Trained, tmp_path: Path) -> None:
-    noise = pictures(tmp_path, np.random.default_rng(0).integers(0, 256, (40, 12, 10, 3), dtype=np.uint8))
+    noise = pictures(
+        tmp_path, np.random.default_rng(0).integers(0, 256, (40, 12, 10, 3), dtype=np.uint8)
+    )
     with pytest.raises(
-        RequestError, match=r"--foreign .*: its images are \(12, 10, 3\), those of the study \(8, 8, 1\).*--resize"
+        RequestError,
+        match=r"--foreign .*: its images are \(12, 10, 3\), those of the study \(8, 8, 1\).*--resize",
     ):
         trained.ask(foreign=[noise])
-    with pytest.raises(RequestError, match="its inputs are real numbers, those of the study pixels"):
+    with pytest.raises(
+        RequestError, match="its inputs are real numbers, those of the study pixels"
+    ):
         trained.ask(foreign=["toy-spiral"])
     rows = trained.ask(foreign=[noise, "digits"], resize=True)
     for name in ("ensemble", "kd", "hydra"):
         assert "accuracy" not in rows[noise, name].cells
         assert 0 <= rows[noise, name].cells["auroc"].mean <= 1
-        assert rows["digits", name].cells["auroc"].mean == pytest.approx(0.5)  # the test split itself
+        # The test split itself
+        assert rows["digits", name].cells["auroc"].mean == pytest.approx(0.5)
     assert rows[noise, "kd"].cells["auroc"].mean != pytest.approx(0.5)
     assert "epistemic-auroc" not in rows["digits", "kd"].cells
     assert rows["digits", "hydra"].cells["epistemic-auroc"].mean == pytest.approx(0.5)
 
 
-def test_auroc_is_that_of_the_predictive_entropy(trained: Trained, digits: np.ndarray, tmp_path: Path) -> None:
+def test_auroc_is_that_of_the_predictive_entropy(
+    trained: Trained, digits: np.ndarray, tmp_path: Path
+) -> None:
     dark = np.random.default_rng(0).integers(0, 40, (30, 8, 8), dtype=np.uint8)
     folder = pictures(tmp_path, dark)
     found = trained.ask(foreign=[folder])[folder, "kd"].cells["auroc"].mean
     scores = [entropy(trained.outputs("kd", images)) for images in (digits, dark[..., None])]
-    assert found == pytest.approx(roc_auc_score(np.repeat([0, 1], [500, 30]), np.concatenate(scores)), abs=1e-3)
+    assert found == pytest.approx(
+        roc_auc_score(np.repeat([0, 1], [500, 30]), np.concatenate(scores)), abs=1e-3
+    )
 
 
 def test_the_command(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     """The search has not run, so that the teachers alone are there."""
-    arguments = ["uncertainty", str(TINY), "--set", BASELINES, "--store", trained.store.uri, "--foreign", "digits"]
+    arguments = [
+        "uncertainty",
+        str(TINY),
+        "--set",
+        BASELINES,
+        "--store",
+        trained.store.uri,
+        "--foreign",
+        "digits",
+    ]
     assert main(arguments) == 0
     test, foreign, legend = capsys.readouterr().out.split("\n\n")
     assert test.splitlines()[0] == "test"
@@ -176,7 +223,10 @@ def test_the_command(trained: Trained, capsys: pytest.CaptureFixture[str]) -> No
     assert "sample standard deviation" in legend
     assert main([*arguments, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [(row["on"], row["contender"]) for row in rows][:2] == [("test", "ensemble"), ("test", "teacher")]
+    assert [(row["on"], row["contender"]) for row in rows][:2] == [
+        ("test", "ensemble"),
+        ("test", "teacher"),
+    ]
     assert rows[1]["cells"]["nll"]["n"] == 2
 
 
@@ -184,7 +234,13 @@ def test_regression_has_deviations(tmp_path: Path) -> None:
     trained = Trained.of(
         tmp_path,
         TINY.parents[1] / "studies" / "toy-regression.yaml",
-        *("teachers.members=2", "teachers.epochs=2", "student.epochs=2", "student.heads=3", "published=null"),
+        *(
+            "teachers.members=2",
+            "teachers.epochs=2",
+            "student.epochs=2",
+            "student.heads=3",
+            "published=null",
+        ),
         "confirm={seeds: 1, baselines: {hydra: {}}}",
     )
     rows = trained.ask(foreign=["toy-regression-outside"])

@@ -1,4 +1,6 @@
-"""Methods that contradict the model, the augmentation, the teachers or the images of a study: refused by name, before torch is needed."""
+"""Methods that contradict the model, the augmentation, the teachers or the images of a study:
+refused by name, before torch is needed.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,11 @@ Refusal = Callable[..., list[str]]
 BASELINES = "confirm: {baselines: {}}\n"
 
 
-def study(student: str, teachers: str = "members: 3", rest: str = "search: {space: {lr: {log: [0.1, 1]}}}\n") -> str:
+def study(
+    student: str,
+    teachers: str = "members: 3",
+    rest: str = "search: {space: {lr: {log: [0.1, 1]}}}\n",
+) -> str:
     return f"name: x\nteachers: {{model: wrn-10-1, {teachers}}}\nstudent: {{{student}}}\n{BASELINES}{rest}"
 
 
@@ -58,10 +64,16 @@ def study(student: str, teachers: str = "members: 3", rest: str = "search: {spac
             "model: wrn-10-1, augmentation: {name: additional, pick: kl, pool: 1}",
             "student.augmentation.pool: found 1, must be at least 2",
         ),
-        ("model: wrn-10-1, weights: [1, 2]", "student.weights: weights must be one for each of 3 teachers, found 2"),
+        (
+            "model: wrn-10-1, weights: [1, 2]",
+            "student.weights: weights must be one for each of 3 teachers, found 2",
+        ),
         ("model: wrn-10-1, weights: [1, -2, 1]", "student.weights.1: found -2, must be at least 0"),
         ("model: wrn-10-1, weights: [0, 0, 0]", "student.weights: weights must not all be 0"),
-        ("model: wrn-10-1, method: hydra+, diversity: -1", "student.diversity: found -1, must be at least 0"),
+        (
+            "model: wrn-10-1, method: hydra+, diversity: -1",
+            "student.diversity: found -1, must be at least 0",
+        ),
         (
             "model: wrn-10-1, method: hydra+, correctness: 0, aggregation: 0, individuality: 0",
             "student.correctness: correctness, aggregation and individuality must not all be 0",
@@ -79,7 +91,10 @@ def study(student: str, teachers: str = "members: 3", rest: str = "search: {spac
             "student.anneal_until: anneal_until must be above anneal_from",
         ),
         ("model: wrn-10-1, clip_norm: 0", "student.clip_norm: found 0, must be above 0"),
-        ("model: wrn-10-1, optimizer: adamw", "student.optimizer: found 'adamw', must be one of sgd, adam"),
+        (
+            "model: wrn-10-1, optimizer: adamw",
+            "student.optimizer: found 'adamw', must be one of sgd, adam",
+        ),
     ],
 )
 def test_a_student_that_cannot_be(refusal: Refusal, student: str, message: str) -> None:
@@ -91,23 +106,35 @@ def test_a_student_that_cannot_be(refusal: Refusal, student: str, message: str) 
 @pytest.mark.parametrize(
     ("student", "message"),
     [
-        ("method: latent-be, perturb: tdiv-sdiv", "student.perturb: perturb 'tdiv-sdiv' needs at least 2 teachers, found 1"),
-        ("method: endd", "student: method 'endd' learns how teachers differ and needs at least 2 of them, found 1"),
+        (
+            "method: latent-be, perturb: tdiv-sdiv",
+            "student.perturb: perturb 'tdiv-sdiv' needs at least 2 teachers, found 1",
+        ),
+        (
+            "method: endd",
+            "student: method 'endd' learns how teachers differ and needs at least 2 of them, found 1",
+        ),
     ],
 )
 def test_too_few_teachers(refusal: Refusal, student: str, message: str) -> None:
-    assert refusal(study(f"model: wrn-10-1, {student}", "members: 1")) == [f"study.yaml:3: {message}"]
+    assert refusal(study(f"model: wrn-10-1, {student}", "members: 1")) == [
+        f"study.yaml:3: {message}"
+    ]
 
 
 def test_teachers_that_cannot_pick(refusal: Refusal) -> None:
-    lines = refusal(study("model: wrn-10-1", "augmentation: {name: additional, pick: teacher-entropy}"))
+    lines = refusal(
+        study("model: wrn-10-1", "augmentation: {name: additional, pick: teacher-entropy}")
+    )
     assert lines == [
         "study.yaml:2: teachers.method: augmentation 'additional' picks images with the help of teachers; method 'supervised' has none"
     ]
 
 
 def test_both_ends_of_whole_numbers_are_tried(refusal: Refusal) -> None:
-    lines = refusal(study("model: wrn-10-1, method: hydra", rest="search: {space: {depth: {int: [0, 9]}}}\n"))
+    lines = refusal(
+        study("model: wrn-10-1, method: hydra", rest="search: {space: {depth: {int: [0, 9]}}}\n")
+    )
     assert lines == [
         "study.yaml:5: search.space: model 'wrn-10-1' cannot become multi-head with depth 9: it has 4 units, and one at least "
         "must be shared (met with depth 9; use 'when', or search less)"
@@ -119,16 +146,29 @@ def test_both_ends_of_whole_numbers_are_tried(refusal: Refusal) -> None:
     [
         ("method: endd", "{lr: {log: [0.1, 1]}}", "method 'endd'"),
         ("method: kd", "{method: {choice: [kd, endd]}}", "method 'endd'"),
-        ("augmentation: {name: additional, pick: kl}", "{lr: {log: [0.1, 1]}}", "augmentation 'additional', which picks by the answers,"),
+        (
+            "augmentation: {name: additional, pick: kl}",
+            "{lr: {log: [0.1, 1]}}",
+            "augmentation 'additional', which picks by the answers,",
+        ),
     ],
 )
-def test_what_needs_the_answers_for_all_classes(refusal: Refusal, load: Load, student: str, space: str, why: str) -> None:
+def test_what_needs_the_answers_for_all_classes(
+    refusal: Refusal, load: Load, student: str, space: str, why: str
+) -> None:
     rest = f"search: {{space: {space}}}\nresources: {{teacher_logits_top_k: 20}}\n"
     assert refusal(study(f"model: wrn-10-1, {student}", rest=rest)) == [
         f"study.yaml:6: resources.teacher_logits_top_k: found 20, but {why} needs the answers for all classes; leave it out"
     ]
-    load(study(f"model: wrn-10-1, {student}", rest=rest.replace("20}", "20, teacher logits: live}")))
-    load(study("model: wrn-10-1", rest="search: {space: {lr: {log: [0.1, 1]}}}\nresources: {teacher_logits_top_k: 20}\n"))
+    load(
+        study(f"model: wrn-10-1, {student}", rest=rest.replace("20}", "20, teacher logits: live}"))
+    )
+    load(
+        study(
+            "model: wrn-10-1",
+            rest="search: {space: {lr: {log: [0.1, 1]}}}\nresources: {teacher_logits_top_k: 20}\n",
+        )
+    )
 
 
 def test_what_is_wrong_whatever_is_drawn_is_wrong_with_the_student(refusal: Refusal) -> None:
@@ -153,7 +193,9 @@ def test_one_reason_is_given_once(refusal: Refusal) -> None:
         "study.yaml:5: search.space: method 'augmented-kd' needs images and augmented copies beside them; augmentation 'flip' has "
         "none (met with method augmented-kd, augmentation flip, model wrn-10-1 and 1 more; use 'when', or search less)"
     ]
-    allowed = space.replace("additional]}", "additional]}, combine: {choice: [add-loss, mean-loss]}")
+    allowed = space.replace(
+        "additional]}", "additional]}, combine: {choice: [add-loss, mean-loss]}"
+    )
     assert len(refusal(study("model: wrn-10-1", rest=f"search: {{space: {allowed}}}\n"))) == 1
 
 
@@ -185,7 +227,10 @@ search:
 def test_one_search_across_all_methods(load: Load) -> None:
     space = load(ACROSS).search.space
     assert set(space["method"].values) == set(METHODS) - {"supervised"}
-    conditions = {dimension.name: [condition.labels for condition in dimension.when] for dimension in space.dimensions}
+    conditions = {
+        dimension.name: [condition.labels for condition in dimension.when]
+        for dimension in space.dimensions
+    }
     assert conditions["heads"] == [("hydra", "hydra+")]
     assert conditions["samples"] == [("drop", "gauss")]
     assert conditions["optimizer"] == []
@@ -195,36 +240,57 @@ def test_a_study_with_every_method_is_checked_without_torch(tmp_path: Path) -> N
     (tmp_path / "study.yaml").write_text(ACROSS)
     code = "import sys; from distill_ray.study import load_study; load_study(sys.argv[1]); print('torch' in sys.modules)"
     command = [sys.executable, "-c", code, str(tmp_path / "study.yaml")]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        == "False"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "shape", "messages"),
     [
-        (study("model: vgg8"), (3, 4, 4), ["3: student.model: model 'vgg8' takes images of at least 8x8 pixels, found 4x4"]),
+        (
+            study("model: vgg8"),
+            (3, 4, 4),
+            ["3: student.model: model 'vgg8' takes images of at least 8x8 pixels, found 4x4"],
+        ),
         (
             study("model: wrn-10-1, augmentation: {name: crop-flip, padding: 8}"),
             (1, 8, 8),
-            ["3: student.augmentation: crop-flip: padding must be below the side of the images, 8, found 8"],
+            [
+                "3: student.augmentation: crop-flip: padding must be below the side of the images, 8, found 8"
+            ],
         ),
         (
             study("model: wrn-10-1", "augmentation: autoaugment"),
             (4, 8, 8),
-            ["2: teachers.augmentation: autoaugment: autoaugment changes colours, so images must have 1 or 3 channels, found 4"],
+            [
+                "2: teachers.augmentation: autoaugment: autoaugment changes colours, so images must have 1 or 3 channels, found 4"
+            ],
         ),
         (
-            study("model: wrn-10-1", rest="search: {space: {augmentation.padding: {int: [1, 9]}}}\n"),
+            study(
+                "model: wrn-10-1", rest="search: {space: {augmentation.padding: {int: [1, 9]}}}\n"
+            ),
             (1, 8, 8),
-            ["5: search.space.augmentation.padding: crop-flip: padding must be below the side of the images, 8, found 9"],
+            [
+                "5: search.space.augmentation.padding: crop-flip: padding must be below the side of the images, 8, found 9"
+            ],
         ),
         (
-            study("model: wrn-10-1").replace("baselines: {}", "baselines: {wide: {augmentation: {name: crop, padding: 30}}}"),
+            study("model: wrn-10-1").replace(
+                "baselines: {}", "baselines: {wide: {augmentation: {name: crop, padding: 30}}}"
+            ),
             (1, 8, 8),
-            ["4: confirm.baselines.wide.augmentation: crop: padding must be below the side of the images, 8, found 30"],
+            [
+                "4: confirm.baselines.wide.augmentation: crop: padding must be below the side of the images, 8, found 30"
+            ],
         ),
     ],
 )
-def test_images_that_do_not_suit(load: Load, text: str, shape: tuple[int, int, int], messages: list[str]) -> None:
+def test_images_that_do_not_suit(
+    load: Load, text: str, shape: tuple[int, int, int], messages: list[str]
+) -> None:
     loaded = load(text)
     check_against_data(loaded, 100, 10, (3, 64, 64))
     with pytest.raises(RequestError) as caught:
@@ -237,15 +303,25 @@ REAL = "model: mlp-8, augmentation: identity"
 
 def test_a_toy_study_fits(load: Load) -> None:
     text = study(REAL).replace("model: wrn-10-1", "model: mlp-8, augmentation: identity")
-    check_against_data(load(text.replace("name: x", "name: x\ndata: {validation: 30}")), 270, 3, (2, 1, 1), real_valued=True)
+    check_against_data(
+        load(text.replace("name: x", "name: x\ndata: {validation: 30}")),
+        270,
+        3,
+        (2, 1, 1),
+        real_valued=True,
+    )
 
 
 def test_real_numbers_take_no_augmentation(load: Load) -> None:
     loaded = load(study("model: mlp-8"))
     with pytest.raises(RequestError) as refused:
         check_against_data(loaded, 270, 3, (2, 1, 1), real_valued=True)
-    wrong = "crop-flip: changes pixels, and the inputs of this data set are real numbers; use identity"
-    assert f"teachers.augmentation: {wrong}" in str(refused.value) and f"student.augmentation: {wrong}" in str(refused.value)
+    wrong = (
+        "crop-flip: changes pixels, and the inputs of this data set are real numbers; use identity"
+    )
+    assert f"teachers.augmentation: {wrong}" in str(
+        refused.value
+    ) and f"student.augmentation: {wrong}" in str(refused.value)
 
 
 def test_what_regression_does_not_have_is_refused_by_name(load: Load) -> None:
@@ -268,5 +344,7 @@ def test_what_regression_does_not_have_is_refused_by_name(load: Load) -> None:
 
 def test_regression_has_no_metric_of_classification(load: Load) -> None:
     text = study("model: wrn-10-1").replace("search: {", "search: {objectives: {val/rmse: min}, ")
-    with pytest.raises(RequestError, match=r"search.objectives.val/rmse: no metric of classification"):
+    with pytest.raises(
+        RequestError, match=r"search.objectives.val/rmse: no metric of classification"
+    ):
         check_against_data(load(text), 1000, 10)

@@ -22,7 +22,8 @@ def test_every_value_has_the_line_it_was_written_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("1e-3", 1e-3), ("1.5e3", 1500.0), ("-2E+1", -20.0), (".5e1", 5.0), ("1e3x", "1e3x")]
+    ("text", "value"),
+    [("1e-3", 1e-3), ("1.5e3", 1500.0), ("-2E+1", -20.0), (".5e1", 5.0), ("1e3x", "1e3x")],
 )
 def test_numbers_with_an_exponent_need_neither_dot_nor_sign(text: str, value: object) -> None:
     found = parse_document(f"a: {text}", "x.yaml").values["a"]
@@ -33,10 +34,22 @@ def test_numbers_with_an_exponent_need_neither_dot_nor_sign(text: str, value: ob
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "study.yaml: the study file is empty; studies/quickstart.yaml shows what one looks like"),
-        ("# only a comment\n", "study.yaml: the study file is empty; studies/quickstart.yaml shows what one looks like"),
-        ("\n- a\n- b\n", 'study.yaml:2: a study file is a mapping of sections (name, data, ...), found ["a", "b"]'),
-        ("just text", "study.yaml:1: a study file is a mapping of sections (name, data, ...), found 'just text'"),
+        (
+            "",
+            "study.yaml: the study file is empty; studies/quickstart.yaml shows what one looks like",
+        ),
+        (
+            "# only a comment\n",
+            "study.yaml: the study file is empty; studies/quickstart.yaml shows what one looks like",
+        ),
+        (
+            "\n- a\n- b\n",
+            'study.yaml:2: a study file is a mapping of sections (name, data, ...), found ["a", "b"]',
+        ),
+        (
+            "just text",
+            "study.yaml:1: a study file is a mapping of sections (name, data, ...), found 'just text'",
+        ),
         (
             "a: 1\nb: [1, 2\nc: 3\n",
             "study.yaml:3: not valid YAML: while parsing a flow sequence, expected ',' or ']', but got ':'",
@@ -51,11 +64,19 @@ def test_numbers_with_an_exponent_need_neither_dot_nor_sign(text: str, value: ob
             "study.yaml:2: not valid YAML: expected a single document in the stream, but found another document",
         ),
         ("a: 1\nb: x\x00y\n", "study.yaml:2: not text: it holds the control character '\\x00'"),
-        ("a: &a [*a]\n", "study.yaml:1: a.0.0: is nested too deeply for a study file; are all anchors meant?"),
-        ("a: &a {<<: *a}\n", "study.yaml:1: a: is nested too deeply for a study file; are all anchors meant?"),
+        (
+            "a: &a [*a]\n",
+            "study.yaml:1: a.0.0: is nested too deeply for a study file; are all anchors meant?",
+        ),
+        (
+            "a: &a {<<: *a}\n",
+            "study.yaml:1: a: is nested too deeply for a study file; are all anchors meant?",
+        ),
     ],
 )
-def test_text_that_is_no_study_is_refused_in_one_line(refusal: Refusal, text: str, message: str) -> None:
+def test_text_that_is_no_study_is_refused_in_one_line(
+    refusal: Refusal, text: str, message: str
+) -> None:
     assert refusal(text) == [message]
 
 
@@ -73,7 +94,9 @@ def test_aliases_cannot_grow_without_bound(refusal: Refusal) -> None:
 
 
 def test_merges_cannot_grow_without_bound(refusal: Refusal) -> None:
-    laughs = "a0: &a0 {x: 1, y: 2}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 30))
+    laughs = "a0: &a0 {x: 1, y: 2}\n" + "".join(
+        f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 30)
+    )
     (line,) = refusal(laughs)
     assert line.endswith("grows too large for a study file; are all anchors meant?")
 
@@ -149,4 +172,6 @@ def test_the_first_of_several_merged_mappings_wins() -> None:
 
 
 def test_a_merge_of_something_else_is_refused(refusal: Refusal, smallest: str) -> None:
-    assert "study.yaml:4: data: << must name a mapping or a list of them" in refusal(smallest + "data: {<<: 3}\n")
+    assert "study.yaml:4: data: << must name a mapping or a list of them" in refusal(
+        smallest + "data: {<<: 3}\n"
+    )

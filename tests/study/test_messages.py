@@ -1,4 +1,6 @@
-"""Every kind of mistake: its line, its field, what was found and what is allowed; and all of them in one pass."""
+"""Every kind of mistake: its line, its field, what was found and what is allowed; and all of them
+in one pass.
+"""
 
 from __future__ import annotations
 
@@ -34,23 +36,50 @@ STUDENT = "student: {model: wrn-10-1}\n"
         ("epochs: 2.0", "student.epochs: found 2.0, must be a whole number, at least 1"),
         ("epochs: 0", "student.epochs: found 0, must be at least 1"),
         ("nesterov: 1", "student.nesterov: found 1, must be true or false"),
-        ("schedule: cosin", "student.schedule: found 'cosin', must be one of cosine, step; did you mean 'cosine'?"),
-        ("schedule: step, milestones: 3", "student.milestones: found 3, must be a list, each item a whole number, at least 1"),
-        ("schedule: step, milestones: [3, x]", "student.milestones.1: found 'x', must be a whole number, at least 1"),
+        (
+            "schedule: cosin",
+            "student.schedule: found 'cosin', must be one of cosine, step; did you mean 'cosine'?",
+        ),
+        (
+            "schedule: step, milestones: 3",
+            "student.milestones: found 3, must be a list, each item a whole number, at least 1",
+        ),
+        (
+            "schedule: step, milestones: [3, x]",
+            "student.milestones.1: found 'x', must be a whole number, at least 1",
+        ),
         ("schedule: step, milestones: [0, 3]", "student.milestones.0: found 0, must be at least 1"),
         ("schedule: step, milestones: [6, 3]", "student.milestones: found [6, 3], must rise"),
-        ("schedule: step, milestones: [3, 12]", "student.milestones: found [3, 12], must be below epochs (12)"),
+        (
+            "schedule: step, milestones: [3, 12]",
+            "student.milestones: found [3, 12], must be below epochs (12)",
+        ),
         ("milestones: [3, 6]", "student.milestones: found [3, 6], which is for schedule: step"),
         ("warmup_epochs: 12", "student.warmup_epochs: found 12.0, must be below epochs (12)"),
         ("momentum: 0", "student.momentum: found 0.0, must be above 0 with nesterov: true"),
         ("method: kdd", "student.method: unknown method 'kdd'; did you mean 'kd'?"),
         ("method: 3", "student.method: found 3, must be the name of a method: "),
         ("method: [kd]", 'student.method: found ["kd"], must be the name of a method: '),
-        ("augmentation: crop_flip", "student.augmentation: unknown augmentation 'crop_flip'; did you mean 'crop-flip'?"),
-        ("augmentation: {padding: 3}", 'student.augmentation: found {"padding": 3}, must be the name of an augmentation, or name and settings: '),
-        ("augmentation: {name: crop-flip, paddin: 3}", "student.augmentation.paddin: unknown field; did you mean 'padding'?"),
-        ("augmentation: {name: crop-flip, padding: -3}", "student.augmentation.padding: found -3, must be at least 0"),
-        ("augmentation: {name: identity, padding: 3}", "student.augmentation.padding: augmentation 'identity' has no settings"),
+        (
+            "augmentation: crop_flip",
+            "student.augmentation: unknown augmentation 'crop_flip'; did you mean 'crop-flip'?",
+        ),
+        (
+            "augmentation: {padding: 3}",
+            'student.augmentation: found {"padding": 3}, must be the name of an augmentation, or name and settings: ',
+        ),
+        (
+            "augmentation: {name: crop-flip, paddin: 3}",
+            "student.augmentation.paddin: unknown field; did you mean 'padding'?",
+        ),
+        (
+            "augmentation: {name: crop-flip, padding: -3}",
+            "student.augmentation.padding: found -3, must be at least 0",
+        ),
+        (
+            "augmentation: {name: identity, padding: 3}",
+            "student.augmentation.padding: augmentation 'identity' has no settings",
+        ),
         ("weights: [0, 0, 0]", "student.weights: weights must not all be 0"),
         ("weights: [1, 2]", "student.weights: weights must be one for each of 3 teachers, found 2"),
     ],
@@ -65,13 +94,18 @@ def test_student(refusal: Refusal, fields: str, message: str) -> None:
 def test_settings_of_another_method(refusal: Refusal) -> None:
     text = HEAD + TEACHERS + "student: {model: wrn-10-1, method: supervised, anneal_until: 4}\n"
     lines = refusal(text, "search.space={lr: {log: [0.1, 1]}}")
-    assert lines == ["study.yaml:3: student.anneal_until: no setting of method supervised (endd has it)"]
+    assert lines == [
+        "study.yaml:3: student.anneal_until: no setting of method supervised (endd has it)"
+    ]
 
 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ("name: a/b", "name: found 'a/b', must be letters, digits and . _ -, first a letter or digit, at most 100 of them"),
+        (
+            "name: a/b",
+            "name: found 'a/b', must be letters, digits and . _ -, first a letter or digit, at most 100 of them",
+        ),
         ("name: ..", "name: found '..', must be letters"),
         ("name: -x", "name: found '-x', must be letters"),
         ("name: no", "name: found false, must be letters"),
@@ -80,7 +114,10 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
         ("dta: {}", "dta: unknown field; did you mean 'data'?"),
         ("data: digits", "data: found 'digits', must be a section with fields"),
         ("data: {validation: 0}", "data.validation: found 0, must be at least 1"),
-        ("data: {validation: many}", "data.validation: found 'many', must be a whole number or null, at least 1"),
+        (
+            "data: {validation: many}",
+            "data.validation: found 'many', must be a whole number or null, at least 1",
+        ),
         (
             "data: {split: stratifed}",
             "data.split: found 'stratifed', must be one of stratified, last; did you mean 'stratified'?",
@@ -94,20 +131,41 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
             "resources: {gpus_per_worker: 0.25, workers_per_trial: 2}",
             "resources.gpus_per_worker: found 0.25, but the 2 workers of one job cannot share a GPU; give each a whole one",
         ),
-        ("resources: {compile: on}", "resources.compile: found true, must be one of auto, always, never"),
-        ("resources: {teacher_logits_top_k: 0}", "resources.teacher_logits_top_k: found 0, must be at least 1"),
-        ("resources: {workers_per_trial: 0}", "resources.workers_per_trial: found 0, must be at least 1"),
+        (
+            "resources: {compile: on}",
+            "resources.compile: found true, must be one of auto, always, never",
+        ),
+        (
+            "resources: {teacher_logits_top_k: 0}",
+            "resources.teacher_logits_top_k: found 0, must be at least 1",
+        ),
+        (
+            "resources: {workers_per_trial: 0}",
+            "resources.workers_per_trial: found 0, must be at least 1",
+        ),
         ("teachers: []", "teachers: missing; name at least their model"),
         ("teachers:", "teachers: missing; name at least their model"),
-        ("teachers: {members: 2}", "teachers.model: missing; name an architecture, such as wrn-16-2"),
+        (
+            "teachers: {members: 2}",
+            "teachers.model: missing; name an architecture, such as wrn-16-2",
+        ),
         ("teachers: wrn-10-1", "teachers: found 'wrn-10-1', must be a section with fields"),
-        ("teachers: {model: wrn-10-1, members: 0}", "teachers.members: found 0, must be at least 1, at most 100"),
+        (
+            "teachers: {model: wrn-10-1, members: 0}",
+            "teachers.members: found 0, must be at least 1, at most 100",
+        ),
         (
             "teachers: {model: wrn-10-1, members: 2, seeds: [1]}",
             "teachers.members: found 2, but there are 1 seeds; leave one of the",
         ),
-        ("teachers: {model: wrn-10-1, seeds: [1, 1]}", "teachers.seeds: found [1, 1], must be at least one seed, all different"),
-        ("teachers: {model: wrn-10-1, seeds: []}", "teachers.seeds: found [], must be at least one seed, all different"),
+        (
+            "teachers: {model: wrn-10-1, seeds: [1, 1]}",
+            "teachers.seeds: found [1, 1], must be at least one seed, all different",
+        ),
+        (
+            "teachers: {model: wrn-10-1, seeds: []}",
+            "teachers.seeds: found [], must be at least one seed, all different",
+        ),
         (
             "teachers: {model: wrn-10-1, method: kd}",
             "teachers.method: method 'kd' needs teachers itself; teachers learn from labels",
@@ -132,8 +190,14 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
             "confirm: {baselines: scratch}",
             "confirm.baselines: found 'scratch', must be a list of scratch, default-kd, student-ensemble, or",
         ),
-        ("confirm: {baselines: {best: {lr: 1}}}", "confirm.baselines.best: not a name for a baseline"),
-        ("confirm: {baselines: {best-2: {lr: 1}}}", "confirm.baselines.best-2: not a name for a baseline"),
+        (
+            "confirm: {baselines: {best: {lr: 1}}}",
+            "confirm.baselines.best: not a name for a baseline",
+        ),
+        (
+            "confirm: {baselines: {best-2: {lr: 1}}}",
+            "confirm.baselines.best-2: not a name for a baseline",
+        ),
         (
             "confirm: {baselines: {hot: {temprature: 1}}}",
             "confirm.baselines.hot.temprature: unknown field; did you mean 'temperature'?",
@@ -162,9 +226,15 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
     [
         ("trials: 0", "trials: found 0, must be at least 1"),
         ("trails: 4", "trails: unknown field; did you mean 'trials'?"),
-        ("objectives: val/nll", "objectives: found 'val/nll', must be metrics with their direction, such as {val/nll: min}"),
+        (
+            "objectives: val/nll",
+            "objectives: found 'val/nll', must be metrics with their direction, such as {val/nll: min}",
+        ),
         ("objectives: {}", "objectives: found {}, must be metrics with their direction"),
-        ("objectives: {val/nl: min}", "objectives.val/nl: unknown metric 'val/nl'; did you mean 'val/nll'?"),
+        (
+            "objectives: {val/nl: min}",
+            "objectives.val/nl: unknown metric 'val/nl'; did you mean 'val/nll'?",
+        ),
         (
             "objectives: {val/accuracy: min}",
             "objectives.val/accuracy: found 'min', must be max: that is where val/accuracy is better",
@@ -174,13 +244,31 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
             "objectives: {val/nll: min, val/accuracy: max}, scheduler: asha",
             "scheduler: asha compares trials by one objective, and there are 2; use scheduler: none",
         ),
-        ("sampler: tpee", "sampler: found 'tpee', must be one of tpe, random, nsga2; did you mean 'tpe'?"),
-        ("scheduler: ahsa", "scheduler: found 'ahsa', must be asha, none, or {name: asha, grace_epochs: 3, reduction: 3}"),
+        (
+            "sampler: tpee",
+            "sampler: found 'tpee', must be one of tpe, random, nsga2; did you mean 'tpe'?",
+        ),
+        (
+            "scheduler: ahsa",
+            "scheduler: found 'ahsa', must be asha, none, or {name: asha, grace_epochs: 3, reduction: 3}",
+        ),
         ("scheduler:", "scheduler: found nothing, must be asha, none, or"),
-        ("scheduler: {name: asha, grace: 3}", "scheduler.grace: unknown field; did you mean 'grace_epochs'?"),
-        ("scheduler: {name: asha, reduction: 1}", "scheduler.reduction: found 1, must be at least 2"),
-        ("scheduler: {name: asha, grace_epochs: 12}", "scheduler.grace_epochs: found 12, must be below the student's 12 epochs"),
-        ("time_limit: 90", "time_limit: found 90, must be a length of time with its unit: 90s, 45m, 2h, 1h30m"),
+        (
+            "scheduler: {name: asha, grace: 3}",
+            "scheduler.grace: unknown field; did you mean 'grace_epochs'?",
+        ),
+        (
+            "scheduler: {name: asha, reduction: 1}",
+            "scheduler.reduction: found 1, must be at least 2",
+        ),
+        (
+            "scheduler: {name: asha, grace_epochs: 12}",
+            "scheduler.grace_epochs: found 12, must be below the student's 12 epochs",
+        ),
+        (
+            "time_limit: 90",
+            "time_limit: found 90, must be a length of time with its unit: 90s, 45m, 2h, 1h30m",
+        ),
         ("time_limit: 0s", "time_limit: found '0s', must be a length of time"),
         ("time_limit: soon", "time_limit: found 'soon', must be a length of time"),
         (f"time_limit: {'9' * 400}d", "time_limit: found '999"),
@@ -189,11 +277,26 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
         ("max_concurrent: 0", "max_concurrent: found 0, must be at least 1"),
         ("space: {}", "space: nothing to search; name a field of the student and its range"),
         ("space:", "space: nothing to search; name a field of the student and its range"),
-        ("try_first: {temperature: 4}", 'try_first: found {"temperature": 4}, must be a list of configurations'),
-        ("try_first: [{lr: 0.1}]", "try_first.0.lr: not in the search space, which has temperature, alpha"),
-        ("try_first: [{temperature: 30}]", "try_first.0.temperature: found 30, which is outside the search space: log [1, 20]"),
-        ("try_first: [{temperature: hot}]", "try_first.0.temperature: found 'hot', must be a number, above 0"),
-        ("trials: 1, try_first: [{}, {}]", "try_first: found 2 configurations, but there are only 1 trials"),
+        (
+            "try_first: {temperature: 4}",
+            'try_first: found {"temperature": 4}, must be a list of configurations',
+        ),
+        (
+            "try_first: [{lr: 0.1}]",
+            "try_first.0.lr: not in the search space, which has temperature, alpha",
+        ),
+        (
+            "try_first: [{temperature: 30}]",
+            "try_first.0.temperature: found 30, which is outside the search space: log [1, 20]",
+        ),
+        (
+            "try_first: [{temperature: hot}]",
+            "try_first.0.temperature: found 'hot', must be a number, above 0",
+        ),
+        (
+            "trials: 1, try_first: [{}, {}]",
+            "try_first: found 2 configurations, but there are only 1 trials",
+        ),
     ],
 )
 def test_search(refusal: Refusal, search: str, message: str) -> None:
@@ -210,29 +313,74 @@ def test_search(refusal: Refusal, search: str, message: str) -> None:
             "lr: 0.1",
             "lr: found 0.1, must be one of {uniform: [0, 1]}, {log: [0.001, 1]}, {int: [1, 8]} or {choice: [a, b]}; a fixed",
         ),
-        ("lr: {log: [0.1, 1], uniform: [0.1, 1]}", 'lr: found {"log": [0.1, 1], "uniform": [0.1, 1]}, must be one of'),
+        (
+            "lr: {log: [0.1, 1], uniform: [0.1, 1]}",
+            'lr: found {"log": [0.1, 1], "uniform": [0.1, 1]}, must be one of',
+        ),
         ("lr: {loguniform: [0.1, 1]}", 'lr: found {"loguniform": [0.1, 1]}, must be one of'),
         ("lr: {log: [0.1, 1], wen: {}}", "lr.wen: unknown field; did you mean 'when'?"),
         ("lr: {log: 0.1}", "lr.log: found 0.1, must be the lower and the upper limit: [1, 8]"),
-        ("lr: {log: [0.1, 0.2, 0.3]}", "lr.log: found [0.1, 0.2, 0.3], must be the lower and the upper limit"),
-        ("lr: {log: [1, 0.1]}", "lr.log: found [1, 0.1], the lower limit must be below the upper one"),
-        ("lr: {uniform: [0.1, 0.1]}", "lr.uniform: found [0.1, 0.1], the lower limit must be below the upper one"),
+        (
+            "lr: {log: [0.1, 0.2, 0.3]}",
+            "lr.log: found [0.1, 0.2, 0.3], must be the lower and the upper limit",
+        ),
+        (
+            "lr: {log: [1, 0.1]}",
+            "lr.log: found [1, 0.1], the lower limit must be below the upper one",
+        ),
+        (
+            "lr: {uniform: [0.1, 0.1]}",
+            "lr.uniform: found [0.1, 0.1], the lower limit must be below the upper one",
+        ),
         ("lr: {log: [0, 1]}", "lr.log.0: found 0, must be above 0"),
         ("lr: {uniform: [0.1, big]}", "lr.uniform.1: found 'big', must be a number, above 0"),
-        ("weight_decay: {log: [0, 1]}", "weight_decay.log: found [0, 1], the limits of a logarithmic range must be above 0"),
+        (
+            "weight_decay: {log: [0, 1]}",
+            "weight_decay.log: found [0, 1], the limits of a logarithmic range must be above 0",
+        ),
         ("alpha: {uniform: [0, 1.5]}", "alpha.uniform.1: found 1.5, must be at least 0, at most 1"),
-        ("momentum: {uniform: [0.5, 1]}", "momentum.uniform.1: found 1, must be at least 0, below 1"),
-        ("epochs: {uniform: [4, 8]}", "epochs: epochs takes whole numbers; use {int: [1, 8]} instead of uniform"),
-        ("epochs: {log: [4, 8]}", "epochs: epochs takes whole numbers; use {int: [1, 8], log: true} instead of log"),
+        (
+            "momentum: {uniform: [0.5, 1]}",
+            "momentum.uniform.1: found 1, must be at least 0, below 1",
+        ),
+        (
+            "epochs: {uniform: [4, 8]}",
+            "epochs: epochs takes whole numbers; use {int: [1, 8]} instead of uniform",
+        ),
+        (
+            "epochs: {log: [4, 8]}",
+            "epochs: epochs takes whole numbers; use {int: [1, 8], log: true} instead of log",
+        ),
         ("epochs: {int: [4.5, 8]}", "epochs.int.0: found 4.5, must be a whole number, at least 1"),
-        ("epochs: {int: [4, 8], log: yes please}", 'epochs: found {"int": [4, 8], "log": "yes please"}, must be one of'),
-        ("epochs: {int: [4, 8], log: true, step: 2}", "epochs.step: a logarithmic range has no steps"),
-        ("epochs: {int: [4, 8], step: 3}", "epochs.step: found 3, whole steps must lead from 4 to 8"),
-        ("lr: {uniform: [0.1, 0.2], step: 0}", "lr.step: found 0.0, whole steps must lead from 0.1 to 0.2"),
-        ("schedule: {int: [1, 2]}", "schedule: schedule takes one of cosine, step, not a range; use choice"),
+        (
+            "epochs: {int: [4, 8], log: yes please}",
+            'epochs: found {"int": [4, 8], "log": "yes please"}, must be one of',
+        ),
+        (
+            "epochs: {int: [4, 8], log: true, step: 2}",
+            "epochs.step: a logarithmic range has no steps",
+        ),
+        (
+            "epochs: {int: [4, 8], step: 3}",
+            "epochs.step: found 3, whole steps must lead from 4 to 8",
+        ),
+        (
+            "lr: {uniform: [0.1, 0.2], step: 0}",
+            "lr.step: found 0.0, whole steps must lead from 0.1 to 0.2",
+        ),
+        (
+            "schedule: {int: [1, 2]}",
+            "schedule: schedule takes one of cosine, step, not a range; use choice",
+        ),
         ("method: {int: [1, 2]}", "method: method takes a name, not a range; use choice"),
-        ("schedule: {choice: []}", "schedule.choice: found [], must be a list of at least one value"),
-        ("schedule: {choice: cosine}", "schedule.choice: found 'cosine', must be a list of at least one value"),
+        (
+            "schedule: {choice: []}",
+            "schedule.choice: found [], must be a list of at least one value",
+        ),
+        (
+            "schedule: {choice: cosine}",
+            "schedule.choice: found 'cosine', must be a list of at least one value",
+        ),
         (
             "schedule: {choice: [cosine, cosin]}",
             "schedule.choice.1: found 'cosin', must be one of cosine, step; did you mean 'cosine'?",
@@ -240,14 +388,35 @@ def test_search(refusal: Refusal, search: str, message: str) -> None:
         ("lr: {choice: [0.1, 0.1]}", "lr.choice.1: found 0.1 a second time"),
         ("lr: {choice: [0.1, -1]}", "lr.choice.1: found -1, must be above 0"),
         ("model: {choice: [wrn-10-1, wrn-11-1]}", "model.choice.1: "),
-        ("augmentation: {choice: [flip, flop]}", "augmentation.choice.1: unknown augmentation 'flop'; did you mean 'flip'?"),
-        ("method: {choice: [kd, kdd]}", "method.choice.1: unknown method 'kdd'; did you mean 'kd'?"),
-        ("augmentation.padding: {int: [-1, 4]}", "augmentation.padding.int.0: found -1, must be at least 0"),
+        (
+            "augmentation: {choice: [flip, flop]}",
+            "augmentation.choice.1: unknown augmentation 'flop'; did you mean 'flip'?",
+        ),
+        (
+            "method: {choice: [kd, kdd]}",
+            "method.choice.1: unknown method 'kdd'; did you mean 'kd'?",
+        ),
+        (
+            "augmentation.padding: {int: [-1, 4]}",
+            "augmentation.padding.int.0: found -1, must be at least 0",
+        ),
         ("augmentation.size_: {int: [1, 4]}", "augmentation.size_: unknown field"),
-        ("lr: {log: [0.1, 1], when: {method: kd}}", "lr.when.method: method is not a choice in this space (choices: none)"),
-        ("warmup_epochs: {uniform: [0, 12]}", "warmup_epochs: found [0.0, 12.0], must be below epochs (12)"),
-        ("epochs: {int: [1, 2]}, warmup_epochs: {uniform: [0, 1]}", "warmup_epochs: found [0.0, 1.0], must be below epochs (1)"),
-        ("momentum: {uniform: [0, 0.9]}", "momentum: found [0.0, 0.9], must be above 0 with nesterov: true"),
+        (
+            "lr: {log: [0.1, 1], when: {method: kd}}",
+            "lr.when.method: method is not a choice in this space (choices: none)",
+        ),
+        (
+            "warmup_epochs: {uniform: [0, 12]}",
+            "warmup_epochs: found [0.0, 12.0], must be below epochs (12)",
+        ),
+        (
+            "epochs: {int: [1, 2]}, warmup_epochs: {uniform: [0, 1]}",
+            "warmup_epochs: found [0.0, 1.0], must be below epochs (1)",
+        ),
+        (
+            "momentum: {uniform: [0, 0.9]}",
+            "momentum: found [0.0, 0.9], must be above 0 with nesterov: true",
+        ),
         (
             "weights: {choice: [[], [1, 1]]}",
             "weights: weights must be one for each of 3 teachers, found 2 (met with weights [1.0, 1.0];",
@@ -271,10 +440,10 @@ def test_space(refusal: Refusal, dimension: str, message: str) -> None:
     ],
 )
 def test_conditions(refusal: Refusal, when: str, message: str) -> None:
-    space = (
-        "search:\n  space:\n    schedule: {choice: [cosine, step]}\n    alpha: {uniform: [0, 1]}\n    lr: {log: [0.1, 1], when: "
-    )
-    assert refusal(HEAD + TEACHERS + STUDENT + space + when + "}\n") == [f"study.yaml:8: search.space.{message}"]
+    space = "search:\n  space:\n    schedule: {choice: [cosine, step]}\n    alpha: {uniform: [0, 1]}\n    lr: {log: [0.1, 1], when: "
+    assert refusal(HEAD + TEACHERS + STUDENT + space + when + "}\n") == [
+        f"study.yaml:8: search.space.{message}"
+    ]
 
 
 def test_conditions_that_depend_on_each_other(refusal: Refusal) -> None:
@@ -312,7 +481,9 @@ def test_a_setting_that_no_method_or_augmentation_in_reach_has(refusal: Refusal)
 
 
 def test_what_only_follows_from_another_mistake_is_not_reported(refusal: Refusal) -> None:
-    space = "search:\n  space:\n    augmentation.size: {int: [2, 4]}\n    temperature: {log: [1, 20]}\n"
+    space = (
+        "search:\n  space:\n    augmentation.size: {int: [2, 4]}\n    temperature: {log: [1, 20]}\n"
+    )
     student = "student: {model: wrn-10-1, method: kdd, augmentation: cutuot}\n"
     lines = refusal(HEAD + TEACHERS + student + space)
     assert [line.split(" (known")[0] for line in lines] == [
@@ -327,16 +498,22 @@ def test_a_setting_of_some_augmentations_is_drawn_for_those(load: Callable[..., 
     assert (condition.field, condition.labels) == ("augmentation", ("mixup", "cutmix"))
 
 
-def test_configurations_to_try_first_obey_conditions(refusal: Refusal, load: Callable[..., Study]) -> None:
+def test_configurations_to_try_first_obey_conditions(
+    refusal: Refusal, load: Callable[..., Study]
+) -> None:
     text = (
         HEAD + TEACHERS + STUDENT + "search:\n"
         "  try_first: [{temperature: 4, method: METHOD}]\n"
         "  space:\n    method: {choice: [supervised, kd]}\n    temperature: {log: [1, 20]}\n"
     )
-    message = "study.yaml:5: search.try_first.0.temperature: searched only when method is kd; say so here"
+    message = (
+        "study.yaml:5: search.try_first.0.temperature: searched only when method is kd; say so here"
+    )
     assert refusal(text.replace("METHOD", "supervised")) == [message]
     assert refusal(text.replace(", method: METHOD", "")) == [message]
-    assert load(text.replace("METHOD", "kd")).search.try_first == ({"temperature": 4.0, "method": "kd"},)
+    assert load(text.replace("METHOD", "kd")).search.try_first == (
+        {"temperature": 4.0, "method": "kd"},
+    )
 
 
 def test_missing_sections_are_named(refusal: Refusal) -> None:
@@ -348,7 +525,9 @@ def test_missing_sections_are_named(refusal: Refusal) -> None:
     ]
 
 
-def test_everything_wrong_is_reported_in_one_pass_in_the_order_of_the_file(refusal: Refusal) -> None:
+def test_everything_wrong_is_reported_in_one_pass_in_the_order_of_the_file(
+    refusal: Refusal,
+) -> None:
     lines = refusal(
         "name: ../evil\n"
         "data: {validation: 0, foo: 1}\n"

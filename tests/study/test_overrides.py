@@ -14,9 +14,19 @@ Refusal = Callable[..., list[str]]
 
 
 def test_any_field_can_be_set(load: Load, smallest: str) -> None:
-    overrides = ("search.trials=4", "student.lr=1e-2", "student.augmentation={name: crop-flip, padding: 2}", "name = other")
+    overrides = (
+        "search.trials=4",
+        "student.lr=1e-2",
+        "student.augmentation={name: crop-flip, padding: 2}",
+        "name = other",
+    )
     study = load(smallest, *overrides)
-    assert (study.search.trials, study.student.lr, study.student.augmentation, study.name) == (4, 0.01, CropFlip(padding=2), "other")
+    assert (study.search.trials, study.student.lr, study.student.augmentation, study.name) == (
+        4,
+        0.01,
+        CropFlip(padding=2),
+        "other",
+    )
     assert study.overrides == overrides
     assert study.source_text == smallest
 
@@ -34,7 +44,9 @@ def test_items_of_lists_by_their_position(load: Load) -> None:
 
 def test_settings_of_the_augmentation_in_the_search_space(load: Load, smallest: str) -> None:
     space = load(
-        smallest, "search.space.augmentation.choice=[identity, crop-flip]", "search.space.augmentation.padding.int=[0, 4]"
+        smallest,
+        "search.space.augmentation.choice=[identity, crop-flip]",
+        "search.space.augmentation.padding.int=[0, 4]",
     ).search.space
     assert space["augmentation"].values == (Identity(), CropFlip())
     assert space["augmentation.padding"].limits == (0, 4)
@@ -51,27 +63,40 @@ def test_the_empty_value_is_null(load: Load, smallest: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("search.trials", "--set search.trials: write it as field=value, such as --set search.trials=4"),
+        (
+            "search.trials",
+            "--set search.trials: write it as field=value, such as --set search.trials=4",
+        ),
         ("=3", "--set =3: write it as field=value, such as --set search.trials=4"),
         ("a..b=3", "--set a..b=3: write it as field=value, such as --set search.trials=4"),
         (
             "search=[",
             "--set search: not valid YAML: while parsing a flow node, expected the node content, but found '<stream end>'",
         ),
-        ("student.model.x=3", "--set student.model.x: student.model is 'wrn-10-1', which has no 'x'; set it as a whole"),
+        (
+            "student.model.x=3",
+            "--set student.model.x: student.model is 'wrn-10-1', which has no 'x'; set it as a whole",
+        ),
         ("search.trials=0", "--set: search.trials: found 0, must be at least 1"),
         ("serach.trials=4", "--set: serach: unknown field; did you mean 'search'?"),
         ("trials=4", "--set: trials: unknown field; did you mean 'search.trials'?"),
         ("members=4", "--set: members: unknown field; did you mean 'teachers.members'?"),
         ("temperature=4", "--set: temperature: unknown field; did you mean 'student.temperature'?"),
-        ("search.space={lr: {log: [0, 1]}}", "--set: search.space.lr.log.0: found 0, must be above 0"),
+        (
+            "search.space={lr: {log: [0, 1]}}",
+            "--set: search.space.lr.log.0: found 0, must be above 0",
+        ),
     ],
 )
-def test_wrong_overrides_name_the_option(refusal: Refusal, smallest: str, override: str, message: str) -> None:
+def test_wrong_overrides_name_the_option(
+    refusal: Refusal, smallest: str, override: str, message: str
+) -> None:
     assert refusal(smallest, override) == [message]
 
 
-def test_problems_of_file_and_overrides_are_reported_together(refusal: Refusal, smallest: str) -> None:
+def test_problems_of_file_and_overrides_are_reported_together(
+    refusal: Refusal, smallest: str
+) -> None:
     assert refusal(smallest + "confirm: {seeds: 0}\n", "search.trials=0") == [
         "study.yaml:4: confirm.seeds: found 0, must be at least 1, at most 100",
         "--set: search.trials: found 0, must be at least 1",
@@ -79,7 +104,9 @@ def test_problems_of_file_and_overrides_are_reported_together(refusal: Refusal, 
 
 
 def test_what_an_override_replaces_leaves_no_lines_behind(refusal: Refusal, smallest: str) -> None:
-    assert refusal(smallest + "data:\n  seed: 3\n", "data={seed: -1}")[0].startswith("--set: data.seed: found -1, must be")
+    assert refusal(smallest + "data:\n  seed: 3\n", "data={seed: -1}")[0].startswith(
+        "--set: data.seed: found -1, must be"
+    )
     expected = ["--set: data: found 'digits', must be a section with fields"]
     assert refusal(smallest + "data:\n  seed: 3\n", "data=digits") == expected
 

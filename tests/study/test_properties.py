@@ -1,4 +1,6 @@
-"""Whatever a study file holds, it is a study or it is refused with a message: nothing else ever comes out."""
+"""Whatever a study file holds, it is a study or it is refused with a message: nothing else ever
+comes out.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +18,36 @@ from hypothesis import strategies as st
 from distill_ray.errors import RequestError
 from distill_ray.study import Study
 from distill_ray.study.document import Document, parse_document
-from distill_ray.study.problems import Problems
 from distill_ray.study.parse import read_study
+from distill_ray.study.problems import Problems
 
-LIKE_ANYWHERE = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+LIKE_ANYWHERE = settings(
+    deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 """The same examples on every machine, however slow it is."""
 
 VALID: dict[str, Any] = {
     "name": "x",
-    "data": {"source": "digits", "validation": 200, "train": None, "split": "last", "label": None, "seed": 0},
+    "data": {
+        "source": "digits",
+        "validation": 200,
+        "train": None,
+        "split": "last",
+        "label": None,
+        "seed": 0,
+    },
     "teachers": [
         {"model": "wrn-10-1", "members": 2, "augmentation": {"name": "crop-flip", "padding": 2}},
         {"model": "wrn-10-1", "seeds": [5, 6], "schedule": "step", "milestones": [3, 6]},
     ],
-    "student": {"model": "wrn-10-1", "method": "kd", "temperature": 4, "alpha": 0.9, "augmentation": "flip", "epochs": 12},
+    "student": {
+        "model": "wrn-10-1",
+        "method": "kd",
+        "temperature": 4,
+        "alpha": 0.9,
+        "augmentation": "flip",
+        "epochs": 12,
+    },
     "search": {
         "trials": 12,
         "objectives": {"val/nll": "min"},
@@ -97,14 +115,23 @@ SCALARS = st.one_of(
 )
 VALUES = st.recursive(
     SCALARS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=4), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The paths of everything in `value`."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     return [path] + [place for key, inner in items for place in places(inner, (*path, key))]
 
 
@@ -133,10 +160,14 @@ class Extreme:
     def __init__(self, upper: bool) -> None:
         self.upper = upper
 
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
         return high if self.upper else low
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
         return high if self.upper else low
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
@@ -200,15 +231,25 @@ def test_any_text_is_a_study_or_refused(text: str) -> None:
 
 
 @settings(LIKE_ANYWHERE, max_examples=60)
-@given(st.integers(0, 1500), st.text(alphabet="{}[]:,&*!|>'\"-?#%@ \n\t<=a1~", min_size=1, max_size=5))
+@given(
+    st.integers(0, 1500), st.text(alphabet="{}[]:,&*!|>'\"-?#%@ \n\t<=a1~", min_size=1, max_size=5)
+)
 def test_a_study_with_something_typed_into_it_is_a_study_or_refused(place: int, typed: str) -> None:
     text = yaml.safe_dump(VALID)
     outcome(text[:place] + typed + text[place:])
 
 
 @settings(LIKE_ANYWHERE, max_examples=40)
-@given(st.lists(st.sampled_from(sorted({".".join(map(str, place)) for place in places(VALID) if place})), max_size=3), VALUES)
+@given(
+    st.lists(
+        st.sampled_from(sorted({".".join(map(str, place)) for place in places(VALID) if place})),
+        max_size=3,
+    ),
+    VALUES,
+)
 def test_any_override_is_taken_or_refused(fields: list[str], value: Any) -> None:
     text = yaml.safe_dump(value, default_flow_style=True)
     with contextlib.suppress(RequestError):
-        read_study(parse_document(yaml.safe_dump(VALID), "x.yaml", [f"{field}={text}" for field in fields]))
+        read_study(
+            parse_document(yaml.safe_dump(VALID), "x.yaml", [f"{field}={text}" for field in fields])
+        )

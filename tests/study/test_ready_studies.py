@@ -28,7 +28,11 @@ def test_every_system_has_its_published_table_at_both_sizes(system: str) -> None
     assert small.data.source == "digits"
     values = {row.name: row.values for row in full.published.rows}
     for row in small.published.rows:
-        assert all(row.values.items() <= value.items() for name, value in values.items() if name == row.name)
+        assert all(
+            row.values.items() <= value.items()
+            for name, value in values.items()
+            if name == row.name
+        )
     assert full.published.difference != small.published.difference
 
 

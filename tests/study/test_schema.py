@@ -38,7 +38,9 @@ def validator() -> Draft202012Validator:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
-def test_study_files_are_valid_as_written_and_with_every_default_filled_in(validator: Draft202012Validator, file: Path) -> None:
+def test_study_files_are_valid_as_written_and_with_every_default_filled_in(
+    validator: Draft202012Validator, file: Path
+) -> None:
     assert [error.message for error in validator.iter_errors(read_document(file).values)] == []
     assert [error.message for error in validator.iter_errors(load_study(file).to_dict())] == []
 
@@ -46,17 +48,26 @@ def test_study_files_are_valid_as_written_and_with_every_default_filled_in(valid
 def outside(field: SettingField) -> Iterator[Any]:
     """Values just beyond the limits of a setting, and one of another type."""
     setting, listed = field.setting, isinstance(field.default, tuple)
-    for limit, step in ((setting.above, 0), (setting.below, 0), (setting.at_least, -1), (setting.at_most, 1)):
+    for limit, step in (
+        (setting.above, 0),
+        (setting.below, 0),
+        (setting.at_least, -1),
+        (setting.at_most, 1),
+    ):
         if limit is not None:
             yield [limit + step] if listed else limit + step
     yield {"no": "value"}
 
 
 SETTINGS = [("supervised", setting_fields(Recipe)[name]) for name in COMMON]
-SETTINGS += [(method, field) for method in METHODS for field in setting_fields(METHODS[method]).values()]
+SETTINGS += [
+    (method, field) for method in METHODS for field in setting_fields(METHODS[method]).values()
+]
 
 
-@pytest.mark.parametrize(("method", "field"), SETTINGS, ids=lambda value: getattr(value, "name", value))
+@pytest.mark.parametrize(
+    ("method", "field"), SETTINGS, ids=lambda value: getattr(value, "name", value)
+)
 def test_what_validation_refuses_of_a_setting_the_schema_refuses(
     validator: Draft202012Validator, load: Callable[..., Study], method: str, field: SettingField
 ) -> None:
@@ -66,13 +77,19 @@ def test_what_validation_refuses_of_a_setting_the_schema_refuses(
         override = f"student.{field.name}={json.dumps(value)}"
         with pytest.raises(RequestError, match=field.name):
             load(text, override)
-        content = {"name": "x", "teachers": {"model": "wrn-10-1"}, "student": {"model": "wrn-10-1", field.name: value}}
+        content = {
+            "name": "x",
+            "teachers": {"model": "wrn-10-1"},
+            "student": {"model": "wrn-10-1", field.name: value},
+        }
         elsewhere = [owner for owner in owners if owner and owner.setting != field.setting]
         assert not validator.is_valid(content) or elsewhere
 
 
 @pytest.mark.parametrize("cls", [DataSection, Resources])
-def test_sections_have_every_field_with_its_default(validator: Draft202012Validator, cls: type) -> None:
+def test_sections_have_every_field_with_its_default(
+    validator: Draft202012Validator, cls: type
+) -> None:
     name = "data" if cls is DataSection else "resources"
     properties = validator.schema["properties"][name]["properties"]
     for field in setting_fields(cls).values():
@@ -116,12 +133,20 @@ def test_slips_are_refused_by_both(
     [
         {"lr": {"log": [0.01, 0.3]}, "epochs": {"int": [4, 16], "log": True}},
         {"alpha": {"uniform": [0, 1], "step": 0.25}},
-        {"method": {"choice": ["kd", "supervised"]}, "temperature": {"log": [1, 20], "when": {"method": "kd"}}},
-        {"augmentation": {"choice": ["crop", {"name": "cutout", "size": 4}]}, "augmentation.size": {"int": [2, 4]}},
+        {
+            "method": {"choice": ["kd", "supervised"]},
+            "temperature": {"log": [1, 20], "when": {"method": "kd"}},
+        },
+        {
+            "augmentation": {"choice": ["crop", {"name": "cutout", "size": 4}]},
+            "augmentation.size": {"int": [2, 4]},
+        },
         {"milestones": {"choice": [[], [4]]}, "schedule": {"choice": ["step"]}},
     ],
 )
-def test_spaces_are_accepted_by_both(validator: Draft202012Validator, load: Callable[..., Study], space: Any) -> None:
+def test_spaces_are_accepted_by_both(
+    validator: Draft202012Validator, load: Callable[..., Study], space: Any
+) -> None:
     study = {
         "name": "x",
         "teachers": {"model": "wrn-10-1"},
@@ -134,7 +159,10 @@ def test_spaces_are_accepted_by_both(validator: Draft202012Validator, load: Call
 
 def test_the_reference_pages_are_those_that_the_code_makes(tmp_path: Path) -> None:
     assert main(["schema", "--pages", str(tmp_path)]) == 0
-    made = {path.relative_to(tmp_path).as_posix(): path.read_text("utf-8") for path in tmp_path.rglob("*.md")}
+    made = {
+        path.relative_to(tmp_path).as_posix(): path.read_text("utf-8")
+        for path in tmp_path.rglob("*.md")
+    }
     methods = {f"methods/{name}.md" for name in ("README", *METHODS)}
     assert made.keys() == {"study-file.md", "models.md", "metrics.md"} | methods
     kept = {name: (DOCS / name).read_text("utf-8") for name in made}
@@ -143,7 +171,9 @@ def test_the_reference_pages_are_those_that_the_code_makes(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_the_page_of_a_method_has_its_formula_its_source_and_a_study_that_reads(name: str, load: Callable[..., Study]) -> None:
+def test_the_page_of_a_method_has_its_formula_its_source_and_a_study_that_reads(
+    name: str, load: Callable[..., Study]
+) -> None:
     page = (DOCS / "methods" / f"{name}.md").read_text("utf-8")
     assert "```math\n" in page
     assert re.search(r"^Source: .*\b(19|20)\d\d\b", page, flags=re.MULTILINE)
@@ -154,7 +184,9 @@ def test_the_page_of_a_method_has_its_formula_its_source_and_a_study_that_reads(
 
 
 @pytest.mark.parametrize("family", model_families(), ids=lambda family: family.pattern)
-def test_a_family_of_networks_says_what_it_is_where_it_comes_from_and_how_large_it_is(family: ModelFamily) -> None:
+def test_a_family_of_networks_says_what_it_is_where_it_comes_from_and_how_large_it_is(
+    family: ModelFamily,
+) -> None:
     brief, *details = family.help.split("\n\n")
     assert brief.endswith(".") and details and all(text.endswith(".") for text in details)
     assert "https://" in family.source and family.source.endswith(".")
@@ -181,7 +213,14 @@ def test_a_family_that_says_little_is_listed_all_the_same(monkeypatch: pytest.Mo
         if image_shape[1] != width:
             raise ValueError("another height")
 
-    bare = ModelFamily("bare-w", "bare-([0-9]+)", ("bare-9", "bare-900"), "", lambda width: {"width": int(width)}, check)
+    bare = ModelFamily(
+        "bare-w",
+        "bare-([0-9]+)",
+        ("bare-9", "bare-900"),
+        "",
+        lambda width: {"width": int(width)},
+        check,
+    )
     bare = dataclasses.replace(bare, units=lambda width: 2)
     monkeypatch.setattr(FAMILIES, "_members", {"bare": bare})
     page = reference.models_page()

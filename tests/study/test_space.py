@@ -1,4 +1,6 @@
-"""The search space: what is drawn, in which order, under which conditions, and the recipe that comes out."""
+"""The search space: what is drawn, in which order, under which conditions, and the recipe that
+comes out.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,15 @@ class Recorder:
         self.choices = choices
         self.asked: list[tuple[Any, ...]] = []
 
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
         self.asked.append((name, low, high, step, log))
         return low
 
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
         self.asked.append((name, low, high, step, log))
         return low
 
@@ -73,9 +79,18 @@ def test_every_kind_of_dimension_is_drawn_as_optuna_draws_it(load: Load) -> None
     ]
     assert [type(value) for value in trial.asked[2][1:4]] == [int, int, int]
     recipe = space.recipe(load(STUDY + "    lr: {log: [0.1, 1]}\n").student, drawn)
-    assert (recipe.method, recipe.epochs, recipe.batch_size) == (EnsembleKD(temperature=1, alpha=0), 4, 16)
+    assert (recipe.method, recipe.epochs, recipe.batch_size) == (
+        EnsembleKD(temperature=1, alpha=0),
+        4,
+        16,
+    )
     assert (recipe.lr, type(recipe.lr)) == (1.0, float)
-    assert (recipe.augmentation, recipe.milestones, recipe.nesterov, recipe.schedule) == (CropFlip(padding=2), (1, 2), True, "step")
+    assert (recipe.augmentation, recipe.milestones, recipe.nesterov, recipe.schedule) == (
+        CropFlip(padding=2),
+        (1, 2),
+        True,
+        "step",
+    )
 
 
 def test_what_is_not_searched_stays_as_the_student_has_it(load: Load) -> None:
@@ -101,14 +116,20 @@ def test_a_condition_is_decided_before_it_is_asked(load: Load) -> None:
     assert list(space.suggest(Recorder(keep="best-nll"))) == ["keep"]
 
 
-def test_settings_are_drawn_only_for_the_methods_and_augmentations_that_have_them(load: Load) -> None:
+def test_settings_are_drawn_only_for_the_methods_and_augmentations_that_have_them(
+    load: Load,
+) -> None:
     space = load(
         STUDY + "    temperature: {log: [1, 20]}\n"
         "    method: {choice: [kd, supervised]}\n"
         "    augmentation: {choice: [identity, crop-flip]}\n"
         "    augmentation.padding: {int: [1, 4]}\n"
     ).search.space
-    assert space.suggest(Recorder()) == {"method": "kd", "temperature": 1.0, "augmentation": "identity"}
+    assert space.suggest(Recorder()) == {
+        "method": "kd",
+        "temperature": 1.0,
+        "augmentation": "identity",
+    }
     assert space.suggest(Recorder(method="supervised", augmentation="crop-flip")) == {
         "method": "supervised",
         "augmentation": "crop-flip",
@@ -131,16 +152,23 @@ def test_a_condition_names_a_augmentation_or_one_of_its_settings(load: Load) -> 
     assert labels("[flip, crop-flip(padding=2)]") == ("flip", "crop-flip(padding=2)")
 
 
-def test_a_condition_names_every_variant_of_a_augmentation_that_is_not_there_as_such(load: Load) -> None:
+def test_a_condition_names_every_variant_of_a_augmentation_that_is_not_there_as_such(
+    load: Load,
+) -> None:
     space = "    augmentation: {choice: [flip, {name: crop-flip, padding: 1}, {name: crop-flip, padding: 2}]}\n"
     space += "    lr: {log: [0.1, 1], when: {augmentation: crop-flip}}\n"
-    assert load(STUDY + space).search.space["lr"].when[0].labels == ("crop-flip(padding=1)", "crop-flip(padding=2)")
+    assert load(STUDY + space).search.space["lr"].when[0].labels == (
+        "crop-flip(padding=1)",
+        "crop-flip(padding=2)",
+    )
 
 
 def test_another_method_drops_what_it_lacks(load: Load) -> None:
     study = load(STUDY + "    method: {choice: [kd, supervised]}\n")
     assert study.search.space.recipe(study.student, {"method": "supervised"}).method == Supervised()
-    assert study.search.space.recipe(study.student, {"method": "kd"}).method == EnsembleKD(temperature=8, alpha=0.5)
+    assert study.search.space.recipe(study.student, {"method": "kd"}).method == EnsembleKD(
+        temperature=8, alpha=0.5
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,12 +185,15 @@ def test_another_method_keeps_what_the_student_says_and_not_the_defaults_of_the_
 ) -> None:
     monkeypatch.setitem(METHODS._members, "sharp", Sharp)
     study = load(
-        STUDY.replace(", alpha: 0.5", "") + "    method: {choice: [kd, sharp]}\n", "confirm.baselines={b: {method: sharp}}"
+        STUDY.replace(", alpha: 0.5", "") + "    method: {choice: [kd, sharp]}\n",
+        "confirm.baselines={b: {method: sharp}}",
     )
     recipe = study.search.space.recipe(study.student, {"method": "sharp"})
     assert recipe.method == study.confirm.baselines["b"].method == Sharp(temperature=8, alpha=0.2)
     said = load(STUDY.replace("alpha: 0.5", "alpha: 0.9") + "    method: {choice: [kd, sharp]}\n")
-    assert said.search.space.recipe(said.student, {"method": "sharp"}).method == Sharp(temperature=8, alpha=0.9)
+    assert said.search.space.recipe(said.student, {"method": "sharp"}).method == Sharp(
+        temperature=8, alpha=0.9
+    )
     assert load(yaml.safe_dump(said.to_dict())) == said
 
 
@@ -170,22 +201,31 @@ def test_settings_for_a_method_that_only_trials_have(load: Load) -> None:
     text = STUDY.replace("temperature: 8", "method: supervised, temperature: 8")
     study = load(text + "    method: {choice: [kd, supervised]}\n")
     assert study.student.method == Supervised()
-    assert study.search.space.recipe(study.student, {"method": "kd"}).method == EnsembleKD(temperature=8, alpha=0.5)
+    assert study.search.space.recipe(study.student, {"method": "kd"}).method == EnsembleKD(
+        temperature=8, alpha=0.5
+    )
 
 
 def test_a_drawn_augmentation_replaces_that_of_the_student_and_its_settings(load: Load) -> None:
     text = STUDY.replace("epochs: 12", "epochs: 12, augmentation: {name: crop-flip, padding: 3}")
-    study = load(text + "    augmentation: {choice: [identity, crop-flip]}\n    augmentation.padding: {int: [1, 2]}\n")
+    study = load(
+        text
+        + "    augmentation: {choice: [identity, crop-flip]}\n    augmentation.padding: {int: [1, 2]}\n"
+    )
     space = study.search.space
     assert space.recipe(study.student, {"augmentation": "crop-flip"}).augmentation == CropFlip()
-    assert space.recipe(study.student, {"augmentation": "crop-flip", "augmentation.padding": 2}).augmentation == CropFlip(padding=2)
+    assert space.recipe(
+        study.student, {"augmentation": "crop-flip", "augmentation.padding": 2}
+    ).augmentation == CropFlip(padding=2)
     assert space.recipe(study.student, {"augmentation": "identity"}).augmentation == Identity()
     assert space.recipe(study.student, {}).augmentation == CropFlip(padding=3)
 
 
 def test_settings_of_a_augmentation_that_is_not_searched(load: Load) -> None:
     study = load(STUDY + "    augmentation.padding: {int: [1, 4]}\n")
-    assert study.search.space.recipe(study.student, {"augmentation.padding": 3}).augmentation == CropFlip(padding=3)
+    assert study.search.space.recipe(
+        study.student, {"augmentation.padding": 3}
+    ).augmentation == CropFlip(padding=3)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +241,11 @@ def test_settings_of_a_augmentation_that_is_not_searched(load: Load) -> None:
         (Range(name="t", low=4, high=12, step=4, whole=True), 8, 8),
         (Range(name="t", low=4, high=12, step=4, whole=True), 6, None),
         (Range(name="t", low=4, high=12, whole=True), 6.5, None),
-        (Choice(name="t", values=(Flip(), CropFlip(padding=1))), CropFlip(padding=1), "crop-flip(padding=1)"),
+        (
+            Choice(name="t", values=(Flip(), CropFlip(padding=1))),
+            CropFlip(padding=1),
+            "crop-flip(padding=1)",
+        ),
         (Choice(name="t", values=(Flip(), CropFlip(padding=1))), CropFlip(), None),
         (Choice(name="t", values=((), (1, 2))), (1, 2), "[1, 2]"),
     ],

@@ -1,4 +1,6 @@
-"""The study as the rest of the package sees it: defaults, seeds, baselines, identity, and the checks against data."""
+"""The study as the rest of the package sees it: defaults, seeds, baselines, identity, and the
+checks against data.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,19 @@ def test_what_the_file_does_not_say_has_good_defaults(load: Load, smallest: str)
     assert teachers.seeds == (0, 1, 2)
     assert (study.student.method, study.student.augmentation) == (EnsembleKD(), CropFlip())
     search = study.search
-    assert (search.trials, search.objectives, search.sampler, search.seed) == (20, {"val/nll": "min"}, "tpe", 0)
+    assert (search.trials, search.objectives, search.sampler, search.seed) == (
+        20,
+        {"val/nll": "min"},
+        "tpe",
+        0,
+    )
     assert search.scheduler == Asha(grace_epochs=3, reduction=3)
-    assert (search.max_failed_trials, search.retries, search.time_limit, search.max_concurrent) == (5, 1, None, None)
+    assert (search.max_failed_trials, search.retries, search.time_limit, search.max_concurrent) == (
+        5,
+        1,
+        None,
+        None,
+    )
     described = {dimension.name: dimension.described() for dimension in search.space.dimensions}
     assert described == {"temperature": "log [1, 20]", "alpha": "uniform [0.1, 1]"}
     assert list(study.confirm.baselines) == ["scratch", "default-kd"]
@@ -45,27 +57,33 @@ def test_several_objectives_run_every_trial_to_its_end(load: Load, smallest: str
     assert list(study.search.objectives) == ["val/nll", "val/accuracy"]
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("2h", 7200), ("1h30m", 5400), ("1.5m", 90), ("1d", 86400)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("2h", 7200), ("1h30m", 5400), ("1.5m", 90), ("1d", 86400)]
+)
 def test_time_limits(load: Load, smallest: str, text: str, seconds: float) -> None:
     assert load(smallest, f"search.time_limit={text}").search.time_limit == seconds
 
 
 def test_asha_knows_the_longest_trial(load: Load, smallest: str) -> None:
-    assert load(smallest, "search.space={epochs: {int: [4, 40]}}").search.scheduler == Asha(grace_epochs=10)
+    assert load(smallest, "search.space={epochs: {int: [4, 40]}}").search.scheduler == Asha(
+        grace_epochs=10
+    )
     assert load(smallest, "student.epochs=1").search.scheduler == Asha(grace_epochs=1)
     assert load(smallest, "search.scheduler=none").search.scheduler is None
 
 
-def test_a_field_that_only_some_trials_draw_keeps_the_students_value_in_the_others(load: Load, smallest: str) -> None:
+def test_a_field_that_only_some_trials_draw_keeps_the_students_value_in_the_others(
+    load: Load, smallest: str
+) -> None:
     space = "search.space={epochs: {int: [20, 30], when: {keep: last}}, keep: {choice: [last, best-nll]}}"
-    with pytest.raises(RequestError, match=r"student.warmup_epochs: found 15.0, must be below epochs \(12\)"):
+    with pytest.raises(
+        RequestError, match=r"student.warmup_epochs: found 15.0, must be below epochs \(12\)"
+    ):
         load(smallest, space, "student.warmup_epochs=15")
 
 
 def test_seeds_of_teachers_go_on_from_group_to_group(load: Load) -> None:
-    text = (
-        "name: x\nteachers: [{model: wrn-10-1, members: 2}, {model: wrn-16-1, members: 2}]\nstudent: {model: wrn-10-1}\nseed: 7\n"
-    )
+    text = "name: x\nteachers: [{model: wrn-10-1, members: 2}, {model: wrn-16-1, members: 2}]\nstudent: {model: wrn-10-1}\nseed: 7\n"
     assert [group.seeds for group in load(text).teachers] == [(7, 8), (9, 10)]
 
 
@@ -80,13 +98,19 @@ def test_students_and_teachers_never_start_from_the_same_weights(load: Load, sma
 def test_baselines_keep_everything_of_the_student_but_the_method(load: Load, smallest: str) -> None:
     study = load(smallest, "student.temperature=9", "student.lr=0.3", "student.augmentation=flip")
     scratch, default = study.confirm.baselines["scratch"], study.confirm.baselines["default-kd"]
-    assert (scratch.method, default.method, study.student.method) == (Supervised(), EnsembleKD(), EnsembleKD(temperature=9))
+    assert (scratch.method, default.method, study.student.method) == (
+        Supervised(),
+        EnsembleKD(),
+        EnsembleKD(temperature=9),
+    )
     assert dataclasses.replace(scratch, method=study.student.method) == study.student
     assert dataclasses.replace(default, method=study.student.method) == study.student
 
 
 def test_baselines_of_ones_own(load: Load, smallest: str) -> None:
-    baselines = "{scratch: {epochs: 30}, start: {}, hot: {temperature: 20}, labels: {method: supervised}}"
+    baselines = (
+        "{scratch: {epochs: 30}, start: {}, hot: {temperature: 20}, labels: {method: supervised}}"
+    )
     found = load(smallest, "student.alpha=0.3", f"confirm.baselines={baselines}").confirm.baselines
     assert (found["scratch"].epochs, found["scratch"].method) == (30, Supervised())
     assert found["start"].method == EnsembleKD(alpha=0.3)
@@ -96,7 +120,12 @@ def test_baselines_of_ones_own(load: Load, smallest: str) -> None:
 
 def test_the_digest_is_that_of_the_content(load: Load, smallest: str) -> None:
     digest = load(smallest).digest
-    assert digest == load("# a comment\n" + "\n".join(reversed(smallest.splitlines())), "search.trials=20").digest
+    assert (
+        digest
+        == load(
+            "# a comment\n" + "\n".join(reversed(smallest.splitlines())), "search.trials=20"
+        ).digest
+    )
     assert digest != load(smallest, "search.trials=21").digest
     assert digest != load(smallest, "student.temperature=4.5").digest
     assert digest != load(smallest, "seed=1").digest
@@ -106,7 +135,11 @@ def test_the_digest_is_that_of_the_content(load: Load, smallest: str) -> None:
     "overrides",
     [
         (),
-        ("search.time_limit=1h30m", "search.objectives={val/nll: min, val/accuracy: max}", "data.validation=50"),
+        (
+            "search.time_limit=1h30m",
+            "search.objectives={val/nll: min, val/accuracy: max}",
+            "data.validation=50",
+        ),
         (
             "student.method=supervised",
             "student.temperature=7",
@@ -118,7 +151,9 @@ def test_the_digest_is_that_of_the_content(load: Load, smallest: str) -> None:
         ),
     ],
 )
-def test_the_resolved_study_is_a_study_file_that_says_the_same(load: Load, smallest: str, overrides: tuple[str, ...]) -> None:
+def test_the_resolved_study_is_a_study_file_that_says_the_same(
+    load: Load, smallest: str, overrides: tuple[str, ...]
+) -> None:
     study = load(smallest, *overrides)
     resolved = json.loads(json.dumps(study.to_dict()))
     again = load(yaml.safe_dump(resolved, sort_keys=False))
@@ -131,7 +166,11 @@ def test_the_quickstart(smallest: str) -> None:
     assert study.name == "quickstart"
     assert len(study.teachers[0].seeds) == 3
     assert study.search.trials == 12
-    assert {dimension.name for dimension in study.search.space.dimensions} == {"temperature", "alpha", "augmentation"}
+    assert {dimension.name for dimension in study.search.space.dimensions} == {
+        "temperature",
+        "alpha",
+        "augmentation",
+    }
     assert (study.confirm.seeds, list(study.confirm.baselines)) == (3, ["scratch", "default-kd"])
     check_against_data(study, 1437, 10)
 
@@ -144,18 +183,30 @@ def test_every_ready_study_is_valid(path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("data.validation=100",), "data.validation: found 100, must leave some of the 100 training images"),
+        (
+            ("data.validation=100",),
+            "data.validation: found 100, must leave some of the 100 training images",
+        ),
         (
             ("data.validation=60", "data.train=50"),
             "data.train: found 50, but only 40 of the 100 training images are left after validation",
         ),
-        (("data.validation=5",), "data.validation: a stratified split needs an image of each of the 10 classes"),
+        (
+            ("data.validation=5",),
+            "data.validation: a stratified split needs an image of each of the 10 classes",
+        ),
         (
             ("data.train=5", "student.batch_size=5", "teachers.batch_size=5"),
             "data.train: a stratified split needs an image of each of the 10 classes",
         ),
-        (("student.batch_size=91",), "student.batch_size: found 91, but the training split has only 90 images"),
-        (("teachers.batch_size=91",), "teachers.batch_size: found 91, but the training split has only 90 images"),
+        (
+            ("student.batch_size=91",),
+            "student.batch_size: found 91, but the training split has only 90 images",
+        ),
+        (
+            ("teachers.batch_size=91",),
+            "teachers.batch_size: found 91, but the training split has only 90 images",
+        ),
         (
             ("confirm.baselines={big: {batch_size: 91}}",),
             "confirm.baselines.big.batch_size: found 91, but the training split has only 90",
@@ -175,7 +226,9 @@ def test_against_data(load: Load, smallest: str, overrides: tuple[str, ...], mes
 
 
 def test_problems_that_show_later_have_their_lines_too(load: Load, smallest: str) -> None:
-    error = load(smallest).error([("student.model", "too small for these images"), ("teachers", "too many")])
+    error = load(smallest).error(
+        [("student.model", "too small for these images"), ("teachers", "too many")]
+    )
     assert [line.split("/")[-1] for line in str(error).splitlines()] == [
         "study.yaml:2: teachers: too many",
         "study.yaml:3: student.model: too small for these images",

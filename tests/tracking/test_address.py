@@ -20,8 +20,12 @@ from distill_ray.tracking.address import redacted, sqlite_file
 
 
 @contextmanager
-def answering(status: int, body: bytes, delay: float = 0.0) -> Iterator[tuple[str, list[str | None]]]:
-    """A server on this machine that gives the same answer to every request; yields its address and the credentials it saw."""
+def answering(
+    status: int, body: bytes, delay: float = 0.0
+) -> Iterator[tuple[str, list[str | None]]]:
+    """A server on this machine that gives the same answer to every request; yields its address and
+    the credentials it saw.
+    """
     seen: list[str | None] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -98,7 +102,9 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
         check_tracking(default_uri(tmp_path))
 
 
-def test_a_server_that_answers_as_mlflow_does_and_gets_the_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_answers_as_mlflow_does_and_gets_the_credentials(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with answering(200, b'{"experiments": []}') as (host, seen):
         check_tracking(f"http://me:pass%20word@{host}/")
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abc")
@@ -125,7 +131,10 @@ def test_a_server_that_is_not_mlflow_or_lets_nobody_in(status: int, body: bytes,
 
 def test_a_server_that_never_answers_takes_no_longer_than_the_limit() -> None:
     began = time.monotonic()
-    with answering(200, b"{}", delay=3.0) as (host, _), pytest.raises(RequestError, match="no MLflow server answers"):
+    with (
+        answering(200, b"{}", delay=3.0) as (host, _),
+        pytest.raises(RequestError, match="no MLflow server answers"),
+    ):
         check_tracking(f"http://{host}", timeout=0.3)
     assert time.monotonic() - began < 2.5
 
@@ -134,11 +143,15 @@ def test_secrets_are_taken_out_of_addresses_and_messages() -> None:
     uri = "postgresql://me:s3cr%40t@db.example.org:5432/mlflow?sslkey=/x"
     assert shown(uri) == "postgresql://db.example.org:5432/mlflow"
     assert shown("sqlite:////a/mlflow.db?key=secret") == "sqlite:////a/mlflow.db"
-    message = redacted(f"failed: {uri}; login s3cr@t / s3cr%40t refused for http://you:other@host/path", uri)
+    message = redacted(
+        f"failed: {uri}; login s3cr@t / s3cr%40t refused for http://you:other@host/path", uri
+    )
     assert "s3cr" not in message and "other" not in message and "http://host/path" in message
 
 
 def test_importing_the_package_loads_neither_mlflow_nor_torch() -> None:
     code = "import sys, distill_ray.tracking; print([m for m in ('mlflow', 'torch', 'numpy', 'ray') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"

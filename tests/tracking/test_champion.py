@@ -1,11 +1,12 @@
-"""The champion as others meet it: loaded from a folder or the registry, by a process that has only what lies in the model."""
+"""The champion as others meet it: loaded from a folder or the registry, by a process that has only
+what lies in the model.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,9 @@ from distill_ray.tracking.champion_model import ChampionModel
 
 JOB = Job(
     recipe=Recipe(model="wrn-10-1"),
-    data=Data(name="tiny", digest="d" * 64, location="nowhere", label="label", split=Split(validation=10)),
+    data=Data(
+        name="tiny", digest="d" * 64, location="nowhere", label="label", split=Split(validation=10)
+    ),
     seed=3,
 )
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 9, 3), dtype=np.uint8)
@@ -34,13 +37,27 @@ TEMPERATURE = 1.7
 @pytest.fixture(scope="module")
 def champion_and_probabilities() -> tuple[Champion, np.ndarray]:
     """A champion, and what plain PyTorch says its probabilities for `IMAGES` are."""
-    network = build_model("wrn-10-1", num_classes=4, image_shape=(3, 8, 9), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.2), seed=3)
+    network = build_model(
+        "wrn-10-1",
+        num_classes=4,
+        image_shape=(3, 8, 9),
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.3, 0.2),
+        seed=3,
+    )
     network.train()
     network(torch.rand(16, 3, 8, 9))
     network.eval()
     with torch.inference_mode():
         logits = network(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255)
-    champion = Champion(JOB, save(network.state_dict()), ("a", "b", "c", "d"), IMAGES[:2], TEMPERATURE, "# The best\n")
+    champion = Champion(
+        JOB,
+        save(network.state_dict()),
+        ("a", "b", "c", "d"),
+        IMAGES[:2],
+        TEMPERATURE,
+        "# The best\n",
+    )
     return champion, torch.softmax(logits / TEMPERATURE, dim=1).numpy()
 
 
@@ -64,7 +81,11 @@ print(json.dumps(answers))
 """
 
 
-@pytest.mark.parametrize("load", [QUICK, pytest.param(WHOLE, marks=pytest.mark.slow)], ids=["code alone", "through MLflow"])
+@pytest.mark.parametrize(
+    "load",
+    [QUICK, pytest.param(WHOLE, marks=pytest.mark.slow)],
+    ids=["code alone", "through MLflow"],
+)
 def test_a_process_without_distill_ray_predicts_the_same(
     champion_and_probabilities: tuple[Champion, np.ndarray], tmp_path: Path, load: str
 ) -> None:
@@ -78,7 +99,9 @@ def test_a_process_without_distill_ray_predicts_the_same(
         load=load.format(folder=str(folder)),
         images=str(tmp_path / "images.npy"),
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert result.returncode == 0, result.stderr
     answers = json.loads(result.stdout.splitlines()[-1])
     np.testing.assert_allclose(answers["all"], probabilities, atol=1e-6)
@@ -114,7 +137,9 @@ def test_no_device_rounds_more_than_another() -> None:
 
 
 def test_the_folder_holds_weights_a_card_and_code_and_no_pickle(
-    champion_and_probabilities: tuple[Champion, np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    champion_and_probabilities: tuple[Champion, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'someone-elses'\n")
     (tmp_path / "uv.lock").write_text("version = 1\n")
@@ -134,7 +159,12 @@ def test_the_folder_holds_weights_a_card_and_code_and_no_pickle(
     }
     assert not any(name.endswith(".pyc") for name in names)
     assert not any(b"pickle" in path.read_bytes() for path in folder.iterdir() if path.is_file())
-    assert json.loads((folder / "data/student/champion.json").read_text())["class_names"] == ["a", "b", "c", "d"]
+    assert json.loads((folder / "data/student/champion.json").read_text())["class_names"] == [
+        "a",
+        "b",
+        "c",
+        "d",
+    ]
 
 
 def test_a_job_is_registered_once_and_the_alias_follows_the_best(
@@ -150,7 +180,9 @@ def test_a_job_is_registered_once_and_the_alias_follows_the_best(
     said: list[str] = []
 
     def study(best: Champion, key: str) -> None:
-        with Tracker(tracking_uri, "small", "abc", artifacts=str(tmp_path / "artifacts"), warn=said.append) as tracker:
+        with Tracker(
+            tracking_uri, "small", "abc", artifacts=str(tmp_path / "artifacts"), warn=said.append
+        ) as tracker:
             tracker.start_study("small")
             tracker.start_job(key, key, {"lr": 0.1}, {"job_id": best.job.id})
             tracker.finish_job(key, "FINISHED")
@@ -158,10 +190,18 @@ def test_a_job_is_registered_once_and_the_alias_follows_the_best(
             tracker.finish_study("FINISHED")
 
     client = MlflowClient(tracking_uri, tracking_uri)
-    version: Callable[[], str] = lambda: str(client.get_model_version_by_alias("small", "champion").version)  # noqa: E731
+
+    def version() -> str:
+        return str(client.get_model_version_by_alias("small", "champion").version)
+
     other = replace(champion, job=replace(JOB, seed=4))
     seen = []
-    for best, key in ((champion, "confirm/3"), (champion, "confirm/3"), (other, "confirm/4"), (champion, "confirm/3")):
+    for best, key in (
+        (champion, "confirm/3"),
+        (champion, "confirm/3"),
+        (other, "confirm/4"),
+        (champion, "confirm/3"),
+    ):
         study(best, key)
         assert said == []
         seen.append(version())

@@ -1,4 +1,6 @@
-"""A real `mlflow server` on this machine: one that is there, one that dies in the middle of a study, one that comes back."""
+"""A real `mlflow server` on this machine: one that is there, one that dies in the middle of a
+study, one that comes back.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,23 @@ pytestmark = pytest.mark.slow
 @contextmanager
 def server(folder: Path, database: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """An MLflow server that answers; it is gone afterwards, if it still was there."""
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     command += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "kept")]
     with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, cwd=folder, start_new_session=True
+        )
     try:
         limit = time.monotonic() + 240
         while True:
@@ -33,7 +48,9 @@ def server(folder: Path, database: str, port: int) -> Iterator[subprocess.Popen[
                 check_tracking(f"http://127.0.0.1:{port}")
                 break
             except RequestError:
-                assert process.poll() is None and time.monotonic() < limit, (folder / "server.log").read_text()
+                assert process.poll() is None and time.monotonic() < limit, (
+                    folder / "server.log"
+                ).read_text()
                 time.sleep(0.5)
         yield process
     finally:
@@ -41,20 +58,31 @@ def server(folder: Path, database: str, port: int) -> Iterator[subprocess.Popen[
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    subprocess.run(["kill", "-KILL", "--", f"-{process.pid}"], check=False, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        ["kill", "-KILL", "--", f"-{process.pid}"], check=False, stderr=subprocess.DEVNULL
+    )
     process.wait()
 
 
 def tell(tracker: Tracker, jobs: range) -> None:
     for number in jobs:
         key = f"trial/{number}"
-        tracker.start_job(key, f"trial {number:03d}", {"temperature": 4.0, "epochs": 2}, {"stage": "search"})
+        tracker.start_job(
+            key, f"trial {number:03d}", {"temperature": 4.0, "epochs": 2}, {"stage": "search"}
+        )
         for epoch in range(2):
-            tracker.log_epoch(key, epoch, 1_790_000_000 + epoch, {"val/nll": 2.0 - epoch, "train/loss": float("nan")})
+            tracker.log_epoch(
+                key,
+                epoch,
+                1_790_000_000 + epoch,
+                {"val/nll": 2.0 - epoch, "train/loss": float("nan")},
+            )
         tracker.finish_job(key, "FINISHED", {"best/val/nll": float("inf")})
 
 
-def test_a_study_outlives_the_server_and_is_whole_when_it_is_back(tracking_uri: str, tmp_path: Path) -> None:
+def test_a_study_outlives_the_server_and_is_whole_when_it_is_back(
+    tracking_uri: str, tmp_path: Path
+) -> None:
     from mlflow import MlflowClient
 
     with socket.socket() as free:
@@ -79,7 +107,12 @@ def test_a_study_outlives_the_server_and_is_whole_when_it_is_back(tracking_uri: 
         began = time.monotonic()
         tell(tracker, range(4, 5))
         assert time.monotonic() - began < 0.5
-    assert len(said) == 1 and f"http://127.0.0.1:{port}" in said[0] and "secret" not in said[0] and "\n" not in said[0]
+    assert (
+        len(said) == 1
+        and f"http://127.0.0.1:{port}" in said[0]
+        and "secret" not in said[0]
+        and "\n" not in said[0]
+    )
     with server(tmp_path, tracking_uri, port):
         tell(tracker, range(5, 6))
         tracker.log_artifacts({"report/report.html": tmp_path / "report.html"})
@@ -96,13 +129,18 @@ def test_a_study_outlives_the_server_and_is_whole_when_it_is_back(tracking_uri: 
         client = MlflowClient(f"http://127.0.0.1:{port}")
         experiment = client.get_experiment_by_name("small")
         assert experiment is not None
-        runs = {run.data.tags["distill_ray.key"]: run for run in client.search_runs([experiment.experiment_id])}
+        runs = {
+            run.data.tags["distill_ray.key"]: run
+            for run in client.search_runs([experiment.experiment_id])
+        }
         assert set(runs) == {"study", *(f"trial/{number}" for number in range(6))}
         assert {run.info.status for run in runs.values()} == {"FINISHED"}
         for number in range(6):
             history = client.get_metric_history(runs[f"trial/{number}"].info.run_id, "val/nll")
             assert [(point.step, point.value) for point in history] == [(0, 2.0), (1, 1.0)]
-        kept = client.download_artifacts(runs["study"].info.run_id, "report/report.html", str(tmp_path))
+        kept = client.download_artifacts(
+            runs["study"].info.run_id, "report/report.html", str(tmp_path)
+        )
         assert Path(kept).read_text() == "<p>first</p>"
 
 
@@ -121,10 +159,23 @@ def test_a_server_that_is_away_from_the_start_does_not_hold_up_the_end(tmp_path:
     assert time.monotonic() - began < 10
 
 
-def test_the_interface_is_there_until_it_is_ended(tracking_uri: str, free_port: Callable[[], int]) -> None:
+def test_the_interface_is_there_until_it_is_ended(
+    tracking_uri: str, free_port: Callable[[], int]
+) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "distill_ray", "ui", "--tracking-uri", tracking_uri, "--port", str(port)]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "distill_ray",
+        "ui",
+        "--tracking-uri",
+        tracking_uri,
+        "--port",
+        str(port),
+    ]
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         limit = time.monotonic() + 240
         while socket.socket().connect_ex(("127.0.0.1", port)):
@@ -145,4 +196,7 @@ def test_an_interface_that_ends_by_itself_is_an_error(
     (tmp_path / "mlflow.db").write_text("no database")
     port = free_port()
     assert main(["ui", "--store", str(tmp_path), "--port", str(port)]) == 1
-    assert f"the MLflow UI on http://127.0.0.1:{port} has ended; --verbose shows what it said" in capsys.readouterr().err
+    assert (
+        f"the MLflow UI on http://127.0.0.1:{port} has ended; --verbose shows what it said"
+        in capsys.readouterr().err
+    )

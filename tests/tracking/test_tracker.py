@@ -1,4 +1,6 @@
-"""What a study leaves in MLflow: told once, told twice, told in parts, and told while MLflow cannot be written."""
+"""What a study leaves in MLflow: told once, told twice, told in parts, and told while MLflow cannot
+be written.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,17 @@ SPLITS = [
     DataSet("digits training", "d" * 64, "sklearn://digits", "training", 400, (8, 8, 1)),
     DataSet("digits validation", "e" * 64, "sklearn://digits", "validation", 200, (8, 8, 1)),
 ]
-TABLES = ("experiments", "experiment_tags", "runs", "tags", "params", "metrics", "latest_metrics", "inputs", "datasets")
+TABLES = (
+    "experiments",
+    "experiment_tags",
+    "runs",
+    "tags",
+    "params",
+    "metrics",
+    "latest_metrics",
+    "inputs",
+    "datasets",
+)
 
 
 class Database:
@@ -85,29 +97,53 @@ def said() -> list[str]:
 @pytest.fixture
 def track(tracking_uri: str, tmp_path: Path, said: list[str]) -> Callable[..., Tracker]:
     def make(study_key: str = "abc", uri: str = tracking_uri) -> Tracker:
-        return Tracker(uri, "small", study_key, artifacts=str(tmp_path / "artifacts"), warn=said.append, interval=0.02)
+        return Tracker(
+            uri,
+            "small",
+            study_key,
+            artifacts=str(tmp_path / "artifacts"),
+            warn=said.append,
+            interval=0.02,
+        )
 
     return make
 
 
-def tell_job(tracker: Tracker, number: int, ending: str | None = "FINISHED", epochs: int = 3) -> None:
+def tell_job(
+    tracker: Tracker, number: int, ending: str | None = "FINISHED", epochs: int = 3
+) -> None:
     """Announce a whole job at once, as a study does that finds it in the store."""
     key = f"trial/{number}"
-    params: dict[str, str | int | float | bool] = {"temperature": 4.0, "nesterov": True, "epochs": 3, "method": "kd"}
-    tracker.start_job(key, f"trial {number:03d}", params, {"stage": "search", "seed": "0"}, started=NOON)
+    params: dict[str, str | int | float | bool] = {
+        "temperature": 4.0,
+        "nesterov": True,
+        "epochs": 3,
+        "method": "kd",
+    }
+    tracker.start_job(
+        key, f"trial {number:03d}", params, {"stage": "search", "seed": "0"}, started=NOON
+    )
     tracker.log_dataset(SPLITS, key)
     for epoch in range(epochs):
-        tracker.log_epoch(key, epoch, NOON + epoch, {"val/nll": 2.0 - epoch / 4, "train/loss": float("nan")})
+        tracker.log_epoch(
+            key, epoch, NOON + epoch, {"val/nll": 2.0 - epoch / 4, "train/loss": float("nan")}
+        )
     if ending == "FINISHED":
-        tracker.finish_job(key, "FINISHED", {"best/val/nll": 1.5}, {"kept_epoch": "2"}, ended=NOON + 9)
+        tracker.finish_job(
+            key, "FINISHED", {"best/val/nll": 1.5}, {"kept_epoch": "2"}, ended=NOON + 9
+        )
     elif ending == "KILLED":
         tracker.finish_job(key, "KILLED", ended=NOON + 5)
     elif ending == "FAILED":
         tracker.finish_job(key, "FAILED", ended=NOON + 5)
 
 
-def tell_study(tracker: Tracker, jobs: int = 3, file: str = "name: small\n", result: float = 0.75) -> None:
-    tracker.start_study("small", description="# Small\n", params={"search.trials": jobs}, study_file=file)
+def tell_study(
+    tracker: Tracker, jobs: int = 3, file: str = "name: small\n", result: float = 0.75
+) -> None:
+    tracker.start_study(
+        "small", description="# Small\n", params={"search.trials": jobs}, study_file=file
+    )
     tracker.log_dataset(SPLITS)
     for number in range(jobs):
         tell_job(tracker, number)
@@ -121,24 +157,49 @@ def test_a_study_is_a_run_with_a_nested_run_per_job(
     with track() as tracker:
         tell_study(tracker)
     assert said == []
-    assert database.runs() == dict.fromkeys(("study", "trial/0", "trial/1", "trial/2"), ("FINISHED", "complete"))
+    assert database.runs() == dict.fromkeys(
+        ("study", "trial/0", "trial/1", "trial/2"), ("FINISHED", "complete")
+    )
 
-    assert database.values("params", "trial/1") == {"temperature": "4.0", "nesterov": "True", "epochs": "3", "method": "kd"}
+    assert database.values("params", "trial/1") == {
+        "temperature": "4.0",
+        "nesterov": "True",
+        "epochs": "3",
+        "method": "kd",
+    }
     tags = database.values("tags", "trial/1")
-    ((study_id,),) = database.query("SELECT run_uuid FROM tags WHERE key = 'distill_ray.key' AND value = 'abc/study'")
+    ((study_id,),) = database.query(
+        "SELECT run_uuid FROM tags WHERE key = 'distill_ray.key' AND value = 'abc/study'"
+    )
     assert tags["mlflow.parentRunId"] == study_id
     assert (
         tags.items()
-        >= {"stage": "search", "seed": "0", "study": "small", "kept_epoch": "2", "mlflow.runName": "trial 001"}.items()
+        >= {
+            "stage": "search",
+            "seed": "0",
+            "study": "small",
+            "kept_epoch": "2",
+            "mlflow.runName": "trial 001",
+        }.items()
     )
     noon = int(NOON * 1000)
-    assert database.history("trial/1", "val/nll") == [(0, noon, 2.0), (1, noon + 1000, 1.75), (2, noon + 2000, 1.5)]
-    assert database.query("SELECT count(*) FROM metrics WHERE is_nan AND key = 'train/loss'") == [(9,)]
-    assert database.query("SELECT DISTINCT start_time, end_time FROM runs WHERE name LIKE 'trial%'") == [(noon, noon + 9000)]
+    assert database.history("trial/1", "val/nll") == [
+        (0, noon, 2.0),
+        (1, noon + 1000, 1.75),
+        (2, noon + 2000, 1.5),
+    ]
+    assert database.query("SELECT count(*) FROM metrics WHERE is_nan AND key = 'train/loss'") == [
+        (9,)
+    ]
+    assert database.query(
+        "SELECT DISTINCT start_time, end_time FROM runs WHERE name LIKE 'trial%'"
+    ) == [(noon, noon + 9000)]
 
     assert database.values("latest_metrics", "study") == {"best/test/accuracy": 0.75}
     assert database.values("tags", "study")["mlflow.note.content"] == "# Small\n"
-    assert (tmp_path / "artifacts" / study_id / "artifacts" / "study.yaml").read_text() == "name: small\n"
+    assert (
+        tmp_path / "artifacts" / study_id / "artifacts" / "study.yaml"
+    ).read_text() == "name: small\n"
 
 
 def test_mlflow_gives_back_the_data_sets(tracking_uri: str, track: Callable[..., Tracker]) -> None:
@@ -158,7 +219,9 @@ def test_mlflow_gives_back_the_data_sets(tracking_uri: str, track: Callable[...,
         assert json.loads(str(inputs["validation"].profile))["num_rows"] == 200
 
 
-def test_telling_a_study_again_changes_nothing(database: Database, track: Callable[..., Tracker], said: list[str]) -> None:
+def test_telling_a_study_again_changes_nothing(
+    database: Database, track: Callable[..., Tracker], said: list[str]
+) -> None:
     with track() as tracker:
         tell_study(tracker)
     before = database.dump()
@@ -173,7 +236,9 @@ def test_telling_a_study_again_changes_nothing(database: Database, track: Callab
 def test_epochs_are_there_once_though_nobody_knows_their_times_any_more(
     server: bool, database: Database, track: Callable[..., Tracker], said: list[str]
 ) -> None:
-    """Of a trial that failed or was pruned the search has the values alone: a later driver tells of all as if at its end."""
+    """Of a trial that failed or was pruned the search has the values alone: a later driver tells of
+    all as if at its end.
+    """
 
     def tell(number: int, epochs: int, ending: str | None, late: float = 0) -> None:
         key = f"trial/{number}"
@@ -201,13 +266,17 @@ def test_epochs_are_there_once_though_nobody_knows_their_times_any_more(
         times = [(1, noon + 1000, 1.75), (2, noon + 2000, 1.5)]
         assert database.history("trial/0", "val/nll") == [*times, (3, noon + 3000, 1.25)]
         assert database.history("trial/1", "val/nll") == [*times, (3, noon + 9000, 1.25)]
-        assert database.runs()["trial/0"] == ("FAILED", "failed") and database.runs()["trial/1"] == ("KILLED", "pruned")
+        assert database.runs()["trial/0"] == ("FAILED", "failed") and database.runs()[
+            "trial/1"
+        ] == ("KILLED", "pruned")
         if not again:
             before = database.dump()
     assert database.dump() == before and said == []
 
 
-def test_telling_a_study_again_does_not_load_mlflow(tracking_uri: str, track: Callable[..., Tracker]) -> None:
+def test_telling_a_study_again_does_not_load_mlflow(
+    tracking_uri: str, track: Callable[..., Tracker]
+) -> None:
     with track() as tracker:
         tracker.start_study("small", study_file="name: small\n")
         tracker.finish_study("FINISHED")
@@ -219,11 +288,15 @@ with Tracker({tracking_uri!r}, "small", "abc", warn=print) as tracker:
     tracker.finish_study("FINISHED")
 print("mlflow" in sys.modules)
 """
-    result = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", again], capture_output=True, text=True, check=True
+    )
     assert (result.stdout, result.stderr) == ("False\n", "")
 
 
-def test_only_what_is_new_is_added_to_a_finished_study(database: Database, track: Callable[..., Tracker], tmp_path: Path) -> None:
+def test_only_what_is_new_is_added_to_a_finished_study(
+    database: Database, track: Callable[..., Tracker], tmp_path: Path
+) -> None:
     with track() as tracker:
         tell_study(tracker)
     before = database.dump()
@@ -231,16 +304,22 @@ def test_only_what_is_new_is_added_to_a_finished_study(database: Database, track
         tell_study(tracker, jobs=4, file="name: small\n# a comment\n", result=0.8)
         tracker.set_description("# Better")
     after = database.dump()
-    assert set(before["runs"]) - set(after["runs"]) <= {row for row in before["runs"] if "'small'" in row}, "only the study's own"
+    assert set(before["runs"]) - set(after["runs"]) <= {
+        row for row in before["runs"] if "'small'" in row
+    }, "only the study's own"
     assert len(after["runs"]) == len(before["runs"]) + 1
     assert set(before["metrics"]) <= set(after["metrics"])
     assert database.runs()["study"] == ("FINISHED", "complete")
     assert database.values("latest_metrics", "study") == {"best/test/accuracy": 0.8}
     assert database.values("tags", "study")["mlflow.note.content"] == "# Better"
-    assert [path.read_text() for path in (tmp_path / "artifacts").rglob("study.yaml")] == ["name: small\n# a comment\n"]
+    assert [path.read_text() for path in (tmp_path / "artifacts").rglob("study.yaml")] == [
+        "name: small\n# a comment\n"
+    ]
 
 
-def test_another_study_key_is_another_run_in_the_same_experiment(database: Database, track: Callable[..., Tracker]) -> None:
+def test_another_study_key_is_another_run_in_the_same_experiment(
+    database: Database, track: Callable[..., Tracker]
+) -> None:
     for key in ("abc", "def"):
         with track(key) as tracker:
             tell_study(tracker, jobs=1)
@@ -248,7 +327,9 @@ def test_another_study_key_is_another_run_in_the_same_experiment(database: Datab
     assert database.query("SELECT count(*) FROM experiments WHERE name = 'small'") == [(1,)]
 
 
-def test_a_job_that_was_cut_off_is_taken_up_again(database: Database, track: Callable[..., Tracker]) -> None:
+def test_a_job_that_was_cut_off_is_taken_up_again(
+    database: Database, track: Callable[..., Tracker]
+) -> None:
     with pytest.raises(KeyboardInterrupt), track() as tracker:
         tracker.start_study("small")
         tell_job(tracker, 0)
@@ -264,7 +345,12 @@ def test_a_job_that_was_cut_off_is_taken_up_again(database: Database, track: Cal
         "trial/3": ("KILLED", "interrupted"),
     }
     tracker = track()
-    assert [tracker.is_recorded(f"trial/{number}") for number in range(4)] == [True, True, False, False]
+    assert [tracker.is_recorded(f"trial/{number}") for number in range(4)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     tracker.start_study("small")
     tell_job(tracker, 3, ending=None)
     wait_for(lambda: database.runs()["trial/3"] == ("RUNNING", "running"))
@@ -274,11 +360,18 @@ def test_a_job_that_was_cut_off_is_taken_up_again(database: Database, track: Cal
     tracker.finish_study("FINISHED")
     assert tracker.close()
     assert [step for step, _, _ in database.history("trial/3", "val/nll")] == [0, 1, 2]
-    assert database.runs()["trial/2"] == database.runs()["trial/3"] == database.runs()["study"] == ("FINISHED", "complete")
+    assert (
+        database.runs()["trial/2"]
+        == database.runs()["trial/3"]
+        == database.runs()["study"]
+        == ("FINISHED", "complete")
+    )
     assert database.runs()["trial/1"] == ("KILLED", "pruned")
 
 
-def test_a_process_that_died_leaves_runs_that_the_next_one_settles(database: Database, track: Callable[..., Tracker]) -> None:
+def test_a_process_that_died_leaves_runs_that_the_next_one_settles(
+    database: Database, track: Callable[..., Tracker]
+) -> None:
     tracker = track()
     tracker.start_study("small")
     tell_job(tracker, 0, ending=None)
@@ -286,7 +379,10 @@ def test_a_process_that_died_leaves_runs_that_the_next_one_settles(database: Dat
     assert database.runs()["trial/0"] == ("RUNNING", "running")
     with track() as tracker:
         tell_study(tracker, jobs=0)
-    assert database.runs() == {"study": ("FINISHED", "complete"), "trial/0": ("KILLED", "interrupted")}
+    assert database.runs() == {
+        "study": ("FINISHED", "complete"),
+        "trial/0": ("KILLED", "interrupted"),
+    }
 
 
 def test_runs_and_experiments_that_the_user_deleted_come_back(
@@ -304,7 +400,9 @@ def test_runs_and_experiments_that_the_user_deleted_come_back(
     with track() as tracker:
         tell_study(tracker)
     assert set(database.runs()) == {"study", "trial/0", "trial/1", "trial/2"}
-    ((run_id,),) = database.query("SELECT run_uuid FROM tags WHERE key = 'distill_ray.key' AND value = 'abc/trial/1'")
+    ((run_id,),) = database.query(
+        "SELECT run_uuid FROM tags WHERE key = 'distill_ray.key' AND value = 'abc/trial/1'"
+    )
     client.delete_run(run_id)
     with track() as tracker:
         tell_study(tracker)
@@ -312,7 +410,10 @@ def test_runs_and_experiments_that_the_user_deleted_come_back(
 
 
 def test_what_cannot_be_written_is_kept_and_sent_later(
-    database: Database, track: Callable[..., Tracker], said: list[str], monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    track: Callable[..., Tracker],
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from mlflow import MlflowClient
 
@@ -342,7 +443,10 @@ def test_what_cannot_be_written_is_kept_and_sent_later(
 
 
 def test_a_run_that_was_made_though_the_answer_got_lost_is_found(
-    database: Database, track: Callable[..., Tracker], said: list[str], monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    track: Callable[..., Tracker],
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from mlflow import MlflowClient
 
@@ -405,7 +509,9 @@ def test_closing_gives_up_when_mlflow_stays_away(
     assert "run the same command again" in said[-1]
 
 
-def test_what_mlflow_refuses_is_said_and_left_out(database: Database, track: Callable[..., Tracker], said: list[str]) -> None:
+def test_what_mlflow_refuses_is_said_and_left_out(
+    database: Database, track: Callable[..., Tracker], said: list[str]
+) -> None:
     with track() as tracker:
         tracker.start_study("small")
         tell_job(tracker, 0)
@@ -417,7 +523,11 @@ def test_what_mlflow_refuses_is_said_and_left_out(database: Database, track: Cal
 
 
 def test_one_thing_that_never_works_does_not_hold_up_the_rest(
-    database: Database, track: Callable[..., Tracker], said: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    database: Database,
+    track: Callable[..., Tracker],
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     from mlflow import MlflowClient
 
@@ -431,7 +541,10 @@ def test_one_thing_that_never_works_does_not_hold_up_the_rest(
         tell_study(tracker, jobs=1, file="")
         tracker.log_artifacts({"report/report.html": tmp_path / "report.html"})
         assert not tracker.close(), "the report is missing"
-    assert database.runs() == {"study": ("FINISHED", "complete"), "trial/0": ("FINISHED", "complete")}
+    assert database.runs() == {
+        "study": ("FINISHED", "complete"),
+        "trial/0": ("FINISHED", "complete"),
+    }
     assert any("the artifact store is away" in line for line in said)
 
 
@@ -441,7 +554,8 @@ def test_many_runs_that_wait_end_the_rest_and_share_what_is_kept_of_them(
     monkeypatch.setattr(outbox, "REST", 1e6)
     with track() as tracker:
         tracker.start_study("small")
-        wait_for(lambda: "study" in database.runs())  # which loaded MLflow and is no measure of the rest
+        # Which loaded MLflow and is no measure of the rest
+        wait_for(lambda: "study" in database.runs())
         tracker.start_job("trial/0", "trial 000", {}, {})
         wait_for(lambda: "trial/0" in database.runs())
         tell_job(tracker, 1)
@@ -449,23 +563,40 @@ def test_many_runs_that_wait_end_the_rest_and_share_what_is_kept_of_them(
         assert "trial/1" not in database.runs(), "no rest"
         for number in range(2, 1 + outbox.MANY):
             tell_job(tracker, number)
-        wait_for(lambda: database.runs().get(f"trial/{outbox.MANY - 2}") == ("FINISHED", "complete"))
+        wait_for(
+            lambda: database.runs().get(f"trial/{outbox.MANY - 2}") == ("FINISHED", "complete")
+        )
         kept = tracker._outbox.runs or {}
-        assert kept["trial/1"].tags is kept["trial/2"].tags and kept["trial/1"].metrics is kept["trial/2"].metrics
+        assert (
+            kept["trial/1"].tags is kept["trial/2"].tags
+            and kept["trial/1"].metrics is kept["trial/2"].metrics
+        )
 
 
-def test_numbers_may_be_added_to_a_job_long_after_its_end(database: Database, track: Callable[..., Tracker]) -> None:
+def test_numbers_may_be_added_to_a_job_long_after_its_end(
+    database: Database, track: Callable[..., Tracker]
+) -> None:
     for _ in range(2):
         with track() as tracker:
             tell_study(tracker, jobs=1)
-            tracker.log_results({"test/accuracy": 0.5, "test/nll": float("nan"), "test/ece": float("inf")}, "trial/0")
+            tracker.log_results(
+                {"test/accuracy": 0.5, "test/nll": float("nan"), "test/ece": float("inf")},
+                "trial/0",
+            )
     assert [value for _, _, value in database.history("trial/0", "test/accuracy")] == [0.5]
-    assert len(database.history("trial/0", "test/nll")) == len(database.history("trial/0", "test/ece")) == 1
+    assert (
+        len(database.history("trial/0", "test/nll"))
+        == len(database.history("trial/0", "test/ece"))
+        == 1
+    )
     assert database.runs()["trial/0"] == ("FINISHED", "complete")
 
 
 def test_a_run_too_large_to_hold_is_not_called_finished(
-    database: Database, track: Callable[..., Tracker], said: list[str], monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    track: Callable[..., Tracker],
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from mlflow import MlflowClient
 
@@ -483,14 +614,24 @@ def test_a_run_too_large_to_hold_is_not_called_finished(
     assert database.runs()["trial/0"][0] == "RUNNING"
     with track() as tracker:
         tell_study(tracker, jobs=1)
-    assert database.runs() == {"study": ("FINISHED", "complete"), "trial/0": ("FINISHED", "complete")}
+    assert database.runs() == {
+        "study": ("FINISHED", "complete"),
+        "trial/0": ("FINISHED", "complete"),
+    }
     assert [step for step, _, _ in database.history("trial/0", "val/nll")] == [0, 1, 2]
 
 
-def test_many_epochs_and_long_texts_go_through_in_parts(database: Database, track: Callable[..., Tracker]) -> None:
+def test_many_epochs_and_long_texts_go_through_in_parts(
+    database: Database, track: Callable[..., Tracker]
+) -> None:
     with track() as tracker:
         tracker.start_study("small", description="long " * 4000)
-        tracker.start_job("teach/x", "teacher", {f"p{n}": n for n in range(230)}, {f"t{n}": "x" for n in range(230)})
+        tracker.start_job(
+            "teach/x",
+            "teacher",
+            {f"p{n}": n for n in range(230)},
+            {f"t{n}": "x" for n in range(230)},
+        )
         for epoch in range(300):
             tracker.log_epoch("teach/x", epoch, NOON + epoch, {f"m{n}": float(n) for n in range(8)})
         tracker.finish_job("teach/x", "FINISHED")

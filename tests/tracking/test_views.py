@@ -1,4 +1,6 @@
-"""Saved views as MLflow's page reads them. That the page shows them was looked at in a browser (MLflow 3.17)."""
+"""Saved views as MLflow's page reads them. That the page shows them was looked at in a browser
+(MLflow 3.17).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,9 @@ from pathlib import Path
 
 from distill_ray.tracking import Tracker, studies_in, study_views, view_path
 
-VIEWS = study_views({"val/ece": "min", "val/accuracy": "max"}, ["temperature", "augmentation.size"], "0123abcd")
+VIEWS = study_views(
+    {"val/ece": "min", "val/accuracy": "max"}, ["temperature", "augmentation.size"], "0123abcd"
+)
 
 
 def test_a_view_is_what_the_page_of_mlflow_expects() -> None:
@@ -26,7 +30,10 @@ def test_a_view_is_what_the_page_of_mlflow_expects() -> None:
     assert state["columnOrder"][3:] == state["selectedColumns"]
     assert set(state["columnWidths"]) >= set(state["columnOrder"])
     (chart,) = state["compareRunCharts"]
-    assert (chart["selectedParams"], chart["selectedMetrics"]) == (["temperature", "augmentation.size"], ["val/ece"])
+    assert (chart["selectedParams"], chart["selectedMetrics"]) == (
+        ["temperature", "augmentation.size"],
+        ["val/ece"],
+    )
 
 
 def test_an_objective_to_maximise_is_sorted_from_the_top() -> None:
@@ -39,16 +46,26 @@ def test_views_are_saved_with_the_experiment_once(tracking_uri: str, tmp_path: P
     said: list[str] = []
     saved = []
     for _ in range(2):
-        with Tracker(tracking_uri, "small", "abc", artifacts=str(tmp_path / "artifacts"), warn=said.append) as tracker:
+        with Tracker(
+            tracking_uri, "small", "abc", artifacts=str(tmp_path / "artifacts"), warn=said.append
+        ) as tracker:
             tracker.start_study("small")
             tracker.save_views(VIEWS)
             tracker.finish_study("FINISHED")
         experiment = MlflowClient(tracking_uri).get_experiment_by_name("small")
         assert experiment is not None
-        saved.append({name: value for name, value in experiment.tags.items() if name.startswith("mlflow.sharedViewState.")})
+        saved.append(
+            {
+                name: value
+                for name, value in experiment.tags.items()
+                if name.startswith("mlflow.sharedViewState.")
+            }
+        )
     assert said == []
     assert experiment is not None and saved[0] == saved[1]
-    assert {name.rpartition(".")[2]: json.loads(value)["name"] for name, value in saved[0].items()} == {
+    assert {
+        name.rpartition(".")[2]: json.loads(value)["name"] for name, value in saved[0].items()
+    } == {
         "jobs": "All jobs, as they came",
         "trials": "Trials, best first",
         "students": "Students on the test split",

@@ -1,4 +1,5 @@
-"""Writes the stored loss traces that `test_loop.py` compares with. Run it only when a change of results is meant:
+"""Writes the stored loss traces that `test_loop.py` compares with. Run it only when a change of
+results is meant:
 
 uv run python tests/training/store_traces.py
 """
@@ -26,5 +27,8 @@ if __name__ == "__main__":
     dataset, data = shared.small_dataset.__wrapped__(), shared.small_data.__wrapped__()
     for method in METHODS:
         records, _ = loop.finish(loop.tiny_job(data, method), dataset)
-        kept = [{name: value for name, value in record.items() if name.startswith(("train/", "lr"))} for record in records]
+        kept = [
+            {name: value for name, value in record.items() if name.startswith(("train/", "lr"))}
+            for record in records
+        ]
         (HERE / "traces" / f"{method}.json").write_text(json.dumps(kept, indent=1) + "\n")

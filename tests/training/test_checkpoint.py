@@ -22,16 +22,26 @@ def checkpoint() -> bytes:
     module(torch.randn(4, 2)).sum().backward()
     optimizer.step()
     weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    return pack(Progress("job", 2, [{"epoch": 1.0}, {"epoch": 2.0}], 1, 0.5, weights), module, optimizer)
+    return pack(
+        Progress("job", 2, [{"epoch": 1.0}, {"epoch": 2.0}], 1, 0.5, weights), module, optimizer
+    )
 
 
 def test_everything_comes_back() -> None:
     content = checkpoint()
     module, optimizer = network()
     progress = unpack(content, module, optimizer)
-    assert (progress.job_id, progress.epoch, progress.best_epoch, progress.best_score) == ("job", 2, 1, 0.5)
+    assert (progress.job_id, progress.epoch, progress.best_epoch, progress.best_score) == (
+        "job",
+        2,
+        1,
+        0.5,
+    )
     assert progress.history == [{"epoch": 1.0}, {"epoch": 2.0}]
-    assert all(torch.equal(progress.best_weights[name], tensor) for name, tensor in module.state_dict().items())
+    assert all(
+        torch.equal(progress.best_weights[name], tensor)
+        for name, tensor in module.state_dict().items()
+    )
     assert all("momentum_buffer" in optimizer.state[parameter] for parameter in module.parameters())
     expected = load(content[32:])
     restored = load(pack(progress, module, optimizer)[32:])

@@ -20,9 +20,18 @@ from distill_ray.training.loop import make_network
 HERE = Worker(torch.device("cpu"))
 
 
-def losses(dataset: Dataset, data: Data, said: list[str], compile: str, model: str = "mlp-16") -> list[float]:
+def losses(
+    dataset: Dataset, data: Data, said: list[str], compile: str, model: str = "mlp-16"
+) -> list[float]:
     """Of two epochs of batches of 16, 16 and 12."""
-    recipe = Recipe(model=model, method=METHODS["kd"](), augmentation=Identity(), epochs=2, batch_size=16, precision="fp32")
+    recipe = Recipe(
+        model=model,
+        method=METHODS["kd"](),
+        augmentation=Identity(),
+        epochs=2,
+        batch_size=16,
+        precision="fp32",
+    )
     job = Job(recipe=recipe, data=data, seed=3, teachers=("a",))
     teachers = LiveTeachers([make_network(job, dataset)], HERE.device, "fp32")
     running = train(job, dataset, teachers, worker=HERE, compile=compile, say=said.append)  # type: ignore[arg-type]
@@ -44,7 +53,9 @@ def test_compiled_training_learns_the_same(small_dataset: Dataset, small_data: D
 
 
 @pytest.mark.slow
-def test_every_model_that_a_process_trains_is_compiled(small_dataset: Dataset, small_data: Data) -> None:
+def test_every_model_that_a_process_trains_is_compiled(
+    small_dataset: Dataset, small_data: Data
+) -> None:
     """Torch keeps eight programs of the same code, and all networks have the same `forward`."""
     torch.compiler.reset()
     counters = torch._dynamo.utils.counters
@@ -69,9 +80,13 @@ assert losses(*data, said, "always") == losses(*data, said, "never")
 print(line)
 """
     environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.startswith("training is not compiled, which needs a C++ compiler, and Triton on a GPU: ")
+    assert ended.stdout.startswith(
+        "training is not compiled, which needs a C++ compiler, and Triton on a GPU: "
+    )
 
 
 def test_auto_compiles_where_it_pays_back() -> None:

@@ -13,16 +13,32 @@ import torch
 from distill_ray.augmentation import CropFlip
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.methods import METHODS
-from distill_ray.training import Dataset, LiveTeachers, Worker, precision_of, precision_of_teachers, train
+from distill_ray.training import (
+    Dataset,
+    LiveTeachers,
+    Worker,
+    precision_of,
+    precision_of_teachers,
+    train,
+)
 from distill_ray.training.loop import make_network
 
 CPU = torch.device("cpu")
-RECIPE = Recipe(model="wrn-10-1", method=METHODS["kd"](), augmentation=CropFlip(), epochs=2, batch_size=16, lr=0.05)
+RECIPE = Recipe(
+    model="wrn-10-1",
+    method=METHODS["kd"](),
+    augmentation=CropFlip(),
+    epochs=2,
+    batch_size=16,
+    lr=0.05,
+)
 
 
 @pytest.fixture(params=[True, False], ids=["AMX", "no AMX"])
 def amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """A CPU that says it has AMX, or has not; bfloat16 gives the same on both, only slower on the second."""
+    """A CPU that says it has AMX, or has not; bfloat16 gives the same on both, only slower on the
+    second.
+    """
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: request.param)
     return bool(request.param)
 
@@ -41,15 +57,22 @@ def test_teachers_answer_in_bf16_if_all_are_trained_so(amx: bool) -> None:
     assert precision_of_teachers([], CPU) == "fp32"
 
 
-def test_training_runs_in_what_auto_takes(amx: bool, small_dataset: Dataset, small_data: Data) -> None:
-    """To the last bit as if the recipe had named it, live teachers included, and near to what float32 gives."""
+def test_training_runs_in_what_auto_takes(
+    amx: bool, small_dataset: Dataset, small_data: Data
+) -> None:
+    """To the last bit as if the recipe had named it, live teachers included, and near to what
+    float32 gives.
+    """
 
     def losses(precision: str) -> list[float]:
         recipe = replace(RECIPE, precision=precision)
         job = Job(recipe=recipe, data=small_data, seed=3, teachers=("a", "b"))
         networks = [make_network(replace(job, seed=seed), small_dataset) for seed in range(2)]
         teachers = LiveTeachers(networks, CPU, precision_of_teachers([recipe] * 2, CPU))
-        return [record["train/loss"] for record in train(job, small_dataset, teachers, worker=Worker(CPU))]
+        return [
+            record["train/loss"]
+            for record in train(job, small_dataset, teachers, worker=Worker(CPU))
+        ]
 
     named, exact = losses("bf16" if amx else "fp32"), losses("fp32")
     assert losses("auto") == named
@@ -57,11 +80,19 @@ def test_training_runs_in_what_auto_takes(amx: bool, small_dataset: Dataset, sma
     assert (named != exact) == amx
 
 
-def test_float32_keeps_all_of_its_digits_on_a_gpu_too(small_dataset: Dataset, small_data: Data) -> None:
-    """Whatever the process did before: convolutions without TF32, which is torch's default, and products of matrices."""
+def test_float32_keeps_all_of_its_digits_on_a_gpu_too(
+    small_dataset: Dataset, small_data: Data
+) -> None:
+    """Whatever the process did before: convolutions without TF32, which is torch's default, and
+    products of matrices.
+    """
     for precision in ("fp32", "bf16"):
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-        job = Job(recipe=replace(RECIPE, method=METHODS["supervised"](), precision=precision), data=small_data, seed=3)
+        job = Job(
+            recipe=replace(RECIPE, method=METHODS["supervised"](), precision=precision),
+            data=small_data,
+            seed=3,
+        )
         next(train(job, small_dataset, worker=Worker(CPU)))
         assert not torch.backends.cudnn.allow_tf32
         assert not torch.backends.cuda.matmul.allow_tf32
@@ -79,12 +110,16 @@ print([worker.agreed(content if rank == 0 else b"another one") for content in (b
 
 
 def test_workers_agree_on_what_the_first_one_has(tmp_path: Path) -> None:
-    """On its checkpoint, though another driver may have written a later one when the second worker looks."""
+    """On its checkpoint, though another driver may have written a later one when the second worker
+    looks.
+    """
     said = [b"the first", b"", None]
     assert [Worker(CPU).agreed(content) for content in said] == said
     command = [sys.executable, "-c", TALK]
     both = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "rendezvous")], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "rendezvous")], stdout=subprocess.PIPE, text=True
+        )
         for rank in range(2)
     ]
     assert [process.communicate(timeout=120)[0].strip() for process in both] == [str(said)] * 2

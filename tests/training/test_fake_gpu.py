@@ -1,4 +1,6 @@
-"""Steps on a GPU that is not there. Its tensors have devices and shapes and no values: who reads one, or mixes devices, fails."""
+"""Steps on a GPU that is not there. Its tensors have devices and shapes and no values: who reads
+one, or mixes devices, fails.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +15,40 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill_ray.augmentation import AUGMENTATIONS, Additional, AugMix, Augmentation
-from distill_ray.augmentation.epoch import epoch_batches
+from distill_ray.augmentation import AUGMENTATIONS, Additional, Augmentation, AugMix
 from distill_ray.augmentation.augmentation import Batch, Part
+from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.methods import CRD, METHODS, AugmentedKD, EnsembleKD, LatentBE, Method
 from distill_ray.methods.method import Setup, Student
 from distill_ray.models import build_model
 from distill_ray.models.network import Network
-from distill_ray.training import Dataset, LiveTeachers, TeacherLogits, StoredTeachers, Worker, predict, teacher_logits
+from distill_ray.training import (
+    Dataset,
+    LiveTeachers,
+    StoredTeachers,
+    TeacherLogits,
+    Worker,
+    predict,
+    teacher_logits,
+)
 from distill_ray.training.top_k import Tail
 
 GPU = torch.device("cuda", 0)
 
-CASES: dict[str, tuple[Method, Augmentation]] = {name: (METHODS[name](), AUGMENTATIONS["crop-flip"]()) for name in METHODS} | {
+CASES: dict[str, tuple[Method, Augmentation]] = {
+    name: (METHODS[name](), AUGMENTATIONS["crop-flip"]()) for name in METHODS
+} | {
     "augmented-kd": (METHODS["augmented-kd"](), Additional()),
-    "augmented-kd that picks": (AugmentedKD(combine="add-loss"), Additional(pick="student-entropy")),
+    "augmented-kd that picks": (
+        AugmentedKD(combine="add-loss"),
+        Additional(pick="student-entropy"),
+    ),
     "crd": (CRD(negatives=50), AUGMENTATIONS["crop-flip"]()),
     "drop that picks": (METHODS["drop"](), Additional(pick="kl")),
-    "kd of some more than others": (EnsembleKD(combine="mean-loss", weights=(1.0, 2.0)), AUGMENTATIONS["mixup"]()),
+    "kd of some more than others": (
+        EnsembleKD(combine="mean-loss", weights=(1.0, 2.0)),
+        AUGMENTATIONS["mixup"](),
+    ),
     "latent-be with tdiv-sdiv": (LatentBE(perturb="tdiv-sdiv"), AUGMENTATIONS["crop-flip"]()),
     "supervised by versions": (METHODS["supervised"](), AugMix(consistency=True)),
 }
@@ -42,16 +60,24 @@ class Hurried(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         if name in ("to", "_to_copy"):  # the first in inference mode
             to = kwargs.get("device") or args[0].device
-            assert to.type == args[0].device.type or kwargs.get("non_blocking"), f"waits for {tuple(args[0].shape)} to {to}"
+            assert to.type == args[0].device.type or kwargs.get("non_blocking"), (
+                f"waits for {tuple(args[0].shape)} to {to}"
+            )
         if name == "copy_":
-            assert args[0].device == args[1].device or args[2:3] == (True,), f"waits for {tuple(args[1].shape)}"
+            assert args[0].device == args[1].device or args[2:3] == (True,), (
+                f"waits for {tuple(args[1].shape)}"
+            )
         if name in ("index", "index_put", "index_put_"):
-            assert all(index is None or index.device == args[0].device for index in args[1]), "an index on the host"
+            assert all(index is None or index.device == args[0].device for index in args[1]), (
+                "an index on the host"
+            )
         return func(*args, **kwargs)
 
 
@@ -65,13 +91,22 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def moved(module: nn.Module, device: object = None, memory_format: torch.memory_format = torch.contiguous_format) -> nn.Module:
+def moved(
+    module: nn.Module,
+    device: object = None,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> nn.Module:
     """`module` with all of its tensors on the GPU; those of a real one cannot become fake in place."""
     if device == "meta":
         return module
     for layer in module.modules():
-        for name, own in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)):
-            fake = like(own).contiguous(memory_format=memory_format) if own.dim() == 4 else like(own)
+        for name, own in (
+            *layer.named_parameters(recurse=False),
+            *layer.named_buffers(recurse=False),
+        ):
+            fake = (
+                like(own).contiguous(memory_format=memory_format) if own.dim() == 4 else like(own)
+            )
             if isinstance(own, nn.Parameter):
                 layer._parameters[name] = nn.Parameter(fake, requires_grad=own.requires_grad)
             else:
@@ -85,32 +120,66 @@ def like(values: Tensor) -> Tensor:
 
 
 def network(dataset: Dataset, seed: int = 0) -> Network:
-    return build_model("wrn-10-1", num_classes=3, image_shape=dataset.image_shape, mean=[0.3], std=[0.2], seed=seed)
+    return build_model(
+        "wrn-10-1", num_classes=3, image_shape=dataset.image_shape, mean=[0.3], std=[0.2], seed=seed
+    )
 
 
 @pytest.fixture(scope="module")
 def made(small_dataset: Dataset) -> dict[Augmentation, Batch]:
     """A batch of each augmentation, made on the CPU."""
-    where: dict[str, Any] = {"rows": small_dataset.train, "mean": small_dataset.mean, "seed": 1, "epoch": 1, "device": "cpu"}
+    where: dict[str, Any] = {
+        "rows": small_dataset.train,
+        "mean": small_dataset.mean,
+        "seed": 1,
+        "epoch": 1,
+        "device": "cpu",
+    }
     return {
-        augmentation: next(epoch_batches(augmentation, small_dataset.images, small_dataset.labels, batch_size=6, **where))
+        augmentation: next(
+            epoch_batches(
+                augmentation, small_dataset.images, small_dataset.labels, batch_size=6, **where
+            )
+        )
         for _, augmentation in CASES.values()
     }
 
 
 def there(batch: Batch) -> Batch:
-    """`batch` with its images and labels on the GPU. Its positions are NumPy's, since the host reads them."""
+    """`batch` with its images and labels on the GPU. Its positions are NumPy's, since the host
+    reads them.
+    """
 
     def brought(part: Part) -> Part:
-        values = {field.name: getattr(part, field.name) for field in fields(part) if field.name != "places"}
-        changed: dict[str, Any] = {name: like(value) for name, value in values.items() if isinstance(value, Tensor)}
+        values = {
+            field.name: getattr(part, field.name)
+            for field in fields(part)
+            if field.name != "places"
+        }
+        changed: dict[str, Any] = {
+            name: like(value) for name, value in values.items() if isinstance(value, Tensor)
+        }
         return replace(part, **changed)
 
-    return replace(batch, parts=tuple(map(brought, batch.parts)), positions=np.arange(len(batch.positions)))  # type: ignore[arg-type]
+    return replace(
+        batch, parts=tuple(map(brought, batch.parts)), positions=np.arange(len(batch.positions))
+    )  # type: ignore[arg-type]
 
 
-def step(method: Method, batch: Batch, live: LiveTeachers, asked: Any, augmentation: Augmentation, dataset: Dataset) -> None:
-    setup = Setup(2, live.networks if method.live_teachers(augmentation) else (), dataset.train, dataset.labels[dataset.train])
+def step(
+    method: Method,
+    batch: Batch,
+    live: LiveTeachers,
+    asked: Any,
+    augmentation: Augmentation,
+    dataset: Dataset,
+) -> None:
+    setup = Setup(
+        2,
+        live.networks if method.live_teachers(augmentation) else (),
+        dataset.train,
+        dataset.labels[dataset.train],
+    )
     with unset_fake_temporarily():
         plain = method.student(network(dataset), setup)
     student = plain.to(GPU).to(memory_format=torch.channels_last).train()
@@ -125,7 +194,9 @@ def step(method: Method, batch: Batch, live: LiveTeachers, asked: Any, augmentat
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
-def test_a_step_waits_for_nothing(case: str, made: dict[Augmentation, Batch], small_dataset: Dataset, fake_gpu: None) -> None:
+def test_a_step_waits_for_nothing(
+    case: str, made: dict[Augmentation, Batch], small_dataset: Dataset, fake_gpu: None
+) -> None:
     method, augmentation = CASES[case]
     live = LiveTeachers([network(small_dataset, seed) for seed in (1, 2)], GPU, "fp32")
     step(method, there(made[augmentation]), live, live, augmentation, small_dataset)
@@ -148,7 +219,14 @@ def test_stored_answers_are_waited_for_neither_there_nor_on_the_host(
         tail = Tail(torch.zeros(shape, dtype=torch.int16), torch.zeros(shape[:-1]), 3)
         found = TeacherLogits((np.zeros(shape, np.float16),), 0.0, (tail,) if top_k else ())
     answering = StoredTeachers(found, GPU)
-    step(method, there(made[augmentation]), LiveTeachers((), GPU, "fp32"), answering, augmentation, small_dataset)
+    step(
+        method,
+        there(made[augmentation]),
+        LiveTeachers((), GPU, "fp32"),
+        answering,
+        augmentation,
+        small_dataset,
+    )
 
 
 def test_an_evaluation_waits_for_its_end_alone(small_dataset: Dataset, fake_gpu: None) -> None:

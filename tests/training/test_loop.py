@@ -1,4 +1,6 @@
-"""The loop: the same losses as ever, exact resume, the best epoch, and a clear end when the loss is not finite."""
+"""The loop: the same losses as ever, exact resume, the best epoch, and a clear end when the loss is
+not finite.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,16 @@ from distill_ray.augmentation import Additional, CropFlip, Identity
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.methods import CRD, METHODS
 from distill_ray.metrics import score
-from distill_ray.training import Dataset, DivergedError, LiveTeachers, Outcome, Worker, load_network, predict, train
+from distill_ray.training import (
+    Dataset,
+    DivergedError,
+    LiveTeachers,
+    Outcome,
+    Worker,
+    load_network,
+    predict,
+    train,
+)
 from distill_ray.training.loop import make_network
 from distill_ray.training.resource_usage import Usage
 
@@ -33,7 +44,15 @@ SUITABLE: dict[str, dict[str, Any]] = {
 
 def tiny_job(data: Data, method: str = "supervised", **settings: Any) -> Job:
     made = METHODS[method]()
-    recipe = Recipe(model="wrn-10-1", method=made, augmentation=CropFlip(), epochs=3, batch_size=16, lr=0.05, precision="fp32")
+    recipe = Recipe(
+        model="wrn-10-1",
+        method=made,
+        augmentation=CropFlip(),
+        epochs=3,
+        batch_size=16,
+        lr=0.05,
+        precision="fp32",
+    )
     settings = SUITABLE.get(method, {}) | settings
     teachers = ("a", "b") if made.needs_teachers else ()
     return Job(recipe=replace(recipe, **settings), data=data, seed=3, teachers=teachers)
@@ -55,8 +74,12 @@ def finish(job: Job, dataset: Dataset, **arguments: Any) -> tuple[list[dict[str,
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_losses_are_those_of_the_stored_trace(method: str, small_dataset: Dataset, small_data: Data) -> None:
-    """A refactoring that changes what a job computes shows here. `python tests/training/store_traces.py` writes the files."""
+def test_losses_are_those_of_the_stored_trace(
+    method: str, small_dataset: Dataset, small_data: Data
+) -> None:
+    """A refactoring that changes what a job computes shows here. `python
+    tests/training/store_traces.py` writes the files.
+    """
     records, _ = finish(tiny_job(small_data, method), small_dataset)
     trace = json.loads((TRACES / f"{method}.json").read_text())
     for record, stored in zip(records, trace, strict=True):
@@ -64,19 +87,27 @@ def test_losses_are_those_of_the_stored_trace(method: str, small_dataset: Datase
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_an_interrupted_run_ends_as_an_undisturbed_one(method: str, small_dataset: Dataset, small_data: Data) -> None:
+def test_an_interrupted_run_ends_as_an_undisturbed_one(
+    method: str, small_dataset: Dataset, small_data: Data
+) -> None:
     job = tiny_job(small_data, method, keep="best-nll")
     saved: list[bytes] = []
     whole, expected = finish(job, small_dataset, save=lambda pack: saved.append(pack()))
     for epoch in (1, 2, 3):
         records, outcome = finish(job, small_dataset, saved=saved[epoch - 1])
-        assert [record["train/loss"] for record in records] == [record["train/loss"] for record in whole]
+        assert [record["train/loss"] for record in records] == [
+            record["train/loss"] for record in whole
+        ]
         assert outcome.kept_epoch == expected.kept_epoch
-        assert all(torch.equal(outcome.weights[name], weight) for name, weight in expected.weights.items())
+        assert all(
+            torch.equal(outcome.weights[name], weight) for name, weight in expected.weights.items()
+        )
         np.testing.assert_array_equal(outcome.log_probabilities, expected.log_probabilities)
 
 
-def test_a_run_whose_layers_draw_numbers_is_the_same_again_and_resumed(small_dataset: Dataset, small_data: Data) -> None:
+def test_a_run_whose_layers_draw_numbers_is_the_same_again_and_resumed(
+    small_dataset: Dataset, small_data: Data
+) -> None:
     """Torchvision's dropout draws from torch's own generators, wherever those stand."""
     larger = replace(small_dataset, images=small_dataset.images.repeat(4, axis=1).repeat(4, axis=2))
     job = tiny_job(small_data, model="torchvision/mobilenet_v2", epochs=2)
@@ -85,11 +116,17 @@ def test_a_run_whose_layers_draw_numbers_is_the_same_again_and_resumed(small_dat
     for arguments in ({}, {"saved": saved[0]}):
         torch.rand(7)
         again, outcome = finish(job, larger, **arguments)
-        assert [record["train/loss"] for record in again] == [record["train/loss"] for record in records]
-        assert all(torch.equal(outcome.weights[name], weight) for name, weight in expected.weights.items())
+        assert [record["train/loss"] for record in again] == [
+            record["train/loss"] for record in records
+        ]
+        assert all(
+            torch.equal(outcome.weights[name], weight) for name, weight in expected.weights.items()
+        )
 
 
-def test_a_record_says_what_the_saved_predictions_say(small_dataset: Dataset, small_data: Data) -> None:
+def test_a_record_says_what_the_saved_predictions_say(
+    small_dataset: Dataset, small_data: Data
+) -> None:
     records, outcome = finish(tiny_job(small_data), small_dataset)
     assert [record["epoch"] for record in records] == [1, 2, 3]
     for name, value in score(outcome.log_probabilities, outcome.labels).items():
@@ -97,44 +134,69 @@ def test_a_record_says_what_the_saved_predictions_say(small_dataset: Dataset, sm
 
 
 @pytest.mark.parametrize("method", ["latent-be", "hydra", "drop"])
-def test_the_last_record_says_how_diverse_members_are(method: str, small_dataset: Dataset, small_data: Data) -> None:
+def test_the_last_record_says_how_diverse_members_are(
+    method: str, small_dataset: Dataset, small_data: Data
+) -> None:
     records, outcome = finish(tiny_job(small_data, method), small_dataset)
     assert all(not any(name.startswith("members/") for name in record) for record in records[:-1])
     assert 0 <= records[-1]["members/disagreement"] <= 1
     assert records[-1]["members/information"] > 0
     if method != "latent-be":  # what is deployed is the mean of these very members
         network = load_network(tiny_job(small_data, method), outcome.weights, small_dataset)
-        images = torch.from_numpy(small_dataset.images[small_dataset.validation]).permute(0, 3, 1, 2).float() / 255
+        images = (
+            torch.from_numpy(small_dataset.images[small_dataset.validation])
+            .permute(0, 3, 1, 2)
+            .float()
+            / 255
+        )
         with torch.inference_mode():
             named = network.members(images).argmax(-1)
-        pairs = [(named[:, i] != named[:, j]).float().mean() for i in range(named.shape[1]) for j in range(i)]
-        assert records[-1]["members/disagreement"] == pytest.approx(sum(pairs).item() / len(pairs), abs=1e-6)
+        pairs = [
+            (named[:, i] != named[:, j]).float().mean()
+            for i in range(named.shape[1])
+            for j in range(i)
+        ]
+        assert records[-1]["members/disagreement"] == pytest.approx(
+            sum(pairs).item() / len(pairs), abs=1e-6
+        )
 
 
-def test_a_plain_student_has_none_and_usage_is_recorded(small_dataset: Dataset, small_data: Data) -> None:
+def test_a_plain_student_has_none_and_usage_is_recorded(
+    small_dataset: Dataset, small_data: Data
+) -> None:
     records, _ = finish(tiny_job(small_data), small_dataset, usage=Usage(HERE))
     assert not any(name.startswith("members/") for record in records for name in record)
     assert all(record["system/cpu_utilization_percentage"] > 0 for record in records)
 
 
 def test_the_kept_epoch_is_the_best_one(small_dataset: Dataset, small_data: Data) -> None:
-    records, outcome = finish(tiny_job(small_data, keep="best-nll", lr=0.5, schedule="step", epochs=5), small_dataset)
+    records, outcome = finish(
+        tiny_job(small_data, keep="best-nll", lr=0.5, schedule="step", epochs=5), small_dataset
+    )
     values = [record["val/nll"] for record in records]
     assert outcome.kept_epoch == 1 + values.index(min(values))
-    assert score(outcome.log_probabilities, outcome.labels)["nll"] == pytest.approx(min(values), abs=1e-12)
+    assert score(outcome.log_probabilities, outcome.labels)["nll"] == pytest.approx(
+        min(values), abs=1e-12
+    )
 
 
-def test_weights_load_into_a_network_that_predicts_the_same(small_dataset: Dataset, small_data: Data) -> None:
+def test_weights_load_into_a_network_that_predicts_the_same(
+    small_dataset: Dataset, small_data: Data
+) -> None:
     job = tiny_job(small_data, "kd")
     _, outcome = finish(job, small_dataset)
     network = load_network(job, outcome.weights, small_dataset)
-    again = predict(network, small_dataset.images, small_dataset.validation, worker=HERE, batch_size=7)
+    again = predict(
+        network, small_dataset.images, small_dataset.validation, worker=HERE, batch_size=7
+    )
     np.testing.assert_allclose(again, outcome.log_probabilities, atol=1e-5)
     assert outcome.parameters == sum(parameter.numel() for parameter in network.parameters())
 
 
 def test_it_learns(small_dataset: Dataset, small_data: Data) -> None:
-    records, _ = finish(tiny_job(small_data, augmentation=Identity(), epochs=8, lr=0.1), small_dataset)
+    records, _ = finish(
+        tiny_job(small_data, augmentation=Identity(), epochs=8, lr=0.1), small_dataset
+    )
     assert records[-1]["val/accuracy"] >= 0.9
 
 
@@ -143,8 +205,13 @@ def test_a_loss_that_is_not_finite_ends_the_run(small_dataset: Dataset, small_da
         finish(tiny_job(small_data, lr=1e30), small_dataset)
 
 
-def test_predictions_that_are_not_finite_end_the_run(small_dataset: Dataset, small_data: Data) -> None:
-    with pytest.raises(DivergedError, match="predictions on the validation split were not finite in epoch 1; try a lower lr"):
+def test_predictions_that_are_not_finite_end_the_run(
+    small_dataset: Dataset, small_data: Data
+) -> None:
+    with pytest.raises(
+        DivergedError,
+        match="predictions on the validation split were not finite in epoch 1; try a lower lr",
+    ):
         finish(tiny_job(small_data, lr=1e30, epochs=1, batch_size=44), small_dataset)
 
 
@@ -153,4 +220,6 @@ def test_adam_goes_on_where_it_was(small_dataset: Dataset, small_data: Data) -> 
     saved: list[bytes] = []
     _, expected = finish(job, small_dataset, save=lambda pack: saved.append(pack()))
     _, outcome = finish(job, small_dataset, saved=saved[0])
-    assert all(torch.equal(outcome.weights[name], weight) for name, weight in expected.weights.items())
+    assert all(
+        torch.equal(outcome.weights[name], weight) for name, weight in expected.weights.items()
+    )

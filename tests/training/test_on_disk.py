@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from distill_ray.augmentation import AUGMENTATIONS, Additional, CutMix, Augmentation
-from distill_ray.augmentation.epoch import AHEAD, epoch_batches
+from distill_ray.augmentation import AUGMENTATIONS, Additional, Augmentation, CutMix
 from distill_ray.augmentation.augmentation import Part
+from distill_ray.augmentation.epoch import AHEAD, epoch_batches
 from distill_ray.data.pixels import PixelsOnDisk
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.training import Dataset, Outcome, Worker, train
@@ -35,11 +35,20 @@ def finish(job: Job, dataset: Dataset, **arguments: Any) -> tuple[list[float], O
             return losses, end.value
 
 
-@pytest.mark.parametrize("augmentation", [CutMix(), Additional()], ids=lambda augmentation: augmentation.name)
+@pytest.mark.parametrize(
+    "augmentation", [CutMix(), Additional()], ids=lambda augmentation: augmentation.name
+)
 def test_weights_are_the_same_also_after_an_interruption(
     augmentation: Augmentation, small_dataset: Dataset, on_disk: Dataset, small_data: Data
 ) -> None:
-    recipe = Recipe(model="wrn-10-1", augmentation=augmentation, epochs=2, batch_size=16, lr=0.05, precision="fp32")
+    recipe = Recipe(
+        model="wrn-10-1",
+        augmentation=augmentation,
+        epochs=2,
+        batch_size=16,
+        lr=0.05,
+        precision="fp32",
+    )
     job = Job(recipe=recipe, data=small_data, seed=3)
     losses, expected = finish(job, small_dataset)
     saved: list[bytes] = []
@@ -47,13 +56,19 @@ def test_weights_are_the_same_also_after_an_interruption(
     resumed, again = finish(job, on_disk, saved=saved[0])
     assert found == resumed == losses
     for one in (outcome, again):
-        assert all(torch.equal(one.weights[name], weight) for name, weight in expected.weights.items())
+        assert all(
+            torch.equal(one.weights[name], weight) for name, weight in expected.weights.items()
+        )
         np.testing.assert_array_equal(one.log_probabilities, expected.log_probabilities)
 
 
-@pytest.mark.parametrize("name", sorted(name for name in AUGMENTATIONS if name not in ("autoaugment", "augmix")))
+@pytest.mark.parametrize(
+    "name", sorted(name for name in AUGMENTATIONS if name not in ("autoaugment", "augmix"))
+)
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_every_worker_gets_its_share_of_every_augmentation(name: str, world_size: int, small_dataset: Dataset, on_disk: Dataset) -> None:
+def test_every_worker_gets_its_share_of_every_augmentation(
+    name: str, world_size: int, small_dataset: Dataset, on_disk: Dataset
+) -> None:
     def parts(dataset: Dataset, rank: int, first_step: int = 0) -> list[Part]:
         batches = epoch_batches(
             AUGMENTATIONS[name](),
@@ -73,20 +88,35 @@ def test_every_worker_gets_its_share_of_every_augmentation(name: str, world_size
 
     for rank in range(world_size):
         for first_step in (0, 2):
-            expected, found = parts(small_dataset, rank, first_step), parts(on_disk, rank, first_step)
+            expected, found = (
+                parts(small_dataset, rank, first_step),
+                parts(on_disk, rank, first_step),
+            )
             assert len(expected) == len(found) > 0
             for one, other in zip(expected, found, strict=True):
-                assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+                assert torch.equal(one.images, other.images) and torch.equal(
+                    one.labels, other.labels
+                )
 
 
-def test_rows_are_fetched_some_batches_ahead(on_disk: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_fetched_some_batches_ahead(
+    on_disk: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fetched: list[int] = []
     monkeypatch.setattr(PixelsOnDisk, "will_read", lambda self, rows: fetched.extend(rows.tolist()))
     batches = epoch_batches(
-        AUGMENTATIONS["identity"](), on_disk.images, on_disk.labels, rows=on_disk.train, seed=1, epoch=2, batch_size=5, device="cpu"
+        AUGMENTATIONS["identity"](),
+        on_disk.images,
+        on_disk.labels,
+        rows=on_disk.train,
+        seed=1,
+        epoch=2,
+        batch_size=5,
+        device="cpu",
     )
     first = next(batches)
     assert first.rows is not None
-    assert len(fetched) == 5 * (AHEAD + 1) + len(first.rows)  # those ahead, and its own again when they are read
+    # Those ahead, and its own again when they are read
+    assert len(fetched) == 5 * (AHEAD + 1) + len(first.rows)
     later = next(batches).rows
     assert later is not None and set(later.tolist()) <= set(fetched[: 5 * AHEAD])

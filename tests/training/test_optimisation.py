@@ -1,4 +1,6 @@
-"""Learning rates and the optimiser, against the numbers printed in the specifications of the published systems."""
+"""Learning rates and the optimiser, against the numbers printed in the specifications of the
+published systems.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,18 @@ from torch import nn
 
 from distill_ray.job import Recipe
 from distill_ray.methods.stochastic import GaussianClassifier
-from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer, take_step
+from distill_ray.training.optimisation import (
+    clip_gradients,
+    learning_rate,
+    make_optimizer,
+    take_step,
+)
 
 LATENT_BE = Recipe(model="wrn-28-4", epochs=200, lr=0.1, warmup_epochs=5, schedule="cosine")
 GOOD_DA = Recipe(model="wrn-16-2", epochs=240, lr=0.05, schedule="step", milestones=(150, 180, 210))
-CALIBRATED_KD = Recipe(model="wrn-16-2", epochs=500, lr=0.01, schedule="step", milestones=(149, 179, 209))
+CALIBRATED_KD = Recipe(
+    model="wrn-16-2", epochs=500, lr=0.01, schedule="step", milestones=(149, 179, 209)
+)
 
 
 @pytest.mark.parametrize(
@@ -37,26 +46,35 @@ def test_cosine_with_warm_up(step: int, expected: float) -> None:
     assert learning_rate(LATENT_BE, step, 351) == pytest.approx(expected, rel=1e-6, abs=1e-15)
 
 
-@pytest.mark.parametrize(("epoch", "mean"), [(1, 9.9715e-3), (2, 2.9972e-2), (40, 9.2474e-2), (186, 1.3589e-3), (200, 2.1722e-6)])
+@pytest.mark.parametrize(
+    ("epoch", "mean"),
+    [(1, 9.9715e-3), (2, 2.9972e-2), (40, 9.2474e-2), (186, 1.3589e-3), (200, 2.1722e-6)],
+)
 def test_cosine_means_of_epochs(epoch: int, mean: float) -> None:
     rates = [learning_rate(LATENT_BE, step, 351) for step in range((epoch - 1) * 351, epoch * 351)]
     assert sum(rates) / 351 == pytest.approx(mean, rel=5e-5)
 
 
-@pytest.mark.parametrize(("epoch", "expected"), [(150, 0.05), (151, 0.005), (181, 5e-4), (211, 5e-5), (240, 5e-5)])
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(150, 0.05), (151, 0.005), (181, 5e-4), (211, 5e-5), (240, 5e-5)]
+)
 def test_steps_after_milestones(epoch: int, expected: float) -> None:
     for step in ((epoch - 1) * 782, epoch * 782 - 1):
         assert learning_rate(GOOD_DA, step, 782) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("epoch", "expected"), [(148, 0.01), (149, 0.001), (179, 1e-4), (209, 1e-5)])
+@pytest.mark.parametrize(
+    ("epoch", "expected"), [(148, 0.01), (149, 0.001), (179, 1e-4), (209, 1e-5)]
+)
 def test_steps_counted_from_zero(epoch: int, expected: float) -> None:
     assert learning_rate(CALIBRATED_KD, epoch * 10, 10) == pytest.approx(expected)
 
 
 def test_nesterov() -> None:
     weight = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
-    optimizer = make_optimizer(Recipe(model="wrn-16-2", momentum=0.9, weight_decay=0.0), nn.ParameterList([weight]))
+    optimizer = make_optimizer(
+        Recipe(model="wrn-16-2", momentum=0.9, weight_decay=0.0), nn.ParameterList([weight])
+    )
     seen = []
     for gradient, rate in ((0.5, 0.0), (0.5, 0.1), (-0.2, 0.2)):
         weight.grad = torch.full_like(weight, gradient)
@@ -69,14 +87,18 @@ def test_nesterov() -> None:
 def test_weight_decay_is_an_l2_penalty() -> None:
     weight = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
     optimizer = make_optimizer(
-        Recipe(model="wrn-16-2", lr=0.5, momentum=0.0, nesterov=False, weight_decay=0.1), nn.ParameterList([weight])
+        Recipe(model="wrn-16-2", lr=0.5, momentum=0.0, nesterov=False, weight_decay=0.1),
+        nn.ParameterList([weight]),
     )
     weight.grad = torch.tensor([1.0], dtype=torch.float64)
     take_step(optimizer)
     assert weight.item() == pytest.approx(2 - 0.5 * (1 + 0.1 * 2))
 
 
-@pytest.mark.parametrize(("epoch", "factor"), [(0, 1), (1, 0.9999383162), (50, 0.8535533906), (100, 0.5), (199, 6.1683759e-5)])
+@pytest.mark.parametrize(
+    ("epoch", "factor"),
+    [(0, 1), (1, 0.9999383162), (50, 0.8535533906), (100, 0.5), (199, 6.1683759e-5)],
+)
 def test_cosine_that_moves_every_epoch(epoch: int, factor: float) -> None:
     recipe = Recipe(model="wrn-16-2", epochs=200, lr=0.001, schedule_every="epoch")
     for step in (epoch * 30, epoch * 30 + 29):
@@ -87,13 +109,21 @@ def test_warm_up_moves_every_step_all_the_same() -> None:
     recipe = Recipe(model="wrn-16-2", epochs=10, lr=1.0, warmup_epochs=1.5, schedule_every="epoch")
     rates = [learning_rate(recipe, step, 4) for step in range(12)]
     assert rates[:8] == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1])
-    assert rates[8] == rates[11] == pytest.approx(learning_rate(Recipe(model="x", epochs=10, lr=1.0, warmup_epochs=1.5), 8, 4))
+    assert (
+        rates[8]
+        == rates[11]
+        == pytest.approx(
+            learning_rate(Recipe(model="x", epochs=10, lr=1.0, warmup_epochs=1.5), 8, 4)
+        )
+    )
 
 
 def test_adam() -> None:
     """Three steps of the formulas of Kingma & Ba 2015, the penalty added to the gradient."""
     weight = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
-    optimizer = make_optimizer(Recipe(model="x", optimizer="adam", lr=0.01, weight_decay=0.1), nn.ParameterList([weight]))
+    optimizer = make_optimizer(
+        Recipe(model="x", optimizer="adam", lr=0.01, weight_decay=0.1), nn.ParameterList([weight])
+    )
     expected, mean, square = 2.0, 0.0, 0.0
     for step, gradient in enumerate((0.5, -0.3, 0.8), start=1):
         weight.grad = torch.tensor([gradient], dtype=torch.float64)
@@ -104,7 +134,9 @@ def test_adam() -> None:
         assert weight.item() == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(None, [3.0, 4.0]), (10.0, [3.0, 4.0]), (1.0, [0.6, 0.8])])
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(None, [3.0, 4.0]), (10.0, [3.0, 4.0]), (1.0, [0.6, 0.8])]
+)
 def test_gradients_are_clipped_together(limit: float | None, expected: list[float]) -> None:
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     for weight, gradient in zip(weights, (3.0, 4.0), strict=True):
@@ -115,7 +147,9 @@ def test_gradients_are_clipped_together(limit: float | None, expected: list[floa
 
 def test_the_penalty_is_clipped_with_the_gradient() -> None:
     weight = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
-    recipe = Recipe(model="x", lr=1.0, momentum=0.0, nesterov=False, weight_decay=10.0, clip_norm=1.0)
+    recipe = Recipe(
+        model="x", lr=1.0, momentum=0.0, nesterov=False, weight_decay=10.0, clip_norm=1.0
+    )
     network = nn.ParameterList([weight])
     optimizer = make_optimizer(recipe, network)
     weight.grad = torch.zeros_like(weight)
@@ -128,7 +162,9 @@ def test_the_penalty_is_clipped_with_the_gradient() -> None:
 def test_gaussian_layers_are_not_decayed(limit: float | None) -> None:
     network = nn.Sequential(nn.Linear(2, 2), GaussianClassifier(nn.Linear(2, 2)))
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    recipe = Recipe(model="x", lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.5, clip_norm=limit)
+    recipe = Recipe(
+        model="x", lr=0.1, momentum=0.0, nesterov=False, weight_decay=0.5, clip_norm=limit
+    )
     optimizer = make_optimizer(recipe, network)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -171,4 +207,9 @@ take_step(optimizer)
 optimizer.load_state_dict(optimizer.state_dict())
 print("torch._dynamo" in sys.modules)
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )

@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill_ray.augmentation import AUGMENTATIONS, AugMix, CropFlip, CutMix, Augmentation
-from distill_ray.augmentation.epoch import epoch_batches
+from distill_ray.augmentation import AUGMENTATIONS, Augmentation, AugMix, CropFlip, CutMix
 from distill_ray.augmentation.augmentation import Batch
+from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.methods import CRD, DropoutKD, EnsembleKD, GaussianKD, LatentBE, Method
 from distill_ray.training import Dataset, LiveTeachers, Worker, train
@@ -39,7 +39,11 @@ def batches(augmentation: Augmentation, dataset: Dataset) -> Iterator[Batch]:
 @pytest.mark.parametrize("name", ["crop-flip", "augmix", "cutmix", "additional"])
 def test_they_are_the_same(name: str, small_dataset: Dataset) -> None:
     augmentation = AUGMENTATIONS[name]()
-    for one, other in zip(batches(augmentation, small_dataset), ahead(batches(augmentation, small_dataset)), strict=True):
+    for one, other in zip(
+        batches(augmentation, small_dataset),
+        ahead(batches(augmentation, small_dataset)),
+        strict=True,
+    ):
         assert one.step == other.step and torch.equal(one.positions, other.positions)
         for part, same in zip(one.parts, other.parts, strict=True):
             assert torch.equal(part.images, same.images) and torch.equal(part.labels, same.labels)
@@ -63,7 +67,9 @@ def test_one_is_made_while_the_last_is_used(small_dataset: Dataset) -> None:
     assert all(name.startswith("augmentations") for name in made)
 
 
-def test_an_error_reaches_who_asks_and_leaving_early_ends_the_thread(small_dataset: Dataset) -> None:
+def test_an_error_reaches_who_asks_and_leaving_early_ends_the_thread(
+    small_dataset: Dataset,
+) -> None:
     def broken() -> Iterator[Batch]:
         yield next(batches(AUGMENTATIONS["identity"](), small_dataset))
         raise ValueError("an augmentation that fails")
@@ -75,7 +81,9 @@ def test_an_error_reaches_who_asks_and_leaving_early_ends_the_thread(small_datas
     left = ahead(batches(AUGMENTATIONS["identity"](), small_dataset))
     next(left)
     left.close()  # type: ignore[attr-defined]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("augmentations")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith("augmentations")
+    ]
 
 
 def test_on_a_cpu_they_come_as_they_are_asked_for(small_dataset: Dataset) -> None:
@@ -98,9 +106,13 @@ def test_on_a_cpu_they_come_as_they_are_asked_for(small_dataset: Dataset) -> Non
     ],
     ids=lambda value: value.name,
 )
-def test_on_a_gpu_no_step_waits_for_the_host(method: Method, augmentation: Augmentation, small_dataset: Dataset, small_data: Data) -> None:
+def test_on_a_gpu_no_step_waits_for_the_host(
+    method: Method, augmentation: Augmentation, small_dataset: Dataset, small_data: Data
+) -> None:
     """From the first step to the last of an epoch: what comes before and after it may wait."""
-    recipe = Recipe(model="wrn-10-1", method=method, augmentation=augmentation, epochs=2, batch_size=4)
+    recipe = Recipe(
+        model="wrn-10-1", method=method, augmentation=augmentation, epochs=2, batch_size=4
+    )
     job = Job(recipe=recipe, data=small_data, seed=3, teachers=("a", "b"))
     device = torch.device("cuda", 0)
 
@@ -116,5 +128,7 @@ def test_on_a_gpu_no_step_waits_for_the_host(method: Method, augmentation: Augme
             torch.cuda.set_sync_debug_mode("error" if 1 < self.answered < steps else "default")
             return super().__call__(part)  # type: ignore[arg-type]
 
-    teachers = Watched([make_network(replace(job, seed=seed), small_dataset) for seed in (8, 9)], device, "fp32")
+    teachers = Watched(
+        [make_network(replace(job, seed=seed), small_dataset) for seed in (8, 9)], device, "fp32"
+    )
     assert len(list(train(job, small_dataset, teachers, worker=Worker(device)))) == 2

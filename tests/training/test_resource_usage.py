@@ -1,4 +1,6 @@
-"""What training uses of the machine: this process's processor and memory, and counters of energy as Linux has them."""
+"""What training uses of the machine: this process's processor and memory, and counters of energy as
+Linux has them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,11 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def powercap(tmp_path: Path) -> Path:
     """Two processor packages, one with a part that it counts too, as Linux shows them."""
-    for name, microjoules in (("intel-rapl:0", 5_000_000), ("intel-rapl:1", 1_000_000), ("intel-rapl:0:0", 700_000)):
+    for name, microjoules in (
+        ("intel-rapl:0", 5_000_000),
+        ("intel-rapl:1", 1_000_000),
+        ("intel-rapl:0:0", 700_000),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(f"{microjoules}\n")
         (tmp_path / name / "max_energy_range_uj").write_text("10000000\n")
@@ -40,8 +46,13 @@ def test_where_nothing_is_reported_nothing_is_said(tmp_path: Path) -> None:
     assert math.isnan(energy_counter(torch.device("cuda"), None)())
 
 
-def test_usage_is_that_of_the_time_since_it_was_last_asked(powercap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distill_ray.training.resource_usage.energy_counter", lambda device, gpu: energy_counter(device, gpu, powercap))
+def test_usage_is_that_of_the_time_since_it_was_last_asked(
+    powercap: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "distill_ray.training.resource_usage.energy_counter",
+        lambda device, gpu: energy_counter(device, gpu, powercap),
+    )
     usage = Usage(Worker(CPU), share=0.5)
     until = time.process_time() + 0.2
     while time.process_time() < until:

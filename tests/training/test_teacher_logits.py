@@ -1,4 +1,6 @@
-"""Teacher logits: stored answers are those of live teachers for every augmentation, and a file of something else is never taken."""
+"""Teacher logits: stored answers are those of live teachers for every augmentation, and a file of
+something else is never taken.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from distill_ray.augmentation import AUGMENTATIONS, Identity, Augmentation
+from distill_ray.augmentation import AUGMENTATIONS, Augmentation, Identity
 from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.augmentation.picking import pick
 from distill_ray.job import Data, Job, Recipe, Split
@@ -19,9 +21,9 @@ from distill_ray.models import build_model
 from distill_ray.training import (
     Dataset,
     LiveTeachers,
-    TeacherLogitsKey,
-    TeacherLogits,
     StoredTeachers,
+    TeacherLogits,
+    TeacherLogitsKey,
     Worker,
     compute_teacher_logits,
     from_arrow,
@@ -31,7 +33,9 @@ from distill_ray.training import (
 from distill_ray.training.teacher_logits import ERROR_BOUND
 
 CPU = torch.device("cpu")
-DATA = Data(name="noise", digest="0" * 32, location="noise", label="label", split=Split(validation=16))
+DATA = Data(
+    name="noise", digest="0" * 32, location="noise", label="label", split=Split(validation=16)
+)
 
 
 def augmentations() -> Iterator[Augmentation]:
@@ -47,18 +51,29 @@ def augmentations() -> Iterator[Augmentation]:
 def dataset() -> Dataset:
     images = np.random.default_rng(0).integers(0, 256, (60, 16, 16, 3)).astype(np.uint8)
     train_rows, validation = np.arange(44), np.arange(44, 60)
-    return Dataset(images, np.arange(60) % 3, train_rows, validation, ("a", "b", "c"), (0.5,) * 3, (0.3,) * 3)
+    return Dataset(
+        images, np.arange(60) % 3, train_rows, validation, ("a", "b", "c"), (0.5,) * 3, (0.3,) * 3
+    )
 
 
 @pytest.fixture(scope="module")
 def live() -> LiveTeachers:
-    networks = [build_model("wrn-10-1", num_classes=3, image_shape=(3, 16, 16), seed=seed) for seed in range(2)]
+    networks = [
+        build_model("wrn-10-1", num_classes=3, image_shape=(3, 16, 16), seed=seed)
+        for seed in range(2)
+    ]
     return LiveTeachers(networks, CPU, "fp32")
 
 
 def job(augmentation: Augmentation, method: str = "kd", **settings: object) -> Job:
     recipe = Recipe(
-        model="wrn-10-1", method=METHODS[method](**settings), augmentation=augmentation, epochs=2, batch_size=16, lr=0.05, precision="fp32"
+        model="wrn-10-1",
+        method=METHODS[method](**settings),
+        augmentation=augmentation,
+        epochs=2,
+        batch_size=16,
+        lr=0.05,
+        precision="fp32",
     )
     return Job(recipe=recipe, data=DATA, seed=3, teachers=("a", "b"))
 
@@ -67,20 +82,32 @@ def key_of(augmentation: Augmentation, *, exact: bool = True) -> TeacherLogitsKe
     return TeacherLogitsKey.of(job(augmentation), "fp32", exact)
 
 
-def stored(key: TeacherLogitsKey, epoch: int, live: LiveTeachers, dataset: Dataset) -> TeacherLogits:
+def stored(
+    key: TeacherLogitsKey, epoch: int, live: LiveTeachers, dataset: Dataset
+) -> TeacherLogits:
     """Teacher logits after a way through a file."""
     teacher_logits = compute_teacher_logits(key, epoch, live, dataset, CPU)
     identity = key.identity(epoch)
     return from_arrow(pa.py_buffer(to_arrow(teacher_logits, identity)), identity)
 
 
-@pytest.mark.parametrize("augmentation", augmentations(), ids=lambda augmentation: "-".join(map(str, augmentation.to_dict().values())))
+@pytest.mark.parametrize(
+    "augmentation",
+    augmentations(),
+    ids=lambda augmentation: "-".join(map(str, augmentation.to_dict().values())),
+)
 @pytest.mark.parametrize("exact", [True, False], ids=["fp32", "fp16"])
-def test_stored_answers_are_the_live_ones(augmentation: Augmentation, exact: bool, live: LiveTeachers, dataset: Dataset) -> None:
-    """For every image of every part, in batches of another size where that makes no difference, for one worker and for two."""
+def test_stored_answers_are_the_live_ones(
+    augmentation: Augmentation, exact: bool, live: LiveTeachers, dataset: Dataset
+) -> None:
+    """For every image of every part, in batches of another size where that makes no difference, for
+    one worker and for two.
+    """
     key = key_of(augmentation, exact=exact)
     teacher_logits = stored(key, 2, live, dataset)
-    assert {part.dtype for part in teacher_logits.logits} == {np.dtype(np.float32 if exact else np.float16)}
+    assert {part.dtype for part in teacher_logits.logits} == {
+        np.dtype(np.float32 if exact else np.float16)
+    }
     assert teacher_logits.error <= ERROR_BOUND and (teacher_logits.error == 0) == exact
     answering = StoredTeachers(teacher_logits, CPU)
     for rank, workers in ((0, 1), (0, 2), (1, 2)):
@@ -100,16 +127,34 @@ def test_stored_answers_are_the_live_ones(augmentation: Augmentation, exact: boo
         )
         for batch in batches:
             for part in batch.parts:
-                torch.testing.assert_close(answering(part), live(part), rtol=0, atol=1e-5 + teacher_logits.error)
+                torch.testing.assert_close(
+                    answering(part), live(part), rtol=0, atol=1e-5 + teacher_logits.error
+                )
                 picked, answers = pick(part, live.networks[0], answering)
-                torch.testing.assert_close(answers, live(picked), rtol=0, atol=1e-5 + teacher_logits.error)
+                torch.testing.assert_close(
+                    answers, live(picked), rtol=0, atol=1e-5 + teacher_logits.error
+                )
 
 
-@pytest.mark.parametrize("augmentation", augmentations(), ids=lambda augmentation: "-".join(map(str, augmentation.to_dict().values())))
-def test_a_augmentation_that_claims_so_does_not_depend_on_the_batch(augmentation: Augmentation, dataset: Dataset) -> None:
+@pytest.mark.parametrize(
+    "augmentation",
+    augmentations(),
+    ids=lambda augmentation: "-".join(map(str, augmentation.to_dict().values())),
+)
+def test_a_augmentation_that_claims_so_does_not_depend_on_the_batch(
+    augmentation: Augmentation, dataset: Dataset
+) -> None:
     def images(batch_size: int) -> list[torch.Tensor]:
-        arguments = {"rows": dataset.train, "mean": dataset.mean, "seed": 3, "epoch": 1, "device": CPU}
-        batches = epoch_batches(augmentation, dataset.images, dataset.labels, batch_size=batch_size, **arguments)
+        arguments = {
+            "rows": dataset.train,
+            "mean": dataset.mean,
+            "seed": 3,
+            "epoch": 1,
+            "device": CPU,
+        }
+        batches = epoch_batches(
+            augmentation, dataset.images, dataset.labels, batch_size=batch_size, **arguments
+        )
         parts = [part for batch in batches for part in batch.parts]
         return [
             torch.cat([part.images for part in parts if part.number == number])[
@@ -122,8 +167,14 @@ def test_a_augmentation_that_claims_so_does_not_depend_on_the_batch(augmentation
     assert same != augmentation.by_batch
 
 
-@pytest.mark.parametrize("augmentation", [Identity(), AUGMENTATIONS["additional"](pick="kl"), AUGMENTATIONS["mixup"]()], ids=lambda augmentation: augmentation.name)
-@pytest.mark.parametrize(("exact", "tolerance"), [(True, 1e-5), (False, 5e-3)], ids=["fp32", "fp16"])
+@pytest.mark.parametrize(
+    "augmentation",
+    [Identity(), AUGMENTATIONS["additional"](pick="kl"), AUGMENTATIONS["mixup"]()],
+    ids=lambda augmentation: augmentation.name,
+)
+@pytest.mark.parametrize(
+    ("exact", "tolerance"), [(True, 1e-5), (False, 5e-3)], ids=["fp32", "fp16"]
+)
 def test_a_run_on_teacher_logits_is_a_run_on_live_teachers(
     augmentation: Augmentation, exact: bool, tolerance: float, live: LiveTeachers, dataset: Dataset
 ) -> None:
@@ -135,21 +186,32 @@ def test_a_run_on_teacher_logits_is_a_run_on_live_teachers(
         def of_epoch(self, epoch: int) -> StoredTeachers:
             return StoredTeachers(stored(key, epoch, live, dataset), CPU)
 
-    records = [list(train(job(augmentation), dataset, teachers, worker=Worker(CPU))) for teachers in (live, FromFiles())]
+    records = [
+        list(train(job(augmentation), dataset, teachers, worker=Worker(CPU)))
+        for teachers in (live, FromFiles())
+    ]
     for one, other in zip(*records, strict=True):
         assert other["train/loss"] == pytest.approx(one["train/loss"], rel=tolerance)
         assert other["val/nll"] == pytest.approx(one["val/nll"], rel=tolerance)
 
 
-def test_images_that_were_changed_after_the_augmentation_have_no_answer(live: LiveTeachers, dataset: Dataset) -> None:
+def test_images_that_were_changed_after_the_augmentation_have_no_answer(
+    live: LiveTeachers, dataset: Dataset
+) -> None:
     teacher_logits = stored(key_of(Identity()), 1, live, dataset)
-    part = next(epoch_batches(Identity(), dataset.images, dataset.labels, seed=3, epoch=1, batch_size=4, device=CPU)).parts[0]
+    part = next(
+        epoch_batches(
+            Identity(), dataset.images, dataset.labels, seed=3, epoch=1, batch_size=4, device=CPU
+        )
+    ).parts[0]
     with pytest.raises(ValueError, match="only answer for images as their augmentation made them"):
         StoredTeachers(teacher_logits, CPU)(replace(part, images=1 - part.images, places=None))
 
 
 @pytest.mark.parametrize("scale", [3e2, 1e6, float("inf"), float("nan")])
-def test_logits_that_half_precision_would_move_stay_in_float32(scale: float, dataset: Dataset) -> None:
+def test_logits_that_half_precision_would_move_stay_in_float32(
+    scale: float, dataset: Dataset
+) -> None:
     class Loud(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.mean((2, 3)) * scale
@@ -168,9 +230,13 @@ def test_the_bound_is_checked_against_the_teachers_own_logits(dataset: Dataset) 
             return images.mean((2, 3)) * 60
 
     fine = LiveTeachers([Fine(), Fine()], CPU, "fp32")
-    half, exact = (stored(key_of(Identity(), exact=exact), 1, fine, dataset) for exact in (False, True))
+    half, exact = (
+        stored(key_of(Identity(), exact=exact), 1, fine, dataset) for exact in (False, True)
+    )
     assert half.logits[0].dtype == np.float16
-    assert half.error == pytest.approx(np.abs(half.logits[0].astype(np.float32) - exact.logits[0]).max())
+    assert half.error == pytest.approx(
+        np.abs(half.logits[0].astype(np.float32) - exact.logits[0]).max()
+    )
     assert 0 < half.error <= ERROR_BOUND
 
 
@@ -193,12 +259,25 @@ def test_of_part_is_in_the_order_of_the_epoch(live: LiveTeachers, dataset: Datas
         replace(key_of(Identity()), exact=False),
         replace(key_of(Identity()), batch_size=16),
     ],
-    ids=["teachers", "augmentation", "seed", "data", "split", "arithmetic", "storage", "batch size"],
+    ids=[
+        "teachers",
+        "augmentation",
+        "seed",
+        "data",
+        "split",
+        "arithmetic",
+        "storage",
+        "batch size",
+    ],
 )
-def test_teacher_logits_of_something_else_are_refused(other: TeacherLogitsKey, live: LiveTeachers, dataset: Dataset) -> None:
+def test_teacher_logits_of_something_else_are_refused(
+    other: TeacherLogitsKey, live: LiveTeachers, dataset: Dataset
+) -> None:
     key = key_of(Identity())
     assert other.id != key.id
-    content = pa.py_buffer(to_arrow(compute_teacher_logits(key, 1, live, dataset, CPU), key.identity(1)))
+    content = pa.py_buffer(
+        to_arrow(compute_teacher_logits(key, 1, live, dataset, CPU), key.identity(1))
+    )
     assert from_arrow(content, key.identity(1)).fit(2, 44, 3)
     with pytest.raises(ValueError, match="these are teacher logits of"):
         from_arrow(content, other.identity(1))
@@ -208,7 +287,9 @@ def test_teacher_logits_of_something_else_are_refused(other: TeacherLogitsKey, l
 
 def test_a_key_leaves_out_what_makes_no_difference() -> None:
     one = job(Identity())
-    other = replace(one, recipe=replace(one.recipe, batch_size=32, drop_last=True, lr=1.0, epochs=9), workers=2)
+    other = replace(
+        one, recipe=replace(one.recipe, batch_size=32, drop_last=True, lr=1.0, epochs=9), workers=2
+    )
     assert TeacherLogitsKey.of(one, "fp32").id == TeacherLogitsKey.of(other, "fp32").id
     mixing = [job(AUGMENTATIONS["mixup"]()), job(AUGMENTATIONS["mixup"]())]
     mixing[1] = replace(mixing[1], recipe=replace(mixing[1].recipe, batch_size=32))
@@ -216,7 +297,9 @@ def test_a_key_leaves_out_what_makes_no_difference() -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 7, 100, -200, -1])
-def test_a_truncated_file_is_no_file_of_teacher_logits(cut: int, live: LiveTeachers, dataset: Dataset) -> None:
+def test_a_truncated_file_is_no_file_of_teacher_logits(
+    cut: int, live: LiveTeachers, dataset: Dataset
+) -> None:
     key = key_of(Identity())
     content = to_arrow(compute_teacher_logits(key, 1, live, dataset, CPU), key.identity(1))
     with pytest.raises(ValueError, match="not a file of teacher logits"):

@@ -1,4 +1,6 @@
-"""What half precision costs: students of real teachers on stored float16 answers and on live float32 ones, over twenty seeds."""
+"""What half precision costs: students of real teachers on stored float16 answers and on live
+float32 ones, over twenty seeds.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from distill_ray.methods import EnsembleKD, Supervised
 from distill_ray.training import (
     Dataset,
     LiveTeachers,
-    TeacherLogitsKey,
     StoredTeachers,
+    TeacherLogitsKey,
     Worker,
     compute_teacher_logits,
     from_arrow,
@@ -43,13 +45,18 @@ class FromFiles:
 
     def of_epoch(self, epoch: int) -> StoredTeachers:
         identity = self._key.identity(epoch)
-        content = to_arrow(compute_teacher_logits(self._key, epoch, self._live, self._dataset, HERE.device), identity)
+        content = to_arrow(
+            compute_teacher_logits(self._key, epoch, self._live, self._dataset, HERE.device),
+            identity,
+        )
         teacher_logits = from_arrow(pa.py_buffer(content), identity)
         assert teacher_logits.logits[0].dtype == np.float16
         return StoredTeachers(teacher_logits, HERE.device)
 
 
-def finish(job: Job, dataset: Dataset, teachers: LiveTeachers | FromFiles | None) -> tuple[dict[str, float], Outcome]:
+def finish(
+    job: Job, dataset: Dataset, teachers: LiveTeachers | FromFiles | None
+) -> tuple[dict[str, float], Outcome]:
     running = train(job, dataset, teachers, worker=HERE)
     while True:
         try:
@@ -63,11 +70,20 @@ def test_half_precision_makes_no_difference_beyond_seed_noise() -> None:
     """Run with -s to see the numbers."""
     source = open_source("digits")
     data = Data(
-        name="digits", digest=source.digest, location="digits", label=source.label, split=Split(validation=500, train=320)
+        name="digits",
+        digest=source.digest,
+        location="digits",
+        label=source.label,
+        split=Split(validation=500, train=320),
     )
     dataset = load_dataset(data)
     recipe = Recipe(
-        model="wrn-10-1", method=Supervised(), augmentation=CropFlip(padding=1), epochs=10, batch_size=64, precision="fp32"
+        model="wrn-10-1",
+        method=Supervised(),
+        augmentation=CropFlip(padding=1),
+        epochs=10,
+        batch_size=64,
+        precision="fp32",
     )
     networks = []
     for seed in range(100, 103):
@@ -76,14 +92,23 @@ def test_half_precision_makes_no_difference_beyond_seed_noise() -> None:
     live = LiveTeachers(networks, HERE.device, "fp32")
     found: dict[str, list[list[float]]] = {"val/accuracy": [], "val/nll": []}
     for seed in SEEDS:
-        job = Job(recipe=replace(recipe, method=EnsembleKD()), data=data, seed=seed, teachers=("a", "b", "c"))
-        both = [finish(job, dataset, teachers)[0] for teachers in (live, FromFiles(job, live, dataset))]
+        job = Job(
+            recipe=replace(recipe, method=EnsembleKD()),
+            data=data,
+            seed=seed,
+            teachers=("a", "b", "c"),
+        )
+        both = [
+            finish(job, dataset, teachers)[0] for teachers in (live, FromFiles(job, live, dataset))
+        ]
         for name, values in found.items():
             values.append([record[name] for record in both])
     for name, values in found.items():
         table = np.array(values)
         spread = table[:, 0].std(ddof=1)
         difference = table[:, 1] - table[:, 0]
-        print(f"{name}: live {table[:, 0].mean():.4f} +- {spread:.4f}, fp16 {table[:, 1].mean():.4f}; paired {difference}")
+        print(
+            f"{name}: live {table[:, 0].mean():.4f} +- {spread:.4f}, fp16 {table[:, 1].mean():.4f}; paired {difference}"
+        )
         assert abs(difference.mean()) <= spread / np.sqrt(len(SEEDS))
         assert np.abs(difference).max() <= spread

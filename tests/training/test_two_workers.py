@@ -1,4 +1,5 @@
-"""Two workers against one on the same global batch. Run as a script, this file measures what two are worth in images/s:
+"""Two workers against one on the same global batch. Run as a script, this file measures what two
+are worth in images/s:
 
 python tests/training/test_two_workers.py --model wrn-16-2 --images 384
 """
@@ -46,10 +47,20 @@ class RecordedKD(EnsembleKD):
 
 
 def learn(model: str, worker: Worker) -> list[float]:
-    """The losses of all steps of an epoch on digits, 1,297 images in batches of 64, learning from two teachers."""
-    data = Data(name="digits", digest=open_source("digits").digest, location="digits", label="label", split=Split(validation=140))
+    """The losses of all steps of an epoch on digits, 1,297 images in batches of 64, learning from
+    two teachers.
+    """
+    data = Data(
+        name="digits",
+        digest=open_source("digits").digest,
+        location="digits",
+        label="label",
+        split=Split(validation=140),
+    )
     dataset = load_dataset(data)
-    recipe = Recipe(model=model, method=RecordedKD(alpha=0.3), epochs=1, batch_size=64, lr=0.1, precision="fp32")
+    recipe = Recipe(
+        model=model, method=RecordedKD(alpha=0.3), epochs=1, batch_size=64, lr=0.1, precision="fp32"
+    )
     job = Job(recipe=recipe, data=data, seed=0, teachers=("a", "b"))
     networks = [make_network(Job(recipe=recipe, data=data, seed=seed), dataset) for seed in (1, 2)]
     STEPS.clear()
@@ -59,13 +70,24 @@ def learn(model: str, worker: Worker) -> list[float]:
 
 
 def epoch_seconds(model: str, images: int, worker: Worker) -> list[tuple[float, float]]:
-    """Seconds of three epochs, by the clock and of this processor, on random images, 32 by 32, in batches of 64."""
+    """Seconds of three epochs, by the clock and of this processor, on random images, 32 by 32, in
+    batches of 64.
+    """
     pixels = np.random.default_rng(0).integers(0, 256, (images + 2, 32, 32, 3), dtype=np.uint8)
     names, moments = tuple(map(str, range(100))), (0.5,) * 3
     rows = np.arange(images + 2)
     dataset = Dataset(pixels, rows % 100, rows[:images], rows[images:], names, moments, moments)
-    recipe = Recipe(model=model, method=Supervised(), augmentation=CropFlip(), epochs=3, batch_size=64, precision="fp32")
-    data = Data(name="random", digest="0" * 32, location="random", label="label", split=Split(validation=2))
+    recipe = Recipe(
+        model=model,
+        method=Supervised(),
+        augmentation=CropFlip(),
+        epochs=3,
+        batch_size=64,
+        precision="fp32",
+    )
+    data = Data(
+        name="random", digest="0" * 32, location="random", label="label", split=Split(validation=2)
+    )
     spent, times = time.process_time(), []
     for record in train(Job(recipe=recipe, data=data, seed=0), dataset, worker=worker):
         times.append((record["seconds"], time.process_time() - spent))
@@ -79,7 +101,9 @@ def workers(count: int, folder: Path, *arguments: str) -> list[list[Any]]:
     place = folder / f"rendezvous-{count}-{os.urandom(4).hex()}"
     command = [sys.executable, __file__, *arguments, "--world", str(count), "--place", str(place)]
     processes = [
-        subprocess.Popen([*command, "--rank", str(rank)], env=environment, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, "--rank", str(rank)], env=environment, stdout=subprocess.PIPE, text=True
+        )
         for rank in range(count)
     ]
     said = [process.communicate(timeout=280)[0] for process in processes]
@@ -88,7 +112,9 @@ def workers(count: int, folder: Path, *arguments: str) -> list[list[Any]]:
 
 
 def test_the_same_losses(tmp_path: Path) -> None:
-    """Every step of an epoch, in float32, for a network without batch statistics: to 1e-4 and in truth to rounding."""
+    """Every step of an epoch, in float32, for a network without batch statistics: to 1e-4 and in
+    truth to rounding.
+    """
     (alone,) = workers(1, tmp_path, "--model", "lenet-8-16-mlp-32", "--learn")
     first, second = workers(2, tmp_path, "--model", "lenet-8-16-mlp-32", "--learn")
     together = [(one + other) / 2 for one, other in zip(first, second, strict=True)]
@@ -98,16 +124,30 @@ def test_the_same_losses(tmp_path: Path) -> None:
 
 
 def measure(model: str, images: int, folder: Path) -> None:
-    """Print images/s with one worker and with two, in turns, medians over epochs: by the clock, and by the busier processor."""
+    """Print images/s with one worker and with two, in turns, medians over epochs: by the clock, and
+    by the busier processor.
+    """
     found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
     for _ in range(2):
         for count in found:
-            epochs = list(zip(*workers(count, folder, "--model", model, "--images", str(images)), strict=True))
-            found[count] += [tuple(images / max(each) for each in zip(*epoch, strict=True)) for epoch in epochs[1:]]
+            epochs = list(
+                zip(*workers(count, folder, "--model", model, "--images", str(images)), strict=True)
+            )
+            found[count] += [
+                tuple(images / max(each) for each in zip(*epoch, strict=True))
+                for epoch in epochs[1:]
+            ]
     for place, kind in enumerate(("by the clock", "by processor time")):
         one, two = (statistics.median(rates[place] for rates in found[count]) for count in (1, 2))
-        print(f"{model}, {kind}: {one:.1f} images/s with one worker, {two:.1f} with two, {two / one:.2f} times as many")
-    print({count: [tuple(round(rate, 1) for rate in epoch) for epoch in epochs] for count, epochs in found.items()})
+        print(
+            f"{model}, {kind}: {one:.1f} images/s with one worker, {two:.1f} with two, {two / one:.2f} times as many"
+        )
+    print(
+        {
+            count: [tuple(round(rate, 1) for rate in epoch) for epoch in epochs]
+            for count, epochs in found.items()
+        }
+    )
 
 
 def main() -> None:
@@ -126,9 +166,17 @@ def main() -> None:
             measure(wanted.model, wanted.images, Path(folder))
         return
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{wanted.place}", rank=wanted.rank, world_size=wanted.world)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{wanted.place}", rank=wanted.rank, world_size=wanted.world
+    )
     worker = Worker(torch.device("cpu"), wanted.rank, wanted.world)
-    print(json.dumps(learn(wanted.model, worker) if wanted.learn else epoch_seconds(wanted.model, wanted.images, worker)))
+    print(
+        json.dumps(
+            learn(wanted.model, worker)
+            if wanted.learn
+            else epoch_seconds(wanted.model, wanted.images, worker)
+        )
+    )
     torch.distributed.destroy_process_group()
 
 

@@ -1,1 +1,3 @@
-"""The tensor code of the augmentations. These modules import torch; augmentations reach them through `LazyModule`."""
+"""The tensor code of the augmentations. These modules import torch; augmentations reach them
+through `LazyModule`.
+"""

@@ -12,32 +12,47 @@ from torch import Tensor
 from distill_ray.augmentation.draws import integers
 
 if TYPE_CHECKING:
-    from distill_ray.augmentation.epoch import BatchSource
     from distill_ray.augmentation.augmentation import Per
+    from distill_ray.augmentation.epoch import BatchSource
 
 
-def cutout(source: BatchSource, images: Tensor, size: int, holes: int, per: Per, stream: str = "") -> Tensor:
-    """float `images` (B, C, H, W) of the share with square holes of side `size`, in the mean colour of the data set."""
+def cutout(
+    source: BatchSource, images: Tensor, size: int, holes: int, per: Per, stream: str = ""
+) -> Tensor:
+    """float `images` (B, C, H, W) of the share with square holes of side `size`, in the mean colour
+    of the data set.
+    """
     height, width = images.shape[2:]
     places = source.uniform(f"{stream}cutout", 2 * holes, per)
     side = np.full(len(images), size)
     for hole in range(holes):
-        boxes = box(*centres(places[:, 2 * hole : 2 * hole + 2], height, width), side, side, height, width)
+        boxes = box(
+            *centres(places[:, 2 * hole : 2 * hole + 2], height, width), side, side, height, width
+        )
         images = torch.where(inside(source.tensor(boxes), height, width), source.mean, images)
     return images
 
 
-def centres(uniform: NDArray[np.float64], height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def centres(
+    uniform: NDArray[np.float64], height: int, width: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows and columns (n,) of uniformly distributed pixels, from numbers (n, 2)."""
     return integers(uniform[:, 0], height), integers(uniform[:, 1], width)
 
 
 def box(
-    row: NDArray[np.int64], column: NDArray[np.int64], tall: NDArray[np.int64], wide: NDArray[np.int64], height: int, width: int
+    row: NDArray[np.int64],
+    column: NDArray[np.int64],
+    tall: NDArray[np.int64],
+    wide: NDArray[np.int64],
+    height: int,
+    width: int,
 ) -> NDArray[np.int64]:
-    """Boxes around centres, clipped at the borders of the image: first and last-plus-one row, then column, (n, 4).
+    """Boxes around centres, clipped at the borders of the image: first and last-plus-one row, then
+    column, (n, 4).
 
-    They reach half of their size, rounded down, to both sides, so an odd size loses a pixel, as in the published codes.
+    They reach half of their size, rounded down, to both sides, so an odd size loses a pixel, as in
+    the published codes.
     """
     return np.stack(
         [
@@ -51,14 +66,26 @@ def box(
 
 
 def cutmix_box(
-    weight: NDArray[np.float64], row: NDArray[np.int64], column: NDArray[np.int64], height: int, width: int
+    weight: NDArray[np.float64],
+    row: NDArray[np.int64],
+    column: NDArray[np.int64],
+    height: int,
+    width: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The boxes (n, 4) of CutMix for weights (n,) of the first image, and the weights that remain once they are clipped.
+    """The boxes (n, 4) of CutMix for weights (n,) of the first image, and the weights that remain
+    once they are clipped.
 
     Source: Yun et al. 2019, "CutMix", algorithm A1.
     """
     scale = np.sqrt(1 - weight)
-    boxes = box(row, column, np.floor(height * scale).astype(np.int64), np.floor(width * scale).astype(np.int64), height, width)
+    boxes = box(
+        row,
+        column,
+        np.floor(height * scale).astype(np.int64),
+        np.floor(width * scale).astype(np.int64),
+        height,
+        width,
+    )
     area = (boxes[:, 1] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 2])
     return boxes, 1 - area / (height * width)
 

@@ -1,8 +1,10 @@
-"""Changes of colour for whole batches of uint8 images (B, C, H, W), with an amount per image (B,) where they have one.
+"""Changes of colour for whole batches of uint8 images (B, C, H, W), with an amount per image (B,)
+where they have one.
 
-They give what torchvision gives for uint8 tensors, C being 1 or 3; `autocontrast_by_table`, `equalize`, `posterize`,
-`solarize` and `invert` are also what Pillow gives, and take any C. Sums and products are separate operations, and integers
-wherever they can be, so that an image comes out the same in every batch and on every device.
+They give what torchvision gives for uint8 tensors, C being 1 or 3; `autocontrast_by_table`,
+`equalize`, `posterize`, `solarize` and `invert` are also what Pillow gives, and take any C. Sums
+and products are separate operations, and integers wherever they can be, so that an image comes out
+the same in every batch and on every device.
 """
 
 from __future__ import annotations
@@ -26,17 +28,22 @@ def saturation(images: Tensor, factor: Tensor) -> Tensor:
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blended with the mean of their grey version."""
     grey = images if images.shape[1] == 1 else _grey(images)
-    mean = grey.sum((1, 2, 3), keepdim=True, dtype=torch.int64).float() / divisor(grey[0].numel(), images.device)
+    mean = grey.sum((1, 2, 3), keepdim=True, dtype=torch.int64).float() / divisor(
+        grey[0].numel(), images.device
+    )
     return _blend(images, mean, factor)
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
-    """Blended with a version smoothed by the 3 x 3 mean whose centre counts five times; the border stays as it is."""
+    """Blended with a version smoothed by the 3 x 3 mean whose centre counts five times; the border
+    stays as it is.
+    """
     wide = images.int()
     lines = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
     around = lines[..., :-2] + lines[..., 1:-1] + lines[..., 2:]
     centre = wide[..., 1:-1, 1:-1]
-    smooth = (2 * (around + 4 * centre) + 13).div(26, rounding_mode="floor")  # a thirteenth, rounded; never half-way
+    # A thirteenth, rounded; never half-way
+    smooth = (2 * (around + 4 * centre) + 13).div(26, rounding_mode="floor")
     result = images.clone()
     result[..., 1:-1, 1:-1] = _pixels(_fused(centre, smooth - centre, factor))
     return result
@@ -55,7 +62,9 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 
 def autocontrast(images: Tensor) -> Tensor:
     """Each channel stretched to the whole range, where it has more than one value."""
-    lowest, highest = (value.float() for value in torch.aminmax(images.flatten(2), dim=2, keepdim=True))
+    lowest, highest = (
+        value.float() for value in torch.aminmax(images.flatten(2), dim=2, keepdim=True)
+    )
     flat = lowest == highest
     step = torch.where(flat, 1, (highest - lowest) * (1 / 255))
     stretched = (images - torch.where(flat, 0, lowest).unsqueeze(3)) / step.unsqueeze(3)
@@ -64,7 +73,9 @@ def autocontrast(images: Tensor) -> Tensor:
 
 def autocontrast_by_table(images: Tensor) -> Tensor:
     """Like `autocontrast`, in Pillow's arithmetic, which gives other roundings."""
-    lowest, highest = (value.double() for value in torch.aminmax(images.flatten(2), dim=2, keepdim=True))
+    lowest, highest = (
+        value.double() for value in torch.aminmax(images.flatten(2), dim=2, keepdim=True)
+    )
     flat = lowest == highest
     scale = torch.where(flat, 1, torch.full_like(highest, 255) / (highest - lowest))
     levels = torch.arange(256, device=images.device, dtype=torch.float64)
@@ -75,11 +86,17 @@ def autocontrast_by_table(images: Tensor) -> Tensor:
 def equalize(images: Tensor) -> Tensor:
     """Each channel's values spread so that they occur about equally often."""
     values = images.flatten(2).long()
-    counts = values.new_zeros((*values.shape[:2], 256)).scatter_add_(2, values, values.new_ones(1).expand_as(values))
+    counts = values.new_zeros((*values.shape[:2], 256)).scatter_add_(
+        2, values, values.new_ones(1).expand_as(values)
+    )
     highest = values.amax(2, keepdim=True)
     step = (values.shape[2] - counts.gather(2, highest)).div(255, rounding_mode="floor")
     below = counts.cumsum(2) - counts
-    table = (below + step.div(2, rounding_mode="floor")).div(step.clamp(min=1), rounding_mode="floor").clamp_(max=255)
+    table = (
+        (below + step.div(2, rounding_mode="floor"))
+        .div(step.clamp(min=1), rounding_mode="floor")
+        .clamp_(max=255)
+    )
     levels = torch.arange(256, device=images.device)
     return _look_up(images, torch.where(step == 0, levels, table).to(images.dtype))
 

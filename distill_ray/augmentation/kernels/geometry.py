@@ -1,7 +1,9 @@
-"""Moving pixels of whole batches: crops, mirror images and affine maps as one gather, bit for bit as Pillow does them.
+"""Moving pixels of whole batches: crops, mirror images and affine maps as one gather, bit for bit
+as Pillow does them.
 
-Affine maps lead from a pixel of the result to the place in the original that it shows, as (n, 6) coefficients a: column
-a0 x + a1 y + a2 and row a3 x + a4 y + a5, where pixel (i, j) covers the unit square whose centre is x = j + 1/2, y = i + 1/2.
+Affine maps lead from a pixel of the result to the place in the original that it shows, as (n, 6)
+coefficients a: column a0 x + a1 y + a2 and row a3 x + a4 y + a5, where pixel (i, j) covers the unit
+square whose centre is x = j + 1/2, y = i + 1/2.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ ONE = 1 << 16
 
 @dataclass(frozen=True)
 class Grid:
-    """For every pixel of the results the pixel of the original that it shows, or black where not `inside`.
+    """For every pixel of the results the pixel of the original that it shows, or black where not
+    `inside`.
 
-    `rows` and `columns` are int64 and broadcast, like `inside`, to (B, H, W). Each map goes one step further back: the chain
-    `Grid.of(images).mirror(m).shift(s)` shows images that were first shifted and then mirrored.
+    `rows` and `columns` are int64 and broadcast, like `inside`, to (B, H, W). Each map goes one
+    step further back: the chain `Grid.of(images).mirror(m).shift(s)` shows images that were first
+    shifted and then mirrored.
     """
 
     rows: Tensor
@@ -40,11 +44,19 @@ class Grid:
         height, width = images.shape[2:]
         rows = torch.arange(height, device=images.device).view(1, -1, 1)
         columns = torch.arange(width, device=images.device).view(1, 1, -1)
-        return cls(rows, columns, torch.ones((1, 1, 1), dtype=torch.bool, device=images.device), height, width)
+        return cls(
+            rows,
+            columns,
+            torch.ones((1, 1, 1), dtype=torch.bool, device=images.device),
+            height,
+            width,
+        )
 
     def shift(self, offset: Tensor) -> Grid:
         """Windows into the black-bordered originals, off by `offset` (B, 2), rows then columns."""
-        return self._to(self.rows + offset[:, 0].view(-1, 1, 1), self.columns + offset[:, 1].view(-1, 1, 1))
+        return self._to(
+            self.rows + offset[:, 0].view(-1, 1, 1), self.columns + offset[:, 1].view(-1, 1, 1)
+        )
 
     def mirror(self, mirrored: Tensor) -> Grid:
         """Left and right exchanged where `mirrored` (B,)."""
@@ -58,31 +70,50 @@ class Grid:
         return self._to((a[:, 3] * self.columns + a[:, 4] * self.rows + a[:, 5]) >> 16, columns)
 
     def _to(self, rows: Tensor, columns: Tensor) -> Grid:
-        inside = self.inside & (rows >= 0) & (rows < self.height) & (columns >= 0) & (columns < self.width)
-        return Grid(rows.clamp(0, self.height - 1), columns.clamp(0, self.width - 1), inside, self.height, self.width)
+        inside = (
+            self.inside
+            & (rows >= 0)
+            & (rows < self.height)
+            & (columns >= 0)
+            & (columns < self.width)
+        )
+        return Grid(
+            rows.clamp(0, self.height - 1),
+            columns.clamp(0, self.width - 1),
+            inside,
+            self.height,
+            self.width,
+        )
 
     def show(self, images: Tensor) -> Tensor:
-        """What the grid shows of `images` (B, C, H, W) of any type: the same shape and type, channels last."""
+        """What the grid shows of `images` (B, C, H, W) of any type: the same shape and type,
+        channels last.
+        """
         batch, channels, height, width = images.shape
         flat = images.permute(0, 2, 3, 1).reshape(-1, channels)
         black = len(flat)
-        pixel = torch.where(self.inside, self.rows * width + self.columns + _first_pixels(images), black)
+        pixel = torch.where(
+            self.inside, self.rows * width + self.columns + _first_pixels(images), black
+        )
         shown = torch.cat([flat, flat.new_zeros(1, channels)]).index_select(0, pixel.view(-1))
         return shown.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def fixed_point(matrices: Floats) -> NDArray[np.int64]:
-    """Affine coefficients (n, 6) for `Grid.affine`: times 2^16, rounded, and shifted to count from the centre of pixel (0, 0)."""
+    """Affine coefficients (n, 6) for `Grid.affine`: times 2^16, rounded, and shifted to count from
+    the centre of pixel (0, 0).
+    """
     a = matrices.reshape(-1, 2, 3).copy()
     a[:, :, 2] += a[:, :, 0] * 0.5 + a[:, :, 1] * 0.5
     return np.floor(a.reshape(-1, 6) * ONE + 0.5).astype(np.int64)
 
 
 def bilinear(images: Tensor, matrices: Tensor) -> Tensor:
-    """uint8 `images` (B, C, H, W) under float64 affine maps (B, 6), between pixels, rounded down, black outside.
+    """uint8 `images` (B, C, H, W) under float64 affine maps (B, 6), between pixels, rounded down,
+    black outside.
 
-    Places are float64 like Pillow's, values float32 where Pillow's are float64: where the value between pixels is an integer
-    but for the last digits, the result can be one less or one more.
+    Places are float64 like Pillow's, values float32 where Pillow's are float64: where the value
+    between pixels is an integer but for the last digits, the result can be one less or one more.
     """
     batch, channels, height, width = images.shape
     a = matrices.view(-1, 6, 1, 1)
@@ -96,18 +127,24 @@ def bilinear(images: Tensor, matrices: Tensor) -> Tensor:
     rows = torch.stack([top, top + 1]).clamp_(0, height - 1).long() * width + _first_pixels(images)
     corners = (rows.unsqueeze(1) + columns).view(-1)
     planes = images.permute(1, 0, 2, 3).reshape(channels, -1).float()
-    values = torch.stack([plane.index_select(0, corners) for plane in planes.unbind()]).view(channels, 2, 2, batch, height, width)
+    values = torch.stack([plane.index_select(0, corners) for plane in planes.unbind()]).view(
+        channels, 2, 2, batch, height, width
+    )
     lines = values[:, :, 0] + (values[:, :, 1] - values[:, :, 0]) * across
     value = lines[:, 0] + (lines[:, 1] - lines[:, 0]) * down
     return (value * inside).to(images.dtype).permute(1, 0, 2, 3)
 
 
 def rotation(degrees: Floats, height: int, width: int) -> Floats:
-    """Counter-clockwise rotations by `degrees` (n,) about the centre, as affine coefficients (n, 6)."""
+    """Counter-clockwise rotations by `degrees` (n,) about the centre, as affine coefficients (n,
+    6).
+    """
     angle = -np.radians(degrees)
     cosine, sine = np.round(np.cos(angle), 15), np.round(np.sin(angle), 15)
     x, y = width / 2, height / 2
-    return np.stack([cosine, sine, x - cosine * x - sine * y, -sine, cosine, y + sine * x - cosine * y], axis=1)
+    return np.stack(
+        [cosine, sine, x - cosine * x - sine * y, -sine, cosine, y + sine * x - cosine * y], axis=1
+    )
 
 
 def shear_x(amount: Floats, height: int, width: int) -> Floats:
@@ -137,18 +174,26 @@ MAPS: dict[str, Callable[[Floats, int, int], Floats]] = {
     "translate-x": translate_x,
     "translate-y": translate_y,
 }
-"""The affine maps of the augmentation policies by name: amounts (n,), height and width to coefficients (n, 6)."""
+"""The affine maps of the augmentation policies by name: amounts (n,), height and width to
+coefficients (n, 6).
+"""
 
 
 def unit(images: Tensor) -> Tensor:
-    """uint8 pixels (B, C, H, W) as float32 in [0, 1], channels last in memory; real numbers as they are."""
+    """uint8 pixels (B, C, H, W) as float32 in [0, 1], channels last in memory; real numbers as they
+    are.
+    """
     if images.is_floating_point():
         return images
-    return images.to(torch.float32, memory_format=torch.channels_last).div_(divisor(255, images.device))
+    return images.to(torch.float32, memory_format=torch.channels_last).div_(
+        divisor(255, images.device)
+    )
 
 
 def divisor(number: int, device: torch.device) -> Tensor:
-    """`number` in float32, to divide by: with a plain one a GPU multiplies by its reciprocal, which rounds otherwise."""
+    """`number` in float32, to divide by: with a plain one a GPU multiplies by its reciprocal, which
+    rounds otherwise.
+    """
     return torch.full((), number, dtype=torch.float32, device=device)
 
 
@@ -167,4 +212,6 @@ def _matrices(changed: dict[int, Floats], count: int) -> Floats:
 def _first_pixels(images: Tensor) -> Tensor:
     """The number of each image's first pixel, counted through the batch: (B, 1, 1)."""
     batch, _, height, width = images.shape
-    return torch.arange(0, batch * height * width, height * width, device=images.device).view(-1, 1, 1)
+    return torch.arange(0, batch * height * width, height * width, device=images.device).view(
+        -1, 1, 1
+    )

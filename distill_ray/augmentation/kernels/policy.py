@@ -14,8 +14,8 @@ from distill_ray.augmentation.kernels import colour
 from distill_ray.augmentation.kernels.geometry import MAPS, Floats, Grid, bilinear, fixed_point
 
 if TYPE_CHECKING:
-    from distill_ray.augmentation.epoch import BatchSource
     from distill_ray.augmentation.augmentation import Per
+    from distill_ray.augmentation.epoch import BatchSource
 
 Names = NDArray[np.str_]
 
@@ -58,20 +58,33 @@ POLICIES: dict[Policy, str] = {
         equalize .8, equalize .6
     """,
 }
-"""AutoAugment's sub-policies: two operations each, with probability and magnitude. Source: Cubuk et al. 2019, tables 7 and 9."""
+"""AutoAugment's sub-policies: two operations each, with probability and magnitude. Source: Cubuk et
+al. 2019, tables 7 and 9.
+"""
 
 
 def sub_policies(policy: Policy) -> list[list[tuple[str, float, int]]]:
-    """The sub-policies of `policy` as name, probability and magnitude (0 ... 9) of their two operations."""
+    """The sub-policies of `policy` as name, probability and magnitude (0 ... 9) of their two
+    operations.
+    """
     found = []
     for sub_policy in POLICIES[policy].strip().replace("\n", ";").split(";"):
         operations = [operation.split() for operation in sub_policy.split(",")]
-        found.append([(name, float(chance), int(level[0]) if level else 0) for name, chance, *level in operations])
+        found.append(
+            [
+                (name, float(chance), int(level[0]) if level else 0)
+                for name, chance, *level in operations
+            ]
+        )
     return found
 
 
-def auto_augment(source: BatchSource, images: Tensor, policy: Policy, per: Per, stream: str = "") -> Tensor:
-    """uint8 `images` of the share, each (or all alike, per batch) under a randomly drawn sub-policy."""
+def auto_augment(
+    source: BatchSource, images: Tensor, policy: Policy, per: Per, stream: str = ""
+) -> Tensor:
+    """uint8 `images` of the share, each (or all alike, per batch) under a randomly drawn
+    sub-policy.
+    """
     table, images = sub_policies(policy), images.contiguous()
     drawn = source.uniform(f"{stream}autoaugment", 5, per)
     chosen = integers(drawn[:, 0], len(table))
@@ -85,8 +98,12 @@ def auto_augment(source: BatchSource, images: Tensor, policy: Policy, per: Per, 
     return images
 
 
-def amounts(names: Names, levels: NDArray[np.int64], negative: NDArray[np.bool_], height: int, width: int) -> Floats:
-    """What magnitudes 0 ... 9 mean for each operation, in its own unit; `negative` turns those round that have a direction."""
+def amounts(
+    names: Names, levels: NDArray[np.int64], negative: NDArray[np.bool_], height: int, width: int
+) -> Floats:
+    """What magnitudes 0 ... 9 mean for each operation, in its own unit; `negative` turns those
+    round that have a direction.
+    """
     largest = {
         "shear-x": 0.3,
         "shear-y": 0.3,
@@ -104,14 +121,29 @@ def amounts(names: Names, levels: NDArray[np.int64], negative: NDArray[np.bool_]
             result[where] = 255 - 255 * strength
         else:
             signed = np.where(negative[where], -1, 1) * strength * largest.get(name, 0.9)
-            result[where] = 1 + signed if name not in largest else np.trunc(signed) if "translate" in name else signed
+            result[where] = (
+                1 + signed
+                if name not in largest
+                else np.trunc(signed)
+                if "translate" in name
+                else signed
+            )
     return result
 
 
-def apply(source: BatchSource, images: Tensor, names: Names, amount: Floats, *, between_pixels: bool = False) -> Tensor:
-    """uint8 `images` (B, C, H, W), each changed by the operation of its name (B,) by its amount (B,); `""` changes nothing.
+def apply(
+    source: BatchSource,
+    images: Tensor,
+    names: Names,
+    amount: Floats,
+    *,
+    between_pixels: bool = False,
+) -> Tensor:
+    """uint8 `images` (B, C, H, W), each changed by the operation of its name (B,) by its amount
+    (B,); `""` changes nothing.
 
-    Affine maps take the nearest pixel, or interpolate `between_pixels`. The images of one operation are changed together.
+    Affine maps take the nearest pixel, or interpolate `between_pixels`. The images of one operation
+    are changed together.
     """
     height, width = images.shape[2:]
     result = images.clone()

@@ -1,4 +1,5 @@
-"""Shifted test images, unlike those seen in training: moved, rotated or brightened, each at five levels.
+"""Shifted test images, unlike those seen in training: moved, rotated or brightened, each at five
+levels.
 
 Source: Ferianc & Rodrigues 2022 (Hydra+), as coded; filled with black, nearest-neighbour.
 """
@@ -18,11 +19,15 @@ LEVELS: dict[str, tuple[float, ...]] = {
     "rotation": (15, 30, 45, 60, 75),
     "brightness": (1.1, 1.2, 1.3, 1.4, 1.5),
 }
-"""How far images go: shares of the width to the right and of the height down, degrees clockwise, factors of the brightness."""
+"""How far images go: shares of the width to the right and of the height down, degrees clockwise,
+factors of the brightness.
+"""
 
 
 def shifted(images: np.ndarray, kind: str, amount: float) -> np.ndarray:
-    """uint8 `images` (N, H, W, C) shifted: uint8 again, but float32 in [0, 1] for a brightness, which is not rounded."""
+    """uint8 `images` (N, H, W, C) shifted: uint8 again, but float32 in [0, 1] for a brightness,
+    which is not rounded.
+    """
     changed: np.ndarray = _SHIFTS[kind](images, amount)
     return changed
 

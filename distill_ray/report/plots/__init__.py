@@ -1,1 +1,3 @@
-"""The figures of a report, one subject per module: plain data in, matplotlib figures with captions out."""
+"""The figures of a report, one subject per module: plain data in, matplotlib figures with captions
+out.
+"""

@@ -1,4 +1,6 @@
-"""Pictures of calibration: what confidence is worth, before and after temperature scaling, and how it is distributed."""
+"""Pictures of calibration: what confidence is worth, before and after temperature scaling, and how
+it is distributed.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,9 @@ from numpy.typing import NDArray
 from distill_ray.metrics import reliability
 from distill_ray.metrics.calibration import Reliability, with_temperature
 from distill_ray.records import Predictions
+from distill_ray.report.format import counted, cut, file_name
 from distill_ray.report.plots.drawing import Panel, Plot, color, contender_colors, figure, size_of
 from distill_ray.report.table import Row
-from distill_ray.report.format import counted, cut, file_name
 
 FEWEST_SAMPLES = 5
 """Bins with fewer predictions than this are left out of the diagrams: their accuracy is chance."""
@@ -40,13 +42,18 @@ def calibration_panels(rows: Sequence[Row]) -> list[Panel]:
             "together. Points on the diagonal mean what they say, points below it are overconfident; bars are 95 % intervals for "
             f"the samples of one run, and bins of fewer than {FEWEST_SAMPLES} predictions are left out. {after} Below: how many "
             "predictions have that confidence; a peak at the right is a network that is nearly always sure.",
-            tuple(_diagram(row, colors[row.contender.name], index, size_of(len(rows))) for index, row in enumerate(rows)),
+            tuple(
+                _diagram(row, colors[row.contender.name], index, size_of(len(rows)))
+                for index, row in enumerate(rows)
+            ),
         )
     ]
 
 
 def pooled(row: Row, *, calibrated: bool) -> Reliability:
-    """The reliability diagram of all runs of a contender together, each with its own temperature when `calibrated`."""
+    """The reliability diagram of all runs of a contender together, each with its own temperature
+    when `calibrated`.
+    """
     runs = row.predictions
     temperatures = row.temperatures if calibrated else (1.0,) * len(runs)
     logs = [_at(run, temperature) for run, temperature in zip(runs, temperatures, strict=True)]
@@ -66,8 +73,12 @@ def _diagram(row: Row, shade: str, index: int, size: tuple[int, int]) -> Plot:
     before = pooled(row, calibrated=False)
     width, height = size
     with figure(size) as canvas:
-        upper = canvas.add_axes((50 / width, 116 / height, (width - 62) / width, (height - 150) / height))
-        lower = canvas.add_axes((50 / width, 44 / height, (width - 62) / width, 58 / height), sharex=upper)
+        upper = canvas.add_axes(
+            (50 / width, 116 / height, (width - 62) / width, (height - 150) / height)
+        )
+        lower = canvas.add_axes(
+            (50 / width, 44 / height, (width - 62) / width, 58 / height), sharex=upper
+        )
         upper.plot([0, 1], [0, 1], color=color("muted"), lw=1, ls=(0, (1, 2)))
         _points(upper, before, len(row.runs), shade, "o", "-", "as it is")
         _bars(lower, before, shade, True)
@@ -75,14 +86,24 @@ def _diagram(row: Row, shade: str, index: int, size: tuple[int, int]) -> Plot:
         if scaled:
             after = pooled(row, calibrated=True)
             temperature = float(np.mean(row.temperatures))
-            _points(upper, after, len(row.runs), color("ink"), "s", (0, (3, 2)), f"at T = {temperature:.2f}")
+            _points(
+                upper,
+                after,
+                len(row.runs),
+                color("ink"),
+                "s",
+                (0, (3, 2)),
+                f"at T = {temperature:.2f}",
+            )
             _bars(lower, after, color("ink"), False)
             words += f", {100 * row.cells['cece'].mean:.1f} % at T = {temperature:.2f}"
         upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
         upper.set_title(cut(contender.label, 32))
         upper.tick_params(labelbottom=False)
         over = before.counts @ (before.confidence - before.accuracy) > 0
-        upper.legend(loc="upper left" if over else "lower right", borderaxespad=0.1, handlelength=1.6)
+        upper.legend(
+            loc="upper left" if over else "lower right", borderaxespad=0.1, handlelength=1.6
+        )
         lower.set(xlabel="confidence", ylim=(0, None))
         lower.locator_params(axis="y", nbins=2)
         lower.set_ylabel("% of all")
@@ -95,7 +116,9 @@ def _diagram(row: Row, shade: str, index: int, size: tuple[int, int]) -> Plot:
     )
 
 
-def _points(axes: Axes, diagram: Reliability, runs: int, shade: str, marker: str, line: Any, label: str) -> None:
+def _points(
+    axes: Axes, diagram: Reliability, runs: int, shade: str, marker: str, line: Any, label: str
+) -> None:
     filled = diagram.counts >= FEWEST_SAMPLES
     x, y, n = diagram.confidence[filled], diagram.accuracy[filled], diagram.counts[filled]
     low, high = _wilson(y, n / runs)
@@ -103,7 +126,9 @@ def _points(axes: Axes, diagram: Reliability, runs: int, shade: str, marker: str
     axes.plot(x, y, color=shade, ls=line, marker=marker, ms=4.5, lw=1.4, label=label, clip_on=False)
 
 
-def _wilson(share: NDArray[np.float64], n: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _wilson(
+    share: NDArray[np.float64], n: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Wilson's 95 % interval of a share among `n`."""
     z = 1.959963984540054
     middle, half = share + z**2 / (2 * n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
@@ -112,4 +137,6 @@ def _wilson(share: NDArray[np.float64], n: NDArray[Any]) -> tuple[NDArray[np.flo
 
 def _bars(axes: Axes, diagram: Reliability, shade: str, solid: bool) -> None:
     shares = 100 * diagram.counts / diagram.samples
-    axes.stairs(shares, diagram.binning.edges, fill=solid, color=shade, alpha=0.55 if solid else 0.9, lw=1.2)
+    axes.stairs(
+        shares, diagram.binning.edges, fill=solid, color=shade, alpha=0.55 if solid else 0.9, lw=1.2
+    )

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from distill_ray.report.plots.drawing import Panel, Plot, axes_in, color, figure, size_of, whole_numbers
+from distill_ray.report.format import counted, file_name, objective_title, settings
+from distill_ray.report.plots.drawing import (
+    Panel,
+    Plot,
+    axes_in,
+    color,
+    figure,
+    size_of,
+    whole_numbers,
+)
 from distill_ray.report.results import StudyResults, TrialRow
 from distill_ray.report.search import best_trial, curve, epoch_metrics
-from distill_ray.report.format import counted, file_name, objective_title, settings
 
 MOST_CURVES = 120
 """More training curves than this in one figure cannot be told apart."""
@@ -15,14 +23,24 @@ MOST_POINTS = 100
 
 
 def curve_panel(results: StudyResults) -> Panel | None:
-    """Objectives, validation accuracy and training loss by epoch, as far as the trials reported them."""
+    """Objectives, validation accuracy and training loss by epoch, as far as the trials reported
+    them.
+    """
     metrics = epoch_metrics(results)
     if not metrics:
         return None
     best = best_trial(results)
-    strong = "" if best is None else f" The best, trial {best.number} ({settings(best.params)}), is drawn strong."
+    strong = (
+        ""
+        if best is None
+        else f" The best, trial {best.number} ({settings(best.params)}), is drawn strong."
+    )
     total, shown = len(results.trials), results.trials[-MOST_CURVES:]
-    fewer = "" if len(shown) == total else f" Of {total} trials the last {MOST_CURVES} are shown, and the best."
+    fewer = (
+        ""
+        if len(shown) == total
+        else f" Of {total} trials the last {MOST_CURVES} are shown, and the best."
+    )
     if best is not None and best not in shown:
         shown = (best, *shown)
     return Panel(
@@ -34,7 +52,9 @@ def curve_panel(results: StudyResults) -> Panel | None:
     )
 
 
-def _curves(trials: tuple[TrialRow, ...], best: TrialRow | None, metric: str, size: tuple[int, int]) -> Plot:
+def _curves(
+    trials: tuple[TrialRow, ...], best: TrialRow | None, metric: str, size: tuple[int, int]
+) -> Plot:
     curves = [(trial, _thinned(points)) for trial in trials if (points := curve(trial, metric))]
     with figure(size) as canvas:
         axes = axes_in(canvas)
@@ -48,7 +68,8 @@ def _curves(trials: tuple[TrialRow, ...], best: TrialRow | None, metric: str, si
                 axes.plot(x, y, color=shade, lw=1.1, alpha=faint)
             if trial.state in ("PRUNED", "FAIL") or len(points) == 1:
                 axes.plot(x[-1], y[-1], "x", color=shade, ms=6, mew=1.5, alpha=max(faint, 0.4))
-        # The first epochs, where everything is bad, would leave no room for the differences that matter.
+        # The first epochs, where everything is bad, would leave no room for the differences that
+        # matter.
         late = [value for _, points in curves for _, value in points[len(points) // 4 :]]
         pad = 0.06 * (max(late) - min(late)) or 1.0
         axes.set_ylim(min(late) - pad, max(late) + pad)
@@ -56,7 +77,9 @@ def _curves(trials: tuple[TrialRow, ...], best: TrialRow | None, metric: str, si
         axes.set_xlabel("epoch")
         whole_numbers(axes)
     title = f"{objective_title(metric)} of the trials by epoch"
-    return Plot(f"curves-{file_name(metric)}", title, f"{title}: {counted(len(curves), 'curve')}.", canvas)
+    return Plot(
+        f"curves-{file_name(metric)}", title, f"{title}: {counted(len(curves), 'curve')}.", canvas
+    )
 
 
 def _thinned(points: list[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -1,4 +1,6 @@
-"""Pictures of diversity: how often networks that were trained alike disagree, and which teachers are alike."""
+"""Pictures of diversity: how often networks that were trained alike disagree, and which teachers
+are alike.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,19 @@ from numpy.typing import NDArray
 
 from distill_ray.metrics import diversity
 from distill_ray.metrics.uncertainty import disagreement
-from distill_ray.report.plots.drawing import NARROW, WIDE, Panel, Plot, axes_in, color, contender_colors, figure
+from distill_ray.report.format import cut
+from distill_ray.report.plots.drawing import (
+    NARROW,
+    WIDE,
+    Panel,
+    Plot,
+    axes_in,
+    color,
+    contender_colors,
+    figure,
+)
 from distill_ray.report.results import TEACHER
 from distill_ray.report.table import Row
-from distill_ray.report.format import cut
 
 MOST_TEACHERS = 24
 """More teachers than this make a matrix that cannot be read."""
@@ -22,7 +33,9 @@ MOST_TEACHERS = 24
 
 @dataclass(frozen=True)
 class Spread:
-    """How much several networks, or the heads of one, disagree: in shares of samples, and as mutual information in nats."""
+    """How much several networks, or the heads of one, disagree: in shares of samples, and as mutual
+    information in nats.
+    """
 
     contender: str
     label: str
@@ -32,7 +45,9 @@ class Spread:
 
 
 def diversity_panels(rows: Sequence[Row]) -> list[Panel]:
-    """How diverse every contender's networks are, and the heads inside one network; and the teachers pair by pair."""
+    """How diverse every contender's networks are, and the heads inside one network; and the
+    teachers pair by pair.
+    """
     evaluated = [row for row in rows if row.runs]
     found = spreads(evaluated)
     if not found:
@@ -65,17 +80,36 @@ def diversity_panels(rows: Sequence[Row]) -> list[Panel]:
 
 
 def spreads(rows: Sequence[Row]) -> list[Spread]:
-    """Of every contender with several runs, and of every one with several members or heads inside its networks."""
+    """Of every contender with several runs, and of every one with several members or heads inside
+    its networks.
+    """
     found = []
     for row in rows:
         contender = row.contender
         if len(row.runs) > 1 and contender.members == 1:
             between = diversity(_stacked(row))
-            found.append(Spread(contender.name, contender.label, False, between["disagreement"], between["information"]))
-        if contender.diversity:
-            average = {name: mean(run[name] for run in contender.diversity) for name in ("disagreement", "information")}
             found.append(
-                Spread(contender.name, f"inside {contender.label}", True, average["disagreement"], average["information"])
+                Spread(
+                    contender.name,
+                    contender.label,
+                    False,
+                    between["disagreement"],
+                    between["information"],
+                )
+            )
+        if contender.diversity:
+            average = {
+                name: mean(run[name] for run in contender.diversity)
+                for name in ("disagreement", "information")
+            }
+            found.append(
+                Spread(
+                    contender.name,
+                    f"inside {contender.label}",
+                    True,
+                    average["disagreement"],
+                    average["information"],
+                )
             )
     return found
 
@@ -84,18 +118,28 @@ def _stacked(row: Row) -> NDArray[np.float64]:
     return np.stack([np.asarray(run.log_probabilities, np.float64) for run in row.predictions])
 
 
-def _dots(found: Sequence[Spread], measure: str, title: str, unit: float, colors: dict[str, str]) -> Plot:
+def _dots(
+    found: Sequence[Spread], measure: str, title: str, unit: float, colors: dict[str, str]
+) -> Plot:
     values = [unit * getattr(each, measure) for each in found]
     with figure((NARROW[0], 84 + 26 * len(found))) as canvas:
         axes = axes_in(canvas, left=168, top=10)
         for place, (each, value) in enumerate(zip(reversed(found), reversed(values), strict=True)):
             axes.hlines(place, 0, value, color=color("grid"), lw=4)
-            axes.plot(value, place, "D" if each.inside else "o", ms=7 if each.inside else 9, color=colors[each.contender])
+            axes.plot(
+                value,
+                place,
+                "D" if each.inside else "o",
+                ms=7 if each.inside else 9,
+                color=colors[each.contender],
+            )
         axes.set_yticks(range(len(found)), [cut(each.label, 22) for each in reversed(found)])
         axes.set(xlim=(0, 1.08 * max(values) or 1), ylim=(-0.6, len(found) - 0.4), xlabel=title)
         axes.locator_params(axis="x", nbins=5)
         axes.grid(False, axis="y")
-    words = "; ".join(f"{each.label} {value:.3g}" for each, value in zip(found, values, strict=True))
+    words = "; ".join(
+        f"{each.label} {value:.3g}" for each, value in zip(found, values, strict=True)
+    )
     return Plot(f"diversity-{measure}", title, words, canvas)
 
 
@@ -108,8 +152,16 @@ def _matrix(teachers: Row, names: Sequence[str]) -> Panel:
     with figure((WIDE[0], cell * count + bottom + 8)) as canvas:
         axes = axes_in(canvas, left=left, right=WIDE[0] - left - cell * count, bottom=bottom, top=8)
         for i, j in np.argwhere(~np.eye(count, dtype=bool)):
-            shade = {"color": color("teacher"), "alpha": 0.08 + 0.72 * shares[i, j] / (most or 1), "lw": 0}
-            axes.fill([j - 0.48, j + 0.48, j + 0.48, j - 0.48], [i - 0.48, i - 0.48, i + 0.48, i + 0.48], **shade)
+            shade = {
+                "color": color("teacher"),
+                "alpha": 0.08 + 0.72 * shares[i, j] / (most or 1),
+                "lw": 0,
+            }
+            axes.fill(
+                [j - 0.48, j + 0.48, j + 0.48, j - 0.48],
+                [i - 0.48, i - 0.48, i + 0.48, i + 0.48],
+                **shade,
+            )
             if cell >= 34:
                 axes.text(j, i, f"{shares[i, j]:.1f}", ha="center", va="center", fontsize=11.5)
         axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5))
@@ -132,4 +184,7 @@ def _names(teachers: Row, rows: Sequence[Row]) -> list[str]:
     """`teacher 2`, or with the name of its group, where groups have names."""
     named = [row.contender for row in rows if row is not teachers and row.contender.is_teacher]
     groups = {job: contender.label for contender in named for job in contender.job_ids}
-    return [f"{groups.get(job, TEACHER)} {number}" for number, job in enumerate(teachers.contender.job_ids)]
+    return [
+        f"{groups.get(job, TEACHER)} {number}"
+        for number, job in enumerate(teachers.contender.job_ids)
+    ]

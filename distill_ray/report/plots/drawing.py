@@ -1,4 +1,6 @@
-"""How the report draws: one palette for light and dark, one style, and figures as SVG that a page can hold."""
+"""How the report draws: one palette for light and dark, one style, and figures as SVG that a page
+can hold.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ PALETTE = {
     "other-5": ("#4350b5", "#9aa6ff"),
     "bad": ("#c02f2a", "#ff7f78"),
 }
-"""Colours by what they stand for, for light and for dark. Figures are drawn in the light ones; a page puts variables there."""
+"""Colours by what they stand for, for light and for dark. Figures are drawn in the light ones; a
+page puts variables there.
+"""
 
 WIDE, NARROW, SMALL = (900, 330), (440, 320), (290, 320)
 """Sizes of figures in pixels of the page: one to a row, two to a row, three to a row."""
@@ -85,7 +89,9 @@ _STYLE: Any = {
 
 @dataclass(frozen=True, eq=False)
 class Plot:
-    """A figure with the file name that it is saved under, its title, and a description for those who cannot see it."""
+    """A figure with the file name that it is saved under, its title, and a description for those
+    who cannot see it.
+    """
 
     name: str
     title: str
@@ -96,14 +102,20 @@ class Plot:
         """The figure as an SVG document of its own, on white."""
         buffer = io.StringIO()
         with matplotlib.rc_context(_STYLE):
-            self.figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+            self.figure.savefig(
+                buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            )
         return _described(_leaner(buffer.getvalue()), self)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: an image no wider than its cell. An SVG by itself would be cut off there."""
+        """What a notebook shows: an image no wider than its cell. An SVG by itself would be cut off
+        there.
+        """
         encoded = base64.b64encode(self.svg().encode()).decode()
         alt = escape(self.description)
-        return f'<img style="max-width: 100%" alt="{alt}" src="data:image/svg+xml;base64,{encoded}">'
+        return (
+            f'<img style="max-width: 100%" alt="{alt}" src="data:image/svg+xml;base64,{encoded}">'
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +129,13 @@ class Panel:
     @property
     def layout(self) -> Literal["single", "pair", "row"]:
         """How many plots stand beside each other on a wide page: one, two, or as many as fit."""
-        return "single" if len(self.plots) == 1 else "pair" if size_of(len(self.plots)) == NARROW else "row"
+        return (
+            "single"
+            if len(self.plots) == 1
+            else "pair"
+            if size_of(len(self.plots)) == NARROW
+            else "row"
+        )
 
 
 def size_of(plots: int) -> tuple[int, int]:
@@ -127,20 +145,33 @@ def size_of(plots: int) -> tuple[int, int]:
 
 @contextmanager
 def figure(size: tuple[int, int] = WIDE) -> Iterator[Figure]:
-    """A new empty figure of `size` pixels in the report's style; what is drawn within the context has it too."""
+    """A new empty figure of `size` pixels in the report's style; what is drawn within the context
+    has it too.
+    """
     with matplotlib.rc_context(_STYLE):
         yield Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72)
 
 
-def axes_in(figure: Figure, left: float = 56, right: float = 12, bottom: float = 46, top: float = 34) -> Axes:
+def axes_in(
+    figure: Figure, left: float = 56, right: float = 12, bottom: float = 46, top: float = 34
+) -> Axes:
     """Axes that fill `figure` but for margins in pixels."""
     width, height = figure.get_size_inches() * 72
-    return figure.add_axes((left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height))
+    return figure.add_axes(
+        (
+            left / width,
+            bottom / height,
+            (width - left - right) / width,
+            (height - bottom - top) / height,
+        )
+    )
 
 
 def whole_numbers(axes: Axes) -> None:
     """Ticks along x at whole numbers only."""
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
+    axes.xaxis.set_major_locator(
+        MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+    )
 
 
 def color(name: str) -> str:
@@ -162,7 +193,8 @@ def contender_colors(contenders: tuple[Contender, ...]) -> dict[str, str]:
 
 
 def for_page(svg: str, name: str) -> str:
-    """A figure's SVG as an element of a page: colours and font follow the page, and ids are its own.
+    """A figure's SVG as an element of a page: colours and font follow the page, and ids are its
+    own.
 
     `name` must be unique in the page.
     """
@@ -170,7 +202,9 @@ def for_page(svg: str, name: str) -> str:
     for key, (light, _) in PALETTE.items():
         element = element.replace(light, f"var(--{key})")
     element = re.sub(r"'DejaVu Sans', ?'?Arial'?, ?sans-serif", "var(--font)", element)
-    element = re.sub(r'\b(id|aria-labelledby)="([^"]*)"', lambda m: f'{m[1]}="{_prefixed(name, m[2])}"', element)
+    element = re.sub(
+        r'\b(id|aria-labelledby)="([^"]*)"', lambda m: f'{m[1]}="{_prefixed(name, m[2])}"', element
+    )
     element = re.sub(r"(url\(#|href=\"#)", rf"\g<1>{name}-", element)
     return re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r"\1", element, count=1)
 
@@ -182,7 +216,12 @@ def _prefixed(name: str, ids: str) -> str:
 def _described(svg: str, plot: Plot) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     words = f'<title id="title">{escape(plot.title)}</title><desc id="description">{escape(plot.description)}</desc>'
-    return re.sub(r"<svg ([^>]*)>", lambda m: f'<svg role="img" aria-labelledby="title description" {m[1]}>{words}', svg, count=1)
+    return re.sub(
+        r"<svg ([^>]*)>",
+        lambda m: f'<svg role="img" aria-labelledby="title description" {m[1]}>{words}',
+        svg,
+        count=1,
+    )
 
 
 def _leaner(svg: str) -> str:

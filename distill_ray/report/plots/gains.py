@@ -1,4 +1,6 @@
-"""The picture of the outcome: the best student's difference to every other contender, with its intervals."""
+"""The picture of the outcome: the best student's difference to every other contender, with its
+intervals.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,18 @@ from collections.abc import Sequence
 
 from distill_ray.metric import is_percent, title_of
 from distill_ray.report.comparison import Comparison
-from distill_ray.report.plots.drawing import SMALL, Panel, Plot, axes_in, color, contender_colors, figure
+from distill_ray.report.format import cut
+from distill_ray.report.plots.drawing import (
+    SMALL,
+    Panel,
+    Plot,
+    axes_in,
+    color,
+    contender_colors,
+    figure,
+)
 from distill_ray.report.results import Contender
 from distill_ray.report.table import figure_of
-from distill_ray.report.format import cut
 
 SHOWN = ("accuracy", "nll", "ece", "rmse")
 """The metrics whose gains are drawn."""
@@ -25,7 +35,11 @@ def gain_panel(compared: Sequence[Comparison], contenders: tuple[Contender, ...]
         "Best student minus the other. The thick bar is the 95 % interval over test samples (another test set of this size), the "
         "thin line the one over seeds (another training run). Where both keep off the zero line, on the side of the arrow, the "
         "student is clearly better. ECE and RMSE are no means over samples and have the thin line only.",
-        tuple(_gains(compared, metric, colors) for metric in SHOWN if any(metric in each.gains for each in compared)),
+        tuple(
+            _gains(compared, metric, colors)
+            for metric in SHOWN
+            if any(metric in each.gains for each in compared)
+        ),
     )
 
 
@@ -39,12 +53,27 @@ def _gains(compared: Sequence[Comparison], metric: str, colors: dict[str, str]) 
         axes.axvline(0, color=color("ink"), lw=1)
         for place, each in enumerate(ordered):
             gain, shade = each.gains[metric], colors[each.other.name]
-            for interval, width, alpha in ((gain.over_samples, 6.0, 0.45), (gain.over_seeds, 1.6, 1.0)):
+            for interval, width, alpha in (
+                (gain.over_samples, 6.0, 0.45),
+                (gain.over_seeds, 1.6, 1.0),
+            ):
                 if interval is not None:
-                    axes.plot([unit * interval.low, unit * interval.high], [place, place], color=shade, lw=width, alpha=alpha)
+                    axes.plot(
+                        [unit * interval.low, unit * interval.high],
+                        [place, place],
+                        color=shade,
+                        lw=width,
+                        alpha=alpha,
+                    )
             axes.plot(unit * gain.difference, place, "o", color=shade, ms=7)
             label = f"vs {cut(each.other.label, 26)}"
-            axes.annotate(label, (0.0, place + 0.24), xycoords=("axes fraction", "data"), fontsize=11.5, bbox=plate)
+            axes.annotate(
+                label,
+                (0.0, place + 0.24),
+                xycoords=("axes fraction", "data"),
+                fontsize=11.5,
+                bbox=plate,
+            )
         axes.set(ylim=(-0.5, len(ordered) - 0.15), yticks=[])
         axes.margins(x=0.06)
         axes.spines["left"].set_visible(False)
@@ -52,6 +81,7 @@ def _gains(compared: Sequence[Comparison], metric: str, colors: dict[str, str]) 
         better = "better →" if ordered[0].gains[metric].better_up else "← better"
         axes.set_xlabel(f"difference{' in points' if percent else ''}, {better}")
     words = "; ".join(
-        f"against {each.other.label} {figure_of(metric, each.gains[metric].difference, sign=True)}" for each in ordered
+        f"against {each.other.label} {figure_of(metric, each.gains[metric].difference, sign=True)}"
+        for each in ordered
     )
     return Plot(f"gain-{metric}", f"Difference in {title_of(metric)}", words, canvas)

@@ -10,13 +10,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from distill_ray.report.format import counted, cut, file_name, objective_title, setting
 from distill_ray.report.plots.curves import curve_panel
-from distill_ray.report.plots.drawing import Panel, Plot, axes_in, color, figure, size_of, whole_numbers
+from distill_ray.report.plots.drawing import (
+    Panel,
+    Plot,
+    axes_in,
+    color,
+    figure,
+    size_of,
+    whole_numbers,
+)
 from distill_ray.report.plots.influence import influence_panel
 from distill_ray.report.plots.pareto import pareto_panel
 from distill_ray.report.results import StudyResults, TrialRow, Value
 from distill_ray.report.search import best_trial, last_value, searched
-from distill_ray.report.format import counted, cut, file_name, objective_title, setting
 
 EDGE = "what lies beyond the picture is put on its edge."
 
@@ -25,7 +33,13 @@ def search_panels(results: StudyResults) -> list[Panel]:
     """Every picture of the search that the trials so far allow."""
     if not any(trial.values or trial.epochs for trial in results.trials):
         return []
-    panels = (_history(results), _slices(results), influence_panel(results), pareto_panel(results), curve_panel(results))
+    panels = (
+        _history(results),
+        _slices(results),
+        influence_panel(results),
+        pareto_panel(results),
+        curve_panel(results),
+    )
     return [panel for panel in panels if panel is not None]
 
 
@@ -35,7 +49,9 @@ def _history(results: StudyResults) -> Panel:
     if best is None:
         found = "No trial is complete yet."
     else:
-        later = sum(trial.number > best.number and trial.state != "RUNNING" for trial in results.trials)
+        later = sum(
+            trial.number > best.number and trial.state != "RUNNING" for trial in results.trials
+        )
         after = (
             f"{counted(later, 'trial')} after it found nothing better."
             if later
@@ -52,41 +68,106 @@ def _history(results: StudyResults) -> Panel:
 
 def _history_of(results: StudyResults, objective: str) -> Plot:
     minimise = results.objectives[objective] == "min"
-    complete = [trial for trial in results.trials if math.isfinite(trial.values.get(objective, math.nan))]
+    complete = [
+        trial for trial in results.trials if math.isfinite(trial.values.get(objective, math.nan))
+    ]
     name, title = f"history-{file_name(objective)}", objective_title(objective)
     with figure(size_of(len(results.objectives))) as canvas:
         axes = axes_in(canvas, top=26)
-        _draw_trials(axes, results, results.trials, [float(trial.number) for trial in results.trials], objective)
+        _draw_trials(
+            axes,
+            results,
+            results.trials,
+            [float(trial.number) for trial in results.trials],
+            objective,
+        )
         if complete:
-            best = (np.minimum if minimise else np.maximum).accumulate([trial.values[objective] for trial in complete])
+            best = (np.minimum if minimise else np.maximum).accumulate(
+                [trial.values[objective] for trial in complete]
+            )
             numbers = [trial.number for trial in complete] + [results.trials[-1].number]
-            axes.step(numbers, [*best, best[-1]], where="post", color=color("ink"), lw=1.4, label="best so far")
+            axes.step(
+                numbers,
+                [*best, best[-1]],
+                where="post",
+                color=color("ink"),
+                lw=1.4,
+                label="best so far",
+            )
         axes.set(xlabel="trial", ylabel=f"{title} ({'lower' if minimise else 'higher'} is better)")
         whole_numbers(axes)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(
-                loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=6, borderaxespad=0.2, handletextpad=0.4, columnspacing=1.2
+                loc="lower left",
+                bbox_to_anchor=(-0.01, 1),
+                ncols=6,
+                borderaxespad=0.2,
+                handletextpad=0.4,
+                columnspacing=1.2,
             )
-    return Plot(name, f"{title} of every trial", f"{title} of {counted(len(results.trials), 'trial')} in order.", canvas)
+    return Plot(
+        name,
+        f"{title} of every trial",
+        f"{title} of {counted(len(results.trials), 'trial')} in order.",
+        canvas,
+    )
 
 
-def _draw_trials(axes: Axes, results: StudyResults, trials: Sequence[TrialRow], places: Sequence[float], objective: str) -> None:
-    """Trials at `places` along x, by state: dots when complete, crosses when pruned, failed ones on the lower edge.
+def _draw_trials(
+    axes: Axes,
+    results: StudyResults,
+    trials: Sequence[TrialRow],
+    places: Sequence[float],
+    objective: str,
+) -> None:
+    """Trials at `places` along x, by state: dots when complete, crosses when pruned, failed ones on
+    the lower edge.
 
-    The vertical axis covers what the complete trials of the study reached; what lies beyond is put on its edge.
+    The vertical axis covers what the complete trials of the study reached; what lies beyond is put
+    on its edge.
     """
     low, high = _range(results, objective)
     axes.set_ylim(low, high)
-    groups: dict[str, list[tuple[float, float]]] = {"COMPLETE": [], "PRUNED": [], "FAIL": [], "RUNNING": []}
+    groups: dict[str, list[tuple[float, float]]] = {
+        "COMPLETE": [],
+        "PRUNED": [],
+        "FAIL": [],
+        "RUNNING": [],
+    }
     for trial, place in zip(trials, places, strict=True):
         value = low if trial.state == "FAIL" else last_value(trial, objective)
         if value is not None:
             groups[trial.state].append((place, min(max(value, low), high)))
     looks: dict[str, Any] = {
-        "COMPLETE": {"marker": "o", "s": 42, "color": color("best"), "linewidths": 0, "alpha": 0.9, "label": "complete"},
-        "PRUNED": {"marker": "x", "s": 30, "color": color("muted"), "linewidths": 1.4, "label": "pruned"},
-        "FAIL": {"marker": "|", "s": 160, "color": color("bad"), "linewidths": 2.4, "label": "failed"},
-        "RUNNING": {"marker": "o", "s": 42, "facecolors": "none", "edgecolors": color("best"), "label": "running"},
+        "COMPLETE": {
+            "marker": "o",
+            "s": 42,
+            "color": color("best"),
+            "linewidths": 0,
+            "alpha": 0.9,
+            "label": "complete",
+        },
+        "PRUNED": {
+            "marker": "x",
+            "s": 30,
+            "color": color("muted"),
+            "linewidths": 1.4,
+            "label": "pruned",
+        },
+        "FAIL": {
+            "marker": "|",
+            "s": 160,
+            "color": color("bad"),
+            "linewidths": 2.4,
+            "label": "failed",
+        },
+        "RUNNING": {
+            "marker": "o",
+            "s": 42,
+            "facecolors": "none",
+            "edgecolors": color("best"),
+            "label": "running",
+        },
     }
     for state, points in groups.items():
         if points:
@@ -98,7 +179,14 @@ def _range(results: StudyResults, objective: str) -> tuple[float, float]:
     values = [trial.values.get(objective, math.nan) for trial in results.trials]
     complete = np.array([value for value in values if math.isfinite(value)])
     if not len(complete):
-        complete = np.array([value for trial in results.trials if (value := last_value(trial, objective)) is not None] or [0.0])
+        complete = np.array(
+            [
+                value
+                for trial in results.trials
+                if (value := last_value(trial, objective)) is not None
+            ]
+            or [0.0]
+        )
     first, third = np.quantile(complete, [0.25, 0.75])
     reach = max(2.5 * (third - first), 0.1 * np.ptp(complete))
     low, high = max(complete.min(), first - reach), min(complete.max(), third + reach)
@@ -111,18 +199,26 @@ def _slices(results: StudyResults) -> Panel | None:
     objective = next(iter(results.objectives))
     if not names or not any(trial.values for trial in results.trials):
         return None
-    title, better = objective_title(objective), "low" if results.objectives[objective] == "min" else "high"
+    title, better = (
+        objective_title(objective),
+        "low" if results.objectives[objective] == "min" else "high",
+    )
     return Panel(
         f"{title[0].upper()}{title[1:]} against each searched setting",
         f"One picture per setting, the same trials in each; {better} is good. Look for a valley or a slope: a good region at an "
         "edge says that the range should be widened, a cloud without shape that the setting matters little. The ringed point is "
         f"the best trial, crosses are pruned trials at their last value; {EDGE} Lines are the medians of categories. A setting "
         "that only some trials have is shown for those.",
-        tuple(_slice(results, name, objective, index, size_of(len(names))) for index, name in enumerate(names)),
+        tuple(
+            _slice(results, name, objective, index, size_of(len(names)))
+            for index, name in enumerate(names)
+        ),
     )
 
 
-def _slice(results: StudyResults, name: str, objective: str, index: int, size: tuple[int, int]) -> Plot:
+def _slice(
+    results: StudyResults, name: str, objective: str, index: int, size: tuple[int, int]
+) -> Plot:
     trials = [trial for trial in results.trials if name in trial.params]
     best = best_trial(results)
     values = [trial.params[name] for trial in trials]
@@ -140,14 +236,27 @@ def _slice(results: StudyResults, name: str, objective: str, index: int, size: t
         for trial, position in zip(trials, positions, strict=True):
             if best is not None and trial.number == best.number:
                 axes.scatter(
-                    position, trial.values[objective], s=150, facecolors="none", edgecolors=color("ink"), linewidths=1.6, zorder=4
+                    position,
+                    trial.values[objective],
+                    s=150,
+                    facecolors="none",
+                    edgecolors=color("ink"),
+                    linewidths=1.6,
+                    zorder=4,
                 )
         axes.set_title(cut(name, 30))
         axes.set_xlabel(
-            "" if len(trials) == len(results.trials) else f"in {len(trials)} of {counted(len(results.trials), 'trial')}"
+            ""
+            if len(trials) == len(results.trials)
+            else f"in {len(trials)} of {counted(len(results.trials), 'trial')}"
         )
     words = f"{objective_title(objective)} of {counted(len(trials), 'trial')} against {name}."
-    return Plot(f"slice-{index + 1}-{file_name(name)}", f"{objective_title(objective)} against {name}", words, canvas)
+    return Plot(
+        f"slice-{index + 1}-{file_name(name)}",
+        f"{objective_title(objective)} against {name}",
+        words,
+        canvas,
+    )
 
 
 def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
@@ -158,8 +267,12 @@ def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _categories(axes: Axes, values: Sequence[Value], trials: Sequence[TrialRow], objective: str) -> list[float]:
-    """Puts categories along x, with the median of their complete trials; gives each trial its place beside its neighbours."""
+def _categories(
+    axes: Axes, values: Sequence[Value], trials: Sequence[TrialRow], objective: str
+) -> list[float]:
+    """Puts categories along x, with the median of their complete trials; gives each trial its place
+    beside its neighbours.
+    """
     choices = sorted({setting(value) for value in values})
     counts = dict.fromkeys(choices, 0)
     positions = []
@@ -174,11 +287,17 @@ def _categories(axes: Axes, values: Sequence[Value], trials: Sequence[TrialRow],
             if setting(value) == choice and objective in t.values
         ]
         if mine:
-            axes.plot([place - 0.36, place + 0.36], [np.median(mine)] * 2, color=color("ink"), lw=1.4)
+            axes.plot(
+                [place - 0.36, place + 0.36], [np.median(mine)] * 2, color=color("ink"), lw=1.4
+            )
     many = len(choices) > 3 or sum(map(len, choices)) > 30
     labels = [cut(choice, 12 if many else 14) for choice in choices]
     axes.set_xticks(
-        range(len(choices)), labels, rotation=28 if many else 0, ha="right" if many else "center", rotation_mode="anchor"
+        range(len(choices)),
+        labels,
+        rotation=28 if many else 0,
+        ha="right" if many else "center",
+        rotation_mode="anchor",
     )
     axes.set_xlim(-0.6, len(choices) - 0.4)
     axes.grid(False, axis="x")
