@@ -87,9 +87,9 @@ import sys
 from pathlib import Path
 from distill_ray.export import find_champion
 from distill_ray.stages.collect import load_results
-from distill_ray.stages.locations import Places
+from distill_ray.stages.locations import Locations
 from distill_ray.study import load_study
-results, data, store = load_results(load_study(Path(sys.argv[1])), Places(sys.argv[2]))
+results, data, store = load_results(load_study(Path(sys.argv[1])), Locations(sys.argv[2]))
 champion = find_champion(results, store, data)
 print(len(champion.weights) > 0, "torch" in sys.modules)
 """

@@ -90,7 +90,7 @@ def test_everything_is_there_once(
     assert experiment is not None
     filters = {
         name: json.loads(
-            json.loads(experiment.tags[f"mlflow.sharedAugmentationState.{name}"])["state"]
+            json.loads(experiment.tags[f"mlflow.sharedViewState.{name}"])["state"]
         )["searchFilter"]
         for name in ("trials", "jobs")
     }
