@@ -89,9 +89,9 @@ def test_everything_is_there_once(
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None
     filters = {
-        name: json.loads(
-            json.loads(experiment.tags[f"mlflow.sharedViewState.{name}"])["state"]
-        )["searchFilter"]
+        name: json.loads(json.loads(experiment.tags[f"mlflow.sharedViewState.{name}"])["state"])[
+            "searchFilter"
+        ]
         for name in ("trials", "jobs")
     }
     assert len(client.search_runs([experiment.experiment_id], "tags.stage = 'search'")) == 12
