@@ -35,3 +35,9 @@ def test_the_index_has_every_page() -> None:
     index = ROOT / "docs" / "README.md"
     linked = {(index.parent / link).resolve() for link in links(index)}
     assert {page for page in index.parent.glob("*.md") if page != index} <= linked
+
+
+def test_the_list_of_decisions_has_every_record() -> None:
+    index = ROOT / "docs" / "decisions" / "README.md"
+    linked = {(index.parent / link).resolve() for link in links(index)}
+    assert {page for page in index.parent.glob("*.md") if page != index} <= linked
