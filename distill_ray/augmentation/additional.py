@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from distill_ray._lazy import LazyModule
-from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part, Per, Pick
+from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part, Pick
+from distill_ray.augmentation.draws import Per
 from distill_ray.augmentation.erasing import check_size, hole_size
 from distill_ray.augmentation.policies import check_colours
-from distill_ray.augmentation.standard import CropFlipRotate, StandardAugmentation, plain
+from distill_ray.augmentation.standard import StandardAugmentation, plain
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from distill_ray.augmentation import picking
-    from distill_ray.augmentation.epoch import BatchSource
     from distill_ray.augmentation.kernels import boxes, crop_flip, geometry, mixing, policy
+    from distill_ray.augmentation.source import BatchSource
 else:
     boxes = LazyModule("distill_ray.augmentation.kernels.boxes")
     geometry = LazyModule("distill_ray.augmentation.kernels.geometry")
@@ -107,7 +108,7 @@ class Additional(StandardAugmentation):
         if self.scheme == "autoaugment":
             images = policy.auto_augment(source, images, self.policy, self.per, stream)
         elif self.scheme != "identity":
-            again = CropFlipRotate(
+            again = crop_flip.CropFlipRotate(
                 padding=self.padding if self.scheme == "crop-flip" else 0, flip=True
             )
             images = crop_flip.change(source, images, again, stream, self.per)

@@ -1,5 +1,13 @@
 """What an augmentation is: the images that a training step sees, as a pure function of (seed,
 epoch, position).
+
+An image has three numbers:
+
+- its *row* in the data set, which never changes;
+- its *position* in the epoch, whose order is a permutation of the training split's rows; random
+  numbers are addressed by it;
+- a *slot* for each version of it in a part, where something that belongs to that version is stored:
+  `position * versions + version`, for teacher logits.
 """
 
 from __future__ import annotations
@@ -17,12 +25,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from distill_ray.augmentation.epoch import BatchSource
+    from distill_ray.augmentation.source import BatchSource
 else:
     torch = LazyModule("torch")
-
-Per = Literal["image", "batch"]
-"""Whether something is drawn for every image, or once for all images of a batch."""
 
 Criterion = Literal["student-entropy", "teacher-entropy", "kl"]
 """What makes an image worth picking: the entropy of the student, of the teachers, or KL(teachers ||
@@ -43,10 +48,9 @@ class Part:
     separates them. With a `pick` the images are a pool, out of which
     `distill_ray.augmentation.picking.pick` chooses those to train on.
 
-    `number` counts the parts of a batch from 0. `places` (B,), int64 on the CPU, or on the device
-    of images that were picked there, says where the teacher logits stored for this part are: at
-    `position * versions + version` of the epoch, for that many versions of each image in the part.
-    An image that is changed after the augmentation made it has no place.
+    `number` counts the parts of a batch from 0. `slots` (B,), int64 on the CPU, or on the device of
+    images that were picked there, are where the teacher logits of these images are stored. Images
+    that are changed after the augmentation made them have none.
     """
 
     images: Tensor
@@ -56,7 +60,7 @@ class Part:
     copies: int = 1
     pick: Pick | None = None
     number: int = 0
-    places: Tensor | None = None
+    slots: Tensor | None = None
 
     def targets(self, num_classes: int) -> Tensor:
         """Class probabilities that the labels stand for, float32 (B, K)."""
@@ -89,11 +93,10 @@ _NOWHERE = Draws(seed=0, epoch=0)
 class Batch:
     """What one training step of one worker sees: one or more parts, and where they come from.
 
-    `positions` (B,) are the places in the epoch's order and `rows` (B,) those in the data set's
-    images, both int64 on the CPU, ready to look up what is stored per image. `weight` is the factor
+    `positions` (B,) and `rows` (B,) say which images, both int64 on the CPU. `weight` is the factor
     for this worker's mean loss with which the average over the workers is the mean over the whole
     batch; it differs from 1 only where a batch does not divide evenly. `shares` says how many
-    images each worker has of the whole batch, and is empty where nobody knows. `draws` and `step`
+    images each worker has of the whole batch, and is empty if unknown. `draws` and `step`
     address the random numbers of methods that need some: `batch.draws.uniform("pairs", batch.step,
     batch.step + 1, 2)`.
     """

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from distill_ray._lazy import LazyModule
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 else:
     np = LazyModule("numpy")
 special = LazyModule("scipy.special")
+
+Per = Literal["image", "batch"]
+"""Whether something is drawn for every image, or once for all images of a batch."""
 
 WORDS_PER_BLOCK = 4
 """64-bit words that Philox makes of one value of its counter."""

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from distill_ray._lazy import LazyModule
-from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part, Per
+from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part
+from distill_ray.augmentation.draws import Per
 from distill_ray.augmentation.standard import StandardAugmentation
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
-    from distill_ray.augmentation.epoch import BatchSource
     from distill_ray.augmentation.kernels import crop_flip, mixing
+    from distill_ray.augmentation.source import BatchSource
 else:
     mixing = LazyModule("distill_ray.augmentation.kernels.mixing")
     crop_flip = LazyModule("distill_ray.augmentation.kernels.crop_flip")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distill_ray.augmentation.augmentation import Criterion, Part, Pick
 from distill_ray.augmentation.kernels.geometry import take
-from distill_ray.augmentation.to_device import send
+from distill_ray.device import to_device
 
 TEMPERATURE = 4.0
 """Softens both distributions of the criterion `kl`."""
@@ -68,7 +68,7 @@ def pick(
         taken(part.partner_labels),
         taken(part.label_weight),
         number=part.number,
-        places=None if part.places is None else taken(send(part.places, chosen.device)),
+        slots=None if part.slots is None else taken(to_device(part.slots, chosen.device)),
     )
     if answers is None:
         return picked, teachers(picked)
@@ -102,7 +102,7 @@ def scores(criterion: Criterion, student: Tensor | None, teachers: Tensor | None
 
 
 def highest(score: Tensor, count: int) -> Tensor:
-    """The places (count,) of the highest of `score` (B,), in ascending order of score; of equal
+    """The indices (count,) of the highest of `score` (B,), in ascending order of score; of equal
     ones the last.
     """
     return score.sort(stable=True).indices[-count:]

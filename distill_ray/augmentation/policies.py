@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from distill_ray._lazy import LazyModule
-from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part, Per
-from distill_ray.augmentation.standard import CropFlipRotate, StandardAugmentation, plain
+from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part
+from distill_ray.augmentation.draws import Per
+from distill_ray.augmentation.standard import StandardAugmentation, plain
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
     import torch
 
-    from distill_ray.augmentation.epoch import BatchSource
     from distill_ray.augmentation.kernels import augmix, crop_flip, geometry, policy
+    from distill_ray.augmentation.source import BatchSource
 else:
     torch = LazyModule("torch")
     augmix = LazyModule("distill_ray.augmentation.kernels.augmix")
@@ -88,7 +89,7 @@ class AugMix(StandardAugmentation):
     ] = False
 
     @property
-    def usual(self) -> CropFlipRotate:
+    def usual(self) -> crop_flip.CropFlipRotate:
         """As for the other augmentations, in the opposite order."""
         return replace(super().usual, rotate_first=True)
 

@@ -14,24 +14,11 @@ from distill_ray.settings import Setting
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distill_ray.augmentation.epoch import BatchSource
     from distill_ray.augmentation.kernels import crop_flip, geometry
+    from distill_ray.augmentation.source import BatchSource
 else:
     geometry = LazyModule("distill_ray.augmentation.kernels.geometry")
     crop_flip = LazyModule("distill_ray.augmentation.kernels.crop_flip")
-
-
-@dataclass(frozen=True)
-class CropFlipRotate:
-    """Settings of the usual augmentation: in this order a crop out of a black border of `padding`
-    pixels (unset: an eighth of the shorter side), a flip with probability one half, a rotation by
-    up to `rotation` degrees; or in the opposite order.
-    """
-
-    padding: int | None = 0
-    flip: bool = False
-    rotation: float = 0.0
-    rotate_first: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +37,9 @@ class StandardAugmentation(Augmentation):
     )
 
     @property
-    def usual(self) -> CropFlipRotate:
+    def usual(self) -> crop_flip.CropFlipRotate:
         """The augmentation that comes first."""
-        return CropFlipRotate(self.padding, self.flip, self.rotation)
+        return crop_flip.CropFlipRotate(self.padding, self.flip, self.rotation)
 
     def check_images(self, channels: int, height: int, width: int) -> None:
         """The border of the crop must be smaller than the image."""
@@ -94,7 +81,7 @@ class Flip(Augmentation):
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """One part, drawn per image."""
-        return plain(crop_flip.images(source, CropFlipRotate(flip=True)), source)
+        return plain(crop_flip.images(source, crop_flip.CropFlipRotate(flip=True)), source)
 
 
 @AUGMENTATIONS.register("crop")
@@ -116,7 +103,8 @@ class Crop(Augmentation):
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """One part, drawn per image."""
         return plain(
-            crop_flip.images(source, CropFlipRotate(self.padding, flip=self.mirrored)), source
+            crop_flip.images(source, crop_flip.CropFlipRotate(self.padding, flip=self.mirrored)),
+            source,
         )
 
 

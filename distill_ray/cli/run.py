@@ -81,7 +81,7 @@ def validate(study: str, overrides: tuple[str, ...]) -> None:
     such as toy-spiral.
     """
     loaded = options.load(study, overrides)
-    from distill_ray.data.source import is_generated
+    from distill_ray.data.finding import is_generated
 
     if is_generated(loaded.data.source):
         from distill_ray.resolve import data_of

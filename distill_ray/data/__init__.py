@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from distill_ray._lazy import names_from
 
 if TYPE_CHECKING:
-    from distill_ray.data.images import Images, image_shape, load_images
+    from distill_ray.data.finding import open_source
+    from distill_ray.data.images import image_shape, load_images
     from distill_ray.data.importing import import_dataset
-    from distill_ray.data.pixels import Pixels
-    from distill_ray.data.source import SOURCES, Source, open_source
+    from distill_ray.data.pixels import Images, Pixels
+    from distill_ray.data.source import SOURCES, Source
     from distill_ray.data.split import split_indices
     from distill_ray.data.statistics import channel_statistics
 
@@ -35,14 +36,14 @@ __getattr__ = names_from(
     __name__,
     {
         "SOURCES": "source",
-        "Images": "images",
+        "Images": "pixels",
         "Pixels": "pixels",
         "Source": "source",
         "channel_statistics": "statistics",
         "image_shape": "images",
         "import_dataset": "importing",
         "load_images": "images",
-        "open_source": "source",
+        "open_source": "finding",
         "split_indices": "split",
     },
 )

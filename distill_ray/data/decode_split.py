@@ -25,7 +25,8 @@ from typing import BinaryIO, Literal
 import numpy as np
 
 from distill_ray.data.decoding import ColourFoundError, Shape, cores, decode, decoder
-from distill_ray.data.source import Source, SplitName, open_source
+from distill_ray.data.finding import open_source
+from distill_ray.data.source import Source, SplitName
 from distill_ray.data.statistics import PixelSums
 from distill_ray.errors import RequestError, RunError
 
@@ -43,7 +44,7 @@ Failure = Literal["request", "colour", "disk", "run"]
 
 
 @dataclass(frozen=True)
-class Task:
+class DecodeTask:
     """The rows from `first` to before `last` of a split of `rows`, to be decoded into the files in
     `folder`.
     """
@@ -59,7 +60,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Part:
+class DecodedRows:
     """What a task has written: a checksum for each file, and over its pixels their number, sums and
     sums of squares.
     """
@@ -73,7 +74,7 @@ class Part:
 
 def decode_split(
     source: Source, split: SplitName, shape: Shape, folder: Path, memory: float
-) -> list[Part]:
+) -> list[DecodedRows]:
     """Write `images.npy` (N, H, W, C) uint8 and `labels.npy` (N,) int64 into `folder`; returns what
     the processes did, in order.
 
@@ -95,7 +96,7 @@ def decode_split(
     )
     bounds = [rows * number // max(1, processes) for number in range(max(1, processes) + 1)]
     tasks = [
-        Task(source.location, source.label, split, rows, first, last, shape, str(folder))
+        DecodeTask(source.location, source.label, split, rows, first, last, shape, str(folder))
         for first, last in itertools.pairwise(bounds)
     ]
     if processes:
@@ -104,7 +105,7 @@ def decode_split(
         return [_decode(task, source, threads) for task in tasks]
 
 
-def is_undamaged(folder: Path, parts: Iterable[Part], row_bytes: int) -> bool:
+def is_undamaged(folder: Path, parts: Iterable[DecodedRows], row_bytes: int) -> bool:
     """Whether the files in `folder` hold what was written when they were decoded. Reads them piece
     by piece.
     """
@@ -118,7 +119,7 @@ def is_undamaged(folder: Path, parts: Iterable[Part], row_bytes: int) -> bool:
         )
 
 
-def _decode(task: Task, source: Source, threads: ThreadPoolExecutor) -> Part:
+def _decode(task: DecodeTask, source: Source, threads: ThreadPoolExecutor) -> DecodedRows:
     shape = task.shape
     sums = PixelSums(shape.channels)
     done, images_crc, labels_crc = task.first, 0, 0
@@ -150,10 +151,10 @@ def _decode(task: Task, source: Source, threads: ThreadPoolExecutor) -> Part:
         raise RequestError(
             f"{source.location}: the {task.split} split holds {done} rows, not the {task.rows} it announces; get it again"
         )
-    return Part(task.first, task.last, images_crc, labels_crc, sums.values())
+    return DecodedRows(task.first, task.last, images_crc, labels_crc, sums.values())
 
 
-def _in_processes(tasks: list[Task]) -> Iterator[Part]:
+def _in_processes(tasks: list[DecodeTask]) -> Iterator[DecodedRows]:
     """The parts of all tasks, as they are done. Each process ends when this one does; the first
     failure ends them all.
     """
@@ -189,7 +190,7 @@ def _in_processes(tasks: list[Task]) -> Iterator[Part]:
                     f"{', perhaps for want of memory' if ended == -9 else ''}; run the same command again"
                 ) from None
             _raise(said)
-            yield Part(**said)
+            yield DecodedRows(**said)
 
 
 def _raise(said: Mapping[str, object]) -> None:
@@ -211,7 +212,7 @@ def serve() -> None:
     """
     asked = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_the_other, daemon=True).start()
-    task = Task(**asked | {"shape": Shape(**asked["shape"])})
+    task = DecodeTask(**asked | {"shape": Shape(**asked["shape"])})
     answer: dict[str, object]
     try:
         source = open_source(task.location, label=task.label)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from distill_ray.data.source import Batch
+from distill_ray.data.source import EncodedBatch
 from distill_ray.errors import RequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "PPM", "BMP", "GIF", "TIFF")
@@ -52,7 +52,7 @@ def decoder(threads: int | None = None) -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def shape_of(batch: Batch, size: int | None = None) -> Shape:
+def shape_of(batch: EncodedBatch, size: int | None = None) -> Shape:
     """The shape that the first image of `batch` sets, or a square of `size`; one channel if it is
     grey and three otherwise.
     """
@@ -84,7 +84,7 @@ def fitted(image: Image.Image, height: int, width: int) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
-def decode(batch: Batch, shape: Shape, threads: ThreadPoolExecutor) -> np.ndarray:
+def decode(batch: EncodedBatch, shape: Shape, threads: ThreadPoolExecutor) -> np.ndarray:
     """The pixels of `batch`, (B, H, W, C) uint8. Grey images become RGB where `shape` has three
     channels; alpha is dropped.
 
@@ -108,7 +108,7 @@ def decode(batch: Batch, shape: Shape, threads: ThreadPoolExecutor) -> np.ndarra
     return pixels
 
 
-def check(batch: Batch, threads: ThreadPoolExecutor) -> set[tuple[int, int]]:
+def check(batch: EncodedBatch, threads: ThreadPoolExecutor) -> set[tuple[int, int]]:
     """Decode every image of `batch` and keep none; the sizes that were met, as (width, height).
 
     Raises:
@@ -124,7 +124,7 @@ def check(batch: Batch, threads: ThreadPoolExecutor) -> set[tuple[int, int]]:
     return set(threads.map(check_one, range(len(batch.encoded))))
 
 
-def _decode_one(batch: Batch, row: int, shape: Shape, out: np.ndarray) -> None:
+def _decode_one(batch: EncodedBatch, row: int, shape: Shape, out: np.ndarray) -> None:
     with _image(batch, row) as image:
         if shape.fit:
             draft(image, shape.height, shape.width)
@@ -142,7 +142,7 @@ def _decode_one(batch: Batch, row: int, shape: Shape, out: np.ndarray) -> None:
 
 
 @contextmanager
-def _image(batch: Batch, row: int) -> Iterator[Image.Image]:
+def _image(batch: EncodedBatch, row: int) -> Iterator[Image.Image]:
     encoded = batch.encoded[row]
     if encoded is None:
         raise RequestError(
@@ -164,7 +164,7 @@ def _image(batch: Batch, row: int) -> Iterator[Image.Image]:
         ) from error
 
 
-def _is_grey(image: Image.Image, batch: Batch, row: int) -> bool:
+def _is_grey(image: Image.Image, batch: EncodedBatch, row: int) -> bool:
     if image.mode not in GREY | COLOUR:
         raise RequestError(
             f"{batch.where(row)}: images of mode {image.mode} are not supported; convert them to 8 bits per channel"

@@ -10,7 +10,7 @@ from functools import cached_property
 from importlib.metadata import distribution, version
 from typing import TYPE_CHECKING
 
-from distill_ray.data.source import SOURCES, Batch, Source, SplitName, pick_label
+from distill_ray.data.source import SOURCES, EncodedBatch, Source, SplitName, pick_label
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,10 +70,12 @@ class Digits(Source):
                 content.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
         return content.hexdigest()[:32]
 
-    def batches(self, split: SplitName, first: int = 0, last: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: SplitName, first: int = 0, last: int | None = None
+    ) -> Iterator[EncodedBatch]:
         """The whole split as one batch of PGM images."""
         pixels, labels = self._splits[split]
-        yield Batch(
+        yield EncodedBatch(
             [b"P5 8 8 255\n" + image.tobytes() for image in pixels],
             labels,
             lambda i: f"digits, {split} row {i}",

@@ -9,7 +9,7 @@ import numpy as np
 from pyarrow import fs
 
 from distill_ray.data.files import Folder
-from distill_ray.data.source import NAMES, Batch, Source, SplitName, pick_label
+from distill_ray.data.source import SPLIT_NAMES, EncodedBatch, Source, SplitName, pick_label
 from distill_ray.errors import RequestError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".pgm", ".bmp", ".gif", ".tif", ".tiff")
@@ -35,7 +35,7 @@ class ImageTree(Source):
         present = {entry.base_name for entry in folder.entries()}
         self._files: dict[SplitName, dict[str, list[fs.FileInfo]]] = {
             split: next((self._files_by_class(name) for name in names if name in present), {})
-            for split, names in NAMES.items()
+            for split, names in SPLIT_NAMES.items()
         }
         if not any(self._files.values()):
             raise RequestError(
@@ -84,7 +84,9 @@ class ImageTree(Source):
             ]
         )
 
-    def batches(self, split: SplitName, first: int = 0, last: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: SplitName, first: int = 0, last: int | None = None
+    ) -> Iterator[EncodedBatch]:
         """The files of `split` by class and path, at most 128 at a time."""
         numbers = {name: number for number, name in enumerate(self.class_names)}
         rows = [
@@ -95,7 +97,7 @@ class ImageTree(Source):
         for start in range(0, len(rows), FILES_PER_BATCH):
             paths, labels = zip(*rows[start : start + FILES_PER_BATCH], strict=True)
             shown = [self._folder.shown(path) for path in paths]
-            yield Batch(
+            yield EncodedBatch(
                 [self._folder.read(path) for path in paths],
                 np.array(labels, np.int64),
                 shown.__getitem__,

@@ -8,22 +8,22 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 from filelock import FileLock
 
 from distill_ray.data.cache import VARIABLE, cache_root, new_folder, remembered_digest, writing
-from distill_ray.data.decode_split import IMAGES, LABELS, Part, decode_split, is_undamaged
+from distill_ray.data.decode_split import IMAGES, LABELS, DecodedRows, decode_split, is_undamaged
 from distill_ray.data.decoding import ColourFoundError, Shape, shape_of
-from distill_ray.data.pixels import Pixels, PixelsOnDisk
+from distill_ray.data.pixels import Images, PixelsOnDisk
 from distill_ray.data.source import Generated, Source, SplitName
 from distill_ray.data.statistics import PixelSums
 from distill_ray.errors import RequestError
 
 FORMAT = 2
-"""Part of every cache key. Raise it when the files in the cache change their meaning."""
+"""DecodedRows of every cache key. Raise it when the files in the cache change their meaning."""
 
 MEMORY = 4e9
 """Bytes of a split that are memory-mapped, unless it is said otherwise."""
@@ -31,30 +31,6 @@ MEMORY = 4e9
 ABOUT = "about.json"
 
 SOUND, DAMAGED = "sound".ljust(32), "damaged".ljust(32)
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """One split, decoded."""
-
-    images: Pixels
-    """(N, H, W, C) uint8, memory-mapped and shared between processes (writing to it changes this
-    process's copy only), or read from the disk by rows. Inputs that are real numbers are float32,
-    and in memory.
-    """
-    labels: np.ndarray
-    """(N,) int64, each in 0..num_classes-1; float32 for regression."""
-    class_names: tuple[str, ...]
-    digest: str
-    """The digest of the source."""
-    mean: tuple[float, ...]
-    """Per channel over the whole split, 255 being 1; 0 for real numbers, whose `std` is 1."""
-    std: tuple[float, ...]
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.class_names)
 
 
 def load_images(
@@ -119,7 +95,7 @@ def _from_cache(folder: Path, source: Source, memory: float) -> Images | None:
     """
     try:
         about = json.loads((folder / ABOUT).read_bytes())
-        parts = [Part(**part) for part in about["parts"]]
+        parts = [DecodedRows(**part) for part in about["parts"]]
         pixels = PixelsOnDisk(folder / IMAGES)
         labels = np.load(folder / LABELS)
         sound = remembered_digest(_facts(folder), lambda: _soundness(folder, parts, pixels))
@@ -144,7 +120,7 @@ def _facts(folder: Path) -> str:
     )
 
 
-def _soundness(folder: Path, parts: list[Part], pixels: PixelsOnDisk) -> str:
+def _soundness(folder: Path, parts: list[DecodedRows], pixels: PixelsOnDisk) -> str:
     whole = sum(part.last - part.first for part in parts) == len(pixels)
     return SOUND if whole and is_undamaged(folder, parts, pixels.nbytes // len(pixels)) else DAMAGED
 

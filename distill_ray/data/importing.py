@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from distill_ray.data.cache import new_folder, writing
 from distill_ray.data.decoding import check, decoder
 from distill_ray.data.files import Folder
+from distill_ray.data.finding import open_source
 from distill_ray.data.image_folder import ImageTree
 from distill_ray.data.parquet import SHARD
-from distill_ray.data.source import Batch, Source, SplitName, open_source
+from distill_ray.data.source import EncodedBatch, Source, SplitName
 from distill_ray.data.torchvision_sets import ORIGINALS, Original
 from distill_ray.errors import RequestError
 from distill_ray.registry import unknown_name
@@ -44,7 +45,7 @@ class LabelledImages(Protocol):
     def rows(self, split: SplitName) -> int:
         """The number of images in `split`."""
 
-    def batches(self, split: SplitName) -> Iterator[Batch]:
+    def batches(self, split: SplitName) -> Iterator[EncodedBatch]:
         """The rows of `split` in order."""
 
 
@@ -151,9 +152,9 @@ def _write_split(images: LabelledImages, split: SplitName, folder: Path) -> set[
     return sizes
 
 
-def _row_groups(batches: Iterator[Batch]) -> Iterator[Sequence[Batch]]:
+def _row_groups(batches: Iterator[EncodedBatch]) -> Iterator[Sequence[EncodedBatch]]:
     """`batches`, as many at a time as make a row group."""
-    group: list[Batch] = []
+    group: list[EncodedBatch] = []
     size = 0
     for batch in batches:
         group.append(batch)
@@ -175,7 +176,7 @@ def _schema(images: LabelledImages) -> pa.Schema:
     return pa.schema([("img", image), (images.label, pa.int64())], metadata=metadata)
 
 
-def _record_batch(batch: Batch, schema: pa.Schema) -> pa.RecordBatch:
+def _record_batch(batch: EncodedBatch, schema: pa.Schema) -> pa.RecordBatch:
     encoded = pa.array(batch.encoded, pa.binary())
     images = pa.StructArray.from_arrays(
         [encoded, pa.nulls(len(encoded), pa.string())], fields=list(schema.field("img").type)

@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from distill_ray.data.files import Folder, reading
-from distill_ray.data.source import NAMES, Batch, Source, SplitName, pick_label
+from distill_ray.data.source import SPLIT_NAMES, EncodedBatch, Source, SplitName, pick_label
 from distill_ray.errors import RequestError
 
 SHARD = re.compile(
-    rf"(?P<split>{'|'.join(name for names in NAMES.values() for name in names)})"
+    rf"(?P<split>{'|'.join(name for names in SPLIT_NAMES.values() for name in names)})"
     r"(-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?)?\.parquet"
 )
 ROWS_PER_BATCH = 128
@@ -123,7 +123,9 @@ class ParquetSource(Source):
             )
         return tuple(str(number) for number in range(largest + 1))
 
-    def batches(self, split: SplitName, first: int = 0, last: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: SplitName, first: int = 0, last: int | None = None
+    ) -> Iterator[EncodedBatch]:
         """The rows of `split` from `first` to before `last`, at most 128 at a time. Other row
         groups are not read.
         """
@@ -135,7 +137,7 @@ class ParquetSource(Source):
                     with reading(shard.shown, "read"):
                         column = rows.column(self._image)
                         encoded = (column.field("bytes") if is_struct else column).to_pylist()
-                    yield Batch(
+                    yield EncodedBatch(
                         encoded,
                         self._labels(rows, shard, start),
                         partial(_row_of, shard.shown, start),
@@ -222,7 +224,11 @@ def _files_by_split(folder: Folder) -> dict[SplitName, list[fs.FileInfo]]:
     ]
     for split, found in files.items():
         name = next(
-            (name for name in NAMES[split] if any(match["split"] == name for match, _ in matched)),
+            (
+                name
+                for name in SPLIT_NAMES[split]
+                if any(match["split"] == name for match, _ in matched)
+            ),
             split,
         )
         counts, indices = set(), []

@@ -1,15 +1,43 @@
-"""Decoded images on the disk of a node, of which only those come into memory that are asked for."""
+"""Decoded images: in memory, or on the disk of a node and read by rows."""
 
 from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 
 from distill_ray.errors import RunError
+
+Pixels: TypeAlias = "np.ndarray | PixelsOnDisk"
+"""Images (N, H, W, C): in memory, memory-mapped, or on the disk; all are indexed by rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One split, decoded."""
+
+    images: Pixels
+    """(N, H, W, C) uint8, memory-mapped and shared between processes (writing to it changes this
+    process's copy only), or read from the disk by rows. Inputs that are real numbers are float32,
+    and in memory.
+    """
+    labels: np.ndarray
+    """(N,) int64, each in 0..num_classes-1; float32 for regression."""
+    class_names: tuple[str, ...]
+    digest: str
+    """The digest of the source."""
+    mean: tuple[float, ...]
+    """Per channel over the whole split, 255 being 1; 0 for real numbers, whose `std` is 1."""
+    std: tuple[float, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
 
 
 class PixelsOnDisk:
@@ -82,11 +110,6 @@ class PixelsOnDisk:
                     f"{self._file.name} has become shorter; run the same command again to decode the images anew"
                 )
             out, place = out[got:], place + got
-
-
-Pixels: TypeAlias = np.ndarray | PixelsOnDisk
-"""Images (N, H, W, C): in memory, memory-mapped, or on the disk. All of them are asked for by rows.
-"""
 
 
 def _runs(rows: np.ndarray) -> list[tuple[int, int]]:

@@ -1,6 +1,4 @@
-"""What a data set offers before anything is decoded, and how a study file's `data.source` is
-resolved to one.
-"""
+"""What a data set offers before anything is decoded."""
 
 from __future__ import annotations
 
@@ -17,11 +15,11 @@ from distill_ray.task import Task
 if TYPE_CHECKING:
     import numpy as np
 
-    from distill_ray.data.images import Images
+    from distill_ray.data.pixels import Images
 
 SplitName = Literal["train", "test"]
 
-NAMES: dict[SplitName, tuple[str, ...]] = {
+SPLIT_NAMES: dict[SplitName, tuple[str, ...]] = {
     "train": ("train",),
     "test": ("test", "validation", "valid", "val"),
 }
@@ -36,7 +34,7 @@ returns the source.
 
 
 @dataclass(frozen=True)
-class Batch:
+class EncodedBatch:
     """Consecutive rows of a split. Labels are as found, not yet checked against the number of
     classes.
     """
@@ -103,7 +101,9 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def batches(self, split: SplitName, first: int = 0, last: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: SplitName, first: int = 0, last: int | None = None
+    ) -> Iterator[EncodedBatch]:
         """The rows of `split` in order. Raises `RequestError` where they cannot be read.
 
         Those that can be reopened are also asked for the rows from `first` to before `last`.
@@ -121,62 +121,11 @@ class Generated(Source):
     def images(self, split: SplitName) -> Images:
         """`split`, ready to use."""
 
-    def batches(self, split: SplitName, first: int = 0, last: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, split: SplitName, first: int = 0, last: int | None = None
+    ) -> Iterator[EncodedBatch]:
         """Nothing: there is nothing to decode."""
         return iter(())
-
-
-def open_source(name_or_path: str, *, label: str | None = None) -> Source:
-    """Find a data set: a name such as `digits` or `toy-spiral`, a folder, or a pyarrow file system
-    URI such as `s3://bucket/folder`.
-
-    A folder holds either Parquet in the Hugging Face layout (`train-00000-of-00002.parquet`,
-    `test-...`) or an image tree (`train/<class>/*.png`, `test/<class>/...`). Where there is no test
-    split, the one called `validation`, `valid` or `val` is taken for it. `label` picks the label
-    column; without it `label` or `fine_label` is taken when there are several. Reads names, schemas
-    and row counts only; the digest is computed when it is first asked for.
-
-    Raises:
-        RequestError: nothing is there, it cannot be read, or it has no such label column.
-    """
-    import distill_ray.data.digits
-    import distill_ray.data.toy  # noqa: F401  (they register their names)
-
-    if name_or_path in SOURCES:
-        return SOURCES[name_or_path](label)
-    from distill_ray.data.files import Folder
-    from distill_ray.data.image_folder import ImageTree
-    from distill_ray.data.parquet import ParquetSource
-
-    folder = Folder.find(name_or_path)
-    if folder is None and "/" in name_or_path:
-        raise RequestError(
-            f"data.source: there is no folder {name_or_path}; name the one that holds the data set"
-        )
-    if folder is None:
-        raise RequestError(
-            f"data.source: {unknown_name('data set', name_or_path, SOURCES)}, and no such folder exists"
-        )
-    names = [entry.base_name for entry in folder.entries()]
-    if any(name.endswith(".parquet") for name in names):
-        return ParquetSource(folder, label)
-    if {name for accepted in NAMES.values() for name in accepted} & set(names):
-        return ImageTree(folder, label)
-    found = ", ".join(sorted(names)[:8]) or "nothing"
-    raise RequestError(
-        f"data.source: {folder.location} holds neither train-*.parquet and test-*.parquet nor the folders train and test "
-        f"(found: {found}); name the folder that does"
-    )
-
-
-def is_generated(name_or_path: str) -> bool:
-    """Whether this is the name of a data set that is made: it can be looked at without reading
-    anything.
-    """
-    import distill_ray.data.toy  # noqa: F401  (it registers its names)
-
-    member = SOURCES.get(name_or_path)
-    return isinstance(member, type) and issubclass(member, Generated)
 
 
 def pick_label(wanted: str | None, columns: Sequence[str], location: str) -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 from distill_ray.data.cache import cache_root
 from distill_ray.data.decoding import decoder
 from distill_ray.data.files import one_line
-from distill_ray.data.source import Batch, SplitName
+from distill_ray.data.source import EncodedBatch, SplitName
 from distill_ray.errors import RequestError, RunError
 
 ROWS_PER_BATCH = 1000
@@ -92,14 +92,14 @@ class Original:
         """The number of images in `split`."""
         return len(self._splits[split][1])
 
-    def batches(self, split: SplitName) -> Iterator[Batch]:
+    def batches(self, split: SplitName) -> Iterator[EncodedBatch]:
         """The rows of `split` in their official order."""
         pixels, labels = self._splits[split]
         with decoder() as threads:
             for start in range(0, len(labels), ROWS_PER_BATCH):
                 rows = slice(start, start + ROWS_PER_BATCH)
                 encoded = list(threads.map(_png, pixels[rows], chunksize=50))
-                yield Batch(encoded, labels[rows], partial(self._where, split, start))
+                yield EncodedBatch(encoded, labels[rows], partial(self._where, split, start))
 
     def _where(self, split: SplitName, start: int, row: int) -> str:
         return f"{self.name}, {split} row {start + row}"

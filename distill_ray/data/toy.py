@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from distill_ray.data import images
+    from distill_ray.data import pixels
 else:
     np = LazyModule("numpy")
-    images = LazyModule("distill_ray.data.images")
+    pixels = LazyModule("distill_ray.data.pixels")
 
 SEED = 1
 VERSION = 1
@@ -50,15 +50,15 @@ class Toy(Generated):
             f"distill_ray {self.name} {VERSION} seed {SEED}".encode()
         ).hexdigest()[:32]
 
-    def images(self, split: SplitName) -> images.Images:
+    def images(self, split: SplitName) -> pixels.Images:
         """The samples as float32 (N, 1, 1, D), with mean 0 and standard deviation 1, which change
         nothing.
         """
         inputs, labels = self.samples(split)
         width = inputs.shape[1]
-        pixels = inputs.astype(np.float32).reshape(-1, 1, 1, width)
-        return images.Images(
-            pixels, labels, self.class_names, self.digest, (0.0,) * width, (1.0,) * width
+        values = inputs.astype(np.float32).reshape(-1, 1, 1, width)
+        return pixels.Images(
+            values, labels, self.class_names, self.digest, (0.0,) * width, (1.0,) * width
         )
 
     def uniform(self, split: SplitName, count: int, numbers: int) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distill_ray.augmentation.augmentation import Batch
-from distill_ray.augmentation.to_device import send
+from distill_ray.device import to_device
 from distill_ray.methods.method import Setup
 from distill_ray.models.network import Network
 
@@ -184,7 +184,8 @@ class Candidates(nn.Module):
         start = int(batch.positions[0])
         drawn = batch.draws.uniform("negatives", start, start + len(batch.rows), negatives)
         rows, uniform = (
-            send(values, self.labels.device) for values in (batch.rows, torch.from_numpy(drawn))
+            to_device(values, self.labels.device)
+            for values in (batch.rows, torch.from_numpy(drawn))
         )
         own = self.slot_of_row[rows]
         label = self.labels[own].unsqueeze(1)

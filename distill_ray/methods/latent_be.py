@@ -161,9 +161,7 @@ class LatentBE(Method):
         if self.perturb == "none":
             return student.pick(offered, teachers)
         part = offered if offered.pick is None else student.pick(offered, teachers)[0]
-        moved = replace(
-            part, images=self._moved(part.images, student, batch, teachers), places=None
-        )
+        moved = replace(part, images=self._moved(part.images, student, batch, teachers), slots=None)
         return moved, teachers(moved)
 
     def _moved(self, images: Tensor, student: Student, batch: Batch, teachers: Teachers) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distill_ray.augmentation.to_device import send
+from distill_ray.device import to_device
 
 if TYPE_CHECKING:
     from distill_ray.augmentation.augmentation import Part
@@ -137,4 +137,4 @@ def _shares(like: Tensor, weights: Sequence[float]) -> Tensor:
         raise ValueError(
             f"weights must be one for each of {len(like)} teachers, found {len(weights)}"
         )
-    return send(torch.tensor(weights, dtype=like.dtype) / sum(weights), like.device)
+    return to_device(torch.tensor(weights, dtype=like.dtype) / sum(weights), like.device)

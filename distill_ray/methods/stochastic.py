@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augmentation.to_device import send
+from distill_ray.device import to_device
 from distill_ray.models.network import Network
 
 FLOOR = 1e-8
@@ -69,7 +69,7 @@ class DropoutClassifier(StochasticClassifier):
     def drawn(self, samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """One mask per layer, the same for all images."""
         drawn = torch.rand(samples, 1, self.weight.shape[1], generator=generator) >= 0.5
-        kept = 2 * send(drawn, self.weight.device).to(self.weight.dtype)
+        kept = 2 * to_device(drawn, self.weight.device).to(self.weight.dtype)
         return self.weight.detach() * kept, self.bias.detach().expand(samples, -1).clone()
 
 
@@ -129,9 +129,9 @@ class GaussianClassifier(StochasticClassifier):
         """One draw of all weights per layer, the same for all images."""
 
         def draw(mean: Tensor, log_variance: Tensor) -> Tensor:
-            standard = send(torch.randn(samples, *mean.shape, generator=generator), mean.device).to(
-                mean.dtype
-            )
+            standard = to_device(
+                torch.randn(samples, *mean.shape, generator=generator), mean.device
+            ).to(mean.dtype)
             return mean.detach() + (log_variance.detach() / 2).exp() * standard
 
         return draw(self.weight, self.log_variance), draw(self.bias, self.bias_log_variance)
@@ -172,7 +172,9 @@ class StochasticStudent(nn.Module):
         """The logits (B, S, K) that features (B, D) and numbers in [0, 1), S * noise_width for each
         image, make.
         """
-        noise = send(torch.from_numpy(uniform), features.device).unflatten(1, (self.samples, -1))
+        noise = to_device(torch.from_numpy(uniform), features.device).unflatten(
+            1, (self.samples, -1)
+        )
         logits: Tensor = self.classifier(features, noise)
         return logits
 

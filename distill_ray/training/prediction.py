@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from distill_ray.augmentation.kernels.geometry import unit
-from distill_ray.augmentation.to_device import send
 from distill_ray.data.pixels import Pixels, PixelsOnDisk
+from distill_ray.device import to_device
 from distill_ray.task import Task
 from distill_ray.training.device import Worker, autocast
 
@@ -45,7 +45,7 @@ def predict(
                 images.will_read(share[first + size : first + 2 * size])
             batch = torch.from_numpy(images[share[first : first + size]])
             with autocast(worker.device, precision):
-                answers = network(unit(send(batch, worker.device).permute(0, 3, 1, 2))).float()
+                answers = network(unit(to_device(batch, worker.device).permute(0, 3, 1, 2))).float()
             outputs.append(
                 torch.log_softmax(answers, dim=-1) if task == "classification" else answers
             )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from distill_ray.augmentation.augmentation import Augmentation, Part
 from distill_ray.augmentation.epoch import epoch_batches
-from distill_ray.augmentation.to_device import send
+from distill_ray.device import as_tensor, to_device
 from distill_ray.job import Data, Job, canonical_json
 from distill_ray.training.dataset import Dataset
 from distill_ray.training.on_device import fits, resident
@@ -133,7 +132,7 @@ class TeacherLogits:
         """
         rows = self.logits[number]
         if self.tails:
-            rows = with_even_tail(_read_only(rows).float(), self.tails[number]).numpy()
+            rows = with_even_tail(as_tensor(rows).float(), self.tails[number]).numpy()
         return np.ascontiguousarray(
             rows.reshape(-1, *rows.shape[2:]).swapaxes(0, 1), dtype=np.float32
         )
@@ -180,7 +179,7 @@ def compute_teacher_logits(
     error, moved, answered = 0.0, 0.0, 0
     for batch in batches:
         for part in batch.parts:
-            if part.places is None:
+            if part.slots is None:
                 raise ValueError(
                     f"augmentation {key.augmentation.name!r} does not show every image equally often, so nothing can be stored"
                 )
@@ -259,8 +258,8 @@ def from_arrow(content: pa.Buffer, identity: str) -> TeacherLogits:
         if "num_classes" in said:
             tails = tuple(
                 Tail(
-                    _read_only(values(f"classes{number}", shape)),
-                    _read_only(values(f"rest{number}", shape[:-1])),
+                    as_tensor(values(f"classes{number}", shape)),
+                    as_tensor(values(f"rest{number}", shape[:-1])),
                     int(said["num_classes"]),
                 )
                 for number, shape in shapes.items()
@@ -275,15 +274,8 @@ def _column(values: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(flat, values[0].size)
 
 
-def _read_only(values: np.ndarray) -> Tensor:
-    """A tensor over memory that is only read, such as that of a mapped file."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(values)
-
-
 class StoredTeachers:
-    """Teachers that answer from teacher logits, by the places that the augmentation gave its
+    """Teachers that answer from teacher logits, by the slots that the augmentation gave its
     images. They have no `networks`.
 
     On a GPU the teacher logits lie there if they take no more than a quarter of what is free; else
@@ -297,22 +289,20 @@ class StoredTeachers:
         size += sum(tail.classes.nbytes + tail.rest.nbytes for tail in teacher_logits.tails)
         kept = device if device.type != "cuda" or fits(size, device) else torch.device("cpu")
         self._device = device
-        self._rows = [_read_only(part).flatten(0, 1).to(kept) for part in teacher_logits.logits]
+        self._rows = [as_tensor(part).flatten(0, 1).to(kept) for part in teacher_logits.logits]
         self._tails = [tail.flatten().to(kept) for tail in teacher_logits.tails]
 
     def __call__(self, part: Part) -> Tensor:
         """Raw logits, float32 (N, B, K). Raises `ValueError` for images that the augmentation did
-        not make, which have no place.
+        not make, which have no slot.
         """
-        if part.places is None:
+        if part.slots is None:
             raise ValueError(
                 "stored teachers can only answer for images as their augmentation made them"
             )
         rows = self._rows[part.number]
-        places = send(part.places, rows.device)
-        answers = send(rows.index_select(0, places), self._device).float()
+        slots = to_device(part.slots, rows.device)
+        answers = to_device(rows.index_select(0, slots), self._device).float()
         if self._tails:
-            answers = with_even_tail(
-                answers, self._tails[part.number].at(places).sent(self._device)
-            )
+            answers = with_even_tail(answers, self._tails[part.number].at(slots).sent(self._device))
         return answers.transpose(0, 1).contiguous()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distill_ray.augmentation.to_device import send
+from distill_ray.device import to_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,13 +58,13 @@ class Tail:
 
     def sent(self, device: torch.device) -> Tail:
         """The same on `device`, without waiting for it."""
-        return Tail(send(self.classes, device), send(self.rest, device), self.num_classes)
+        return Tail(to_device(self.classes, device), to_device(self.rest, device), self.num_classes)
 
-    def at(self, places: Tensor) -> Tail:
-        """The rows at `places` (n,) of the first axis."""
+    def at(self, slots: Tensor) -> Tail:
+        """The rows at `slots` (n,) of the first axis."""
         return Tail(
-            self.classes.index_select(0, places),
-            self.rest.index_select(0, places),
+            self.classes.index_select(0, slots),
+            self.rest.index_select(0, slots),
             self.num_classes,
         )
 

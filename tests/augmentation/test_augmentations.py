@@ -119,12 +119,6 @@ def test_another_epoch_and_another_seed_give_others(augmentation: Augmentation) 
     assert not same(batches, run(augmentation, seed=6))
 
 
-@every_augmentation
-def test_an_epoch_can_be_resumed_at_any_step(augmentation: Augmentation) -> None:
-    batches = run(augmentation)
-    assert same(batches[2:], run(augmentation, first_step=2))
-
-
 @pytest.mark.parametrize("workers", [2, 3])
 @every_augmentation
 def test_the_shares_of_the_workers_make_up_the_batch(

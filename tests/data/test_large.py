@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from torchvision.transforms import functional
 
-from distill_ray.data import load_images, open_source, split_decoding
+from distill_ray.data import decode_split, load_images, open_source
 from distill_ray.data.decoding import cores
 from distill_ray.data.pixels import PixelsOnDisk
 from distill_ray.errors import RequestError, RunError
@@ -23,8 +23,8 @@ from distill_ray.errors import RequestError, RunError
 @pytest.fixture
 def several(monkeypatch):
     """Lets three processes decode, however few rows and cores there are."""
-    monkeypatch.setattr(split_decoding, "ROWS_PER_PROCESS", 1)
-    monkeypatch.setattr(split_decoding, "cores", lambda: 3)
+    monkeypatch.setattr(decode_split, "ROWS_PER_PROCESS", 1)
+    monkeypatch.setattr(decode_split, "cores", lambda: 3)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def photographs(tmp_path, encode):
 def test_processes_decode_what_one_would(photographs, write_shard, several, tmp_path, monkeypatch):
     folder, _, labels = photographs(write_shard)
     together = load_images(open_source(str(folder)), "train", tmp_path / "together", size=48)
-    monkeypatch.setattr(split_decoding, "ROWS_PER_PROCESS", 10**9)
+    monkeypatch.setattr(decode_split, "ROWS_PER_PROCESS", 10**9)
     alone = load_images(open_source(str(folder)), "train", tmp_path / "alone", size=48)
     assert together.images.shape == (60, 48, 48, 3)
     assert (together.images == alone.images).all()
@@ -148,8 +148,8 @@ def test_colour_found_by_a_process_makes_all_rgb(tmp_path, write_shard, pictures
 
 KILLED = """
 import os, signal, sys
-from distill_ray.data import load_images, open_source, split_decoding
-split_decoding.ROWS_PER_PROCESS, split_decoding.cores = 1, lambda: 3
+from distill_ray.data import load_images, open_source, decode_split
+decode_split.ROWS_PER_PROCESS, decode_split.cores = 1, lambda: 3
 import subprocess
 started = subprocess.Popen
 def start(*arguments, **settings):
@@ -338,5 +338,5 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, encode):
     few, many = peaks[100], peaks[10_000]
     assert many["import"]["own"] - few["import"]["own"] < 0.5 * encoded
     assert many["train"]["own"] - few["train"]["own"] < 0.2 * pixels
-    assert many["train"]["others"] < split_decoding.PROCESS_BYTES / 2**20
+    assert many["train"]["others"] < decode_split.PROCESS_BYTES / 2**20
     assert many["mapped"]["own"] - few["mapped"]["own"] > 0.7 * pixels  # so that the test can fail

@@ -152,9 +152,7 @@ def there(batch: Batch) -> Batch:
 
     def brought(part: Part) -> Part:
         values = {
-            field.name: getattr(part, field.name)
-            for field in fields(part)
-            if field.name != "places"
+            field.name: getattr(part, field.name) for field in fields(part) if field.name != "slots"
         }
         changed: dict[str, Any] = {
             name: like(value) for name, value in values.items() if isinstance(value, Tensor)

@@ -158,7 +158,7 @@ def test_a_augmentation_that_claims_so_does_not_depend_on_the_batch(
         parts = [part for batch in batches for part in batch.parts]
         return [
             torch.cat([part.images for part in parts if part.number == number])[
-                torch.cat([part.places for part in parts if part.number == number]).argsort()  # type: ignore[misc]
+                torch.cat([part.slots for part in parts if part.number == number]).argsort()  # type: ignore[misc]
             ]
             for number in range(augmentation.part_count)
         ]
@@ -205,7 +205,7 @@ def test_images_that_were_changed_after_the_augmentation_have_no_answer(
         )
     ).parts[0]
     with pytest.raises(ValueError, match="only answer for images as their augmentation made them"):
-        StoredTeachers(teacher_logits, CPU)(replace(part, images=1 - part.images, places=None))
+        StoredTeachers(teacher_logits, CPU)(replace(part, images=1 - part.images, slots=None))
 
 
 @pytest.mark.parametrize("scale", [3e2, 1e6, float("inf"), float("nan")])

@@ -14,7 +14,7 @@ from distill_ray.augmentation.kernels.geometry import Floats, unit
 from distill_ray.augmentation.kernels.policy import Names, apply
 
 if TYPE_CHECKING:
-    from distill_ray.augmentation.epoch import BatchSource
+    from distill_ray.augmentation.source import BatchSource
 
 LONGEST = 3
 """Operations in the longest chain."""

@@ -12,8 +12,8 @@ from torch import Tensor
 from distill_ray.augmentation.draws import integers
 
 if TYPE_CHECKING:
-    from distill_ray.augmentation.augmentation import Per
-    from distill_ray.augmentation.epoch import BatchSource
+    from distill_ray.augmentation.draws import Per
+    from distill_ray.augmentation.source import BatchSource
 
 
 def cutout(
@@ -23,11 +23,11 @@ def cutout(
     of the data set.
     """
     height, width = images.shape[2:]
-    places = source.uniform(f"{stream}cutout", 2 * holes, per)
+    uniform = source.uniform(f"{stream}cutout", 2 * holes, per)
     side = np.full(len(images), size)
     for hole in range(holes):
         boxes = box(
-            *centres(places[:, 2 * hole : 2 * hole + 2], height, width), side, side, height, width
+            *centres(uniform[:, 2 * hole : 2 * hole + 2], height, width), side, side, height, width
         )
         images = torch.where(inside(source.tensor(boxes), height, width), source.mean, images)
     return images

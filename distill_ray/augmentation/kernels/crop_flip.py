@@ -1,20 +1,29 @@
-"""The usual augmentation with its draws."""
+"""Crop, flip and rotation with their draws: the standard augmentation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill_ray.augmentation.draws import integers
+from distill_ray.augmentation.draws import Per, integers
 from distill_ray.augmentation.kernels.geometry import Grid, fixed_point, rotation
+from distill_ray.augmentation.source import BatchSource
 
-if TYPE_CHECKING:
-    from distill_ray.augmentation.augmentation import Per
-    from distill_ray.augmentation.epoch import BatchSource
-    from distill_ray.augmentation.standard import CropFlipRotate
+
+@dataclass(frozen=True)
+class CropFlipRotate:
+    """Settings of the usual augmentation: in this order a crop out of a black border of `padding`
+    pixels (unset: an eighth of the shorter side), a flip with probability one half, a rotation by
+    up to `rotation` degrees; or in the opposite order.
+    """
+
+    padding: int | None = 0
+    flip: bool = False
+    rotation: float = 0.0
+    rotate_first: bool = False
 
 
 def images(

@@ -15,9 +15,9 @@ from distill_ray.augmentation.kernels import boxes, crop_flip
 from distill_ray.augmentation.kernels.geometry import take, unit
 
 if TYPE_CHECKING:
-    from distill_ray.augmentation.augmentation import Per
-    from distill_ray.augmentation.epoch import BatchSource
-    from distill_ray.augmentation.standard import CropFlipRotate
+    from distill_ray.augmentation.draws import Per
+    from distill_ray.augmentation.kernels.crop_flip import CropFlipRotate
+    from distill_ray.augmentation.source import BatchSource
 
 Scheme = Literal["mixup", "cutmix"]
 
@@ -62,8 +62,8 @@ def mix(
         mixed = mixup(unit(images), unit(partners), source.tensor(weight.astype(np.float32)))
     else:
         height, width = images.shape[2:]
-        places = boxes.centres(source.uniform(f"{stream}box", 2, per), height, width)
-        corners, weight = boxes.cutmix_box(weight, *places, height, width)
+        centres = boxes.centres(source.uniform(f"{stream}box", 2, per), height, width)
+        corners, weight = boxes.cutmix_box(weight, *centres, height, width)
         mixed = unit(
             torch.where(boxes.inside(source.tensor(corners), height, width), partners, images)
         )

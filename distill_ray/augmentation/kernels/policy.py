@@ -14,8 +14,8 @@ from distill_ray.augmentation.kernels import colour
 from distill_ray.augmentation.kernels.geometry import MAPS, Floats, Grid, bilinear, fixed_point
 
 if TYPE_CHECKING:
-    from distill_ray.augmentation.augmentation import Per
-    from distill_ray.augmentation.epoch import BatchSource
+    from distill_ray.augmentation.draws import Per
+    from distill_ray.augmentation.source import BatchSource
 
 Names = NDArray[np.str_]
 
