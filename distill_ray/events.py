@@ -1,20 +1,39 @@
-"""Events of a study, for its observers: the progress augmentation and the record in MLflow."""
+"""Events of a study, for its observers: the progress display, MLflow, the references of jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from enum import StrEnum
 
 from distill_ray.job import Job
 
-State = Literal["finished", "pruned", "failed"]
 Metrics = Mapping[str, float]
 
 
+class JobState(StrEnum):
+    """What has become of a job. Optuna's words for it are translated in `search.history`, MLflow's
+    in `tracking.states`; everything else uses these.
+    """
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FINISHED = "finished"
+    PRUNED = "pruned"
+    """Stopped early by the search, because others were better."""
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    """Neither ended nor running: its driver died, or was stopped."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the same study would not run it again."""
+        return self in (JobState.FINISHED, JobState.PRUNED, JobState.FAILED)
+
+
 @dataclass(frozen=True)
-class Run:
+class StudyJob:
     """One job in its role in the study.
 
     `key` is unique in the study. `role` says what the job is: `teacher`, `trial`, or the name of a
@@ -29,7 +48,7 @@ class Run:
     searched: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
-def describe(run: Run) -> str:
+def describe(run: StudyJob) -> str:
     """A run in a few words: `teacher 2 · wrn-10-1 · seed 1`, `trial 007 · kd · T 3.1 · α 0.62`."""
     if run.role == "trial":
         return " · ".join([f"trial {run.number:03}", *_settings(run)])
@@ -39,7 +58,7 @@ def describe(run: Run) -> str:
 _SHORT = {"temperature": "T", "alpha": "α"}
 
 
-def _settings(run: Run) -> list[str]:
+def _settings(run: StudyJob) -> list[str]:
     """What a trial has drawn: first the choices, which name themselves, then the numbers."""
     choices = [value for value in run.searched.values() if isinstance(value, str)]
     numbers = {name: value for name, value in run.searched.items() if not isinstance(value, str)}
@@ -75,21 +94,21 @@ class Observer:
 
     def past(
         self,
-        run: Run,
-        state: State,
+        run: StudyJob,
+        state: JobState,
         epochs: Callable[[], Iterable[Metrics]],
         metrics: Metrics,
         reason: str,
     ) -> None:
         """A job that had already ended before this stage began; `epochs` reads its records."""
 
-    def started(self, run: Run) -> None:
+    def started(self, run: StudyJob) -> None:
         """A job begins."""
 
-    def epoch(self, run: Run, record: Metrics) -> None:
+    def epoch(self, run: StudyJob, record: Metrics) -> None:
         """A job has finished an epoch."""
 
-    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
+    def ended(self, run: StudyJob, state: JobState, metrics: Metrics, reason: str) -> None:
         """A job has ended."""
 
     def measured(self, measurement: Measurement) -> None:
@@ -123,8 +142,8 @@ class Observers(Observer):
 
     def past(
         self,
-        run: Run,
-        state: State,
+        run: StudyJob,
+        state: JobState,
         epochs: Callable[[], Iterable[Metrics]],
         metrics: Metrics,
         reason: str,
@@ -132,15 +151,15 @@ class Observers(Observer):
         for member in self.members:
             member.past(run, state, epochs, metrics, reason)
 
-    def started(self, run: Run) -> None:
+    def started(self, run: StudyJob) -> None:
         for member in self.members:
             member.started(run)
 
-    def epoch(self, run: Run, record: Metrics) -> None:
+    def epoch(self, run: StudyJob, record: Metrics) -> None:
         for member in self.members:
             member.epoch(run, record)
 
-    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
+    def ended(self, run: StudyJob, state: JobState, metrics: Metrics, reason: str) -> None:
         for member in self.members:
             member.ended(run, state, metrics, reason)
 

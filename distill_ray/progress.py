@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from distill_ray.events import Measurement, Metrics, Observer, Run, State, describe
+from distill_ray.events import JobState, Measurement, Metrics, Observer, StudyJob, describe
 
 Objectives = Mapping[str, str]
 
@@ -30,8 +30,8 @@ class Progress(Observer):
         self._stage = ""
         self._jobs = 0
         self._begun = 0.0
-        self._running: dict[str, tuple[Run, Metrics]] = {}
-        self._counts: dict[str, int] = {}
+        self._running: dict[str, tuple[StudyJob, Metrics]] = {}
+        self._counts: dict[JobState, int] = {}
         self._reused = 0
         self._best: tuple[float, str] | None = None
         self._lowest: tuple[float, str] | None = None
@@ -65,8 +65,8 @@ class Progress(Observer):
 
     def past(
         self,
-        run: Run,
-        state: State,
+        run: StudyJob,
+        state: JobState,
         epochs: Callable[[], Iterable[Metrics]],
         metrics: Metrics,
         reason: str,
@@ -75,29 +75,29 @@ class Progress(Observer):
         self._counts[state] = self._counts.get(state, 0) + 1
         self._compare(run, metrics)
 
-    def started(self, run: Run) -> None:
+    def started(self, run: StudyJob) -> None:
         self._running[run.key] = (run, {})
         if self._live is None:
             self.say(f"[{self._stage}] {describe(run)} begins")
 
-    def epoch(self, run: Run, record: Metrics) -> None:
+    def epoch(self, run: StudyJob, record: Metrics) -> None:
         if run.key in self._running:
             self._running[run.key] = (run, record)
 
-    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
+    def ended(self, run: StudyJob, state: JobState, metrics: Metrics, reason: str) -> None:
         _, last = self._running.pop(run.key, (run, {}))
         self._counts[state] = self._counts.get(state, 0) + 1
         self._compare(run, metrics)
         shown = _scores(metrics or last, self._objective)
         done = sum(self._counts.values())
-        if self._live is None or state == "failed":
+        if self._live is None or state == JobState.FAILED:
             self.say(
                 f"[{self._stage} {done}/{self._jobs}] {describe(run)} {state}{': ' + reason if reason else ''} {shown}".rstrip()
             )
 
     def measured(self, measurement: Measurement) -> None:
         self._reused += measurement.reused
-        self._counts["finished"] = self._counts.get("finished", 0) + 1
+        self._counts[JobState.FINISHED] = self._counts.get(JobState.FINISHED, 0) + 1
         deviation = measurement.metrics["screen/t-stddev"]
         if self._lowest is None or deviation < self._lowest[0]:
             self._lowest = (deviation, measurement.augmentation)
@@ -112,7 +112,9 @@ class Progress(Observer):
         parts = [f"{trained} run" + ("" if trained == 1 else "s")] if trained else []
         parts += [f"{self._reused} found in the store"] if self._reused else []
         parts += [
-            f"{count} {state}" for state, count in self._counts.items() if state != "finished"
+            f"{count} {state}"
+            for state, count in self._counts.items()
+            if state != JobState.FINISHED
         ]
         if self._best:
             parts.append(f"best {self._objective} {self._best[0]:.4f} ({self._best[1]})")
@@ -123,7 +125,7 @@ class Progress(Observer):
         )
         self._stage = ""
 
-    def _compare(self, run: Run, metrics: Metrics) -> None:
+    def _compare(self, run: StudyJob, metrics: Metrics) -> None:
         value = metrics.get(self._objective)
         if value is not None and run.stage == "search":
             better = self._best is None or (
@@ -140,7 +142,7 @@ class Progress(Observer):
         head = Text.assemble(
             (f"{self._stage} ", "bold"), f"{done}/{self._jobs} done, {len(self._running)} running"
         )
-        for state in ("pruned", "failed"):
+        for state in (JobState.PRUNED, JobState.FAILED):
             if self._counts.get(state):
                 head.append(f", {self._counts[state]} {state}")
         head.append(f"   {_duration(elapsed)}")

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 
 from distill_ray.data import image_shape, open_source
-from distill_ray.events import Run
+from distill_ray.events import StudyJob
 from distill_ray.job import Data, Job, Recipe, canonical_json
 from distill_ray.study import Study, check_against_data, members
 from distill_ray.study.space import Label
@@ -50,7 +50,7 @@ def data_of(study: Study) -> Data:
     )
 
 
-def teacher_runs(study: Study, data: Data) -> list[Run]:
+def teacher_runs(study: Study, data: Data) -> list[StudyJob]:
     """The members of the ensemble, in their order."""
     workers = study.resources.workers_per_teacher
     jobs = [
@@ -59,26 +59,27 @@ def teacher_runs(study: Study, data: Data) -> list[Run]:
         for seed in group.seeds
     ]
     return [
-        Run(f"teach/{job.id}", TEACH, "teacher", job, number) for number, job in enumerate(jobs)
+        StudyJob(f"teach/{job.id}", TEACH, "teacher", job, number)
+        for number, job in enumerate(jobs)
     ]
 
 
 def trial_run(
     study: Study, data: Data, teachers: Sequence[str], number: int, drawn: Mapping[str, Label]
-) -> Run:
+) -> StudyJob:
     """The trial that has drawn these settings. Raises `ValueError` when they do not fit each other."""
     recipe = study.search.space.recipe(study.student, drawn)
     job = _student(study, recipe, data, learned_from(study, teachers), study.trial_seed)
-    return Run(f"trial/{number}", SEARCH, "trial", job, number, study.shown(drawn))
+    return StudyJob(f"trial/{number}", SEARCH, "trial", job, number, study.shown(drawn))
 
 
 def confirm_runs(
     study: Study, data: Data, teachers: Sequence[str], found: Sequence[Recipe]
-) -> list[Run]:
+) -> list[StudyJob]:
     """The baselines and the configurations that the search found, best first, each once per seed."""
     contenders = dict(study.confirm.baselines) | dict(zip(study.confirm.found, found, strict=False))
     return [
-        Run(
+        StudyJob(
             f"confirm/{role}/{seed}",
             CONFIRM,
             role,

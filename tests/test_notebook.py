@@ -16,6 +16,7 @@ import pytest
 import distill_ray
 from distill_ray import Results, Study
 from distill_ray.errors import RequestError
+from distill_ray.events import JobState
 from distill_ray.report.arrow import trials
 from distill_ray.report.results import StudyResults, TrialRow
 
@@ -81,7 +82,7 @@ def test_runs_are_what_the_table_is_the_mean_of(results: Results) -> None:
 
 def test_trials_and_epochs(results: Results) -> None:
     trials = results.trials().to_pylist()
-    assert [trial["state"] for trial in trials] == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    assert [trial["state"] for trial in trials] == ["finished", "finished", "failed", "finished"]
     assert trials[0]["temperature"] == 4.0
     assert trials[2]["val/nll"] is None
     assert trials[2]["reason"] == "the loss was nan in epoch 1"
@@ -142,7 +143,8 @@ def test_results_are_shown_as_their_table(results: Results) -> None:
 
 def test_choices_of_several_types_are_text() -> None:
     rows = tuple(
-        TrialRow(number, "COMPLETE", {"x": value}) for number, value in enumerate(["auto", 3])
+        TrialRow(number, JobState.FINISHED, {"x": value})
+        for number, value in enumerate(["auto", 3])
     )
     collected = StudyResults(
         name="n",

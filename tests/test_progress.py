@@ -6,39 +6,41 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from distill_ray.events import Measurement, Run
+from distill_ray.events import JobState, Measurement, StudyJob
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.methods import EnsembleKD
 from distill_ray.progress import Progress
 
 
 @pytest.fixture
-def run_of(small_data: Data) -> Callable[[int], Run]:
-    def make(number: int) -> Run:
+def run_of(small_data: Data) -> Callable[[int], StudyJob]:
+    def make(number: int) -> StudyJob:
         recipe = Recipe(model="wrn-10-1", method=EnsembleKD(), epochs=8)
         job = Job(recipe=recipe, data=small_data, seed=number, teachers=("a", "b"))
-        return Run(f"trial/{number}", "search", "trial", job, number, {"temperature": 4.0})
+        return StudyJob(f"trial/{number}", "search", "trial", job, number, {"temperature": 4.0})
 
     return make
 
 
-def tell(progress: Progress, run_of: Callable[[int], Run]) -> None:
+def tell(progress: Progress, run_of: Callable[[int], StudyJob]) -> None:
     """Three of four trials: one found in the store, one that finishes, one pruned; a fourth begins."""
     progress.stage_started("search", 4)
-    progress.past(run_of(0), "finished", list, {"val/nll": 0.5, "val/accuracy": 0.8}, "")
+    progress.past(run_of(0), JobState.FINISHED, list, {"val/nll": 0.5, "val/accuracy": 0.8}, "")
     for number in (1, 2, 3):
         progress.started(run_of(number))
     progress.epoch(run_of(3), {"epoch": 3, "val/nll": 0.7, "val/accuracy": 0.75})
-    progress.ended(run_of(1), "finished", {"val/nll": 0.25, "val/accuracy": 0.9}, "")
-    progress.ended(run_of(2), "pruned", {"val/nll": 2.0}, "stopped after epoch 4")
+    progress.ended(run_of(1), JobState.FINISHED, {"val/nll": 0.25, "val/accuracy": 0.9}, "")
+    progress.ended(run_of(2), JobState.PRUNED, {"val/nll": 2.0}, "stopped after epoch 4")
 
 
-def test_on_a_terminal_it_shows_what_runs_and_the_best_so_far(run_of: Callable[[int], Run]) -> None:
+def test_on_a_terminal_it_shows_what_runs_and_the_best_so_far(
+    run_of: Callable[[int], StudyJob],
+) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120, color_system=None)
     with Progress(console, {"val/nll": "min"}) as progress:
         tell(progress, run_of)
-        console.print(progress._augmentation())
+        console.print(progress._view())
         progress.stage_ended("search")
     shown = screen.getvalue()
     assert "search 3/4 done, 1 running, 1 pruned" in shown
@@ -48,7 +50,7 @@ def test_on_a_terminal_it_shows_what_runs_and_the_best_so_far(run_of: Callable[[
 
 
 def test_elsewhere_it_writes_a_line_for_each_beginning_and_end(
-    run_of: Callable[[int], Run],
+    run_of: Callable[[int], StudyJob],
 ) -> None:
     file = io.StringIO()
     with Progress(Console(file=file, width=200), {"val/nll": "min"}) as progress:

@@ -64,17 +64,22 @@ def status(
 
 
 def _standing_lines(now: StudyStatus, objective: str, store: str) -> Iterator[str]:
-    from distill_ray.events import describe
+    from distill_ray.events import JobState, describe
     from distill_ray.report.format import duration
 
-    begun = any(job.condition != "waiting" for job in now.jobs)
+    begun = any(job.state != JobState.WAITING for job in now.jobs)
     stopped = "stopped; the same command goes on from here" if begun else f"not begun in {store}"
     yield f"{now.name}: {'finished' if now.finished else 'running' if now.driver else stopped}"
     for stage in now.stages:
         own = [job for job in now.jobs if job.run.stage == stage.stage]
         counts = [
-            f"{sum(job.condition == word for job in own)} {word}"
-            for word in ("running", "interrupted", "pruned", "failed")
+            f"{sum(job.state == state for job in own)} {state}"
+            for state in (
+                JobState.RUNNING,
+                JobState.INTERRUPTED,
+                JobState.PRUNED,
+                JobState.FAILED,
+            )
         ]
         parts = [
             f"{stage.ended}/{stage.jobs}",
@@ -84,7 +89,7 @@ def _standing_lines(now: StudyStatus, objective: str, store: str) -> Iterator[st
             parts.append(f"about {duration(stage.seconds_left)} left")
         yield f"  {stage.stage:<8} {', '.join(parts)}"
         for job in own:
-            if job.condition == "running":
+            if job.state == JobState.RUNNING:
                 yield f"           {describe(job.run)}  {_brief(job.last_line, objective)}".rstrip()
     if now.best is not None:
         run, value = now.best
@@ -150,7 +155,7 @@ def logs(
         if len(what) == 1:
             for job in jobs:
                 click.echo(
-                    f"{job.run.job.id}  {job.condition:<11} {describe(job.run)}{': ' * bool(job.reason)}{job.reason}"
+                    f"{job.run.job.id}  {job.state:<11} {describe(job.run)}{': ' * bool(job.reason)}{job.reason}"
                 )
             return
         role, number = what[1], what[2] if len(what) == 3 else ""

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from distill_ray.errors import DamagedError, RunError
-from distill_ray.events import Observer, Run
+from distill_ray.events import JobState, Observer, StudyJob
 from distill_ray.execution.cluster import ON_THE_HEAD, Cluster, WorkerResources
 from distill_ray.execution.placement_group import release
 from distill_ray.job import Job
@@ -104,7 +104,7 @@ def run_in_parallel(cluster: Cluster, work: Sequence[Work], resources: WorkerRes
 def run_jobs(
     cluster: Cluster,
     store: Store,
-    runs: Sequence[Run],
+    runs: Sequence[StudyJob],
     resources: WorkerResources,
     observer: Observer,
     *,
@@ -129,7 +129,7 @@ def run_jobs(
 @dataclass(frozen=True)
 class _Training:
     store: Store
-    run: Run
+    run: StudyJob
     resources: WorkerResources
     observer: Observer
     workers: int
@@ -156,7 +156,7 @@ class _Training:
 
     def heard(self, message: Message) -> None:
         if "failure" in message:
-            self.observer.ended(self.run, "failed", {}, message["failure"])
+            self.observer.ended(self.run, JobState.FAILED, {}, message["failure"])
             raise RunError(
                 f"{self.name}: {message['failure']} (log: {self.store.shown}/{log_path(self.run.job.id)})"
             )
@@ -169,7 +169,7 @@ class _Training:
             raise RunError(
                 f"{self.name} ended without a result; see {self.store.shown}/{log_path(self.run.job.id)}"
             )
-        self.observer.ended(self.run, "finished", found.metrics, "")
+        self.observer.ended(self.run, JobState.FINISHED, found.metrics, "")
 
     def lost(self) -> None:
         if self.workers > 1:

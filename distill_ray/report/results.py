@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from distill_ray.events import JobState
 from distill_ray.records import Predictions
 from distill_ray.task import Task
 
@@ -107,13 +108,13 @@ class TrialRow:
     """One trial of the search.
 
     `params` are the searched settings alone; a conditional one is absent where it does not apply.
-    `values` maps objective to value and is empty unless the trial is COMPLETE; `epochs` holds the
+    `values` maps objective to value and is empty unless the trial has finished; `epochs` holds the
     metrics reported after each epoch (`epoch` among them, from 1), in order. `reason` says why a
     trial failed or was pruned. `t_stddev` is what the screening measured of its augmentation.
     """
 
     number: int
-    state: Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
+    state: JobState
     params: Mapping[str, Value]
     values: Mapping[str, float] = field(default_factory=dict)
     epochs: tuple[Mapping[str, float], ...] = ()

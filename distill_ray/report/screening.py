@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
 
+from distill_ray.events import JobState
 from distill_ray.metrics.correlation import Coefficient, Correlation, correlate
 from distill_ray.report.results import ScreenRow, StudyResults
 from distill_ray.report.search import last_value
@@ -54,7 +55,7 @@ def relations(results: StudyResults, rows: Sequence[Row]) -> list[Relation]:
     trials = [
         Point(str(trial.params.get("augmentation", "")), trial.t_stddev, loss)
         for trial in results.trials
-        if trial.state == "COMPLETE"
+        if trial.state == JobState.FINISHED
         and trial.t_stddev is not None
         and (loss := last_value(trial, "val/nll")) is not None
     ]

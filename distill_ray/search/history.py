@@ -14,7 +14,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from distill_ray.errors import RequestError
-from distill_ray.events import State
+from distill_ray.events import JobState
 from distill_ray.job import Data, Recipe
 from distill_ray.report.search import on_front
 from distill_ray.resolve import search_name
@@ -36,11 +36,14 @@ SECONDS = "seconds"
 been.
 """
 
-STATES: dict[TrialState, State] = {
-    TrialState.COMPLETE: "finished",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
+JOB_STATES = {
+    TrialState.WAITING: JobState.WAITING,
+    TrialState.RUNNING: JobState.RUNNING,
+    TrialState.COMPLETE: JobState.FINISHED,
+    TrialState.PRUNED: JobState.PRUNED,
+    TrialState.FAIL: JobState.FAILED,
 }
+"""Optuna's words for the states of a job."""
 
 
 def open_history(

@@ -18,13 +18,20 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from distill_ray.errors import RunError
-from distill_ray.events import Observer, Run
+from distill_ray.events import Observer, StudyJob
 from distill_ray.execution.cluster import ON_THE_HEAD, Cluster, WorkerResources
 from distill_ray.execution.placement_group import release
 from distill_ray.execution.sharing import trial_sharing
 from distill_ray.job import Data, Job
 from distill_ray.resolve import trial_run
-from distill_ray.search.history import SECONDS, STATES, best_trials, counted, time_left, time_spent
+from distill_ray.search.history import (
+    JOB_STATES,
+    SECONDS,
+    best_trials,
+    counted,
+    time_left,
+    time_spent,
+)
 from distill_ray.search.scheduler import make_scheduler, rungs
 from distill_ray.search.searcher import OptunaSearcher, make_sampler, queue_first, settle_abandoned
 from distill_ray.search.trial import Task, TrialRunner
@@ -124,7 +131,7 @@ class _Trials:
         self._resources = resources
         self._observer = observer
         self._stops = rungs(study)
-        self.runs: dict[int, Run] = {}
+        self.runs: dict[int, StudyJob] = {}
 
     def configure(self, trial: Trial) -> dict[str, Any]:
         """The Tune configuration of a drawn trial."""
@@ -148,7 +155,7 @@ class _Trials:
 
     def ended(self, number: int, state: TrialState, reason: str, metrics: dict[str, float]) -> None:
         """A trial has come to its end, one way or another."""
-        self._observer.ended(self.runs.pop(number), STATES[state], metrics, reason)
+        self._observer.ended(self.runs.pop(number), JOB_STATES[state], metrics, reason)
 
 
 class _Listener(TrialProgressCallback):

@@ -13,7 +13,6 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from optuna.trial import TrialState
 
@@ -32,7 +31,7 @@ from distill_ray.report.results import (
     TrialRow,
 )
 from distill_ray.resolve import data_of, trial_run
-from distill_ray.search.history import begun, known_from
+from distill_ray.search.history import JOB_STATES, begun, known_from
 from distill_ray.stages.contenders import (
     ensemble_contenders,
     student_contenders,
@@ -45,12 +44,6 @@ from distill_ray.stages.state import StudyState, state_of
 from distill_ray.store import Store
 from distill_ray.study import Choice, Range, Study
 
-_STATES: dict[TrialState, Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING"]] = {
-    TrialState.COMPLETE: "COMPLETE",
-    TrialState.PRUNED: "PRUNED",
-    TrialState.FAIL: "FAIL",
-    TrialState.RUNNING: "RUNNING",
-}
 _PACKAGES = ("distill-ray", "torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "pyarrow")
 
 
@@ -204,7 +197,7 @@ def _trials(state: StudyState, data: Data, store: Store) -> tuple[TrialRow, ...]
         rows.append(
             TrialRow(
                 number=trial.number,
-                state=_STATES[trial.state],
+                state=JOB_STATES[trial.state],
                 params=dict(run.searched),
                 values=dict(zip(study.search.objectives, trial.values, strict=True))
                 if complete

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from distill_ray.augmentation import Augmentation
-from distill_ray.events import Run
+from distill_ray.events import StudyJob
 from distill_ray.metrics import mean_prediction
 from distill_ray.records import JobRecord, Predictions, find_job
 from distill_ray.report.results import ENSEMBLE, TEACHER, Contender
@@ -26,7 +26,7 @@ LABELS = {
 
 
 def teacher_contenders(
-    study: Study, runs: Sequence[Run], records: Sequence[JobRecord]
+    study: Study, runs: Sequence[StudyJob], records: Sequence[JobRecord]
 ) -> list[Contender]:
     """The ensemble, which averages probabilities; the single teachers as one contender with a run
     per member; named groups.
@@ -110,7 +110,7 @@ def ensemble_contenders(study: Study, others: Sequence[Contender]) -> list[Conte
 
 
 def student_contenders(
-    runs: Sequence[Run], store: Store, deviation: Mapping[Augmentation, float]
+    runs: Sequence[StudyJob], store: Store, deviation: Mapping[Augmentation, float]
 ) -> list[Contender]:
     """Those that are confirmed with all their seeds."""
     contenders = []
@@ -127,7 +127,7 @@ def student_contenders(
     return contenders
 
 
-def _contender(name: str, runs: Sequence[Run], records: Sequence[JobRecord]) -> Contender:
+def _contender(name: str, runs: Sequence[StudyJob], records: Sequence[JobRecord]) -> Contender:
     validation = tuple(
         found for record in records if (found := record.predictions("validation")) is not None
     )

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
 
 from distill_ray.errors import RequestError
+from distill_ray.events import JobState
 from distill_ray.execution.teacher_cache import IN_USE, ROOT
 from distill_ray.records import find_job, job_key, log_path
-from distill_ray.search.history import journal_path
+from distill_ray.search.history import JOB_STATES, journal_path
 from distill_ray.search.journal import journal
 from distill_ray.search.storage import open_database
 from distill_ray.stages.lock import is_running
@@ -118,25 +118,27 @@ def _checkpoints(
         path = posixpath.join("work", job)
         if find_job(store, job) is not None:
             yield Garbage(path, sizes.of(path), CHECKPOINTS)
-        elif states.get(job) == {TrialState.PRUNED} and job not in busy:
+        elif states.get(job) == {JobState.PRUNED} and job not in busy:
             yield Garbage(path, sizes.of(path), PRUNED)
 
 
 def _trial_states(
     store: Store, names: list[str], search_storage: str | None
-) -> dict[str, set[TrialState]]:
+) -> dict[str, set[JobState]]:
     """How the trials of every job stand, in all searches that can be read."""
     storages: list[BaseStorage] = [open_database(search_storage)] if search_storage else []
     for name in names if store.is_local else ():
         if store.local_path(journal_path(name)).exists():
             storages.append(journal(store, journal_path(name)))
-    states: dict[str, set[TrialState]] = {}
+    states: dict[str, set[JobState]] = {}
     for storage in storages:
         for name in optuna.get_all_study_names(storage):
             for trial in optuna.load_study(study_name=name, storage=storage).get_trials(
                 deepcopy=False
             ):
-                states.setdefault(trial.user_attrs.get("job_id", ""), set()).add(trial.state)
+                states.setdefault(trial.user_attrs.get("job_id", ""), set()).add(
+                    JOB_STATES[trial.state]
+                )
     return states
 
 

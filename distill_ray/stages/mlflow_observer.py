@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from distill_ray.data import image_shape, open_source
-from distill_ray.events import Measurement, Metrics, Observer, Run, State, describe
+from distill_ray.events import JobState, Measurement, Metrics, Observer, StudyJob, describe
 from distill_ray.export import find_champion
 from distill_ray.job import Data
 from distill_ray.report.results import Contender, StudyResults
@@ -18,9 +18,7 @@ from distill_ray.report.summary import found_settings, lead
 from distill_ray.report.table import Row, as_markdown, table
 from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.tracking import DataSet, Status, Tracker, study_views
-
-_STATUS: dict[State, Status] = {"finished": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+from distill_ray.tracking import DataSet, Tracker, study_views
 
 
 def study_tracker(
@@ -93,8 +91,8 @@ class MlflowRecord(Observer):
 
     def past(
         self,
-        run: Run,
-        state: State,
+        run: StudyJob,
+        state: JobState,
         epochs: Callable[[], Iterable[Metrics]],
         metrics: Metrics,
         reason: str,
@@ -107,10 +105,10 @@ class MlflowRecord(Observer):
                 self.epoch(run, record)
             self._end(run, state, reason, ended)
 
-    def started(self, run: Run) -> None:
+    def started(self, run: StudyJob) -> None:
         self._start(run, None)
 
-    def _start(self, run: Run, begun: float | None) -> None:
+    def _start(self, run: StudyJob, begun: float | None) -> None:
         recipe = run.job.recipe
         tags = {
             "study": self._study.name,
@@ -125,16 +123,16 @@ class MlflowRecord(Observer):
         params = recipe.params() | {"seed": run.job.seed, "workers": run.job.workers}
         self._tracker.start_job(run.key, describe(run), params, tags, started=begun)
 
-    def epoch(self, run: Run, record: Metrics) -> None:
+    def epoch(self, run: StudyJob, record: Metrics) -> None:
         metrics = {name: value for name, value in record.items() if name not in ("epoch", "time")}
         self._tracker.log_epoch(run.key, int(record["epoch"]), record.get("time", 0.0), metrics)
 
-    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
+    def ended(self, run: StudyJob, state: JobState, metrics: Metrics, reason: str) -> None:
         self._end(run, state, reason, None)
 
-    def _end(self, run: Run, state: State, reason: str, ended: float | None) -> None:
+    def _end(self, run: StudyJob, state: JobState, reason: str, ended: float | None) -> None:
         self._tracker.finish_job(
-            run.key, _STATUS[state], {}, {"reason": reason} if reason else {}, ended=ended
+            run.key, state, {}, {"reason": reason} if reason else {}, ended=ended
         )
 
     def measured(self, measurement: Measurement) -> None:
@@ -153,7 +151,7 @@ class MlflowRecord(Observer):
             self._tracker.start_job(
                 measurement.key, f"screening · {measurement.augmentation}", settings, tags
             )
-            self._tracker.finish_job(measurement.key, "FINISHED", measurement.metrics)
+            self._tracker.finish_job(measurement.key, JobState.FINISHED, measurement.metrics)
 
     def study_ended(self, results: StudyResults, files: Mapping[str, Path], store: Store) -> None:
         """The result table as description and metrics of the study's run, the report as artifacts,
@@ -179,7 +177,7 @@ class MlflowRecord(Observer):
         if results.champion and results.best and results.task == "classification":
             student = find_champion(results, store, self._data)
             self._tracker.log_champion(f"confirm/{results.best.name}/{student.job.seed}", student)
-        self._tracker.finish_study("FINISHED")
+        self._tracker.finish_study(JobState.FINISHED)
 
 
 def _times(records: Sequence[Metrics]) -> tuple[float | None, float | None]:

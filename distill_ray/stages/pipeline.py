@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import TrialState
 
 from distill_ray.errors import RunError
-from distill_ray.events import Observer, Observers, Run, stage
+from distill_ray.events import JobState, Observer, Observers, StudyJob, stage
 from distill_ray.execution.cluster import Cluster, WorkerResources
 from distill_ray.execution.sharing import confirm_sharing, trial_sharing
 from distill_ray.job import Data
@@ -30,7 +30,7 @@ from distill_ray.resolve import (
     teacher_runs,
     trial_run,
 )
-from distill_ray.search.history import STATES, best_recipes, counted, is_over, open_history
+from distill_ray.search.history import JOB_STATES, best_recipes, counted, is_over, open_history
 from distill_ray.search.warm_start import warm_start
 from distill_ray.stages.lock import search_lock
 from distill_ray.stages.screen import (
@@ -160,7 +160,7 @@ def tell_of_trials(
         ]
         observer.past(
             run,
-            STATES[trial.state],
+            JOB_STATES[trial.state],
             found.epochs if found else functools.partial(list, values),
             found.metrics if found else {},
             trial.user_attrs.get("reason", ""),
@@ -201,7 +201,7 @@ def _confirm(around: RunContext, teachers: Sequence[str], history: optuna.Study)
 
 def _train(
     around: RunContext,
-    runs: Sequence[Run],
+    runs: Sequence[StudyJob],
     *,
     next_stage: str,
     read_test: bool = False,
@@ -215,7 +215,7 @@ def _train(
         if found is None or (read_test and not found.has_read_test):
             missing.append(run)
         else:
-            observer.past(run, "finished", found.epochs, found.metrics, "")
+            observer.past(run, JobState.FINISHED, found.epochs, found.metrics, "")
     if missing:
         from distill_ray.execution.runner import run_jobs
 
@@ -234,7 +234,7 @@ def _train(
         # A candidate that is another one under a second name: one training serves both
         for run in missing:
             if run is not first[run.job.id] and (found := find_job(around.store, run.job.id)):
-                observer.past(run, "finished", found.epochs, found.metrics, "")
+                observer.past(run, JobState.FINISHED, found.epochs, found.metrics, "")
 
 
 def _connect(around: RunContext) -> None:

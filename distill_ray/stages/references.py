@@ -6,7 +6,7 @@ import json
 import posixpath
 from collections.abc import Callable, Iterable
 
-from distill_ray.events import Metrics, Observer, Run, State
+from distill_ray.events import JobState, Metrics, Observer, StudyJob
 from distill_ray.resolve import CONFIRM
 from distill_ray.store import DAMAGED, Store
 from distill_ray.study import Study
@@ -37,15 +37,15 @@ class References(Observer):
 
     def past(
         self,
-        run: Run,
-        state: State,
+        run: StudyJob,
+        state: JobState,
         epochs: Callable[[], Iterable[Metrics]],
         metrics: Metrics,
         reason: str,
     ) -> None:
         self._add(run.job.id)
 
-    def started(self, run: Run) -> None:
+    def started(self, run: StudyJob) -> None:
         self._add(run.job.id)
         self._write()
 

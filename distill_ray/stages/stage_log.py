@@ -7,7 +7,7 @@ import posixpath
 import time
 from collections.abc import Callable, Iterable
 
-from distill_ray.events import Measurement, Metrics, Observer, Run, State
+from distill_ray.events import JobState, Measurement, Metrics, Observer, StudyJob
 from distill_ray.report.results import StageRow
 from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH
 from distill_ray.store import Store
@@ -50,15 +50,15 @@ class StageLog(Observer):
 
     def past(
         self,
-        run: Run,
-        state: State,
+        run: StudyJob,
+        state: JobState,
         epochs: Callable[[], Iterable[Metrics]],
         metrics: Metrics,
         reason: str,
     ) -> None:
         self._found()
 
-    def epoch(self, run: Run, record: Metrics) -> None:
+    def epoch(self, run: StudyJob, record: Metrics) -> None:
         again = (
             record["epoch"] <= self._counted.get(run.key, 0)
             or record.get("time", self._since) < self._since
@@ -67,7 +67,7 @@ class StageLog(Observer):
             self._entry["joules"] = self._entry.get("joules", 0.0) + joules
             self._counted[run.key] = record["epoch"]
 
-    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
+    def ended(self, run: StudyJob, state: JobState, metrics: Metrics, reason: str) -> None:
         self._counted.pop(run.key, None)
         self._trained()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import optuna
 
 from distill_ray.augmentation import Augmentation
-from distill_ray.events import Run
+from distill_ray.events import StudyJob
 from distill_ray.job import Data
 from distill_ray.records import JobRecord, find_job
 from distill_ray.resolve import confirm_runs, learned_from, teacher_runs
@@ -31,13 +31,13 @@ class StudyState:
     """
 
     study: Study
-    teachers: tuple[Run, ...]
+    teachers: tuple[StudyJob, ...]
     trained: tuple[JobRecord, ...]
     screenings: tuple[Screening, ...]
     deviation: Mapping[Augmentation, float]
     history: optuna.Study | None
     search_is_over: bool
-    confirmations: tuple[Run, ...]
+    confirmations: tuple[StudyJob, ...]
 
     @property
     def teacher_ids(self) -> list[str]:
@@ -54,7 +54,7 @@ def state_of(study: Study, data: Data, store: Store, search_storage: str | None)
     trained = [record for run in teachers if (record := find_job(store, run.job.id)) is not None]
     wanted = screenings(study, data, learned_from(study, ids))
     deviation = deviations(wanted, store)
-    history, over, confirmations = None, False, list[Run]()
+    history, over, confirmations = None, False, list[StudyJob]()
     if len(trained) == len(teachers) and len(deviation) == len(wanted):
         study = narrowed(study, deviation)
         history = open_history(study, data, ids, store, search_storage)

@@ -8,37 +8,26 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Literal
 
 import optuna
-from optuna.trial import TrialState
 
-from distill_ray.events import Run
+from distill_ray.events import JobState, StudyJob
 from distill_ray.job import Data
 from distill_ray.records import find_job, log_path
 from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, trial_run
-from distill_ray.search.history import begun, best_trials, counted
+from distill_ray.search.history import JOB_STATES, begun, best_trials, counted
 from distill_ray.stages.lock import is_running
 from distill_ray.stages.state import StudyState, state_of
 from distill_ray.store import Store
 from distill_ray.study import Study
-
-Condition = Literal["waiting", "running", "interrupted", "finished", "pruned", "failed"]
-
-_TRIALS: dict[TrialState, Condition] = {
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "finished",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
 
 
 @dataclass(frozen=True)
 class JobStatus:
     """A job of the study, its state, and the last line of its log while it runs."""
 
-    run: Run
-    condition: Condition
+    run: StudyJob
+    state: JobState
     reason: str = ""
     last_line: str = ""
 
@@ -70,7 +59,7 @@ class StudyStatus:
     finished: bool
     stages: tuple[StageStatus, ...]
     jobs: tuple[JobStatus, ...]
-    best: tuple[Run, float] | None
+    best: tuple[StudyJob, float] | None
 
 
 def standing(study: Study, data: Data, store: Store, *, search_storage: str | None) -> StudyStatus:
@@ -78,16 +67,14 @@ def standing(study: Study, data: Data, store: Store, *, search_storage: str | No
     driver = is_running(store, study.name)
     logs = set(store.names("logs"))
 
-    def stands(run: Run) -> JobStatus:
+    def stands(run: StudyJob) -> JobStatus:
         if find_job(store, run.job.id) is not None:
-            return JobStatus(run, "finished")
-        begun = posixpath.basename(log_path(run.job.id)) in logs
-        condition: Condition = (
-            "waiting" if not begun else "interrupted" if not driver else "running"
-        )
-        return JobStatus(
-            run, condition, last_line=_last_line(store, run) if condition == "running" else ""
-        )
+            return JobStatus(run, JobState.FINISHED)
+        if posixpath.basename(log_path(run.job.id)) not in logs:
+            return JobStatus(run, JobState.WAITING)
+        if not driver:
+            return JobStatus(run, JobState.INTERRUPTED)
+        return JobStatus(run, JobState.RUNNING, last_line=_last_line(store, run))
 
     state = state_of(study, data, store, search_storage)
     teachers = [stands(run) for run in state.teachers]
@@ -120,7 +107,7 @@ def standing(study: Study, data: Data, store: Store, *, search_storage: str | No
     )
 
 
-def _leading(state: StudyState, data: Data) -> tuple[Run, float] | None:
+def _leading(state: StudyState, data: Data) -> tuple[StudyJob, float] | None:
     leading = best_trials(state.history, state.study.search) if state.history else []
     if not leading:
         return None
@@ -129,9 +116,7 @@ def _leading(state: StudyState, data: Data) -> tuple[Run, float] | None:
 
 
 def _stage(stage: str, jobs: Sequence[JobStatus], total: int) -> StageStatus:
-    return StageStatus(
-        stage, total, sum(job.condition in ("finished", "pruned", "failed") for job in jobs)
-    )
+    return StageStatus(stage, total, sum(job.state.has_ended for job in jobs))
 
 
 def _trials(state: StudyState, data: Data, store: Store, driver: bool) -> list[JobStatus]:
@@ -139,14 +124,11 @@ def _trials(state: StudyState, data: Data, store: Store, driver: bool) -> list[J
     for trial in begun(state.history) if state.history else ():
         reason = trial.user_attrs.get("reason", "")
         run = trial_run(state.study, data, state.teacher_ids, trial.number, trial.params)
-        condition = _TRIALS[trial.state]
-        if condition == "running" and not driver:
-            condition = "interrupted"
-        found.append(
-            JobStatus(
-                run, condition, reason, _last_line(store, run) if condition == "running" else ""
-            )
-        )
+        job_state = JOB_STATES[trial.state]
+        if job_state == JobState.RUNNING and not driver:
+            job_state = JobState.INTERRUPTED
+        last_line = _last_line(store, run) if job_state == JobState.RUNNING else ""
+        found.append(JobStatus(run, job_state, reason, last_line))
     return found
 
 
@@ -163,7 +145,7 @@ def _seconds_left(history: optuna.Study, trials: int, recent: int = 20) -> float
     return (until - begun).total_seconds() / len(last) * (trials - len(ended))
 
 
-def _last_line(store: Store, run: Run) -> str:
+def _last_line(store: Store, run: StudyJob) -> str:
     content = store.read(log_path(run.job.id))
     lines = content.decode(errors="replace").splitlines() if content else []
     return lines[-1].strip() if lines else ""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distill_ray.errors import RunError
+from distill_ray.events import JobState
 from distill_ray.records import find_job
 from distill_ray.resolve import data_of
 from distill_ray.stages.collect import collect
@@ -48,13 +49,13 @@ def sync_study(study: Study, places: Locations, say: Callable[[str], None]) -> b
             tell_of_trials(state.study, data, state.teacher_ids, state.history, store, record)
         for run in (*state.teachers, *state.confirmations):
             if (found := find_job(store, run.job.id)) is not None:
-                record.past(run, "finished", found.epochs, found.metrics, "")
+                record.past(run, JobState.FINISHED, found.epochs, found.metrics, "")
         results = collect(study, data, store, places)
         with tempfile.TemporaryDirectory() as folder:
             if results.status == "finished":
                 record.study_ended(results, write_files(study, store, results, Path(folder)), store)
             else:
-                tracker.finish_study("KILLED")
+                tracker.finish_study(JobState.INTERRUPTED)
             whole = tracker.close(LONGEST)
     if not whole:
         raise RunError(

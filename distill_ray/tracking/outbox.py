@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from distill_ray.events import JobState
 from distill_ray.tracking.address import redacted, shown, sqlite_file
 from distill_ray.tracking.record import (
     ENDING_KEY,
-    INTERRUPTED,
-    STATUS_TAG,
     STUDY_KEY,
-    WORDS,
     Pending,
     Recorded,
     read_recorded,
@@ -53,9 +50,8 @@ FAILURES = 3
 """After this many runs that could not be written, the others are not tried for some time."""
 
 
-_ENDED = {word: {STATUS_TAG: word} for word in WORDS.values()}
 _NONE: dict[str, Any] = {}
-"""What is kept of runs that have ended, one of each kind for all of them."""
+"""The tags and metrics that are kept of runs that have ended, one for all of them."""
 
 
 class Outbox:
@@ -99,9 +95,8 @@ class Outbox:
             if self._away and self._points + len(news.points) > MOST_POINTS:
                 self._cut.add(news.key)
                 news.points = []
-            if news.key in self._cut and news.status != "RUNNING":
-                news.status = None
-                news.tags.pop(STATUS_TAG, None)
+            if news.key in self._cut and news.state != JobState.RUNNING:
+                news.state = None
             self._add(news)
             self._changed.notify()
 
@@ -200,16 +195,10 @@ class Outbox:
             return
         if news.key == ENDING_KEY:
             for key, run in list(runs.items()):
-                if key != STUDY_KEY and run.status == "RUNNING":
-                    self._send(
-                        writer, runs, Pending(key, tags={STATUS_TAG: INTERRUPTED}, status="KILLED")
-                    )
-        elif news.status == "RUNNING" and STUDY_KEY in runs and runs[STUDY_KEY].done:
-            self._send(
-                writer,
-                runs,
-                Pending(STUDY_KEY, tags={STATUS_TAG: WORDS["RUNNING"]}, status="RUNNING"),
-            )
+                if key != STUDY_KEY and run.state == JobState.RUNNING:
+                    self._send(writer, runs, Pending(key, state=JobState.INTERRUPTED))
+        elif news.state == JobState.RUNNING and STUDY_KEY in runs and runs[STUDY_KEY].done:
+            self._send(writer, runs, Pending(STUDY_KEY, state=JobState.RUNNING))
         self._send(writer, runs, news)
 
     def _send(self, writer: RunWriter, runs: dict[str, Recorded], news: Pending) -> None:
@@ -223,12 +212,6 @@ class Outbox:
             return
         # Nobody asks again what it was, and there may be thousands
         if known.done and news.run_key != STUDY_KEY:
-            known = replace(
-                known,
-                status=sys.intern(known.status),
-                tags=_ENDED[known.tags[STATUS_TAG]],
-                metrics=_NONE,
-                steps=_NONE,
-            )
+            known = replace(known, tags=_NONE, metrics=_NONE, steps=_NONE)
         runs[news.run_key] = known
         self._written += 1

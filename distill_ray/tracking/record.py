@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from distill_ray.events import JobState
+from distill_ray.tracking.states import state_of_run
 from distill_ray.tracking.views import View
 
 if TYPE_CHECKING:
     from distill_ray.tracking.champion import Champion
-
-Status = Literal["FINISHED", "KILLED", "FAILED", "RUNNING"]
 
 KEY_TAG = "distill_ray.key"
 """Tag of every run, by which it is found again: the identity of the study, a slash, and the key of
@@ -29,19 +29,6 @@ LOGGED_TAG = "distill_ray.logged"
 """Tag of the study's run: digests of the data sets, files, views and the champion that it has, as
 JSON.
 """
-
-STATUS_TAG = "status"
-"""Tag of every run that says in a word how it ended: MLflow has no status of its own for pruned or
-interrupted.
-"""
-
-WORDS: dict[Status, str] = {
-    "FINISHED": "complete",
-    "KILLED": "pruned",
-    "FAILED": "failed",
-    "RUNNING": "running",
-}
-INTERRUPTED = "interrupted"
 
 STUDY_KEY = "study"
 """Key of the study's own run, the parent of all others."""
@@ -82,12 +69,12 @@ class DataSet:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What MLflow has of a run: the values of its tags, and of each metric the latest with its
-    step.
+    """What MLflow has of a run: its state, the values of its tags, and of each metric the latest
+    with its step.
     """
 
     run_id: str
-    status: str
+    state: JobState
     tags: dict[str, str]
     metrics: dict[str, float] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
@@ -95,10 +82,7 @@ class Recorded:
     @property
     def done(self) -> bool:
         """Whether the job behind it ended for good, so that it is not to be run again."""
-        return self.status in ("FINISHED", "KILLED") and self.tags.get(STATUS_TAG) in (
-            "complete",
-            "pruned",
-        )
+        return self.state in (JobState.FINISHED, JobState.PRUNED)
 
     @property
     def logged(self) -> dict[str, str]:
@@ -129,7 +113,7 @@ class Pending:
     champion: Champion | None = None
     source: str = ""
     """Key of the run that trained the champion."""
-    status: Status | None = None
+    state: JobState | None = None
     ended: float | None = None
 
     @property
@@ -162,8 +146,8 @@ class Pending:
         self.views |= later.views
         if later.champion is not None:
             self.champion, self.source = later.champion, later.source
-        if later.status is not None:
-            self.status, self.ended = later.status, later.ended
+        if later.state is not None:
+            self.state, self.ended = later.state, later.ended
 
     def beyond(self, known: Recorded | None) -> Pending | None:
         """What of this MLflow does not have, or None. To begin again what ended well is no news,
@@ -179,18 +163,16 @@ class Pending:
             if known.done
             else [point for point in self.points if point.step > known.steps.get(point.metric, -1)]
         )
-        failed_again = self.run_key != STUDY_KEY and self.status == known.status == "FAILED"
+        failed_again = self.run_key != STUDY_KEY and self.state == known.state == JobState.FAILED
         if not known.done and not failed_again:
             return replace(self, points=points)
         study, again = (
             self.run_key == STUDY_KEY,
-            self.status in (None, "RUNNING") or self.run_key != STUDY_KEY,
+            self.state in (None, JobState.RUNNING) or self.run_key != STUDY_KEY,
         )
         digests = self.digests()
         new = {name for name, digest in digests.items() if known.logged.get(name) != digest}
         tags = {name: value for name, value in self.tags.items() if known.tags.get(name) != value}
-        if again:
-            tags.pop(STATUS_TAG, None)
         news = replace(
             self,
             params={},
@@ -207,7 +189,7 @@ class Pending:
             files={name: content for name, content in self.files.items() if name in new},
             views={name: view for name, view in self.views.items() if f"view {name}" in new},
             champion=self.champion if "champion" in new else None,
-            status=None if again or self.status == known.status else self.status,
+            state=None if again or self.state == known.state else self.state,
         )
         anything = (
             news.tags,
@@ -217,7 +199,7 @@ class Pending:
             news.files,
             news.views,
             news.champion,
-            news.status,
+            news.state,
         )
         return news if any(anything) else None
 
@@ -231,10 +213,10 @@ def read_recorded(database: Path, study_key: str) -> dict[str, Recorded] | None:
     """
     ours = f"FROM runs JOIN tags AS own ON own.run_uuid = runs.run_uuid AND own.key = '{KEY_TAG}' AND substr(own.value, 1, ?) = ? "
     active = "WHERE runs.lifecycle_stage = 'active'"
-    tags = f"SELECT own.value, runs.run_uuid, runs.status, tags.key, tags.value {ours} JOIN tags USING (run_uuid) {active}"
+    tags_query = f"SELECT own.value, runs.run_uuid, runs.status, tags.key, tags.value {ours} JOIN tags USING (run_uuid) {active}"
     latest = f"SELECT own.value, m.key, m.value, m.is_nan, m.step {ours} JOIN latest_metrics AS m USING (run_uuid) {active}"
     prefix = f"{study_key}/"
-    runs: dict[str, Recorded] = {}
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
     try:
         connection = sqlite3.connect(
             f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0
@@ -245,15 +227,20 @@ def read_recorded(database: Path, study_key: str) -> dict[str, Recorded] | None:
             for key, name, value, is_nan, step in connection.execute(latest, (len(prefix), prefix)):
                 metrics.setdefault(key, {})[name] = math.nan if is_nan else value
                 steps.setdefault(key, {})[name] = step
-            for key, run_id, status, name, value in connection.execute(tags, (len(prefix), prefix)):
-                found = Recorded(run_id, status, {}, metrics.get(key, {}), steps.get(key, {}))
-                run = runs.setdefault(key.removeprefix(prefix), found)
-                run.tags[name] = value
+            for key, run_id, status, name, value in connection.execute(
+                tags_query, (len(prefix), prefix)
+            ):
+                rows.setdefault((key, run_id, status), {})[name] = value
         finally:
             connection.close()
     except sqlite3.Error:
         return None
-    return runs
+    return {
+        key.removeprefix(prefix): Recorded(
+            run_id, state_of_run(status, tags), tags, metrics.get(key, {}), steps.get(key, {})
+        )
+        for (key, run_id, status), tags in rows.items()
+    }
 
 
 def _same(value: float, known: float | None) -> bool:

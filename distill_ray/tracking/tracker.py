@@ -9,18 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from distill_ray.events import JobState
 from distill_ray.tracking.outbox import Outbox
 from distill_ray.tracking.record import (
     CHAMPION_KEY,
     ENDING_KEY,
-    INTERRUPTED,
-    STATUS_TAG,
     STUDY_KEY,
-    WORDS,
     DataSet,
     Pending,
     Point,
-    Status,
 )
 from distill_ray.tracking.views import View
 
@@ -68,7 +65,8 @@ class Tracker:
         trace: TracebackType | None,
     ) -> None:
         if kind is not None and not self._ended:
-            self.finish_study("FAILED" if issubclass(kind, Exception) else "KILLED")
+            failed = issubclass(kind, Exception)
+            self.finish_study(JobState.FAILED if failed else JobState.INTERRUPTED)
         self.close()
 
     def start_study(
@@ -96,13 +94,12 @@ class Tracker:
                 tags=_tags(
                     {
                         "stage": "study",
-                        STATUS_TAG: WORDS["RUNNING"],
                         **(tags or {}),
                         **_note(description),
                     }
                 ),
                 files={"study.yaml": study_file.encode()} if study_file else {},
-                status="RUNNING",
+                state=JobState.RUNNING,
             )
         )
 
@@ -121,7 +118,7 @@ class Tracker:
         `started` is when it began, in seconds since 1970, now by default.
         """
         began = time.time() if started is None else started
-        labels = _tags({STATUS_TAG: WORDS["RUNNING"], **tags})
+        labels = _tags(tags)
         self._outbox.put(
             Pending(
                 key,
@@ -129,7 +126,7 @@ class Tracker:
                 started=began,
                 params=_texts(params),
                 tags=labels,
-                status="RUNNING",
+                state=JobState.RUNNING,
             )
         )
 
@@ -152,19 +149,22 @@ class Tracker:
     def finish_job(
         self,
         key: str,
-        status: Status,
+        state: JobState,
         metrics: Mapping[str, float] | None = None,
         tags: Mapping[str, str] | None = None,
         *,
         ended: float | None = None,
     ) -> None:
-        """End the run of a job: `FINISHED`, `KILLED` when it was pruned, or `FAILED`. `metrics` are
-        its results.
-        """
+        """End the run of a job, whose results are `metrics`."""
         moment = time.time() if ended is None else ended
-        ending = _tags({STATUS_TAG: WORDS[status], **(tags or {})})
         self._outbox.put(
-            Pending(key, results=_finite(metrics or {}), tags=ending, status=status, ended=moment)
+            Pending(
+                key,
+                results=_finite(metrics or {}),
+                tags=_tags(tags or {}),
+                state=state,
+                ended=moment,
+            )
         )
 
     def log_dataset(self, datasets: Iterable[DataSet], key: str = STUDY_KEY) -> None:
@@ -201,13 +201,10 @@ class Tracker:
         """Replace the text that MLflow shows on top of the study's run."""
         self._outbox.put(Pending(STUDY_KEY, tags=_tags(_note(markdown))))
 
-    def finish_study(self, status: Status) -> None:
+    def finish_study(self, state: JobState) -> None:
         """End the study's run. Runs of jobs that are still open then are marked as interrupted."""
         self._ended = True
-        word = INTERRUPTED if status == "KILLED" else WORDS[status]
-        self._outbox.put(
-            Pending(ENDING_KEY, tags={STATUS_TAG: word}, status=status, ended=time.time())
-        )
+        self._outbox.put(Pending(ENDING_KEY, state=state, ended=time.time()))
 
     def is_recorded(self, key: str) -> bool:
         """Whether MLflow is known to have the finished run of a job, so that announcing it again

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from distill_ray.events import JobState
 from distill_ray.tracking.address import sqlite_file
 from distill_ray.tracking.champion import register_champion
 from distill_ray.tracking.environment import prepare
@@ -28,6 +29,7 @@ from distill_ray.tracking.record import (
     Pending,
     Recorded,
 )
+from distill_ray.tracking.states import STATE_TAG, mlflow_status, state_of_run
 from distill_ray.tracking.views import VIEW_TAG
 
 PARTIAL = ".mlflow.db."
@@ -87,7 +89,11 @@ class RunWriter:
                     if name.startswith(prefix):
                         steps = {metric.key: metric.step for metric in run.data.to_proto().metrics}
                         known = Recorded(
-                            run.info.run_id, run.info.status, run.data.tags, run.data.metrics, steps
+                            run.info.run_id,
+                            state_of_run(run.info.status, run.data.tags),
+                            run.data.tags,
+                            run.data.metrics,
+                            steps,
                         )
                         runs[name.removeprefix(prefix)] = known
                 page = found.token
@@ -100,8 +106,9 @@ class RunWriter:
         """
         with _explained():
             known = runs.get(pending.run_key) or self._create(pending, runs.get(STUDY_KEY))
-            status = pending.status or known.status
-            if status == "RUNNING" != known.status:
+            state = pending.state or known.state
+            status = mlflow_status(state)
+            if state == JobState.RUNNING != known.state:
                 self.client.update_run(known.run_id, status=status)
             self._log_inputs(known.run_id, pending.datasets)
             self._log_artifacts(known.run_id, pending)
@@ -121,15 +128,15 @@ class RunWriter:
                 self.client.set_experiment_tag(
                     self.experiment_id, VIEW_TAG + name, json.dumps(envelope)
                 )
-            tags = dict(pending.tags)
+            tags = pending.tags if pending.state is None else pending.tags | {STATE_TAG: state}
             if pending.run_key == STUDY_KEY and (logged := pending.digests()):
-                tags[LOGGED_TAG] = json.dumps(known.logged | logged, sort_keys=True)
+                tags = tags | {LOGGED_TAG: json.dumps(known.logged | logged, sort_keys=True)}
             self._log_values(
                 known.run_id,
                 pending,
                 {name: value for name, value in tags.items() if known.tags.get(name) != value},
             )
-            if pending.status not in (None, "RUNNING"):
+            if pending.state not in (None, JobState.RUNNING):
                 ended = None if pending.ended is None else int(pending.ended * 1000)
                 self.client.set_terminated(known.run_id, status, ended)
         metrics = {point.metric: point.value for point in pending.points} | pending.results
@@ -137,7 +144,7 @@ class RunWriter:
             pending.results, 0
         )
         return Recorded(
-            known.run_id, status, known.tags | tags, known.metrics | metrics, known.steps | steps
+            known.run_id, state, known.tags | tags, known.metrics | metrics, known.steps | steps
         )
 
     def _create(self, pending: Pending, parent: Recorded | None) -> Recorded:
@@ -155,7 +162,7 @@ class RunWriter:
             tags["mlflow.parentRunId"] = parent.run_id
         started = time.time() if pending.started is None else pending.started
         run = self.client.create_run(self.experiment_id, int(started * 1000), tags, pending.name)
-        return Recorded(run.info.run_id, run.info.status, tags)
+        return Recorded(run.info.run_id, JobState.RUNNING, tags)
 
     def _open_experiment(self) -> tuple[str, bool]:
         experiment = self.client.get_experiment_by_name(self.study_name)

@@ -22,7 +22,7 @@ import torch
 from optuna.trial import TrialState
 
 from distill_ray.errors import DistillRayError, RunError
-from distill_ray.events import Run
+from distill_ray.events import JobState, StudyJob
 from distill_ray.execution.cluster import WorkerResources
 from distill_ray.execution.run_job import run_job, teachers_of
 from distill_ray.execution.sharing import STORED
@@ -193,14 +193,14 @@ class Diary:
     def __init__(self, folder: Path) -> None:
         self.study = load_study(STUDY)
         self.store = Store.open(str(folder / "store"))
-        self.runs: list[Run] = teacher_runs(self.study, data_of(self.study))
+        self.runs: list[StudyJob] = teacher_runs(self.study, data_of(self.study))
 
     def do(self) -> None:
         for observer in (StageLog(self.study, self.store), References(self.study, self.store)):
             observer.stage_started("teach", len(self.runs))
             for run in self.runs:
                 observer.started(run)
-                observer.ended(run, "finished", {}, "")
+                observer.ended(run, JobState.FINISHED, {}, "")
             observer.stage_ended("teach")
 
     def look(self) -> None:
@@ -254,8 +254,8 @@ class Recording:
         tracker.start_study("small")
         tracker.start_job("teach/a", "teacher 0", {"lr": 0.1}, {"stage": "teach"}, started=1e9)
         tracker.log_epoch("teach/a", 1, 1e9, {"val/nll": 0.5})
-        tracker.finish_job("teach/a", "FINISHED", {"val/nll": 0.5}, ended=1e9)
-        tracker.finish_study("FINISHED")
+        tracker.finish_job("teach/a", JobState.FINISHED, {"val/nll": 0.5}, ended=1e9)
+        tracker.finish_study(JobState.FINISHED)
         if not tracker.close(600):
             raise RunError("MLflow does not have everything")
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from distill_ray.events import JobState
 from distill_ray.metrics import mean_log_probabilities
 from distill_ray.records import Predictions
 from distill_ray.report.results import Champion, Contender, StageRow, StudyResults, TrialRow, Value
@@ -132,7 +133,7 @@ def trials(count: int = 12) -> tuple[TrialRow, ...]:
             rows.append(
                 TrialRow(
                     number,
-                    "FAIL",
+                    JobState.FAILED,
                     params,
                     {},
                     tuple(curve[:2]),
@@ -144,7 +145,14 @@ def trials(count: int = 12) -> tuple[TrialRow, ...]:
         elif number >= 4 and curve[3]["val/nll"] > 0.72:
             rows.append(
                 TrialRow(
-                    number, "PRUNED", params, {}, tuple(curve[:4]), job, 1.8, "ASHA, after epoch 4"
+                    number,
+                    JobState.PRUNED,
+                    params,
+                    {},
+                    tuple(curve[:4]),
+                    job,
+                    1.8,
+                    "ASHA, after epoch 4",
                 )
             )
         else:
@@ -152,7 +160,7 @@ def trials(count: int = 12) -> tuple[TrialRow, ...]:
             rows.append(
                 TrialRow(
                     number,
-                    "COMPLETE",
+                    JobState.FINISHED,
                     params,
                     {"val/nll": values["val/nll"]},
                     tuple(curve),
@@ -225,7 +233,11 @@ def young_study(study: StudyResults) -> StudyResults:
     """The same study while its search is under way: teachers, five trials, nothing confirmed."""
     ensemble, teacher = (replace(each, test=()) for each in study.contenders[:2])
     running = replace(
-        study.trials[5], state="RUNNING", values={}, epochs=study.trials[5].epochs[:2], seconds=None
+        study.trials[5],
+        state=JobState.RUNNING,
+        values={},
+        epochs=study.trials[5].epochs[:2],
+        seconds=None,
     )
     return replace(
         study,

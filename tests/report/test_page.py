@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from distill_ray.events import JobState
 from distill_ray.records import Predictions
 from distill_ray.report.markdown import markdown
 from distill_ray.report.page import Report
@@ -213,8 +214,8 @@ def test_half_finished_and_empty_studies(study: StudyResults, young_study: Study
     begun = replace(
         empty,
         trials=(
-            TrialRow(0, "RUNNING", {"lr": 0.1}),
-            TrialRow(1, "FAIL", {"lr": 0.2}, reason="out of memory"),
+            TrialRow(0, JobState.RUNNING, {"lr": 0.1}),
+            TrialRow(1, JobState.FAILED, {"lr": 0.2}, reason="out of memory"),
         ),
     )
     assert "out of memory" in Page(Report.of(begun).html()).text

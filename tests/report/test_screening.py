@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from distill_ray.events import JobState
 from distill_ray.report.markdown import markdown
 from distill_ray.report.published import side_by_side
 from distill_ray.report.results import Published, PublishedRow, ScreenRow, StudyResults, TrialRow
@@ -31,10 +32,14 @@ SCHEMES = {
 
 
 def trial(
-    number: int, augmentation: str, deviation: float | None, loss: float, state: str = "COMPLETE"
+    number: int,
+    augmentation: str,
+    deviation: float | None,
+    loss: float,
+    state: JobState = JobState.FINISHED,
 ) -> TrialRow:
     epochs = ({"epoch": 1.0, "val/nll": 9.0}, {"epoch": 2.0, "val/nll": loss})
-    values = {"val/nll": loss} if state == "COMPLETE" else {}
+    values = {"val/nll": loss} if state == JobState.FINISHED else {}
     return TrialRow(
         number, state, {"augmentation": augmentation}, values, epochs, t_stddev=deviation
     )  # type: ignore[arg-type]
@@ -46,7 +51,7 @@ def screened(study: StudyResults) -> StudyResults:
         trial(number, augmentation, *values)
         for number, (augmentation, values) in enumerate(SCHEMES.items())
     ]
-    trials += [trial(9, "crop-flip", None, 0.1), trial(10, "flip", 0.005471, 0.1, "PRUNED")]
+    trials += [trial(9, "crop-flip", None, 0.1), trial(10, "flip", 0.005471, 0.1, JobState.PRUNED)]
     rows = [
         ScreenRow(augmentation, deviation, 1.0, deviation < 0.005)
         for augmentation, (deviation, _) in SCHEMES.items()

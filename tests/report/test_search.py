@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from distill_ray.events import JobState
 from distill_ray.report.results import StudyResults, TrialRow
 from distill_ray.report.search import (
     best_trial,
@@ -21,7 +22,7 @@ from distill_ray.report.search import (
 
 
 def complete(number: int, values: dict[str, float], **params: str | float) -> TrialRow:
-    return TrialRow(number, "COMPLETE", params, values)
+    return TrialRow(number, JobState.FINISHED, params, values)
 
 
 def test_best_trial_follows_the_direction_and_ignores_what_is_not_complete(
@@ -29,7 +30,7 @@ def test_best_trial_follows_the_direction_and_ignores_what_is_not_complete(
 ) -> None:
     trials = (
         complete(0, {"a": 2.0}),
-        TrialRow(1, "PRUNED", {}, {}, ({"epoch": 1, "a": 0.1},)),
+        TrialRow(1, JobState.PRUNED, {}, {}, ({"epoch": 1, "a": 0.1},)),
         complete(2, {"a": 3.0}),
     )
     lowest = best_trial(replace(study, objectives={"a": "min"}, trials=trials))
@@ -45,7 +46,7 @@ def test_last_value_and_curve_skip_gaps() -> None:
         {"epoch": 3, "a": 2.0},
         {"epoch": 4},
     )
-    trial = TrialRow(0, "PRUNED", {}, {}, epochs)
+    trial = TrialRow(0, JobState.PRUNED, {}, {}, epochs)
     assert curve(trial, "a") == [(1, 3.0), (3, 2.0)]
     assert last_value(trial, "a") == 2.0
     assert last_value(trial, "b") is None

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from distill_ray.events import JobState
 from distill_ray.report.results import StudyResults, TrialRow
 from distill_ray.report.to_json import as_json
 
@@ -31,10 +32,10 @@ def test_says_everything_in_json(study: StudyResults) -> None:
     assert set(report["table"][4]["metrics"]["nll"]) == {"mean", "std", "n"}
     assert report["table"][0]["metrics"]["nll"]["std"] is None
     assert len(report["trials"]) == 12
-    assert {trial["state"] for trial in report["trials"]} == {"COMPLETE", "PRUNED", "FAIL"}
+    assert {trial["state"] for trial in report["trials"]} == {"finished", "pruned", "failed"}
     assert all(
         trial["params"]
-        and set(trial["values"]) == ({"val/nll"} if trial["state"] == "COMPLETE" else set())
+        and set(trial["values"]) == ({"val/nll"} if trial["state"] == "finished" else set())
         for trial in report["trials"]
     )
     assert report["champion"]["params"]["temperature"] == 4.2
@@ -45,13 +46,13 @@ def test_half_finished_study(young_study: StudyResults) -> None:
     assert report["study"]["status"] == "running"
     assert report["champion"] is None
     assert report["table"][0]["split"] == "validation"
-    assert report["trials"][-1]["state"] == "RUNNING"
+    assert report["trials"][-1]["state"] == "running"
 
 
 def test_infinite_and_nan_become_null(study: StudyResults) -> None:
     trials = (
-        TrialRow(0, "COMPLETE", {"lr": 0.1}, {"val/nll": float("inf")}),
-        TrialRow(1, "FAIL", {"lr": float("nan")}),
+        TrialRow(0, JobState.FINISHED, {"lr": 0.1}, {"val/nll": float("inf")}),
+        TrialRow(1, JobState.FAILED, {"lr": float("nan")}),
     )
     report = as_json(replace(study, trials=trials))
     json.dumps(report, allow_nan=False)

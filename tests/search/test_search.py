@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 
 from distill_ray.errors import RunError
-from distill_ray.events import Metrics, Observer, Run, State
+from distill_ray.events import JobState, Metrics, Observer, StudyJob
 from distill_ray.execution.cluster import Cluster
 from distill_ray.resolve import data_of, teacher_runs
 from distill_ray.search.history import is_over, open_history
@@ -26,12 +26,12 @@ class Ends(Observer):
 
     def __init__(self) -> None:
         self.started_runs = 0
-        self.ends: list[tuple[State, str]] = []
+        self.ends: list[tuple[JobState, str]] = []
 
-    def started(self, run: Run) -> None:
+    def started(self, run: StudyJob) -> None:
         self.started_runs += 1
 
-    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
+    def ended(self, run: StudyJob, state: JobState, metrics: Metrics, reason: str) -> None:
         self.ends.append((state, reason))
 
 

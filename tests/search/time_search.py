@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
-from distill_ray.events import Metrics, Observer, Observers, Run, State
+from distill_ray.events import JobState, Metrics, Observer, Observers, StudyJob
 from distill_ray.execution.cluster import Cluster
 from distill_ray.progress import Progress
 from distill_ray.resolve import SEARCH, data_of, teacher_runs
@@ -72,7 +72,7 @@ class Pace(Observer):
         self.sizes: dict[int, float] = {}
         self._last = (time.perf_counter(), time.process_time())
 
-    def ended(self, run: Run, state: State, metrics: Metrics, reason: str) -> None:
+    def ended(self, run: StudyJob, state: JobState, metrics: Metrics, reason: str) -> None:
         self._ended += 1
         if self._ended % self._every == 0:
             now = (time.perf_counter(), time.process_time())
@@ -142,7 +142,7 @@ def main() -> None:
                 profile.dump_stats(chosen.profile)
             took, cpu = time.perf_counter() - search_begun, time.process_time() - cpu
             trials = len(counted(history))
-            tracker.finish_study("FINISHED")
+            tracker.finish_study(JobState.FINISHED)
             closing = time.perf_counter()
             complete = tracker.close()
         closing = time.perf_counter() - closing

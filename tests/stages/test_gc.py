@@ -17,6 +17,7 @@ from optuna.trial import TrialState
 
 from distill_ray.cli import main
 from distill_ray.errors import RequestError
+from distill_ray.events import JobState
 from distill_ray.records import find_job
 from distill_ray.resolve import data_of, teacher_runs
 from distill_ray.stages.gc import (
@@ -166,7 +167,7 @@ def test_a_damaged_list_is_known_to_be_missing_until_the_study_has_run_again(
         garbage(store, unreferenced=True)
     again = References(study, store)
     for run in runs:
-        again.past(run, "finished", lambda: [], {}, "")
+        again.past(run, JobState.FINISHED, lambda: [], {}, "")
     again.stage_ended("confirm")
     assert referenced(store, study.name) == {run.job.id for run in runs}
     assert not [name for name in store.names(folder) if "damaged" in name]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distill_ray.events import Run, stage
+from distill_ray.events import JobState, StudyJob, stage
 from distill_ray.resolve import TEACH, data_of, teacher_runs
 from distill_ray.stages.stage_log import StageLog, stage_rows
 from distill_ray.store import Store
@@ -20,14 +20,14 @@ def store(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path))
 
 
-def teach(study: Study, store: Store, runs: list[Run], joules: float | None) -> None:
+def teach(study: Study, store: Store, runs: list[StudyJob], joules: float | None) -> None:
     log = StageLog(study, store)
     with stage(log, TEACH, 2):
         for run in runs:
             log.epoch(
                 run, {"epoch": 1} | ({} if joules is None else {"system/energy_joules": joules})
             )
-            log.ended(run, "finished", {}, "")
+            log.ended(run, JobState.FINISHED, {}, "")
 
 
 def test_energy_is_summed_over_epochs_and_runs(
@@ -59,11 +59,11 @@ def test_jobs_that_another_study_had_trained_are_reused(
     for _ in range(2):
         log = StageLog(study, store)
         with stage(log, TEACH, 2):
-            log.past(first, "finished", list, {}, "")
+            log.past(first, JobState.FINISHED, list, {}, "")
             if not stage_rows(study, store)[0].done:
-                log.ended(second, "finished", {}, "")
+                log.ended(second, JobState.FINISHED, {}, "")
             else:
-                log.past(second, "finished", list, {}, "")
+                log.past(second, JobState.FINISHED, list, {}, "")
         (row,) = stage_rows(study, store)
         assert (row.done, row.reused) == (1, 1)
 
@@ -77,13 +77,13 @@ def test_what_a_killed_driver_had_trained_is_known(
     killed = StageLog(study, store)
     killed.stage_started(TEACH, 2)
     killed.epoch(first, {"epoch": 1, "system/energy_joules": 10.0})
-    killed.ended(first, "finished", {}, "")
+    killed.ended(first, JobState.FINISHED, {}, "")
     (row,) = stage_rows(study, store)
     assert (row.done, row.reused, row.joules) == (1, 0, 10.0) and row.seconds > 0
     log = StageLog(study, store)
     with stage(log, TEACH, 2):
-        log.past(first, "finished", list, {}, "")
-        log.ended(second, "finished", {}, "")
+        log.past(first, JobState.FINISHED, list, {}, "")
+        log.ended(second, JobState.FINISHED, {}, "")
     assert [(row.done, row.reused) for row in stage_rows(study, store)] == [(2, 0)]
 
 

@@ -37,8 +37,8 @@ def test_a_finished_study(finished_study: Any, store: Store) -> None:
         ("search", 4, 4, None),
         ("confirm", 4, 4, None),
     ]
-    assert {job.condition for job in now.jobs if job.run.role != "trial"} == {"finished"}
-    failed = [job for job in now.jobs if job.condition == "failed"]
+    assert {job.state for job in now.jobs if job.run.role != "trial"} == {"finished"}
+    failed = [job for job in now.jobs if job.state == "failed"]
     assert [(job.run.role, job.run.number, job.reason) for job in failed] == [
         ("trial", 2, "the loss was nan in epoch 1")
     ]
@@ -55,18 +55,18 @@ def test_a_study_under_way_says_what_runs_and_how_long_it_takes(
     assert more.stages[1].seconds_left is None
     teacher = more.jobs[0].run.job.id
     store.delete(f"jobs/{teacher}")
-    assert look(finished_study, store).jobs[0].condition == "interrupted"
+    assert look(finished_study, store).jobs[0].state == "interrupted"
     with open(store.local_path("studies/tiny/lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         again = look(finished_study, store, "search.trials=10")
         assert again.driver is True
-        assert (again.jobs[0].condition, again.jobs[0].last_line) == (
+        assert (again.jobs[0].state, again.jobs[0].last_line) == (
             "running",
             "2026-01-01 12:00:00 epoch 1  val/nll 2.3",
         )
         assert [(stage.ended, stage.jobs) for stage in again.stages] == [(1, 2), (0, 10), (0, 4)]
     store.delete(f"logs/{teacher}.log")
-    assert look(finished_study, store).jobs[0].condition == "waiting"
+    assert look(finished_study, store).jobs[0].state == "waiting"
 
 
 def test_time_left_is_judged_by_the_trials_that_have_ended(

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from distill_ray.cli import main
+from distill_ray.events import JobState
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.models import build_model
 from distill_ray.tracking import Champion, Tracker
@@ -185,9 +186,9 @@ def test_a_job_is_registered_once_and_the_alias_follows_the_best(
         ) as tracker:
             tracker.start_study("small")
             tracker.start_job(key, key, {"lr": 0.1}, {"job_id": best.job.id})
-            tracker.finish_job(key, "FINISHED")
+            tracker.finish_job(key, JobState.FINISHED)
             tracker.log_champion(key, best)
-            tracker.finish_study("FINISHED")
+            tracker.finish_study(JobState.FINISHED)
 
     client = MlflowClient(tracking_uri, tracking_uri)
 

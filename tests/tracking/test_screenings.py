@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from distill_ray.events import JobState
 from distill_ray.resolve import data_of
 from distill_ray.stages.mlflow_observer import MlflowRecord
 from distill_ray.stages.screen import ENTROPY, T_STDDEV, measurement, screenings
@@ -40,7 +41,7 @@ def test_a_measurement_is_a_run_of_its_own(tracking_uri: str, tmp_path: Path) ->
         record.measured(measurement(holes, found, reused=reused))
         if reused:
             record.measured(measurement(plain, found))
-        tracker.finish_study("FINISHED")
+        tracker.finish_study(JobState.FINISHED)
         tracker.close()
         assert said == []
 

@@ -16,6 +16,7 @@ import pytest
 
 from distill_ray.cli import main
 from distill_ray.errors import RequestError
+from distill_ray.events import JobState
 from distill_ray.tracking import Tracker, check_tracking
 
 pytestmark = pytest.mark.slow
@@ -77,7 +78,7 @@ def tell(tracker: Tracker, jobs: range) -> None:
                 1_790_000_000 + epoch,
                 {"val/nll": 2.0 - epoch, "train/loss": float("nan")},
             )
-        tracker.finish_job(key, "FINISHED", {"best/val/nll": float("inf")})
+        tracker.finish_job(key, JobState.FINISHED, {"best/val/nll": float("inf")})
 
 
 def test_a_study_outlives_the_server_and_is_whole_when_it_is_back(
@@ -116,14 +117,14 @@ def test_a_study_outlives_the_server_and_is_whole_when_it_is_back(
     with server(tmp_path, tracking_uri, port):
         tell(tracker, range(5, 6))
         tracker.log_artifacts({"report/report.html": tmp_path / "report.html"})
-        tracker.finish_study("FINISHED")
+        tracker.finish_study(JobState.FINISHED)
         assert tracker.close(120), said
         assert len(said) == 2 and "works again" in said[1]
 
         with Tracker(uri, "small", "abc", warn=said.append, interval=0.05) as again:
             again.start_study("small", description="# Small", study_file="name: small\n")
             tell(again, range(6))
-            again.finish_study("FINISHED")
+            again.finish_study(JobState.FINISHED)
         assert len(said) == 2
 
         client = MlflowClient(f"http://127.0.0.1:{port}")
@@ -153,7 +154,7 @@ def test_a_server_that_is_away_from_the_start_does_not_hold_up_the_end(tmp_path:
     while not said:
         assert time.monotonic() < limit
         time.sleep(0.1)
-    tracker.finish_study("FINISHED")
+    tracker.finish_study(JobState.FINISHED)
     began = time.monotonic()
     assert not tracker.close(60)
     assert time.monotonic() - began < 10

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from distill_ray.events import JobState
 from distill_ray.tracking import DataSet, Tracker, outbox
 
 NOON = 1_790_000_000.25
@@ -110,7 +111,7 @@ def track(tracking_uri: str, tmp_path: Path, said: list[str]) -> Callable[..., T
 
 
 def tell_job(
-    tracker: Tracker, number: int, ending: str | None = "FINISHED", epochs: int = 3
+    tracker: Tracker, number: int, ending: JobState | None = JobState.FINISHED, epochs: int = 3
 ) -> None:
     """Announce a whole job at once, as a study does that finds it in the store."""
     key = f"trial/{number}"
@@ -128,14 +129,14 @@ def tell_job(
         tracker.log_epoch(
             key, epoch, NOON + epoch, {"val/nll": 2.0 - epoch / 4, "train/loss": float("nan")}
         )
-    if ending == "FINISHED":
+    if ending == JobState.FINISHED:
         tracker.finish_job(
-            key, "FINISHED", {"best/val/nll": 1.5}, {"kept_epoch": "2"}, ended=NOON + 9
+            key, JobState.FINISHED, {"best/val/nll": 1.5}, {"kept_epoch": "2"}, ended=NOON + 9
         )
-    elif ending == "KILLED":
-        tracker.finish_job(key, "KILLED", ended=NOON + 5)
-    elif ending == "FAILED":
-        tracker.finish_job(key, "FAILED", ended=NOON + 5)
+    elif ending == JobState.PRUNED:
+        tracker.finish_job(key, JobState.PRUNED, ended=NOON + 5)
+    elif ending == JobState.FAILED:
+        tracker.finish_job(key, JobState.FAILED, ended=NOON + 5)
 
 
 def tell_study(
@@ -148,7 +149,7 @@ def tell_study(
     for number in range(jobs):
         tell_job(tracker, number)
     tracker.log_results({"best/test/accuracy": result})
-    tracker.finish_study("FINISHED")
+    tracker.finish_study(JobState.FINISHED)
 
 
 def test_a_study_is_a_run_with_a_nested_run_per_job(
@@ -158,7 +159,7 @@ def test_a_study_is_a_run_with_a_nested_run_per_job(
         tell_study(tracker)
     assert said == []
     assert database.runs() == dict.fromkeys(
-        ("study", "trial/0", "trial/1", "trial/2"), ("FINISHED", "complete")
+        ("study", "trial/0", "trial/1", "trial/2"), ("FINISHED", "finished")
     )
 
     assert database.values("params", "trial/1") == {
@@ -240,28 +241,28 @@ def test_epochs_are_there_once_though_nobody_knows_their_times_any_more(
     all as if at its end.
     """
 
-    def tell(number: int, epochs: int, ending: str | None, late: float = 0) -> None:
+    def tell(number: int, epochs: int, ending: JobState | None, late: float = 0) -> None:
         key = f"trial/{number}"
         tracker.start_job(key, key, {}, {}, started=NOON)
         for epoch in range(1, epochs + 1):
             tracker.log_epoch(key, epoch, NOON + (late or epoch), {"val/nll": 2.0 - epoch / 4})
         if ending:
-            tracker.finish_job(key, ending, ended=NOON + 9)  # type: ignore[arg-type]
+            tracker.finish_job(key, ending, ended=NOON + 9)
 
     with track() as tracker:
         tracker.start_study("small")
-        tell(0, 3, "FAILED")
+        tell(0, 3, JobState.FAILED)
         tell(1, 2, None)  # its driver was killed before it could tell of the rest
-        tracker.finish_study("FINISHED")
+        tracker.finish_study(JobState.FINISHED)
     before = database.dump()
     for again in range(2):
         with track() as tracker:
             if server:  # which is asked when there is something to write
                 tracker._outbox.runs = None
             tracker.start_study("small")
-            tell(0, 3, "FAILED", late=9)
-            tell(1, 3, "KILLED", late=9)
-            tracker.finish_study("FINISHED")
+            tell(0, 3, JobState.FAILED, late=9)
+            tell(1, 3, JobState.PRUNED, late=9)
+            tracker.finish_study(JobState.FINISHED)
         noon = int(NOON * 1000)
         times = [(1, noon + 1000, 1.75), (2, noon + 2000, 1.5)]
         assert database.history("trial/0", "val/nll") == [*times, (3, noon + 3000, 1.25)]
@@ -279,13 +280,14 @@ def test_telling_a_study_again_does_not_load_mlflow(
 ) -> None:
     with track() as tracker:
         tracker.start_study("small", study_file="name: small\n")
-        tracker.finish_study("FINISHED")
+        tracker.finish_study(JobState.FINISHED)
     again = f"""
 import sys
+from distill_ray.events import JobState
 from distill_ray.tracking import Tracker
 with Tracker({tracking_uri!r}, "small", "abc", warn=print) as tracker:
     tracker.start_study("small", study_file="name: small\\n")
-    tracker.finish_study("FINISHED")
+    tracker.finish_study(JobState.FINISHED)
 print("mlflow" in sys.modules)
 """
     result = subprocess.run(
@@ -309,7 +311,7 @@ def test_only_what_is_new_is_added_to_a_finished_study(
     }, "only the study's own"
     assert len(after["runs"]) == len(before["runs"]) + 1
     assert set(before["metrics"]) <= set(after["metrics"])
-    assert database.runs()["study"] == ("FINISHED", "complete")
+    assert database.runs()["study"] == ("FINISHED", "finished")
     assert database.values("latest_metrics", "study") == {"best/test/accuracy": 0.8}
     assert database.values("tags", "study")["mlflow.note.content"] == "# Better"
     assert [path.read_text() for path in (tmp_path / "artifacts").rglob("study.yaml")] == [
@@ -333,13 +335,13 @@ def test_a_job_that_was_cut_off_is_taken_up_again(
     with pytest.raises(KeyboardInterrupt), track() as tracker:
         tracker.start_study("small")
         tell_job(tracker, 0)
-        tell_job(tracker, 1, ending="KILLED")
-        tell_job(tracker, 2, ending="FAILED")
+        tell_job(tracker, 1, ending=JobState.PRUNED)
+        tell_job(tracker, 2, ending=JobState.FAILED)
         tell_job(tracker, 3, ending=None, epochs=2)
         raise KeyboardInterrupt
     assert database.runs() == {
         "study": ("KILLED", "interrupted"),
-        "trial/0": ("FINISHED", "complete"),
+        "trial/0": ("FINISHED", "finished"),
         "trial/1": ("KILLED", "pruned"),
         "trial/2": ("FAILED", "failed"),
         "trial/3": ("KILLED", "interrupted"),
@@ -357,14 +359,14 @@ def test_a_job_that_was_cut_off_is_taken_up_again(
     assert database.runs()["study"] == ("RUNNING", "running")
     tell_job(tracker, 3)
     tell_job(tracker, 2)
-    tracker.finish_study("FINISHED")
+    tracker.finish_study(JobState.FINISHED)
     assert tracker.close()
     assert [step for step, _, _ in database.history("trial/3", "val/nll")] == [0, 1, 2]
     assert (
         database.runs()["trial/2"]
         == database.runs()["trial/3"]
         == database.runs()["study"]
-        == ("FINISHED", "complete")
+        == ("FINISHED", "finished")
     )
     assert database.runs()["trial/1"] == ("KILLED", "pruned")
 
@@ -380,7 +382,7 @@ def test_a_process_that_died_leaves_runs_that_the_next_one_settles(
     with track() as tracker:
         tell_study(tracker, jobs=0)
     assert database.runs() == {
-        "study": ("FINISHED", "complete"),
+        "study": ("FINISHED", "finished"),
         "trial/0": ("KILLED", "interrupted"),
     }
 
@@ -435,7 +437,7 @@ def test_what_cannot_be_written_is_kept_and_sent_later(
     wait_for(lambda: len(calls) >= 3)
     assert len(said) == 1 and "is away" in said[0] and "secret" not in said[0]
     works.set()
-    wait_for(lambda: database.runs().get("study") == ("FINISHED", "complete"))
+    wait_for(lambda: database.runs().get("study") == ("FINISHED", "finished"))
     assert tracker.close()
     assert len(said) == 2 and "works again" in said[1]
     assert set(database.runs()) == {"study", "trial/0", "trial/1", "trial/2"}
@@ -462,7 +464,7 @@ def test_a_run_that_was_made_though_the_answer_got_lost_is_found(
     monkeypatch.setattr(MlflowClient, "create_run", create_run)
     tracker = track()
     tell_study(tracker)
-    wait_for(lambda: database.runs().get("study") == ("FINISHED", "complete"))
+    wait_for(lambda: database.runs().get("study") == ("FINISHED", "finished"))
     assert tracker.close()
     assert set(database.runs()) == {"study", "trial/0", "trial/1", "trial/2"}
     assert [line for line in said if "no answer" in line]
@@ -519,7 +521,7 @@ def test_what_mlflow_refuses_is_said_and_left_out(
         tracker.log_epoch("trial/1", 0, NOON, {"no good name?!": 1.0})
         tell_job(tracker, 2)
     assert len(said) == 1 and "does not take trial/1" in said[0] and "\n" not in said[0]
-    assert database.runs()["trial/0"] == database.runs()["trial/2"] == ("FINISHED", "complete")
+    assert database.runs()["trial/0"] == database.runs()["trial/2"] == ("FINISHED", "finished")
 
 
 def test_one_thing_that_never_works_does_not_hold_up_the_rest(
@@ -542,8 +544,8 @@ def test_one_thing_that_never_works_does_not_hold_up_the_rest(
         tracker.log_artifacts({"report/report.html": tmp_path / "report.html"})
         assert not tracker.close(), "the report is missing"
     assert database.runs() == {
-        "study": ("FINISHED", "complete"),
-        "trial/0": ("FINISHED", "complete"),
+        "study": ("FINISHED", "finished"),
+        "trial/0": ("FINISHED", "finished"),
     }
     assert any("the artifact store is away" in line for line in said)
 
@@ -564,7 +566,7 @@ def test_many_runs_that_wait_end_the_rest_and_share_what_is_kept_of_them(
         for number in range(2, 1 + outbox.MANY):
             tell_job(tracker, number)
         wait_for(
-            lambda: database.runs().get(f"trial/{outbox.MANY - 2}") == ("FINISHED", "complete")
+            lambda: database.runs().get(f"trial/{outbox.MANY - 2}") == ("FINISHED", "finished")
         )
         kept = tracker._outbox.runs or {}
         assert (
@@ -589,7 +591,7 @@ def test_numbers_may_be_added_to_a_job_long_after_its_end(
         == len(database.history("trial/0", "test/ece"))
         == 1
     )
-    assert database.runs()["trial/0"] == ("FINISHED", "complete")
+    assert database.runs()["trial/0"] == ("FINISHED", "finished")
 
 
 def test_a_run_too_large_to_hold_is_not_called_finished(
@@ -615,8 +617,8 @@ def test_a_run_too_large_to_hold_is_not_called_finished(
     with track() as tracker:
         tell_study(tracker, jobs=1)
     assert database.runs() == {
-        "study": ("FINISHED", "complete"),
-        "trial/0": ("FINISHED", "complete"),
+        "study": ("FINISHED", "finished"),
+        "trial/0": ("FINISHED", "finished"),
     }
     assert [step for step, _, _ in database.history("trial/0", "val/nll")] == [0, 1, 2]
 
@@ -634,14 +636,14 @@ def test_many_epochs_and_long_texts_go_through_in_parts(
         )
         for epoch in range(300):
             tracker.log_epoch("teach/x", epoch, NOON + epoch, {f"m{n}": float(n) for n in range(8)})
-        tracker.finish_job("teach/x", "FINISHED")
-        tracker.finish_study("FINISHED")
+        tracker.finish_job("teach/x", JobState.FINISHED)
+        tracker.finish_study(JobState.FINISHED)
     assert database.query("SELECT count(*) FROM metrics") == [(2400,)]
     assert len(database.values("params", "teach/x")) == 230
     before = database.dump()
     with track() as tracker:
         tracker.start_study("small", description="long " * 4000)
-        tracker.finish_study("FINISHED")
+        tracker.finish_study(JobState.FINISHED)
     assert database.dump() == before
 
 

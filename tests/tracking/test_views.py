@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from distill_ray.events import JobState
 from distill_ray.tracking import Tracker, studies_in, study_views, view_path
 
 VIEWS = study_views(
@@ -51,7 +52,7 @@ def test_views_are_saved_with_the_experiment_once(tracking_uri: str, tmp_path: P
         ) as tracker:
             tracker.start_study("small")
             tracker.save_views(VIEWS)
-            tracker.finish_study("FINISHED")
+            tracker.finish_study(JobState.FINISHED)
         experiment = MlflowClient(tracking_uri).get_experiment_by_name("small")
         assert experiment is not None
         saved.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distill_ray.events import JobState
 from distill_ray.report.format import counted, file_name, objective_title, settings
 from distill_ray.report.plots.drawing import (
     Panel,
@@ -60,13 +61,15 @@ def _curves(
         axes = axes_in(canvas)
         faint = min(0.6, 15 / len(curves))
         for trial, points in curves:
-            shade = color({"PRUNED": "muted", "FAIL": "bad"}.get(trial.state, "best"))
+            shade = color(
+                {JobState.PRUNED: "muted", JobState.FAILED: "bad"}.get(trial.state, "best")
+            )
             x, y = zip(*points, strict=True)
             if trial is best:
                 axes.plot(x, y, color=color("ink"), lw=2.2, zorder=4)
             else:
                 axes.plot(x, y, color=shade, lw=1.1, alpha=faint)
-            if trial.state in ("PRUNED", "FAIL") or len(points) == 1:
+            if trial.state in (JobState.PRUNED, JobState.FAILED) or len(points) == 1:
                 axes.plot(x[-1], y[-1], "x", color=shade, ms=6, mew=1.5, alpha=max(faint, 0.4))
         # The first epochs, where everything is bad, would leave no room for the differences that
         # matter.

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from distill_ray.events import JobState
 from distill_ray.report.format import counted, cut, file_name, objective_title, setting
 from distill_ray.report.plots.curves import curve_panel
 from distill_ray.report.plots.drawing import (
@@ -50,7 +51,8 @@ def _history(results: StudyResults) -> Panel:
         found = "No trial is complete yet."
     else:
         later = sum(
-            trial.number > best.number and trial.state != "RUNNING" for trial in results.trials
+            trial.number > best.number and trial.state != JobState.RUNNING
+            for trial in results.trials
         )
         after = (
             f"{counted(later, 'trial')} after it found nothing better."
@@ -129,17 +131,17 @@ def _draw_trials(
     low, high = _range(results, objective)
     axes.set_ylim(low, high)
     groups: dict[str, list[tuple[float, float]]] = {
-        "COMPLETE": [],
-        "PRUNED": [],
-        "FAIL": [],
-        "RUNNING": [],
+        JobState.FINISHED: [],
+        JobState.PRUNED: [],
+        JobState.FAILED: [],
+        JobState.RUNNING: [],
     }
     for trial, place in zip(trials, places, strict=True):
-        value = low if trial.state == "FAIL" else last_value(trial, objective)
+        value = low if trial.state == JobState.FAILED else last_value(trial, objective)
         if value is not None:
             groups[trial.state].append((place, min(max(value, low), high)))
     looks: dict[str, Any] = {
-        "COMPLETE": {
+        JobState.FINISHED: {
             "marker": "o",
             "s": 42,
             "color": color("best"),
@@ -147,21 +149,21 @@ def _draw_trials(
             "alpha": 0.9,
             "label": "complete",
         },
-        "PRUNED": {
+        JobState.PRUNED: {
             "marker": "x",
             "s": 30,
             "color": color("muted"),
             "linewidths": 1.4,
             "label": "pruned",
         },
-        "FAIL": {
+        JobState.FAILED: {
             "marker": "|",
             "s": 160,
             "color": color("bad"),
             "linewidths": 2.4,
             "label": "failed",
         },
-        "RUNNING": {
+        JobState.RUNNING: {
             "marker": "o",
             "s": 42,
             "facecolors": "none",
