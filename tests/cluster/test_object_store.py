@@ -10,7 +10,7 @@ import time
 import pytest
 
 from distill_ray.errors import RequestError, RunError
-from distill_ray.stages import driver
+from distill_ray.stages import lock
 from distill_ray.stages.lock import is_running, study_lock
 from distill_ray.store import MANIFEST, Store, _seal
 
@@ -56,7 +56,7 @@ def test_what_is_not_there_is_said(remote: Store) -> None:
 
 
 def test_one_driver_per_study(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver, "BEAT", 1.0)
+    monkeypatch.setattr(lock, "BEAT", 1.0)
     said: list[str] = []
     with study_lock(remote, "mine"):
         assert is_running(remote, "mine") and not is_running(remote, "other")
@@ -75,8 +75,8 @@ def test_one_driver_per_study(remote: Store, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_dead_driver_is_not_waited_for_long(
     remote: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(driver, "EXPIRY", 3.0)
-    remote.write(driver.lock_path("mine"), b'{"token": "x", "host": "gone"}')
+    monkeypatch.setattr(lock, "EXPIRY", 3.0)
+    remote.write(lock.lock_path("mine"), b'{"token": "x", "host": "gone"}')
     said: list[str] = []
     began = time.monotonic()
     with study_lock(remote, "mine", said.append):

@@ -22,7 +22,7 @@ from distill_ray.job import Data, Split
 from distill_ray.search import database
 from distill_ray.search.history import open_history
 from distill_ray.search.searcher import queue_first
-from distill_ray.stages import driver
+from distill_ray.stages import lock
 from distill_ray.stages.lock import search_lock
 from distill_ray.store import Store
 from distill_ray.study import load_study
@@ -89,8 +89,8 @@ def test_one_driver_per_search(
     """The stores may differ: another driver of the same search is turned away, a dead one is not
     waited for long.
     """
-    monkeypatch.setattr(driver, "BEAT", 0.5)
-    monkeypatch.setattr(driver, "EXPIRY", 5.0)
+    monkeypatch.setattr(lock, "BEAT", 0.5)
+    monkeypatch.setattr(lock, "EXPIRY", 5.0)
     mine, other = Store.open(str(tmp_path / "mine")), Store.open(str(tmp_path / "other"))
     history, again = (opened(postgresql.address("optuna"), tmp_path) for _ in range(2))
     said: list[str] = []
@@ -105,12 +105,12 @@ def test_one_driver_per_search(
     assert said == [line for line in said if "waiting for the last driver of the search" in line]
     with search_lock(again, other):
         pass
-    gone = {"store": mine.uri, "host": "gone", "token": "x", "place": driver._place(mine)}
-    history.set_user_attr(driver.DRIVER, gone)
+    gone = {"store": mine.uri, "host": "gone", "token": "x", "place": lock._place(mine)}
+    history.set_user_attr(lock.DRIVER, gone)
     began = time.monotonic()
     with search_lock(again, mine):
         assert time.monotonic() - began < 4
-    history.set_user_attr(driver.DRIVER, gone)
+    history.set_user_attr(lock.DRIVER, gone)
     with search_lock(again, other):
         assert time.monotonic() - began < 60
 

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 import torch
 
-from distill_ray.augmentation import AUGMENTATIONS, Crop, Identity
-from distill_ray.execution import teacher_logits as module
+import support.teacher_cache as programs
+from distill_ray.augmentation import AUGMENTATIONS, Identity
+from distill_ray.execution import teacher_cache as module
 from distill_ray.execution.sharing import (
     Sharing,
     confirm_sharing,
@@ -29,51 +30,11 @@ from distill_ray.execution.sharing import (
     trial_sharing,
 )
 from distill_ray.execution.teacher_cache import FILE, ROOT, CachedTeachers, TeacherCache, make_room
-from distill_ray.job import Data, Split
 from distill_ray.methods import METHODS
-from distill_ray.models import build_model
 from distill_ray.store import MANIFEST, Store, _seal
 from distill_ray.study import Study
-from distill_ray.training import (
-    Dataset,
-    LiveTeachers,
-    StoredTeachers,
-    TeacherLogits,
-    TeacherLogitsKey,
-    Worker,
-    compute_teacher_logits,
-)
-
-HERE = Worker(torch.device("cpu"))
-DATA = Data(
-    name="noise", digest="0" * 32, location="noise", label="label", split=Split(validation=16)
-)
-KEY = TeacherLogitsKey(
-    teachers=("a", "b"), data=DATA, augmentation=Crop(), seed=3, batch_size=None, precision="fp32"
-)
-
-
-def noise() -> Dataset:
-    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1)).astype(np.uint8)
-    return Dataset(
-        images, np.arange(60) % 3, np.arange(44), np.arange(44, 60), ("a", "b", "c"), (0.5,), (0.3,)
-    )
-
-
-class Counting(LiveTeachers):
-    """Live teachers who know how often they were asked."""
-
-    def __init__(self) -> None:
-        networks = [
-            build_model("wrn-10-1", num_classes=3, image_shape=(1, 8, 8), seed=seed)
-            for seed in range(2)
-        ]
-        super().__init__(networks, HERE.device, "fp32")
-        self.asked = 0
-
-    def __call__(self, part: Any) -> torch.Tensor:
-        self.asked += 1
-        return super().__call__(part)
+from distill_ray.training import StoredTeachers, TeacherLogits, TeacherLogitsKey
+from support.teacher_cache import HERE, KEY, CountingTeachers, cache_of, computed, noise
 
 
 @pytest.fixture
@@ -82,19 +43,8 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def teachers() -> Counting:
-    return Counting()
-
-
-def shared(
-    store: Store, teachers: Counting, key: TeacherLogitsKey = KEY, **settings: Any
-) -> TeacherCache:
-    arguments = {"worker": HERE, "epochs": 3, "limit": 1e9} | settings
-    return TeacherCache(store, key, noise(), lambda: teachers, **arguments)
-
-
-def expected(teachers: Counting, epoch: int) -> np.ndarray:
-    return compute_teacher_logits(KEY, epoch, teachers, noise(), HERE.device).logits[0]
+def teachers() -> CountingTeachers:
+    return CountingTeachers()
 
 
 def data_file(store: Store, epoch: int = 1) -> Path:
@@ -103,10 +53,10 @@ def data_file(store: Store, epoch: int = 1) -> Path:
     return store.local_path(record.files[FILE]["path"])
 
 
-def test_the_second_reader_computes_nothing(store: Store, teachers: Counting) -> None:
-    first = shared(store, teachers).of_epoch(1)
+def test_the_second_reader_computes_nothing(store: Store, teachers: CountingTeachers) -> None:
+    first = cache_of(store, teachers).of_epoch(1)
     asked = teachers.asked
-    second = shared(store, teachers).of_epoch(1)
+    second = cache_of(store, teachers).of_epoch(1)
     assert asked == teachers.asked == 1
     assert first is not None and second is not None
     np.testing.assert_array_equal(first.logits[0], second.logits[0])
@@ -115,10 +65,10 @@ def test_the_second_reader_computes_nothing(store: Store, teachers: Counting) ->
 
 @pytest.mark.parametrize("damage", ["bit", "end", "empty", "gone", "manifest"])
 def test_damaged_teacher_logits_are_computed_anew(
-    damage: str, store: Store, teachers: Counting
+    damage: str, store: Store, teachers: CountingTeachers
 ) -> None:
-    whole = expected(teachers, 1)
-    shared(store, teachers).of_epoch(1)
+    whole = computed(teachers, 1)
+    cache_of(store, teachers).of_epoch(1)
     path = data_file(store)
     content = bytearray(path.read_bytes())
     if damage == "bit":
@@ -132,7 +82,7 @@ def test_damaged_teacher_logits_are_computed_anew(
         path.write_bytes(content[: -100 if damage == "end" else 0])
     said: list[str] = []
     asked = teachers.asked
-    again = shared(store, teachers, say=said.append).of_epoch(1)
+    again = cache_of(store, teachers, say=said.append).of_epoch(1)
     assert again is not None
     np.testing.assert_array_equal(again.logits[0], whole)
     assert teachers.asked == asked + 1
@@ -151,9 +101,9 @@ def test_damaged_teacher_logits_are_computed_anew(
     ],
 )
 def test_teacher_logits_in_the_place_of_others_are_not_taken(
-    other: TeacherLogitsKey, store: Store, teachers: Counting
+    other: TeacherLogitsKey, store: Store, teachers: CountingTeachers
 ) -> None:
-    shared(store, teachers).of_epoch(1)
+    cache_of(store, teachers).of_epoch(1)
     shutil.copytree(store.local_path(f"{ROOT}/{KEY.id}"), store.local_path(f"{ROOT}/{other.id}"))
     manifest = store.local_path(f"{ROOT}/{other.id}/00001/{MANIFEST}")
     stored = json.loads(manifest.read_text().replace(KEY.id, other.id))
@@ -161,13 +111,13 @@ def test_teacher_logits_in_the_place_of_others_are_not_taken(
     manifest.write_text(json.dumps(stored | {"sha256": _seal(stored)}))
     said: list[str] = []
     asked = teachers.asked
-    assert shared(store, teachers, other, say=said.append).of_epoch(1) is not None
+    assert cache_of(store, teachers, other, say=said.append).of_epoch(1) is not None
     assert "these are teacher logits of" in said[0]
     assert teachers.asked == asked + 1
 
 
-def test_another_number_of_classes_is_not_taken(store: Store, teachers: Counting) -> None:
-    shared(store, teachers).of_epoch(1)
+def test_another_number_of_classes_is_not_taken(store: Store, teachers: CountingTeachers) -> None:
+    cache_of(store, teachers).of_epoch(1)
     more = replace(noise(), class_names=("a", "b", "c", "d"))
     said: list[str] = []
     found = TeacherCache(
@@ -181,29 +131,17 @@ def test_two_processes_compute_once(store: Store) -> None:
     """Of four epochs that two processes go through at the same time, each is computed by one of
     them.
     """
-    program = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_teacher_logits import *
-teachers = Counting()
-run = shared(Store.open({store.uri!r}), teachers, epochs=4)
-for epoch in range(1, 5):
-    assert run.of_epoch(epoch) is not None
-print(teachers.asked)
-"""
-    both = [
-        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    command = [sys.executable, programs.__file__, "same", store.uri]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     counts = [int(process.communicate()[0]) for process in both]
     assert sum(counts) == 4
 
 
-def test_while_one_waits_it_works_ahead(store: Store, teachers: Counting) -> None:
+def test_while_one_waits_it_works_ahead(store: Store, teachers: CountingTeachers) -> None:
     """Another run, which is alive, holds epoch 1 and gives it up only after this one has computed
     the next two.
     """
-    busy = shared(store, Counting())
+    busy = cache_of(store, CountingTeachers())
     done = threading.Event()
 
     def hold() -> None:
@@ -215,7 +153,7 @@ def test_while_one_waits_it_works_ahead(store: Store, teachers: Counting) -> Non
     holder = threading.Thread(target=hold)
     holder.start()
     time.sleep(0.05)
-    waiting = threading.Thread(target=shared(store, teachers).of_epoch, args=(1,))
+    waiting = threading.Thread(target=cache_of(store, teachers).of_epoch, args=(1,))
     waiting.start()
     path = store.local_path(f"{ROOT}/{KEY.id}/00003/{MANIFEST}")
     for _ in range(200):
@@ -229,18 +167,18 @@ def test_while_one_waits_it_works_ahead(store: Store, teachers: Counting) -> Non
     assert path.exists()
 
 
-def test_a_dead_holder_is_not_waited_for(store: Store, teachers: Counting) -> None:
+def test_a_dead_holder_is_not_waited_for(store: Store, teachers: CountingTeachers) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     store.write(f"{ROOT}/{KEY.id}/00001.lease", f"{os.uname().nodename} {dead.pid} abcd".encode())
     store.write(f"{ROOT}/{KEY.id}/00001/1234/{FILE}", b"half of it")
-    assert shared(store, teachers).of_epoch(1) is not None
+    assert cache_of(store, teachers).of_epoch(1) is not None
     assert teachers.asked == 1
     assert store.read(f"{ROOT}/{KEY.id}/00001/1234/{FILE}") is None
 
 
 def test_a_reader_elsewhere_waits_until_the_writer_is_done(
-    store: Store, teachers: Counting
+    store: Store, teachers: CountingTeachers
 ) -> None:
     """The writer is on another node: its process cannot be asked about, it shows life, and half of
     its file is there.
@@ -250,34 +188,34 @@ def test_a_reader_elsewhere_waits_until_the_writer_is_done(
     store.write(half, b"half of it")
     found: list[TeacherLogits | None] = []
     reading = threading.Thread(
-        target=lambda: found.append(shared(store, teachers, epochs=1).of_epoch(1))
+        target=lambda: found.append(cache_of(store, teachers, epochs=1).of_epoch(1))
     )
     reading.start()
     time.sleep(1)
     assert reading.is_alive() and teachers.asked == 0 and store.read(half)
-    writer = Counting()
-    shared(store, writer)._make(1)
+    writer = CountingTeachers()
+    cache_of(store, writer)._make(1)
     store.delete(lease)
     reading.join(10)
     assert teachers.asked == 0 and writer.asked == 1
     assert found and found[0] is not None
-    np.testing.assert_array_equal(found[0].logits[0], expected(writer, 1))
+    np.testing.assert_array_equal(found[0].logits[0], computed(writer, 1))
 
 
 def test_what_another_node_has_half_written_to_a_remote_store_is_not_there(
-    tmp_path: Path, teachers: Counting, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, teachers: CountingTeachers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DISTILL_RAY_CACHE", str(tmp_path / "cache"))
     half = tmp_path / "remote" / ROOT / KEY.id / "00001" / "1234" / FILE
     half.parent.mkdir(parents=True)
     half.write_bytes(b"half of it")
-    found = shared(Store("file://" + str(tmp_path / "remote")), teachers).of_epoch(1)
+    found = cache_of(Store("file://" + str(tmp_path / "remote")), teachers).of_epoch(1)
     assert found is not None and teachers.asked == 1
-    np.testing.assert_array_equal(found.logits[0], expected(teachers, 1))
+    np.testing.assert_array_equal(found.logits[0], computed(teachers, 1))
 
 
 def test_what_another_node_has_finished_meanwhile_stays(
-    tmp_path: Path, teachers: Counting, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, teachers: CountingTeachers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Leases are a node's own, so that two may compute an epoch; the first is read already when the
     second is done.
@@ -286,16 +224,16 @@ def test_what_another_node_has_finished_meanwhile_stays(
     remote, path = Store("file://" + str(tmp_path / "remote")), f"{ROOT}/{KEY.id}/00001/{MANIFEST}"
     written: list[bytes | None] = []
 
-    class Faster(Counting):
+    class Faster(CountingTeachers):
         def __call__(self, part: Any) -> torch.Tensor:
             if not written:
-                shared(remote, teachers)._make(1)
+                cache_of(remote, teachers)._make(1)
                 written.append(remote.read(path))
             return super().__call__(part)
 
-    found = shared(remote, Faster()).of_epoch(1)
+    found = cache_of(remote, Faster()).of_epoch(1)
     assert found is not None
-    np.testing.assert_array_equal(found.logits[0], expected(teachers, 1))
+    np.testing.assert_array_equal(found.logits[0], computed(teachers, 1))
     assert written[0] and remote.read(path) == written[0]
 
 
@@ -303,38 +241,22 @@ def test_two_studies_fill_one_store_at_once(store: Store) -> None:
     """Each has a disk limit of its own, an augmentation of its own and one that both have; nobody
     loses what it reads.
     """
-    program = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_teacher_logits import *
-store, own = Store.open({store.uri!r}), replace(KEY, seed=int(sys.argv[1]))
-teachers = Counting()
-for key in (KEY, own):
-    run = shared(store, teachers, key, limit=40_000)
-    for epoch in (1, 2, 3):
-        found = run.of_epoch(epoch)
-        right = compute_teacher_logits(key, epoch, teachers, noise(), HERE.device)
-        assert found is not None, (key, epoch)
-        assert np.array_equal(found.logits[0], right.logits[0]), (key, epoch)
-print(teachers.asked - 6)
-"""
+    command = [sys.executable, programs.__file__, "two", store.uri]
     both = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, str(seed)], stdout=subprocess.PIPE, text=True
-        )
+        subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, text=True)
         for seed in (7, 8)
     ]
     assert sum(int(process.communicate(timeout=200)[0]) for process in both) == 9
 
 
 def test_the_largest_logits_alone_are_stored_and_of_other_classes_not_taken(
-    store: Store, teachers: Counting
+    store: Store, teachers: CountingTeachers
 ) -> None:
     key = replace(KEY, top_k=2)
     for network in teachers.networks:
         network.classifier.weight.mul_(1000)  # type: ignore[union-attr,operator]
-    first = shared(store, teachers, key).of_epoch(1)
-    found = shared(store, teachers, key).of_epoch(1)
+    first = cache_of(store, teachers, key).of_epoch(1)
+    found = cache_of(store, teachers, key).of_epoch(1)
     assert first is not None and found is not None and teachers.asked == 1
     assert found.logits[0].shape == (44, 1, 2, 2) and found.tails[0].num_classes == 3
     np.testing.assert_array_equal(found.of_part(0), first.of_part(0))
@@ -347,14 +269,14 @@ def test_the_largest_logits_alone_are_stored_and_of_other_classes_not_taken(
 
 
 @pytest.fixture
-def filled(store: Store, teachers: Counting) -> Callable[[str], Path]:
+def filled(store: Store, teachers: CountingTeachers) -> Callable[[str], Path]:
     """Puts teacher logits of another seed into the store that were last used that long ago, in
     hours.
     """
 
     def fill(hours: float) -> Path:
         key = replace(KEY, seed=int(hours * 10))
-        shared(store, teachers, key).of_epoch(1)
+        cache_of(store, teachers, key).of_epoch(1)
         manifest = store.local_path(f"{ROOT}/{key.id}/00001/{MANIFEST}")
         for path in (manifest, *manifest.parent.rglob("*.arrow")):
             os.utime(path, (time.time() - hours * 3600,) * 2)
@@ -373,20 +295,20 @@ def test_the_least_recently_used_make_room(store: Store, filled: Callable[[float
 
 
 def test_using_teacher_logits_keeps_them(
-    store: Store, teachers: Counting, filled: Callable[[float], Path]
+    store: Store, teachers: CountingTeachers, filled: Callable[[float], Path]
 ) -> None:
     used, unused = filled(5), filled(2)
-    shared(store, teachers, replace(KEY, seed=50)).of_epoch(1)
+    cache_of(store, teachers, replace(KEY, seed=50)).of_epoch(1)
     size = sum(size for _, size, _ in store.tree(ROOT)) // 2
     assert make_room(store, f"{ROOT}/own", size, 2.5 * size)
     assert used.exists() and not unused.exists()
 
 
 def test_without_room_teachers_answer_live_and_it_is_said_once(
-    store: Store, teachers: Counting
+    store: Store, teachers: CountingTeachers
 ) -> None:
     said: list[str] = []
-    teacher_logits = shared(store, teachers, limit=10, say=said.append)
+    teacher_logits = cache_of(store, teachers, limit=10, say=said.append)
     source = CachedTeachers(teacher_logits, lambda: teachers, HERE)
     assert isinstance(source.of_epoch(1), StoredTeachers), "what was computed is used once"
     assert source.of_epoch(2) is teachers
@@ -416,23 +338,25 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_leaves_no_half_of_anything(
-    small_disk: Path, teachers: Counting, monkeypatch: pytest.MonkeyPatch
+    small_disk: Path, teachers: CountingTeachers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It fills up between the look at the room and the writing."""
     store = Store.open(str(small_disk / "store"))
     (small_disk / "ballast").write_bytes(b"0" * 60_000)
     monkeypatch.setattr(module, "make_room", lambda *arguments: True)
     said: list[str] = []
-    teacher_logits = shared(store, teachers, say=said.append)
+    teacher_logits = cache_of(store, teachers, say=said.append)
     found = teacher_logits.of_epoch(1)
     assert found is not None
-    np.testing.assert_array_equal(found.logits[0], expected(teachers, 1))
+    np.testing.assert_array_equal(found.logits[0], computed(teachers, 1))
     assert teacher_logits.of_epoch(2) is None
     assert len(said) == 1 and "no space left while writing" in said[0]
     assert [path for path, _, _ in store.tree(ROOT)] == []
 
 
-def test_teacher_logits_leave_a_reserve_of_the_disk(small_disk: Path, teachers: Counting) -> None:
+def test_teacher_logits_leave_a_reserve_of_the_disk(
+    small_disk: Path, teachers: CountingTeachers
+) -> None:
     store = Store.open(str(small_disk / "store"))
     free = shutil.disk_usage(small_disk).free
     assert make_room(store, "own", 4096, 1e9)
@@ -445,19 +369,19 @@ def test_teacher_logits_of_a_remote_store_are_mapped_from_a_copy(
     monkeypatch.setenv("DISTILL_RAY_CACHE", str(tmp_path / "cache"))
     remote = Store("file://" + str(tmp_path / "remote"))
     assert not remote.is_local
-    teachers = Counting()
-    shared(remote, teachers).of_epoch(1)
-    found = shared(remote, teachers).of_epoch(1)
+    teachers = CountingTeachers()
+    cache_of(remote, teachers).of_epoch(1)
+    found = cache_of(remote, teachers).of_epoch(1)
     assert found is not None and teachers.asked == 1
     (copy,) = (tmp_path / "cache" / ROOT).glob("[0-9a-f]" * 64)
     copy.write_bytes(copy.read_bytes()[:-8])
-    again = shared(remote, teachers).of_epoch(1)
+    again = cache_of(remote, teachers).of_epoch(1)
     assert again is not None and teachers.asked == 1
     np.testing.assert_array_equal(again.logits[0], found.logits[0])
     (data,) = (tmp_path / "remote" / ROOT).rglob(FILE)
     data.write_bytes(b"0" * data.stat().st_size)
     copy.unlink()
-    assert shared(remote, teachers).of_epoch(1) is not None
+    assert cache_of(remote, teachers).of_epoch(1) is not None
     assert teachers.asked == 2
 
 

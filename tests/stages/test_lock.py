@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from distill_ray.errors import RunError
-from distill_ray.stages import driver
+from distill_ray.stages import lock
 from distill_ray.stages.lock import lock_path, study_lock
 from distill_ray.store import Store
 
@@ -20,7 +20,7 @@ def test_a_driver_that_another_one_has_replaced_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was cut off from the store for longer than it may be silent, and comes back."""
-    monkeypatch.setattr(driver, "BEAT", 0.2)
+    monkeypatch.setattr(lock, "BEAT", 0.2)
     remote = Store("file://" + str(tmp_path))
     other = json.dumps({"token": "other", "host": "elsewhere"}).encode()
     begun = time.monotonic()
@@ -38,7 +38,7 @@ def test_a_folder_of_the_same_name_on_another_machine_is_another_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     local, bucket = Store(str(tmp_path)), Store("s3://bucket/studies?endpoint_override=one")
-    here = [driver._place(local), driver._place(bucket)]
-    monkeypatch.setattr(driver.socket, "gethostname", lambda: "another")
-    assert driver._place(local) != here[0] and driver._place(bucket) == here[1]
-    assert driver._place(Store("s3://bucket/studies?endpoint_override=two")) != here[1]
+    here = [lock._place(local), lock._place(bucket)]
+    monkeypatch.setattr(lock.socket, "gethostname", lambda: "another")
+    assert lock._place(local) != here[0] and lock._place(bucket) == here[1]
+    assert lock._place(Store("s3://bucket/studies?endpoint_override=two")) != here[1]
