@@ -22,6 +22,7 @@ from distill_ray.methods.contrast import (
 from distill_ray.methods.crd import CRD
 from distill_ray.methods.method import Setup, Student
 from distill_ray.models import build_model
+from support.teachers import NetworkTeachers
 
 ROWS = np.array([3, 0, 7, 12, 5, 9, 1, 8])
 LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 0])
@@ -96,22 +97,12 @@ def test_draws_belong_to_positions() -> None:
     assert not torch.equal(second_half, later)
 
 
-class Live:
-    def __init__(self) -> None:
-        shape = {"num_classes": 3, "image_shape": (3, 8, 8)}
-        self.networks = [
-            build_model("wrn-10-1", **shape, seed=10),
-            build_model("wrn-10-2", **shape, seed=11),
-        ]
-        for network in self.networks:
-            network.eval().requires_grad_(False)
-
-    def __call__(self, part: Part) -> Tensor:
-        with torch.no_grad():
-            return torch.stack([network(part.images) for network in self.networks])
-
-
-LIVE = Live()
+LIVE = NetworkTeachers(
+    [
+        build_model("wrn-10-1", num_classes=3, image_shape=(3, 8, 8), seed=10),
+        build_model("wrn-10-2", num_classes=3, image_shape=(3, 8, 8), seed=11),
+    ]
+)
 METHOD = CRD(negatives=6, embedding=5, temperature=2.0)
 
 

@@ -2,17 +2,14 @@
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.augmentation.draws import Draws
 from distill_ray.methods.dirichlet import EnDD, dirichlet_likelihood
 from distill_ray.methods.method import Student
-
-
-def f64(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
+from support.teachers import FixedTeachers
+from support.tensors import f64
 
 TEACHERS = f64(
     [[[2, 0, -1], [1, 0.5, 0], [3, -1, 0.5]], [[0, 1, 2], [-0.5, 0, 1.5], [1, -1, 0.5]]]
@@ -25,13 +22,6 @@ def batch(epoch: int) -> Batch:
     return Batch(parts=(part, part), positions=torch.arange(2), draws=Draws(seed=0, epoch=epoch))
 
 
-class Answers:
-    networks = ()
-
-    def __call__(self, part: Part) -> Tensor:
-        return TEACHERS
-
-
 IDENTITY_STUDENT = Student(nn.Identity(), nn.Identity())
 
 
@@ -41,7 +31,9 @@ def test_oracle(temperature: float, expected: float) -> None:
     assert dirichlet_likelihood(STUDENT, TEACHERS, temperature).item() == pytest.approx(
         expected, abs=3e-7
     )
-    terms = EnDD(temperature=temperature).loss(IDENTITY_STUDENT, batch(epoch=1), Answers())
+    terms = EnDD(temperature=temperature).loss(
+        IDENTITY_STUDENT, batch(epoch=1), FixedTeachers(TEACHERS)
+    )
     assert terms["loss"].item() == pytest.approx(expected, abs=3e-7)
 
 
@@ -96,7 +88,7 @@ def test_annealing() -> None:
         1.0,
     ]
     assert EnDD(temperature=9.0).temperature_at(99) == 9.0
-    loss = method.loss(IDENTITY_STUDENT, batch(epoch=31), Answers())["loss"]
+    loss = method.loss(IDENTITY_STUDENT, batch(epoch=31), FixedTeachers(TEACHERS))["loss"]
     torch.testing.assert_close(loss, dirichlet_likelihood(STUDENT, TEACHERS, 1.0))
 
 

@@ -5,11 +5,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.methods.diversity import Bias, Compare, diversity, similarity
-
-
-def f64(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
+from support.tensors import f64
 
 A, B = f64([[1, 2, 3], [0, -1, 1]]), f64([[2, 0, 1], [1, 1, -1]])
 WEIGHTS = torch.stack([A, B])

@@ -8,28 +8,13 @@ from distill_ray.augmentation import AUGMENTATIONS, Identity
 from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.methods import METHODS, EnsembleKD, Supervised
 from distill_ray.methods.method import Student
-
-
-def f64(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
+from support.teachers import TeachersByImage
+from support.tensors import f64
 
 STUDENT = f64([[1, 0.5, -0.5], [0.2, -1, 0.8]])
 TEACHERS = f64([[[2, 0, -1], [0.5, -0.5, 1.5]], [[1.5, 1, -2], [-0.3, 0.1, 2.2]]])
 STUDENT_OF_COPY = f64([[0.3, 0.6, -0.2], [0.1, 0, 0.4]])
 TEACHER_OF_COPY = f64([[[0.9, 1.1, -1.3], [0.2, 0.4, 0.9]]])
-
-
-class Answers:
-    """Teachers whose logits depend on which images they are shown."""
-
-    networks = ()
-
-    def __init__(self, answers: list[tuple[Tensor, Tensor]]) -> None:
-        self.answers = answers
-
-    def __call__(self, part: Part) -> Tensor:
-        return next(logits for images, logits in self.answers if images is part.images)
 
 
 def batch_of(*images: Tensor) -> Batch:
@@ -38,6 +23,8 @@ def batch_of(*images: Tensor) -> Batch:
 
 
 IDENTITY_STUDENT = Student(nn.Identity(), nn.Identity())
+NOT_ASKED = TeachersByImage(STUDENT[:0], TEACHERS[:, :0])
+"""Teachers of a method that learns from labels alone: asking them fails."""
 
 
 @pytest.mark.parametrize(
@@ -51,7 +38,7 @@ IDENTITY_STUDENT = Student(nn.Identity(), nn.Identity())
 def test_totals_of_the_calibrated_ensemble_system(combine: str, at_4: float, at_50: float) -> None:
     for temperature, expected in ((4.0, at_4), (50.0, at_50)):
         method = EnsembleKD(temperature=temperature, alpha=0.8, combine=combine)
-        terms = method.loss(IDENTITY_STUDENT, batch_of(STUDENT), Answers([(STUDENT, TEACHERS)]))
+        terms = method.loss(IDENTITY_STUDENT, batch_of(STUDENT), TeachersByImage(STUDENT, TEACHERS))
         assert round(terms["loss"].item(), 8) == expected
         assert round(terms["loss/labels"].item(), 8) == 0.57151245
         assert terms["loss"].item() == pytest.approx(
@@ -62,7 +49,9 @@ def test_totals_of_the_calibrated_ensemble_system(combine: str, at_4: float, at_
 def test_parts_are_averaged() -> None:
     """Components of the good-augmentation system's loss oracle."""
     method = EnsembleKD(temperature=4.0, alpha=0.9)
-    answers = Answers([(STUDENT, TEACHERS[:1]), (STUDENT_OF_COPY, TEACHER_OF_COPY)])
+    answers = TeachersByImage(
+        torch.cat([STUDENT, STUDENT_OF_COPY]), torch.cat([TEACHERS[:1], TEACHER_OF_COPY], dim=1)
+    )
     first = method.loss(IDENTITY_STUDENT, batch_of(STUDENT), answers)
     assert round(first["loss"].item(), 8) == 0.18885913
     both = method.loss(IDENTITY_STUDENT, batch_of(STUDENT, STUDENT_OF_COPY), answers)
@@ -86,7 +75,7 @@ def test_versions_of_an_image_agree_at_a_price() -> None:
     part = Part(images=versions, labels=torch.tensor([0, 1] * 3), copies=3)
     batch = Batch(parts=(part,), positions=torch.arange(2))
     for weight, expected in ((0.0, 0.68281303), (12.0, 0.99631121)):
-        loss = Supervised(consistency=weight).loss(IDENTITY_STUDENT, batch, Answers([]))["loss"]
+        loss = Supervised(consistency=weight).loss(IDENTITY_STUDENT, batch, NOT_ASKED)["loss"]
         assert round(loss.item(), 8) == expected
     assert Supervised().consistency == 12.0
 
@@ -94,8 +83,7 @@ def test_versions_of_an_image_agree_at_a_price() -> None:
 def test_supervised_ignores_teachers() -> None:
     batch = batch_of(STUDENT, STUDENT)
     assert (
-        round(Supervised().loss(IDENTITY_STUDENT, batch, Answers([]))["loss"].item(), 8)
-        == 0.57151245
+        round(Supervised().loss(IDENTITY_STUDENT, batch, NOT_ASKED)["loss"].item(), 8) == 0.57151245
     )
 
 
@@ -130,9 +118,9 @@ def test_a_step_moves_the_student_alone(method: Supervised | EnsembleKD) -> None
 
 
 def test_weights_of_teachers() -> None:
-    batch, answers = batch_of(STUDENT), Answers([(STUDENT, TEACHERS)])
+    batch, answers = batch_of(STUDENT), TeachersByImage(STUDENT, TEACHERS)
     only_first = EnsembleKD(weights=(3.0, 0.0)).loss(IDENTITY_STUDENT, batch, answers)
-    alone = EnsembleKD().loss(IDENTITY_STUDENT, batch, Answers([(STUDENT, TEACHERS[:1])]))
+    alone = EnsembleKD().loss(IDENTITY_STUDENT, batch, TeachersByImage(STUDENT, TEACHERS[:1]))
     torch.testing.assert_close(only_first["loss"], alone["loss"])
 
 

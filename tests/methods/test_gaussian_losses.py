@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from distill_ray.methods.gaussian_losses import (
     aggregated_gaussians,
@@ -10,11 +9,7 @@ from distill_ray.methods.gaussian_losses import (
     mixture,
     paired_gaussians,
 )
-
-
-def f64(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
+from support.tensors import f64
 
 TEACHERS = f64(
     [[[0.5, -0.2], [0.7, 0.1], [0.4, 0]], [[-1, 0.3], [-0.8, -0.5], [-1.3, 0.2]]]

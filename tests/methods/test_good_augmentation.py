@@ -8,11 +8,8 @@ from distill_ray.augmentation import AUGMENTATIONS
 from distill_ray.augmentation.augmentation import Batch, Part, Pick
 from distill_ray.methods.good_augmentation import AugmentedKD
 from distill_ray.methods.method import Student
-
-
-def f64(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
+from support.teachers import TeachersByImage
+from support.tensors import f64
 
 STUDENT, COPY = f64([[1, 0.5, -0.5], [0.2, -1, 0.8]]), f64([[0.3, 0.6, -0.2], [0.1, 0, 0.4]])
 TEACHER, TEACHER_OF_COPY = (
@@ -27,21 +24,9 @@ def images(logits: Tensor) -> Tensor:
     return logits.unflatten(1, (3, 1, 1))
 
 
-class Answers:
-    """One teacher, that knows what to say of every row of images it is shown."""
-
-    networks = ()
-
-    def __init__(self, images: Tensor, logits: Tensor) -> None:
-        self.images, self.logits = images, logits
-
-    def __call__(self, part: Part) -> Tensor:
-        known = (part.images.flatten(1).unsqueeze(1) == self.images).all(-1)
-        assert known.any(1).all()
-        return self.logits[known.int().argmax(1)].unsqueeze(0)
-
-
-ANSWERS = Answers(torch.cat([STUDENT, COPY]), torch.cat([TEACHER, TEACHER_OF_COPY]))
+ANSWERS = TeachersByImage(
+    torch.cat([STUDENT, COPY]), torch.cat([TEACHER, TEACHER_OF_COPY]).unsqueeze(0)
+)
 LABELS = torch.tensor([0, 2])
 
 
@@ -104,7 +89,7 @@ def test_picks_of_a_pool(criterion: str, expected: list[int]) -> None:
             return shown.flatten(1)
 
     network = Recorder()
-    answers = Answers(student, teacher)
+    answers = TeachersByImage(student, teacher.unsqueeze(0))
     both = Batch(parts=(shown, pool), positions=torch.arange(3))
     terms = AugmentedKD().loss(Student(network, network), both, answers)
     assert all(training or len(shown) == 6 for training, shown in seen)

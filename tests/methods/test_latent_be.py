@@ -13,12 +13,10 @@ from distill_ray.methods import EnsembleKD
 from distill_ray.methods.latent_be import LatentBE, pair
 from distill_ray.methods.method import Setup, Student
 from distill_ray.models.network import Architecture, Network, Normalise
+from support.teachers import NetworkTeachers
+from support.tensors import f64
 
 WEIGHT_DECAY = 5e-4
-
-
-def f64(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 W, BIAS = f64([[1, 0, 2], [-1, 3, 0.5]]), f64([0.1, -0.2, 0.3])
@@ -38,20 +36,12 @@ def plain_network() -> Network:
     return network
 
 
-class Live:
+def linear_teachers() -> NetworkTeachers:
     """The two linear teachers."""
-
-    def __init__(self) -> None:
-        self.networks = [
-            nn.Sequential(nn.Flatten(), nn.Linear(2, 3, bias=False)).double() for _ in TEACHERS
-        ]
-        for network, weight in zip(self.networks, TEACHERS, strict=True):
-            network[1].weight.data.copy_(weight)
-            network.eval().requires_grad_(False)
-
-    def __call__(self, part: Part) -> Tensor:
-        with torch.no_grad():
-            return torch.stack([network(part.images) for network in self.networks])
+    networks = [nn.Sequential(nn.Flatten(), nn.Linear(2, 3, bias=False)).double() for _ in TEACHERS]
+    for network, weight in zip(networks, TEACHERS, strict=True):
+        network[1].weight.data.copy_(weight)
+    return NetworkTeachers(networks)
 
 
 def batch_with_pair(first: int, second: int) -> Batch:
@@ -118,7 +108,7 @@ def test_full_step_oracle(
     """Losses and gradients of the total loss; weight decay is the optimiser's, 5e-4 times each
     trained value.
     """
-    network, teachers = student_of(method), Live()
+    network, teachers = student_of(method), linear_teachers()
     shown: list[Tensor] = []
 
     def recorded(images: Tensor) -> Tensor:
@@ -163,9 +153,9 @@ def test_plain_distillation_on_the_same_inputs() -> None:
     """
     network = plain_network()
     method = EnsembleKD(temperature=4.0, alpha=0.7, combine="mean-loss")
-    terms = method.loss(Student(network, network), batch_with_pair(0, 1), Live())
+    terms = method.loss(Student(network, network), batch_with_pair(0, 1), linear_teachers())
     terms["loss"].backward()
-    answers = (Live()(PART) / 4).softmax(-1)
+    answers = (linear_teachers()(PART) / 4).softmax(-1)
     distilled = terms["loss/teachers"] - 16 * (answers * answers.log()).sum(-1).mean()
     assert terms["loss/labels"].item() == pytest.approx(1.6397292514, abs=5.1e-11)
     assert distilled.item() == pytest.approx(17.5433300556, abs=1e-10)
@@ -216,7 +206,7 @@ def test_the_perturbation_leaves_nothing_behind() -> None:
         Setup(teachers=2),
     )
     network.train()
-    moved = method._moved(X, Student(network, network), batch_with_pair(0, 1), Live())
+    moved = method._moved(X, Student(network, network), batch_with_pair(0, 1), linear_teachers())
     assert network.training
     assert network.network.features[1].num_batches_tracked == 0
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -9,15 +9,12 @@ from torch import Tensor
 
 from distill_ray.augmentation.augmentation import Part
 from distill_ray.methods import losses
+from support.tensors import f64
 
 STUDENT = [[1, 0.5, -0.5], [0.2, -1, 0.8]]
 TEACHERS = [[[2, 0, -1], [0.5, -0.5, 1.5]], [[1.5, 1, -2], [-0.3, 0.1, 2.2]]]
 LABELS = [0, 2]
 COMBINATIONS = get_args(losses.Combine)
-
-
-def f64(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def labelled(

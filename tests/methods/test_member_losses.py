@@ -11,10 +11,7 @@ from torch import Tensor
 
 from distill_ray.augmentation.augmentation import Part
 from distill_ray.methods import losses, member_losses
-
-
-def f64(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+from support.tensors import f64
 
 
 def random_logits(*shape: int, seed: int = 0) -> Tensor:

@@ -12,26 +12,13 @@ from distill_ray.methods.method import Setup, Student
 from distill_ray.methods.mixture import MeanPrediction
 from distill_ray.methods.multi_head import Hydra, HydraPlus, ramp
 from distill_ray.models import build_model
-
-
-def f64(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
+from support.teachers import FixedTeachers
+from support.tensors import f64
 
 TEACHERS = f64(
     [[[2, 0, -1], [1, 0.5, 0], [3, -1, 0.5]], [[0, 1, 2], [-0.5, 0, 1.5], [1, -1, 0.5]]]
 ).transpose(0, 1)
 HEADS = f64([[[1, 0, 0], [0.5, 0.5, -1]], [[0, 0, 1], [-1, 1, 0.5]]])
-
-
-class Answers:
-    networks = ()
-
-    def __init__(self, logits: Tensor) -> None:
-        self.logits = logits
-
-    def __call__(self, part: Part) -> Tensor:
-        return self.logits
 
 
 class Oracle(nn.Module):
@@ -59,9 +46,9 @@ ORACLE = Student(Oracle(), Oracle())
 
 def test_hydra_is_individuality_alone() -> None:
     for temperature, expected in ((1.0, 0.2130695146), (3.0, 0.3200179113)):
-        loss = Hydra(heads=2, temperature=temperature).loss(ORACLE, batch(), Answers(TEACHERS))[
-            "loss"
-        ]
+        loss = Hydra(heads=2, temperature=temperature).loss(
+            ORACLE, batch(), FixedTeachers(TEACHERS)
+        )["loss"]
         assert loss.item() == pytest.approx(expected, abs=3e-7)
 
 
@@ -79,7 +66,7 @@ def test_totals_without_diversity(alpha: float, beta: float, expected: float) ->
         individuality=alpha * beta,
         diversity=0.0,
     )
-    terms = method.loss(ORACLE, batch(), Answers(TEACHERS))
+    terms = method.loss(ORACLE, batch(), FixedTeachers(TEACHERS))
     assert terms["loss"].item() == pytest.approx(expected, abs=3e-7)
     assert terms["loss/correctness"].item() == pytest.approx(0.7391906331, abs=1e-9)
 
@@ -90,11 +77,13 @@ def test_diversity_grows_with_the_epochs(bias: str, expected: float) -> None:
         heads=2, diversity=0.5, diversity_from=2, diversity_until=5, diversity_bias=bias
     )
     without = (
-        HydraPlus(heads=2, diversity=0.0).loss(ORACLE, batch(), Answers(TEACHERS))["loss"].item()
+        HydraPlus(heads=2, diversity=0.0)
+        .loss(ORACLE, batch(), FixedTeachers(TEACHERS))["loss"]
+        .item()
     )
     penalties = []
     for epoch in range(1, 8):
-        terms = method.loss(ORACLE, batch(epoch), Answers(TEACHERS))
+        terms = method.loss(ORACLE, batch(epoch), FixedTeachers(TEACHERS))
         assert terms["loss/diversity"].item() == pytest.approx(expected, abs=5.1e-11)
         penalties.append((terms["loss"].item() - without) / (0.5 * expected))
     assert penalties == pytest.approx([0, 0, 0, 0.5, 1, 1, 1], abs=1e-10)
@@ -121,7 +110,7 @@ def test_a_network_with_heads(depth: int) -> None:
     part = Part(images, torch.tensor([0, 1, 2, 3, 0, 1]))
     answers = 3 * torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(1))
     shown = Batch(parts=(part,), positions=torch.arange(6), draws=Draws(seed=0, epoch=1))
-    terms = method.loss(Student(network, network), shown, Answers(answers))
+    terms = method.loss(Student(network, network), shown, FixedTeachers(answers))
     terms["loss"].backward()
     assert all(
         parameter.grad is not None and parameter.grad.isfinite().all()
@@ -150,7 +139,7 @@ def test_losses_of_a_network_are_those_of_its_outputs() -> None:
     terms = method.loss(
         Student(network, network),
         Batch((part,), torch.arange(5), draws=Draws(0, 1)),
-        Answers(answers),
+        FixedTeachers(answers),
     )
     logits = network(part.images)
     torch.testing.assert_close(terms["loss/correctness"], losses.cross_entropy(logits, part))

@@ -5,10 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_ray.methods.perturbation import ascend, disagreement, diversify
-
-
-def f64(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+from support.tensors import f64
 
 
 def test_normalisation_oracle() -> None:

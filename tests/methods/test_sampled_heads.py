@@ -4,7 +4,7 @@ calls them.
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.augmentation.draws import Draws
@@ -12,10 +12,8 @@ from distill_ray.methods.method import Setup, Student
 from distill_ray.methods.sampled_heads import DropoutKD, GaussianKD, SampledHeads
 from distill_ray.methods.stochastic import DropoutClassifier, GaussianClassifier
 from distill_ray.models import build_model
-
-
-def f64(values: object) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
+from support.teachers import TeachersByImage
+from support.tensors import f64
 
 
 def gaussian_layer() -> GaussianClassifier:
@@ -80,14 +78,6 @@ IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 LABELS = torch.tensor([0, 1, 2, 3, 0, 1])
 
 
-class Answers:
-    networks = ()
-
-    def __call__(self, part: Part) -> Tensor:
-        rows = [int((image == IMAGES).flatten(1).all(1).int().argmax()) for image in part.images]
-        return ANSWERS[:, rows]
-
-
 def plain_network(seed: int = 0) -> nn.Module:
     return build_model("wrn-10-1", num_classes=4, image_shape=(3, 8, 8), seed=seed)
 
@@ -106,7 +96,7 @@ BOTH = pytest.mark.parametrize(
 @BOTH
 def test_a_step(method: SampledHeads) -> None:
     network = method.student(plain_network(), Setup(teachers=3, rows=range(60)))
-    terms = method.loss(Student(network, network), batch(), Answers())
+    terms = method.loss(Student(network, network), batch(), TeachersByImage(IMAGES, ANSWERS))
     terms["loss"].backward()
     assert all(
         parameter.grad is not None and parameter.grad.isfinite().all()
@@ -130,7 +120,9 @@ def test_noise_belongs_to_the_epoch_and_the_position(method: SampledHeads) -> No
         nn.init.constant_(network.classifier.log_variance_offset, 9.0)
 
     def loss(shown: Batch) -> float:
-        return method.loss(Student(network, network), shown, Answers())["loss/teachers"].item()
+        return method.loss(Student(network, network), shown, TeachersByImage(IMAGES, ANSWERS))[
+            "loss/teachers"
+        ].item()
 
     whole = loss(batch())
     assert loss(batch()) == whole

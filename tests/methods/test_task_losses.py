@@ -28,6 +28,7 @@ from distill_ray.methods.method import Student
 from distill_ray.models import build_model
 from distill_ray.training import Dataset, LiveTeachers, Worker, load_network, predict, train
 from distill_ray.training.loop import make_network
+from support.teachers import FixedTeachers
 
 TEACHERS = torch.tensor(
     [[[0.5, -0.2], [-1, 0.3]], [[0.7, 0.1], [-0.8, -0.5]], [[0.4, 0], [-1.3, 0.2]]],
@@ -50,23 +51,16 @@ class Constant(nn.Module):
         return [(torch.ones(2, 1, 1, dtype=torch.float64), None)]
 
 
-class Answers:
-    networks = ()
-
-    def __call__(self, part: Part) -> Tensor:
-        return TEACHERS
-
-
 def test_losses_are_those_of_the_oracle() -> None:
     student = Student(Constant(), Constant())
-    assert Supervised().loss(student, BATCH, Answers())["loss"].item() == pytest.approx(
-        0.0569995340, abs=1e-9
-    )
-    assert Hydra(temperature=7).loss(student, BATCH, Answers())["loss"].item() == pytest.approx(
-        0.5787762242, abs=1e-9
-    )
+    assert Supervised().loss(student, BATCH, FixedTeachers(TEACHERS))[
+        "loss"
+    ].item() == pytest.approx(0.0569995340, abs=1e-9)
+    assert Hydra(temperature=7).loss(student, BATCH, FixedTeachers(TEACHERS))[
+        "loss"
+    ].item() == pytest.approx(0.5787762242, abs=1e-9)
     terms = HydraPlus(diversity=0, temperature=7, mean_temperature=3).loss(
-        student, BATCH, Answers()
+        student, BATCH, FixedTeachers(TEACHERS)
     )
     assert terms["loss/aggregation"].item() == pytest.approx(0.5366598967, abs=1e-9)
     assert terms["loss"].item() == pytest.approx(0.5076462078, abs=1e-9)
@@ -75,7 +69,9 @@ def test_losses_are_those_of_the_oracle() -> None:
 def test_a_single_output_is_a_single_head() -> None:
     single = Student(Constant(), lambda images: HEADS[:, 0])
     expected = 0.5 * ((0.55 - 0.6) ** 2 + 0.1 + (-1.2 + 0.9) ** 2 / np.exp(0.1)) / 2
-    assert Supervised().loss(single, BATCH, Answers())["loss"].item() == pytest.approx(expected)
+    assert Supervised().loss(single, BATCH, FixedTeachers(TEACHERS))[
+        "loss"
+    ].item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
