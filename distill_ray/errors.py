@@ -18,6 +18,15 @@ class RequestError(DistillRayError):
     exit_code = 2
 
 
+def first_line(error: BaseException, length: int = 300) -> str:
+    """The first line of an error's message that is not empty, at most `length` characters of it;
+    the name of its class if there is no message.
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    text = next(filter(None, lines), type(error).__name__)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 class RunError(DistillRayError):
     """The request was fine, and something failed while it ran. The command line exits with 1."""
 
