@@ -39,7 +39,7 @@ class Sharing:
         """How many logits are kept per prediction for a job with that recipe; None: those of all
         classes.
         """
-        if not recipe.method.takes_even_tail(recipe.augmentation):
+        if recipe.method.needs_all_classes(recipe.augmentation):
             return None
         wanted = automatic_top_k(num_classes) if self.top_k is None else self.top_k
         return wanted if wanted < num_classes else None

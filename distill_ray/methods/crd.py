@@ -34,8 +34,10 @@ class CRD(AugmentedKD):
     L = L_\mathrm{KD} + b \, \big[ C(v, M_T) + C(u, M_S) \big]
     ```
 
-    ```math C(v, M) = - \frac{1}{B} \sum_i \Big[ \log h(v_i, m_i) + \sum_{j=1}^{K} \log\big( 1 -
-    h(v_i, m_{ij}) \big) \Big] ```
+    ```math
+    C(v, M) = - \frac{1}{B} \sum_i \Big[ \log h(v_i, m_i) + \sum_{j=1}^{K} \log\big( 1 - h(v_i,
+    m_{ij}) \big) \Big]
+    ```
 
     ```math
     h(v, m) = \frac{ \exp(v^\top m / \tau) / Z }{ \exp(v^\top m / \tau) / Z + K / n }

@@ -29,8 +29,11 @@ class EnDD(Method):
     r"""`-T² log Dir(teachers' softened predictions; exp(logits / T))`: the student predicts how the
     members' predictions spread.
 
-    ```math L = T^2 \, \Big[ \sum_c \ln \Gamma(a_c) - \ln \Gamma(a_0) - \sum_c (a_c - 1) \frac{1}{N}
-    \sum_n \ln q_{nc} \Big] \qquad a_c = \exp(z_c / T) \quad a_0 = \sum_c a_c ```
+    ```math
+    L = T^2 \, \Big[ \sum_c \ln \Gamma(a_c) - \ln \Gamma(a_0) - \sum_c (a_c - 1) \frac{1}{N}
+    \sum_n \ln q_{nc} \Big]
+    \qquad a_c = \exp(z_c / T) \quad a_0 = \sum_c a_c
+    ```
 
     - `z_c`: the student's logit of class c; `a_c`: the concentrations of a Dirichlet distribution.
     - `q_nc`: softmax at the temperature T of the logits of teacher n of N; with `smoothing` g it
@@ -47,8 +50,17 @@ class EnDD(Method):
 
     Example:
 
-    ```yaml name: distributions teachers: {members: 5, model: wrn-10-1} student: {model: wrn-10-1,
-    method: endd, smoothing: 0.001, epochs: 12, anneal_from: 3, anneal_until: 9} search:
+    ```yaml
+    name: distributions
+    teachers: {members: 5, model: wrn-10-1}
+    student:
+      model: wrn-10-1
+      method: endd
+      smoothing: 0.001
+      epochs: 12
+      anneal_from: 3
+      anneal_until: 9
+    search:
       space:
         temperature: {log: [2, 20]}
     ```

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from distill_ray._lazy import LazyModule
-from distill_ray.methods.method import METHODS, Method, Student, Teachers
+from distill_ray.methods.method import METHODS, Student, Teachers
+from distill_ray.methods.softened import FromEnsemble
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distill_ray.augmentation.augmentation import Augmentation, Batch
+    from distill_ray.augmentation.augmentation import Batch, Part
     from distill_ray.methods import losses
 else:
     losses = LazyModule("distill_ray.methods.losses")
@@ -21,12 +22,14 @@ else:
 
 @METHODS.register("kd")
 @dataclass(frozen=True, kw_only=True)
-class EnsembleKD(Method):
+class EnsembleKD(FromEnsemble):
     r"""`(1 - alpha) * CE(labels, student) + alpha * T² KL(teachers || student)`, with the outputs
     in KL softened by T.
 
-    ```math L = (1 - \alpha) \, \mathrm{CE}(y, z) + \alpha \, T^2 \, \mathrm{KL}\Big( \sum_n w_n q_n
-    \,\Big\Vert\, p \Big) \qquad q_n = \mathrm{softmax}(z_n / T) \quad p = \mathrm{softmax}(z / T)
+    ```math
+    L = (1 - \alpha) \, \mathrm{CE}(y, z) + \alpha \, T^2 \, \mathrm{KL}\Big( \sum_n w_n q_n
+    \,\Big\Vert\, p \Big)
+    \qquad q_n = \mathrm{softmax}(z_n / T) \quad p = \mathrm{softmax}(z / T)
     ```
 
     - `z`, `z_n`: logits of the student and of teacher n of N; `y`: the labels, which the student is
@@ -40,7 +43,22 @@ class EnsembleKD(Method):
       gradient;
     - `add-loss`: N times `mean-loss`;
     - `sum-softmax`: the divergence from the sum of the `q_n`, of mass N, with the gradient of
-      `add-loss`.
+      `add-loss`;
+    - `confident`: `mean-loss` with weights for each image that favour teachers which are right
+      about it, of cross-entropies c_n against its label:
+
+    ```math
+    w_n = \frac{1}{N - 1} \Big[ 1 - \frac{ e^{c_n} }{ \sum_m e^{c_m} } \Big]
+    ```
+
+    The weights are those of Zhang, Chen & Wang 2022, "Confidence-aware multi-teacher knowledge
+    distillation", https://arxiv.org/abs/2201.00007, whose code divides by N once more.
+
+    With `divergence: reverse` KL(q || p) becomes KL(p || q), and with `jensen-shannon` the mean of
+    the divergences of p and q from (p + q) / 2. With `standardise` z-scores take the place of the
+    logits in q and p (not in CE): Sun et al. 2024, "Logit standardization in knowledge
+    distillation", https://arxiv.org/abs/2403.01427. Its code divides the squared deviation by K - 1
+    classes and the paper by K, as done here; the difference is a factor sqrt(K / (K - 1)) of T.
 
     The combinations are those of Jain, Patel & Viradiya 2022, "Improved distillation with ensemble
     of calibrated models",
@@ -65,34 +83,23 @@ class EnsembleKD(Method):
     """
 
     name = "kd"
-    needs_teachers = True
     even_tail = True
 
-    temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0
     alpha: Annotated[
         float,
         Setting("weight of the teachers; the labels' weight is 1 - alpha", at_least=0, at_most=1),
     ] = 0.9
-    combine: Annotated[
-        Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax"],
-        Setting("how the teachers are combined"),
-    ] = "mean-softmax"
-    weights: Annotated[
-        tuple[float, ...],
-        Setting("relative weight of each teacher, in any unit; empty: all equal", at_least=0),
-    ] = ()
+    divergence: Annotated[
+        Literal["forward", "reverse", "jensen-shannon"],
+        Setting("KL(teachers || student), KL(student || teachers), or their symmetric mixture"),
+    ] = "forward"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weights and not any(self.weights):
-            raise ValueError("weights must not all be 0")
-
-    def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
-        """Besides the common rules: one weight per teacher, if there are weights."""
-        super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
-        if self.weights and len(self.weights) != teachers:
+        if self.divergence != "forward" and self.combine == "sum-softmax":
             raise ValueError(
-                f"weights must be one for each of {teachers} teachers, found {len(self.weights)}"
+                "combine 'sum-softmax' is no probability, and only divergence 'forward' is defined "
+                f"for it, found {self.divergence!r}"
             )
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
@@ -104,12 +111,25 @@ class EnsembleKD(Method):
             part, answers = student.pick(offered, teachers)
             logits = losses.at_least_float32(student(part.images))
             from_labels.append(losses.cross_entropy(logits, part))
-            from_teachers.append(
-                losses.ensemble_kd(logits, answers, self.temperature, self.combine, self.weights)
-            )
+            from_teachers.append(self._distilled(logits, answers, part))
         labels, distilled = losses.average(from_labels), losses.average(from_teachers)
         return {
             "loss": labels.lerp(distilled, self.alpha),
             "loss/labels": labels,
             "loss/teachers": distilled,
         }
+
+    def _distilled(self, logits: Tensor, answers: Tensor, part: Part) -> Tensor:
+        logits, shares = self.comparable(logits), self.shares(answers, part)
+        if self.divergence == "forward":
+            return losses.ensemble_kd(
+                logits, self.comparable(answers), self.temperature, self.combine, shares
+            )
+        goal = self.targets(answers, part, self.temperature)
+        log_p = (logits / self.temperature).log_softmax(-1)
+        if self.divergence == "reverse":
+            terms = losses.divergence(log_p, goal.log_q)
+        else:
+            terms = losses.symmetric_divergence(log_p, goal.log_q)
+        count = len(answers) if self.combine == "add-loss" else 1
+        return self.temperature**2 * count * goal.mean(terms)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from distill_ray._lazy import LazyModule
-from distill_ray.methods.method import METHODS, Method, Student, Teachers
+from distill_ray.methods.method import METHODS, Student, Teachers
+from distill_ray.methods.softened import FromEnsemble
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
@@ -23,20 +24,25 @@ else:
 
 @METHODS.register("augmented-kd")
 @dataclass(frozen=True, kw_only=True)
-class AugmentedKD(Method):
+class AugmentedKD(FromEnsemble):
     r"""`labels * CE(x) + alpha * [original * KD(x) + mixed_labels * CE(x') + augmented * KD(x')]`
     for images x and copies x'.
 
-    ```math L = r \, \mathrm{CE}(y, s(x)) + a \, \big[ w_1 \mathrm{KD}(x) + w_2 \, \mathrm{CE}(y',
-    s(x')) + w_3 \mathrm{KD}(x') \big] ```
+    ```math
+    L = r \, \mathrm{CE}(y, s(x)) + a \, \big[ w_1 \mathrm{KD}(x) + w_2 \, \mathrm{CE}(y', s(x'))
+    + w_3 \mathrm{KD}(x') \big]
+    ```
 
-    ```math \mathrm{KD}(x) = T^2 \, \mathrm{KL}\big( \mathrm{softmax}(t(x) / T) \,\big\Vert\,
-    \mathrm{softmax}(s(x) / T) \big) ```
+    ```math
+    \mathrm{KD}(x) = T^2 \, \mathrm{KL}\big( \mathrm{softmax}(t(x) / T) \,\big\Vert\,
+    \mathrm{softmax}(s(x) / T) \big)
+    ```
 
     - `x`, `x'`: the images after the usual augmentation, and copies that are augmented more
       strongly, the two parts of the augmentation; `y`, `y'`: their labels, mixed ones for mixed
       copies.
-    - `s`, `t`: logits of the student and of the teachers; several are combined as in `kd`.
+    - `s`, `t`: logits of the student and of the teachers; several are combined, and
+      logits standardised, as in `kd`.
     - `r`, `a`, `w_1`, `w_2`, `w_3`: the settings `labels`, `alpha`, `original`, `mixed_labels`,
       `augmented`.
 
@@ -68,11 +74,9 @@ class AugmentedKD(Method):
     """
 
     name = "augmented-kd"
-    needs_teachers = True
     even_tail = True
     needed: ClassVar[str] = "labels and alpha, or original, mixed_labels and augmented"
 
-    temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0
     labels: Annotated[float, Setting("weight of the label loss on the images", at_least=0)] = 0.1
     alpha: Annotated[float, Setting("weight of the three terms below together", at_least=0)] = 0.9
     original: Annotated[float, Setting("weight of distillation on the images", at_least=0)] = 1.0
@@ -82,10 +86,6 @@ class AugmentedKD(Method):
     augmented: Annotated[
         float, Setting("weight of distillation on the augmented copies", at_least=0)
     ] = 1.0
-    combine: Annotated[
-        Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax"],
-        Setting("how the teachers are combined"),
-    ] = "mean-softmax"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,7 +105,7 @@ class AugmentedKD(Method):
         images, *offered = batch.parts
         logits = losses.at_least_float32(student(images.images))
         labels = losses.cross_entropy(logits, images)
-        original = self._distilled(logits, teachers(images))
+        original = self._distilled(logits, teachers(images), images)
         mixed, augmented = (
             self._of_copies(student, offered, teachers)
             if offered
@@ -130,8 +130,14 @@ class AugmentedKD(Method):
         for part, answers in (student.pick(part, teachers) for part in offered):
             logits = losses.at_least_float32(student(part.images))
             mixed.append(losses.cross_entropy(logits, part))
-            augmented.append(self._distilled(logits, answers))
+            augmented.append(self._distilled(logits, answers, part))
         return losses.average(mixed), losses.average(augmented)
 
-    def _distilled(self, logits: Tensor, answers: Tensor) -> Tensor:
-        return losses.ensemble_kd(logits, answers, self.temperature, self.combine)
+    def _distilled(self, logits: Tensor, answers: Tensor, part: Part) -> Tensor:
+        return losses.ensemble_kd(
+            self.comparable(logits),
+            self.comparable(answers),
+            self.temperature,
+            self.combine,
+            self.shares(answers, part),
+        )

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from distill_ray._lazy import LazyModule
-from distill_ray.methods.method import METHODS, Method, Setup, Student, Teachers
+from distill_ray.methods.method import METHODS, Setup, Student, Teachers
+from distill_ray.methods.softened import Softened
 from distill_ray.models import check_batch_ensemble
 from distill_ray.settings import Setting
 from distill_ray.task import Task
@@ -31,12 +32,14 @@ else:
 
 @METHODS.register("latent-be")
 @dataclass(frozen=True, kw_only=True)
-class LatentBE(Method):
+class LatentBE(Softened):
     r"""`(1 - alpha) * CE + alpha * T² mean over m of KL(teacher m || member m)` of a BatchEnsemble,
     averaged into one network.
 
-    ```math L = \frac{1}{M} \sum_m \Big[ (1 - \alpha) \, \mathrm{CE}(y, z_m) + \alpha \, T^2 \,
-    \mathrm{KL}( q_m \Vert p_m ) \Big] ```
+    ```math
+    L = \frac{1}{M} \sum_m \Big[ (1 - \alpha) \, \mathrm{CE}(y, z_m) + \alpha \, T^2 \,
+    \mathrm{KL}( q_m \Vert p_m ) \Big]
+    ```
 
     ```math
     \text{layer of member } m: \quad s_m \odot \big( W (r_m \odot x) + b \big)
@@ -84,10 +87,8 @@ class LatentBE(Method):
     """
 
     name = "latent-be"
-    needs_teachers = True
     even_tail = True
 
-    temperature: Annotated[float, Setting("softens teachers and members alike", above=0)] = 4.0
     alpha: Annotated[
         float,
         Setting("weight of the teachers; the labels' weight is 1 - alpha", at_least=0, at_most=1),
@@ -143,7 +144,11 @@ class LatentBE(Method):
             part, answers = self._shown(offered, student, batch, teachers)
             logits = losses.at_least_float32(student(part.images))
             from_labels.append(losses.cross_entropy(logits, part))
-            from_teachers.append(member_losses.paired_kd(logits, answers, self.temperature))
+            from_teachers.append(
+                member_losses.paired_kd(
+                    self.comparable(logits), self.comparable(answers), self.temperature
+                )
+            )
         labels, distilled = losses.average(from_labels), losses.average(from_teachers)
         return {
             "loss": labels.lerp(distilled, self.alpha),

@@ -19,7 +19,12 @@ from distill_ray.device import to_device
 if TYPE_CHECKING:
     from distill_ray.augmentation.augmentation import Part
 
-Combine = Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax"]
+Combine = Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax", "confident"]
+Divergence = Literal["forward", "reverse", "jensen-shannon"]
+
+
+SMALLEST_VARIANCE = 1e-14
+"""Added to the variance of an image's logits, so that equal ones have a z-score and a gradient."""
 
 
 def ensemble_kd(
@@ -27,7 +32,7 @@ def ensemble_kd(
     teachers: Tensor,
     temperature: float,
     combine: Combine = "mean-softmax",
-    weights: Sequence[float] = (),
+    weights: Sequence[float] | Tensor = (),
 ) -> Tensor:
     """Temperature-squared Kullback-Leibler divergence from an ensemble to the student, summed over
     classes, averaged over images.
@@ -39,14 +44,16 @@ def ensemble_kd(
     - `add-loss`: sum_n T² KL(q_n || p), N times the loss before it;
     - `sum-softmax`: as `mean-softmax` with sum_n q_n, of mass N, in the place of the mean, which is
       what the published script "avg softmax" computes. It has the gradient of `add-loss`, and a
-      value of N ln(N) T² more than N times `mean-softmax`.
+      value of N ln(N) T² more than N times `mean-softmax`;
+    - `confident`: `mean-loss`, with the `weights` that `targets.confidence` gives.
 
     Args:
         student: logits (B, K).
         teachers: logits (N, B, K); no gradient reaches them.
         temperature: T, above 0.
         combine: how the teachers are combined.
-        weights: the share of each teacher in the means, in any unit; equal by default.
+        weights: the share of each teacher in the means, in any unit; equal by default. A tensor
+            (N, B) gives the shares for each image.
 
     Raises `ValueError` where there are weights and not one for each teacher. Source: Hinton et al.
     2015, in the normalisation of Tian et al. 2020 (`DistillKL`).
@@ -54,7 +61,8 @@ def ensemble_kd(
     log_p = (at_least_float32(student) / temperature).log_softmax(-1)
     with torch.no_grad():
         log_q = (teachers.to(log_p.dtype) / temperature).log_softmax(-1)
-        log_mean = _log_mean(log_q, weights)
+        shares = shares_of(log_q, weights)
+        log_mean = log_mean_of(log_q, shares)
     scale = (
         temperature**2
         / len(student)
@@ -65,12 +73,8 @@ def ensemble_kd(
         divergence = divergence + len(student) * math.log(len(teachers))
     elif combine != "mean-softmax":
         with torch.no_grad():
-            from_mean = functional.kl_div(log_mean, log_q, reduction="none", log_target=True).sum(
-                (1, 2)
-            )
-            disagreement = (
-                (from_mean * _shares(from_mean, weights)).sum() if weights else from_mean.mean()
-            )
+            from_mean = functional.kl_div(log_mean, log_q, reduction="none", log_target=True)
+            disagreement = _weighted_sum(from_mean, shares)
         divergence = divergence + disagreement
     return scale * divergence
 
@@ -114,6 +118,20 @@ def jensen_shannon(*logits: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_mean)).sum(-1).mean()
 
 
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) over the last axis of probabilities that are given by their logs."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def symmetric_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Jensen-Shannon: the mean of KL(p || m) and KL(q || m), m = (p + q) / 2, over the last axis.
+
+    Source: Lin 1991, "Divergence measures based on the Shannon entropy".
+    """
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    return (divergence(log_p, log_m) + divergence(log_q, log_m)) / 2
+
+
 def average(terms: Sequence[Tensor]) -> Tensor:
     """The mean of scalars, such as one loss per part of a batch."""
     return terms[0] if len(terms) == 1 else torch.stack(tuple(terms)).mean()
@@ -124,17 +142,49 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-def _log_mean(log_q: Tensor, weights: Sequence[float]) -> Tensor:
-    """Log of the mean over the first axis of probabilities that are given by their logs."""
-    if not weights:
+def z_scores(logits: Tensor) -> Tensor:
+    """Logits (..., K) less their mean over the classes, over their standard deviation; 0 where all
+    are equal.
+
+    The deviation is that of the paper, which divides by K; dividing by K - 1, as its code does, is
+    the same at a temperature sqrt(K / (K - 1)) times as high. Source: Sun et al. 2024, "Logit
+    standardization in knowledge distillation", algorithm 1, https://arxiv.org/abs/2403.01427.
+    """
+    centred = at_least_float32(logits)
+    centred = centred - centred.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + SMALLEST_VARIANCE).sqrt()
+
+
+def log_mean_of(log_q: Tensor, shares: Tensor | None) -> Tensor:
+    """Log of the mean over the first axis of probabilities (N, B, K) that are given by their logs.
+
+    `shares` (N, 1) or (N, B) sum to 1 over the teachers; None: all are equal.
+    """
+    if shares is None:
         return log_q.logsumexp(0) - math.log(len(log_q))
-    return (log_q + _shares(log_q, weights).log().view(-1, 1, 1)).logsumexp(0)
+    return (log_q + shares.log().unsqueeze(-1)).logsumexp(0)
 
 
-def _shares(like: Tensor, weights: Sequence[float]) -> Tensor:
-    """`weights`, one for each entry of the first axis of `like`, as shares of 1."""
+def shares_of(like: Tensor, weights: Sequence[float] | Tensor) -> Tensor | None:
+    """`weights` as shares of 1: (N, 1) where there is one for each of the N entries of the first
+    axis of `like`, (N, B) where there is one for each image too, None where there are none.
+    """
+    if isinstance(weights, Tensor):
+        return weights.to(like.dtype) / weights.sum(0)
+    if not weights:
+        return None
     if len(weights) != len(like):
         raise ValueError(
             f"weights must be one for each of {len(like)} teachers, found {len(weights)}"
         )
-    return to_device(torch.tensor(weights, dtype=like.dtype) / sum(weights), like.device)
+    shares = torch.tensor(weights, dtype=like.dtype) / sum(weights)
+    return to_device(shares, like.device).unsqueeze(1)
+
+
+def _weighted_sum(terms: Tensor, shares: Tensor | None) -> Tensor:
+    """The sum over images and classes of terms (N, B, K), averaged over the teachers."""
+    if shares is None:
+        return terms.sum((1, 2)).mean()
+    if shares.shape[1] == 1:
+        return (terms.sum((1, 2)) * shares.squeeze(1)).sum()
+    return (terms.sum(2) * shares).sum()

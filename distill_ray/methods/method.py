@@ -85,11 +85,17 @@ class Method(ABC):
         """
         return False
 
-    def takes_even_tail(self, augmentation: Augmentation) -> bool:
-        """Whether the largest logits of each prediction are enough: not where predictions also
-        decide which images are picked.
+    def needs_all_classes(self, augmentation: Augmentation) -> str | None:
+        """What needs a teacher's logits for all classes, in words; None where the largest ones are
+        enough.
+
+        Predictions that also decide which images are picked must be whole.
         """
-        return self.even_tail and not augmentation.picks
+        if not self.even_tail:
+            return f"method {self.name!r}"
+        if augmentation.picks:
+            return f"augmentation {augmentation.name!r}, which picks by the answers,"
+        return None
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
         """The network as it is trained, made from the plain `network` that the recipe names."""

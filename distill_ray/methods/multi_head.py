@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from distill_ray._lazy import LazyModule
-from distill_ray.methods.method import METHODS, Method, Setup, Student, Teachers
+from distill_ray.methods.method import METHODS, Setup, Student, Teachers
+from distill_ray.methods.softened import Softened
 from distill_ray.models import check_multi_head
 from distill_ray.settings import Setting
 
@@ -27,12 +28,14 @@ else:
 
 @METHODS.register("hydra")
 @dataclass(frozen=True, kw_only=True)
-class Hydra(Method):
+class Hydra(Softened):
     r"""`T² KL(teacher || head)`, averaged over pairs of teachers and heads of one student. No
     labels are used.
 
-    ```math L = \frac{T^2}{P} \sum_{k=0}^{P-1} \mathrm{KL}\big( q_{k \bmod N} \,\big\Vert\, p_{k
-    \bmod M} \big) ```
+    ```math
+    L = \frac{T^2}{P} \sum_{k=0}^{P-1} \mathrm{KL}\big( q_{k \bmod N} \,\big\Vert\, p_{k \bmod M}
+    \big)
+    ```
 
     - `q_n`, `p_m`: softmax at the temperature T of the logits of teacher n of N and of head m of M
       (`heads`).
@@ -63,7 +66,6 @@ class Hydra(Method):
     """
 
     name = "hydra"
-    needs_teachers = True
     even_tail = True
     tasks = ("classification", "regression")
 
@@ -71,7 +73,6 @@ class Hydra(Method):
     depth: Annotated[
         int, Setting("units before the classifier that each head has its own copy of", at_least=0)
     ] = 0
-    temperature: Annotated[float, Setting("softens teachers and heads alike", above=0)] = 4.0
 
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
         """Besides the common rules: a model that has units for the heads and for what they share."""
@@ -89,7 +90,7 @@ class Hydra(Method):
         shown = [student.pick(part, teachers) for part in batch.parts]
         terms = [
             task_losses.task_losses(part).individuality(
-                student(part.images), answers, self.temperature
+                self.comparable(student(part.images)), self.comparable(answers), self.temperature
             )
             for part, answers in shown
         ]
@@ -110,10 +111,11 @@ class HydraPlus(Hydra):
     r"""`correctness * CE + aggregation * KL of means + individuality * hydra + diversity *
     similarity of the heads`.
 
-    ```math L = \lambda_1 \frac{1}{M} \sum_m \mathrm{CE}(y, z_m) + \lambda_2 \, T_0^2 \,
-    \mathrm{KL}\Big( \frac{1}{N} \sum_n q_n \,\Big\Vert\, \frac{1}{M} \sum_m p_m \Big) + \lambda_3
-    L_\mathrm{hydra} + \lambda_4 \sum_{l, m, r} \frac{ 1 + \cos( \bar\theta_{lr}, \theta_{lmr} )
-    }{2} ```
+    ```math
+    L = \lambda_1 \frac{1}{M} \sum_m \mathrm{CE}(y, z_m) + \lambda_2 \, T_0^2 \, \mathrm{KL}\Big(
+    \frac{1}{N} \sum_n q_n \,\Big\Vert\, \frac{1}{M} \sum_m p_m \Big) + \lambda_3 L_\mathrm{hydra}
+    + \lambda_4 \sum_{l, m, r} \frac{ 1 + \cos( \bar\theta_{lr}, \theta_{lmr} ) }{2}
+    ```
 
     - `z_m`: logits of head m of M, at T = 1; `q_n`, `p_m`: softmax of teacher n of N and of head m
       at the temperature `T_0`.
@@ -207,10 +209,11 @@ class HydraPlus(Hydra):
     ) -> tuple[Tensor, Tensor, Tensor]:
         logits = losses.at_least_float32(student(part.images))
         compare = task_losses.task_losses(part)
+        heads, members = self.comparable(logits), self.comparable(answers)
         return (
             compare.correctness(logits, part),
-            compare.aggregation(logits, answers, self.mean_temperature),
-            compare.individuality(logits, answers, self.temperature),
+            compare.aggregation(heads, members, self.mean_temperature),
+            compare.individuality(heads, members, self.temperature),
         )
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
 from distill_ray._lazy import LazyModule
-from distill_ray.methods.method import METHODS, Method, Setup, Student, Teachers
+from distill_ray.methods.method import METHODS, Setup, Student, Teachers
+from distill_ray.methods.softened import Softened
 from distill_ray.settings import Setting
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ else:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledHeads(Method):
+class SampledHeads(Softened):
     r"""Students of one head with noise in its last layer, whose samples take the place of heads.
 
     In evaluation the samples are drawn once, layer by layer, and the network outputs their mean
@@ -36,14 +37,12 @@ class SampledHeads(Method):
     Source: Ferianc & Rodrigues 2022, as coded.
     """
 
-    needs_teachers = True
     even_tail = True
     tasks = ("classification", "regression")
 
     samples: Annotated[
         int, Setting("samples of the last layer in each step and in evaluation", at_least=1)
     ] = 20
-    temperature: Annotated[float, Setting("softens teachers and samples alike", above=0)] = 4.0
     alpha: Annotated[
         float,
         Setting("weight of the teachers; the labels' weight is 1 - alpha", at_least=0, at_most=1),
@@ -72,7 +71,11 @@ class SampledHeads(Method):
             )
             compare = task_losses.task_losses(part)
             from_labels.append(compare.correctness(logits, part))
-            from_teachers.append(compare.individuality(logits, answers, self.temperature))
+            from_teachers.append(
+                compare.individuality(
+                    self.comparable(logits), self.comparable(answers), self.temperature
+                )
+            )
         labels, distilled = losses.average(from_labels), losses.average(from_teachers)
         return {
             "loss": labels.lerp(distilled, self.alpha),
@@ -150,9 +153,12 @@ class GaussianKD(SampledHeads):
     r"""`drop` with Gaussian weights in the last layer instead of dropout, pulled towards a standard
     Gaussian by `prior * KL`.
 
-    ```math L = L_\mathrm{drop}(z_1, \dots, z_S) + \frac{\kappa}{2} \sum_w \big( \sigma_w^2 +
-    \mu_w^2 - 1 - \ln \sigma_w^2 \big) \qquad z_s = W f + b + \varepsilon_s \odot \sqrt{ \sigma_W^2
-    f^2 + \sigma_b^2 } \quad \varepsilon_s \sim \mathcal{N}(0, 1) ```
+    ```math
+    L = L_\mathrm{drop}(z_1, \dots, z_S) + \frac{\kappa}{2} \sum_w \big( \sigma_w^2 + \mu_w^2 - 1
+    - \ln \sigma_w^2 \big)
+    \qquad z_s = W f + b + \varepsilon_s \odot \sqrt{ \sigma_W^2 f^2 + \sigma_b^2 } \quad
+    \varepsilon_s \sim \mathcal{N}(0, 1)
+    ```
 
     - `f`: the features of an image; `W`, `b`: the means of the last layer's weights and biases,
       with their own variances `σ²`, initialised to exp(-10).

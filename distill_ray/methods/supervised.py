@@ -37,8 +37,11 @@ class Supervised(Method):
     of the first, clean version, and the Jensen-Shannon divergence between the outputs for all
     versions is added:
 
-    ```math L = \mathrm{CE}(y, z_1) + \lambda \frac{1}{V} \sum_v \mathrm{KL}\Big( p_v \,\Big\Vert\,
-    \frac{1}{V} \sum_u p_u \Big) \qquad p_v = \mathrm{softmax}(z_v) ```
+    ```math
+    L = \mathrm{CE}(y, z_1) + \lambda \frac{1}{V} \sum_v \mathrm{KL}\Big( p_v \,\Big\Vert\,
+    \frac{1}{V} \sum_u p_u \Big)
+    \qquad p_v = \mathrm{softmax}(z_v)
+    ```
 
     - `λ`: the setting `consistency`, 12 in the paper.
 

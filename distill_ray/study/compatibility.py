@@ -93,16 +93,8 @@ def check_top_k_fits(
     recipes = [*(space.recipe(student, drawn) for drawn in combinations(space)), *baselines]
     for recipe in recipes:
         method, augmentation = recipe.method, recipe.augmentation
-        if (
-            method.needs_teachers
-            and not method.live_teachers(augmentation)
-            and not method.takes_even_tail(augmentation)
-        ):
-            why = (
-                f"method {method.name!r}"
-                if not method.even_tail
-                else f"augmentation {augmentation.name!r}, which picks by the answers,"
-            )
+        why = method.needs_all_classes(augmentation)
+        if why and method.needs_teachers and not method.live_teachers(augmentation):
             message = f"found {resources.teacher_logits_top_k}, but {why} needs the answers for all classes; leave it out"
             problems.add(
                 ("resources", "teacher_logits_top_k"),

@@ -131,7 +131,7 @@ def test_weights_of_teachers() -> None:
         ({"alpha": 1.1}, "alpha must be at least 0, at most 1, found 1.1"),
         (
             {"combine": "median"},
-            "combine must be one of 'mean-softmax', 'mean-loss', 'add-loss', 'sum-softmax', found 'median'",
+            "combine must be one of 'mean-softmax', 'mean-loss', 'add-loss', 'sum-softmax', 'confident', found 'median'",
         ),
         ({"weights": (1.0, -1.0)}, "weights must be at least 0"),
         ({"weights": (0.0, 0.0)}, "weights must not all be 0"),

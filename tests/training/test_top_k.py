@@ -252,6 +252,9 @@ def test_methods_that_say_so_learn_as_from_all_classes(method: str, dataset: Dat
 
 
 def test_endd_and_picks_want_all_classes() -> None:
-    assert not METHODS["endd"]().takes_even_tail(Identity())
-    assert METHODS["kd"]().takes_even_tail(Identity())
-    assert not METHODS["kd"]().takes_even_tail(AUGMENTATIONS["additional"](pick="kl"))
+    kd, picking = METHODS["kd"], AUGMENTATIONS["additional"](pick="kl")
+    assert kd().needs_all_classes(Identity()) is None
+    assert METHODS["endd"]().needs_all_classes(Identity()) == "method 'endd'"
+    assert "'additional', which picks" in kd().needs_all_classes(picking)
+    assert kd(standardise=True).needs_all_classes(Identity()) == "standardise"
+    assert kd(combine="confident").needs_all_classes(Identity()) == "combine 'confident'"
