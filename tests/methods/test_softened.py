@@ -5,7 +5,6 @@ formulas.
 import numpy as np
 import pytest
 import torch
-from oracles.formulas import cross_entropy, exact, kl, softmax, z_score
 from torch import Tensor, nn
 
 from distill_ray.augmentation import Identity
@@ -25,6 +24,7 @@ from distill_ray.methods import (
 )
 from distill_ray.methods.method import Student
 from distill_ray.methods.softened import FromEnsemble, Softened
+from oracles.formulas import cross_entropy, exact, kl, softmax, z_score
 
 STUDENT = torch.tensor([[1, 0.5, -0.5, 2], [0.2, -1, 0.8, 0]], dtype=torch.float64)
 TEACHERS = torch.tensor(
