@@ -16,7 +16,7 @@ from distill_ray.augmentation import AUGMENTATIONS, Augmentation, CropFlip
 from distill_ray.methods import METHODS, Method, Supervised
 from distill_ray.settings import Setting, check
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Part of every job's identity. Raise it when a change of code changes what the same job computes.
 """
 
@@ -68,7 +68,10 @@ class Recipe:
     ] = "last"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        Setting("precision of the forward pass; auto: bf16 where the device is faster in it"),
+        Setting(
+            "precision of forward passes in training; auto: bf16 where the device is faster in it, "
+            "or what the environment variable DISTILL_RAY_PRECISION says"
+        ),
     ] = "auto"
 
     def __post_init__(self) -> None:

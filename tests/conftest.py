@@ -24,12 +24,27 @@ from distill_ray.metrics import score
 from distill_ray.store import Store
 from distill_ray.study import Study, load_study
 from distill_ray.training import Dataset
+from distill_ray.training.device import AUTO_PRECISION
 
 # Tests run side by side, one on each core: more threads than that would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # What trains must not wait for the tests on the other core
 os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--precision",
+        choices=["fp32", "bf16"],
+        default="fp32",
+        help="what `precision: auto` is in every test that trains, whatever the processor",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Processes that tests start, Ray's among them, take it from here.
+    os.environ[AUTO_PRECISION] = config.getoption("--precision")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -45,7 +45,6 @@ from distill_ray.training import (
     load_dataset,
     load_network,
     load_split,
-    precision_of,
     precision_of_teachers,
     predict,
     train,
@@ -155,8 +154,8 @@ def train_here(
 
 
 def evaluate_on_test(store: Store, job: Job, device: torch.device) -> None:
-    """Let the finished network of `job` predict the test split on `device`; nothing happens when it
-    has.
+    """Let the finished network of `job` predict the test split on `device`, in float32 as it is
+    deployed; nothing happens when it has.
     """
     found = find_job(store, job.id)
     if found is None:
@@ -173,11 +172,8 @@ def evaluate_on_test(store: Store, job: Job, device: torch.device) -> None:
         .to(worker.device)
         .to(memory_format=torch.channels_last)
     )
-    precision = precision_of(job.recipe, worker.device)
     rows = np.arange(len(test.images))
-    log_probabilities = predict(
-        network, test.images, rows, worker=worker, precision=precision, task=dataset.task
-    )
+    log_probabilities = predict(network, test.images, rows, worker=worker, task=dataset.task)
     save_test_predictions(store, job.id, Predictions(log_probabilities, test.labels))
 
 

@@ -34,7 +34,7 @@ from distill_ray.report.results import ENSEMBLE, Contender
 from distill_ray.report.table import Cell
 from distill_ray.store import Store
 from distill_ray.task import Task
-from distill_ray.training import Worker, load_network, load_split, precision_of, predict
+from distill_ray.training import Worker, load_network, load_split, predict
 
 TEST = "test"
 
@@ -177,7 +177,6 @@ class _Network:
 
     module: nn.Module
     dirichlet: bool
-    precision: str
     task: Task
     classes: int
 
@@ -190,12 +189,11 @@ class _Network:
         network = load_network(found.job, found.weights(), dataset).to(worker.device)
         module = network.members if isinstance(network, MeanPrediction) else network
         method = found.job.recipe.method
-        precision = precision_of(found.job.recipe, worker.device)
-        return cls(module, isinstance(method, EnDD), precision, dataset.task, dataset.num_classes)
+        return cls(module, isinstance(method, EnDD), dataset.task, dataset.num_classes)
 
     def answers(self, images: np.ndarray) -> np.ndarray:
         """Log-probabilities, or means and log-variances, of each member (M, N, K); raw logits of a
-        Dirichlet distribution.
+        Dirichlet distribution. In float32, as the network is deployed.
         """
         worker = Worker(Worker.here().device)
         raw: Task = "regression" if self.dirichlet else self.task
@@ -204,7 +202,6 @@ class _Network:
             images,
             np.arange(len(images)),
             worker=worker,
-            precision=self.precision,
             task=raw,
             batch_size=250,
         )

@@ -4,6 +4,7 @@ workers.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,25 +14,39 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from distill_ray.errors import RequestError
 from distill_ray.job import Recipe
 
+Precision = Literal["fp32", "bf16"]
 
-def precision_of(recipe: Recipe, device: torch.device) -> Literal["fp32", "bf16"]:
-    """The precision of the recipe's forward passes; `auto` is bf16 where `device` multiplies
-    matrices faster in it.
+AUTO_PRECISION = "DISTILL_RAY_PRECISION"
+"""The environment variable that says what `precision: auto` is, on every kind of machine alike."""
 
-    That is on CUDA devices since Ampere and on CPUs with AMX.
+
+def precision_of(recipe: Recipe, device: torch.device) -> Precision:
+    """The precision of the recipe's forward passes in training.
+
+    `auto` is what the environment variable `DISTILL_RAY_PRECISION` says, fp32 or bf16. Where it is
+    unset, it is bf16 if `device` multiplies matrices faster in it, as CUDA devices since Ampere and
+    CPUs with AMX do. Raises `RequestError` if the variable has another value.
     """
     if recipe.precision != "auto":
         return recipe.precision
+    match os.environ.get(AUTO_PRECISION, ""):
+        case "fp32":
+            return "fp32"
+        case "bf16":
+            return "bf16"
+        case "":
+            pass
+        case other:
+            raise RequestError(f"{AUTO_PRECISION} must be fp32 or bf16, not {other!r}")
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
 
 
-def precision_of_teachers(
-    recipes: Iterable[Recipe], device: torch.device
-) -> Literal["fp32", "bf16"]:
+def precision_of_teachers(recipes: Iterable[Recipe], device: torch.device) -> Precision:
     """The precision of the teachers' forward passes: bf16 if all of them are trained in it."""
     return "bf16" if {precision_of(recipe, device) for recipe in recipes} == {"bf16"} else "fp32"
 

@@ -55,7 +55,8 @@ class Outcome:
     predictions on the validation split.
 
     Weights and predictions are those of epoch `kept_epoch`, the last one unless the recipe keeps
-    the best.
+    the best. The predictions are float32 computations of the deployable network, whatever it was
+    trained in.
     """
 
     weights: dict[str, Tensor]
@@ -160,13 +161,16 @@ def train(
         }
         if not math.isfinite(means["train/loss"]):
             raise DivergedError(f"the loss was {means['train/loss']} in epoch {epoch}; {REMEDIES}")
+        # An epoch whose weights may be kept is judged in float32, which those who deploy the network
+        # compute in; the others as fast as they are trained.
+        may_be_kept = recipe.keep != "last" or epoch == recipe.epochs
         deployed = recipe.method.deploy(network)
         log_probabilities = predict(
             deployed,
             dataset.images,
             dataset.validation,
             worker=worker,
-            precision=precision,
+            precision="fp32" if may_be_kept else precision,
             task=dataset.task,
         )
         if not np.isfinite(log_probabilities).all():
@@ -185,7 +189,7 @@ def train(
             }
             | means
             | {f"val/{name}": value for name, value in scores.items()}
-            | (_diversity(network, dataset, worker, precision) if epoch == recipe.epochs else {})
+            | (_diversity(network, dataset, worker) if epoch == recipe.epochs else {})
             | (usage.since_last() if usage else {})
         )
         if save is not None:
@@ -201,7 +205,6 @@ def train(
             dataset.images,
             dataset.validation,
             worker=worker,
-            precision=precision,
             task=dataset.task,
         )
     return Outcome(
@@ -249,9 +252,7 @@ def _seed_layers(job: Job, epoch: int, worker: Worker) -> None:
     torch.manual_seed(int.from_bytes(stream[:7]))
 
 
-def _diversity(
-    network: nn.Module, dataset: Dataset, worker: Worker, precision: str
-) -> dict[str, float]:
+def _diversity(network: nn.Module, dataset: Dataset, worker: Worker) -> dict[str, float]:
     """How much the members or heads of a student disagree on the validation split; nothing for a
     student without.
     """
@@ -261,9 +262,7 @@ def _diversity(
         several = dataset.task == "classification" and network(probe).dim() == 3
     if not several:
         return {}
-    members = predict(
-        network, dataset.images, dataset.validation, worker=worker, precision=precision
-    )
+    members = predict(network, dataset.images, dataset.validation, worker=worker)
     return {f"members/{name}": value for name, value in diversity(members.swapaxes(0, 1)).items()}
 
 

@@ -10,7 +10,7 @@ from distill_ray.augmentation.kernels.geometry import unit
 from distill_ray.data.pixels import Pixels, PixelsOnDisk
 from distill_ray.device import to_device
 from distill_ray.task import Task
-from distill_ray.training.device import Worker, autocast
+from distill_ray.training.device import Precision, Worker, autocast
 
 PIXELS, PIXELS_ON_A_GPU = 500 * 32 * 32, 128 * 224 * 224
 """At most so many pixels are predicted at a time, however few images they make."""
@@ -22,7 +22,7 @@ def predict(
     rows: np.ndarray,
     *,
     worker: Worker,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     batch_size: int = 500,
     task: Task = "classification",
 ) -> np.ndarray:
@@ -31,8 +31,9 @@ def predict(
     Images are uint8, or real numbers in float32. For regression the outputs are means and
     log-variances, (len(rows), 2).
 
-    The network is put into eval mode. The workers of a data-parallel run share the rows and all
-    return the whole.
+    The network is put into eval mode. It computes in float32, as it will where it is deployed;
+    predictions in another `precision` are for following a training, not for keeping. The workers of
+    a data-parallel run share the rows and all return the whole.
     """
     network.eval()
     share = np.array_split(rows, worker.world_size)[worker.rank]

@@ -52,6 +52,7 @@ from distill_ray.training import (
     predict,
     train,
 )
+from distill_ray.training.device import AUTO_PRECISION
 from distill_ray.training.loop import make_network
 
 HERE = Worker(torch.device("cpu"))
@@ -146,7 +147,6 @@ def job_of(method: Method, augmentation: Augmentation, **settings: Any) -> Job:
         batch_size=9,
         lr=0.02,
         keep="best-nll",
-        precision="fp32",
     )
     data = Data(
         name="small", digest="0" * 32, location="small", label="label", split=Split(validation=9)
@@ -360,6 +360,8 @@ def test_two_workers(tmp_path: Path) -> None:
     alone = [left_behind(job, dataset, HERE) for job in JOBS]
     said = [worker.communicate(timeout=240)[1] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], said
+    # In bf16 each worker rounds its own part of a gradient, and steps drift apart.
+    halves = os.environ[AUTO_PRECISION] == "bf16"
     for number, (job, expected) in enumerate(zip(JOBS, alone, strict=True)):
         first, second = (load_file(tmp_path / f"{number}-{rank}.safetensors") for rank in range(2))
         for name, value in expected.items():
@@ -367,11 +369,20 @@ def test_two_workers(tmp_path: Path) -> None:
             torch.testing.assert_close(
                 first[name],
                 value,
-                rtol=1e-3,
-                atol=2e-5,
+                rtol=1e-2 if halves else 1e-3,
+                atol=1e-2 if halves else 2e-5,
                 msg=lambda found, at=where: f"{at}\n{found}",
             )
             assert torch.equal(first[name], second[name]), where
+        weights = {
+            name.removeprefix("weights/"): value
+            for name, value in first.items()
+            if name.startswith("weights/")
+        }
+        deployed = predict(
+            load_network(job, weights, dataset), dataset.images, dataset.validation, worker=HERE
+        )
+        np.testing.assert_allclose(first["predictions"].numpy(), deployed, atol=1e-5)
 
 
 def work(rank: int, folder: Path) -> None:

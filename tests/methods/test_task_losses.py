@@ -115,7 +115,6 @@ def job(method: Method) -> Job:
         batch_size=10,
         optimizer="adam",
         lr=0.02,
-        precision="fp32",
     )
     data = Data(
         name="sine",

@@ -26,7 +26,7 @@ if __name__ == "__main__":
     shared, loop = _module(HERE.parent / "conftest.py"), _module(HERE / "test_loop.py")
     dataset, data = shared.small_dataset.__wrapped__(), shared.small_data.__wrapped__()
     for method in METHODS:
-        records, _ = loop.finish(loop.tiny_job(data, method), dataset)
+        records, _ = loop.finish(loop.tiny_job(data, method, precision="fp32"), dataset)
         kept = [
             {name: value for name, value in record.items() if name.startswith(("train/", "lr"))}
             for record in records

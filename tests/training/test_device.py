@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from distill_ray.augmentation import CropFlip
+from distill_ray.errors import RequestError
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.methods import METHODS
 from distill_ray.training import (
@@ -21,6 +22,7 @@ from distill_ray.training import (
     precision_of_teachers,
     train,
 )
+from distill_ray.training.device import AUTO_PRECISION
 from distill_ray.training.loop import make_network
 
 CPU = torch.device("cpu")
@@ -39,6 +41,7 @@ def amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool
     """A CPU that says it has AMX, or has not; bfloat16 gives the same on both, only slower on the
     second.
     """
+    monkeypatch.delenv(AUTO_PRECISION)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: request.param)
     return bool(request.param)
 
@@ -47,6 +50,20 @@ def test_auto_takes_bf16_where_the_cpu_has_amx(amx: bool) -> None:
     assert precision_of(RECIPE, CPU) == ("bf16" if amx else "fp32")
     for precision in ("fp32", "bf16"):
         assert precision_of(replace(RECIPE, precision=precision), CPU) == precision
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_environment_says_what_auto_is(
+    amx: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(AUTO_PRECISION, precision)
+    assert precision_of(RECIPE, CPU) == precision
+    assert precision_of(replace(RECIPE, precision="fp32"), CPU) == "fp32"
+    monkeypatch.setenv(AUTO_PRECISION, "half")
+    with pytest.raises(
+        RequestError, match=r"DISTILL_RAY_PRECISION must be fp32 or bf16, not 'half'"
+    ):
+        precision_of(RECIPE, CPU)
 
 
 def test_teachers_answer_in_bf16_if_all_are_trained_so(amx: bool) -> None:

@@ -16,7 +16,7 @@ import torch
 from distill_ray.augmentation import Additional, CropFlip, Identity
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.methods import CRD, METHODS
-from distill_ray.metrics import score
+from distill_ray.metrics import diversity, score
 from distill_ray.training import (
     Dataset,
     DivergedError,
@@ -51,7 +51,6 @@ def tiny_job(data: Data, method: str = "supervised", **settings: Any) -> Job:
         epochs=3,
         batch_size=16,
         lr=0.05,
-        precision="fp32",
     )
     settings = SUITABLE.get(method, {}) | settings
     teachers = ("a", "b") if made.needs_teachers else ()
@@ -80,7 +79,7 @@ def test_losses_are_those_of_the_stored_trace(
     """A refactoring that changes what a job computes shows here. `python
     tests/training/store_traces.py` writes the files.
     """
-    records, _ = finish(tiny_job(small_data, method), small_dataset)
+    records, _ = finish(tiny_job(small_data, method, precision="fp32"), small_dataset)
     trace = json.loads((TRACES / f"{method}.json").read_text())
     for record, stored in zip(records, trace, strict=True):
         assert {name: record[name] for name in stored} == pytest.approx(stored, rel=1e-5, abs=1e-5)
@@ -131,6 +130,28 @@ def test_a_record_says_what_the_saved_predictions_say(
     assert [record["epoch"] for record in records] == [1, 2, 3]
     for name, value in score(outcome.log_probabilities, outcome.labels).items():
         assert records[-1][f"val/{name}"] == pytest.approx(value, abs=1e-12)
+
+
+@pytest.mark.parametrize("keep", ["last", "best-nll"])
+@pytest.mark.parametrize("method", ["supervised", "hydra", "latent-be"])
+def test_what_is_kept_of_half_precision_is_what_the_deployed_network_says_in_float32(
+    method: str, keep: str, small_dataset: Dataset, small_data: Data
+) -> None:
+    """Predictions, scores and diversity: the network that is handed out computes in float32."""
+    job = tiny_job(small_data, method, precision="bf16", keep=keep)
+    records, outcome = finish(job, small_dataset)
+    network = load_network(job, outcome.weights, small_dataset)
+    deployed = predict(network, small_dataset.images, small_dataset.validation, worker=HERE)
+    np.testing.assert_allclose(outcome.log_probabilities, deployed, atol=1e-5)
+    kept = records[outcome.kept_epoch - 1]
+    for name, value in score(deployed, outcome.labels).items():
+        assert kept[f"val/{name}"] == pytest.approx(value, abs=1e-4)
+    if method == "hydra" and keep == "last":
+        members = predict(
+            network.members, small_dataset.images, small_dataset.validation, worker=HERE
+        )
+        for name, value in diversity(members.swapaxes(0, 1)).items():
+            assert kept[f"members/{name}"] == pytest.approx(value, abs=1e-5)
 
 
 @pytest.mark.parametrize("method", ["latent-be", "hydra", "drop"])

@@ -47,7 +47,6 @@ def test_weights_are_the_same_also_after_an_interruption(
         epochs=2,
         batch_size=16,
         lr=0.05,
-        precision="fp32",
     )
     job = Job(recipe=recipe, data=small_data, seed=3)
     losses, expected = finish(job, small_dataset)

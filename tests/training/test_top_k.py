@@ -230,7 +230,6 @@ def test_methods_that_say_so_learn_as_from_all_classes(method: str, dataset: Dat
         epochs=1,
         batch_size=20,
         lr=1e-3,
-        precision="fp32",
     )
     job, live = Job(recipe=recipe, data=DATA, seed=3, teachers=("a", "b")), sure(12.0)
     key = TeacherLogitsKey.of(job, "fp32", False, 9)
