@@ -102,12 +102,6 @@ def test_where_and_under_which_name_the_data_lie_does_not_matter() -> None:
     assert with_data(location="s3://elsewhere", name="other", memory_gb=0.0).id == JOB.id
 
 
-def test_jobs_from_before_images_had_a_size_are_the_same_jobs() -> None:
-    written = JOB.to_dict()
-    assert written["data"].pop("size", 0) is None and written["data"].pop("memory_gb")
-    assert Job.from_dict(written) == JOB
-    assert JOB.id == "8358e41adc4526f638a3"
-
 
 def test_equal_jobs_are_one() -> None:
     whole = with_recipe(method=EnsembleKD(temperature=6, weights=(1, 2)), momentum=0.9)

@@ -161,7 +161,7 @@ def test_what_needs_the_answers_for_all_classes(
         f"study.yaml:6: resources.teacher_logits_top_k: found 20, but {why} needs the answers for all classes; leave it out"
     ]
     load(
-        study(f"model: wrn-10-1, {student}", rest=rest.replace("20}", "20, teacher logits: live}"))
+        study(f"model: wrn-10-1, {student}", rest=rest.replace("20}", "20, teacher_logits: live}"))
     )
     load(
         study(

@@ -137,15 +137,15 @@ def test_settings_are_drawn_only_for_the_methods_and_augmentations_that_have_the
     }
 
 
-def test_a_condition_names_a_augmentation_or_one_of_its_settings(load: Load) -> None:
+def test_a_condition_names_an_augmentation_or_one_of_its_settings(load: Load) -> None:
     space = (
         STUDY
         + "    augmentation: {choice: [flip, crop-flip, {name: crop-flip, padding: 2}]}\n"
-        + "    lr: {log: [0.1, 1], when: {augmentation: VIEW}}\n"
+        + "    lr: {log: [0.1, 1], when: {augmentation: WHAT}}\n"
     )
 
     def labels(augmentation: str) -> tuple[Label, ...]:
-        return load(space.replace("AUGMENTATION", augmentation)).search.space["lr"].when[0].labels
+        return load(space.replace("WHAT", augmentation)).search.space["lr"].when[0].labels
 
     assert labels("crop-flip") == ("crop-flip",)
     assert labels("{name: crop-flip, padding: 2}") == ("crop-flip(padding=2)",)
