@@ -102,7 +102,6 @@ def test_where_and_under_which_name_the_data_lie_does_not_matter() -> None:
     assert with_data(location="s3://elsewhere", name="other", memory_gb=0.0).id == JOB.id
 
 
-
 def test_equal_jobs_are_one() -> None:
     whole = with_recipe(method=EnsembleKD(temperature=6, weights=(1, 2)), momentum=0.9)
     assert whole == JOB
