@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -11,7 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from distill_ray.escaping import for_terminal
 from distill_ray.events import JobState, Measurement, Metrics, Observer, StudyJob, describe
+from distill_ray.log_printing import log_printed, printable
 
 Objectives = Mapping[str, str]
 
@@ -21,12 +24,13 @@ class Progress(Observer):
 
     On a terminal: the stage, its jobs (running, finished, pruned, failed), the best value so far,
     and the time left, judged by the jobs that have ended. Elsewhere one line for each job that
-    begins or ends.
+    begins or ends. While it is open, it also prints what the package logs.
     """
 
     def __init__(self, console: Console, objectives: Objectives) -> None:
         self._console = console
         (self._objective, self._mode), *_ = objectives.items()
+        self._resources = ExitStack()
         self._stage = ""
         self._jobs = 0
         self._begun = 0.0
@@ -44,6 +48,7 @@ class Progress(Observer):
     def __enter__(self) -> Progress:
         if self._live:
             self._live.start()
+        self._resources.enter_context(log_printed(self._print))
         return self
 
     def __exit__(
@@ -52,12 +57,13 @@ class Progress(Observer):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._resources.close()
         if self._live:
             self._live.stop()
 
-    def say(self, text: str) -> None:
-        """One line that stays."""
-        self._console.print(Text(text), soft_wrap=True)
+    def _print(self, text: str) -> None:
+        """One line that stays, above the live view."""
+        self._console.print(Text(printable(text)), soft_wrap=True)
 
     def stage_started(self, stage: str, jobs: int) -> None:
         self._stage, self._jobs, self._begun = stage, jobs, time.monotonic()
@@ -78,7 +84,7 @@ class Progress(Observer):
     def started(self, run: StudyJob) -> None:
         self._running[run.key] = (run, {})
         if self._live is None:
-            self.say(f"[{self._stage}] {describe(run)} begins")
+            self._print(f"[{self._stage}] {describe(run)} begins")
 
     def epoch(self, run: StudyJob, record: Metrics) -> None:
         if run.key in self._running:
@@ -91,7 +97,7 @@ class Progress(Observer):
         shown = _scores(metrics or last, self._objective)
         done = sum(self._counts.values())
         if self._live is None or state == JobState.FAILED:
-            self.say(
+            self._print(
                 f"[{self._stage} {done}/{self._jobs}] {describe(run)} {state}{': ' + reason if reason else ''} {shown}".rstrip()
             )
 
@@ -103,7 +109,7 @@ class Progress(Observer):
             self._lowest = (deviation, measurement.augmentation)
         if self._live is None and not measurement.reused:
             done = sum(self._counts.values())
-            self.say(
+            self._print(
                 f"[{self._stage} {done}/{self._jobs}] {measurement.augmentation} T. stddev {deviation:.6f}"
             )
 
@@ -120,7 +126,7 @@ class Progress(Observer):
             parts.append(f"best {self._objective} {self._best[0]:.4f} ({self._best[1]})")
         if self._lowest:
             parts.append(f"lowest T. stddev {self._lowest[0]:.6f} ({self._lowest[1]})")
-        self.say(
+        self._print(
             f"{stage:<8} {_duration(time.monotonic() - self._begun):>8}   {', '.join(parts)}".rstrip()
         )
         self._stage = ""
@@ -155,7 +161,7 @@ class Progress(Observer):
         for run, record in self._running.values():
             epoch = int(record.get("epoch", 0))
             grid.add_row(
-                describe(run),
+                for_terminal(describe(run)),
                 f"epoch {epoch}/{run.job.recipe.epochs}",
                 _scores(record, self._objective),
             )

@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from distill_ray.job import Data, Job, Split
+from distill_ray.log_printing import log_printed
 from distill_ray.metrics import score
 from distill_ray.store import Store
 from distill_ray.study import Study, load_study
@@ -50,6 +51,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole studies first: they take as long as everything else, on another core."""
     items.sort(key=lambda item: "test_study_run" not in item.nodeid)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """What the package logs during the test, as the command line prints it."""
+    lines: list[str] = []
+    with log_printed(lines.append):
+        yield lines
 
 
 @pytest.fixture(autouse=True)

@@ -4,10 +4,12 @@ exit code.
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -271,6 +273,49 @@ def test_every_ending_has_its_exit_code(
     assert capsys.readouterr().err.lstrip("\n") == message
 
 
+def test_only_a_run_goes_on_after_an_interrupt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever stands in the arguments: the command is what click has found."""
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distill_ray.study.load_study", interrupted)
+    assert main(["report", "run"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert main(["run", "report"]) == 130
+    assert capsys.readouterr().err == "interrupted; the same command again goes on from here\n"
+
+
+def test_a_command_that_takes_long_to_load_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("distill_ray.cli.options.SILENCE_S", 0.01)
+
+    def slow(*arguments: Any, **options: Any) -> None:
+        time.sleep(2)
+        raise RunError("loaded")
+
+    monkeypatch.setattr("distill_ray.stages.collect.load_results", slow)
+    assert main(["report", QUICKSTART]) == 1
+    assert capsys.readouterr().err == "distill-ray report: loading ...\nloaded\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("arguments", [["validate", QUICKSTART], ["report", "--help"]])
+def test_output_in_any_encoding(
+    arguments: list[str], encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    monkeypatch.setattr("sys.stdout", file)
+    assert main(arguments) == 0
+    print("± · α \u4e2d", file=file, flush=True)
+    last = file.buffer.getvalue().decode(encoding).splitlines()[-1]
+    expected = {"ascii": "+- - alpha ?", "latin-1": "± · alpha ?", "cp1252": "± · alpha ?"}
+    assert last == expected[encoding]
+
+
 def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_a_file(
     ending: Callable[[BaseException], None],
     capsys: pytest.CaptureFixture[str],
@@ -283,7 +328,7 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_a_file(
     (log,) = tmp_path.iterdir()
     assert (
         capsys.readouterr().err
-        == f"distill-ray failed unexpectedly: TypeError: what is http://this? (traceback: {log})\n"
+        == f"distill-ray failed unexpectedly: TypeError: what is http://this (traceback: {log})\n"
     )
     assert "Traceback (most recent call last)" in log.read_text()
     assert "in run_study" in log.read_text()

@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -18,6 +21,26 @@ from distill_ray.cli.schema import schema
 from distill_ray.cli.store import gc, sync
 from distill_ray.cli.uncertainty import uncertainty
 from distill_ray.errors import DistillRayError
+from distill_ray.log_printing import log_printed, printable
+
+
+class Interrupted(DistillRayError):
+    """Ctrl-C, or SIGTERM where a command takes it for that."""
+
+    exit_code = 130
+
+
+class Commands(click.Group):
+    """The commands of `distill-ray`, with what applies to all of them."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            with log_printed(lambda line: click.echo(line, err=True)):
+                return super().invoke(context)
+        except KeyboardInterrupt:
+            resumes = context.invoked_subcommand == "run"
+            again = "; the same command again goes on from here" if resumes else ""
+            raise Interrupted(f"interrupted{again}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,32 +51,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     only in a file or with `--verbose`.
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    _accept_any_character()
     try:
         code = commands.main(args=list(arguments), prog_name="distill-ray", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as error:
-        error.show()
+        text = io.StringIO()
+        error.show(text)
+        click.echo(printable(text.getvalue()), nl=False, err=True)
         return error.exit_code
     except DistillRayError as error:
-        click.echo(str(error), err=True)
+        click.echo(printable(str(error)), err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        again = "; the same command again goes on from here" if "run" in arguments[:1] else ""
-        click.echo(f"interrupted{again}", err=True)
+        click.echo("interrupted", err=True)
         return 130
     except Exception as error:
-        click.echo(_unexpected(error, "--verbose" in arguments), err=True)
+        click.echo(printable(_unexpected(error, "--verbose" in arguments)), err=True)
         return 1
 
 
+def _accept_any_character() -> None:
+    """Have characters that the terminal's encoding lacks replaced, instead of ending in an error."""
+    codecs.register_error("distill-ray", _replaced)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="distill-ray")
+
+
+_ASCII = {"·": "-", "±": "+-", "α": "alpha", "β": "beta", "–": "-", "—": "-", "…": "...", "×": "x"}
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    return "".join(_ASCII.get(character, "?") for character in missing), error.end
+
+
 def _unexpected(error: Exception, verbose: bool) -> str:
-    """One line about an error that nobody expected; its traceback goes into a file, or is printed."""
+    """One line about an unexpected error; its traceback goes into a file, or is printed."""
     import tempfile
     import traceback
 
-    from distill_ray.report.results import without_credentials
-
-    message = without_credentials(next(iter(str(error).splitlines()), ""))
+    message = next(iter(str(error).splitlines()), "")
     line = f"distill-ray failed unexpectedly: {type(error).__name__}{': ' * bool(message)}{message}"
     if verbose:
         traceback.print_exception(error)
@@ -68,7 +109,10 @@ def _unexpected(error: Exception, verbose: bool) -> str:
     return f"{line} (traceback: {file.name})"
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(package_name="distill-ray")
 def commands() -> None:
     """Studies of ensemble distillation: train teachers, search how best to distil them into a
@@ -82,23 +126,21 @@ def commands() -> None:
 
 
 for command in (
-    *(
-        run,
-        validate,
-        plan,
-        bench,
-        status,
-        logs,
-        report,
-        compare,
-        uncertainty,
-        export,
-        predict,
-        ui,
-        sync,
-        gc,
-        schema,
-        data,
-    ),
+    run,
+    validate,
+    plan,
+    bench,
+    status,
+    logs,
+    report,
+    compare,
+    uncertainty,
+    export,
+    predict,
+    ui,
+    sync,
+    gc,
+    schema,
+    data,
 ):
     commands.add_command(command)

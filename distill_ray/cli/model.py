@@ -134,6 +134,7 @@ def predict(
       distill-ray predict champion cat.png dog.png
       distill-ray predict models:/quickstart@champion digit.png --resize
     """
+    options.announce_loading()
     from distill_ray.export import open_model
     from distill_ray.export.images import read_image
 

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from distill_ray.addresses import masked
 from distill_ray.stages import DEFAULT_STORE as DEFAULT_STORE
 
 if TYPE_CHECKING:
     from distill_ray.report.results import StudyResults
     from distill_ray.study import Study
+
+SILENCE_S = 2.0
+"""Seconds after which a command that is still loading says so."""
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -73,7 +79,28 @@ def load(path: str, overrides: tuple[str, ...]) -> Study:
     """
     from distill_ray.study import load_study
 
-    return load_study(path, overrides)
+    study = load_study(path, overrides)
+    announce_loading()
+    return study
+
+
+def announce_loading() -> None:
+    """Print that the command is loading, if that takes longer than `SILENCE_S`.
+
+    Torch, MLflow and the like take seconds to import, on a busy machine a minute.
+    """
+    context = click.get_current_context()
+    text = f"distill-ray {context.info_name}: loading ..."
+    timer = threading.Timer(SILENCE_S, click.echo, (text,), {"err": True})
+    timer.daemon = True
+    context.call_on_close(timer.cancel)
+    timer.start()
+
+
+def command(*words: str, store: str) -> str:
+    """A command of `distill-ray` as the user can copy it: quoted, and with the store in use."""
+    option = [] if store == DEFAULT_STORE else ["--store", masked(store)]
+    return shlex.join(["distill-ray", *words, *option])
 
 
 def show(results: StudyResults, store: str) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from distill_ray.addresses import masked
 from distill_ray.cli import options
 
 if TYPE_CHECKING:
@@ -50,23 +51,23 @@ def run(
     # A cluster that stops a job, or a machine that is taken away, gives seconds: what Ctrl-C does
     # fits into them.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    loaded = options.load(study, overrides)
+    from distill_ray.study import load_study
+
+    loaded = load_study(study, overrides)
+    click.echo(f"study {loaded.name}, digest {loaded.digest}, in {masked(store)}")
+    sys.stdout.flush()
     from rich.console import Console
 
-    from distill_ray import store as stores
     from distill_ray.stages.locations import Locations
     from distill_ray.stages.run import report_path, run_study
-    from distill_ray.tracking import shown
 
     places = Locations(store, tracking_uri, search_storage, address)
     options.show(run_study(loaded, places, Console(file=sys.stdout), verbose=verbose), store)
-    click.echo(f"report  {stores.shown(store)}/{report_path(loaded)}")
-    shown_store = "" if store == options.DEFAULT_STORE else f" --store {stores.shown(store)}"
-    click.echo(
-        f"MLflow  distill-ray ui{shown_store}"
-        if tracking_uri is None
-        else f"MLflow  {shown(tracking_uri)}"
-    )
+    click.echo(f"report  {masked(store)}/{report_path(loaded)}")
+    if tracking_uri is None:
+        click.echo(f"MLflow  {options.command('ui', store=store)}")
+    else:
+        click.echo(f"MLflow  {masked(tracking_uri)}")
 
 
 @click.command()

@@ -28,7 +28,7 @@ def sync(
     from distill_ray.stages.sync import sync_study
 
     places = Locations(store, tracking_uri, search_storage)
-    finished = sync_study(loaded, places, click.echo)
+    finished = sync_study(loaded, places)
     state = "" if finished else ", which is not finished"
     click.echo(f"MLflow at {places.shown_tracking()} has all of study {loaded.name}{state}")
 
@@ -63,7 +63,11 @@ def gc(
       distill-ray gc studies/quickstart.yaml --yes
       distill-ray gc --store s3://bucket/studies --unreferenced
     """
-    name = None if study is None else options.load(study, overrides).name
+    name = None
+    if study is None:
+        options.announce_loading()
+    else:
+        name = options.load(study, overrides).name
     from distill_ray.stages.gc import garbage, remove
     from distill_ray.store import Store
 

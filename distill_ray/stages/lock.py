@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import logging
 import os
 import posixpath
 import secrets
@@ -26,6 +27,8 @@ from distill_ray.store import Store
 if TYPE_CHECKING:
     import optuna
 
+logger = logging.getLogger(__name__)
+
 BEAT = 4.0
 """Seconds between two heartbeats of a driver on a store that is not local."""
 
@@ -37,14 +40,12 @@ DRIVER = "driver"
 
 
 @contextlib.contextmanager
-def study_lock(
-    store: Store, name: str, say: Callable[[str], None] = lambda line: None
-) -> Iterator[None]:
+def study_lock(store: Store, name: str) -> Iterator[None]:
     """Keeps a second driver from study `name`; raises `RequestError` when there is one already.
 
     On a local store it is a lock of the operating system, released with the process. Elsewhere it
     is a file that the driver keeps writing; after a driver was killed the next one waits, at most
-    `EXPIRY` seconds, and tells `say`. Two that start in the same second see each other before
+    `EXPIRY` seconds. Two that start in the same second see each other before
     either of them has done anything.
     """
     busy = RequestError(
@@ -63,7 +64,7 @@ def study_lock(
                 raise busy from None
             yield
         return
-    _wait_until_free(store, name, say, busy)
+    _wait_until_free(store, name, busy)
     own = {"host": socket.gethostname(), "pid": os.getpid()}
     with _known_as_driver(
         own, busy, lambda: _read(store, path), lambda sign: _write(store, path, sign)
@@ -72,14 +73,12 @@ def study_lock(
 
 
 @contextlib.contextmanager
-def search_lock(
-    history: optuna.Study, store: Store, say: Callable[[str], None] = lambda line: None
-) -> Iterator[None]:
+def search_lock(history: optuna.Study, store: Store) -> Iterator[None]:
     """Keeps from a search in a database those drivers that run the same study on another store.
 
     The driver keeps writing itself into the search's attributes; raises `RequestError` when another
-    one does. After one was killed on another store the next one waits `EXPIRY` seconds and tells
-    `say`; whoever holds the study on this store (`study_lock`) knows that its driver here is gone.
+    one does. After one was killed on another store the next one waits `EXPIRY` seconds; whoever
+    holds the study on this store (`study_lock`) knows that its driver here is gone.
     The same folder on two machines counts as two stores.
     """
     own = {"store": store.shown, "host": socket.gethostname(), "place": _place(store)}
@@ -89,8 +88,10 @@ def search_lock(
         "for it, or give the study another name"
     )
     if found and found.get("place") != own["place"]:
-        say(
-            f"waiting for the last driver of the search, on {found.get('host')} with store {found.get('store')}, to be gone"
+        logger.info(
+            "waiting for the last driver of the search, on %s with store %s, to be gone",
+            found.get("host"),
+            found.get("store"),
         )
         limit = time.monotonic() + EXPIRY
         while (now := _driver_of(history)) and time.monotonic() < limit:
@@ -200,9 +201,7 @@ def _driver_of(history: optuna.Study) -> dict[str, Any]:
     return dict(history.user_attrs.get(DRIVER) or {})
 
 
-def _wait_until_free(
-    store: Store, name: str, say: Callable[[str], None], busy: RequestError
-) -> None:
+def _wait_until_free(store: Store, name: str, busy: RequestError) -> None:
     said, since = False, time.monotonic()  # the store's clock may go back, this one does not
     first = _read(store, lock_path(name))
     while (
@@ -214,9 +213,8 @@ def _wait_until_free(
         if now and (now.get("token"), now.get("beat")) != (first.get("token"), first.get("beat")):
             raise busy
         if not said:
-            say(
-                f"waiting for the last driver of the study, on {now.get('host', 'another machine')}, to be gone"
-            )
+            host = now.get("host", "another machine")
+            logger.info("waiting for the last driver of the study, on %s, to be gone", host)
             said = True
         time.sleep(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
 import secrets
@@ -20,13 +21,14 @@ from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.tracking import DataSet, Tracker, study_views
 
+logger = logging.getLogger(__name__)
+
 
 def study_tracker(
     study: Study,
     data: Data,
     store: Store,
     uri: str,
-    warn: Callable[[str], None],
     *,
     interval: float = 1.0,
 ) -> Tracker:
@@ -41,7 +43,7 @@ def study_tracker(
         study.name,
         f"{study.digest}-{data.digest[:8]}-{_identity(study, store)}",
         artifacts=str(Path(store.uri, "mlflow")) if store.is_local else None,
-        warn=warn,
+        warn=logger.warning,
         interval=interval,
     )
 

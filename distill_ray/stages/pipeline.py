@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -45,6 +46,8 @@ from distill_ray.stages.screen import (
 from distill_ray.store import Store
 from distill_ray.study import Study
 
+logger = logging.getLogger(__name__)
+
 SEARCHING, REPORTING = "distill_ray.search.search", "distill_ray.report.write"
 """The modules in which these stages are."""
 
@@ -53,8 +56,6 @@ SEARCHING, REPORTING = "distill_ray.search.search", "distill_ray.report.write"
 class RunContext:
     """What a study runs with: its data, its store, Optuna's storage, the cluster, and those who
     watch.
-
-    `say` shows a line to whoever runs it.
     """
 
     study: Study
@@ -63,7 +64,6 @@ class RunContext:
     search_storage: str | None
     cluster: Cluster
     observer: Observer
-    say: Callable[[str], None] = lambda line: None
 
     @property
     def resources(self) -> WorkerResources:
@@ -119,11 +119,11 @@ def _screen(around: RunContext, teachers: Sequence[str]) -> Study:
 def _search(around: RunContext, teachers: Sequence[str]) -> optuna.Study:
     study = around.study
     history = open_history(
-        study, around.data, teachers, around.store, around.search_storage, around.say
+        study, around.data, teachers, around.store, around.search_storage, logger.warning
     )
     in_database = around.search_storage is not None and not is_over(history, study.search)
     with (
-        search_lock(history, around.store, around.say) if in_database else nullcontext(),
+        search_lock(history, around.store) if in_database else nullcontext(),
         stage(around.observer, SEARCH, study.search.trials),
     ):
         if not is_over(history, study.search):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 import posixpath
 import tempfile
 from pathlib import Path
@@ -28,6 +29,8 @@ from distill_ray.stages.stage_log import StageLog
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.tracking import check_tracking
+
+logger = logging.getLogger(__name__)
 
 MADE_FOR = "made-for"
 """The file of a report that says for which results it was made, and which other files there are,
@@ -55,20 +58,16 @@ def run_study(
     earlier_trials(study, store, places.search_storage)
     with (
         Progress(console, study.search.objectives) as progress,
-        study_lock(store, study.name, progress.say),
-        study_tracker(study, data, store, tracking_uri, progress.say) as tracker,
-        Cluster(places.address, verbose=verbose, say=progress.say) as cluster,
+        study_lock(store, study.name),
+        study_tracker(study, data, store, tracking_uri) as tracker,
+        Cluster(places.address, verbose=verbose, say=logger.info) as cluster,
     ):
         record = MlflowRecord(tracker, study, data)
         record.study_started(store)
         observer = Observers((progress, StageLog(study, store), References(study, store), record))
         for left in reversed(range(REPAIRS + 1)):
             try:
-                run_stages(
-                    RunContext(
-                        study, data, store, places.search_storage, cluster, observer, progress.say
-                    )
-                )
+                run_stages(RunContext(study, data, store, places.search_storage, cluster, observer))
                 with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
                     results = collect(study, data, store, places)
                     record.study_ended(
@@ -78,7 +77,7 @@ def run_study(
             except DamagedError as error:
                 if not left:
                     raise
-                progress.say(f"{error} now")
+                logger.warning("%s now", error)
     return results
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from distill_ray.errors import RunError
@@ -26,7 +25,7 @@ LONGEST = 3600.0
 """Seconds that MLflow is given to take everything."""
 
 
-def sync_study(study: Study, places: Locations, say: Callable[[str], None]) -> bool:
+def sync_study(study: Study, places: Locations) -> bool:
     """Send MLflow what it is missing of `study`, without duplicates; nothing is trained. Returns
     whether the study is finished.
 
@@ -37,8 +36,8 @@ def sync_study(study: Study, places: Locations, say: Callable[[str], None]) -> b
     store = Store.open(places.store)
     check_tracking(tracking_uri)
     data = data_of(study)
-    with study_lock(store, study.name, say):
-        tracker = study_tracker(study, data, store, tracking_uri, say, interval=0.1)
+    with study_lock(store, study.name):
+        tracker = study_tracker(study, data, store, tracking_uri, interval=0.1)
         record = MlflowRecord(tracker, study, data)
         record.study_started(store)
         state = state_of(study, data, store, places.search_storage)

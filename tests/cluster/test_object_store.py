@@ -55,9 +55,10 @@ def test_what_is_not_there_is_said(remote: Store) -> None:
         Store.open(re.sub(r"bucket\w+/studies", "no-such-bucket/x", remote.uri))
 
 
-def test_one_driver_per_study(remote: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_driver_per_study(
+    remote: Store, monkeypatch: pytest.MonkeyPatch, logged: list[str]
+) -> None:
     monkeypatch.setattr(lock, "BEAT", 1.0)
-    said: list[str] = []
     with study_lock(remote, "mine"):
         assert is_running(remote, "mine") and not is_running(remote, "other")
         with (
@@ -65,23 +66,22 @@ def test_one_driver_per_study(remote: Store, monkeypatch: pytest.MonkeyPatch) ->
                 RequestError,
                 match=r"is being run on store s3://bucket[0-9a-f]*/studies by another process",
             ),
-            study_lock(Store(remote.uri), "mine", said.append),
+            study_lock(Store(remote.uri), "mine"),
         ):
             pass
     assert not is_running(remote, "mine")
-    assert all("waiting for the last driver" in line for line in said)
+    assert all("waiting for the last driver" in line for line in logged)
 
 
 def test_a_dead_driver_is_not_waited_for_long(
-    remote: Store, monkeypatch: pytest.MonkeyPatch
+    remote: Store, monkeypatch: pytest.MonkeyPatch, logged: list[str]
 ) -> None:
     monkeypatch.setattr(lock, "EXPIRY", 3.0)
     remote.write(lock.lock_path("mine"), b'{"token": "x", "host": "gone"}')
-    said: list[str] = []
     began = time.monotonic()
-    with study_lock(remote, "mine", said.append):
+    with study_lock(remote, "mine"):
         assert time.monotonic() - began < 30
-    assert said == ["waiting for the last driver of the study, on gone, to be gone"]
+    assert logged == ["waiting for the last driver of the study, on gone, to be gone"]
 
 
 def test_of_two_that_begin_together_one_goes_on(remote: Store) -> None:
