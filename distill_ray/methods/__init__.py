@@ -2,14 +2,14 @@
 loss is computed.
 """
 
+from distill_ray.methods.augmented_kd import AugmentedKD
 from distill_ray.methods.crd import CRD
-from distill_ray.methods.dirichlet import EnDD
-from distill_ray.methods.ensemble_kd import EnsembleKD
-from distill_ray.methods.good_augmentation import AugmentedKD
+from distill_ray.methods.drop_gauss import DropoutKD, GaussianKD
+from distill_ray.methods.endd import EnDD
+from distill_ray.methods.hydra import Hydra, HydraPlus
+from distill_ray.methods.kd import EnsembleKD
 from distill_ray.methods.latent_be import LatentBE
 from distill_ray.methods.method import METHODS, Method
-from distill_ray.methods.multi_head import Hydra, HydraPlus
-from distill_ray.methods.sampled_heads import DropoutKD, GaussianKD
 from distill_ray.methods.supervised import Supervised
 
 __all__ = [

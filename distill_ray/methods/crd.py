@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
 from distill_ray._lazy import LazyModule
-from distill_ray.methods.good_augmentation import AugmentedKD
+from distill_ray.methods.augmented_kd import AugmentedKD
 from distill_ray.methods.method import METHODS, Setup, Student, Teachers
 from distill_ray.settings import Setting
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from distill_ray.augmentation.augmentation import Augmentation, Batch
-    from distill_ray.methods import contrast
+    from distill_ray.methods import crd_contrast as contrast
 else:
     torch = LazyModule("torch")
-    contrast = LazyModule("distill_ray.methods.contrast")
+    contrast = LazyModule("distill_ray.methods.crd_contrast")
 
 
 @METHODS.register("crd")

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from distill_ray.augmentation.augmentation import Augmentation, Batch, Part
-    from distill_ray.methods import losses, member_losses, perturbation
+    from distill_ray.methods import latent_be_perturbation as perturbation
+    from distill_ray.methods import losses, member_losses
     from distill_ray.models import batch_ensemble
 else:
     torch = LazyModule("torch")
     losses = LazyModule("distill_ray.methods.losses")
     member_losses = LazyModule("distill_ray.methods.member_losses")
-    perturbation = LazyModule("distill_ray.methods.perturbation")
+    perturbation = LazyModule("distill_ray.methods.latent_be_perturbation")
     batch_ensemble = LazyModule("distill_ray.models.batch_ensemble")
 
 

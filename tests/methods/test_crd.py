@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from distill_ray.augmentation import AUGMENTATIONS, Identity
 from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.augmentation.draws import Draws
-from distill_ray.methods.contrast import (
+from distill_ray.methods.crd import CRD
+from distill_ray.methods.crd_contrast import (
     Candidates,
     ContrastiveStudent,
     features_of,
     noise_contrastive,
     remember,
 )
-from distill_ray.methods.crd import CRD
 from distill_ray.methods.method import Setup, Student
 from distill_ray.models import build_model
 from support.teachers import NetworkTeachers

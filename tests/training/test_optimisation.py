@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from distill_ray.job import Recipe
-from distill_ray.methods.stochastic import GaussianClassifier
+from distill_ray.methods.drop_gauss_layers import GaussianClassifier
 from distill_ray.training.optimisation import (
     clip_gradients,
     learning_rate,

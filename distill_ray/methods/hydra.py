@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from distill_ray.augmentation.augmentation import Augmentation, Batch, Part
-    from distill_ray.methods import diversity, losses, mixture, task_losses
+    from distill_ray.methods import hydra_diversity as diversity
+    from distill_ray.methods import losses, mixture, task_losses
     from distill_ray.models import multi_head
 else:
-    diversity = LazyModule("distill_ray.methods.diversity")
+    diversity = LazyModule("distill_ray.methods.hydra_diversity")
     losses = LazyModule("distill_ray.methods.losses")
     mixture = LazyModule("distill_ray.methods.mixture")
     multi_head = LazyModule("distill_ray.models.multi_head")

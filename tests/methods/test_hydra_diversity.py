@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_ray.methods.diversity import Bias, Compare, diversity, similarity
+from distill_ray.methods.hydra_diversity import Bias, Compare, diversity, similarity
 from support.tensors import f64
 
 A, B = f64([[1, 2, 3], [0, -1, 1]]), f64([[2, 0, 1], [1, 1, -1]])

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.augmentation.draws import Draws
 from distill_ray.methods import losses, member_losses
-from distill_ray.methods.diversity import diversity
+from distill_ray.methods.hydra import Hydra, HydraPlus, ramp
+from distill_ray.methods.hydra_diversity import diversity
 from distill_ray.methods.method import Setup, Student
 from distill_ray.methods.mixture import MeanPrediction
-from distill_ray.methods.multi_head import Hydra, HydraPlus, ramp
 from distill_ray.models import build_model
 from support.teachers import FixedTeachers
 from support.tensors import f64

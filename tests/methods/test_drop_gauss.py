@@ -8,9 +8,9 @@ from torch import nn
 
 from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.augmentation.draws import Draws
+from distill_ray.methods.drop_gauss import DropoutKD, GaussianKD, SampledHeads
+from distill_ray.methods.drop_gauss_layers import DropoutClassifier, GaussianClassifier
 from distill_ray.methods.method import Setup, Student
-from distill_ray.methods.sampled_heads import DropoutKD, GaussianKD, SampledHeads
-from distill_ray.methods.stochastic import DropoutClassifier, GaussianClassifier
 from distill_ray.models import build_model
 from support.teachers import TeachersByImage
 from support.tensors import f64

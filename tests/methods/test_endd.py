@@ -6,7 +6,7 @@ from torch import nn
 
 from distill_ray.augmentation.augmentation import Batch, Part
 from distill_ray.augmentation.draws import Draws
-from distill_ray.methods.dirichlet import EnDD, dirichlet_likelihood
+from distill_ray.methods.endd import EnDD, dirichlet_likelihood
 from distill_ray.methods.method import Student
 from support.teachers import FixedTeachers
 from support.tensors import f64

@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from distill_ray.augmentation.augmentation import Batch, Part
-    from distill_ray.methods import losses, mixture, stochastic, task_losses
+    from distill_ray.methods import drop_gauss_layers as stochastic
+    from distill_ray.methods import losses, mixture, task_losses
 else:
     losses = LazyModule("distill_ray.methods.losses")
     mixture = LazyModule("distill_ray.methods.mixture")
-    stochastic = LazyModule("distill_ray.methods.stochastic")
+    stochastic = LazyModule("distill_ray.methods.drop_gauss_layers")
     task_losses = LazyModule("distill_ray.methods.task_losses")
 
 

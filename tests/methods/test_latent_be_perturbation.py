@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill_ray.methods.perturbation import ascend, disagreement, diversify
+from distill_ray.methods.latent_be_perturbation import ascend, disagreement, diversify
 from support.tensors import f64
 
 

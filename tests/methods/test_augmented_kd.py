@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from distill_ray.augmentation import AUGMENTATIONS
 from distill_ray.augmentation.augmentation import Batch, Part, Pick
-from distill_ray.methods.good_augmentation import AugmentedKD
+from distill_ray.methods.augmented_kd import AugmentedKD
 from distill_ray.methods.method import Student
 from support.teachers import TeachersByImage
 from support.tensors import f64
