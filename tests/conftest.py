@@ -169,7 +169,7 @@ def _finished(file: Path, folder: Path) -> FinishedStudy:
 
     def finish(job: Job, *, test: bool) -> dict[str, float]:
         if find_job(store, job.id) is None:
-            network = job.recipe.method.deployable(make_network(job, dataset)).train()
+            network = job.recipe.method.deployed_like(make_network(job, dataset)).train()
             network(
                 torch.from_numpy(dataset.images[dataset.train[:32]]).permute(0, 3, 1, 2).float()
                 / 255

@@ -98,7 +98,7 @@ class SampledHeads(Softened):
         network = cast("stochastic.StochasticStudent", student)
         return mixture.MeanPrediction(network.frozen(), network.task)
 
-    def deployable(self, network: nn.Module) -> nn.Module:
+    def deployed_like(self, network: nn.Module) -> nn.Module:
         """The same, made from the plain network."""
         return self.deploy(self.student(network, Setup()))
 

@@ -101,7 +101,7 @@ class Hydra(Softened):
         """The heads' mean prediction."""
         return mixture.MeanPrediction(student, cast("multi_head.MultiHead", student).task)
 
-    def deployable(self, network: nn.Module) -> nn.Module:
+    def deployed_like(self, network: nn.Module) -> nn.Module:
         """The same, made from the plain network."""
         return self.deploy(multi_head.to_multi_head(network, self.heads, self.depth))
 

@@ -111,9 +111,9 @@ class Method(ABC):
         """The network that is evaluated, saved and exported: images to logits (B, K)."""
         return student
 
-    def deployable(self, network: nn.Module) -> nn.Module:
-        """A network of the shape that `deploy` returns, made from the plain `network`: what saved
-        weights are loaded into.
+    def deployed_like(self, network: nn.Module) -> nn.Module:
+        """A network of the form that `deploy` returns, made from the plain `network`: saved weights
+        are loaded into it.
         """
         return network
 

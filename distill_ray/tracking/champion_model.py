@@ -73,7 +73,7 @@ def load_student(folder: Path, device: str | None = None) -> ChampionModel:
         image_shape=(channels, height, width),
         seed=job.seed,
     )
-    network = job.recipe.method.deployable(plain)
+    network = job.recipe.method.deployed_like(plain)
     network.load_state_dict(load_file(folder / "weights.safetensors"))
     here = "cuda" if torch.cuda.is_available() else "cpu"
     return ChampionModel(

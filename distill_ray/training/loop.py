@@ -239,7 +239,7 @@ def load_network(job: Job, weights: Mapping[str, Tensor], dataset: Dataset) -> n
     """The deployable network of a finished job, in eval mode: images (B, C, H, W) in [0, 1] to
     logits (B, K).
     """
-    network = job.recipe.method.deployable(make_network(job, dataset))
+    network = job.recipe.method.deployed_like(make_network(job, dataset))
     network.load_state_dict(dict(weights))
     return network.eval()
 

@@ -41,7 +41,7 @@ def test_graphs_say_what_the_network_says(
         std=(0.2, 0.3, 0.2),
         seed=3,
     )
-    weights = job.recipe.method.deployable(plain).state_dict()
+    weights = job.recipe.method.deployed_like(plain).state_dict()
     champion = Champion(
         job,
         save({name: tensor.contiguous() for name, tensor in weights.items()}),

@@ -247,7 +247,9 @@ def test_two_workers_remember_what_one_would() -> None:
 def test_deployment_leaves_the_network_alone() -> None:
     network = make_student()
     deployed = METHOD.deploy(network)
-    plain = METHOD.deployable(build_model("wrn-10-1", num_classes=3, image_shape=(3, 8, 8), seed=5))
+    plain = METHOD.deployed_like(
+        build_model("wrn-10-1", num_classes=3, image_shape=(3, 8, 8), seed=5)
+    )
     plain.load_state_dict(deployed.state_dict())
     images = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(plain.eval()(images), deployed.eval()(images))

@@ -141,6 +141,6 @@ def test_deployment_is_the_mean_of_samples_drawn_once(method: SampledHeads) -> N
         assert samples.var(1).sum() > 0
         torch.testing.assert_close(deployed(IMAGES).exp(), samples.softmax(-1).mean(1))
         torch.testing.assert_close(method.deploy(network)(IMAGES), deployed(IMAGES), rtol=0, atol=0)
-        loaded = method.deployable(plain_network(seed=5)).eval()
+        loaded = method.deployed_like(plain_network(seed=5)).eval()
         loaded.load_state_dict(deployed.state_dict())
         torch.testing.assert_close(loaded(IMAGES), deployed(IMAGES))

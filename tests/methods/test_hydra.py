@@ -122,7 +122,7 @@ def test_a_network_with_heads(depth: int) -> None:
         heads = network(images)
         deployed = method.deploy(network)
         torch.testing.assert_close(deployed(images).exp(), heads.softmax(-1).mean(1))
-        loaded = method.deployable(
+        loaded = method.deployed_like(
             build_model("wrn-10-1", num_classes=4, image_shape=(3, 8, 8), seed=1)
         ).eval()
         loaded.load_state_dict(deployed.state_dict())

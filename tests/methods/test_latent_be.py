@@ -190,7 +190,7 @@ def test_merged_network() -> None:
         method = LatentBE(merge=rule, merged_bias=bias)
         deployed = method.deploy(student_of(method))
         torch.testing.assert_close(deployed(inputs), f64(outputs))
-        deployable = method.deployable(plain_network())
+        deployable = method.deployed_like(plain_network())
         deployable.load_state_dict(deployed.state_dict())
         torch.testing.assert_close(deployable(inputs), f64(outputs))
 
