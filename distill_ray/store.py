@@ -5,12 +5,16 @@ names every file with its size and SHA-256. A record with a manifest is done and
 again; without one it does not exist, whatever files lie there. That one rule gives resuming,
 sharing between studies, and safety after a crash.
 
-    jobs/<job.id>/manifest.json                      a finished training run
-    jobs/<job.id>/evaluations/test/manifest.json     its predictions on the test split
-    work/<job.id>/                                   checkpoints of a run that is under way teacher
-    logits/<key>/<epoch>/manifest.json              teachers' logits for the images of an epoch; may
-    be evicted studies/<name>/                                  the search's history, the report,
-    its identity in MLflow
+    store.json                                    says that this is a store
+    jobs/<job.id>/manifest.json                   a finished training run
+    jobs/<job.id>/evaluations/test/manifest.json  its predictions on the test split
+    work/<job.id>/                                checkpoints of an unfinished training run
+    logs/<job.id>.log                             its log
+    screenings/<id>/manifest.json                 a measurement of a screening
+    teacher_logits/<key>/<epoch>/manifest.json    teachers' logits for the images of an epoch;
+                                                  may be evicted
+    studies/<name>/                               the search's history, the report, its identity
+                                                  in MLflow
 """
 
 from __future__ import annotations
@@ -32,8 +36,15 @@ import pyarrow as pa
 from pyarrow import fs
 
 from distill_ray.errors import DamagedError, RequestError, StoreError
+from distill_ray.folders import remove, walk
 
 MANIFEST = "manifest.json"
+
+MARK = "store.json"
+"""The file that makes a folder a store. Where there is none, nothing is written or deleted."""
+
+FOLDERS = ("jobs", "work", "logs", "teacher_logits", "screenings", "studies")
+"""What a store consists of, beside its mark and MLflow's database."""
 
 DAMAGED = ".damaged-"
 """What follows the name of a file that was set aside, before some digits."""
@@ -69,8 +80,9 @@ class Record:
         content = self.store.read(entry["path"])
         if content is None or hashlib.sha256(content).hexdigest() != entry["sha256"]:
             self.store.set_aside(posixpath.join(self.key, MANIFEST))
+            fault = "missing" if content is None else "damaged"
             raise DamagedError(
-                f"{self.store.shown}: {entry['path']} is {'missing' if content is None else 'damaged'}; "
+                f"{self.store.shown}: {entry['path']} is {fault}; "
                 "its record was set aside, and running the study makes it anew"
             )
         return content
@@ -135,21 +147,27 @@ class Store:
 
     @classmethod
     def open(cls, uri: str, *, make: bool = True) -> Store:
-        """The store at `uri`, made if need be. Raises `RequestError` when it cannot be reached or
-        written.
+        """The store at `uri`, made if need be.
 
-        Without `make` it is only read: nothing is made or written, and one that is not there is a
-        `RequestError` too.
+        Args:
+            uri: A folder, or a URI that pyarrow understands.
+            make: Whether to make it where there is none. Otherwise nothing is written.
+
+        Raises:
+            RequestError: it cannot be reached or written, it is not there (without `make`), or the
+                folder holds something other than a store.
         """
         probe = f"probe-{secrets.token_hex(4)}"
         try:
             store = cls.at(uri)
             if make:
+                store._make()
                 store._write(probe, b"distill_ray", durable=False)
                 store.delete(probe)
-            elif not store._exists():
+            elif not store._exists(MARK):
                 raise RequestError(
-                    f"store {store.shown}: there is none; running a study makes it, --store names another"
+                    f"store {store.shown}: there is none; running a study makes it, --store names "
+                    "another"
                 )
         except OSError as error:
             reason = str(error).replace(uri, shown(uri))
@@ -161,18 +179,36 @@ class Store:
 
     @classmethod
     def at(cls, uri: str) -> Store:
-        """The store at `uri` without a look at it: one that is not there yet is empty until
-        something is written.
+        """The store at `uri` without a look at it, to be read: one that is not there is empty.
 
         Raises `RequestError` when the URI is no address of a store.
         """
         folder = _parsed(uri)[1] if uri.startswith("file://") else uri
         return cls(folder if "://" in folder else str(Path(folder).expanduser().absolute()))
 
-    def _exists(self) -> bool:
+    def _exists(self, path: str) -> bool:
         if self.is_local:
-            return Path(self.uri).is_dir()
-        return bool(self._files.get_file_info("").type != fs.FileType.NotFound)
+            return os.path.lexists(Path(self.uri, path))
+        return bool(self._files.get_file_info(path).type != fs.FileType.NotFound)
+
+    def _make(self) -> None:
+        """Mark the folder as a store, unless it is one or holds what looks like a store's but no
+        study has written.
+        """
+        if self._exists(MARK):
+            return
+        others = [name for name in FOLDERS if self._exists(name)]
+        # Another process may have made the store since
+        if others and not self._exists(MARK):
+            raise RequestError(
+                f"store {self.shown}: it holds a folder {others[0]} but no {MARK}, so no study has "
+                "made it; choose another folder with --store"
+            )
+        mark = json.dumps({"made by": "distill_ray", "version": 1}).encode()
+        if self.is_local:
+            self._write_locally(self.local_path(MARK), mark, durable=True)
+        else:
+            self._write(MARK, mark, durable=True)
 
     @property
     def shown(self) -> str:
@@ -274,6 +310,11 @@ class Store:
 
     def _write(self, path: str, content: bytes, durable: bool) -> None:
         if self.is_local:
+            if not self._exists(MARK):
+                raise StoreError(
+                    f"store {self.shown}: it is gone, or was never made ({MARK} is missing); what "
+                    f"was to be written is {path}. Running the study again makes a new one"
+                )
             for last in (False, False, True):
                 try:
                     self._write_locally(self.local_path(path), content, durable)
@@ -308,7 +349,16 @@ class Store:
     def delete(self, path: str) -> None:
         """Remove a file or folder; nothing happens when there is none. What others write meanwhile
         may stay.
+
+        A link goes, what it leads to stays. Raises `StoreError` for what lies behind a link.
         """
+        if self.is_local:
+            try:
+                with self.explained(path):
+                    remove(self.local_path(path), Path(self.uri))
+            except ValueError as error:
+                raise StoreError(f"store {self.shown}: {path} is not removed ({error})") from None
+            return
         with self.explained(path), suppress(FileNotFoundError):
             kind = self._files.get_file_info(path).type
             if kind == fs.FileType.Directory:
@@ -330,8 +380,11 @@ class Store:
 
     def tree(self, path: str) -> list[tuple[str, int, float]]:
         """Every file under `path`, however deep: its path, its size in bytes and when it was last
-        changed, in seconds.
+        changed, in seconds. Links are left out, and so is what lies behind them.
         """
+        if self.is_local:
+            with self.explained(path):
+                return sorted(self._local_files(path))
         with self.explained(path):
             found = self._files.get_file_info(
                 fs.FileSelector(path, allow_not_found=True, recursive=True)
@@ -340,6 +393,16 @@ class Store:
         return sorted(
             (info.path, info.size, info.mtime.timestamp() if info.mtime else 0.0) for info in files
         )
+
+    def _local_files(self, path: str) -> Iterator[tuple[str, int, float]]:
+        top = self.local_path(path)
+        if any(folder.is_symlink() for folder in (top, *top.parents[: len(Path(path).parts)])):
+            return
+        for entry in walk(top):
+            if entry.is_file(follow_symlinks=False):
+                with suppress(FileNotFoundError):
+                    about = entry.stat(follow_symlinks=False)
+                    yield os.path.relpath(entry.path, self.uri), about.st_size, about.st_mtime
 
     def set_aside(self, path: str) -> None:
         """Move a damaged file out of the way, to be looked at, under a name that no reader asks
@@ -360,8 +423,10 @@ class Store:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StoreError(
-                    f"store {self.shown}: no space left while writing {path}; free some space and run the same command again"
+                    f"store {self.shown}: no space left while writing {path}; free some space and "
+                    "run the same command again"
                 ) from None
             raise StoreError(
-                f"store {self.shown}: {path} cannot be reached ({error}); run the same command again"
+                f"store {self.shown}: {path} cannot be reached ({error}); run the same command "
+                "again"
             ) from None

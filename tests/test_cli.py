@@ -22,6 +22,7 @@ from distill_ray.cli import commands, main
 from distill_ray.errors import RequestError, RunError
 from distill_ray.report.to_json import as_json
 from distill_ray.stages.locations import Locations
+from distill_ray.store import Store
 
 if TYPE_CHECKING:
     from conftest import FinishedStudy
@@ -178,7 +179,7 @@ def test_looking_at_a_study_that_was_never_run(
         assert main([command, QUICKSTART]) == 2
         assert f"store {tmp_path}/distill-ray-store: there is none" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-    (tmp_path / "distill-ray-store").mkdir()
+    Store.open(str(tmp_path / "distill-ray-store"))
     assert main(["status", QUICKSTART]) == 0
     assert (
         capsys.readouterr().out.splitlines()[0]

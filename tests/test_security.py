@@ -191,7 +191,7 @@ def test_every_command_says_so_in_a_line(
 ) -> None:
     """`run` asks for earlier trials before anything is begun, `gc` for how trials stand."""
     shutil.copytree(finished_study.store.uri, tmp_path / "store")
-    Store(str(tmp_path / "store")).write("work/unfinished/checkpoint.safetensors", b"1")
+    Store.open(str(tmp_path / "store")).write("work/unfinished/checkpoint.safetensors", b"1")
     places = ["--store", str(tmp_path / "store"), "--search-storage", storage]
     if command == "run":
         places += [

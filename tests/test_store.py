@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from distill_ray.errors import RequestError, RunError
-from distill_ray.store import MANIFEST, Store
+from distill_ray.errors import RequestError, RunError, StoreError
+from distill_ray.store import FOLDERS, MANIFEST, MARK, Store
 
 WEIGHTS = {"weights.safetensors": b"w" * 1000, "epochs.parquet": b""}
 
@@ -158,7 +158,7 @@ def test_files_and_folders(store: Store) -> None:
     store.write("work/b/checkpoint", b"3")
     assert store.read("work/a/checkpoint") == b"22"
     assert store.names("work") == ["a", "b"]
-    assert store.names("") == ["work"]
+    assert store.names("") == [MARK, "work"]
     store.delete("work/a")
     assert store.names("work") == ["b"]
     store.delete("work/b/checkpoint")
@@ -192,8 +192,9 @@ def test_the_same_folder_under_other_names(tmp_path: Path, monkeypatch: pytest.M
     assert stores[0].get("jobs/a") is not None
 
 
-def test_opening_leaves_nothing_behind(store: Store) -> None:
-    assert store.names("") == []
+def test_opening_leaves_only_the_mark_behind(store: Store) -> None:
+    assert store.names("") == [MARK]
+    assert Store.open(store.uri).names("") == [MARK]
 
 
 @pytest.mark.parametrize("place", ["local", "mock"])
@@ -205,6 +206,7 @@ def test_a_store_that_is_only_read_is_not_made(tmp_path: Path, place: str) -> No
         ):
             Store.open(uri, make=False)
     assert not list(tmp_path.iterdir())
+    (tmp_path / "store").mkdir()
     if place == "local":
         assert Store.open(uri) == Store.open(uri, make=False)
 
@@ -235,9 +237,9 @@ def test_a_store_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
         [],
         [],
     )
+    with pytest.raises(StoreError, match=r"it is gone, or was never made \(store.json is missing"):
+        store.write("studies/a/notes", b"x")
     assert not (tmp_path / "store").exists()
-    store.write("studies/a/notes", b"x")
-    assert store.names("studies/a") == ["notes"]
 
 
 def test_a_store_that_cannot_be_a_folder(tmp_path: Path) -> None:
@@ -324,7 +326,7 @@ def test_a_killed_writer_leaves_the_old_content_or_the_new(local: Store) -> None
             record is None
             or record.read("weights") == str(record.info["digit"]).encode() * 3_000_000
         )
-        assert set(local.names("")) <= {"file", "record"}
+        assert set(local.names("")) <= {"file", "record", MARK}
 
 
 def test_readers_see_whole_records_while_others_write(local: Store) -> None:
@@ -356,3 +358,77 @@ def test_readers_see_whole_records_while_others_write(local: Store) -> None:
     reader.join()
     assert not troubles
     assert seen
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_of_something_else_is_not_made_a_store(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "thesis.tex").write_text("mine")
+    with pytest.raises(RequestError, match=f"it holds a folder {name} but no store.json"):
+        Store.open(str(tmp_path))
+    with pytest.raises(RequestError, match="there is none"):
+        Store.open(str(tmp_path), make=False)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_store_beside_other_files(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("name: x")
+    Store.open(str(tmp_path)).write("jobs/a/b", b"c")
+    assert Store.open(str(tmp_path), make=False).tree("jobs")[0][0] == "jobs/a/b"
+
+
+@pytest.mark.parametrize("what", ["removed", "moved", "emptied"])
+def test_a_store_that_goes_while_it_is_used_is_not_made_anew(local: Store, what: str) -> None:
+    local.put("jobs/a", WEIGHTS, {})
+    folder = Path(local.uri)
+    folder.rename(folder.with_name("elsewhere"))
+    if what == "emptied":
+        folder.mkdir()
+    for write in (
+        lambda: local.put("jobs/b", WEIGHTS, {}),
+        lambda: local.write("work/b/checkpoint", b"1", durable=True),
+    ):
+        with pytest.raises(StoreError, match="it is gone, or was never made"):
+            write()
+    assert not folder.exists() or not list(folder.iterdir())
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder that is none of the store's."""
+    folder = tmp_path / "outside"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("precious", "deep/precious"):
+        (folder / name).write_text("mine")
+    return folder
+
+
+@pytest.mark.parametrize("link", ["jobs", "jobs/zz", "jobs/zz/deep", "jobs/zz/file"])
+def test_nothing_behind_a_link_is_listed_or_removed(local: Store, outside: Path, link: str) -> None:
+    local.write("logs/a.log", b"x")
+    at = local.local_path(link)
+    at.parent.mkdir(parents=True, exist_ok=True)
+    at.symlink_to(outside / "precious" if link.endswith("file") else outside)
+    assert [path for path, _, _ in local.tree("")] == ["logs/a.log", MARK]
+    assert local.tree(link) == []
+    for path in ("precious", "deep"):
+        with pytest.raises(StoreError, match="is a link; nothing is removed behind it"):
+            local.delete(f"{link}/{path}/manifest.json")
+    local.delete("jobs")
+    assert not os.path.lexists(at)
+    assert sorted(path.name for path in outside.rglob("*")) == ["deep", "precious", "precious"]
+
+
+def test_a_walk_ends_where_links_go_round(local: Store) -> None:
+    local.write("jobs/a/b", b"c")
+    for name in ("up", "again"):
+        local.local_path(f"jobs/a/{name}").symlink_to("..")
+    os.mkfifo(local.local_path("jobs/a/pipe"))
+    assert [path for path, _, _ in local.tree("jobs")] == ["jobs/a/b"]
+
+
+@pytest.mark.parametrize("path", ["../outside", "jobs/../../outside", "", "."])
+def test_nothing_outside_the_store_is_removed(local: Store, outside: Path, path: str) -> None:
+    with pytest.raises(StoreError, match="is not below"):
+        local.delete(path)
+    assert (outside / "precious").exists() and Path(local.uri).exists()

@@ -58,7 +58,9 @@ class Lease:
         except FileExistsError:
             return False
         except OSError:  # a full or read-only disk: then everyone works for himself
-            pass
+            if not self._holder()[0]:
+                with contextlib.suppress(OSError):
+                    self._path.unlink(missing_ok=True)
         return True
 
     def _beat(self, token: str, done: threading.Event) -> None:

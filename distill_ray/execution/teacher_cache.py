@@ -238,8 +238,10 @@ def make_room(store: Store, own: str, size: int, limit: float) -> bool:
     if store.is_local:
         disk = shutil.disk_usage(store.uri)
         missing = max(missing, size + min(RESERVE, disk.total // 10) - disk.free)
+    now = time.time()
     for folder in sorted(used, key=lambda folder: used[folder]):
-        if missing > 0 and folder != own and time.time() - used[folder] > IN_USE:
+        # The clock may have been set back since
+        if missing > 0 and folder != own and abs(now - used[folder]) > IN_USE:
             store.delete(folder)
             missing -= sizes[folder]
     return missing <= 0

@@ -19,7 +19,7 @@ from distill_ray.search.journal import journal
 from distill_ray.search.storage import open_database
 from distill_ray.stages.lock import is_running
 from distill_ray.stages.references import is_list, referenced
-from distill_ray.store import DAMAGED, MANIFEST, Store
+from distill_ray.store import DAMAGED, FOLDERS, MANIFEST, Store
 
 CHECKPOINTS = "checkpoints of finished jobs"
 PRUNED = "checkpoints of pruned trials"
@@ -27,8 +27,6 @@ TEACHER_LOGITS = "teacher logits, computed again when needed"
 SET_ASIDE = "damaged files that were set aside"
 LEFT = "leftovers of killed writes"
 UNREFERENCED = "jobs that no study refers to"
-
-_FOLDERS = ("jobs", "work", "logs", "teacher_logits", "screenings", "studies")
 
 JUST_WRITTEN = 3600.0
 """Seconds during which what looks like a leftover may still be being written."""
@@ -50,19 +48,33 @@ def garbage(
     search_storage: str | None = None,
     unreferenced: bool = False,
 ) -> list[Garbage]:
-    """What can be removed without a running or finished study missing it; with `study`, only of
-    that study's jobs.
+    """What can be removed without a running or finished study missing it.
 
     Checkpoints of unfinished jobs stay, and so do all teacher logits while a study is being run or
-    within an hour of their use. With `unreferenced` also jobs that no study of the store refers to:
-    raises `RequestError` when that cannot be known, or when the search storage cannot be used.
+    within an hour of their use. Links stay too, and what they lead to.
+
+    Args:
+        store: Must have been opened, so that it is known to be one.
+        study: Only garbage of this study's jobs.
+        search_storage: Optuna's storage, where the search has a database.
+        unreferenced: Also jobs that no study of the store refers to.
+
+    Raises:
+        RequestError: one of the store's own folders is a link, the search storage cannot be used,
+            or it cannot be known which jobs are referred to.
     """
+    for name in FOLDERS:
+        if _is_link(store, name):
+            raise RequestError(
+                f"store {store.shown}: {name} is a link, and gc does not remove what lies behind "
+                "one; put the folder itself there"
+            )
     names = store.names("studies")
     running = [name for name in names if is_running(store, name)]
     references = {name: referenced(store, name) for name in names}
     own = None if study is None else references.get(study) or set()
     files = store.tree("")
-    now = max([time.time(), *(changed for _, _, changed in files)])
+    now = time.time()  # what a clock since set back has written in the future stays
     sizes = _Sizes(files)
     found = [
         *_checkpoints(store, names, running, references, search_storage, sizes),
@@ -75,7 +87,11 @@ def garbage(
         ]
     if unreferenced:
         found += _unreferenced(store, running, references, sizes)
-    return _outermost(found)
+    return _outermost([each for each in found if not _is_link(store, each.path)])
+
+
+def _is_link(store: Store, path: str) -> bool:
+    return store.is_local and store.local_path(path).is_symlink()
 
 
 def remove(store: Store, found: Iterable[Garbage]) -> None:
@@ -83,7 +99,8 @@ def remove(store: Store, found: Iterable[Garbage]) -> None:
     files.
     """
     for each in found:
-        store.delete(posixpath.join(each.path, MANIFEST))
+        if not _is_link(store, each.path):
+            store.delete(posixpath.join(each.path, MANIFEST))
         store.delete(each.path)
 
 
@@ -175,11 +192,11 @@ def _strays(
             named |= {str(entry["path"]) for entry in record.files.values()}
     for path, size, changed in files:
         folder, name = path.split("/")[0], posixpath.basename(path)
-        partial = (name.startswith(".") and folder in _FOLDERS) or path.startswith(
+        partial = (name.startswith(".") and folder in FOLDERS) or path.startswith(
             ("probe-", ".mlflow.db.")
         )
         unnamed = folder == "jobs" and name != MANIFEST and path not in named and not writing
-        if folder in _FOLDERS and DAMAGED in name:
+        if folder in FOLDERS and DAMAGED in name:
             # A list's being there says that not all of its study's jobs are known
             if not is_list(path):
                 yield Garbage(path, size, SET_ASIDE)
@@ -192,12 +209,13 @@ def _unreferenced(
 ) -> Iterator[Garbage]:
     if running:
         raise RequestError(
-            f"study {running[0]} is being run; jobs that no study refers to can be told when it has ended"
+            f"study {running[0]} is being run; which jobs no study refers to is known when it has "
+            "ended"
         )
     if silent := [name for name, jobs in references.items() if jobs is None]:
         raise RequestError(
-            f"studies/{silent[0]} in store {store.shown} does not say which jobs are its own; run that study again, "
-            "or remove the folder if nobody wants it"
+            f"studies/{silent[0]} in store {store.shown} does not say which jobs are its own; run "
+            "that study again, or remove the folder if it is no longer needed"
         )
     kept: set[str] = set()
     new = set().union(*(jobs or set() for jobs in references.values()))

@@ -294,6 +294,15 @@ def test_the_least_recently_used_make_room(store: Store, filled: Callable[[float
     assert [path.exists() for path in (newest, middle, oldest)] == [True, False, False]
 
 
+def test_a_clock_that_was_set_back_does_not_keep_them_for_ever(
+    store: Store, filled: Callable[[float], Path]
+) -> None:
+    used, ahead = filled(0.5), filled(-10)
+    size = sum(size for _, size, _ in store.tree(ROOT)) // 2
+    assert make_room(store, f"{ROOT}/own", size, 2.5 * size)
+    assert used.exists() and not ahead.exists()
+
+
 def test_using_teacher_logits_keeps_them(
     store: Store, teachers: CountingTeachers, filled: Callable[[float], Path]
 ) -> None:

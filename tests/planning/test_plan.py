@@ -141,7 +141,7 @@ def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(
 def test_the_plan_counts_with_what_bench_has_measured(
     tiny_study: Callable[..., Study], tmp_path: Path
 ) -> None:
-    study, store = tiny_study(), Store.at(str(tmp_path))
+    study, store = tiny_study(), Store.open(str(tmp_path))
     assert kept_bench(store, study) is None
     bench = replace(
         BENCH,

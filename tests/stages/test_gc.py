@@ -27,6 +27,7 @@ from distill_ray.stages.gc import (
     SET_ASIDE,
     TEACHER_LOGITS,
     UNREFERENCED,
+    Garbage,
     garbage,
     remove,
 )
@@ -38,7 +39,7 @@ from distill_ray.study import load_study
 @pytest.fixture
 def store(finished_study: Any, tmp_path: Path) -> Store:
     shutil.copytree(finished_study.store.uri, tmp_path / "store")
-    return Store(str(tmp_path / "store"))
+    return Store.open(str(tmp_path / "store"), make=False)
 
 
 def reasons(store: Store, **settings: Any) -> dict[str, str]:
@@ -194,3 +195,45 @@ def test_a_lease_that_a_killed_process_left_among_teacher_logits_is_no_epoch(sto
     store.write("teacher_logits/a/00000.lease", b"host 1 2")
     age(store, "teacher_logits", 5)
     assert reasons(store, study="tiny")["teacher_logits/a"] == TEACHER_LOGITS
+
+
+@pytest.mark.parametrize("name", ["jobs", "teacher_logits", "logs"])
+def test_a_folder_that_is_no_store_is_left_alone(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / name / "old" / ".thesis.tex"
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    os.utime(file, (0, 0))
+    assert main(["gc", "--yes", "--unreferenced", "--store", str(tmp_path)]) == 2
+    assert "there is none" in capsys.readouterr().err
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["jobs", "work", "teacher_logits"])
+def test_what_lies_behind_a_link_is_left_alone(store: Store, tmp_path: Path, name: str) -> None:
+    outside = tmp_path / "outside" / "00001"
+    outside.mkdir(parents=True)
+    (outside / "manifest.json").write_text("{}")
+    os.utime(outside / "manifest.json", (0, 0))
+    finished = store.names("jobs")[0]
+    link = store.local_path(name) / ("zz" if name != "work" else finished)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside.parent)
+    assert reasons(store) == {}
+    remove(store, [Garbage(f"{name}/{link.name}", 0, LEFT)])
+    assert (outside / "manifest.json").exists() and not link.is_symlink()
+
+    folder = store.local_path(name)
+    folder.rename(tmp_path / "moved")
+    folder.symlink_to(tmp_path / "moved")
+    with pytest.raises(RequestError, match=f"{name} is a link, and gc does not remove"):
+        garbage(store)
+
+
+def test_a_clock_that_was_set_back_makes_nothing_old(store: Store) -> None:
+    store.write("teacher_logits/new/00001/manifest.json", b"{}")
+    store.write("jobs/.half.0123abcd", b"being written")
+    store.write("work/unfinished/checkpoint", b"1")
+    age(store, "work", -10)
+    assert reasons(store) == {}
