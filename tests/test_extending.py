@@ -93,7 +93,7 @@ def environment(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     from distill_ray.data.cache import VARIABLE
 
     return os.environ | {
-        "PYTHONPATH": str(installed),
+        "PYTHONPATH": os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")]),
         VARIABLE: str(tmp_path_factory.mktemp("cache")),
     }
 
@@ -155,6 +155,17 @@ def test_the_reference_pages_have_them(said: dict[str, Any]) -> None:
 
 def test_reading_a_study_imports_the_extensions_and_nothing_heavy(said: dict[str, Any]) -> None:
     assert said["light"] == ["my_lab"]
+
+
+def test_the_package_passes_the_tests_of_its_families(
+    installed: Path, environment: dict[str, str]
+) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"]
+    done = subprocess.run(
+        command, cwd=installed, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert "failed" not in done.stdout
 
 
 def test_a_slip_is_answered_with_the_names_of_extensions(
