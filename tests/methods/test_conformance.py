@@ -28,6 +28,7 @@ from distill_ray.testing.methods import AUGMENTATIONS_TRIED, fitting
 METHODS_TRIED: tuple[Method, ...] = (
     Supervised(),
     EnsembleKD(combine="mean-loss", weights=(1.0, 3.0)),
+    EnsembleKD(combine="confident", standardise=True, divergence="jensen-shannon"),
     LatentBE(alpha=0.7),
     LatentBE(perturb="tdiv-sdiv", merge="mean-of-products"),
     Hydra(heads=3, depth=1),
