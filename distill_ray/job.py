@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Gt, Le, Lt
+
 from distill_ray.augmentation import AUGMENTATIONS, Augmentation, CropFlip
 from distill_ray.methods import METHODS, Method, Supervised
-from distill_ray.settings import Setting, check
+from distill_ray.settings import Doc, check
 
 SCHEMA_VERSION = 3
 """Part of every job's identity. Raise it when a change of code changes what the same job computes.
@@ -25,50 +27,45 @@ SCHEMA_VERSION = 3
 class Recipe:
     """How a network is trained: everything the user chooses, apart from data, seed and teachers."""
 
-    model: Annotated[str, Setting("architecture, such as wrn-16-2; docs/models.md lists them")]
-    method: Annotated[Method, Setting("what the network learns from, and how")] = Supervised()
+    model: Annotated[str, Doc("architecture, such as wrn-16-2; docs/models.md lists them")]
+    method: Annotated[Method, Doc("what the network learns from, and how")] = Supervised()
     augmentation: Annotated[
-        Augmentation, Setting("the augmentation: how training images are augmented")
+        Augmentation, Doc("the augmentation: how training images are augmented")
     ] = CropFlip()
-    epochs: Annotated[int, Setting("passes over the training split", at_least=1)] = 12
-    batch_size: Annotated[
-        int, Setting("images per step, over all workers together", at_least=1)
-    ] = 64
-    lr: Annotated[float, Setting("peak learning rate", above=0)] = 0.1
-    optimizer: Annotated[
-        Literal["sgd", "adam"], Setting("momentum and nesterov apply to sgd only")
-    ] = "sgd"
-    momentum: Annotated[float, Setting("SGD momentum", at_least=0, below=1)] = 0.9
-    nesterov: Annotated[bool, Setting("Nesterov momentum")] = True
-    weight_decay: Annotated[
-        float,
-        Setting("L2 penalty on every parameter; its gradient counts towards clip_norm", at_least=0),
-    ] = 5e-4
-    schedule: Annotated[Literal["cosine", "step"], Setting("how the learning rate decays")] = (
-        "cosine"
+    epochs: Annotated[int, Ge(1), Doc("passes over the training split")] = 12
+    batch_size: Annotated[int, Ge(1), Doc("images per step, over all workers together")] = 64
+    lr: Annotated[float, Gt(0), Doc("peak learning rate")] = 0.1
+    optimizer: Annotated[Literal["sgd", "adam"], Doc("momentum and nesterov apply to sgd only")] = (
+        "sgd"
     )
+    momentum: Annotated[float, Ge(0), Lt(1), Doc("SGD momentum")] = 0.9
+    nesterov: Annotated[bool, Doc("Nesterov momentum")] = True
+    weight_decay: Annotated[
+        float, Ge(0), Doc("L2 penalty on every parameter; its gradient counts towards clip_norm")
+    ] = 5e-4
+    schedule: Annotated[Literal["cosine", "step"], Doc("how the learning rate decays")] = "cosine"
     schedule_every: Annotated[
-        Literal["step", "epoch"], Setting("how often the cosine schedule is updated")
+        Literal["step", "epoch"], Doc("how often the cosine schedule is updated")
     ] = "step"
-    warmup_epochs: Annotated[float, Setting("epochs of linear warm-up from 0", at_least=0)] = 0.0
+    warmup_epochs: Annotated[float, Ge(0), Doc("epochs of linear warm-up from 0")] = 0.0
     milestones: Annotated[
-        tuple[int, ...],
-        Setting("epochs after which the step schedule multiplies lr by decay", at_least=1),
+        tuple[Annotated[int, Ge(1)], ...],
+        Doc("epochs after which the step schedule multiplies lr by decay"),
     ] = ()
-    decay: Annotated[
-        float, Setting("factor of the step schedule at each milestone", above=0, at_most=1)
-    ] = 0.1
+    decay: Annotated[float, Gt(0), Le(1), Doc("factor of the step schedule at each milestone")] = (
+        0.1
+    )
     clip_norm: Annotated[
-        float | None, Setting("limit of the global gradient norm; unset: none", above=0)
+        float | None, Gt(0), Doc("limit of the global gradient norm; unset: none")
     ] = None
-    drop_last: Annotated[bool, Setting("drop the last, smaller batch of each epoch")] = False
+    drop_last: Annotated[bool, Doc("drop the last, smaller batch of each epoch")] = False
     keep: Annotated[
         Literal["last", "best-accuracy", "best-nll"],
-        Setting("which epoch's weights are kept, judged on the validation split"),
+        Doc("which epoch's weights are kept, judged on the validation split"),
     ] = "last"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        Setting(
+        Doc(
             "precision of forward passes in training; auto: bf16 where the device is faster in it, "
             "or what the environment variable DISTILL_RAY_PRECISION says"
         ),

@@ -1,107 +1,164 @@
-"""Typed settings: what a field of a recipe means and which values it takes, said once, where the
-field is declared.
+"""Settings: what a field of a study file means and which values it takes, declared once.
 
-A recipe, a method or an augmentation is a frozen, keyword-only dataclass. Each of its fields is
-annotated with a `Setting`::
+A recipe, a method, an augmentation or a section of the study file is a frozen, keyword-only
+dataclass. Its fields have limits from `annotated_types` and a `Doc`::
 
-    temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0
+    temperature: Annotated[float, Gt(0), Doc("softens teachers and student alike")] = 4.0
 
-The study file's schema, its error messages, the limits of a search space and the reference page are
-all made from that annotation, and `check` enforces it for instances made in Python.
+Messages, JSON Schema, the limits of a search space and the reference pages are all made from that
+declaration, by pydantic in `distill_ray.study`. This module does without pydantic, since training
+imports it; its `check` enforces the limits for instances made in Python.
 """
 
 import dataclasses
 import math
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+import operator
+import types
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+
+
+@dataclasses.dataclass(frozen=True)
+class Doc:
+    """What a field means, on one line without a full stop."""
+
+    text: str
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: Any) -> dict[str, Any]:
+        """Puts the text into the JSON Schema that pydantic makes."""
+        schema: dict[str, Any] = handler(core_schema)
+        return schema | {"description": self.text}
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a field means and the values it takes. `above` and `below` exclude the limit, `at_least`
-    and `at_most` include it.
-    """
-
-    help: str
-    above: float | None = None
-    at_least: float | None = None
-    below: float | None = None
-    at_most: float | None = None
-
-    def allowed(self) -> str:
-        """The limits in words, `"above 0, at most 1"`; empty when there are none."""
-        limits = (
-            ("above", self.above),
-            ("at least", self.at_least),
-            ("below", self.below),
-            ("at most", self.at_most),
-        )
-        return ", ".join(f"{word} {limit:.15g}" for word, limit in limits if limit is not None)
-
-    def admits(self, value: float) -> bool:
-        """Whether `value` is a finite number within the limits."""
-        return (
-            math.isfinite(value)
-            and (self.above is None or value > self.above)
-            and (self.at_least is None or value >= self.at_least)
-            and (self.below is None or value < self.below)
-            and (self.at_most is None or value <= self.at_most)
-        )
-
-
-@dataclasses.dataclass(frozen=True)
-class SettingField:
-    """One field of a settings class: its name, its type without the annotation, its `Setting` and
-    its default.
-    """
+    """One field of a settings class. `type` is its annotation, limits included."""
 
     name: str
     type: Any
-    setting: Setting
-    default: Any
+    default: Any = dataclasses.MISSING
 
     @property
     def required(self) -> bool:
         return self.default is dataclasses.MISSING
 
+    @property
+    def help(self) -> str:
+        """The text of its `Doc`, if it has one."""
+        docs = [item for item in getattr(self.type, "__metadata__", ()) if isinstance(item, Doc)]
+        return docs[0].text if docs else ""
 
-_declared: dict[type, dict[str, SettingField]] = {}
+
+_declared: dict[type, dict[str, Setting]] = {}
 
 
-def setting_fields(cls: type) -> dict[str, SettingField]:
-    """The settings that dataclass `cls` declares, by name, in the order they are declared."""
+def setting_fields(cls: type) -> dict[str, Setting]:
+    """The settings that dataclass `cls` declares, by name, in the order of their declaration."""
     if cls not in _declared:
         hints = get_type_hints(cls, include_extras=True)
-        _declared[cls] = {
-            field.name: _setting_field(field, hints[field.name])
-            for field in dataclasses.fields(cls)
-        }
+        settings = {}
+        for field in dataclasses.fields(cls):
+            default = field.default
+            if field.default_factory is not dataclasses.MISSING:
+                default = field.default_factory()
+            settings[field.name] = Setting(field.name, hints[field.name], default)
+        _declared[cls] = settings
     return _declared[cls]
 
 
-def _setting_field(field: dataclasses.Field[Any], hint: Any) -> SettingField:
-    declared, *extras = get_args(hint) if hasattr(hint, "__metadata__") else (hint,)
-    setting = next((extra for extra in extras if isinstance(extra, Setting)), Setting(""))
-    default = (
-        field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    )
-    return SettingField(field.name, declared, setting, default)
-
-
 def check(instance: object) -> None:
-    """Raise `ValueError`, naming the field, when a setting of dataclass `instance` is outside what
-    it takes.
+    """Raise `ValueError`, naming the field, when dataclass `instance` has a setting that its
+    declaration does not allow.
     """
-    for field in setting_fields(type(instance)).values():
-        value = getattr(instance, field.name)
-        for choice in value if isinstance(value, tuple) else (value,):
-            if (
-                isinstance(choice, int | float)
-                and not isinstance(choice, bool)
-                and not field.setting.admits(choice)
-            ):
-                allowed = field.setting.allowed() if math.isfinite(choice) else "a finite number"
-                raise ValueError(f"{field.name} must be {allowed}, found {value!r}")
-        if get_origin(field.type) is Literal and value not in get_args(field.type):
-            raise ValueError(
-                f"{field.name} must be one of {', '.join(map(repr, get_args(field.type)))}, found {value!r}"
-            )
+    for setting in setting_fields(type(instance)).values():
+        value = getattr(instance, setting.name)
+        rule = _broken_rule(setting.type, value)
+        if rule:
+            raise ValueError(f"{setting.name} must be {rule}, found {value!r}")
+
+
+def plain_type(declared: Any) -> Any:
+    """A type without limits and without `None`: `float` for `Annotated[float | None, Gt(0)]`."""
+    return _unwrapped(declared)[0]
+
+
+def limited(plain: type, declared: Any) -> Any:
+    """Type `plain` with the limits of another declared type."""
+    return Annotated[plain, Doc(""), *_unwrapped(declared)[1]]
+
+
+def admits(declared: Any, value: float) -> bool:
+    """Whether a number is finite and within the limits of the declared type."""
+    return not _broken_rule(declared, value)
+
+
+def limits(declared: Any) -> str:
+    """The limits of a type in words, `"above 0, at most 1"`; empty if there are none."""
+    return ", ".join(f"{word} {bound:.15g}" for word, bound, _ in _bounds(declared))
+
+
+def requirement(declared: Any) -> str:
+    """What a type takes, in words: `"a number or null, above 0, at most 1"`."""
+    plain, _, optional = _unwrapped(declared)
+    null = " or null" if optional else ""
+    if get_origin(plain) is Literal:
+        kind = f"one of {', '.join(map(str, get_args(plain)))}{null}"
+    elif get_origin(plain) is tuple:
+        kind = f"a list{null}, each item {requirement(get_args(plain)[0])}"
+    elif dataclasses.is_dataclass(plain):
+        kind = "a section with fields"
+    else:
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        kind = names.get(plain, str(plain)) + null
+    return f"{kind}, {limits(declared)}" if limits(declared) else kind
+
+
+def _unwrapped(declared: Any) -> tuple[Any, list[Any], bool]:
+    """A type without annotations and without None, its annotations, and whether it takes None."""
+    annotations: list[Any] = []
+    optional = False
+    while True:
+        if hasattr(declared, "__metadata__"):
+            annotations += declared.__metadata__
+            declared = declared.__origin__
+        elif get_origin(declared) in (Union, types.UnionType):
+            (declared,) = (option for option in get_args(declared) if option is not type(None))
+            optional = True
+        else:
+            return declared, annotations, optional
+
+
+def _broken_rule(declared: Any, value: Any) -> str:
+    """What `value` must be where `declared` does not allow it; empty where it does."""
+    plain = plain_type(declared)
+    if get_origin(plain) is tuple and isinstance(value, tuple):
+        item = get_args(plain)[0]
+        return next((rule for part in value if (rule := _broken_rule(item, part))), "")
+    if get_origin(plain) is Literal and value not in get_args(plain):
+        return f"one of {', '.join(map(repr, get_args(plain)))}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    if not math.isfinite(value):
+        return "a finite number"
+    within = all(holds(value, bound) for _, bound, holds in _bounds(declared))
+    return "" if within else limits(declared)
+
+
+def _bounds(declared: Any) -> list[tuple[str, float, Callable[[Any, Any], bool]]]:
+    """The limits of a type: word, number, and whether a value keeps to it."""
+    return [
+        (word, getattr(annotation, name), holds)
+        for annotation in _unwrapped(declared)[1]
+        for limit, name, word, holds in _LIMITS
+        if isinstance(annotation, limit)
+    ]
+
+
+_LIMITS: tuple[tuple[type, str, str, Callable[[Any, Any], bool]], ...] = (
+    (Gt, "gt", "above", operator.gt),
+    (Ge, "ge", "at least", operator.ge),
+    (Lt, "lt", "below", operator.lt),
+    (Le, "le", "at most", operator.le),
+)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from distill_ray.augmentation import AUGMENTATIONS, CropFlip, Flip, Identity
 from distill_ray.job import SCHEMA_VERSION, Data, Job, Recipe, Split, canonical_json
 from distill_ray.methods import METHODS, EnsembleKD, Supervised
-from distill_ray.settings import setting_fields
+from distill_ray.settings import plain_type, setting_fields
 
 SPLIT = Split(validation=200, train=400, seed=3)
 DATA = Data(name="digits", digest="0123abcd", location="/data/digits", label="label", split=SPLIT)
@@ -55,7 +55,9 @@ def another_value(value: Any, type_: Any) -> Any:
 
 EVERY_CHANGE = {
     **{
-        name: with_recipe(**{name: another_value(getattr(JOB.recipe, name), field.type)})
+        name: with_recipe(
+            **{name: another_value(getattr(JOB.recipe, name), plain_type(field.type))}
+        )
         for name, field in setting_fields(Recipe).items()
         if name not in ("method", "augmentation")
     },
@@ -63,7 +65,7 @@ EVERY_CHANGE = {
         f"method.{name}": with_recipe(
             method=dataclasses.replace(
                 JOB.recipe.method,
-                **{name: another_value(getattr(JOB.recipe.method, name), field.type)},
+                **{name: another_value(getattr(JOB.recipe.method, name), plain_type(field.type))},
             )
         )
         for name, field in setting_fields(EnsembleKD).items()

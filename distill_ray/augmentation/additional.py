@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Gt
+
 from distill_ray._lazy import LazyModule
 from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part, Pick
 from distill_ray.augmentation.draws import Per
 from distill_ray.augmentation.erasing import check_size, hole_size
 from distill_ray.augmentation.policies import check_colours
 from distill_ray.augmentation.standard import StandardAugmentation, plain
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,25 +48,24 @@ class Additional(StandardAugmentation):
 
     scheme: Annotated[
         Literal["identity", "flip", "crop-flip", "cutout", "autoaugment", "mixup", "cutmix"],
-        Setting("how x' is made from x"),
+        Doc("how x' is made from x"),
     ] = "cutmix"
-    per: Annotated[Per, Setting("whether x' is drawn per image or once per batch")] = "batch"
+    per: Annotated[Per, Doc("whether x' is drawn per image or once per batch")] = "batch"
     alpha: Annotated[
-        float, Setting("mixup and cutmix: weights are drawn from Beta(alpha, alpha)", above=0)
+        float, Gt(0), Doc("mixup and cutmix: weights are drawn from Beta(alpha, alpha)")
     ] = 1.0
     size: Annotated[
-        int | None,
-        Setting("cutout: side of the hole; unset: a quarter of the shorter side", at_least=2),
+        int | None, Ge(2), Doc("cutout: side of the hole; unset: a quarter of the shorter side")
     ] = None
     policy: Annotated[
         Literal["cifar10", "imagenet"],
-        Setting("autoaugment: the data set that the policy was learned on"),
+        Doc("autoaugment: the data set that the policy was learned on"),
     ] = "cifar10"
     pick: Annotated[
         Literal["none", "student-entropy", "teacher-entropy", "kl"],
-        Setting("criterion by which images are picked (highest first)"),
+        Doc("criterion by which images are picked (highest first)"),
     ] = "none"
-    pool: Annotated[int, Setting("size of the pool to pick from, in batches", at_least=2)] = 2
+    pool: Annotated[int, Ge(2), Doc("size of the pool to pick from, in batches")] = 2
 
     @property
     def picks(self) -> bool:

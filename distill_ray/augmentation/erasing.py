@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from annotated_types import Ge
+
 from distill_ray._lazy import LazyModule
 from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part
 from distill_ray.augmentation.draws import Per
 from distill_ray.augmentation.standard import StandardAugmentation
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     from distill_ray.augmentation.kernels import boxes, crop_flip, geometry
@@ -33,13 +35,10 @@ class Cutout(StandardAugmentation):
     name = "cutout"
 
     size: Annotated[
-        int | None,
-        Setting("side of a hole in pixels; unset: a quarter of the shorter side", at_least=2),
+        int | None, Ge(2), Doc("side of a hole in pixels; unset: a quarter of the shorter side")
     ] = None
-    holes: Annotated[int, Setting("holes per image", at_least=1)] = 1
-    per: Annotated[Per, Setting("whether positions are drawn per image or once per batch")] = (
-        "image"
-    )
+    holes: Annotated[int, Ge(1), Doc("holes per image")] = 1
+    per: Annotated[Per, Doc("whether positions are drawn per image or once per batch")] = "image"
 
     def check_images(self, channels: int, height: int, width: int) -> None:
         """Besides the crop's border, a hole must fit into the image."""

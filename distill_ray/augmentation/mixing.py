@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from annotated_types import Gt
+
 from distill_ray._lazy import LazyModule
 from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part
 from distill_ray.augmentation.draws import Per
 from distill_ray.augmentation.standard import StandardAugmentation
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     from distill_ray.augmentation.kernels import crop_flip, mixing
@@ -30,10 +32,10 @@ class Mixup(StandardAugmentation):
     name = "mixup"
     mixes = True
 
-    alpha: Annotated[float, Setting("weights are drawn from Beta(alpha, alpha)", above=0)] = 1.0
-    per: Annotated[
-        Per, Setting("whether weight and partner are drawn per image or once per batch")
-    ] = "batch"
+    alpha: Annotated[float, Gt(0), Doc("weights are drawn from Beta(alpha, alpha)")] = 1.0
+    per: Annotated[Per, Doc("whether weight and partner are drawn per image or once per batch")] = (
+        "batch"
+    )
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """One part, with partner labels and the weight of the own label."""
@@ -61,11 +63,11 @@ class CutMix(StandardAugmentation):
     mixes = True
 
     alpha: Annotated[
-        float, Setting("the area outside the box is drawn from Beta(alpha, alpha)", above=0)
+        float, Gt(0), Doc("the area outside the box is drawn from Beta(alpha, alpha)")
     ] = 1.0
-    per: Annotated[
-        Per, Setting("whether box and partner are drawn per image or once per batch")
-    ] = "image"
+    per: Annotated[Per, Doc("whether box and partner are drawn per image or once per batch")] = (
+        "image"
+    )
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """One part, with partner labels and the weight of the own label."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Le
+
 from distill_ray._lazy import LazyModule
 from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part
 from distill_ray.augmentation.draws import Per
 from distill_ray.augmentation.standard import StandardAugmentation, plain
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +38,9 @@ class AutoAugment(StandardAugmentation):
     name = "autoaugment"
 
     policy: Annotated[
-        Literal["cifar10", "imagenet"], Setting("the data set that the policy was learned on")
+        Literal["cifar10", "imagenet"], Doc("the data set that the policy was learned on")
     ] = "cifar10"
-    per: Annotated[Per, Setting("whether the pair is drawn per image or once per batch")] = "image"
+    per: Annotated[Per, Doc("whether the pair is drawn per image or once per batch")] = "image"
 
     def check_images(self, channels: int, height: int, width: int) -> None:
         """Besides the crop's border: grey or colour images."""
@@ -74,19 +76,15 @@ class AugMix(StandardAugmentation):
     name = "augmix"
 
     severity: Annotated[
-        float,
-        Setting(
-            "highest level of an operation; levels are drawn from 0.1 up", at_least=0.1, at_most=10
-        ),
+        float, Ge(0.1), Le(10), Doc("highest level of an operation; levels are drawn from 0.1 up")
     ] = 3.0
-    chains: Annotated[int, Setting("number of chains of operations to mix", at_least=1)] = 3
+    chains: Annotated[int, Ge(1), Doc("number of chains of operations to mix")] = 3
     depth: Annotated[
-        int | None,
-        Setting("operations in a chain; unset: drawn from 1 to 3", at_least=1, at_most=3),
+        int | None, Ge(1), Le(3), Doc("operations in a chain; unset: drawn from 1 to 3")
     ] = None
-    consistency: Annotated[
-        bool, Setting("each image in three versions, one clean and two mixed")
-    ] = False
+    consistency: Annotated[bool, Doc("each image in three versions, one clean and two mixed")] = (
+        False
+    )
 
     @property
     def usual(self) -> crop_flip.CropFlipRotate:

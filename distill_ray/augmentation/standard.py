@@ -7,9 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from annotated_types import Ge, Gt, Le
+
 from distill_ray._lazy import LazyModule
 from distill_ray.augmentation.augmentation import AUGMENTATIONS, Augmentation, Part
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,12 +31,11 @@ class StandardAugmentation(Augmentation):
 
     padding: Annotated[
         int | None,
-        Setting("padding of the crop in pixels; unset: an eighth of the shorter side", at_least=0),
+        Ge(0),
+        Doc("padding of the crop in pixels; unset: an eighth of the shorter side"),
     ] = None
-    flip: Annotated[bool, Setting("flip each image horizontally with probability 0.5")] = True
-    rotation: Annotated[float, Setting("maximum rotation in degrees", at_least=0, at_most=180)] = (
-        0.0
-    )
+    flip: Annotated[bool, Doc("flip each image horizontally with probability 0.5")] = True
+    rotation: Annotated[float, Ge(0), Le(180), Doc("maximum rotation in degrees")] = 0.0
 
     @property
     def usual(self) -> crop_flip.CropFlipRotate:
@@ -93,7 +94,7 @@ class Crop(Augmentation):
     mirrored = False
 
     padding: Annotated[
-        int | None, Setting("padding in pixels; unset: an eighth of the shorter side", at_least=0)
+        int | None, Ge(0), Doc("padding in pixels; unset: an eighth of the shorter side")
     ] = None
 
     def check_images(self, channels: int, height: int, width: int) -> None:
@@ -131,7 +132,7 @@ class Rotation(StandardAugmentation):
 
     name = "rotation"
 
-    rotation: Annotated[float, Setting("maximum rotation in degrees", above=0, at_most=180)] = 15.0
+    rotation: Annotated[float, Gt(0), Le(180), Doc("maximum rotation in degrees")] = 15.0
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """One part, drawn per image."""

@@ -83,7 +83,7 @@ class WorkerResources:
             wanted.cpus_per_worker,
             wanted.gpus_per_worker,
             sharing,
-            study.search.retries,
+            wanted.retries,
             wanted.compile,
         )
 

@@ -23,7 +23,7 @@ class Sharing:
     `automatic_top_k`); `limit` is the size in bytes that all teacher logits of a store may have.
     """
 
-    mode: Literal["auto", "stored", "live"] = "auto"
+    mode: Literal["auto", "cached", "live"] = "auto"
     sharers: float = 1.0
     exact: bool = False
     limit: float = 20e9
@@ -31,7 +31,7 @@ class Sharing:
 
     def stores(self, augmentation: Augmentation) -> bool:
         """Whether teacher logits for `augmentation` are to be stored."""
-        return self.mode == "stored" or (
+        return self.mode == "cached" or (
             self.mode == "auto" and self.sharers > stored_share(augmentation)
         )
 
@@ -50,7 +50,7 @@ def automatic_top_k(num_classes: int) -> int:
     return num_classes if num_classes <= 500 else num_classes // 8
 
 
-LIVE, STORED = Sharing("live"), Sharing("stored")
+LIVE, STORED = Sharing("live"), Sharing("cached")
 
 
 def stored_share(augmentation: Augmentation) -> float:
@@ -101,11 +101,6 @@ def distinct_augmentations(study: Study) -> float:
 
 
 def _sharing(study: Study, sharers: float) -> Sharing:
-    wanted = study.resources
-    return Sharing(
-        wanted.teacher_logits,
-        sharers,
-        wanted.teacher_logits_precision == "fp32",
-        wanted.teacher_logits_gb * 1e9,
-        wanted.teacher_logits_top_k,
-    )
+    settings = study.resources.teacher_logits
+    exact = settings.precision == "fp32"
+    return Sharing(settings.mode, sharers, exact, settings.gb * 1e9, settings.top_k)

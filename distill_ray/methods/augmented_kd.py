@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
+from annotated_types import Ge
+
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import METHODS, Student, Teachers
 from distill_ray.methods.softened import FromEnsemble
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     import torch
@@ -77,15 +79,13 @@ class AugmentedKD(FromEnsemble):
     even_tail = True
     needed: ClassVar[str] = "labels and alpha, or original, mixed_labels and augmented"
 
-    labels: Annotated[float, Setting("weight of the label loss on the images", at_least=0)] = 0.1
-    alpha: Annotated[float, Setting("weight of the three terms below together", at_least=0)] = 0.9
-    original: Annotated[float, Setting("weight of distillation on the images", at_least=0)] = 1.0
+    labels: Annotated[float, Ge(0), Doc("weight of the label loss on the images")] = 0.1
+    alpha: Annotated[float, Ge(0), Doc("weight of the three terms below together")] = 0.9
+    original: Annotated[float, Ge(0), Doc("weight of distillation on the images")] = 1.0
     mixed_labels: Annotated[
-        float, Setting("weight of the label loss on the augmented copies", at_least=0)
+        float, Ge(0), Doc("weight of the label loss on the augmented copies")
     ] = 0.0
-    augmented: Annotated[
-        float, Setting("weight of distillation on the augmented copies", at_least=0)
-    ] = 1.0
+    augmented: Annotated[float, Ge(0), Doc("weight of distillation on the augmented copies")] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
+from annotated_types import Ge, Gt, Lt
+
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.augmented_kd import AugmentedKD
 from distill_ray.methods.method import METHODS, Setup, Student, Teachers
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     import torch
@@ -75,26 +77,24 @@ class CRD(AugmentedKD):
     name = "crd"
     needed = "contrast, labels and alpha, or original, mixed_labels and augmented"
 
-    labels: Annotated[float, Setting("weight of the label loss on the images", at_least=0)] = 1.0
+    labels: Annotated[float, Ge(0), Doc("weight of the label loss on the images")] = 1.0
     alpha: Annotated[
-        float, Setting("weight of distillation, on images and augmented copies", at_least=0)
+        float, Ge(0), Doc("weight of distillation, on images and augmented copies")
     ] = 1.0
-    contrast: Annotated[float, Setting("weight of the contrastive loss", at_least=0)] = 0.8
+    contrast: Annotated[float, Ge(0), Doc("weight of the contrastive loss")] = 0.8
     negatives: Annotated[
-        int, Setting("images of other classes that each image is contrasted with", at_least=1)
+        int, Ge(1), Doc("images of other classes that each image is contrasted with")
     ] = 16384
-    contrast_temperature: Annotated[
-        float, Setting("divides the similarity of embeddings", above=0)
-    ] = 0.07
+    contrast_temperature: Annotated[float, Gt(0), Doc("divides the similarity of embeddings")] = (
+        0.07
+    )
     memory_momentum: Annotated[
         float,
-        Setting(
-            "momentum of the memory bank: weight of the old embedding in an update",
-            at_least=0,
-            below=1,
-        ),
+        Ge(0),
+        Lt(1),
+        Doc("momentum of the memory bank: weight of the old embedding in an update"),
     ] = 0.5
-    embedding: Annotated[int, Setting("dimension of the embeddings", at_least=1)] = 128
+    embedding: Annotated[int, Ge(1), Doc("dimension of the embeddings")] = 128
 
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
         """The common rules, and images that can be told apart; copies beside them are welcome and

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
+from annotated_types import Ge, Le
+
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import METHODS, Setup, Student, Teachers
 from distill_ray.methods.softened import Softened
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,11 +44,10 @@ class SampledHeads(Softened):
     tasks = ("classification", "regression")
 
     samples: Annotated[
-        int, Setting("samples of the last layer in each step and in evaluation", at_least=1)
+        int, Ge(1), Doc("samples of the last layer in each step and in evaluation")
     ] = 20
     alpha: Annotated[
-        float,
-        Setting("weight of the teachers; the labels' weight is 1 - alpha", at_least=0, at_most=1),
+        float, Ge(0), Le(1), Doc("weight of the teachers; the labels' weight is 1 - alpha")
     ] = 0.95
 
     @property
@@ -190,10 +191,8 @@ class GaussianKD(SampledHeads):
 
     prior: Annotated[
         float | None,
-        Setting(
-            "weight of the divergence from the prior; unset: 1 / number of training images",
-            at_least=0,
-        ),
+        Ge(0),
+        Doc("weight of the divergence from the prior; unset: 1 / number of training images"),
     ] = None
 
     @property

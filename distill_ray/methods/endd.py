@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from annotated_types import Ge, Gt, Le
+
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import METHODS, Method, Student, Teachers
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     import torch
@@ -69,19 +71,13 @@ class EnDD(Method):
     name = "endd"
     needs_teachers = True
 
-    temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 5.0
+    temperature: Annotated[float, Gt(0), Doc("softens teachers and student alike")] = 5.0
     smoothing: Annotated[
-        float,
-        Setting(
-            "weight of the uniform distribution in the teachers' predictions", at_least=0, at_most=1
-        ),
+        float, Ge(0), Le(1), Doc("weight of the uniform distribution in the teachers' predictions")
     ] = 0.0
-    anneal_from: Annotated[
-        int, Setting("epoch until which the temperature is constant", at_least=0)
-    ] = 0
+    anneal_from: Annotated[int, Ge(0), Doc("epoch until which the temperature is constant")] = 0
     anneal_until: Annotated[
-        int | None,
-        Setting("epoch at which the temperature reaches 1; unset: it is constant", at_least=1),
+        int | None, Ge(1), Doc("epoch at which the temperature reaches 1; unset: it is constant")
     ] = None
 
     def __post_init__(self) -> None:

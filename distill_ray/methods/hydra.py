@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
+from annotated_types import Ge, Gt
+
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import METHODS, Setup, Student, Teachers
 from distill_ray.methods.softened import Softened
 from distill_ray.models import check_multi_head
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,9 +72,9 @@ class Hydra(Softened):
     even_tail = True
     tasks = ("classification", "regression")
 
-    heads: Annotated[int, Setting("number of heads", at_least=1)] = 5
+    heads: Annotated[int, Ge(1), Doc("number of heads")] = 5
     depth: Annotated[
-        int, Setting("units before the classifier that each head has its own copy of", at_least=0)
+        int, Ge(0), Doc("units before the classifier that each head has its own copy of")
     ] = 0
 
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
@@ -152,26 +154,24 @@ class HydraPlus(Hydra):
 
     name = "hydra+"
 
-    correctness: Annotated[float, Setting("weight of the labels", at_least=0)] = 0.1
-    aggregation: Annotated[float, Setting("weight of the teachers' mean", at_least=0)] = 0.45
-    individuality: Annotated[float, Setting("weight of each head's own teachers", at_least=0)] = (
-        0.45
-    )
+    correctness: Annotated[float, Ge(0), Doc("weight of the labels")] = 0.1
+    aggregation: Annotated[float, Ge(0), Doc("weight of the teachers' mean")] = 0.45
+    individuality: Annotated[float, Ge(0), Doc("weight of each head's own teachers")] = 0.45
     mean_temperature: Annotated[
-        float, Setting("softens the predictions averaged over teachers and over heads", above=0)
+        float, Gt(0), Doc("softens the predictions averaged over teachers and over heads")
     ] = 1.0
     diversity: Annotated[
-        float, Setting("weight of the penalty on heads that resemble each other", at_least=0)
+        float, Ge(0), Doc("weight of the penalty on heads that resemble each other")
     ] = 0.002
-    diversity_from: Annotated[int, Setting("epochs before the penalty sets in", at_least=0)] = 0
+    diversity_from: Annotated[int, Ge(0), Doc("epochs before the penalty sets in")] = 0
     diversity_until: Annotated[
-        int, Setting("epochs until the penalty reaches its full weight", at_least=0)
+        int, Ge(0), Doc("epochs until the penalty reaches its full weight")
     ] = 0
     diversity_of: Annotated[
-        Literal["rows", "layers"], Setting("the weight vectors that are compared")
+        Literal["rows", "layers"], Doc("the weight vectors that are compared")
     ] = "rows"
     diversity_bias: Annotated[
-        Literal["none", "joined", "separate"], Setting("whether and how biases are compared")
+        Literal["none", "joined", "separate"], Doc("whether and how biases are compared")
     ] = "none"
 
     def __post_init__(self) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Le
+
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import METHODS, Student, Teachers
 from distill_ray.methods.softened import FromEnsemble
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,12 +88,11 @@ class EnsembleKD(FromEnsemble):
     even_tail = True
 
     alpha: Annotated[
-        float,
-        Setting("weight of the teachers; the labels' weight is 1 - alpha", at_least=0, at_most=1),
+        float, Ge(0), Le(1), Doc("weight of the teachers; the labels' weight is 1 - alpha")
     ] = 0.9
     divergence: Annotated[
         Literal["forward", "reverse", "jensen-shannon"],
-        Setting("KL(teachers || student), KL(student || teachers), or their symmetric mixture"),
+        Doc("KL(teachers || student), KL(student || teachers), or their symmetric mixture"),
     ] = "forward"
 
     def __post_init__(self) -> None:

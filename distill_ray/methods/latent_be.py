@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
+from annotated_types import Ge, Le
+
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import METHODS, Setup, Student, Teachers
 from distill_ray.methods.softened import Softened
 from distill_ray.models import check_batch_ensemble
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 from distill_ray.task import Task
 
 if TYPE_CHECKING:
@@ -91,18 +93,17 @@ class LatentBE(Softened):
     even_tail = True
 
     alpha: Annotated[
-        float,
-        Setting("weight of the teachers; the labels' weight is 1 - alpha", at_least=0, at_most=1),
+        float, Ge(0), Le(1), Doc("weight of the teachers; the labels' weight is 1 - alpha")
     ] = 1.0
     perturb: Annotated[
-        Literal["none", "tdiv-sdiv"], Setting("how images are perturbed before each step")
+        Literal["none", "tdiv-sdiv"], Doc("how images are perturbed before each step")
     ] = "none"
     merge: Annotated[
         Literal["product-of-means", "mean-of-products"],
-        Setting("how members are merged into one network"),
+        Doc("how members are merged into one network"),
     ] = "product-of-means"
     merged_bias: Annotated[
-        Literal["kept", "scaled"], Setting("what merging does to the bias of the classifier")
+        Literal["kept", "scaled"], Doc("what merging does to the bias of the classifier")
     ] = "kept"
 
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:

@@ -94,7 +94,7 @@ class Method(ABC):
         if not self.even_tail:
             return f"method {self.name!r}"
         if augmentation.picks:
-            return f"augmentation {augmentation.name!r}, which picks by the answers,"
+            return f"augmentation {augmentation.name!r}, which picks images by the logits,"
         return None
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:

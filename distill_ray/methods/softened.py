@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Gt
+
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import Method
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 from distill_ray.task import Task
 
 if TYPE_CHECKING:
@@ -33,12 +35,10 @@ class Softened(Method):
 
     needs_teachers = True
 
-    temperature: Annotated[float, Setting("softens teachers and student alike", above=0)] = 4.0
+    temperature: Annotated[float, Gt(0), Doc("softens teachers and student alike")] = 4.0
     standardise: Annotated[
         bool,
-        Setting(
-            "compare z-scores of the logits, (z - mean) / deviation over classes, instead of z"
-        ),
+        Doc("compare z-scores of the logits, (z - mean) / deviation over classes, instead of z"),
     ] = False
 
     def check_data(self, *, task: Task, real_valued: bool) -> None:
@@ -68,11 +68,11 @@ class FromEnsemble(Softened):
 
     combine: Annotated[
         Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax", "confident"],
-        Setting("how the teachers are combined"),
+        Doc("how the teachers are combined"),
     ] = "mean-softmax"
     weights: Annotated[
-        tuple[float, ...],
-        Setting("relative weight of each teacher, in any unit; empty: all equal", at_least=0),
+        tuple[Annotated[float, Ge(0)], ...],
+        Doc("relative weight of each teacher, in any unit; empty: all equal"),
     ] = ()
 
     def __post_init__(self) -> None:

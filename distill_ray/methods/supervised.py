@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
+from annotated_types import Ge
+
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import METHODS, Method, Student, Teachers
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,9 +75,9 @@ class Supervised(Method):
 
     consistency: Annotated[
         float,
-        Setting(
-            "weight of the consistency between versions of an image, where the augmentation has several",
-            at_least=0,
+        Ge(0),
+        Doc(
+            "weight of the consistency between versions of an image, where the augmentation has several"
         ),
     ] = 12.0
 

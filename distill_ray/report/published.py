@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distill_ray.metric import is_percent, title_of
-from distill_ray.report.results import Published, PublishedRow
 from distill_ray.report.table import Row, figure_of
+from distill_ray.study import Published, PublishedRow
 
 TITLE = "Published, and measured here"
 T_STDDEV = "t-stddev"

@@ -14,6 +14,7 @@ from typing import Literal
 
 from distill_ray.events import JobState
 from distill_ray.records import Predictions
+from distill_ray.study import Published
 from distill_ray.task import Task
 
 ENSEMBLE = "ensemble"
@@ -43,26 +44,6 @@ class ScreenRow:
     entropy: float | None
     searched: bool | None
     remark: str = ""
-
-
-@dataclass(frozen=True)
-class PublishedRow:
-    """One line of a published table; `measured` names the contender that corresponds to it, or is
-    empty.
-    """
-
-    name: str
-    values: Mapping[str, float]
-    measured: str = ""
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published table, and how that experiment differs from this study. Shares are in percent."""
-
-    source: str
-    difference: str
-    rows: tuple[PublishedRow, ...]
 
 
 @dataclass(frozen=True, eq=False)

@@ -81,7 +81,7 @@ def run_search(
             storage_path=folder,
             name=history.study_name,
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=search.retries),
+            failure_config=tune.FailureConfig(max_failures=wanted.retries),
             checkpoint_config=tune.CheckpointConfig(
                 checkpoint_frequency=0, checkpoint_at_end=False
             ),

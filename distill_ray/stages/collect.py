@@ -24,8 +24,6 @@ from distill_ray.records import find_job
 from distill_ray.report.results import (
     Champion,
     Contender,
-    Published,
-    PublishedRow,
     ScreenRow,
     StudyResults,
     TrialRow,
@@ -91,7 +89,7 @@ def collect(study: Study, data: Data, store: Store, places: Locations) -> StudyR
         warm_start=known_from(state.history) if state.history else {},
         champion=champion,
         screening=screening,
-        published=_published(study),
+        published=study.published,
         data=f"{data.name}, digest {data.digest[:12]}, {data.split.validation} validation images, {data.split.rule} split",
         class_names=tuple(source.class_names),
         task=source.task,
@@ -152,14 +150,6 @@ def _screening(
             why = "picks images by the student" if augmentation.asks_student else "no candidate"
             rows.append(ScreenRow(study.augmentation_texts[augmentation], None, None, True, why))
     return tuple(sorted(rows, key=lambda row: math.inf if row.t_stddev is None else row.t_stddev))
-
-
-def _published(study: Study) -> Published | None:
-    table = study.published
-    if table is None:
-        return None
-    rows = tuple(PublishedRow(row.name, row.values, row.measured) for row in table.rows)
-    return Published(table.source, table.difference, rows)
 
 
 def _champion(study: Study, found: Sequence[Contender]) -> Champion | None:

@@ -87,18 +87,18 @@ def check_top_k_fits(
     baselines: Iterable[Recipe],
     problems: Problems,
 ) -> None:
-    """That no method needs more of stored answers than `teacher_logits_top_k` keeps."""
-    if resources.teacher_logits_top_k is None or resources.teacher_logits == "live":
+    """That no method needs more of cached logits than `teacher_logits.top_k` keeps."""
+    top_k = resources.teacher_logits.top_k
+    if top_k is None or resources.teacher_logits.mode == "live":
         return
     recipes = [*(space.recipe(student, drawn) for drawn in combinations(space)), *baselines]
     for recipe in recipes:
         method, augmentation = recipe.method, recipe.augmentation
         why = method.needs_all_classes(augmentation)
         if why and method.needs_teachers and not method.live_teachers(augmentation):
-            message = f"found {resources.teacher_logits_top_k}, but {why} needs the answers for all classes; leave it out"
             problems.add(
-                ("resources", "teacher_logits_top_k"),
-                message,
+                ("resources", "teacher_logits", "top_k"),
+                f"found {top_k}, but {why} needs the logits of all classes; leave it out",
                 about=[("student",), ("search", "space"), ("confirm",)],
             )
             return

@@ -1,19 +1,27 @@
-"""Checks the fields of a section, one by one and with pydantic, against the settings that its
-dataclass declares.
+"""Checks the fields of a section against its dataclass, by pydantic, and says what is wrong in our
+words; the same declarations as JSON Schema, and as the study file writes them.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import types
+import json
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, get_args
 
-from pydantic import Strict, TypeAdapter, ValidationError
-from pydantic.types import AllowInfNan
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from distill_ray.settings import SettingField, setting_fields
-from distill_ray.study.problems import Path, Problems, nearest, shown, unknown_field
+from distill_ray.augmentation import Augmentation
+from distill_ray.settings import limits, plain_type, requirement, setting_fields
+from distill_ray.study.problems import Path, Problems, nearest, shown
+
+INVALID: Any = object()
+"""What `check_value` answers when the value is not valid; the problem is noted."""
+
+_BEYOND_LIMITS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+# Scalars are taken as they are written: "3" is no number, `true` no 1, and no number is infinite.
+_CONFIG = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 
 
 def read_fields(
@@ -26,20 +34,15 @@ def read_fields(
     """
     fields = setting_fields(cls)
     read = {}
-    for name, value in section(values, path, problems).items():
+    for name, content in section(values, path, problems).items():
         if name in elsewhere:
             continue
         if name not in fields:
-            problems.add(
-                (*path, name),
-                unknown_field(
-                    name, [*fields, *(other for other in elsewhere if other not in fields)]
-                ),
-            )
-        else:
-            found = check_value(fields[name], value, (*path, name), problems)
-            if found is not INVALID:
-                read[name] = found
+            problems.add_unknown((*path, name), [*fields, *elsewhere])
+            continue
+        value = check_value(fields[name].type, content, (*path, name), problems)
+        if value is not INVALID:
+            read[name] = value
     return read
 
 
@@ -53,107 +56,63 @@ def section(values: Any, path: Path, problems: Problems) -> Mapping[str, Any]:
     return values
 
 
-INVALID: Any = object()
-"""What `check_value` answers when the value is not valid; the problem is noted."""
-
-
-def check_value(field: SettingField, value: Any, path: Path, problems: Problems) -> Any:
-    """`value` as `field` takes it, or `INVALID`."""
+def check_value(declared: Any, value: Any, path: Path, problems: Problems) -> Any:
+    """`value` as the declared type takes it, or `INVALID`."""
     try:
-        found = _adapter(field.type).validate_python(value)
+        return _adapter(declared).validate_json(json.dumps(value))
     except ValidationError as error:
-        for detail in error.errors(include_url=False, include_context=False):
-            place = tuple(part for part in detail["loc"] if isinstance(part, int))
-            rule = (
-                "finite" if detail["type"] == "finite_number" else requirement(field, bool(place))
-            )
-            near = (
-                nearest(value, map(str, get_args(field.type)))
-                if detail["type"] == "literal_error"
-                else ""
-            )
-            problems.add((*path, *place), f"found {shown(detail['input'])}, must be {rule}{near}")
-        return INVALID
-    items = enumerate(found) if isinstance(found, tuple) else [(None, found)]
-    wrong = [
-        (index, item)
-        for index, item in items
-        if isinstance(item, int | float) and not field.setting.admits(item)
-    ]
-    for index, _ in wrong:
-        where = path if index is None else (*path, index)
-        written = value if index is None else value[index]
-        problems.add(where, f"found {shown(written)}, must be {field.setting.allowed()}")
-    return INVALID if wrong else found
+        details = error.errors(include_url=False, include_context=False)
+    for detail in details:
+        where, kind, wrong = detail["loc"], detail["type"], detail["input"]
+        if kind == "unexpected_keyword_argument":
+            fields = setting_fields(plain_type(_part(declared, where[:-1])))
+            problems.add_unknown((*path, *where), fields)
+            continue
+        part = _part(declared, where)
+        rule = limits(part) if kind in _BEYOND_LIMITS else requirement(part)
+        if kind == "finite_number":
+            rule = "finite"
+        elif kind == "literal_error":
+            rule += nearest(wrong, map(str, get_args(plain_type(part))))
+        problems.add((*path, *where), f"found {shown(wrong)}, must be {rule}")
+    return INVALID
 
 
-def requirement(field: SettingField, item: bool = False) -> str:
-    """In words, what `field` takes (or an item of its list): `"a number, above 0, at most 1"`."""
-    declared = get_args(field.type)[0] if item else field.type
-    limits = field.setting.allowed()
-    return f"{_kind(declared)}, {limits}" if limits else _kind(declared)
+def json_schema(declared: Any) -> dict[str, Any]:
+    """What a declared type takes, as JSON Schema; a nested section stands where it is used."""
+    schema = _adapter(declared).json_schema()
+    for definition in schema.pop("$defs", {}).values():
+        schema = definition | schema
+        del schema["$ref"], schema["title"]
+    for name, nested in schema.get("properties", {}).items():
+        schema["properties"][name] = {key: nested[key] for key in nested if key != "title"}
+    return schema
 
 
-def json_schema(field: SettingField) -> dict[str, Any]:
-    """What `field` takes as JSON Schema, by the same types and limits that `check_value` goes by."""
-    setting = field.setting
-    limits = {
-        "exclusiveMinimum": setting.above,
-        "minimum": setting.at_least,
-        "exclusiveMaximum": setting.below,
-        "maximum": setting.at_most,
-    }
-    given = {name: limit for name, limit in limits.items() if limit is not None}
-
-    def limited(schema: dict[str, Any]) -> dict[str, Any]:
-        nested = {"anyOf": [limited(each) for each in schema["anyOf"]]} if "anyOf" in schema else {}
-        items = {"items": limited(schema["items"])} if "items" in schema else {}
-        return (
-            schema | nested | items | (given if schema.get("type") in ("number", "integer") else {})
-        )
-
-    return limited(_adapter(field.type).json_schema())
+def to_file(value: Any) -> Any:
+    """A part of a study as the study file writes it, in JSON values."""
+    if hasattr(value, "to_file"):
+        return value.to_file()
+    if isinstance(value, Augmentation):
+        return value.to_dict()
+    if dataclasses.is_dataclass(value):
+        fields = dataclasses.fields(value)
+        return {field.name: to_file(getattr(value, field.name)) for field in fields}
+    if isinstance(value, Mapping):
+        return {name: to_file(item) for name, item in value.items()}
+    return [to_file(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def number_type(field: SettingField) -> type[int] | type[float] | None:
-    """`int` or `float` when the field holds one number, which can then be searched in a range."""
-    declared = _without_none(field.type)
-    return declared if declared in (int, float) else None
-
-
-def _without_none(declared: Any) -> Any:
-    if get_origin(declared) in (Union, types.UnionType):
-        return next(option for option in get_args(declared) if option is not type(None))
+def _part(declared: Any, where: tuple[int | str, ...]) -> Any:
+    """The declared type of a field, or of an item of a list, within `declared`."""
+    for step in where:
+        plain = plain_type(declared)
+        declared = get_args(plain)[0] if isinstance(step, int) else setting_fields(plain)[step].type
     return declared
-
-
-def _kind(declared: Any) -> str:
-    if get_origin(declared) in (Union, types.UnionType):
-        return f"{_kind(_without_none(declared))} or null"
-    if get_origin(declared) is Literal:
-        return f"one of {', '.join(map(str, get_args(declared)))}"
-    if get_origin(declared) is tuple:
-        return f"a list, each item {_kind(get_args(declared)[0])}"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}.get(
-        declared, str(declared)
-    )
 
 
 @functools.cache
 def _adapter(declared: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(_strict(declared))
-
-
-def _strict(declared: Any) -> Any:
-    """The type with scalars taken as they are written: `"3"` is no number, `true` no `1`, and no
-    number is infinite.
-    """
-    if get_origin(declared) in (Union, types.UnionType):
-        return _strict(_without_none(declared)) | None
-    if get_origin(declared) is tuple:
-        return types.GenericAlias(
-            tuple, tuple(item if item is Ellipsis else _strict(item) for item in get_args(declared))
-        )
-    if declared is float:
-        return Annotated[float, Strict(), AllowInfNan(False)]
-    return Annotated[declared, Strict()] if declared in (int, bool, str) else declared
+    # A dataclass brings its own `__pydantic_config__`.
+    of_section = dataclasses.is_dataclass(plain_type(declared))
+    return TypeAdapter(declared, config=None if of_section else _CONFIG)

@@ -11,7 +11,7 @@ from typing import Any
 from distill_ray.augmentation import AUGMENTATIONS, CropFlip
 from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
-from distill_ray.settings import Setting, SettingField, setting_fields
+from distill_ray.settings import setting_fields
 from distill_ray.study.checks import check_recipe, check_teachers
 from distill_ray.study.compatibility import (
     check_baselines_fit,
@@ -22,20 +22,23 @@ from distill_ray.study.compatibility import (
 )
 from distill_ray.study.document import Document, read_document
 from distill_ray.study.fields import INVALID, check_value, read_fields, section
-from distill_ray.study.parse_confirm import NAME, NAME_RULE, read_confirm, read_groups
+from distill_ray.study.parse_confirm import read_confirm, read_groups
 from distill_ray.study.parse_published import read_published
 from distill_ray.study.parse_screen import read_screen
 from distill_ray.study.parse_search import read_search
 from distill_ray.study.parse_space import Reach, choice_of
-from distill_ray.study.problems import Path, Problems, shown, unknown_field
+from distill_ray.study.problems import Path, Problems, shown
 from distill_ray.study.recipes import COMMON, assemble, own_method, read_settings, setting_owners
 from distill_ray.study.sections import (
-    MAX_SEED,
+    NAME_RULE,
     Confirm,
     DataSection,
+    GroupFields,
     Resources,
     Search,
+    Seed,
     TeacherGroup,
+    is_name,
 )
 from distill_ray.study.study import Study, members
 
@@ -50,12 +53,6 @@ SECTIONS = (
     "published",
     "resources",
     "seed",
-)
-
-_SEED = SettingField("seed", int, Setting("", at_least=0, at_most=MAX_SEED), 0)
-_MEMBERS = SettingField("members", int, Setting("", at_least=1, at_most=100), 3)
-_SEEDS = SettingField(
-    "seeds", tuple[int, ...] | None, Setting("", at_least=0, at_most=MAX_SEED), None
 )
 
 
@@ -74,10 +71,14 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     """
     values, problems = document.values, document.problems
     for key in values:
-        if key not in SECTIONS:
-            problems.add((key,), _elsewhere(key) or unknown_field(key, SECTIONS))
+        if key in SECTIONS:
+            continue
+        if message := _elsewhere(key):
+            problems.add((key,), message)
+        else:
+            problems.add_unknown((key,), SECTIONS)
     name = _name(values, problems)
-    seed = check_value(_SEED, values.get("seed", 0), ("seed",), problems)
+    seed = check_value(Seed, values.get("seed", 0), ("seed",), problems)
     seed = 0 if seed is INVALID else seed
     data = DataSection(**read_fields(DataSection, values.get("data"), ("data",), problems))
     resources = Resources(
@@ -154,14 +155,12 @@ def _check_gpus(resources: Resources, problems: Problems) -> None:
 
 
 def _name(values: Mapping[str, Any], problems: Problems) -> str:
-    name = values.get("name")
-    if "name" not in values:
-        problems.add(
-            ("name",), f"missing; it names the study in the store and in MLflow ({NAME_RULE})"
-        )
-    elif not isinstance(name, str) or not NAME.fullmatch(name):
-        problems.add(("name",), f"found {shown(name)}, must be {NAME_RULE}")
-    return str(name)
+    if "name" in values:
+        is_name(values["name"], ("name",), problems)
+    else:
+        what = f"missing; it names the study in the store and in MLflow ({NAME_RULE})"
+        problems.add(("name",), what)
+    return str(values.get("name"))
 
 
 def _teachers(values: Mapping[str, Any], seed: int, problems: Problems) -> dict[Path, TeacherGroup]:
@@ -187,42 +186,34 @@ def _teachers(values: Mapping[str, Any], seed: int, problems: Problems) -> dict[
 
 
 def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems) -> TeacherGroup:
-    fields = section(content, path, problems)
-    members = check_value(_MEMBERS, fields.get("members", 3), (*path, "members"), problems)
-    seeds = check_value(_SEEDS, fields.get("seeds"), (*path, "seeds"), problems)
-    if members is INVALID or seeds is INVALID:
+    fields = setting_fields(GroupFields)
+    given = section(content, path, problems)
+    own = {name: value for name, value in given.items() if name in ("members", "seeds")}
+    read = read_fields(GroupFields, own, path, problems)
+    members, seeds = read.get("members", 3), read.get("seeds")
+    if read.keys() != own.keys():
         seeds = ()
     elif seeds is None:
         seeds = tuple(range(first_seed, first_seed + members))
     elif not seeds or len(set(seeds)) < len(seeds):
-        problems.add(
-            (*path, "seeds"),
-            f"found {shown(fields['seeds'])}, must be at least one seed, all different",
-        )
-    elif "members" in fields and members != len(seeds):
-        problems.add(
-            (*path, "members"),
-            f"found {members}, but there are {len(seeds)} seeds; leave one of the two out",
-        )
+        message = f"found {shown(given['seeds'])}, must be at least one seed, all different"
+        problems.add((*path, "seeds"), message)
+    elif "members" in own and members != len(seeds):
+        message = f"found {members}, but there are {len(seeds)} seeds; leave one of the two out"
+        problems.add((*path, "members"), message)
     method = own_method(content, "supervised")
     if method and METHODS[method].needs_teachers:
-        problems.add(
-            (*path, "method"),
-            f"method {method!r} needs teachers itself; teachers learn from labels (supervised)",
+        message = (
+            f"method {method!r} needs teachers itself; teachers learn from labels (supervised)"
         )
+        problems.add((*path, "method"), message)
     methods = None if method is None else (method,)
-    settings = read_settings(
-        content, path, problems, methods=methods, elsewhere=("members", "seeds", "name")
-    )
-    name = fields.get("name", "")
-    if name != "" and (not isinstance(name, str) or not NAME.fullmatch(name)):
-        problems.add((*path, "name"), f"found {shown(name)}, must be {NAME_RULE}")
+    settings = read_settings(content, path, problems, methods=methods, elsewhere=tuple(fields))
+    name = given.get("name", "")
+    if name != "" and not is_name(name, (*path, "name"), problems):
         name = ""
-    return TeacherGroup(
-        recipe=_recipe(settings, content, method or "supervised", path, problems),
-        seeds=seeds,
-        name=name,
-    )
+    recipe = _recipe(settings, content, method or "supervised", path, problems)
+    return TeacherGroup(recipe=recipe, seeds=seeds, name=name)
 
 
 def _learns_from(

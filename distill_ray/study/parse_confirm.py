@@ -12,23 +12,24 @@ from typing import Any
 from distill_ray.job import Recipe
 from distill_ray.methods import EnsembleKD, Supervised
 from distill_ray.registry import unknown_name
-from distill_ray.settings import Setting, SettingField
+from distill_ray.settings import setting_fields
 from distill_ray.study.fields import INVALID, check_value, read_fields, section
 from distill_ray.study.problems import Path, Problems, shown
 from distill_ray.study.recipes import change, own_method, read_settings
-from distill_ray.study.sections import Confirm, MeanOf, TeacherGroup
+from distill_ray.study.sections import (
+    BASELINES,
+    BUILT_IN,
+    NAME,
+    NAME_RULE,
+    STUDENT_ENSEMBLE,
+    Confirm,
+    MeanOf,
+    TeacherGroup,
+)
 
-BASELINES = ("scratch", "default-kd")
-STUDENT_ENSEMBLE = "student-ensemble"
-BUILT_IN = (*BASELINES, STUDENT_ENSEMBLE)
-"""What can be listed by name alone."""
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-NAME_RULE = "letters, digits and . _ -, first a letter or digit, at most 100 of them"
 _RESERVED = re.compile(r"ensemble|teachers?(-.*)?|best(-\d+)?")
 _OTHERS = "{name: {setting: value}} with what differs from the student"
-_OF = SettingField("ensemble", tuple[str, ...], Setting(""), ())
-_SHARES = SettingField("shares", tuple[float, ...], Setting("", at_least=0), ())
+_MEAN = setting_fields(MeanOf)
 
 
 def read_confirm(
@@ -83,7 +84,7 @@ def read_groups(
 ) -> tuple[str, ...]:
     """The groups of teachers that a student learns from, by name."""
     known = [group.name for group in groups if group.name]
-    names = check_value(_OF, given, path, problems)
+    names = check_value(_MEAN["of"].type, given, path, problems)
     if names is INVALID:
         return ()
     if not names or len(set(names)) < len(names):
@@ -152,8 +153,8 @@ def _mean(
         problems.add((*path, unknown), "an ensemble has no such field (known: ensemble, shares)")
     of = content.get("ensemble", list(confirm.found[:1]))
     of, shares = (
-        check_value(_OF, of, (*path, "ensemble"), problems),
-        check_value(_SHARES, content.get("shares", []), (*path, "shares"), problems),
+        check_value(_MEAN["of"].type, of, (*path, "ensemble"), problems),
+        check_value(_MEAN["shares"].type, content.get("shares", []), (*path, "shares"), problems),
     )
     if of is INVALID or shares is INVALID:
         return MeanOf(of=())

@@ -6,14 +6,12 @@ import re
 from typing import Any
 
 from distill_ray.registry import unknown_name
-from distill_ray.settings import Setting, SettingField
 from distill_ray.study.fields import INVALID, check_value, read_fields, section
 from distill_ray.study.problems import Path, Problems, shown
 from distill_ray.study.sections import Confirm, Published, PublishedRow, TeacherGroup
 
 PATH: Path = ("published",)
 _METRIC = re.compile(r"[A-Za-z][A-Za-z0-9 ._@%-]{0,29}")
-_VALUE = SettingField("value", float, Setting(""), None)
 
 
 def read_published(
@@ -57,7 +55,7 @@ def _row(name: str, content: Any, problems: Problems, contenders: list[str]) -> 
             problems.add(
                 here, "not a name for a metric: must be letters, digits, spaces and . _ @ % -"
             )
-        elif (found := check_value(_VALUE, value, here, problems)) is not INVALID:
+        elif (found := check_value(float, value, here, problems)) is not INVALID:
             values[field] = float(found)
     if not values:
         message = f"found {shown(content)}, must be metrics with their values: {{accuracy: 79.2, nll: 1.07}}"

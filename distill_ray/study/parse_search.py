@@ -14,14 +14,14 @@ from distill_ray.metric import METRICS
 from distill_ray.metric import objectives as optimised
 from distill_ray.registry import unknown_name
 from distill_ray.study.fields import INVALID, read_fields, section
-from distill_ray.study.parse_confirm import NAME
 from distill_ray.study.parse_space import Reach, read_setting, read_space
 from distill_ray.study.problems import Path, Problems, shown
-from distill_ray.study.sections import Asha, Search
+from distill_ray.study.sections import NAME, Asha, Search
 from distill_ray.study.space import Label, SearchSpace
 
 PATH: Path = ("search",)
 DEFAULT_SPACE = {"temperature": {"log": [1.0, 20.0]}, "alpha": {"uniform": [0.1, 1.0]}}
+DURATION = r"(\d+(\.\d+)?[smhd])+"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -99,9 +99,7 @@ def _scheduler(
     if objectives > 1:
         message = f"asha compares trials by one objective, and there are {objectives}; use scheduler: none"
         problems.add(path, message, about=[(*PATH, "objectives")])
-    asha = read_fields(
-        Asha, content if isinstance(content, dict) else {}, path, problems, elsewhere=("name",)
-    )
+    asha = read_fields(Asha, content if isinstance(content, dict) else {}, path, problems)
     epochs = longest(student, space)
     if asha.setdefault("grace_epochs", max(1, epochs // 4)) >= epochs > 1:
         message = f"found {asha['grace_epochs']}, must be below the student's {epochs} epochs, or no trial is ever stopped"
@@ -128,7 +126,7 @@ def _time_limit(given: Mapping[str, Any], problems: Problems) -> float | None:
     if text is None:
         return None
     seconds = 0.0
-    if isinstance(text, str) and re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
+    if isinstance(text, str) and re.fullmatch(DURATION, text):
         seconds = sum(
             float(number) * _SECONDS[unit]
             for number, _, unit in re.findall(r"(\d+(\.\d+)?)([smhd])", text)

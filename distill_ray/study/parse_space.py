@@ -9,9 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distill_ray.augmentation import AUGMENTATIONS
-from distill_ray.settings import Setting, SettingField, setting_fields
+from distill_ray.settings import (
+    Setting,
+    admits,
+    limited,
+    limits,
+    plain_type,
+    requirement,
+    setting_fields,
+)
 from distill_ray.study.conditions import ordered, read_when
-from distill_ray.study.fields import INVALID, check_value, number_type, requirement, section
+from distill_ray.study.fields import INVALID, check_value, section
 from distill_ray.study.problems import Path, Problems, shown, unknown_field
 from distill_ray.study.recipes import (
     is_model,
@@ -22,6 +30,7 @@ from distill_ray.study.recipes import (
 )
 from distill_ray.study.space import Choice, Dimension, Range
 
+MAX_CHOICES = 1000
 KINDS = ("uniform", "log", "int", "choice")
 
 
@@ -34,7 +43,7 @@ class Reach:
     methods: tuple[str, ...] | None
     augmentations: tuple[str, ...] | None
 
-    def owners(self, name: str) -> list[SettingField]:
+    def owners(self, name: str) -> list[Setting]:
         """What setting `name` takes, once for each method or augmentation within reach that has it."""
         if name.startswith("augmentation."):
             fields = (
@@ -103,7 +112,7 @@ def _dimension(
     extras = {"choice": ["when"], "int": ["log", "step", "when"]}.get(kind, ["step", "when"])
     unknown = [extra for extra in content if extra not in (kind, *extras)]
     for extra in unknown:
-        problems.add((*path, extra), unknown_field(extra, [kind, *extras]))
+        problems.add_unknown((*path, extra), [kind, *extras])
     read = _choice if kind == "choice" else _range
     dimension = read(name, kind, content, path, problems, owners)
     return None if unknown else dimension
@@ -132,14 +141,12 @@ def _range(
     content: Mapping[str, Any],
     path: Path,
     problems: Problems,
-    owners: list[SettingField],
+    owners: list[Setting],
 ) -> Range | None:
-    number = number_type(owners[0]) if owners else None
-    if number is None:
-        problems.add(
-            path,
-            f"{name} takes {requirement(owners[0]) if owners else 'a name'}, not a range; use choice",
-        )
+    number = plain_type(owners[0].type) if owners else None
+    if number not in (int, float):
+        takes = requirement(owners[0].type) if owners else "a name"
+        problems.add(path, f"{name} takes {takes}, not a range; use choice")
         return None
     if number is int and kind != "int":
         hint = "{int: [1, 8], log: true}" if kind == "log" else "{int: [1, 8]}"
@@ -186,20 +193,15 @@ def _range(
     return None
 
 
-def _limit(
-    value: Any, whole: bool, owners: list[SettingField], path: Path, problems: Problems
-) -> Any:
+def _limit(value: Any, whole: bool, owners: list[Setting], path: Path, problems: Problems) -> Any:
     """A limit of a range, or `INVALID`: a finite number that every owner of the setting takes."""
-    number = SettingField("", int if whole else float, owners[0].setting if owners else _ANY, None)
-    read = check_value(number, value, path, problems)
+    number = int if whole else float
+    read = check_value(limited(number, owners[0].type if owners else number), value, path, problems)
     for owner in owners[1:]:
-        if read is not INVALID and not owner.setting.admits(read):
-            problems.add(path, f"found {shown(value)}, must be {owner.setting.allowed()}")
+        if read is not INVALID and not admits(owner.type, read):
+            problems.add(path, f"found {shown(value)}, must be {limits(owner.type)}")
             read = INVALID
     return read
-
-
-_ANY = Setting("")
 
 
 def _divides(step: float, length: float) -> bool:
@@ -213,12 +215,15 @@ def _choice(
     content: Mapping[str, Any],
     path: Path,
     problems: Problems,
-    owners: list[SettingField],
+    owners: list[Setting],
 ) -> Choice | None:
     listed = content[kind]
     path = (*path, kind)
     if not isinstance(listed, list) or not listed:
         problems.add(path, f"found {shown(listed)}, must be a list of at least one value")
+        return None
+    if len(listed) > MAX_CHOICES:
+        problems.add(path, f"found {len(listed)} values, must be at most {MAX_CHOICES}")
         return None
     read = [
         read_setting(name, value, (*path, place), problems, owners)
@@ -226,21 +231,23 @@ def _choice(
     ]
     if INVALID in read:
         return None
-    repeated = [place for place, value in enumerate(read) if value in read[:place]]
-    for place in repeated:
-        problems.add((*path, place), f"found {shown(listed[place])} a second time")
-    return None if repeated else Choice(name=name, values=tuple(read))
+    distinct = set()
+    for place, value in enumerate(read):
+        if value in distinct:
+            problems.add((*path, place), f"found {shown(listed[place])} a second time")
+        distinct.add(value)
+    return Choice(name=name, values=tuple(read)) if len(distinct) == len(read) else None
 
 
 def read_setting(
-    name: str, value: Any, path: Path, problems: Problems, owners: list[SettingField]
+    name: str, value: Any, path: Path, problems: Problems, owners: list[Setting]
 ) -> Any:
     """The value of one setting of a recipe, or `INVALID`."""
     if name == "method":
         return read_method(value, path, problems) or INVALID
     if name == "augmentation":
         return read_augmentation(value, path, problems) or INVALID
-    read = [check_value(owner, value, path, problems) for owner in owners]
+    read = [check_value(owner.type, value, path, problems) for owner in owners]
     if INVALID in read or (name == "model" and not is_model(read[0], path, problems)):
         return INVALID
     return read[0]

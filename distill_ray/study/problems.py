@@ -17,8 +17,22 @@ Path = tuple[str | int, ...]
 Origins = Mapping[Path, int | str]
 """Where each value was written: a line of the file, or `"--set"`."""
 
-
 MAX_LINE = 500
+MAX_LISTED = 20
+
+RENAMED = {
+    "augment": "augmentation",
+    "signals": "teacher_logits.mode",
+    "signals_precision": "teacher_logits.precision",
+    "signals_gb": "teacher_logits.gb",
+    "signals_top_k": "teacher_logits.top_k",
+    "teacher_logits_precision": "teacher_logits.precision",
+    "teacher_logits_gb": "teacher_logits.gb",
+    "teacher_logits_top_k": "teacher_logits.top_k",
+    "retries": "resources.retries",
+    "stored": "cached",
+}
+"""Fields and values that were called otherwise, with their names of today."""
 
 
 class Problems:
@@ -27,10 +41,11 @@ class Problems:
     def __init__(self, source: str, origins: Origins) -> None:
         self._source = source
         self._origins = origins
-        self._found: dict[tuple[Path, str], None] = {}
+        self._messages: dict[tuple[Path, str], None] = {}
+        self._wrong: set[Path] = set()
 
     def __bool__(self) -> bool:
-        return bool(self._found)
+        return bool(self._messages)
 
     def add(self, path: Path, message: str, *, about: Iterable[Path] = ()) -> None:
         """Note that the value at `path` is wrong.
@@ -38,36 +53,44 @@ class Problems:
         A problem between several values names the others in `about`; it is left out when one of
         them is wrong already, because then it may be only a consequence.
         """
-        if not any(self.concern(other) for other in about):
-            self._found[path, message] = None
+        if any(self.concern(other) for other in about):
+            return
+        self._messages[path, message] = None
+        self._wrong.update(path[:length] for length in range(len(path) + 1))
+
+    def add_unknown(self, path: Path, known: Iterable[str]) -> None:
+        """Note that the section has no field of the name that `path` ends in."""
+        # Similar names are looked for as long as they can be among those that are listed.
+        many = len(self._messages) > 10 * MAX_LISTED
+        self.add(path, "unknown field" if many else unknown_field(str(path[-1]), known))
 
     def concern(self, path: Path) -> bool:
         """Whether the value at `path`, or something within it, is wrong."""
-        return any(found[: len(path)] == path for found, _ in self._found)
+        return path in self._wrong
 
     def error(self) -> RequestError:
-        """One line per problem, in the order of the file and then of the command line."""
-        written = list(self._origins)
+        """One line per problem, in the order of the file and then of the command line; only the
+        number of those after the first 20.
+        """
+        order = {path: place for place, path in enumerate(self._origins)}
         lines = []
-        for path, message in self._found:
-            nearest_written = next(
-                (
-                    path[:length]
-                    for length in range(len(path), -1, -1)
-                    if path[:length] in self._origins
-                ),
-                None,
-            )
-            if nearest_written is None:
-                place, rank = self._source, (0, 0)
-            elif isinstance(origin := self._origins[nearest_written], str):
-                place, rank = origin, (1, written.index(nearest_written))
-            else:
-                place, rank = f"{self._source}:{origin}", (0, origin)
-            lines.append(
-                (rank, f"{place}: " + one_line(f"{dotted(path)}: {message}" if path else message))
-            )
-        return RequestError("\n".join(line for _, line in sorted(lines, key=lambda line: line[0])))
+        for path, message in self._messages:
+            place, rank = self._source, (0, 0)
+            parents = (path[:length] for length in range(len(path), -1, -1))
+            written = next((parent for parent in parents if parent in order), None)
+            if written is not None:
+                origin = self._origins[written]
+                if isinstance(origin, str):
+                    place, rank = origin, (1, order[written])
+                else:
+                    place, rank = f"{self._source}:{origin}", (0, origin)
+            text = f"{dotted(path)}: {message}" if path else message
+            lines.append((rank, f"{place}: {one_line(text)}"))
+        lines.sort(key=lambda line: line[0])
+        texts = [line for _, line in lines[:MAX_LISTED]]
+        if len(lines) > MAX_LISTED:
+            texts.append(f"{self._source}: and {len(lines) - MAX_LISTED} more problems")
+        return RequestError("\n".join(texts))
 
     def raise_any(self) -> None:
         """Raise `RequestError` when anything is wrong."""
@@ -83,9 +106,10 @@ def dotted(path: Path) -> str:
 def one_line(text: str) -> str:
     """`text` as it can stand on one line of a terminal, whatever the file had in its names."""
     visible = "".join(
-        character if character.isprintable() else repr(character)[1:-1] for character in text
+        character if character.isprintable() else repr(character)[1:-1]
+        for character in text[:MAX_LINE]
     )
-    return visible if len(visible) <= MAX_LINE else f"{visible[:MAX_LINE]}..."
+    return visible if len(text) <= MAX_LINE else f"{visible}..."
 
 
 def shown(value: Any) -> str:
@@ -106,7 +130,10 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
 
 def nearest(name: Any, known: Iterable[str]) -> str:
     """`"; did you mean 'crop-flip'?"` for a name that is nearly one of `known`, else nothing."""
-    names = list(known)
-    longer = [other for other in names if len(str(name)) > 2 and other.startswith(str(name))]
-    near = difflib.get_close_matches(str(name), names, n=1) or longer
+    text, names = str(name)[:MAX_LINE], list(known)
+    first, dot, setting = text.partition(".")
+    if first in RENAMED and text not in names:
+        return f"; it is called {RENAMED[first] + dot + setting!r} now"
+    longer = [other for other in names if len(text) > 2 and other.startswith(text)]
+    near = difflib.get_close_matches(text, names, n=1) or longer
     return f"; did you mean {near[0]!r}?" if near else ""

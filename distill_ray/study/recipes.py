@@ -18,7 +18,7 @@ from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
 from distill_ray.models import check_model_name
 from distill_ray.registry import Registry, unknown_name
-from distill_ray.settings import SettingField, setting_fields
+from distill_ray.settings import Setting, plain_type, setting_fields
 from distill_ray.study.fields import INVALID, check_value, section
 from distill_ray.study.problems import Path, Problems, shown, unknown_field
 
@@ -129,16 +129,6 @@ def _said(field: str, value: object) -> str:
     return value if isinstance(value, str) else f"{field}={json.dumps(value)}"
 
 
-def to_file(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat settings as the study file writes them, in JSON values."""
-    written: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Augmentation):
-            value = value.to_dict()
-        written[name] = list(value) if isinstance(value, tuple) else value
-    return written
-
-
 def read_settings(
     values: Any,
     path: Path,
@@ -168,13 +158,13 @@ def read_settings(
         elif not owners:
             problems.add(here, unknown_setting(name, methods, elsewhere))
         else:
-            checked = [check_value(field, value, here, problems) for field in owners]
+            checked = [check_value(owner.type, value, here, problems) for owner in owners]
             if INVALID not in checked and (name != "model" or is_model(checked[0], here, problems)):
                 read[name] = checked[0]
     return read
 
 
-def setting_owners(name: str, methods: Collection[str] | None) -> list[SettingField]:
+def setting_owners(name: str, methods: Collection[str] | None) -> list[Setting]:
     """What field `name` takes: once for a common field, else once for each of `methods` (of all,
     when `None`) that has it.
     """
@@ -227,7 +217,7 @@ def read_augmentation(value: Any, path: Path, problems: Problems) -> Augmentatio
             )
             problems.add((*path, setting), known)
         elif (
-            found := check_value(fields[setting], given, (*path, setting), problems)
+            found := check_value(fields[setting].type, given, (*path, setting), problems)
         ) is not INVALID:
             read[setting] = found
     try:
@@ -268,11 +258,14 @@ def _is_member(registry: Registry[Any], value: Any, path: Path, problems: Proble
     return False
 
 
-def _typed(fields: Mapping[str, SettingField], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _typed(fields: Mapping[str, Setting], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings among `fields`; a whole number that was drawn for a field with fractions becomes
     one.
     """
-    own = {name: settings[name] for name in fields if name in settings}
-    return {
-        name: float(value) if fields[name].type is float else value for name, value in own.items()
-    }
+    typed = {}
+    for name, field in fields.items():
+        if name in settings:
+            value = settings[name]
+            fractional = plain_type(field.type) is float and isinstance(value, int)
+            typed[name] = float(value) if fractional else value
+    return typed

@@ -11,11 +11,10 @@ from distill_ray.augmentation import AUGMENTATIONS
 from distill_ray.methods import METHODS
 from distill_ray.metric import METRICS, Metric
 from distill_ray.models import ModelFamily, family_of, model_families
-from distill_ray.settings import setting_fields
 from distill_ray.study import schema
-from distill_ray.study.parse_confirm import NAME_RULE
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.schema import Entry, Section, paragraphs
+from distill_ray.study.sections import NAME_RULE, TeacherLogits
 
 _MADE = (
     "<!-- Made by `distill-ray schema --pages docs`; edit {of} in distill_ray, not this page. -->"
@@ -60,6 +59,20 @@ Each line of `space` names a setting and the distribution it is drawn from:
 without a `when`.
 """
 
+
+_RECIPE = """\
+## Settings of a recipe
+
+How teachers, the student and baselines are trained. The settings of the method are given beside
+these; [methods](methods/README.md) lists them.
+
+"""
+
+_AUGMENTATIONS = """\
+## Augmentations
+
+The values of `augmentation`: how training images are augmented, for teachers and student alike.
+"""
 
 _METHODS = f"""\
 # Methods
@@ -165,36 +178,20 @@ def pages() -> dict[str, str]:
 def study_file_page() -> str:
     """`docs/study-file.md`: every section, field by field."""
     recipe = schema.recipe_entries()
-    own = {"method", "augmentation", *COMMON}
-    common = Section("settings", "", tuple(entry for name, entry in recipe.items() if name in own))
+    common = [
+        entry for name, entry in recipe.items() if name in ("method", "augmentation", *COMMON)
+    ]
     parts = [_STUDY_FILE]
-    for section in (
-        schema.data_section(),
-        _without(schema.teacher_section(), recipe),
-        _without(schema.student_section(), recipe),
-        schema.screen_section(),
-        schema.search_section(),
-        schema.confirm_section(),
-        schema.published_section(),
-        schema.resources_section(),
-    ):
-        parts.append("\n".join(_section(section, 2)))
+    teachers, data, *others = schema.sections()
+    for section in (data, teachers, *others):
+        parts.append(_section(_without(section, recipe), 2))
         if section.name == "search":
             parts.append(_SPACE)
-    parts.append(
-        "## Settings of a recipe\n\nHow teachers, the student and baselines are trained. The settings of the method are given "
-        "beside these; [methods](methods/README.md) lists them.\n\n"
-        + "\n".join(_table(common.entries))
-        + "\n"
-    )
-    parts.append(
-        "## Augmentations\n\nThe values of `augmentation`: how training images are augmented, for teachers and student alike.\n"
-    )
+    parts.append(_section(schema.declared("teacher_logits", TeacherLogits), 3))
+    parts.append(_RECIPE + "\n".join(_table(common)) + "\n")
+    parts.append(_AUGMENTATIONS)
     for name in sorted(AUGMENTATIONS):
-        entries = tuple(Entry.of(field) for field in setting_fields(AUGMENTATIONS[name]).values())
-        parts.append(
-            "\n".join(_section(Section(name, paragraphs(AUGMENTATIONS[name]), entries), 3))
-        )
+        parts.append(_section(schema.declared(name, AUGMENTATIONS[name]), 3))
     return "\n".join(parts)
 
 
@@ -207,7 +204,7 @@ def method_pages() -> dict[str, str]:
         method, (brief, source) = METHODS[name], method_in_brief(name)
         pages["README.md"] += f"| [{name}]({name}.md) | {_cell(brief)} | {_cell(source)} |\n"
         about, _, example = (inspect.getdoc(method) or "").partition("\n\nExample:\n\n")
-        entries = tuple(Entry.of(field) for field in setting_fields(method).values())
+        entries = schema.declared(name, method).entries
         teachers = "Learns from teachers" if method.needs_teachers else "Needs no teachers"
         parts = [
             f"# {name}",
@@ -329,15 +326,16 @@ def anchor(heading: str) -> str:
 
 
 def _without(section: Section, recipe: Iterable[str]) -> Section:
+    """A section without the settings of a recipe, which stand in a table of their own."""
+    if section.name not in ("teachers", "student"):
+        return section
     entries = tuple(entry for entry in section.entries if entry.name not in recipe)
     return Section(section.name, section.about, entries)
 
 
-def _section(section: Section, level: int) -> Iterator[str]:
-    yield f"{'#' * level} {section.name}\n"
-    yield f"{section.about}\n"
-    yield from _table(section.entries)
-    yield ""
+def _section(section: Section, level: int) -> str:
+    parts = [f"{'#' * level} {section.name}", section.about, "\n".join(_table(section.entries))]
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _table(entries: Iterable[Entry]) -> Iterator[str]:

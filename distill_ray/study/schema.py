@@ -1,5 +1,4 @@
-"""What a study file may hold, section by section: as JSON Schema for editors, made from the
-declarations that reading goes by.
+"""The JSON Schema of study files, for editors, made from the declarations that reading goes by.
 
 `reference` makes the pages for people from the same `Section`s.
 """
@@ -17,24 +16,34 @@ from distill_ray.augmentation import AUGMENTATIONS
 from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
 from distill_ray.metric import objectives
-from distill_ray.settings import Setting, SettingField, setting_fields
-from distill_ray.study.fields import json_schema, number_type, requirement
-from distill_ray.study.parse_confirm import BUILT_IN, NAME
+from distill_ray.settings import Setting, plain_type, requirement, setting_fields
+from distill_ray.study.fields import json_schema, to_file
+from distill_ray.study.parse_search import DURATION
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.sections import (
-    MAX_SEED,
+    BUILT_IN,
+    NAME,
     Asha,
     Confirm,
     DataSection,
+    Form,
+    GroupFields,
+    MeanOf,
     Published,
     Resources,
     Screen,
     Search,
+    Seed,
+    StudentFields,
 )
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 Schema = dict[str, Any]
+
+_AUGMENTATION: Schema = {"$ref": "#/$defs/augmentation"}
+_NAME: Schema = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+_NAMES: Schema = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 
 
 @dataclass(frozen=True)
@@ -50,14 +59,18 @@ class Entry:
     schema: Schema
 
     @classmethod
-    def of(cls, field: SettingField) -> Entry:
-        """The entry of a declared setting."""
-        schema = json_schema(field)
+    def of(cls, field: Setting, schema: Schema | None = None) -> Entry:
+        """The entry of a declared field; `schema` is that of a field with a `Form`."""
+        forms = [item for item in field.type.__metadata__ if isinstance(item, Form)]
+        if forms and schema is not None:
+            return cls(field.name, forms[0].takes, forms[0].default, field.help, schema)
+        schema = json_schema(field.type)
         if not field.required:
-            schema["default"] = (
-                list(field.default) if isinstance(field.default, tuple) else field.default
-            )
-        return cls(field.name, requirement(field), shown_default(field), field.setting.help, schema)
+            schema["default"] = to_file(field.default)
+        takes = requirement(field.type)
+        if dataclasses.is_dataclass(plain_type(field.type)):
+            takes += f" {', '.join(setting_fields(plain_type(field.type)))}; see below"
+        return cls(field.name, takes, shown_default(field), field.help, schema)
 
 
 @dataclass(frozen=True)
@@ -71,15 +84,10 @@ class Section:
 
     def schema(self) -> Schema:
         """The section as JSON Schema: no other fields are allowed."""
-        properties = {
-            entry.name: {"description": entry.help} | entry.schema for entry in self.entries
-        }
-        schema: Schema = {
-            "type": "object",
-            "properties": properties,
-            "additionalProperties": False,
-            "description": self.about,
-        }
+        schema = _object(
+            {entry.name: {"description": entry.help} | entry.schema for entry in self.entries}
+        )
+        schema["description"] = self.about
         return schema | ({"required": list(self.required)} if self.required else {})
 
 
@@ -90,279 +98,86 @@ def study_schema() -> Schema:
     What fields ask of each other is left to `distill-ray validate`.
     """
     teachers = {"$ref": "#/$defs/teachers"}
+    groups, *others = sections()
     top = {
-        "name": {
-            "type": "string",
-            "pattern": f"^{NAME.pattern}$",
-            "description": "names the study in the store and in MLflow",
-        },
-        "data": data_section().schema(),
+        "name": _NAME | {"description": "names the study in the store and in MLflow"},
         "teachers": {"anyOf": [teachers, {"type": "array", "items": teachers, "minItems": 1}]},
-        "student": student_section().schema(),
-        "screen": screen_section().schema(),
-        "search": search_section().schema(),
-        "confirm": confirm_section().schema(),
-        "published": published_section().schema(),
-        "resources": resources_section().schema(),
-        "seed": {
-            "type": "integer",
-            "minimum": 0,
-            "maximum": MAX_SEED,
-            "default": 0,
-            "description": "all other seeds derive from it",
-        },
+        "seed": json_schema(Seed) | {"default": 0, "description": "all other seeds derive from it"},
     }
-    return {
+    top |= {section.name: section.schema() for section in others}
+    return _object(top) | {
         "$schema": DIALECT,
         "title": "distill-ray study",
-        "type": "object",
         "required": ["name", "teachers", "student"],
-        "properties": top,
-        "additionalProperties": False,
-        "$defs": {"augmentation": _augmentation(), "teachers": teacher_section().schema()}
-        | {f"setting.{name}": each.schema for name, each in recipe_entries().items()},
+        "$defs": {"augmentation": _augmentation(), "teachers": groups.schema()}
+        | {f"setting.{name}": entry.schema for name, entry in recipe_entries().items()},
     }
+
+
+def sections() -> list[Section]:
+    """Every section of the study file, the teachers first."""
+    settings = recipe_entries()
+    recipe = tuple(_references(settings))
+    groups = declared("teachers", GroupFields, name=_NAME)
+    student = declared("student", StudentFields, teachers=_NAMES)
+    published = declared("published", Published, rows=_published_rows())
+    return [
+        dataclasses.replace(groups, entries=groups.entries + recipe, required=("model",)),
+        declared("data", DataSection),
+        dataclasses.replace(student, entries=student.entries + recipe, required=("model",)),
+        declared("screen", Screen, candidates=_list(_AUGMENTATION)),
+        declared(
+            "search",
+            Search,
+            objectives=_objectives(),
+            scheduler={"anyOf": [{"enum": ["asha", "none"]}, declared("", Asha).schema()]},
+            time_limit={
+                "anyOf": [{"type": "string", "pattern": f"^{DURATION}$"}, {"type": "null"}]
+            },
+            try_first={"type": "array", "items": _trial(settings)},
+            space=_object(_space(settings)) | {"minProperties": 1},
+        ),
+        declared("confirm", Confirm, baselines=_baselines(recipe)),
+        dataclasses.replace(published, required=("source", "difference", "rows")),
+        declared("resources", Resources),
+    ]
 
 
 def recipe_entries() -> dict[str, Entry]:
-    """The settings of a recipe by name: method and augment, the common ones, and those of all
+    """The settings of a recipe by name: method and augmentation, the common ones, and those of all
     methods.
     """
     fields = setting_fields(Recipe)
-    entries = {
-        "model": dataclasses.replace(Entry.of(fields["model"]), takes="the name of a model"),
-        "method": Entry(
-            "method",
-            "the name of a method",
-            "kd; supervised for teachers",
-            fields["method"].setting.help,
-            _named(METHODS),
-        ),
-        "augmentation": Entry(
-            "augmentation",
-            "the name of an augmentation, or {name: ..., setting: ...}",
-            "crop-flip",
-            fields["augmentation"].setting.help,
-            _AUGMENT,
-        ),
-    }
+    model = dataclasses.replace(Entry.of(fields["model"]), takes="the name of a model")
+    method = Entry(
+        "method",
+        "the name of a method",
+        "kd; supervised for teachers",
+        fields["method"].help,
+        {"anyOf": _names(METHODS)},
+    )
+    augmentation = Entry(
+        "augmentation",
+        "the name of an augmentation, or {name: ..., setting: ...}",
+        "crop-flip",
+        fields["augmentation"].help,
+        _AUGMENTATION,
+    )
+    entries = {"model": model, "method": method, "augmentation": augmentation}
     entries |= {name: Entry.of(fields[name]) for name in COMMON if name != "model"}
-    owners: dict[str, dict[str, SettingField]] = {}
-    for method in sorted(METHODS):
-        for name, field in setting_fields(METHODS[method]).items():
-            owners.setdefault(name, {})[method] = field
-    return entries | {
-        name: _shared(name, fields) for name, fields in owners.items() if name not in entries
-    }
+    for name, owners in _by_setting(METHODS).items():
+        entries.setdefault(name, _shared(name, owners))
+    return entries
 
 
-def data_section() -> Section:
-    """Which images."""
-    return _declared(
-        "data", "Which images the study is about, and how the validation split is cut.", DataSection
-    )
-
-
-def teacher_section() -> Section:
-    """One group of teachers."""
-    members = Setting("number of teachers, with consecutive seeds", at_least=1, at_most=100)
-    seeds = Setting("one teacher per seed, instead of members", at_least=0, at_most=MAX_SEED)
-    own = (
-        Entry.of(SettingField("members", int, members, 3)),
-        Entry.of(SettingField("seeds", tuple[int, ...] | None, seeds, None)),
-        Entry(
-            "name",
-            "text",
-            "",
-            "name of the group, if there are several",
-            {"type": "string", "pattern": f"^{NAME.pattern}$"},
-        ),
-    )
-    about = (
-        "The ensemble: one group of identically trained networks, or a list of such groups. Any setting of a recipe can be "
-        "given; `model` is required."
-    )
-    return Section("teachers", about, (*own, *_references(recipe_entries())), required=("model",))
-
-
-def student_section() -> Section:
-    """What trials start from."""
-    groups = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-    own = Entry(
-        "teachers",
-        "names of groups of teachers",
-        "all of them",
-        "the teachers it learns from",
-        groups,
-    )
-    about = "The configuration every trial starts from. Any setting of a recipe can be given; `model` is required."
-    return Section("student", about, (own, *_references(recipe_entries())), required=("model",))
-
-
-def screen_section() -> Section:
-    """Which augmentations are measured."""
-    augmentations = {"type": "array", "items": _AUGMENT, "minItems": 1}
-    own = Entry(
-        "candidates",
-        "a list of augmentations",
-        "the choices of augmentation in the search",
-        "the augmentations to measure",
-        augmentations,
-    )
-    return _declared(
-        "screen",
-        "Augmentations are ranked with the teachers alone, before any student is trained, by T. stddev: the standard deviation "
-        "over groups of batches of the teachers' mean prediction (Wang et al. 2022), lower being better. If this section is "
-        "absent, nothing is screened. Values are comparable only between screenings with the same batch_size.",
-        Screen,
-        own,
-    )
-
-
-def search_section() -> Section:
-    """How the student is searched."""
-    directions = {
-        name: {"const": better, "description": f"{better} is better"}
-        for name, better in objectives().items()
-    }
-    asha = _declared("scheduler", paragraphs(Asha), Asha).schema()
-    asha["properties"] = {"name": {"const": "asha"}} | asha["properties"]
-    settings = recipe_entries()
-    return _declared(
-        "search",
-        "How the student's settings are searched.",
-        Search,
-        Entry(
-            "objectives",
-            f"metrics with their direction: {', '.join(f'{name}: {better}' for name, better in objectives().items())}",
-            "{val/nll: min}",
-            "what is optimised, as docs/metrics.md defines it; several give a Pareto front, ranked by the first",
-            {
-                "type": "object",
-                "properties": directions,
-                "additionalProperties": False,
-                "minProperties": 1,
-            },
-        ),
-        Entry(
-            "scheduler",
-            "asha, none, or {name: asha, grace_epochs: 3, reduction: 3}",
-            "asha with one objective, none with several",
-            "what stops unpromising trials early",
-            {"anyOf": [{"enum": ["asha", "none"]}, asha]},
-        ),
-        Entry(
-            "time_limit",
-            "a length of time with its unit: 90s, 45m, 2h, 1h30m",
-            "none",
-            "limit for the whole search",
-            {"anyOf": [{"type": "string", "pattern": r"^(\d+(\.\d+)?[smhd])+$"}, {"type": "null"}]},
-        ),
-        Entry(
-            "try_first",
-            "a list of configurations: [{temperature: 4, augmentation: crop}]",
-            "[]",
-            "configurations of the first trials, in place of the sampler's",
-            {
-                "type": "array",
-                "items": Section(
-                    "", "one trial", (*_references(settings), *_augmentation_settings())
-                ).schema(),
-            },
-        ),
-        Entry(
-            "space",
-            "setting: {uniform | log | int: [low, high]} or {choice: [...]}; see below",
-            "temperature {log: [1, 20]}, alpha {uniform: [0.1, 1]}, where the method has them",
-            "settings of the student that trials draw",
-            {
-                "type": "object",
-                "properties": _space(settings),
-                "additionalProperties": False,
-                "minProperties": 1,
-            },
-        ),
-    )
-
-
-def confirm_section() -> Section:
-    """What is trained again and evaluated."""
-    recipe = Section(
-        "baseline", "what differs from the student", tuple(_references(recipe_entries()))
-    ).schema()
-    recipe["properties"]["teachers"] = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-    mean = {
-        "type": "object",
-        "description": "the mean prediction of others, or of one's runs",
-        "properties": {
-            "ensemble": {"type": "array", "items": {"type": "string"}, "minItems": 1},
-            "shares": {"type": "array", "items": {"type": "number", "minimum": 0}},
-        },
-        "required": ["ensemble"],
-        "additionalProperties": False,
-    }
-    listed = {"type": "array", "items": {"enum": list(BUILT_IN)}}
-    named = {
-        "type": "object",
-        "propertyNames": {"pattern": f"^{NAME.pattern}$"},
-        "additionalProperties": {"anyOf": [recipe, mean, {"type": "null"}]},
-    }
-    own = Entry(
-        "baselines",
-        f"a list of {', '.join(BUILT_IN)}, or {{name: {{setting: value}}}} with what differs from the student, "
-        "or {name: {ensemble: [best], shares: []}}",
-        "[scratch, default-kd]",
-        "what the best student is compared with, besides the teachers",
-        {"anyOf": [listed, named]},
-    )
-    return _declared(
-        "confirm",
-        "What is trained again over several seeds and evaluated on the test split, which is read only here.",
-        Confirm,
-        own,
-    )
-
-
-def published_section() -> Section:
-    """A published table."""
-    row = {
-        "type": "object",
-        "properties": {
-            "measured": {
-                "type": "string",
-                "description": "the corresponding row of this study's table",
-            }
-        },
-        "additionalProperties": {"type": "number"},
-    }
-    own = Entry(
-        "rows",
-        "{name: {metric: value, measured: contender}}",
-        "",
-        "the table, line by line",
-        {"type": "object", "additionalProperties": row, "minProperties": 1},
-    )
-    section = _declared(
-        "published",
-        "A published table, printed beside the measured one. Numbers are as the report shows them: accuracy, ece, oe and cece in "
-        "percent.",
-        Published,
-        own,
-    )
-    return dataclasses.replace(section, required=("source", "difference", "rows"))
-
-
-def resources_section() -> Section:
-    """What one job gets."""
-    return _declared("resources", "The resources of one job.", Resources)
-
-
-def shown_default(field: SettingField) -> str:
+def shown_default(field: Setting) -> str:
     """The default of a setting as the study file would have it; empty where there is none."""
-    if field.required:
+    if field.required or dataclasses.is_dataclass(field.default):
         return ""
-    value = list(field.default) if isinstance(field.default, tuple) else field.default
-    return "unset" if value is None else value if isinstance(value, str) else json.dumps(value)
+    value = to_file(field.default)
+    if value is None:
+        return "unset"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def paragraphs(documented: object) -> str:
@@ -371,15 +186,14 @@ def paragraphs(documented: object) -> str:
     return "\n\n".join(" ".join(block.split()) for block in text.split("\n\n"))
 
 
-_AUGMENT: Schema = {"$ref": "#/$defs/augmentation"}
-
-
-def _declared(name: str, about: str, cls: type, *special: Entry) -> Section:
-    """The section that dataclass `cls` declares; its fields that are no plain settings are
-    described by `special` entries.
-    """
-    fields = [field for field in setting_fields(cls).values() if field.setting.help]
-    return Section(name, about, (*map(Entry.of, fields), *special))
+def declared(name: str, cls: type, /, **schemas: Schema) -> Section:
+    """The section that dataclass `cls` declares; `schemas` has those of fields with a `Form`."""
+    entries = [
+        Entry.of(field, schemas.get(field.name))
+        for field in setting_fields(cls).values()
+        if field.help
+    ]
+    return Section(name, paragraphs(cls), tuple(entries))
 
 
 def _references(entries: Mapping[str, Entry]) -> Iterable[Entry]:
@@ -387,132 +201,154 @@ def _references(entries: Mapping[str, Entry]) -> Iterable[Entry]:
         yield dataclasses.replace(entry, schema={"$ref": f"#/$defs/setting.{name}"})
 
 
-def _shared(name: str, owners: Mapping[str, SettingField]) -> Entry:
+def _object(properties: Mapping[str, Schema]) -> Schema:
+    return {"type": "object", "properties": dict(properties), "additionalProperties": False}
+
+
+def _list(items: Schema) -> Schema:
+    return {"type": "array", "items": items, "minItems": 1}
+
+
+def _by_setting(registry: Mapping[str, type]) -> dict[str, dict[str, Setting]]:
+    """Every setting of the members of a registry: which of them have it, and how."""
+    owners: dict[str, dict[str, Setting]] = {}
+    for member in sorted(registry):
+        for name, field in setting_fields(registry[member]).items():
+            owners.setdefault(name, {})[member] = field
+    return owners
+
+
+def _shared(name: str, owners: Mapping[str, Setting]) -> Entry:
     """The entry of a setting that one or more methods have, which need not agree on its meaning,
     limits or default.
     """
-    first, *others = (json_schema(field) for field in owners.values())
-    alike = all(other == first for other in others)
-    schema = (
-        first if alike else {"anyOf": _distinct(json_schema(field) for field in owners.values())}
-    )
-    help = _by_owner(owners, lambda field: field.setting.help)
+    help = _by_owner(owners, lambda field: field.help)
     default = _by_owner(owners, shown_default)
-    values = {
-        json.dumps(field.default): field.default for field in owners.values() if not field.required
-    }
-    if len(values) == 1:
-        (value,) = values.values()
-        schema = schema | {"default": list(value) if isinstance(value, tuple) else value}
     methods = f"method {', '.join(owners)}"
     described = f"{help} ({methods}; default {default})" if default else f"{help} ({methods})"
-    return Entry(
-        name,
-        _by_owner(owners, requirement),
-        default,
-        described,
-        schema | {"description": described},
-    )
+    schema = _alternatives(owners) | {"description": described}
+    values = {shown_default(field): field.default for field in owners.values()}
+    if len(values) == 1 and default:
+        schema["default"] = to_file(next(iter(values.values())))
+    takes = _by_owner(owners, lambda field: requirement(field.type))
+    return Entry(name, takes, default, described, schema)
 
 
-def _by_owner(owners: Mapping[str, SettingField], said: Callable[[SettingField], str]) -> str:
-    """What is said of a setting: once where all methods agree, else with the methods that it holds
-    for.
-    """
+def _by_owner(owners: Mapping[str, Setting], text_of: Callable[[Setting], str]) -> str:
+    """A text about a setting: once where all owners agree, else with the owners it holds for."""
     texts: dict[str, list[str]] = {}
-    for method, field in owners.items():
-        texts.setdefault(said(field), []).append(method)
+    for owner, field in owners.items():
+        texts.setdefault(text_of(field), []).append(owner)
     if len(texts) == 1:
         return next(iter(texts))
-    return "; ".join(f"{text} ({', '.join(methods)})" for text, methods in texts.items())
+    return "; ".join(f"{text} ({', '.join(names)})" for text, names in texts.items())
 
 
-def _distinct(schemas: Iterable[Schema]) -> list[Schema]:
-    return list({json.dumps(schema, sort_keys=True): schema for schema in schemas}.values())
+def _alternatives(owners: Mapping[str, Setting]) -> Schema:
+    """What a setting takes with any of its owners."""
+    schemas = []
+    for field in owners.values():
+        schema = json_schema(field.type)
+        schema.pop("description", None)
+        if schema not in schemas:
+            schemas.append(schema)
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
 
-def _named(registry: Mapping[str, type]) -> Schema:
+def _names(registry: Mapping[str, type]) -> list[Schema]:
     first = {name: paragraphs(registry[name]).split("\n\n")[0] for name in sorted(registry)}
-    return {"anyOf": [{"const": name, "description": text} for name, text in first.items()]}
+    return [{"const": name, "description": text} for name, text in first.items()]
 
 
 def _augmentation() -> Schema:
     """An augmentation by its name alone, or with settings."""
-    objects = []
+    alternatives = _names(AUGMENTATIONS)
     for name in sorted(AUGMENTATIONS):
-        entries = tuple(Entry.of(field) for field in setting_fields(AUGMENTATIONS[name]).values())
-        schema = Section(
-            name, paragraphs(AUGMENTATIONS[name]), entries, required=("name",)
-        ).schema()
-        schema["properties"] = {"name": {"const": name}} | schema["properties"]
-        objects.append(schema)
-    return {"anyOf": [*_named(AUGMENTATIONS)["anyOf"], *objects]}
+        section = declared(name, AUGMENTATIONS[name])
+        named = Entry("name", "", "", f"the augmentation {name}", {"const": name})
+        section = dataclasses.replace(
+            section, entries=(named, *section.entries), required=("name",)
+        )
+        alternatives.append(section.schema())
+    return {"anyOf": alternatives}
+
+
+def _objectives() -> Schema:
+    directions = {
+        name: {"const": better, "description": f"{better} is better"}
+        for name, better in objectives().items()
+    }
+    return _object(directions) | {"minProperties": 1}
+
+
+def _baselines(recipe: tuple[Entry, ...]) -> Schema:
+    changed = Section("baseline", "what differs from the student", recipe).schema()
+    changed["properties"]["teachers"] = _NAMES
+    shares = json_schema(setting_fields(MeanOf)["shares"].type)
+    mean = _object({"ensemble": _NAMES, "shares": shares}) | {
+        "description": "the mean prediction of others, or of one's runs",
+        "required": ["ensemble"],
+    }
+    named = {
+        "type": "object",
+        "propertyNames": {"pattern": f"^{NAME.pattern}$"},
+        "additionalProperties": {"anyOf": [changed, mean, {"type": "null"}]},
+    }
+    return {"anyOf": [{"type": "array", "items": {"enum": list(BUILT_IN)}}, named]}
+
+
+def _published_rows() -> Schema:
+    measured = {
+        "type": "string",
+        "description": "the corresponding row of this study's table",
+    }
+    row = {
+        "type": "object",
+        "properties": {"measured": measured},
+        "additionalProperties": {"type": "number"},
+    }
+    return {"type": "object", "additionalProperties": row, "minProperties": 1}
+
+
+def _trial(settings: Mapping[str, Entry]) -> Schema:
+    of_augmentations = {
+        f"augmentation.{name}": _alternatives(owners)
+        for name, owners in _by_setting(AUGMENTATIONS).items()
+    }
+    of_recipe = {entry.name: entry.schema for entry in _references(settings)}
+    return _object(of_recipe | of_augmentations) | {"description": "one trial"}
 
 
 def _space(settings: Mapping[str, Entry]) -> dict[str, Schema]:
     """What each setting can be drawn from."""
-    kinds: dict[str, type | None] = {
-        name: number_type(setting_fields(Recipe)[name]) for name in COMMON
-    }
-    for method in METHODS:
-        kinds |= {
-            name: number_type(field)
-            for name, field in setting_fields(METHODS[method]).items()
-            if name not in COMMON
-        }
-    space = {
-        name: _dimension({"$ref": f"#/$defs/setting.{name}"}, kinds.get(name), entry.help)
-        for name, entry in settings.items()
-    }
-    for entry in _augmentation_settings():
-        fields = [
-            setting_fields(augmentation).get(entry.name.removeprefix("augmentation."))
-            for augmentation in AUGMENTATIONS.values()
-        ]
-        number = next(number_type(field) for field in fields if field)
-        space[entry.name] = _dimension(entry.schema, number, entry.help)
+    types = {name: setting_fields(Recipe)[name].type for name in COMMON}
+    for name, owners in _by_setting(METHODS).items():
+        types.setdefault(name, next(iter(owners.values())).type)
+    space = {}
+    for name, entry in settings.items():
+        reference = {"$ref": f"#/$defs/setting.{name}"}
+        space[name] = _dimension(reference, types.get(name), entry.help)
+    for name, owners in _by_setting(AUGMENTATIONS).items():
+        help = _by_owner(owners, lambda field: field.help)
+        type_ = next(iter(owners.values())).type
+        space[f"augmentation.{name}"] = _dimension(_alternatives(owners), type_, help)
     return space
 
 
-def _augmentation_settings() -> Iterable[Entry]:
-    """`augmentation.<setting>` for every setting of an augmentation."""
-    owners: dict[str, dict[str, SettingField]] = {}
-    for augmentation in sorted(AUGMENTATIONS):
-        for name, field in setting_fields(AUGMENTATIONS[augmentation]).items():
-            owners.setdefault(name, {})[augmentation] = field
-    for name, fields in owners.items():
-        schemas = _distinct(json_schema(field) for field in fields.values())
-        help = _by_owner(fields, lambda field: field.setting.help)
-        yield Entry(
-            f"augmentation.{name}",
-            "",
-            "",
-            help,
-            schemas[0] if len(schemas) == 1 else {"anyOf": schemas},
-        )
-
-
-def _dimension(value: Schema, number: type | None, help: str) -> Schema:
+def _dimension(value: Schema, declared: Any, help: str) -> Schema:
     pair = {"type": "array", "prefixItems": [value, value], "minItems": 2, "maxItems": 2}
     flag = {"const": True, "description": "with int: log-uniform"}
-    kinds: dict[str, Schema] = {"choice": {"type": "array", "items": value, "minItems": 1}}
-    extra: dict[str, Schema] = {
-        "when": {
-            "type": "object",
-            "description": "drawn only where another choice has these values",
-        }
-    }
-    if number is not None:
+    number = plain_type(declared)
+    kinds: dict[str, Schema] = {"choice": _list(value)}
+    when = {"type": "object", "description": "drawn only where another choice has these values"}
+    extra: dict[str, Schema] = {"when": when}
+    if number in (int, float):
         kinds["int"] = pair
         extra |= {"step": {"type": "number"}, "log": flag}
     if number is float:
         kinds |= {"uniform": pair, "log": pair}
         extra["log"] = {"anyOf": [pair, flag]}
-    required = [{"required": [kind]} for kind in kinds]
-    return {
-        "type": "object",
+    return _object(kinds | extra) | {
         "description": help,
-        "properties": kinds | extra,
-        "additionalProperties": False,
-        "anyOf": required,
+        "anyOf": [{"required": [kind]} for kind in kinds],
     }

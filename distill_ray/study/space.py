@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from distill_ray.augmentation import Augmentation
 from distill_ray.job import Recipe
-from distill_ray.study.recipes import augmentation_text, change, to_file
+from distill_ray.study.fields import to_file
+from distill_ray.study.recipes import augmentation_text, change
 
 Label = str | int | float | bool
 """What the search shows for a value: the value itself, or one line of text for an augmentation or a
@@ -153,7 +154,7 @@ class Choice:
 
     def to_file(self) -> dict[str, Any]:
         """The choices as the study file writes them."""
-        return {"choice": [to_file({"": value})[""] for value in self.values]}
+        return {"choice": [to_file(value) for value in self.values]}
 
 
 Dimension = Range | Choice
@@ -222,9 +223,11 @@ class SearchSpace:
         """The student's recipe for what a trial has drawn. Raises `ValueError` when the settings do
         not fit each other.
         """
-        return change(
-            base, {**self.fixed, **{name: self[name].value(label) for name, label in drawn.items()}}
-        )
+        return change(base, {**self.fixed, **self.values(drawn)})
+
+    def values(self, drawn: Mapping[str, Label]) -> dict[str, Any]:
+        """The settings that the labels of a trial stand for."""
+        return {name: self[name].value(label) for name, label in drawn.items()}
 
     def __getitem__(self, name: str) -> Dimension:
         """The dimension of that name. Raises `KeyError` when there is none."""

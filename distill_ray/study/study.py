@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,9 @@ from distill_ray.augmentation import Augmentation
 from distill_ray.errors import RequestError
 from distill_ray.job import Recipe, canonical_json
 from distill_ray.study.document import Document
+from distill_ray.study.fields import to_file
 from distill_ray.study.problems import Path, Problems
-from distill_ray.study.recipes import COMMON, flatten, short_texts, to_file
+from distill_ray.study.recipes import COMMON, flatten, short_texts
 from distill_ray.study.sections import (
     Confirm,
     DataSection,
@@ -99,7 +99,7 @@ class Study:
 
     def shown(self, drawn: Mapping[str, Label]) -> dict[str, Label]:
         """What a trial has drawn, as people read it: augmentations by their `augmentation_texts`."""
-        values = {name: self.search.space[name].value(label) for name, label in drawn.items()}
+        values = self.search.space.values(drawn)
         return {
             name: self.augmentation_texts[value] if isinstance(value, Augmentation) else drawn[name]
             for name, value in values.items()
@@ -109,17 +109,17 @@ class Study:
         """The study as a study file with nothing left out, in JSON values."""
         written = {
             "name": self.name,
-            "data": dataclasses.asdict(self.data),
-            "teachers": [group.to_file() for group in self.teachers],
+            "data": to_file(self.data),
+            "teachers": to_file(self.teachers),
             "student": self._student(),
-            "search": self.search.to_file(),
-            "confirm": self.confirm.to_file(),
-            "resources": dataclasses.asdict(self.resources),
+            "search": to_file(self.search),
+            "confirm": to_file(self.confirm),
+            "resources": to_file(self.resources),
             "seed": self.seed,
         }
         for name, section in (("screen", self.screen), ("published", self.published)):
             if section is not None:
-                written[name] = section.to_file()
+                written[name] = to_file(section)
         return written
 
     def _student(self) -> dict[str, Any]:
@@ -131,9 +131,8 @@ class Study:
             settings = {
                 name: settings[name] for name in (*COMMON, "method", "augmentation")
             } | dict(self.search.space.fixed)
-        return to_file(settings) | (
-            {"teachers": list(self.learns_from)} if self.learns_from else {}
-        )
+        teachers = {"teachers": list(self.learns_from)} if self.learns_from else {}
+        return {**to_file(settings), **teachers}
 
     def error(self, problems: Iterable[tuple[str, str]]) -> RequestError:
         """The error for `(field, message)` pairs that show only later, `("student.batch_size",

@@ -405,7 +405,7 @@ def test_how_much_of_an_answer_is_stored(tiny_study: Callable[..., Study]) -> No
     ]
     assert Sharing().largest(endd, 1000) is None
     assert Sharing().largest(replace(kd, augmentation=pool), 1000) is None
-    wanted = trial_sharing(tiny_study("resources.teacher_logits_top_k=4"))
+    wanted = trial_sharing(tiny_study("resources.teacher_logits.top_k=4"))
     assert [wanted.largest(kd, classes) for classes in (4, 10, 1000)] == [None, 4, 4]
 
 
@@ -417,7 +417,7 @@ def test_auto_stores_what_several_runs_share(tiny_study: Callable[..., Study]) -
     assert not trial_sharing(tiny_study("search.trials=2")).stores(Identity())
     assert confirm_sharing(study).sharers == 1
     assert confirm_sharing(tiny_study("confirm.baselines=[default-kd]")).sharers == 2
-    assert Sharing("stored").stores(Identity())
+    assert Sharing("cached").stores(Identity())
     assert not Sharing("live", 100).stores(Identity())
     pool = AUGMENTATIONS["additional"](pick="student-entropy", pool=3)
     assert [Sharing("auto", sharers).stores(pool) for sharers in (1, 2, 3)] == [False, False, True]

@@ -20,7 +20,7 @@ EPOCHS = max(8, KILLS // 4)
 OPTIONS = (
     f"teachers.epochs={EPOCHS}",
     f"student.epochs={EPOCHS}",
-    "search.retries=100",
+    "resources.retries=100",
     "resources.workers_per_teacher=2",
 )
 

@@ -86,7 +86,7 @@ def test_the_plan_knows_the_teacher_logits(
     live = {
         stage.stage: stage
         for stage in plan_study(
-            tiny_study("resources.teacher_logits=live"), Store.at(str(tmp_path))
+            tiny_study("resources.teacher_logits.mode=live"), Store.at(str(tmp_path))
         )
     }
     assert live["search"].teacher_logits is not None and not live["search"].teacher_logits.stored
@@ -129,11 +129,11 @@ def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(
     teachers = LiveTeachers([Flat(), Flat()], here.device, "fp32")
     answers = study.student.epochs * 80 * 2
     for top_k, size in ((None, 75 * 4 + 4), (10, 44), (600, 1200)):
-        found = plan_teacher_logits([job], Sharing("stored", top_k=top_k), dataset, teachers, here)
+        found = plan_teacher_logits([job], Sharing("cached", top_k=top_k), dataset, teachers, here)
         assert answers * size < found.bytes < answers * size * 1.05 + 5000
     endd = replace(job, recipe=replace(study.student, method=METHODS["endd"]()))
     assert (
-        plan_teacher_logits([endd], Sharing("stored"), dataset, teachers, here).bytes
+        plan_teacher_logits([endd], Sharing("cached"), dataset, teachers, here).bytes
         > answers * 1200
     )
 

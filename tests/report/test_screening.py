@@ -11,11 +11,12 @@ import pytest
 from distill_ray.events import JobState
 from distill_ray.report.markdown import markdown
 from distill_ray.report.published import side_by_side
-from distill_ray.report.results import Published, PublishedRow, ScreenRow, StudyResults, TrialRow
+from distill_ray.report.results import ScreenRow, StudyResults, TrialRow
 from distill_ray.report.screening import relations, said
 from distill_ray.report.table import table
 from distill_ray.report.to_json import as_json
 from distill_ray.report.write import write_report
+from distill_ray.study import Published, PublishedRow
 
 # T. stddev and test loss of nine schemes, WRN-40-2 into WRN-16-2 on CIFAR-100 (Wang et al. 2022)
 SCHEMES = {

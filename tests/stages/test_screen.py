@@ -161,7 +161,7 @@ def test_it_shares_the_teacher_logits_of_the_trials(
     tmp_path: Path, small_data: Data, tiny_study: Callable[..., Study]
 ) -> None:
     study = tiny_study(
-        "teachers.members=1", "screen={epochs: 2, batch_size: 8}", "resources.teacher_logits=stored"
+        "teachers.members=1", "screen={epochs: 2, batch_size: 8}", "resources.teacher_logits.mode=cached"
     )
     data, store = data_of(study), Store.open(str(tmp_path))
     (teacher,) = teacher_runs(study, data)
@@ -202,7 +202,7 @@ def test_it_shares_the_teacher_logits_of_the_trials(
 def test_what_no_trial_asks_for_is_not_stored(
     override: str, tiny_study: Callable[..., Study], small_data: Data
 ) -> None:
-    study = tiny_study(override, "resources.teacher_logits=stored")
+    study = tiny_study(override, "resources.teacher_logits.mode=cached")
     assert not screening_sharing(study, screenings(study, small_data, ["t" * 20])[-1]).stores(
         Identity()
     )

@@ -149,24 +149,24 @@ def test_both_ends_of_whole_numbers_are_tried(refusal: Refusal) -> None:
         (
             "augmentation: {name: additional, pick: kl}",
             "{lr: {log: [0.1, 1]}}",
-            "augmentation 'additional', which picks by the answers,",
+            "augmentation 'additional', which picks images by the logits,",
         ),
     ],
 )
-def test_what_needs_the_answers_for_all_classes(
+def test_what_needs_the_logits_of_all_classes(
     refusal: Refusal, load: Load, student: str, space: str, why: str
 ) -> None:
-    rest = f"search: {{space: {space}}}\nresources: {{teacher_logits_top_k: 20}}\n"
+    rest = f"search: {{space: {space}}}\nresources: {{teacher_logits: {{top_k: 20}}}}\n"
     assert refusal(study(f"model: wrn-10-1, {student}", rest=rest)) == [
-        f"study.yaml:6: resources.teacher_logits_top_k: found 20, but {why} needs the answers for all classes; leave it out"
+        f"study.yaml:6: resources.teacher_logits.top_k: found 20, but {why} needs the logits of all classes; leave it out"
     ]
     load(
-        study(f"model: wrn-10-1, {student}", rest=rest.replace("20}", "20, teacher_logits: live}"))
+        study(f"model: wrn-10-1, {student}", rest=rest.replace("20}", "20, mode: live}"))
     )
     load(
         study(
             "model: wrn-10-1",
-            rest="search: {space: {lr: {log: [0.1, 1]}}}\nresources: {teacher_logits_top_k: 20}\n",
+            rest="search: {space: {lr: {log: [0.1, 1]}}}\nresources: {teacher_logits: {top_k: 20}}\n",
         )
     )
 

@@ -91,6 +91,44 @@ def test_student(refusal: Refusal, fields: str, message: str) -> None:
     assert lines[0].startswith(f"study.yaml:{line}: {message}")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("student.augment=flip", "student.augment: unknown field; it is called 'augmentation' now"),
+        (
+            "teachers.augment=flip",
+            "teachers.augment: unknown field; it is called 'augmentation' now",
+        ),
+        (
+            "search.space={augment: {choice: [flip]}}",
+            "search.space.augment: unknown field; it is called 'augmentation' now",
+        ),
+        (
+            "search.space={augment.padding: {int: [1, 2]}}",
+            "search.space.augment.padding: unknown field; it is called 'augmentation.padding' now",
+        ),
+        ("search.retries=1", "search.retries: unknown field; it is called 'resources.retries' now"),
+        (
+            "resources.signals=auto",
+            "resources.signals: unknown field; it is called 'teacher_logits.mode' now",
+        ),
+        (
+            "resources.signals_top_k=3",
+            "resources.signals_top_k: unknown field; it is called 'teacher_logits.top_k' now",
+        ),
+        (
+            "resources.teacher_logits.mode=stored",
+            "resources.teacher_logits.mode: found 'stored', must be one of auto, cached, live; "
+            "it is called 'cached' now",
+        ),
+    ],
+)
+def test_what_was_renamed_is_refused_with_its_new_name(
+    refusal: Refusal, override: str, message: str
+) -> None:
+    assert refusal(HEAD + TEACHERS + STUDENT, override) == [f"--set: {message}"]
+
+
 def test_settings_of_another_method(refusal: Refusal) -> None:
     text = HEAD + TEACHERS + "student: {model: wrn-10-1, method: supervised, anneal_until: 4}\n"
     lines = refusal(text, "search.space={lr: {log: [0.1, 1]}}")
@@ -136,9 +174,26 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
             "resources.compile: found true, must be one of auto, always, never",
         ),
         (
-            "resources: {teacher_logits_top_k: 0}",
-            "resources.teacher_logits_top_k: found 0, must be at least 1",
+            "resources: {teacher_logits: {top_k: 0}}",
+            "resources.teacher_logits.top_k: found 0, must be at least 1",
         ),
+        (
+            "resources: {teacher_logits: {top_k: many}}",
+            "resources.teacher_logits.top_k: found 'many', must be a whole number or null, at least 1",
+        ),
+        (
+            "resources: {teacher_logits: {mode: lve}}",
+            "resources.teacher_logits.mode: found 'lve', must be one of auto, cached, live; did you mean 'live'?",
+        ),
+        (
+            "resources: {teacher_logits: {gigabytes: 3}}",
+            "resources.teacher_logits.gigabytes: unknown field (known: mode, precision, gb, top_k)",
+        ),
+        (
+            "resources: {teacher_logits: live}",
+            "resources.teacher_logits: found 'live', must be a section with fields",
+        ),
+        ("resources: {retries: -1}", "resources.retries: found -1, must be at least 0"),
         (
             "resources: {workers_per_trial: 0}",
             "resources.workers_per_trial: found 0, must be at least 1",
@@ -273,7 +328,6 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
         ("time_limit: soon", "time_limit: found 'soon', must be a length of time"),
         (f"time_limit: {'9' * 400}d", "time_limit: found '999"),
         ("max_failed_trials: 0", "max_failed_trials: found 0, must be at least 1"),
-        ("retries: -1", "retries: found -1, must be at least 0"),
         ("max_concurrent: 0", "max_concurrent: found 0, must be at least 1"),
         ("space: {}", "space: nothing to search; name a field of the student and its range"),
         ("space:", "space: nothing to search; name a field of the student and its range"),
@@ -549,7 +603,7 @@ def test_everything_wrong_is_reported_in_one_pass_in_the_order_of_the_file(
         "    augmentation: {choice: [cropflip]}\n"
         "confirm: {seeds: 0, baselines: [scrach]}\n"
         "resources: {cpus_per_worker: one}\n",
-        "search.retries=-1",
+        "resources.retries=-1",
     )
     assert [line.split(" ")[0] + " " + line.split(" ")[1] for line in lines] == [
         "study.yaml:1: name:",
@@ -567,5 +621,5 @@ def test_everything_wrong_is_reported_in_one_pass_in_the_order_of_the_file(
         "study.yaml:19: confirm.seeds:",
         "study.yaml:19: confirm.baselines.0:",
         "study.yaml:20: resources.cpus_per_worker:",
-        "--set: search.retries:",
+        "--set: resources.retries:",
     ]

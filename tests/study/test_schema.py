@@ -7,9 +7,10 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
+from annotated_types import Ge, Gt, Le, Lt
 from jsonschema import Draft202012Validator
 
 from distill_ray.cli import main
@@ -18,9 +19,10 @@ from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
 from distill_ray.metric import METRICS
 from distill_ray.models import FAMILIES, ModelFamily, model_families
-from distill_ray.settings import SettingField, setting_fields
+from distill_ray.settings import Setting, plain_type, setting_fields
 from distill_ray.study import Study, load_study, reference
 from distill_ray.study.document import read_document
+from distill_ray.study.fields import to_file
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.schema import study_schema
 from distill_ray.study.sections import DataSection, Resources
@@ -45,17 +47,23 @@ def test_study_files_are_valid_as_written_and_with_every_default_filled_in(
     assert [error.message for error in validator.iter_errors(load_study(file).to_dict())] == []
 
 
-def outside(field: SettingField) -> Iterator[Any]:
+def outside(field: Setting) -> Iterator[Any]:
     """Values just beyond the limits of a setting, and one of another type."""
-    setting, listed = field.setting, isinstance(field.default, tuple)
-    for limit, step in (
-        (setting.above, 0),
-        (setting.below, 0),
-        (setting.at_least, -1),
-        (setting.at_most, 1),
-    ):
-        if limit is not None:
-            yield [limit + step] if listed else limit + step
+    plain = plain_type(field.type)
+    item = get_args(plain)[0] if get_origin(plain) is tuple else field.type
+    for limit in getattr(item, "__metadata__", ()):
+        match limit:
+            case Gt():
+                beyond = limit.gt
+            case Lt():
+                beyond = limit.lt
+            case Ge():
+                beyond = limit.ge - 1
+            case Le():
+                beyond = limit.le + 1
+            case _:
+                continue
+        yield beyond if item is field.type else [beyond]
     yield {"no": "value"}
 
 
@@ -69,7 +77,7 @@ SETTINGS += [
     ("method", "field"), SETTINGS, ids=lambda value: getattr(value, "name", value)
 )
 def test_what_validation_refuses_of_a_setting_the_schema_refuses(
-    validator: Draft202012Validator, load: Callable[..., Study], method: str, field: SettingField
+    validator: Draft202012Validator, load: Callable[..., Study], method: str, field: Setting
 ) -> None:
     owners = [setting_fields(METHODS[other]).get(field.name) for other in METHODS]
     for value in outside(field):
@@ -82,7 +90,7 @@ def test_what_validation_refuses_of_a_setting_the_schema_refuses(
             "teachers": {"model": "wrn-10-1"},
             "student": {"model": "wrn-10-1", field.name: value},
         }
-        elsewhere = [owner for owner in owners if owner and owner.setting != field.setting]
+        elsewhere = [owner for owner in owners if owner and owner.type != field.type]
         assert not validator.is_valid(content) or elsewhere
 
 
@@ -93,8 +101,8 @@ def test_sections_have_every_field_with_its_default(
     name = "data" if cls is DataSection else "resources"
     properties = validator.schema["properties"][name]["properties"]
     for field in setting_fields(cls).values():
-        assert properties[field.name]["default"] == field.default
-        assert properties[field.name]["description"] == field.setting.help
+        assert properties[field.name]["default"] == to_file(field.default)
+        assert properties[field.name]["description"] == field.help
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import optuna
 import pytest
 import yaml
+from annotated_types import Ge, Gt, Le
 
 from distill_ray.augmentation import CropFlip, Flip, Identity
 from distill_ray.methods import METHODS, EnsembleKD, Supervised
-from distill_ray.settings import Setting
 from distill_ray.study import Choice, Condition, Label, Range, SearchSpace, Study
 
 Load = Callable[..., Study]
@@ -176,8 +176,8 @@ class Sharp(EnsembleKD):
     """A method that shares settings with `kd`, with other defaults."""
 
     name = "sharp"
-    temperature: Annotated[float, Setting("", above=0)] = 1.0
-    alpha: Annotated[float, Setting("", at_least=0, at_most=1)] = 0.2
+    temperature: Annotated[float, Gt(0)] = 1.0
+    alpha: Annotated[float, Ge(0), Le(1)] = 0.2
 
 
 def test_another_method_keeps_what_the_student_says_and_not_the_defaults_of_the_first(

@@ -39,7 +39,12 @@ def test_what_the_file_does_not_say_has_good_defaults(load: Load, smallest: str)
         0,
     )
     assert search.scheduler == Asha(grace_epochs=3, reduction=3)
-    assert (search.max_failed_trials, search.retries, search.time_limit, search.max_concurrent) == (
+    assert (
+        search.max_failed_trials,
+        study.resources.retries,
+        search.time_limit,
+        search.max_concurrent,
+    ) == (
         5,
         1,
         None,
