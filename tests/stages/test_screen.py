@@ -161,7 +161,9 @@ def test_it_shares_the_teacher_logits_of_the_trials(
     tmp_path: Path, small_data: Data, tiny_study: Callable[..., Study]
 ) -> None:
     study = tiny_study(
-        "teachers.members=1", "screen={epochs: 2, batch_size: 8}", "resources.teacher_logits.mode=cached"
+        "teachers.members=1",
+        "screen={epochs: 2, batch_size: 8}",
+        "resources.teacher_logits.mode=cached",
     )
     data, store = data_of(study), Store.open(str(tmp_path))
     (teacher,) = teacher_runs(study, data)

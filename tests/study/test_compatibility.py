@@ -160,9 +160,7 @@ def test_what_needs_the_logits_of_all_classes(
     assert refusal(study(f"model: wrn-10-1, {student}", rest=rest)) == [
         f"study.yaml:6: resources.teacher_logits.top_k: found 20, but {why} needs the logits of all classes; leave it out"
     ]
-    load(
-        study(f"model: wrn-10-1, {student}", rest=rest.replace("20}", "20, mode: live}"))
-    )
+    load(study(f"model: wrn-10-1, {student}", rest=rest.replace("20}", "20, mode: live}")))
     load(
         study(
             "model: wrn-10-1",
