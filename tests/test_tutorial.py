@@ -1,0 +1,29 @@
+"""The tutorial is a notebook that runs as it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOK = Path(__file__).parents[1] / "docs" / "tutorial.ipynb"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+def test_every_cell_runs_and_shows_what_it_promises(tmp_path: Path) -> None:
+    """To store its output again: `uv run jupyter execute --inplace docs/tutorial.ipynb`."""
+    notebook = nbformat.read(NOTEBOOK, 4)
+    client = NotebookClient(notebook, timeout=800, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    text = "\n".join(
+        output.get("text", "") + output.get("data", {}).get("text/plain", "") for output in outputs
+    )
+    assert "did you mean 'kd'?" in text
+    for contender in ("ensemble", "student from scratch", "default KD", "best found"):
+        assert contender in text
+    assert "'model.safetensors'" in text
+    assert any("image/png" in output.get("data", {}) for output in outputs)
