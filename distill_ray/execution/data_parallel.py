@@ -21,7 +21,7 @@ from distill_ray.errors import RunError, StoreError
 from distill_ray.execution.checkpoint_writer import Epochs
 from distill_ray.execution.cluster import ON_THE_HEAD, WorkerResources
 from distill_ray.execution.placement_group import mark
-from distill_ray.execution.run_job import train_here
+from distill_ray.execution.train_job import train_here
 from distill_ray.job import Job
 from distill_ray.store import Store
 from distill_ray.training import Worker

@@ -216,7 +216,7 @@ def run_screening(store: Store, screening: Screening, resources: WorkerResources
     """Measure in this process and put the result into the store."""
     import torch
 
-    from distill_ray.execution.run_job import cached_dataset, teachers_of_augmentation
+    from distill_ray.execution.train_job import cached_dataset, teachers_of_augmentation
 
     torch.set_num_threads(max(1, int(resources.cpus)))
     if store.get(screening.key) is not None:

@@ -16,7 +16,7 @@ from torch import nn
 from distill_ray.augmentation.kernels.shifts import LEVELS, shifted
 from distill_ray.data import load_images, open_source
 from distill_ray.errors import RequestError, StoreError
-from distill_ray.execution.run_job import cached_dataset
+from distill_ray.execution.train_job import cached_dataset
 from distill_ray.job import Data
 from distill_ray.methods import EnDD
 from distill_ray.methods.mixture import MeanPrediction

@@ -286,7 +286,8 @@ from distill_ray.augmentation import CutMix
 from distill_ray.data import open_source
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.records import find_job
-from distill_ray.execution.run_job import evaluate_on_test, train_here
+from distill_ray.execution.run_job import evaluate_on_test
+from distill_ray.execution.train_job import train_here
 from distill_ray.store import Store
 from distill_ray.training import Worker
 source = open_source({out!r})

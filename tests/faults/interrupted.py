@@ -24,8 +24,9 @@ from optuna.trial import TrialState
 from distill_ray.errors import DistillRayError, RunError
 from distill_ray.events import JobState, StudyJob
 from distill_ray.execution.cluster import WorkerResources
-from distill_ray.execution.run_job import run_job, teachers_of
+from distill_ray.execution.run_job import run_job
 from distill_ray.execution.sharing import STORED
+from distill_ray.execution.train_job import teachers_of
 from distill_ray.records import WEIGHTS, find_job
 from distill_ray.resolve import confirm_runs, data_of, teacher_runs
 from distill_ray.search.history import counted, is_over, open_history
