@@ -1,4 +1,11 @@
-"""The two ways a command can end badly, and what each owes the reader."""
+"""The two ways a command can end badly, what each owes the reader, and how an error crosses from
+one process to another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 
 class DistillRayError(Exception):
@@ -41,3 +48,54 @@ class DamagedError(StoreError):
     """A record of the store was damaged or is gone. It was set aside, so the stages of the study
     make it anew when run again.
     """
+
+
+Fault = Literal["request", "job", "damaged", "store", "machine"]
+"""Where an error in another process comes from. What follows from it is the same for every job:
+
+- `request`, `job`: the job itself, which would fail again. It has failed, and is not tried again.
+- `damaged`: a record that the job needs. The job has not failed; the stages make the record anew.
+- `store`: the store cannot be read or written. No job has failed; the study ends, and goes on when
+  the same command is given again.
+- `machine`: the process or what it runs in, such as a disk that cannot be read or a package that is
+  gone. The job has not failed, and is tried again as often as `search.retries` says.
+"""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as plain values, which any channel between two processes carries."""
+
+    fault: Fault
+    reason: str
+    errno: int | None = None
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        """The values of `error`."""
+        text = str(error) or type(error).__name__
+        match error:
+            case DamagedError():
+                return cls("damaged", text)
+            case StoreError():
+                return cls("store", text)
+            case RequestError():
+                return cls("request", text)
+            case OSError():
+                return cls("machine", error.strerror or text, error.errno)
+            case ImportError():
+                return cls("machine", text)
+        return cls("job", text)
+
+    def error(self) -> Exception:
+        """The error again, as one of our own or as an `OSError`."""
+        match self.fault:
+            case "damaged":
+                return DamagedError(self.reason)
+            case "store":
+                return StoreError(self.reason)
+            case "request":
+                return RequestError(self.reason)
+            case "machine":
+                return OSError(self.errno, self.reason)
+        return RunError(self.reason)

@@ -47,6 +47,11 @@ class StudyJob:
     number: int = 0
     searched: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
+    @property
+    def name(self) -> str:
+        """What it is called in messages: `teacher 2`."""
+        return f"{self.role} {self.number}"
+
 
 def describe(run: StudyJob) -> str:
     """A run in a few words: `teacher 2 · wrn-10-1 · seed 1`, `trial 007 · kd · T 3.1 · α 0.62`."""

@@ -10,19 +10,20 @@ import time
 from collections.abc import Callable, Collection, Generator, Iterable
 from typing import TypeVar
 
-Record = dict[str, float]
-Epochs = Generator[list[Record], None, None]
+from distill_ray.execution.messages import Record
+
+RecordBatches = Generator[list[Record], None, None]
 """The records of a job's epochs, in order, some at a time; when they end, the job is in the store.
 """
 
 Outcome = TypeVar("Outcome")
 
-PACE = 1.0
-"""Minimum seconds between two checkpoints."""
+MIN_INTERVAL_S = 1.0
+"""The shortest interval between two checkpoints, in seconds."""
 
-SHARE = 50
-"""The interval is also at least this many times what a checkpoint takes to make and write: a large
-network, a slow store.
+MAX_OVERHEAD = 1 / 50
+"""The part of a run's time that checkpoints may take; where they are large, or the store is slow,
+the interval is longer.
 """
 
 
@@ -69,14 +70,14 @@ class CheckpointWriter:
                     self._write(self._pack())
                 yield held
                 held, now = [], time.monotonic()
-                due = now + max(self._pace, SHARE * (now - begun)) if self._pace else now
+                due = now + max(self._pace, (now - begun) / MAX_OVERHEAD) if self._pace else now
         except Exception:
             if held:
                 yield held
             raise
 
 
-def in_batches(records: Iterable[Record], stops: Collection[int]) -> Epochs:
+def in_batches(records: Iterable[Record], stops: Collection[int]) -> RecordBatches:
     """Existing records, split after the epochs in `stops`."""
     held: list[Record] = []
     for record in records:

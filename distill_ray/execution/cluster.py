@@ -39,6 +39,7 @@ _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+    "TUNE_MAX_PENDING_TRIALS_PG": "16",  # how far ahead the autoscaler sees
     "RAY_USAGE_STATS_ENABLED": "0",
 }
 

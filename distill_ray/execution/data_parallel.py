@@ -17,10 +17,11 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from distill_ray.errors import RunError, StoreError
-from distill_ray.execution.checkpoint_writer import Epochs
+from distill_ray.errors import DistillRayError, Failure, RunError
+from distill_ray.execution.checkpoint_writer import RecordBatches
 from distill_ray.execution.cluster import ON_THE_HEAD, WorkerResources
-from distill_ray.execution.placement_group import mark
+from distill_ray.execution.messages import Epochs
+from distill_ray.execution.placement_group import resource_tag
 from distill_ray.execution.train_job import train_here
 from distill_ray.job import Job
 from distill_ray.store import Store
@@ -29,44 +30,41 @@ from distill_ray.training.loop import DivergedError
 
 STOP, GO_ON, WAIT = range(3)
 
-PATIENCE = 60.0
+ANSWER_TIMEOUT_S = 60.0
 """Seconds after which a worker that waits for an answer lets the others know that it still does."""
 
 
-def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epochs:
+def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> RecordBatches:
     """Train `job` with `TorchTrainer`: DDP over nccl on GPUs, over gloo on CPUs; yields the record
     of each epoch as it comes.
 
-    The trainer runs in a thread beside the one that yields, and its workers hand their records over
-    through a queue. After each one they wait to be asked for the next, so that a pruned trial
-    trains no further epoch. When one of them dies all are started again, up to `resources.retries`
-    times, and resume from the last checkpoint. Closing the generator tells them to stop and waits
-    until they have: a pruned trial has then freed all its resources.
+    The trainer runs in a thread beside the one that yields, and its workers send their messages
+    through a queue. After each epoch they wait to be asked for the next, so that a pruned trial
+    trains no further. When one of them dies all are started again, up to `resources.retries` times,
+    and resume from the last checkpoint. Closing the generator tells them to stop and waits until
+    they have: a pruned trial has then freed all its resources.
 
-    Raises what the job itself raised (`DivergedError`, `StoreError`), `RunError` when workers died
-    too often, and `ChildProcessError` when the process that leads them died, or one through which
-    they communicate: another attempt may succeed.
+    Raises:
+        RunError: the job failed, or its workers died too often.
+        StoreError: the store cannot be used, or, as `DamagedError`, a record in it was damaged.
+        ChildProcessError: the process that leads the workers died, or one through which they
+            communicate. Another attempt may succeed.
     """
     folder = tempfile.mkdtemp(prefix="distill-ray-train-")
-    # Not within the placement group of the trial, which has room for the trial alone.
-    no_group: Any = None
-    outside = PlacementGroupSchedulingStrategy(placement_group=no_group)
-    placed = {"num_cpus": 0, "resources": ON_THE_HEAD, "scheduling_strategy": outside}
-    records, answers = (Queue(actor_options=placed) for _ in range(2))
-    per_worker = {"CPU": resources.cpus, "memory": mark(job.id)} | (
-        {"GPU": resources.gpus} if resources.gpus else {}
-    )
+    messages, answers = _queues()
     trainer = TorchTrainer(
         _work,
         train_loop_config={
             "store": store,
-            "job": job.to_dict(),
-            "records": records,
-            "answers": answers,
+            "job": job,
             "resources": resources,
+            "messages": messages,
+            "answers": answers,
         },
         scaling_config=ScalingConfig(
-            num_workers=job.workers, use_gpu=resources.gpus > 0, resources_per_worker=per_worker
+            num_workers=job.workers,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker=_resources_per_worker(job, resources),
         ),
         run_config=RunConfig(
             name=job.id, storage_path=folder, failure_config=FailureConfig(resources.retries)
@@ -80,15 +78,17 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
         except Exception as error:
             failure.append(error)
         finally:
-            records.put(None)
+            messages.put(None)
 
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     epoch = 0
     try:
-        while (record := records.get()) is not None:
-            if isinstance(record, Exception):
-                raise record
+        # Each message is either the epochs of the first worker, or what went wrong in one of them
+        while (message := messages.get()) is not None:
+            if isinstance(message, Failure):
+                raise message.error()
+            (record,) = message.records
             if record["epoch"] > epoch:  # workers that were started again repeat those before
                 epoch = record["epoch"]
                 yield [record]
@@ -96,10 +96,11 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
     except RayActorError as error:
         raise ChildProcessError("the queue of the workers died") from error
     finally:
+        # Stop the workers, and wait until they have freed what they hold
         with contextlib.suppress(RayActorError):
             answers.put(STOP)
         thread.join()
-        for queue in (records, answers):
+        for queue in (messages, answers):
             queue.shutdown(force=True)
         shutil.rmtree(folder, ignore_errors=True)
     if failure and isinstance(failure[0], RayActorError):
@@ -108,29 +109,52 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Epoc
         raise RunError(f"training on {job.workers} workers failed: {failure[0]}")
 
 
+def _queues() -> tuple[Queue, Queue]:
+    """One for messages and one for answers, on the head, outside the placement group of the trial,
+    which has room for the trial alone.
+    """
+    no_group: Any = None
+    outside = PlacementGroupSchedulingStrategy(placement_group=no_group)
+    options = {"num_cpus": 0, "resources": ON_THE_HEAD, "scheduling_strategy": outside}
+    return Queue(actor_options=options), Queue(actor_options=options)
+
+
+def _resources_per_worker(job: Job, resources: WorkerResources) -> dict[str, float]:
+    amounts = {"CPU": resources.cpus, "memory": resource_tag(job.id)}
+    return amounts | ({"GPU": resources.gpus} if resources.gpus else {})
+
+
 def _work(config: dict[str, Any]) -> None:
+    """What each worker does: trains, and tells of it where it is the first or has failed."""
     resources: WorkerResources = config["resources"]
     torch.set_num_threads(max(1, int(resources.cpus)))
     if (device := get_device()).type == "cuda":
         torch.cuda.set_device(device)
-    worker, records, answers = resources.worker(), config["records"], config["answers"]
+    worker, messages, answers = resources.worker(), config["messages"], config["answers"]
     if not _go_on(worker, lambda: _left_over(answers)):
         return
     try:
-        store, job = config["store"], Job.from_dict(config["job"])
-        for (record,) in train_here(
-            store, job, worker, sharing=resources.sharing, share=resources.share, pace=0
-        ):
+        epochs = train_here(
+            config["store"],
+            config["job"],
+            worker,
+            sharing=resources.sharing,
+            share=resources.share,
+            pace=0,
+        )
+        for records in epochs:
             if worker.rank == 0:
-                records.put(record)
+                messages.put(Epochs(records))
             if not _go_on(worker, lambda: _answer(answers)):
                 return
     except DivergedError as error:  # on all workers alike, and again if they were started again
         if worker.rank == 0:
-            records.put(error)
-    except StoreError as error:
-        records.put(error)
+            messages.put(Failure.of(error))
+    except DistillRayError as error:
+        messages.put(Failure.of(error))
         raise  # the others wait for this one, and have to be ended
+    # Any other error may come from a worker that died while this one waited for it. All are then
+    # started again.
 
 
 def _go_on(worker: Worker, ask: Callable[[], int]) -> bool:
@@ -148,7 +172,7 @@ def _go_on(worker: Worker, ask: Callable[[], int]) -> bool:
 
 def _answer(answers: Queue) -> int:
     try:
-        said: int = answers.get(timeout=PATIENCE)
+        said: int = answers.get(timeout=ANSWER_TIMEOUT_S)
     except Empty:
         return WAIT
     if said == STOP:

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 
 from distill_ray.errors import DamagedError
-from distill_ray.execution.checkpoint_writer import Epochs, Record, in_batches
+from distill_ray.execution.checkpoint_writer import RecordBatches, in_batches
 from distill_ray.execution.cluster import WorkerResources
+from distill_ray.execution.messages import Finished, Record, Work
 from distill_ray.execution.train_job import cached_dataset, train_here
 from distill_ray.job import Job
-from distill_ray.records import Predictions, find_job, log_path, save_test_predictions
+from distill_ray.records import JobRecord, Predictions, find_job, log_path, save_test_predictions
 from distill_ray.store import Store
 from distill_ray.training import Worker, load_network, load_split, predict
 
@@ -30,7 +31,7 @@ def run_job(
     *,
     read_test: bool = False,
     stops: Collection[int] = (),
-) -> Epochs:
+) -> Work:
     """Run `job` on as many workers as it has, unless it is finished, and put its result into the
     store.
 
@@ -61,33 +62,40 @@ def run_job(
             yield from log.following(train_on_workers(store, job, resources))
         if read_test:
             evaluate_on_test(store, job, resources.worker().device)
+        record = _finished(store, job)
     except Exception:
         log.write(traceback.format_exc())
         raise
+    return Finished(record.metrics, record.seconds)
 
 
 def evaluate_on_test(store: Store, job: Job, device: torch.device) -> None:
     """Let the finished network of `job` predict the test split on `device`, in float32 as it is
     deployed; nothing happens when it has.
     """
-    found = find_job(store, job.id)
-    if found is None:
-        raise DamagedError(
-            f"store {store.shown}: job {job.id} is gone; running the study makes it anew"
-        )
-    if found.has_read_test:
+    record = _finished(store, job)
+    if record.has_read_test:
         return
     worker = Worker(device)
     test = load_split(job.data, "test")
     dataset = cached_dataset(job.data)
     network = (
-        load_network(job, found.weights(), dataset)
+        load_network(job, record.weights(), dataset)
         .to(worker.device)
         .to(memory_format=torch.channels_last)
     )
     rows = np.arange(len(test.images))
     log_probabilities = predict(network, test.images, rows, worker=worker, task=dataset.task)
     save_test_predictions(store, job.id, Predictions(log_probabilities, test.labels))
+
+
+def _finished(store: Store, job: Job) -> JobRecord:
+    record = find_job(store, job.id)
+    if record is None:
+        raise DamagedError(
+            f"store {store.shown}: job {job.id} is gone; running the study makes it anew"
+        )
+    return record
 
 
 class JobLog:
@@ -104,7 +112,7 @@ class JobLog:
             ),
         ]
 
-    def following(self, epochs: Epochs) -> Epochs:
+    def following(self, epochs: RecordBatches) -> RecordBatches:
         """The same records, each one written down as it passes."""
         with contextlib.closing(epochs):
             for records in epochs:

@@ -1,108 +1,301 @@
-"""Many things in parallel as Ray tasks: the teachers, the screenings and the confirmations."""
+"""Tasks on the cluster, as many at a time as fit, by Ray Tune: each task is a Tune trial, whether
+it trains a teacher, measures an augmentation, or is a trial of the search.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import shutil
+import tempfile
+import time
+from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-import ray
-from ray.exceptions import RayError, RayTaskError
+from ray import tune
+from ray.exceptions import RayTaskError
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
-from distill_ray.errors import DamagedError, RunError
+from distill_ray.errors import Failure, RunError
 from distill_ray.events import JobState, Observer, StudyJob
-from distill_ray.execution.cluster import ON_THE_HEAD, Cluster, WorkerResources
-from distill_ray.execution.placement_group import release
-from distill_ray.job import Job
-from distill_ray.records import find_job, log_path
+from distill_ray.execution._ray_internals import error_of, forget_ended
+from distill_ray.execution.cluster import ON_THE_HEAD, WorkerResources
+from distill_ray.execution.job_runner import JobRunner
+from distill_ray.execution.messages import Finished, JobTask, Record, Task
+from distill_ray.records import log_path
 from distill_ray.store import Store
 
-Message = dict[str, Any]
-"""What a task tells the driver: anything its work understands, or at last `failure`, where it
-failed on its own account, or `damaged`, where it found a damaged record.
-"""
+logger = logging.getLogger(__name__)
 
 
-class Work(Protocol):
-    """A piece of work that a Ray task does, for `run_in_parallel`."""
+class TaskSearcher(Searcher):
+    """What hands Tune its tasks, and hears how they go."""
 
-    @property
-    def name(self) -> str:
-        """Its name in messages."""
+    error: Exception | None = None
+    """What ends the run of all tasks, once it is there."""
 
-    @property
-    def workers(self) -> int:
-        """How many workers it takes."""
+    @abstractmethod
+    def next_task(self, trial_id: str) -> Task | None:
+        """The next task, which Tune calls `trial_id`; None when there are no more."""
 
-    def start(self, attempt: int) -> Any:
-        """Start its task and return the stream of messages; `attempt` counts from 0."""
+    @abstractmethod
+    def on_start(self, trial_id: str) -> None:
+        """A process begins the task, for the first time or again."""
 
-    def heard(self, message: Message) -> None:
-        """Handle a message of its task. Raises `RunError` for a `failure`."""
+    @abstractmethod
+    def on_epochs(self, trial_id: str, records: Sequence[Record]) -> None:
+        """A task has finished some epochs; one that was started again may repeat some."""
 
-    def done(self) -> None:
-        """Its task has ended."""
+    @abstractmethod
+    def on_end(self, trial_id: str, end: Finished | Failure | None) -> None:
+        """A task has ended: as it says itself, by faults of the machine, or, without an `end`,
+        because Tune's scheduler stopped it.
+        """
 
-    def lost(self) -> None:
-        """The process of its task has died or is being killed."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        task = None if self.error else self.next_task(trial_id)
+        return cast("dict[str, Any]", Searcher.FINISHED) if task is None else {"task": task}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.on_epochs(trial_id, result.get("epochs", ()))
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        if error:
+            return  # the listener has the reason, and comes next
+        result = result or {}
+        self.on_epochs(trial_id, result.get("epochs", ()))
+        self.on_end(trial_id, result.get("end"))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the store, or Optuna's storage, has what counts."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was saved."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its searcher, though nothing reads that
 
 
-def run_in_parallel(cluster: Cluster, work: Sequence[Work], resources: WorkerResources) -> None:
-    """Do all of `work`, as much at a time as fits the cluster.
+def run_tasks(
+    searcher: TaskSearcher,
+    resources: WorkerResources,
+    *,
+    workers: int,
+    scheduler: TrialScheduler | None = None,
+    max_concurrent: int | None = None,
+    deadline: float = float("inf"),
+) -> None:
+    """Run the searcher's tasks until there are no more, its `error` ends them, or time is up.
 
-    Work whose process dies is started again, up to `resources.retries` times; work that fails on
-    its own account would fail again. Raises `RunError` with its reason, after stopping the other
-    work, and `DamagedError` for a damaged record.
+    A process takes one task after another and keeps what it has imported and loaded. A task whose
+    process dies, or in which the machine is at fault, is started again in another process, up to
+    `resources.retries` times. Tasks for which there is no room yet are submitted too, so that Ray's
+    autoscaler sees the demand.
+
+    Args:
+        searcher: hands out the tasks and hears of them.
+        resources: what each worker takes.
+        workers: how many workers each task takes. A task of several only waits for them; it runs on
+            the head, which is no spot machine, and in a process of its own.
+        scheduler: decides after epochs which tasks go on; without one all do.
+        max_concurrent: how many tasks may run or be submitted at once, if that has a limit.
+        deadline: the end by the monotonic clock, which is nobody's to set. Tasks that are under way
+            then are stopped without a word to the searcher.
     """
-    waiting, running = deque((each, 0) for each in work), dict[Any, tuple[Work, int]]()
+    here = {"CPU": resources.cpus, "GPU": resources.gpus} if workers == 1 else ON_THE_HEAD
+    folder = tempfile.mkdtemp(prefix="distill-ray-tune-")
+    tuner = tune.Tuner(
+        tune.with_resources(JobRunner, tune.PlacementGroupFactory([here])),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler or InOrder(),  # type: ignore[no-untyped-call]
+            num_samples=-1,
+            max_concurrent_trials=max_concurrent,
+            reuse_actors=workers == 1,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=folder,
+            name="tasks",
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=resources.retries),
+            checkpoint_config=tune.CheckpointConfig(
+                checkpoint_frequency=0, checkpoint_at_end=False
+            ),
+            callbacks=[_Listener(searcher)],
+            stop=_End(searcher, deadline),
+        ),
+    )
     try:
-        while waiting or running:
-            # One waits in Ray's queue where there is no room at all, since the last machine is
-            # gone.
-            while waiting and len(running) < max(
-                1, cluster.capacity(waiting[0][0].workers, resources)
-            ):
-                each, attempt = waiting.popleft()
-                running[each.start(attempt)] = (each, attempt)
-            ready, _ = ray.wait(list(running), num_returns=1)
-            stream: Any = ready[0]
-            each, attempt = running[stream]
-            try:
-                message: Message = ray.get(next(stream))
-            except StopIteration:
-                del running[stream]
-                each.done()
-            except RayError as error:
-                del running[stream]
-                each.lost()
-                # Such as a missing package
-                if isinstance(error, RayTaskError) and not isinstance(error, ChildProcessError):
-                    raise RunError(
-                        f"{each.name}: {type(error.cause).__name__}: {error.cause}"
-                    ) from None
-                if attempt >= resources.retries:
-                    raise RunError(
-                        f"{each.name}: its process died {attempt + 1} times; is there enough memory?"
-                    ) from None
-                waiting.append((each, attempt + 1))
-            else:
-                if "damaged" in message:
-                    raise DamagedError(message["damaged"])
-                each.heard(message)
-    except DamagedError:  # after which this driver lives on
-        while running:
-            stream, (each, _) = running.popitem()
-            ray.cancel(stream, force=True)
-            each.lost()
-        raise
+        with contextlib.redirect_stdout(io.StringIO()):
+            tuner.fit()
     finally:
-        for stream in running:
-            ray.cancel(stream, force=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Forgetting(TrialScheduler):
+    """Tune asks its scheduler in every step which trial comes next, and would hand it every trial
+    there has ever been.
+    """
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        forget_ended(tune_controller)
+        return super().choose_trial_to_run(tune_controller)
+
+
+class InOrder(Forgetting, FIFOScheduler):
+    """Stops nothing."""
+
+
+class _Listener(TrialProgressCallback):
+    """Tells the searcher of tasks whose processes died too often, and frees what they held.
+
+    It takes the place of Tune's own reporter, which would print nothing and keep every trial.
+    """
+
+    def __init__(self, searcher: TaskSearcher) -> None:
+        super().__init__()
+        self._searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._searcher.on_start(trial.trial_id)
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        task: Task = trial.config["task"]
+        logger.warning("%s is started again: %s", task.name, _reason(trial))
+        task.release()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        task: Task = trial.config["task"]
+        task.release()
+        count = trial.run_metadata.num_failures
+        reason = f"{_reason(trial)}; tried {'once' if count == 1 else f'{count} times'}"
+        self._searcher.on_end(trial.trial_id, Failure("machine", reason))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        pass
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        pass
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _End(tune.Stopper):
+    """Stops all tasks when their searcher has an error, and at the deadline. Ray's own time limit
+    follows the clock that people set.
+    """
+
+    def __init__(self, searcher: TaskSearcher, deadline: float) -> None:
+        self._searcher = searcher
+        self._deadline = deadline
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._searcher.error is not None or time.monotonic() > self._deadline
+
+
+def _reason(trial: Any) -> str:
+    """What killed the process of a trial, or kept it from its work, in a line.
+
+    A task says of itself what goes wrong in its job. What Tune reports as an error is therefore the
+    machine's: a process or a node that is gone, an environment that does not work.
+    """
+    error = error_of(trial)
+    if isinstance(error, RayTaskError):
+        return f"{type(error.cause).__name__}: {error.cause}"
+    return "its process died (is there enough memory?)"
+
+
+class Assignment(Protocol):
+    """A task for `run_in_parallel`, and what the driver does with what it hears of it."""
+
+    @property
+    def task(self) -> Task:
+        """What its process is to do."""
+
+    @property
+    def log(self) -> str:
+        """Where its log lies; empty where it keeps none."""
+
+    def on_start(self) -> None:
+        """It is started for the first time."""
+
+    def on_epochs(self, records: Sequence[Record]) -> None:
+        """It has finished some epochs."""
+
+    def on_finish(self, result: Finished) -> None:
+        """It is done."""
+
+    def on_failure(self, reason: str) -> None:
+        """It has failed, and is not tried again."""
+
+
+def run_in_parallel(
+    assignments: Sequence[Assignment], resources: WorkerResources, *, workers: int = 1
+) -> None:
+    """Do all tasks, in order, of `workers` workers each.
+
+    Raises:
+        RunError: a task failed, by itself or by faults of the machine once too often. The others
+            are stopped.
+        StoreError: the store cannot be used, or, as `DamagedError`, a record in it was damaged.
+    """
+    if not assignments:
+        return
+    searcher = _InOrderSearcher(assignments)
+    run_tasks(searcher, resources, workers=workers)
+    if searcher.error is not None:
+        raise searcher.error
+
+
+class _InOrderSearcher(TaskSearcher):
+    def __init__(self, assignments: Sequence[Assignment]) -> None:
+        super().__init__(metric="epoch", mode="max")
+        self._waiting = deque(assignments)
+        self._submitted: dict[str, Assignment] = {}
+        self._started: set[str] = set()
+
+    def next_task(self, trial_id: str) -> Task | None:
+        if not self._waiting:
+            return None
+        self._submitted[trial_id] = self._waiting.popleft()
+        return self._submitted[trial_id].task
+
+    def on_start(self, trial_id: str) -> None:
+        if trial_id not in self._started:
+            self._started.add(trial_id)
+            self._submitted[trial_id].on_start()
+
+    def on_epochs(self, trial_id: str, records: Sequence[Record]) -> None:
+        self._submitted[trial_id].on_epochs(records)
+
+    def on_end(self, trial_id: str, end: Finished | Failure | None) -> None:
+        assignment = self._submitted.pop(trial_id)
+        match end:
+            case Finished():
+                assignment.on_finish(end)
+            case Failure(fault="damaged" | "store"):
+                self.error = self.error or end.error()
+            case Failure(reason=reason):
+                assignment.on_failure(reason)
+                log = f" (log: {assignment.log})" if assignment.log else ""
+                self.error = self.error or RunError(f"{assignment.task.name}: {reason}{log}")
 
 
 def run_jobs(
-    cluster: Cluster,
     store: Store,
     runs: Sequence[StudyJob],
     resources: WorkerResources,
@@ -116,95 +309,48 @@ def run_jobs(
     With `read_test` the finished networks also predict the test split, each on one worker. Raises
     as `run_in_parallel` does.
     """
-    training = [
-        _Training(store, run, resources, observer, run.job.workers, read_test) for run in runs
-    ]
-    run_in_parallel(cluster, training, resources)
-    if read_test:
-        together = [run for run in runs if run.job.workers > 1]
-        reading = [_Training(store, run, resources, Observer(), 1, True) for run in together]
-        run_in_parallel(cluster, reading, resources)
+    for workers in sorted({run.job.workers for run in runs}):
+        # A network that several workers have trained reads the test split later, on one
+        alone = workers == 1
+        assignments = [
+            _JobAssignment(
+                JobTask(run.name, run.job, store, resources, read_test and alone), run, observer
+            )
+            for run in runs
+            if run.job.workers == workers
+        ]
+        run_in_parallel(assignments, resources, workers=workers)
+        if read_test and not alone:
+            readings = [
+                _JobAssignment(
+                    JobTask(each.task.name, each.run.job, store, resources, True),
+                    each.run,
+                    Observer(),
+                )
+                for each in assignments
+            ]
+            run_in_parallel(readings, resources)
 
 
 @dataclass(frozen=True)
-class _Training:
-    store: Store
+class _JobAssignment:
+    task: JobTask
     run: StudyJob
-    resources: WorkerResources
     observer: Observer
-    workers: int
-    read_test: bool
 
     @property
-    def name(self) -> str:
-        return f"{self.run.role} {self.run.number}"
+    def log(self) -> str:
+        return f"{self.task.store.shown}/{log_path(self.run.job.id)}"
 
-    def start(self, attempt: int) -> Any:
-        if attempt == 0:
-            self.observer.started(self.run)
-        if self.workers == 1:
-            task = task_on_worker(_train, self.resources)
-        else:
-            # it only waits for the workers; a network that several have trained reads the test
-            # split later
-            task = ray.remote(
-                num_returns="streaming", max_retries=0, num_cpus=0, resources=ON_THE_HEAD
-            )(_train)
-        return task.remote(
-            self.store, self.run.job.to_dict(), self.resources, self.read_test and self.workers == 1
-        )
+    def on_start(self) -> None:
+        self.observer.started(self.run)
 
-    def heard(self, message: Message) -> None:
-        if "failure" in message:
-            self.observer.ended(self.run, JobState.FAILED, {}, message["failure"])
-            raise RunError(
-                f"{self.name}: {message['failure']} (log: {self.store.shown}/{log_path(self.run.job.id)})"
-            )
-        for record in message["epochs"]:
+    def on_epochs(self, records: Sequence[Record]) -> None:
+        for record in records:
             self.observer.epoch(self.run, record)
 
-    def done(self) -> None:
-        found = find_job(self.store, self.run.job.id)
-        if found is None:
-            raise RunError(
-                f"{self.name} ended without a result; see {self.store.shown}/{log_path(self.run.job.id)}"
-            )
-        self.observer.ended(self.run, JobState.FINISHED, found.metrics, "")
+    def on_finish(self, result: Finished) -> None:
+        self.observer.ended(self.run, JobState.FINISHED, result.metrics, "")
 
-    def lost(self) -> None:
-        if self.workers > 1:
-            release(self.run.job.id)
-
-
-def task_on_worker(function: Callable[..., Any], resources: WorkerResources) -> Any:
-    """`function`, which yields messages, as a task with what a worker gets.
-
-    A process that had a GPU ends with its task: CUDA would stay on the GPU that it was first used
-    on, and keep its memory. Others take the next task, with all that they have imported and loaded.
-    """
-    task: Any = ray.remote(
-        num_returns="streaming",
-        max_retries=0,
-        num_cpus=resources.cpus,
-        num_gpus=resources.gpus,
-        max_calls=1 if resources.gpus else 0,
-    )
-    return task(function)
-
-
-def _train(
-    store: Store, job: Message, resources: WorkerResources, read_test: bool
-) -> Generator[Message, None, None]:
-    """The records of a job's `epochs`, some at a time."""
-    # Torch: seconds that the driver need not spend
-    from distill_ray.execution.run_job import run_job
-
-    try:
-        for epochs in run_job(store, Job.from_dict(job), resources, read_test=read_test):
-            yield {"epochs": epochs}
-    except DamagedError as error:
-        yield {"damaged": str(error)}
-    except ChildProcessError:
-        raise  # as if it had been this one: the driver tries again
-    except Exception as error:
-        yield {"failure": str(error) or type(error).__name__}
+    def on_failure(self, reason: str) -> None:
+        self.observer.ended(self.run, JobState.FAILED, {}, reason)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 
 from distill_ray.augmentation import Augmentation
 from distill_ray.errors import DamagedError
-from distill_ray.execution.checkpoint_writer import PACE, CheckpointWriter, Epochs
+from distill_ray.execution.checkpoint_writer import MIN_INTERVAL_S, CheckpointWriter, RecordBatches
 from distill_ray.execution.sharing import LIVE, Sharing, automatic_top_k
 from distill_ray.execution.teacher_cache import CachedTeachers, TeacherCache
 from distill_ray.job import Data, Job
@@ -40,10 +40,10 @@ def train_here(
     sharing: Sharing = LIVE,
     compile: Compile = "never",
     share: float = 1.0,
-    pace: float = PACE,
+    pace: float = MIN_INTERVAL_S,
     stops: Collection[int] = (),
     say: Callable[[str], None] = lambda line: None,
-) -> Epochs:
+) -> RecordBatches:
     """Train `job` in this process, alone or as the `worker` that it is, with a checkpoint about
     every `pace` seconds.
 

@@ -329,9 +329,9 @@ def _beside_epochs(
     short = replace(
         job, recipe=replace(job.recipe, epochs=1), data=replace(data, split=split), seed=seed
     )
-    told: list[list[dict[str, float]]] = []
-    seconds = _seconds(lambda: told.extend(run_job(store, short, resources)))
-    return seconds - told[0][0]["seconds"]
+    batches: list[Any] = []
+    seconds = _seconds(lambda: batches.extend(run_job(store, short, resources)))
+    return seconds - float(batches[0][0]["seconds"])
 
 
 def _seconds(work: Callable[[], object]) -> float:

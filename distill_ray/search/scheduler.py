@@ -1,4 +1,4 @@
-"""Tune's scheduler: stops trials early, and makes Tune drop those that have ended."""
+"""Which trials go on after an epoch: ASHA as the study file has it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import optuna
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
+from distill_ray.execution.runner import Forgetting, InOrder
 from distill_ray.search.history import counted
 from distill_ray.study import Study
 from distill_ray.study.parse_search import longest
@@ -21,7 +21,7 @@ def make_scheduler(study: Study, history: optuna.Study) -> TrialScheduler:
     """
     asha = study.search.scheduler
     if asha is None:
-        return _InOrder()  # type: ignore[no-untyped-call]
+        return InOrder()  # type: ignore[no-untyped-call]
     (metric, mode), *_ = study.search.objectives.items()
     scheduler = _Asha(
         time_attr="epoch",
@@ -52,50 +52,5 @@ def rungs(study: Study) -> frozenset[int]:
     return frozenset(epoch for epoch in epochs if epoch <= last)
 
 
-class _Forgetting(TrialScheduler):
-    """Tune asks its scheduler in every step which trial comes next, and would hand it every trial
-    there has ever been.
-    """
-
-    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        forget_ended(tune_controller)
-        return super().choose_trial_to_run(tune_controller)
-
-
-class _InOrder(_Forgetting, FIFOScheduler):
+class _Asha(Forgetting, ASHAScheduler):
     pass
-
-
-class _Asha(_Forgetting, ASHAScheduler):
-    pass
-
-
-def forget_ended(controller: Any) -> None:
-    """Take the trials that have ended out of everything in which Tune's controller keeps them.
-
-    Tune holds all trials until the search is over, ten kilobytes each, goes through all of them in
-    every step, and writes all of them down at the end. What is wanted of them is in Optuna and in
-    the store by then. Tune has no public way to say so: of its collections those that are not found
-    under these names are left alone, and then memory grows as it would without this.
-    """
-    trials = controller.get_trials()
-    ended = [trial for trial in trials if trial.is_finished()]
-    if not ended:
-        return
-    trials[:] = [trial for trial in trials if trial not in ended]
-    holder = getattr(controller, "_tune_controller", controller)
-    for name in ("_live_trials", "_stopped_trials", "_failed_trials", "_trials_to_cache"):
-        getattr(holder, name, set()).difference_update(ended)
-    for trial in ended:
-        getattr(holder, "_trial_metadata", {}).pop(trial.trial_id, None)
-    _drop_orders_to_nobody(getattr(holder, "_actor_manager", None))
-
-
-def _drop_orders_to_nobody(manager: Any) -> None:
-    """Forget what processes were to do that Tune asked for and then did not need, since another one
-    became free first.
-    """
-    orders = getattr(manager, "_pending_actors_to_enqueued_actor_tasks", {})
-    expected = getattr(manager, "_pending_actors_to_attrs", orders)
-    for actor in [actor for actor in orders if actor not in expected]:
-        del orders[actor]

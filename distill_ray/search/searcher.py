@@ -7,16 +7,16 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import Trial, TrialState
-from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
-from distill_ray.errors import DamagedError, RunError, StoreError
+from distill_ray.errors import Failure, RunError
+from distill_ray.execution.messages import Finished, Record, Task
+from distill_ray.execution.runner import TaskSearcher
 from distill_ray.search.history import ABANDONED, SOURCE, counted
 from distill_ray.search.journal import share_distributions, together
 from distill_ray.study import Search
@@ -30,139 +30,146 @@ behind.
 """
 
 
-class OptunaSearcher(OptunaSearch):
-    """Ray's `OptunaSearch` on a study's search space, with true trial states and with the limits of
-    the study file.
+class Trials(Protocol):
+    """The trials as the study knows them, by their numbers."""
 
-    It differs from its base in what it reports to Optuna:
+    def begin(self, trial: Trial) -> Task:
+        """The task of a trial that has drawn its settings."""
 
-    - a trial that the scheduler stopped is PRUNED with its last value, not COMPLETE; one that
-      failed is FAIL with its reason;
-    - every epoch is an intermediate value, the last one included;
-    - nothing is pickled: Optuna's storage is the only state.
+    def start(self, number: int) -> None:
+        """A process begins the trial, for the first time or again."""
 
-    `configure` makes the Tune configuration of a trial from what it has drawn; `on_end` gets its
-    number, its state, the reason for anything but success, and the metrics of its result.
-    `deadline` is by the monotonic clock. `store_error` says what ended the search: a store that
-    cannot be written, or a database that stays down.
+    def epochs(self, number: int, records: Sequence[Record]) -> None:
+        """A trial has finished some epochs."""
+
+    def end(
+        self, number: int, state: TrialState, reason: str, metrics: Mapping[str, float]
+    ) -> None:
+        """A trial has come to its end."""
+
+
+class OptunaSearcher(TaskSearcher):
+    """Hands Tune the trials that Optuna draws, and tells Optuna how each of them ended, within the
+    limits of the study file.
+
+    A trial that Tune's scheduler stopped is PRUNED with its last value; one that failed is FAIL
+    with its reason. Each epoch is an intermediate value. Nothing is pickled: Optuna's storage is
+    the only state. (Ray's own `OptunaSearch` says COMPLETE of trials that were stopped, and loses
+    the last value.)
+
+    Args:
+        study: the history, with its sampler.
+        search: the limits and objectives.
+        trials: makes the tasks of the trials, and hears of them.
+        deadline: when the search ends, by the monotonic clock.
     """
 
     def __init__(
         self,
         study: optuna.Study,
         search: Search,
-        configure: Callable[[Trial], dict[str, Any]],
-        on_end: Callable[[int, TrialState, str, dict[str, float]], None],
+        trials: Trials,
         deadline: float = math.inf,
     ) -> None:
-        names, modes = list(search.objectives), list(search.objectives.values())
-        super().__init__(
-            space=search.space.suggest,
-            metric=names if len(names) > 1 else names[0],
-            mode=modes if len(modes) > 1 else modes[0],
-            sampler=study.sampler,
-            study_name=study.study_name,
-            storage=study._storage,
-        )
+        (metric, mode), *_ = search.objectives.items()
+        super().__init__(metric=metric, mode=mode)
         self._study = study
         self._search = search
-        self._configure = configure
-        self._on_end = on_end
+        self._trials = trials
         self._deadline = deadline
-        self.store_error: RunError | None = None
-        self._reported: dict[str, int] = {}
+        self._running: dict[str, Trial] = {}
+        self._last_epoch: dict[str, int] = {}
         self._spaces: list[dict[str, BaseDistribution]] = []
         past = counted(study)
         self._begun = len(past)
         self._failed = sum(trial.state == TrialState.FAIL for trial in past)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The configuration of the next trial, or Tune's signal that there are no more."""
+    def next_task(self, trial_id: str) -> Task | None:
+        """The next trial, within the limits."""
         spent = self._begun >= self._search.trials or self._failed >= self._search.max_failed_trials
-        finished = cast("dict[str, Any]", Searcher.FINISHED)
-        if spent or self.store_error or time.monotonic() > self._deadline:
-            return finished
+        if spent or time.monotonic() > self._deadline:
+            return None
         with self._database_errors():
-            self._ot_trials[trial_id] = self._study.ask()
+            trial = self._running[trial_id] = self._study.ask()
             self._begun += 1
             with together(self._study):
-                super().suggest(trial_id)  # lets the trial draw from the space
-                return self._configure(self._ot_trials[trial_id])
-        return finished
+                self._search.space.suggest(trial)
+                return self._trials.begin(trial)
+        return None
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keep the values of its epochs, once though a retried trial repeats them. Optuna takes
-        none for several objectives.
-        """
-        if not isinstance(self.metric, str):
-            return
+    def on_start(self, trial_id: str) -> None:
+        self._trials.start(self._running[trial_id].number)
+
+    def on_epochs(self, trial_id: str, records: Sequence[Record]) -> None:
+        """Report the epochs of a trial, each of them once though a retried trial repeats some."""
+        trial = self._running[trial_id]
+        self._trials.epochs(trial.number, records)
+        if len(self._search.objectives) > 1:
+            return  # Optuna takes no intermediate values then
+        (objective,) = self._search.objectives
         with self._database_errors(), together(self._study):
-            for record in result.get("epochs", ()):
-                if record["epoch"] > self._reported.get(trial_id, 0):
-                    self._reported[trial_id] = record["epoch"]
-                    self._ot_trials[trial_id].report(record[self.metric], record["epoch"])
+            for record in records:
+                epoch = int(record["epoch"])
+                if epoch > self._last_epoch.get(trial_id, 0):
+                    self._last_epoch[trial_id] = epoch
+                    trial.report(record[objective], epoch)
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Tell Optuna how a trial ended, and why."""
-        result = result or {}
-        outcome = {
-            name.removeprefix("outcome/"): value
-            for name, value in result.items()
-            if name.startswith("outcome/")
-        }
-        self.on_trial_result(trial_id, result)
-        self._reported.pop(trial_id, None)
-        trial = self._ot_trials.pop(trial_id)
-        if "store_error" in result:
-            # Left RUNNING: no fault of the trial, which the next driver finds abandoned and tries
-            # again.
-            self.store_error = (DamagedError if result.get("damaged") else StoreError)(
-                result["store_error"]
-            )
-            return
-        with self._database_errors():
-            self._settle(trial, result, outcome, error)
+    def on_end(self, trial_id: str, end: Finished | Failure | None) -> None:
+        """Tell Optuna how a trial ended."""
+        epoch = self._last_epoch.pop(trial_id, 0)
+        trial = self._running.pop(trial_id)
+        match end:
+            case Failure(fault="damaged" | "store"):
+                # No fault of the trial. It stays RUNNING; the next driver tries it again.
+                self.error = self.error or end.error()
+            case Failure(reason=reason):
+                self._settle(trial, TrialState.FAIL, reason)
+            case Finished():
+                self._finish(trial, end)
+            case None if time.monotonic() > self._deadline:
+                self._settle(trial, TrialState.FAIL, OUT_OF_TIME)
+            case None:
+                self._settle(trial, TrialState.PRUNED, f"stopped after epoch {epoch}")
 
     def settle_stopped(self) -> None:
         """Tell Optuna of the trials that Tune has stopped without a word, as it does when the time
         limit is reached.
         """
-        for trial_id in list(self._ot_trials):
-            with self._database_errors():
-                self._settle(self._ot_trials.pop(trial_id), {"failure": OUT_OF_TIME}, {}, False)
+        for trial_id in list(self._running):
+            self.on_end(trial_id, Failure("job", OUT_OF_TIME))
+
+    def _finish(self, trial: Trial, end: Finished) -> None:
+        values = [end.metrics[name] for name in self._search.objectives]
+        undefined = [
+            name
+            for name, value in zip(self._search.objectives, values, strict=True)
+            if math.isnan(value)
+        ]
+        if undefined:
+            reason = f"{' and '.join(undefined)} is not a number"
+            self._settle(trial, TrialState.FAIL, reason, end)
+        else:
+            self._settle(trial, TrialState.COMPLETE, "", end, values)
 
     def _settle(
-        self, trial: Trial, result: dict[str, Any], outcome: dict[str, float], error: bool
+        self,
+        trial: Trial,
+        state: TrialState,
+        reason: str,
+        end: Finished | None = None,
+        values: list[float] | None = None,
     ) -> None:
-        values, state, reason = None, TrialState.FAIL, result.get("failure", "")
-        if error or not result:
-            reason = "its process died, and so did those of its retries"
-        elif outcome:
-            values = [outcome[name] for name in self._search.objectives]
-            undefined = [
-                name
-                for name, value in zip(self._search.objectives, values, strict=True)
-                if math.isnan(value)
-            ]
-            if undefined:
-                values, reason = None, f"{' and '.join(undefined)} is not a number"
-            else:
-                state = TrialState.COMPLETE
-        elif not reason and time.monotonic() > self._deadline:
-            reason = OUT_OF_TIME
-        elif not reason:
-            state, reason = TrialState.PRUNED, f"stopped after epoch {result['epoch']}"
         self._failed += state == TrialState.FAIL
-        with together(self._study):
-            if outcome:
-                trial.set_user_attr("seconds", result["seconds_total"])
-            if reason:
-                trial.set_user_attr("reason", reason)
-            self._study.tell(trial, values, state=state)
-        share_distributions(self._study, trial, self._spaces)
-        self._on_end(trial.number, state, reason, outcome)
+        with self._database_errors():
+            with together(self._study):
+                if end is not None:
+                    trial.set_user_attr("seconds", end.seconds)
+                if reason:
+                    trial.set_user_attr("reason", reason)
+                self._study.tell(trial, values, state=state)
+            share_distributions(self._study, trial, self._spaces)
+            metrics = {} if end is None else end.metrics
+            self._trials.end(trial.number, state, reason, metrics)
 
     @contextlib.contextmanager
     def _database_errors(self) -> Iterator[None]:
@@ -172,13 +179,7 @@ class OptunaSearcher(OptunaSearch):
         try:
             yield
         except RunError as error:
-            self.store_error = error
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing to write: Optuna's storage has it."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
+            self.error = error
 
 
 def settle_abandoned(study: optuna.Study) -> int:

@@ -106,11 +106,10 @@ def _screen(around: RunContext, teachers: Sequence[str]) -> Study:
         if missing:
             _connect(around)
             run_screenings(
-                around.cluster,
                 store,
                 missing,
                 around.resources,
-                around.observer.measured,
+                around.observer,
                 sharing=functools.partial(screening_sharing, study),
             )
     return narrowed(study, deviations(wanted, store))
@@ -224,7 +223,6 @@ def _train(
         threading.Thread(target=importlib.import_module, args=(next_stage,), daemon=True).start()
         first = {run.job.id: run for run in reversed(missing)}
         run_jobs(
-            around.cluster,
             around.store,
             [run for run in missing if run is first[run.job.id]],
             resources or around.resources,

@@ -9,16 +9,17 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distill_ray.augmentation import AUGMENTATIONS, Augmentation, Draws
-from distill_ray.errors import DamagedError, RunError
-from distill_ray.events import Measurement
-from distill_ray.execution.cluster import Cluster, WorkerResources
+from distill_ray.errors import RunError
+from distill_ray.events import Measurement, Observer
+from distill_ray.execution.cluster import WorkerResources
+from distill_ray.execution.messages import Finished, Record, Work
 from distill_ray.execution.sharing import LIVE, Sharing, trial_sharing
 from distill_ray.job import SCHEMA_VERSION, Data, canonical_json
 from distill_ray.metrics import mean_log_probabilities
@@ -212,100 +213,95 @@ def _logits(part: Part, teachers: Teachers) -> Tensor:
     return logits
 
 
-def run_screening(store: Store, screening: Screening, resources: WorkerResources) -> None:
-    """Measure in this process and put the result into the store."""
+def run_screening(store: Store, screening: Screening, resources: WorkerResources) -> Finished:
+    """Measure in this process and put the result into the store, unless it is there."""
     import torch
 
     from distill_ray.execution.train_job import cached_dataset, teachers_of_augmentation
 
-    torch.set_num_threads(max(1, int(resources.cpus)))
-    if store.get(screening.key) is not None:
-        return
     begun = time.perf_counter()
-    worker = resources.worker()
-    teachers = teachers_of_augmentation(
-        store,
-        screening.teachers,
-        screening.data,
-        screening.augmentation,
-        worker,
-        seed=screening.seed,
-        batch_size=screening.batch_size,
-        epochs=screening.epochs,
-        sharing=resources.sharing,
-    )
-    metrics = measure(screening, cached_dataset(screening.data), teachers, worker.device)
-    seconds = time.perf_counter() - begun
-    store.put(
-        screening.key,
-        {},
-        {"screening": screening.to_dict(), "metrics": metrics, "seconds": seconds},
-    )
+    torch.set_num_threads(max(1, int(resources.cpus)))
+    metrics = found_metrics(store, screening)
+    if metrics is None:
+        worker = resources.worker()
+        teachers = teachers_of_augmentation(
+            store,
+            screening.teachers,
+            screening.data,
+            screening.augmentation,
+            worker,
+            seed=screening.seed,
+            batch_size=screening.batch_size,
+            epochs=screening.epochs,
+            sharing=resources.sharing,
+        )
+        metrics = measure(screening, cached_dataset(screening.data), teachers, worker.device)
+        seconds = time.perf_counter() - begun
+        info = {"screening": screening.to_dict(), "metrics": metrics, "seconds": seconds}
+        store.put(screening.key, {}, info)
+    return Finished(metrics, time.perf_counter() - begun)
 
 
-def run_screenings(
-    cluster: Cluster,
-    store: Store,
-    missing: Sequence[Screening],
-    resources: WorkerResources,
-    measured: Callable[[Measurement], None],
-    *,
-    sharing: Callable[[Screening], Sharing],
-) -> None:
-    """Make the measurements in parallel as Ray tasks, as many as fit, until all are in the store.
+@dataclass(frozen=True, eq=False)
+class ScreeningTask:
+    """Make a measurement, as `run_screening` does."""
 
-    `sharing` says how each of them gets the teachers' logits. Raises `RunError` when one fails on
-    its own account or its process dies too often, and `DamagedError` when it found a damaged
-    record.
-    """
-    from distill_ray.execution.runner import run_in_parallel  # Ray
-
-    work = [
-        _Measuring(store, each, replace(resources, sharing=sharing(each)), measured)
-        for each in missing
-    ]
-    run_in_parallel(cluster, work, resources)
-
-
-@dataclass(frozen=True)
-class _Measuring:
-    store: Store
     screening: Screening
+    store: Store
     resources: WorkerResources
-    measured: Callable[[Measurement], None]
-    workers: int = 1
+    epochs: int = 0
 
     @property
     def name(self) -> str:
         return f"screening {self.screening.label}"
 
-    def start(self, attempt: int) -> Any:
-        from distill_ray.execution.runner import task_on_worker
+    def release(self) -> None:
+        """It holds nothing but its process."""
 
-        return task_on_worker(_measure, self.resources).remote(
-            self.store, self.screening.to_dict(), self.resources
-        )
-
-    def heard(self, message: dict[str, str]) -> None:
-        raise RunError(f"{self.name}: {message['failure']}")
-
-    def done(self) -> None:
-        self.measured(measurement(self.screening, found_metrics(self.store, self.screening) or {}))
-
-    def lost(self) -> None:
-        """It holds nothing that would have to be given back."""
+    def work(self) -> Work:
+        yield from ()  # a screening has no epochs to tell of
+        return run_screening(self.store, self.screening, self.resources)
 
 
-def _measure(
-    store: Store, screening: dict[str, Any], resources: WorkerResources
-) -> Generator[dict[str, str], None, None]:
-    """Nothing, unless it goes wrong."""
-    try:
-        run_screening(store, Screening.from_dict(screening), resources)
-    except DamagedError as error:
-        yield {"damaged": str(error)}
-    except Exception as error:
-        yield {"failure": str(error) or type(error).__name__}
+def run_screenings(
+    store: Store,
+    missing: Sequence[Screening],
+    resources: WorkerResources,
+    observer: Observer,
+    *,
+    sharing: Callable[[Screening], Sharing],
+) -> None:
+    """Make the measurements in parallel, as many as fit, until all are in the store.
+
+    `sharing` says how each of them gets the teachers' logits. Raises as `run_in_parallel` does.
+    """
+    from distill_ray.execution.runner import run_in_parallel  # Ray
+
+    assignments = []
+    for screening in missing:
+        shared = replace(resources, sharing=sharing(screening))
+        task = ScreeningTask(screening, store, shared)
+        assignments.append(_ScreeningAssignment(task, observer))
+    run_in_parallel(assignments, resources)
+
+
+@dataclass(frozen=True)
+class _ScreeningAssignment:
+    task: ScreeningTask
+    observer: Observer
+    log: str = ""
+
+    def on_start(self) -> None:
+        """Observers hear of a screening when it is done."""
+
+    def on_epochs(self, records: Sequence[Record]) -> None:
+        """It has none."""
+
+    def on_finish(self, result: Finished) -> None:
+        self.observer.measured(measurement(self.task.screening, result.metrics))
+
+    def on_failure(self, reason: str) -> None:
+        """The error of the stage says it."""
 
 
 def measurement(

@@ -25,6 +25,8 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.search import ConcurrencyLimiter, Searcher, SearchGenerator
 
+from distill_ray.errors import Failure, StoreError
+from distill_ray.execution.messages import Finished
 from distill_ray.job import Data, Split
 from distill_ray.search.history import (
     ABANDONED,
@@ -63,30 +65,55 @@ def history(
     return opened
 
 
-def step(values: dict[int, float]) -> dict[str, Any]:
-    """What Tune hears of a step with these epochs."""
+def step(values: dict[int, float], end: Finished | Failure | None = None) -> dict[str, Any]:
+    """What Tune hears of a step with these epochs, or of the last one."""
     epochs = [{"epoch": epoch, "val/nll": value} for epoch, value in values.items()]
-    return {**epochs[-1], "epochs": epochs}
+    result = {**epochs[-1], "epochs": epochs} if epochs else {}
+    return result if end is None else result | {"end": end, "done": True}
+
+
+def finished(loss: float, seconds: float = 1.5) -> Finished:
+    return Finished({"val/nll": loss}, seconds)
+
+
+class Heard:
+    """The trials as the searcher tells of them: how each of them ended."""
+
+    def __init__(self) -> None:
+        self.ends: list[Any] = []
+
+    def begin(self, trial: optuna.Trial) -> Any:
+        return {"number": trial.number, **trial.params}
+
+    def start(self, number: int) -> None:
+        pass
+
+    def epochs(self, number: int, records: Any) -> None:
+        pass
+
+    def end(self, *end: Any) -> None:
+        self.ends.append(end)
 
 
 def searcher(
     study: Study, history: optuna.Study, deadline: float = math.inf
 ) -> tuple[OptunaSearcher, list[Any]]:
-    ended: list[Any] = []
+    heard = Heard()
     history.sampler = make_sampler(study.search, 0)
+    return OptunaSearcher(history, study.search, heard, deadline), heard.ends
 
-    def configure(trial: optuna.Trial) -> dict[str, Any]:
-        return {"number": trial.number, **trial.params}
 
-    return OptunaSearcher(
-        history, study.search, configure, lambda *news: ended.append(news), deadline
-    ), ended
+def drawn(searcher: OptunaSearcher, name: str) -> dict[str, Any]:
+    """What the next trial has drawn, with its number."""
+    suggestion = searcher.suggest(name)
+    assert isinstance(suggestion, dict)
+    return dict(suggestion["task"])
 
 
 def test_what_is_tried_first_comes_first(history: Any) -> None:
     study, past = history()
     made, _ = searcher(study, past)
-    assert made.suggest("x") == {
+    assert drawn(made, "x") == {
         "number": 0,
         "temperature": 4,
         "alpha": 0.9,
@@ -100,31 +127,28 @@ def test_states_are_true(history: Any) -> None:
     for name in ("complete", "pruned", "failed", "died", "reused"):
         assert isinstance(made.suggest(name), dict)
     made.on_trial_result("complete", step({1: 0.9}))
-    made.on_trial_complete(
-        "complete", step({2: 0.6, 3: 0.5}) | {"outcome/val/nll": 0.4, "seconds_total": 1.5}
-    )
+    made.on_trial_complete("complete", step({2: 0.6, 3: 0.5}, finished(0.4)))
     made.on_trial_result("pruned", step({1: 2.0}))
-    made.on_trial_complete("pruned", step({1: 2.0}))
-    made.on_trial_complete("failed", {"failure": "the loss was nan in epoch 1", "done": True})
+    made.on_trial_complete("pruned", step({2: 2.1}))
+    made.on_trial_complete("failed", step({}, Failure("job", "the loss was nan in epoch 1")))
     made.on_trial_complete("died", None, error=True)
-    made.on_trial_complete(
-        "reused", step({1: 0.8, 2: 0.7}) | {"outcome/val/nll": 0.7, "seconds_total": 0.1}
-    )
+    made.on_end("died", Failure("machine", "its process died; tried 2 times"))
+    made.on_trial_complete("reused", step({1: 0.8, 2: 0.7}, finished(0.7)))
     complete, pruned, failed, died, reused = past.trials
     assert (complete.state, complete.value, complete.intermediate_values) == (
         TrialState.COMPLETE,
         0.4,
         {1: 0.9, 2: 0.6, 3: 0.5},
     )
-    assert (pruned.state, pruned.intermediate_values) == (TrialState.PRUNED, {1: 2.0})
-    assert pruned.user_attrs["reason"] == "stopped after epoch 1"
+    assert (pruned.state, pruned.intermediate_values) == (TrialState.PRUNED, {1: 2.0, 2: 2.1})
+    assert pruned.user_attrs["reason"] == "stopped after epoch 2"
     assert (failed.state, failed.user_attrs["reason"]) == (
         TrialState.FAIL,
         "the loss was nan in epoch 1",
     )
     assert (died.state, died.user_attrs["reason"]) == (
         TrialState.FAIL,
-        "its process died, and so did those of its retries",
+        "its process died; tried 2 times",
     )
     assert reused.state == TrialState.COMPLETE
     assert [number for number, *_ in ended] == [0, 1, 2, 3, 4]
@@ -146,7 +170,7 @@ def test_too_many_failures_end_the_search(history: Any) -> None:
     made, _ = searcher(study, past)
     for name in "ab":
         made.suggest(name)
-        made.on_trial_complete(name, {"failure": "no"})
+        made.on_trial_complete(name, step({}, Failure("job", "no")))
     assert made.suggest("c") == Searcher.FINISHED
     assert is_over(past, study.search)
 
@@ -166,9 +190,7 @@ def test_an_objective_that_is_not_a_number_fails_its_trial(history: Any) -> None
     study, past = history()
     made, ended = searcher(study, past)
     made.suggest("x")
-    made.on_trial_complete(
-        "x", step({1: 0.5}) | {"outcome/val/nll": math.nan, "seconds_total": 1.5}
-    )
+    made.on_trial_complete("x", step({1: 0.5}, finished(math.nan)))
     assert past.trials[0].state == TrialState.FAIL
     assert ended[0][1:3] == (TrialState.FAIL, "val/nll is not a number")
     assert settle_abandoned(past) == 0
@@ -197,7 +219,7 @@ def test_what_is_tried_first_is_tried_though_an_earlier_study_did(history: Any) 
 def test_what_a_dead_driver_left_is_settled_and_tried_again(history: Any) -> None:
     study, past = history()
     made, _ = searcher(study, past)
-    first, second = made.suggest("x"), made.suggest("y")
+    first, second = drawn(made, "x"), drawn(made, "y")
     assert settle_abandoned(past) == 2
     assert [(trial.state, trial.user_attrs["reason"]) for trial in past.trials[:2]] == [
         (TrialState.FAIL, ABANDONED)
@@ -205,8 +227,7 @@ def test_what_a_dead_driver_left_is_settled_and_tried_again(history: Any) -> Non
     assert counted(past) == []
     queue_first(past, study.search)
     again, _ = searcher(study, past)
-    drawn = [again.suggest("x"), again.suggest("y")]
-    assert [{**each, "number": 0} for each in drawn] == [
+    assert [{**drawn(again, name), "number": 0} for name in "xy"] == [
         {**each, "number": 0} for each in (first, second)
     ]
     assert settle_abandoned(past) == 2
@@ -222,15 +243,8 @@ def test_several_objectives_have_a_front(history: Any) -> None:
     for name, accuracy, loss in (("a", 0.9, 0.5), ("b", 0.8, 0.4), ("c", 0.7, 0.6)):
         made.suggest(name)
         made.on_trial_result(name, step({1: loss}))
-        made.on_trial_complete(
-            name,
-            {
-                "epoch": 2,
-                "outcome/val/accuracy": accuracy,
-                "outcome/val/nll": loss,
-                "seconds_total": 1.0,
-            },
-        )
+        end = Finished({"val/accuracy": accuracy, "val/nll": loss}, 1.0)
+        made.on_trial_complete(name, step({2: loss}, end))
     assert [trial.values for trial in past.trials] == [[0.9, 0.5], [0.8, 0.4], [0.7, 0.6]]
     found = best_recipes(study, past, 3)
     assert [recipe.method.temperature for recipe in found] == [
@@ -250,9 +264,10 @@ def test_a_full_store_ends_the_search_and_blames_no_trial(history: Any) -> None:
     study, past = history()
     made, ended = searcher(study, past)
     made.suggest("x")
-    made.on_trial_complete("x", {"store_error": "store /full: no space left", "done": True})
+    made.on_trial_complete("x", step({}, Failure("store", "store /full: no space left")))
     assert made.suggest("y") == Searcher.FINISHED
-    assert str(made.store_error) == "store /full: no space left"
+    assert isinstance(made.error, StoreError)
+    assert str(made.error) == "store /full: no space left"
     assert ended == []
     assert settle_abandoned(past) == 1
     assert counted(past) == []
@@ -277,7 +292,7 @@ def test_a_driver_that_dies_before_a_trial_has_drawn_loses_none_that_was_to_be_t
     past.ask()
     assert settle_abandoned(past) == 1
     made, _ = searcher(study, past)
-    assert made.suggest("x") == {"number": past.trials[-1].number, **wanted[0]}
+    assert drawn(made, "x") == {"number": past.trials[-1].number, **wanted[0]}
 
 
 def test_a_trial_takes_few_writes_however_many_epochs_it_has(
@@ -295,8 +310,8 @@ def test_a_trial_takes_few_writes_however_many_epochs_it_has(
     monkeypatch.setattr(JournalFileBackend, "append_logs", counting)
     made.suggest("x")
     made.on_trial_result("x", step({epoch: 1 / epoch for epoch in range(1, 51)}))
-    last = step({epoch: 1 / epoch for epoch in range(51, 101)})
-    made.on_trial_complete("x", last | {"outcome/val/nll": 0.1, "seconds_total": 1.0})
+    last = step({epoch: 1 / epoch for epoch in range(51, 101)}, finished(0.1))
+    made.on_trial_complete("x", last)
     assert len(writes) == 5
     (trial,) = history()[1].trials
     assert trial.intermediate_values == {epoch: 1 / epoch for epoch in range(1, 101)}

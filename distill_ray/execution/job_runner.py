@@ -1,0 +1,57 @@
+"""The process in which Ray Tune does tasks, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+
+from distill_ray.execution.messages import Epochs, Finished, Message, Task, messages
+
+if TYPE_CHECKING:
+    from distill_ray.errors import Failure
+
+
+class JobRunner(tune.Trainable):
+    """Does the task in its configuration, and then those of other trials. A step takes about a
+    second, or an epoch where that takes longer.
+
+    A step's result holds the record of its last epoch, by which Tune's scheduler decides; `epochs`,
+    all its records; and in the last step `end`, how the task ended.
+    """
+
+    _messages: Generator[Message, None, None]
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the task of `config`."""
+        self.config = {}  # Tune would send it back with every result
+        task: Task = config["task"]
+        self._last_epoch = task.epochs
+        self._messages = messages(task)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another task in this process, whose imports, data and teachers stay."""
+        self._messages.close()
+        self.setup(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Do the next part of the task, its end together with its last epoch."""
+        result: dict[str, Any] = {}
+        message = next(self._messages)
+        if isinstance(message, Epochs):
+            result = dict[str, Any](message.records[-1], epochs=message.records)
+            if result["epoch"] < self._last_epoch:
+                return result
+            message = next(self._messages)
+        end: Finished | Failure | Epochs = message
+        return result | {"end": end, "done": True}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Nothing: the job's checkpoints are in the store."""
+        return {}
+
+    def cleanup(self) -> None:
+        """Let go of the job, whose last checkpoint is in the store."""
+        self._messages.close()

@@ -1,0 +1,115 @@
+"""What a process that does a task for the driver tells it. Teachers, screenings, trials and
+confirmations use the same messages, and the same rule for what goes wrong (`distill_ray.errors`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from distill_ray.errors import Failure
+
+if TYPE_CHECKING:
+    from distill_ray.execution.cluster import WorkerResources
+    from distill_ray.job import Job
+    from distill_ray.store import Store
+
+Record = dict[str, float]
+"""The metrics of an epoch by name, with its number as `epoch`."""
+
+
+@dataclass(frozen=True)
+class Epochs:
+    """Epochs of a job that are in a checkpoint, or in its finished record."""
+
+    records: Sequence[Record]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The task is done and its result in the store: the metrics, and the seconds of work."""
+
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+Message = Epochs | Finished | Failure
+
+Work = Generator[Sequence[Record], None, Finished]
+"""What does a task: yields epochs, some at a time, and returns the result."""
+
+
+class Task(Protocol):
+    """What a process is to do."""
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+
+    @property
+    def epochs(self) -> int:
+        """The number of the last epoch that it tells of; 0 where it has none."""
+
+    def work(self) -> Work:
+        """Do it in this process, on one worker or by starting several."""
+
+    def release(self) -> None:
+        """On the driver: free what processes that died have held."""
+
+
+@dataclass(frozen=True, eq=False)
+class JobTask:
+    """Run `job` as `run_job` does, stopping to ask after the epochs in `stops`."""
+
+    name: str
+    job: Job = field(repr=False)
+    store: Store = field(repr=False)
+    resources: WorkerResources = field(repr=False)
+    read_test: bool = False
+    stops: frozenset[int] = field(default=frozenset(), repr=False)
+
+    @property
+    def epochs(self) -> int:
+        return self.job.recipe.epochs
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> JobTask:
+        return self  # Tune copies the configuration of a trial again and again
+
+    def release(self) -> None:
+        if self.job.workers > 1:
+            from distill_ray.execution.placement_group import release  # Ray
+
+            release(self.job.id)
+
+    def work(self) -> Work:
+        # Torch: seconds that the driver need not spend
+        from distill_ray.execution.run_job import run_job
+
+        return run_job(
+            self.store, self.job, self.resources, read_test=self.read_test, stops=self.stops
+        )
+
+
+def messages(task: Task) -> Generator[Message, None, None]:
+    """Do `task` in this process and tell of it; the last message is `Finished` or a `Failure`.
+
+    Faults of the machine are raised, as the death of the process would be: then, too, the driver
+    hears nothing from the task itself and tries it again.
+    """
+    work = task.work()
+    try:
+        while True:
+            try:
+                records = next(work)
+            except StopIteration as end:
+                yield end.value
+                return
+            yield Epochs(records)
+    except Exception as error:
+        failure = Failure.of(error)
+        if failure.fault == "machine":
+            raise
+        yield failure
+    finally:
+        work.close()
