@@ -23,11 +23,13 @@ from rich.console import Console
 
 from distill_ray.events import JobState, Metrics, Observer, Observers, StudyJob
 from distill_ray.execution.cluster import Cluster
+from distill_ray.execution import runner
+from distill_ray.execution.job_runner import JobRunner
+from distill_ray.execution.messages import Finished
 from distill_ray.progress import Progress
 from distill_ray.resolve import SEARCH, data_of, teacher_runs
 from distill_ray.search import search
 from distill_ray.search.history import counted, open_history
-from distill_ray.search.trial import TrialRunner
 from distill_ray.stages.mlflow_observer import MlflowRecord
 from distill_ray.stages.references import References
 from distill_ray.stages.stage_log import StageLog
@@ -36,13 +38,13 @@ from distill_ray.study import load_study
 from distill_ray.tracking import Tracker, default_uri
 
 
-class Nothing(TrialRunner):
+class Nothing(JobRunner):
     """Ends its trial with the first step, with scores that depend on what it has drawn."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.config = {}
-        recipe = config["task"].job["recipe"]["method"]
-        self._score = abs(recipe["temperature"] - 4) / 10 + (1 - recipe["alpha"]) ** 2
+        method = config["task"].job.recipe.method
+        self._score = abs(method.temperature - 4) / 10 + (1 - method.alpha) ** 2
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
@@ -56,7 +58,7 @@ class Nothing(TrialRunner):
             "train/loss": 1.0,
         }
         record = {"epoch": 1, "time": time.time(), "seconds": 0.01, "lr": 0.1, **scores}
-        return record | {"epochs": [record], "outcome": scores, "seconds_total": 0.01, "done": True}
+        return record | {"epochs": [record], "end": Finished(scores, 0.01), "done": True}
 
     def cleanup(self) -> None:
         pass
@@ -101,7 +103,7 @@ def main() -> None:
         "--profile", help="write a cProfile of the driver's main thread to this file"
     )
     chosen = parser.parse_args()
-    search.TrialRunner = Nothing
+    runner.JobRunner = Nothing  # type: ignore[misc]
     study = load_study(
         Path(__file__).parents[1] / "tiny.yaml",
         [f"search.trials={chosen.trials}", f"search.sampler={chosen.sampler}"],
