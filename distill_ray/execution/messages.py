@@ -4,9 +4,10 @@ confirmations use the same messages, and the same rule for what goes wrong (`dis
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Self
 
 from distill_ray.errors import Failure
 
@@ -40,26 +41,28 @@ Work = Generator[Sequence[Record], None, Finished]
 """What does a task: yields epochs, some at a time, and returns the result."""
 
 
-class Task(Protocol):
+class Task(ABC):
     """What a process is to do."""
 
-    @property
-    def name(self) -> str:
-        """What people call it."""
+    name: str
+    """What people call it."""
 
-    @property
-    def epochs(self) -> int:
-        """The number of the last epoch that it tells of; 0 where it has none."""
+    epochs: int
+    """The number of the last epoch that it tells of; 0 where it has none."""
 
+    @abstractmethod
     def work(self) -> Work:
         """Do it in this process, on one worker or by starting several."""
 
     def release(self) -> None:
-        """On the driver: free what processes that died have held."""
+        """On the driver: free what processes that died have held, beside their own resources."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # Tune copies the configuration of a trial again and again
 
 
 @dataclass(frozen=True, eq=False)
-class JobTask:
+class JobTask(Task):
     """Run `job` as `run_job` does, stopping to ask after the epochs in `stops`."""
 
     name: str
@@ -70,11 +73,8 @@ class JobTask:
     stops: frozenset[int] = field(default=frozenset(), repr=False)
 
     @property
-    def epochs(self) -> int:
+    def epochs(self) -> int:  # type: ignore[override]
         return self.job.recipe.epochs
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> JobTask:
-        return self  # Tune copies the configuration of a trial again and again
 
     def release(self) -> None:
         if self.job.workers > 1:

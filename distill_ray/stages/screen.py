@@ -19,7 +19,7 @@ from distill_ray.augmentation import AUGMENTATIONS, Augmentation, Draws
 from distill_ray.errors import RunError
 from distill_ray.events import Measurement, Observer
 from distill_ray.execution.cluster import WorkerResources
-from distill_ray.execution.messages import Finished, Record, Work
+from distill_ray.execution.messages import Finished, Record, Task, Work
 from distill_ray.execution.sharing import LIVE, Sharing, trial_sharing
 from distill_ray.job import SCHEMA_VERSION, Data, canonical_json
 from distill_ray.metrics import mean_log_probabilities
@@ -243,7 +243,7 @@ def run_screening(store: Store, screening: Screening, resources: WorkerResources
 
 
 @dataclass(frozen=True, eq=False)
-class ScreeningTask:
+class ScreeningTask(Task):
     """Make a measurement, as `run_screening` does."""
 
     screening: Screening
@@ -252,11 +252,8 @@ class ScreeningTask:
     epochs: int = 0
 
     @property
-    def name(self) -> str:
+    def name(self) -> str:  # type: ignore[override]
         return f"screening {self.screening.label}"
-
-    def release(self) -> None:
-        """It holds nothing but its process."""
 
     def work(self) -> Work:
         yield from ()  # a screening has no epochs to tell of

@@ -10,10 +10,10 @@ from dataclasses import asdict
 import pytest
 
 from distill_ray.errors import DamagedError, Failure, Fault, RequestError, RunError, StoreError
-from distill_ray.execution.messages import Epochs, Finished, Record, Work, messages
+from distill_ray.execution.messages import Epochs, Finished, Record, Task, Work, messages
 
 
-class Scripted:
+class Scripted(Task):
     """A task that tells of some epochs, and then raises or is done."""
 
     name = "scripted"
@@ -33,9 +33,6 @@ class Scripted:
         finally:
             self.closed = True
         return Finished({"val/nll": 0.5}, 2.0)
-
-    def release(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize(

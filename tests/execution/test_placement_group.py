@@ -6,7 +6,7 @@ import ray
 from ray.util.placement_group import placement_group, placement_group_table
 
 from distill_ray.execution.cluster import Cluster
-from distill_ray.execution.placement_group import resource_tag, release
+from distill_ray.execution.placement_group import release, resource_tag
 
 
 def test_the_place_of_a_killed_job_goes_to_the_next_and_no_other_is_touched() -> None:

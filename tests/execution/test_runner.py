@@ -13,7 +13,7 @@ import pytest
 
 from distill_ray.errors import DamagedError, RunError, StoreError
 from distill_ray.execution.cluster import Cluster, WorkerResources
-from distill_ray.execution.messages import Finished, Record
+from distill_ray.execution.messages import Finished, Record, Task
 from distill_ray.execution.runner import run_in_parallel
 
 
@@ -41,7 +41,7 @@ class Heard:
 def doing(work: Callable[[], Any], epochs: int = 1) -> Heard:
     """A task with that work. Its class is made here, so that other processes get it by value."""
 
-    class Doing:
+    class Doing(Task):
         name = "something"
 
         def __init__(self) -> None:
@@ -49,9 +49,6 @@ def doing(work: Callable[[], Any], epochs: int = 1) -> Heard:
 
         def work(self) -> Any:
             return work()
-
-        def release(self) -> None:
-            pass
 
     return Heard(Doing())
 
@@ -120,7 +117,7 @@ def test_faults_of_the_machine_are_tried_again(
     code = act.__code__
 
     def local() -> None:
-        import os  # noqa: F401
+        import os
         import types
 
         types.FunctionType(code, {"os": os, "OSError": OSError})()
@@ -154,7 +151,7 @@ def test_an_environment_without_a_package_is_tried_again(tmp_path: Path) -> None
 
 
 def test_a_fault_that_stays_is_named_and_has_failed() -> None:
-    assignment = telling(1, error=OSError(5, "Input/output error"))
+    assignment = telling(1, 2, error=OSError(5, "Input/output error"))
     with pytest.raises(RunError, match=r"^something: OSError: .*Input/output error; tried 2 times"):
         run_in_parallel([assignment], WorkerResources(retries=1))
     assert assignment.news[:3] == ["start", 1, 1]
