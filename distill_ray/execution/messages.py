@@ -54,7 +54,7 @@ class Task(ABC):
     def work(self) -> Work:
         """Do it in this process, on one worker or by starting several."""
 
-    def release(self) -> None:
+    def release(self) -> None:  # noqa: B027 - most hold nothing
         """On the driver: free what processes that died have held, beside their own resources."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

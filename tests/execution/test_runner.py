@@ -161,7 +161,7 @@ def test_a_fault_that_stays_is_named_and_has_failed() -> None:
 def test_a_failure_of_the_job_ends_it_all_at_once() -> None:
     begun = time.monotonic()
     beside, failing = telling(1, seconds=600), telling(1, error=ValueError("no"))
-    with pytest.raises(RunError, match="^something: no$"):
+    with pytest.raises(RunError, match=r"^something: no$"):
         run_in_parallel([beside, failing], WorkerResources())
     assert failing.news == ["start", 1, "no"]
     assert "val/nll" not in str(beside.news)

@@ -38,7 +38,7 @@ def test_workers_killed_while_they_train(steady: Any, undisturbed: Any) -> None:
     """The processes of the teachers, then the actors of the trials, each in the middle of its job."""
     study = steady()
     with study.running() as driver:
-        before = driver.kill_worker("_train")
+        before = driver.kill_worker("Trainable")
         driver.wait_for("[search] trial 000")
         before |= driver.kill_worker("Trainable")
         assert driver.ended() == 0, "".join(study.printed)
@@ -55,7 +55,7 @@ def test_workers_killed_while_they_train(steady: Any, undisturbed: Any) -> None:
         ("RayTrainWorker", "training"),
         ("TrainController", "training"),
         ("TrainController", "starting"),
-        ("_train", "training"),
+        ("Trainable", "training"),
     ],
 )
 def test_a_group_of_two_data_parallel_workers_killed(

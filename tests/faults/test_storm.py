@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 KILLS = int(os.environ.get("DISTILL_RAY_STORM", "6"))
 """How many; the environment variable makes the storm longer."""
 
-WORKING = ("_train", "Trainable", "TrainController", "RayTrainWorker")
+WORKING = ("Trainable", "TrainController", "RayTrainWorker")
 """What Ray calls the processes in which the study's work is done."""
 
 EPOCHS = max(8, KILLS // 4)
