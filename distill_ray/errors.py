@@ -58,7 +58,7 @@ Fault = Literal["request", "job", "damaged", "store", "machine"]
 - `store`: the store cannot be read or written. No job has failed; the study ends, and goes on when
   the same command is given again.
 - `machine`: the process or what it runs in, such as a disk that cannot be read or a package that is
-  gone. The job has not failed, and is tried again as often as `search.retries` says.
+  gone. The job has not failed, and is tried again as often as `resources.retries` says.
 """
 
 
