@@ -22,8 +22,8 @@ import psutil
 from rich.console import Console
 
 from distill_ray.events import JobState, Metrics, Observer, Observers, StudyJob
-from distill_ray.execution.cluster import Cluster
 from distill_ray.execution import runner
+from distill_ray.execution.cluster import Cluster
 from distill_ray.execution.job_runner import JobRunner
 from distill_ray.execution.messages import Finished
 from distill_ray.progress import Progress
