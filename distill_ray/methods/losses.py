@@ -7,7 +7,7 @@ the logits are float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -130,6 +130,29 @@ def symmetric_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     return (divergence(log_p, log_m) + divergence(log_q, log_m)) / 2
+
+
+def label_and_others(log_p: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Log probabilities (..., B, K) taken apart by labels (B,): the label's, (..., B), that of all
+    other classes together, (..., B), and the others' shares of it, (..., B, K - 1).
+    """
+    classes = torch.arange(log_p.shape[-1] - 1, device=log_p.device)
+    place = labels.unsqueeze(-1)
+    others = (classes + (classes >= place)).expand(*log_p.shape[:-1], -1)
+    own = log_p.gather(-1, place.expand(*log_p.shape[:-1], 1)).squeeze(-1)
+    log_others = log_p.gather(-1, others)
+    rest = log_others.logsumexp(-1)
+    return own, rest, log_others - rest.unsqueeze(-1)
+
+
+def by_label(part: Part, terms: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `terms` makes of the labels (B,) of `part`, (..., B); for mixed images that of both
+    labels, each by its share.
+    """
+    own = terms(part.labels)
+    if part.partner_labels is None or part.label_weight is None:
+        return own
+    return torch.lerp(terms(part.partner_labels), own, part.label_weight.to(own.dtype))
 
 
 def average(terms: Sequence[Tensor]) -> Tensor:

@@ -33,9 +33,9 @@ class Targets:
         """The mean over images of terms (G, B), one for each target and image, by share."""
         return (terms * self.shares).sum(0).mean()
 
-    def mean_of_batches(self, terms: Sequence[Tensor]) -> Tensor:
-        """The mean of terms that stand for a whole batch each, one for every target, by share."""
-        return (torch.stack(tuple(terms)) * self.shares.mean(1)).sum()
+    def mean_of_batches(self, terms: Tensor) -> Tensor:
+        """The mean of terms (G,) that stand for a whole batch each, by share."""
+        return (terms * self.shares.mean(1)).sum()
 
 
 @torch.no_grad()

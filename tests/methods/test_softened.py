@@ -5,7 +5,7 @@ formulas.
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from distill_ray.augmentation import Identity
 from distill_ray.augmentation.augmentation import Batch, Part
@@ -25,31 +25,19 @@ from distill_ray.methods import (
 from distill_ray.methods.method import Student
 from distill_ray.methods.softened import FromEnsemble, Softened
 from oracles.formulas import cross_entropy, exact, kl, softmax, z_score
-
-STUDENT = torch.tensor([[1, 0.5, -0.5, 2], [0.2, -1, 0.8, 0]], dtype=torch.float64)
-TEACHERS = torch.tensor(
-    [
-        [[2, 0, -1, 0.5], [0.5, -0.5, 1.5, 3]],
-        [[1.5, 1, -2, 0], [-0.3, 0.1, 2.2, -1]],
-        [[0, 1, 2, 3], [4, 0, 1, -2]],
-    ],
-    dtype=torch.float64,
+from oracles.logits import (
+    IDENTITY_STUDENT,
+    LABELS,
+    PART,
+    STUDENT,
+    TEACHERS,
+    Answers,
+    terms_of,
 )
-LABELS = [3, 2]
-PART = Part(STUDENT, torch.tensor(LABELS))
-IDENTITY_STUDENT = Student(nn.Identity(), nn.Identity())
-
-
-class Answers:
-    networks = ()
-
-    def __call__(self, part: Part) -> Tensor:
-        return TEACHERS
 
 
 def distilled(method: EnsembleKD) -> float:
-    batch = Batch((PART,), torch.arange(2))
-    return method.loss(IDENTITY_STUDENT, batch, Answers())["loss/teachers"].item()
+    return terms_of(method)["loss/teachers"].item()
 
 
 def test_z_scores() -> None:
