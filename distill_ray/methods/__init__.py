@@ -1,4 +1,8 @@
-"""Ways to learn from distill_ray.methods.augmented_kd import AugmentedKD
+"""Ways to learn from labels and teachers. Importing this package is cheap: torch comes in when a
+loss is computed.
+"""
+
+from distill_ray.methods.augmented_kd import AugmentedKD
 from distill_ray.methods.crd import CRD
 from distill_ray.methods.dist import DIST
 from distill_ray.methods.dkd import DKD

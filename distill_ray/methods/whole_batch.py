@@ -17,12 +17,14 @@ from distill_ray.methods.method import Student
 def of_all_workers(student: Student, batch: Batch, rows: Tensor) -> Tensor:
     """The rows (B, ...) of all workers for the images of one part, in the order of positions.
 
-    Own rows keep their gradient, multiplied by the share of all images that are not this worker's:
-    the training loop weights a worker's gradients by its number of images and averages them over
-    the workers, while those of a loss of the whole batch have to be added.
+    Own rows keep their gradient, times the number of all rows over that of its own: the training
+    loop weights a worker's gradients by its number of images and averages them over the workers,
+    while those of a loss of the whole batch have to be added.
     """
     everywhere = student.gather(rows.detach())
-    if len(everywhere) == len(rows) or not rows.requires_grad:
+    if len(everywhere) == len(rows):
+        return rows
+    if not rows.requires_grad:
         return everywhere
     factor = len(everywhere) / len(rows)
     own = rows.detach() + factor * (rows - rows.detach())

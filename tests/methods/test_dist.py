@@ -1,5 +1,7 @@
 """Distillation by correlation against NumPy's Pearson correlation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +10,7 @@ from distill_ray.augmentation.augmentation import Part
 from distill_ray.methods import DIST
 from distill_ray.methods.dist import correlation
 from oracles.formulas import Floats, cross_entropy, exact, softmax, z_score
-from oracles.logits import terms_of
-
+from oracles.logits import numerical_gradient, terms_of
 
 RANDOM = np.random.default_rng(0)
 STUDENT = torch.from_numpy(RANDOM.normal(size=(5, 4)))
@@ -78,6 +79,18 @@ def test_only_the_shape_of_a_prediction_counts() -> None:
     torch.testing.assert_close(
         correlation(p, 0.25 * p + 0.1), torch.ones(5).double(), atol=1e-5, rtol=0
     )
+
+
+def test_gradient() -> None:
+    part = Part(STUDENT, torch.tensor(LABELS))
+
+    def loss(images: torch.Tensor) -> torch.Tensor:
+        return terms_of(DIST(inter=3.0), replace(part, images=images), teachers=TEACHERS)["loss"]
+
+    student = STUDENT.clone().requires_grad_()
+    loss(student).backward()
+    expected = numerical_gradient(loss, STUDENT)
+    torch.testing.assert_close(student.grad, expected, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize("rows", [1, 3])

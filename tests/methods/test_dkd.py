@@ -8,7 +8,17 @@ from distill_ray.augmentation.augmentation import Part
 from distill_ray.methods import DKD
 from distill_ray.methods.dkd import decoupled
 from oracles.formulas import Floats, cross_entropy, exact, kl, softmax, z_score
-from oracles.logits import LABELS, MIXED, PART, PARTNERS, STUDENT, TEACHERS, WEIGHTS, terms_of
+from oracles.logits import (
+    LABELS,
+    MIXED,
+    PART,
+    PARTNERS,
+    STUDENT,
+    TEACHERS,
+    WEIGHTS,
+    check_gradient,
+    terms_of,
+)
 
 
 def by_class(p: Floats, q: Floats, labels: list[int]) -> tuple[Floats, Floats]:
@@ -115,6 +125,10 @@ def test_a_teacher_that_is_sure_leaves_finite_gradients() -> None:
     assert loss.isfinite()
     assert student.grad is not None
     assert student.grad.isfinite().all()
+
+
+def test_gradient() -> None:
+    check_gradient(DKD(combine="confident"), MIXED)
 
 
 def test_settings_that_are_refused() -> None:

@@ -10,7 +10,7 @@ from distill_ray.methods import MLKD
 from distill_ray.methods.mlkd import products
 from distill_ray.methods.targets import Targets
 from oracles.formulas import Floats, cross_entropy, exact, kl, softmax, z_score
-from oracles.logits import LABELS, PART, STUDENT, TEACHERS, terms_of
+from oracles.logits import LABELS, PART, STUDENT, TEACHERS, check_gradient, terms_of
 
 COPY = Part(STUDENT.flip(1) / 2, PART.labels)
 
@@ -94,6 +94,11 @@ def test_default_weights_are_those_that_the_published_code_has_in_effect() -> No
     method = MLKD()
     assert (method.labels, method.images) == (0.1, 0.9)
     assert method.pairs == method.classes == np.mean([0.0, 0.9])
+
+
+def test_gradient() -> None:
+    check_gradient(MLKD(labels=0.0, images=0.0, pairs=9.0, combine="mean-loss"), PART, COPY)
+    check_gradient(MLKD(standardise=True), PART, COPY)
 
 
 def test_what_is_refused() -> None:

@@ -7,7 +7,16 @@ import torch
 from distill_ray.augmentation.augmentation import Part
 from distill_ray.methods import NKD
 from oracles.formulas import Floats, cross_entropy, exact, softmax, z_score
-from oracles.logits import LABELS, MIXED, PARTNERS, STUDENT, TEACHERS, WEIGHTS, terms_of
+from oracles.logits import (
+    LABELS,
+    MIXED,
+    PARTNERS,
+    STUDENT,
+    TEACHERS,
+    WEIGHTS,
+    check_gradient,
+    terms_of,
+)
 
 
 def target_term(q: Floats, labels: list[int]) -> Floats:
@@ -78,6 +87,10 @@ def test_a_mixed_image_counts_for_both_labels_by_their_share() -> None:
     assert terms["loss/target"].item() == pytest.approx(float(expected.mean()), rel=1e-7)
     expected = share * nontarget_term(p, q, LABELS) + (1 - share) * nontarget_term(p, q, PARTNERS)
     assert terms["loss/nontarget"].item() == pytest.approx(float(expected.mean()), rel=1e-7)
+
+
+def test_gradient() -> None:
+    check_gradient(NKD(standardise=True), MIXED)
 
 
 def test_settings_that_are_refused() -> None:

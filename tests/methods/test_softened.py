@@ -32,6 +32,7 @@ from oracles.logits import (
     STUDENT,
     TEACHERS,
     Answers,
+    check_gradient,
     terms_of,
 )
 
@@ -159,6 +160,11 @@ def test_other_divergences_of_kd(divergence: str, of: object, temperature: float
             temperature=temperature, combine=combine, weights=weights, divergence=divergence
         )
         assert distilled(method) == pytest.approx(float(temperature**2 * value), rel=1e-12)
+
+
+def test_gradients() -> None:
+    check_gradient(EnsembleKD(divergence="reverse", combine="confident"))
+    check_gradient(EnsembleKD(divergence="jensen-shannon", standardise=True))
 
 
 def test_no_gradient_reaches_the_teachers() -> None:

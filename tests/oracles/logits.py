@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -47,3 +48,27 @@ def terms_of(
     shown = parts or (PART,)
     batch = Batch(shown, torch.arange(len(shown[0].images)), draws=Draws(seed=0, epoch=epoch))
     return method.loss(IDENTITY_STUDENT, batch, Answers(teachers))
+
+
+def numerical_gradient(loss: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """The gradient of a scalar by central differences, in float64."""
+    gradient = torch.zeros_like(at)
+    for place in range(at.numel()):
+        step = torch.zeros_like(at)
+        step.view(-1)[place] = 1e-5
+        gradient.view(-1)[place] = (loss(at + step) - loss(at - step)) / 2e-5
+    return gradient
+
+
+def check_gradient(method: Method, *shown: Part) -> None:
+    """That the loss of `method` has the gradient of its value, with respect to the student."""
+
+    def loss(images: Tensor) -> Tensor:
+        parts = [replace(part, images=images + part.images) for part in shown or (PART,)]
+        return terms_of(method, *parts)["loss"]
+
+    nowhere = torch.zeros_like(STUDENT).requires_grad_()
+    loss(nowhere).backward()
+    with torch.no_grad():
+        expected = numerical_gradient(loss, torch.zeros_like(STUDENT))
+    torch.testing.assert_close(nowhere.grad, expected, rtol=1e-6, atol=1e-8)

@@ -38,6 +38,7 @@ SUITABLE: dict[str, dict[str, Any]] = {
     "augmented-kd": {"augmentation": Additional()},
     "crd": {"method": CRD(negatives=50)},
     "endd": {"lr": 0.01},
+    "dist": {"lr": 0.002},
     "mlkd": {"augmentation": Additional()},
 }
 """What a method needs to learn from sixty images."""
