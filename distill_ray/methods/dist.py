@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge
+
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import METHODS, Student, Teachers
 from distill_ray.methods.softened import FromEnsemble
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     import torch
@@ -66,15 +68,15 @@ class DIST(FromEnsemble):
     name = "dist"
 
     combine: Annotated[
-        Literal["mean-softmax", "mean-loss"], Setting("how the teachers are combined")
+        Literal["mean-softmax", "mean-loss"], Doc("how the teachers are combined")
     ] = "mean-softmax"
-    labels: Annotated[float, Setting("weight of the labels", at_least=0)] = 1.0
+    labels: Annotated[float, Ge(0), Doc("weight of the labels")] = 1.0
     inter: Annotated[
-        float, Setting("weight of the correlation over the classes of an image", at_least=0)
+        float, Ge(0), Doc("weight of the correlation over the classes of an image")
     ] = 2.0
-    intra: Annotated[
-        float, Setting("weight of the correlation over the images of a batch", at_least=0)
-    ] = 2.0
+    intra: Annotated[float, Ge(0), Doc("weight of the correlation over the images of a batch")] = (
+        2.0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge
+
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import METHODS, Student, Teachers
 from distill_ray.methods.softened import FromEnsemble
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     import torch
@@ -67,15 +69,13 @@ class DKD(FromEnsemble):
     name = "dkd"
 
     combine: Annotated[
-        Literal["mean-softmax", "mean-loss", "confident"], Setting("how the teachers are combined")
+        Literal["mean-softmax", "mean-loss", "confident"], Doc("how the teachers are combined")
     ] = "mean-softmax"
-    labels: Annotated[float, Setting("weight of the labels", at_least=0)] = 1.0
-    target: Annotated[float, Setting("weight of the probability of the label", at_least=0)] = 1.0
-    nontarget: Annotated[
-        float, Setting("weight of how the other classes share the rest", at_least=0)
-    ] = 8.0
+    labels: Annotated[float, Ge(0), Doc("weight of the labels")] = 1.0
+    target: Annotated[float, Ge(0), Doc("weight of the probability of the label")] = 1.0
+    nontarget: Annotated[float, Ge(0), Doc("weight of how the other classes share the rest")] = 8.0
     ramp: Annotated[
-        int, Setting("epochs in which the weights of distillation grow to their value", at_least=0)
+        int, Ge(0), Doc("epochs in which the weights of distillation grow to their value")
     ] = 0
 
     def __post_init__(self) -> None:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Gt
+
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import METHODS, Student, Teachers
 from distill_ray.methods.softened import FromEnsemble
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     import torch
@@ -78,20 +80,18 @@ class MLKD(FromEnsemble):
     name = "mlkd"
 
     temperature: Annotated[
-        float, Setting("middle of the five that soften teachers and student alike", above=0)
+        float, Gt(0), Doc("middle of the five that soften teachers and student alike")
     ] = 4.0
     combine: Annotated[
-        Literal["mean-softmax", "mean-loss"], Setting("how the teachers are combined")
+        Literal["mean-softmax", "mean-loss"], Doc("how the teachers are combined")
     ] = "mean-softmax"
-    labels: Annotated[float, Setting("weight of the labels, of x and x'", at_least=0)] = 0.1
-    images: Annotated[
-        float, Setting("weight of distillation image by image, of x and x'", at_least=0)
-    ] = 0.9
+    labels: Annotated[float, Ge(0), Doc("weight of the labels, of x and x'")] = 0.1
+    images: Annotated[float, Ge(0), Doc("weight of distillation image by image, of x and x'")] = 0.9
     pairs: Annotated[
-        float, Setting("weight of the products of predictions for pairs of images", at_least=0)
+        float, Ge(0), Doc("weight of the products of predictions for pairs of images")
     ] = 0.45
     classes: Annotated[
-        float, Setting("weight of the products of predictions for pairs of classes", at_least=0)
+        float, Ge(0), Doc("weight of the products of predictions for pairs of classes")
     ] = 0.45
 
     def __post_init__(self) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from annotated_types import Ge, Gt
+
 from distill_ray._lazy import LazyModule
 from distill_ray.methods.method import METHODS, Student, Teachers
 from distill_ray.methods.softened import FromEnsemble
-from distill_ray.settings import Setting
+from distill_ray.settings import Doc
 
 if TYPE_CHECKING:
     import torch
@@ -67,18 +69,16 @@ class NKD(FromEnsemble):
     name = "nkd"
 
     temperature: Annotated[
-        float, Setting("softens teachers and student alike, among the other classes", above=0)
+        float, Gt(0), Doc("softens teachers and student alike, among the other classes")
     ] = 1.0
     combine: Annotated[
-        Literal["mean-softmax", "mean-loss", "confident"], Setting("how the teachers are combined")
+        Literal["mean-softmax", "mean-loss", "confident"], Doc("how the teachers are combined")
     ] = "mean-softmax"
-    labels: Annotated[float, Setting("weight of the labels", at_least=0)] = 1.0
+    labels: Annotated[float, Ge(0), Doc("weight of the labels")] = 1.0
     target: Annotated[
-        float, Setting("weight of the labels by the teachers' probability of them", at_least=0)
+        float, Ge(0), Doc("weight of the labels by the teachers' probability of them")
     ] = 1.0
-    nontarget: Annotated[
-        float, Setting("weight of how the other classes share the rest", at_least=0)
-    ] = 1.5
+    nontarget: Annotated[float, Ge(0), Doc("weight of how the other classes share the rest")] = 1.5
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,7 +8,11 @@ from distill_ray.augmentation import AUGMENTATIONS, AugMix
 from distill_ray.job import Job
 from distill_ray.methods import (
     CRD,
+    DIST,
+    DKD,
     METHODS,
+    MLKD,
+    NKD,
     AugmentedKD,
     DropoutKD,
     EnDD,
@@ -38,6 +42,10 @@ METHODS_TRIED: tuple[Method, ...] = (
     CRD(negatives=7, embedding=5),
     DropoutKD(samples=3),
     GaussianKD(samples=3),
+    DKD(combine="confident"),
+    NKD(temperature=2.0),
+    DIST(combine="mean-loss", weights=(1.0, 3.0), standardise=True, temperature=1.0),
+    MLKD(combine="mean-loss", pairs=5.0, classes=5.0),
 )
 
 
@@ -80,6 +88,6 @@ def test_which_augmentations_fit_which_methods() -> None:
     assert refused == {
         *(("supervised", augmentation) for augmentation in picking),
         *((method, settings_label(AugMix(consistency=True))) for method in learners),
-        *(("augmented-kd", augmentation) for augmentation in plain),
+        *((method, augmentation) for method in ("augmented-kd", "mlkd") for augmentation in plain),
         *(("crd", augmentation) for augmentation in ("mixup", "cutmix")),
     }
