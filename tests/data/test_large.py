@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ from distill_ray.data import decode_split, load_images, open_source
 from distill_ray.data.decoding import cores
 from distill_ray.data.pixels import PixelsOnDisk
 from distill_ray.errors import RequestError, RunError
+
+SUPPORT = Path(__file__).parents[1] / "support"
+INTERRUPTED = SUPPORT / "interrupted_decoding.py"
 
 
 @pytest.fixture
@@ -146,31 +150,9 @@ def test_colour_found_by_a_process_makes_all_rgb(tmp_path, write_shard, pictures
     assert load_images(open_source(str(tmp_path / "d")), "train").images.shape == (24, 6, 5, 3)
 
 
-KILLED = """
-import os, signal, sys
-from distill_ray.data import load_images, open_source, decode_split
-decode_split.ROWS_PER_PROCESS, decode_split.cores = 1, lambda: 3
-import subprocess
-started = subprocess.Popen
-def start(*arguments, **settings):
-    process = started(*arguments, **settings)
-    if sys.argv[2] == "child":
-        os.kill(process.pid, signal.SIGKILL)
-    else:
-        print(process.pid, flush=True)
-        os.kill(process.pid, signal.SIGSTOP)
-    return process
-subprocess.Popen = start
-try:
-    load_images(open_source(sys.argv[1]), "train")
-except Exception as error:
-    print(type(error).__name__, error)
-"""
-
-
 def test_a_killed_process_is_said(small, cache):
     ended = subprocess.run(
-        [sys.executable, "-c", KILLED, str(small), "child"],
+        [sys.executable, INTERRUPTED, str(small), "child"],
         capture_output=True,
         text=True,
         check=True,
@@ -183,7 +165,7 @@ def test_a_killed_process_is_said(small, cache):
 
 def test_processes_end_with_the_one_that_started_them(small):
     parent = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(small), "parent"], stdout=subprocess.PIPE, text=True
+        [sys.executable, INTERRUPTED, str(small), "parent"], stdout=subprocess.PIPE, text=True
     )
     children = [int(parent.stdout.readline()) for _ in range(3)]
     parent.kill()
@@ -254,51 +236,13 @@ def test_the_validation_split_stands_in_for_a_test_split(small, tmp_path, encode
     assert open_source(str(tmp_path / "tree")).rows("test") == 2
 
 
-PEAK = """
-import json, resource, sys
-sys.path[:0] = sys.argv[3:]
-exec(sys.argv[1])
-said = said if "said" in globals() else {}
-print(json.dumps(said | {
-    "own": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    "others": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024,
-}))
-"""
-
-
-def peak(code, *arguments):
-    """Peak memory in MB of a process that runs `code`, and of the largest process that it started."""
+def peak(*arguments):
+    """What `support/memory.py` prints for these arguments."""
     environment = os.environ | {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", PEAK, code, *arguments]
+    command = [sys.executable, SUPPORT / "memory.py", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
-
-
-IMPORT = """
-from distill_ray.data import import_dataset
-import_dataset({tree!r}, {out!r})
-"""
-
-TRAIN = """
-import torch
-from distill_ray.augmentation import CutMix
-from distill_ray.data import open_source
-from distill_ray.job import Data, Job, Recipe, Split
-from distill_ray.records import find_job
-from distill_ray.execution.run_job import evaluate_on_test
-from distill_ray.execution.train_job import train_here
-from distill_ray.store import Store
-from distill_ray.training import Worker
-source = open_source({out!r})
-data = Data(name="d", digest=source.digest, location={out!r}, label="label", split=Split(validation={validation}),
-            size=96, memory_gb={memory})
-recipe = Recipe(model="mlp-8", augmentation=CutMix(), epochs=1, batch_size=64, precision="fp32", lr=0.001)
-job, store = Job(recipe=recipe, data=data, seed=0), Store.open({out!r} + "-store-{memory}")
-list(train_here(store, job, Worker(torch.device("cpu"))))
-evaluate_on_test(store, job, torch.device("cpu"))
-said = {{"weights": find_job(store, job.id).record.files["weights.safetensors"]["sha256"]}}
-"""
 
 
 @pytest.mark.slow
@@ -323,11 +267,10 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path, encode):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(originals[number % 100])
         out = str(tmp_path / f"set-{count}")
-        names = {"tree": str(tree), "out": out, "validation": count // 10}
         peaks[count] = {
-            "import": peak(IMPORT.format(**names)),
-            "train": peak(TRAIN.format(**names, memory=0.1)),
-            "mapped": peak(TRAIN.format(**names, memory=4.0)),
+            "import": peak("import", tree, out),
+            "train": peak("train", out, str(count // 10), "0.1"),
+            "mapped": peak("train", out, str(count // 10), "4.0"),
         }
         assert peaks[count]["train"]["weights"] == peaks[count]["mapped"]["weights"]
     pixels = 10_000 * 96 * 96 * 3 / 2**20
