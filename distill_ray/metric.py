@@ -147,7 +147,8 @@ for _name, _metric in {
         unit="nats",
         formula=r"-\frac{1}{N} \sum_n \ln q_{n y_n}, \qquad q_n = \mathrm{softmax}(\ln p_n / \tau)",
         help="Compares what networks know, apart from a confidence that one number mends. On the validation split the "
-        "temperature is fitted to the very same predictions, so `val/cnll` serves to choose by, not to report.",
+        "temperature is fitted to the very same predictions, so `val/cnll` serves to choose by, not to report. Where a "
+        "validation split has too few errors to fit it from, the prior keeps the temperature near 1, and the report says so.",
         source='Ashukha et al. 2020, "Pitfalls of in-domain uncertainty estimation and ensembling in deep learning", '
         f"https://arxiv.org/abs/2002.06470; temperature scaling: {_GUO}.",
     ),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill_ray.metric import METRICS, title_of
-from distill_ray.metrics import calibrated_score, score
+from distill_ray.metrics import calibrated_score, determines_temperature, score
 from distill_ray.metrics.calibration import with_temperature
 from distill_ray.records import Predictions
 from distill_ray.report.format import setting
@@ -80,6 +80,7 @@ def model_card(
         dtype=champion.examples.dtype.name,
         calibrated=calibrated,
         temperature=champion.temperature,
+        temperature_from_prior=_from_prior(results, champion),
         license=license,
         difference=difference,
         images=images,
@@ -95,6 +96,15 @@ def model_card(
         parameters=parameter_count(best.parameters) if best else "",
         versions=", ".join(f"{name} {version}" for name, version in results.versions.items()),
     )
+
+
+def _from_prior(results: StudyResults, champion: Champion) -> bool:
+    """Whether validation predictions do not determine the temperature of this model."""
+    best = results.best
+    if best is None or champion.job.id not in best.job_ids:
+        return False
+    predictions = best.validation[best.job_ids.index(champion.job.id)]
+    return not determines_temperature(predictions.log_probabilities, predictions.labels)
 
 
 def _metrics(results: StudyResults, champion: Champion) -> Iterator[tuple[str, str, str, str]]:

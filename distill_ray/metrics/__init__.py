@@ -12,7 +12,14 @@ from numpy.typing import ArrayLike
 
 from distill_ray.metric import METRICS
 from distill_ray.metrics import calibration, regression
-from distill_ray.metrics.calibration import Binning, diagram, ece, reliability, with_temperature
+from distill_ray.metrics.calibration import (
+    Binning,
+    determines_temperature,
+    diagram,
+    ece,
+    reliability,
+    with_temperature,
+)
 from distill_ray.metrics.classification import brier, checked, nll, top_labels
 from distill_ray.metrics.ensemble import mean_log_probabilities
 from distill_ray.metrics.uncertainty import diversity
@@ -21,6 +28,7 @@ from distill_ray.task import GAUSSIAN, Task, task_of
 __all__ = [
     "Binning",
     "calibrated_score",
+    "determines_temperature",
     "diversity",
     "final_score",
     "fit_temperature",
@@ -55,8 +63,7 @@ def score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
 
 
 def validation_score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """What `score` returns, and as cnll the NLL after temperature scaling: the lowest that one
-    temperature reaches.
+    """What `score` returns, and as cnll the NLL after temperature scaling.
 
     The temperature is fitted to these same predictions, so cnll is for selection, not for
     reporting. Raises ValueError as `score` does.
@@ -75,15 +82,18 @@ def final_score(predictions: ArrayLike, labels: ArrayLike, temperature: float) -
     )
 
 
-def fit_temperature(predictions: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature that calibrates best, see `calibration.fit_temperature`; 1 for regression,
-    which has none.
+def fit_temperature(
+    predictions: ArrayLike,
+    labels: ArrayLike,
+    *,
+    prior_images: float = calibration.PRIOR_IMAGES,
+) -> float:
+    """The temperature that calibrates predictions, see `calibration.fit_temperature`; 1 for
+    regression, which has none.
     """
-    return (
-        1.0
-        if _is_regression(predictions, labels)
-        else calibration.fit_temperature(predictions, labels)
-    )
+    if _is_regression(predictions, labels):
+        return 1.0
+    return calibration.fit_temperature(predictions, labels, prior_images=prior_images)
 
 
 def calibrated_score(

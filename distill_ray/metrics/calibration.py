@@ -2,8 +2,9 @@
 scaling.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,29 +13,33 @@ from distill_ray.metrics.classification import FloatArray, IntegerArray, checked
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0
 
+PRIOR_IMAGES = 4.0
+"""The weight of the prior on a temperature, see `fit_temperature`.
+
+Tried on digits: 48 networks of three architectures (labels alone, distilled at T = 8, mixup), each
+with 5 validation splits of 30 to 200 images. Against T = 1 the prior lowers the test NLL by 0.12 to
+0.15 on average, as the best fit does, and raises it by at most 0.05; without it the worst case is a
+rise of 12.
+"""
+
 
 @dataclass(frozen=True)
 class Binning:
     """How top-label confidences in [0, 1] are put into bins of equal width.
 
-    `closed="right"` makes bins (low, high], `"left"` [low, high). A confidence of exactly 1 (in
-    float32, which is what the published systems computed in) has no bin of the left-closed kind;
-    `certain` says where it goes: into the last bin ("fold"), into one more bin of its own ("own"),
-    or into no bin while it still counts as a sample ("skip").
+    Bins are (low, high], compared in float64, or `as_coded` by Jain, Patel & Viradiya 2022
+    (ensemble of calibrated models): the integer part of confidence times bins in float32, where 0.7
+    of 100 bins falls into bin 70. A confidence of 1, in float32, then has no bin of its own kind
+    and counts as a sample only.
     """
 
     bins: int = 15
-    closed: Literal["right", "left"] = "right"
-    certain: Literal["fold", "own", "skip"] = "fold"
+    as_coded: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ValueError for settings that contradict each other."""
+        """Raises ValueError for less than one bin."""
         if self.bins < 1:
             raise ValueError(f"bins: expected at least 1, found {self.bins}")
-        if self.closed == "right" and self.certain != "fold":
-            raise ValueError(
-                f"certain: right-closed bins hold confidence 1 in the last one, found {self.certain!r}"
-            )
 
     @property
     def edges(self) -> FloatArray:
@@ -42,31 +47,17 @@ class Binning:
         return np.arange(self.bins + 1) / self.bins
 
     def indices(self, confidences: FloatArray) -> IntegerArray:
-        """The bin of every confidence, (N,) -> (N,); `bins` stands for the one beyond the last."""
-        if self.closed == "right":
-            return np.maximum(np.searchsorted(self.edges, confidences, side="left") - 1, 0)
-        found = np.minimum(
-            np.searchsorted(self.edges, confidences, side="right") - 1, self.bins - 1
-        )
-        return (
-            found
-            if self.certain == "fold"
-            else np.where(confidences.astype(np.float32) >= 1, self.bins, found)
-        )
+        """The bin of every confidence, (N,) -> (N,); `bins` stands for none."""
+        if self.as_coded:
+            return (confidences.astype(np.float32) * np.float32(self.bins)).astype(np.int64)
+        return np.maximum(np.searchsorted(self.edges, confidences, side="left") - 1, 0)
 
 
 STANDARD = Binning()
 """15 bins (low, high]: Guo et al. 2017, and what the LatentBE system reports."""
 
-CALIBRATED_ENSEMBLE = Binning(bins=100, closed="left", certain="skip")
-"""100 bins as coded by Jain, Patel & Viradiya 2022 (ensemble of calibrated models), which leaves
-certain predictions out.
-"""
-
-MULTI_HEAD = Binning(bins=10)
-"""10 bins (low, high]: the Hydra+ system, whose published numbers are averages over batches
-(`batchwise_ece`).
-"""
+CALIBRATED_ENSEMBLE = Binning(bins=100, as_coded=True)
+"""The 100 bins of the calibrated-ensemble tables."""
 
 
 @dataclass(frozen=True)
@@ -111,22 +102,6 @@ def oe(log_probabilities: ArrayLike, labels: ArrayLike, binning: Binning = STAND
     return reliability(log_probabilities, labels, binning).oe
 
 
-def batchwise_ece(
-    log_probabilities: ArrayLike, labels: ArrayLike, batch: int, binning: Binning = STANDARD
-) -> float:
-    """Mean over samples of the ECE of their batch (consecutive ones of `batch` samples), a
-    fraction.
-
-    For comparison with tables made that way, such as those of Hydra+: biased upwards, often
-    strongly.
-    """
-    predicted, truth = checked(log_probabilities, labels)
-    parts = [slice(start, start + batch) for start in range(0, len(truth), batch)]
-    return sum(
-        ece(predicted[part], truth[part], binning) * len(truth[part]) for part in parts
-    ) / len(truth)
-
-
 def reliability(
     log_probabilities: ArrayLike, labels: ArrayLike, binning: Binning = STANDARD
 ) -> Reliability:
@@ -139,7 +114,7 @@ def diagram(confidences: ArrayLike, correct: ArrayLike, binning: Binning = STAND
     or not.
     """
     sure, right = np.asarray(confidences, np.float64), np.asarray(correct, np.float64)
-    bins = binning.bins + (binning.certain == "own")
+    bins = binning.bins
     where = binning.indices(sure)
     counts = np.bincount(where, minlength=bins)[:bins]
     filled = np.maximum(counts, 1)
@@ -152,17 +127,57 @@ def diagram(confidences: ArrayLike, correct: ArrayLike, binning: Binning = STAND
     )
 
 
-def fit_temperature(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """The temperature T that minimises the NLL of softmax(log p / T) for labels (N,), to 1e-8 and
+def fit_temperature(
+    log_probabilities: ArrayLike, labels: ArrayLike, *, prior_images: float = PRIOR_IMAGES
+) -> float:
+    """The temperature T that makes softmax(log p / T) most probable given labels (N,): to 1e-8 and
     within [0.01, 100].
 
+    It minimises the NLL, summed over the N samples, plus `prior_images` * (1 / T - 1 + ln T). The
+    second term is a Gamma prior on 1 / T whose mode is T = 1. Without it the NLL falls towards T =
+    0 where every label is the top class, as happens on small validation splits of easy data, and
+    the single error on a test image then costs hundreds of nats. With many samples, or many errors,
+    the prior is outweighed.
+
     Fit it on the validation split. An ensemble is pooled first and then has one T
-    (`mean_log_probabilities`). Where the NLL has no minimum inside (every label is the top class,
-    or the worst), T is the limit it falls towards. Source: Guo et al. 2017; exact where the
-    LatentBE system stops its BFGS at a gradient of 1e-3.
+    (`mean_log_probabilities`). Source: Guo et al. 2017, which is `prior_images=0`, where T is the
+    bound that the NLL falls towards if it has no minimum inside.
+
+    Args:
+        log_probabilities: predictions (N, K).
+        labels: classes (N,).
+        prior_images: weight of the prior. Near T = 1 it is worth as many images of which each one
+            determines ln T with a variance of 1.
     """
     from scipy.optimize import brentq
 
+    slope = _slope(log_probabilities, labels)
+    prior = prior_images / len(np.asarray(labels))
+
+    def total(log_temperature: float) -> float:
+        """The derivative of the objective by 1 / T, in which it is convex."""
+        return slope(log_temperature) + prior * (1 - math.exp(log_temperature))
+
+    coldest, hottest = math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE)
+    if total(coldest) <= 0:
+        return LOWEST_TEMPERATURE
+    if total(hottest) >= 0:
+        return HIGHEST_TEMPERATURE
+    return float(np.exp(brentq(total, coldest, hottest, xtol=1e-11, rtol=1e-11)))
+
+
+def determines_temperature(log_probabilities: ArrayLike, labels: ArrayLike) -> bool:
+    """Whether these predictions for labels (N,) have an NLL with a minimum at some T in (0.01,
+    100).
+
+    Where not, as where every label is the top class, the prior decides the temperature.
+    """
+    slope = _slope(log_probabilities, labels)
+    return slope(math.log(LOWEST_TEMPERATURE)) > 0 > slope(math.log(HIGHEST_TEMPERATURE))
+
+
+def _slope(log_probabilities: ArrayLike, labels: ArrayLike) -> Callable[[float], float]:
+    """The derivative of the mean NLL of softmax(log p / T) by 1 / T, as a function of ln T."""
     predicted, truth = checked(log_probabilities, labels)
     # At T <= 100 anything this far below the top class has no weight; -inf would make 0 * inf.
     logits = np.maximum(
@@ -171,17 +186,11 @@ def fit_temperature(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
     of_labels = logits[np.arange(len(truth)), truth].mean()
 
     def slope(log_temperature: float) -> float:
-        """The derivative of the NLL by 1 / T, which grows with 1 / T: the NLL is convex in it."""
         weights = np.exp(logits / np.exp(log_temperature))
         expected = np.einsum("nk,nk->n", weights, logits) / weights.sum(axis=1)
         return float(expected.mean() - of_labels)
 
-    coldest, hottest = np.log(LOWEST_TEMPERATURE), np.log(HIGHEST_TEMPERATURE)
-    if slope(coldest) <= 0:
-        return LOWEST_TEMPERATURE
-    if slope(hottest) >= 0:
-        return HIGHEST_TEMPERATURE
-    return float(np.exp(brentq(slope, coldest, hottest, xtol=1e-11, rtol=1e-11)))
+    return slope
 
 
 def with_temperature(log_probabilities: ArrayLike, temperature: float) -> FloatArray:

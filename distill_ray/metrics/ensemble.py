@@ -18,17 +18,27 @@ def mean_log_probabilities(members: ArrayLike, weights: ArrayLike | None = None)
         raise ValueError(
             f"members: expected the shape (members, samples, classes), found {logs.shape}"
         )
-    share = np.ones(len(logs)) if weights is None else np.asarray(weights, np.float64)
-    if share.shape != logs.shape[:1]:
-        raise ValueError(f"weights: expected the shape {logs.shape[:1]}, found {share.shape}")
-    if not (np.isfinite(share).all() and (share >= 0).all() and share.sum() > 0):
-        raise ValueError(
-            f"weights: expected numbers that are not negative and not all 0, found {share.tolist()}"
-        )
-    logs, share = logs[share > 0], share[share > 0] / share.sum()
+    share = shares_of(weights, len(logs))
+    logs, share = logs[share > 0], share[share > 0]
     top = logs.max(axis=0)  # NaN if any member's value is
     if np.isnan(top).any():
         raise ValueError("members: contains NaN")
     top = np.maximum(top, np.finfo(np.float64).min)
     with np.errstate(divide="ignore"):
         return np.asarray(np.log(np.tensordot(share, np.exp(logs - top), axes=1)) + top)
+
+
+def shares_of(weights: ArrayLike | None, members: int) -> FloatArray:
+    """`weights` as shares (members,) that sum to 1; None means equal ones.
+
+    Raises ValueError for another number of them, and where one is negative or all are 0.
+    """
+    shares = np.ones(members) if weights is None else np.asarray(weights, np.float64)
+    if shares.shape != (members,):
+        raise ValueError(f"weights: expected the shape {(members,)}, found {shares.shape}")
+    if not (np.isfinite(shares).all() and (shares >= 0).all() and shares.sum() > 0):
+        raise ValueError(
+            "weights: expected numbers that are not negative and not all 0, found "
+            f"{shares.tolist()}"
+        )
+    return np.asarray(shares / shares.sum())

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from distill_ray.metrics.classification import FloatArray
+from distill_ray.metrics.ensemble import shares_of
 from distill_ray.metrics.uncertainty import Uncertainty
 
 
@@ -36,20 +37,18 @@ def mixture(means: ArrayLike, variances: ArrayLike) -> tuple[FloatArray, Uncerta
     )
 
 
-def gaussian_nll(
-    mean: ArrayLike, deviation: ArrayLike, targets: ArrayLike, constant: bool = True
-) -> float:
+def gaussian_nll(mean: ArrayLike, deviation: ArrayLike, targets: ArrayLike) -> float:
     """Mean negative log-likelihood of targets (N,) under normal distributions of this mean and
-    standard deviation (N,), in nats.
+    standard deviation (N,), in nats, without the constant ln(2 pi) / 2, as the losses and tables
+    of Hydra+ have it.
 
-    `constant=False` leaves out ln(2 pi) / 2, as the losses and tables of Hydra+ do. Raises
-    ValueError for a deviation of 0.
+    Raises ValueError for a deviation of 0.
     """
     scale = np.asarray(deviation, np.float64)
     if not (scale > 0).all():
         raise ValueError("deviation: expected numbers above 0")
     errors = _errors(mean, targets) / scale
-    return float((np.log(scale) + errors**2 / 2).mean() + constant * np.log(2 * np.pi) / 2)
+    return float((np.log(scale) + errors**2 / 2).mean())
 
 
 def rmse(mean: ArrayLike, targets: ArrayLike) -> float:
@@ -68,7 +67,7 @@ def score(predictions: ArrayLike, targets: ArrayLike) -> dict[str, float]:
     """
     mean, variance = _gaussians(predictions)
     return {
-        "nll": gaussian_nll(mean, np.sqrt(variance), targets, constant=False),
+        "nll": gaussian_nll(mean, np.sqrt(variance), targets),
         "rmse": rmse(mean, targets),
         "mae": mae(mean, targets),
     }
@@ -77,15 +76,18 @@ def score(predictions: ArrayLike, targets: ArrayLike) -> dict[str, float]:
 def mean_gaussian(members: Sequence[ArrayLike], weights: ArrayLike | None = None) -> FloatArray:
     """Mean and log-variance (N, 2) of the mixture of members (M, N, 2), as `mixture` has it.
 
-    `weights` (M,) are their shares in any unit, equal by default.
+    `weights` (M,) are their shares in any unit, equal by default. With them the variance of the
+    members' means is divided by 1 - the sum of the squared shares. Raises ValueError for weights as
+    `mean_log_probabilities` does.
     """
-    means, variances = zip(*map(_gaussians, members), strict=True)
-    count = len(means)
-    shares = np.ones(count) if weights is None else np.asarray(weights, np.float64)
-    shares = shares / shares.sum()
-    mean, noise = shares @ np.stack(means), shares @ np.stack(variances)
-    disagreement = shares @ (np.stack(means) - mean) ** 2 * count / max(count - 1, 1)
-    return np.stack([mean, np.log(noise + disagreement)], axis=1)
+    means, variances = map(np.stack, zip(*map(_gaussians, members), strict=True))
+    shares = shares_of(weights, len(means))
+    mean, noise = shares @ means, shares @ variances
+    # What makes the weighted variance of the means unbiased: M / (M - 1) for equal shares, whereas
+    # a member of share 0 counts for nothing, and a single one has no spread.
+    freedom = 1 - shares @ shares
+    between = shares @ (means - mean) ** 2 / freedom if freedom > 0 else 0.0
+    return np.stack([mean, np.log(noise + between)], axis=1)
 
 
 def losses(predictions: ArrayLike, targets: ArrayLike) -> dict[str, FloatArray]:

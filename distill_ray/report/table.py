@@ -10,7 +10,12 @@ from statistics import mean, mode, stdev
 from typing import Literal
 
 from distill_ray.metric import METRICS, is_percent, title_of
-from distill_ray.metrics import final_score, fit_temperature, score
+from distill_ray.metrics import (
+    determines_temperature,
+    final_score,
+    fit_temperature,
+    score,
+)
 from distill_ray.records import Predictions
 from distill_ray.report.results import Contender, StudyResults
 from distill_ray.task import Task, task_of
@@ -59,6 +64,18 @@ class Row:
         """Which metrics it can have; classification as long as there are no predictions."""
         predictions = self.contender.validation or self.contender.test
         return task_of(predictions[0].labels) if predictions else "classification"
+
+    @cached_property
+    def without_evidence(self) -> tuple[bool, ...]:
+        """For each run, whether the validation predictions determine no temperature, as where all
+        are right, so that the prior alone keeps it near 1.
+        """
+        if self.task != "classification":
+            return (False,) * len(self.temperatures)
+        return tuple(
+            not determines_temperature(run.log_probabilities, run.labels)
+            for run in self.contender.validation
+        )
 
     @cached_property
     def cells(self) -> dict[str, Cell]:
@@ -140,7 +157,18 @@ def legend(rows: list[Row]) -> str:
         if counted
         else "nothing evaluated yet"
     )
-    return f"{split.capitalize()} split: {runs}.\n{_units(columns(rows), split)}"
+    return f"{split.capitalize()} split: {runs}.\n{_units(columns(rows), split)}{_prior(counted)}"
+
+
+def _prior(rows: Sequence[Row]) -> str:
+    """Which temperatures rest on their prior; a sentence, or nothing."""
+    concerned = [row.contender.label for row in rows if any(row.without_evidence)]
+    if not concerned or rows[0].split != "test":
+        return ""
+    return (
+        f" The validation predictions of {', '.join(concerned)} determine no temperature, with hardly "
+        "an error among them; a prior keeps it near 1."
+    )
 
 
 def _units(shown: Sequence[str], split: str) -> str:

@@ -137,8 +137,11 @@ Everything is computed in double precision from what is predicted for each sampl
   several heads or samples, predict the mean of their members' probabilities.
 - `B_b`: the samples whose confidence, the probability of `ŷ_n`, lies in bin b of 15 bins of equal width, ((b - 1) / 15, b / 15].
   `conf(B_b)` is their mean confidence, `acc(B_b)` the share of them that is classified correctly.
-- `τ`: the temperature from 0.01 to 100 that minimises the NLL on the validation split. It is fitted to the predictions of the
-  network that is scored; for an ensemble one is fitted to the mean.
+- `τ`: the temperature from 0.01 to 100 that minimises `N · NLL(τ) + 4 (1/τ - 1 + ln τ)` on the N images of the validation split:
+  the NLL with a weak prior for τ = 1, which weighs near there as much as four images of which each determines ln τ with a variance
+  of 1. Without it a network that makes no error on a small validation split gets a τ of 0.01, and its errors on other images cost
+  hundreds of nats. On splits of a few hundred images it hardly matters. It is fitted to the predictions of the network that is
+  scored; for an ensemble one is fitted to the mean.
 - `μ_n`, `σ_n²`: the mean and variance predicted in regression. Ensembles predict those of their members' mixture.
 
 Fractions are shown in percent by tables, reports and in `published`; MLflow and `report --json` have them as they are.

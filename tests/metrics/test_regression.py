@@ -46,10 +46,7 @@ def test_decomposition_and_likelihood_oracle() -> None:
     assert_allclose(deviation.total, [0.9989830948, 1.0595269739], atol=1e-10)
     assert_allclose(deviation.aleatoric, [0.9872354787, 1.0292055553], atol=1e-10)
     assert_allclose(deviation.epistemic, [0.1527525232, 0.2516611478], atol=1e-10)
-    assert_allclose(
-        gaussian_nll(mean, deviation.total, TARGETS, constant=False), 0.0346582040, atol=1e-10
-    )
-    assert_allclose(gaussian_nll(mean, deviation.total, TARGETS), 0.9535967372, atol=1e-10)
+    assert_allclose(gaussian_nll(mean, deviation.total, TARGETS), 0.0346582040, atol=1e-10)
     assert_allclose(rmse(mean, TARGETS), 0.1184389200, atol=1e-10)
     assert_allclose(mae(mean, TARGETS), 0.0916666667, atol=1e-10)
 
@@ -74,7 +71,8 @@ def test_agreement_with_scikit_learn_and_scipy() -> None:
     assert_allclose(rmse(mean, targets), root_mean_squared_error(targets, mean))
     assert_allclose(mae(mean, targets), mean_absolute_error(targets, mean))
     assert_allclose(
-        gaussian_nll(mean, deviation, targets), -stats.norm.logpdf(targets, mean, deviation).mean()
+        gaussian_nll(mean, deviation, targets) + np.log(2 * np.pi) / 2,
+        -stats.norm.logpdf(targets, mean, deviation).mean(),
     )
     assert all(
         type(value) is float
@@ -131,8 +129,36 @@ def test_shares_of_members() -> None:
     np.testing.assert_allclose(
         mean_prediction(list(MEMBERS), TRUTH, [2, 2, 2]), mean_prediction(list(MEMBERS), TRUTH)
     )
+    np.testing.assert_allclose(
+        mean_prediction(list(MEMBERS), TRUTH, [2, 2, 0]), mean_prediction(list(MEMBERS[:2]), TRUTH)
+    )
+    np.testing.assert_allclose(mean_prediction(list(MEMBERS), TRUTH, [0, 5, 0]), MEMBERS[1])
     tilted = mean_prediction(list(MEMBERS[:2]), TRUTH, [3, 1])
     np.testing.assert_allclose(tilted[:, 0], 0.75 * MEMBERS[0, :, 0] + 0.25 * MEMBERS[1, :, 0])
+
+
+@pytest.mark.parametrize(
+    ("means", "weights", "variance"),
+    [
+        ([0, 2, 9], [1, 1, 0], 3.0),  # 1, and 2 between the members that count
+        ([0, 2], [3, 1], 1 + 0.75 / (1 - 10 / 16)),
+        ([0, 2, 4, 9], [2, 1, 1, 0], 1 + 2.75 / (1 - 6 / 16)),
+        ([0, 7], [1, 0], 1.0),
+    ],
+)
+def test_the_variance_between_members_is_unbiased_for_any_shares(
+    means: list[float], weights: list[float], variance: float
+) -> None:
+    """Members with a log-variance of 0."""
+    members = [[[float(mean), 0.0]] for mean in means]
+    (together,) = mean_prediction(members, np.array([0.5]), weights)
+    assert np.exp(together[1]) == pytest.approx(variance, rel=1e-12)
+
+
+@pytest.mark.parametrize("weights", [[1, 1], [1, -1, 1], [0, 0, 0], [1, np.nan, 1]])
+def test_impossible_shares_are_refused(weights: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"^weights: expected"):
+        mean_prediction(list(MEMBERS), TRUTH, weights)
 
 
 def test_predictions_of_another_shape_are_refused() -> None:

@@ -11,7 +11,7 @@ import pytest
 from distill_ray.metrics import calibrated_score, fit_temperature
 from distill_ray.records import Predictions
 from distill_ray.report.results import Contender, StudyResults
-from distill_ray.report.table import Cell, as_markdown, as_text, columns, table
+from distill_ray.report.table import Cell, Row, as_markdown, as_text, columns, legend, table
 
 
 def certain(accuracy: float, confidence: float) -> Predictions:
@@ -47,9 +47,33 @@ def test_metrics_of_known_predictions(study: StudyResults) -> None:
     assert row.cells["ece"].mean == pytest.approx(0.15)
     assert row.cells["oe"].mean == pytest.approx(0.8 * 0.15)
     assert row.cells["nll"].mean == pytest.approx(-0.65 * np.log(0.8) - 0.35 * np.log(0.2))
-    # On validation half are right, so the fitted temperature makes every prediction uniform.
-    assert row.cells["cnll"].mean == pytest.approx(np.log(2), abs=1e-2)
-    assert row.cells["cece"].mean == pytest.approx(0.15, abs=2e-2)
+    # On validation half are right, so the fitted temperature makes every prediction uniform, as far
+    # as the prior lets it after a hundred samples.
+    assert row.cells["cnll"].mean == pytest.approx(np.log(2), abs=5e-2)
+    assert row.cells["cece"].mean == pytest.approx(0.15, abs=0.1)
+    sharp = 1 / (1 + 0.25 ** (1 / row.temperatures[0]))
+    assert row.cells["cnll"].mean == pytest.approx(
+        -0.65 * np.log(sharp) - 0.35 * np.log(1 - sharp), rel=1e-9
+    )
+
+
+def test_a_temperature_without_evidence_is_reported(study: StudyResults) -> None:
+    """Where all validation images are right, or all are wrong; not where one is."""
+
+    def row_of(*validation: Predictions) -> Row:
+        runs = len(validation)
+        test = (certain(0.9, 0.8),) * runs
+        contender = Contender(
+            "best", "the best", {}, 10, tuple(range(runs)), validation, test, ("a",) * runs
+        )
+        (row,) = table(replace(study, contenders=(contender,)))
+        return row
+
+    for accuracy, doubtful in ((1.0, True), (0.0, True), (0.99, False), (0.6, False)):
+        row = row_of(certain(accuracy, 0.8), certain(0.9, 0.7))
+        assert row.without_evidence == (doubtful, False)
+        assert ("determine no temperature" in legend([row])) == doubtful
+    assert row_of(certain(1.0, 0.8)).temperatures[0] > 0.3
 
 
 def test_temperature_is_fitted_on_the_same_run(study: StudyResults) -> None:
