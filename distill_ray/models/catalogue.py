@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from distill_ray._lazy import LazyModule
 from distill_ray.models.families import OWN_FAMILIES
 from distill_ray.models.family import ModelFamily
+from distill_ray.models.preprocessing import Preprocessing
 from distill_ray.registry import Registry
 from distill_ray.task import Task
 
@@ -77,19 +78,23 @@ def build_model(
     seed: int,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    preprocessing: Preprocessing | None = None,
     task: Task = "classification",
 ) -> network.Network:
     """The network called `name` for images (C, H, W) in [0, 1], with weights that are a pure
     function of `seed`.
 
     `num_classes` counts its outputs, whose meaning `task` tells. `mean` and `std`, one value per
-    channel, become its first operation; without them images go in as they are. The global random
+    channel, become its first operation; without them images go in as they are. What else
+    `preprocessing` asks comes before; its own mean and std are not read here. The global random
     state is left as it was. Raises `ValueError` as `check_model_name` does, and for a mean or std
     of the wrong length.
     """
+    channels = image_shape[0]
+    if preprocessing is not None and preprocessing.size is not None:
+        image_shape = (channels, preprocessing.size, preprocessing.size)
     check_model_name(name, image_shape)
     family, arguments = family_of(name)
-    channels = image_shape[0]
     mean = [0.0] * channels if mean is None else mean
     std = [1.0] * channels if std is None else std
     if not len(mean) == len(std) == channels:
@@ -105,7 +110,9 @@ def build_model(
         )
         architecture.draw(architecture.features)
         architecture.draw(architecture.classifier)
-    return network.Network(name, seed, network.Normalise(mean, std), architecture, task)
+    return network.Network(
+        name, seed, network.Normalise(mean, std, preprocessing), architecture, task
+    )
 
 
 def family_of(name: str) -> tuple[ModelFamily, dict[str, Any]]:

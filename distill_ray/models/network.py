@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from distill_ray.models.preprocessing import Preprocessing
 from distill_ray.task import Task
 
 
@@ -36,6 +37,7 @@ class Network(nn.Module):
         self.normalise = normalise
         self.features = architecture.features
         self.classifier = architecture.classifier
+        self.library_classifier = architecture.library_classifier
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(self.normalise(images)))
@@ -54,6 +56,24 @@ class Network(nn.Module):
             if any(isinstance(layer, nn.Conv2d | nn.Linear) for layer in module.modules())
         ]
 
+    def from_library(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`state`, by the names of the library that the architecture is from, by those it has here.
+
+        Auxiliary classifiers, which the network does not have, are left out.
+        """
+        if not self.library_classifier:
+            return dict(state)
+        renamed = {}
+        for key, tensor in state.items():
+            if key.startswith(f"{self.library_classifier}."):
+                renamed["classifier" + key.removeprefix(self.library_classifier)] = tensor
+            elif not key.startswith(_AUXILIARY):
+                renamed[f"features.0.{key}"] = tensor
+        return renamed
+
+
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+
 
 def as_constructed(module: nn.Module) -> None:
     """The rule of architectures whose weights are drawn as PyTorch draws them when a layer is made."""
@@ -65,24 +85,32 @@ class Architecture:
     not by PyTorch's defaults.
 
     `draw` is applied to either part, and later to parts of them: it must not rely on what surrounds
-    a layer.
+    a layer. `library_classifier` is the path of the classifier in the network of another library
+    whose other modules are all in `features[0]`; empty for networks of this package.
     """
 
     features: nn.Sequential
     classifier: nn.Linear
     draw: Callable[[nn.Module], None] = as_constructed
+    library_classifier: str = ""
 
 
 class Normalise(nn.Module):
-    """Subtracts the mean of each channel and divides by its standard deviation; both are buffers,
-    never trained.
+    """Prepares images as `preprocessing` says, then subtracts the mean of each channel and divides
+    by its standard deviation; both are buffers, never trained.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
         super().__init__()
+        self.preprocessing = preprocessing or Preprocessing()
         self.register_buffer(
             "mean", torch.tensor(mean, dtype=torch.get_default_dtype()).view(-1, 1, 1)
         )
@@ -91,4 +119,13 @@ class Normalise(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
+        wanted = self.preprocessing
+        if wanted.size is not None and images.shape[-2:] != (wanted.size, wanted.size):
+            images = nn.functional.interpolate(
+                images, (wanted.size, wanted.size), mode=wanted.interpolation, antialias=True
+            )
+        if wanted.channels == "bgr":
+            images = images.flip(1)
+        if wanted.value_range != 1:
+            images = images * wanted.value_range
         return (images - self.mean).div_(self.std)

@@ -49,4 +49,4 @@ def torchvision_classifier(
         )
     path, classifier = linear[-1]
     backbone.set_submodule(path, nn.Identity())
-    return Architecture(nn.Sequential(backbone), classifier)
+    return Architecture(nn.Sequential(backbone), classifier, library_classifier=path)
