@@ -77,6 +77,10 @@ class Additional(StandardAugmentation):
         """True unless the teachers' entropy decides."""
         return self.pick in ("student-entropy", "kl")
 
+    @property
+    def mixes_labels(self) -> bool:
+        return self.scheme in ("mixup", "cutmix")
+
     def check_images(self, channels: int, height: int, width: int) -> None:
         """What the chosen scheme needs, besides a crop's border that fits."""
         super().check_images(channels, height, width)

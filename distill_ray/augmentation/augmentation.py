@@ -20,6 +20,7 @@ from distill_ray._lazy import LazyModule
 from distill_ray.augmentation.draws import Draws
 from distill_ray.registry import Registry
 from distill_ray.settings import check
+from distill_ray.task import Task
 
 if TYPE_CHECKING:
     import torch
@@ -131,6 +132,20 @@ class Augmentation(ABC):
     real_valued: ClassVar[bool] = False
     """Whether the augmentation accepts inputs that are real numbers, not pixels."""
     mixes: ClassVar[bool] = False
+
+    @property
+    def mixes_labels(self) -> bool:
+        """Whether any part mixes pairs of images, and with them the probabilities of their classes."""
+        return self.mixes
+
+    def check_task(self, task: Task) -> None:
+        """Raise `ValueError` with the reason when the augmentation is not for that task."""
+        if task != "regression":
+            return
+        if self.mixes_labels:
+            raise ValueError("mixes the classes of two images, and regression has none")
+        if self.picks or self.copies > 1:
+            raise ValueError("compares predicted classes, and regression has none")
 
     def __post_init__(self) -> None:
         check(self)

@@ -11,6 +11,7 @@ from distill_ray.models.catalogue import (
     family_of,
     model_families,
     model_names,
+    trains_on_one_image,
 )
 from distill_ray.models.family import ModelFamily, Size
 
@@ -25,4 +26,5 @@ __all__ = [
     "family_of",
     "model_families",
     "model_names",
+    "trains_on_one_image",
 ]

@@ -39,6 +39,18 @@ def check_model_name(name: str, image_shape: tuple[int, int, int] | None = None)
             raise ValueError(f"model {name!r} {error}") from None
 
 
+def trains_on_one_image(name: str, image_shape: tuple[int, int, int]) -> bool:
+    """Whether the network called `name` can be trained on a batch of one image; batch
+    normalisation cannot where a map has one pixel. Builds the network.
+    """
+    built = build_model(name, num_classes=2, image_shape=image_shape, seed=0)
+    try:
+        built.train()(torch.zeros(1, *image_shape))
+    except ValueError:
+        return False
+    return True
+
+
 def check_batch_ensemble(name: str) -> None:
     """Raise `ValueError` with the reason when the network called `name` cannot become a
     BatchEnsemble.

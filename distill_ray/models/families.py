@@ -8,18 +8,27 @@ from typing import Any
 from distill_ray.models.family import ModelFamily, Size, at_least
 from distill_ray.models.torchvision_names import NAMES, architecture, check_images, plain_layers
 
+MAX_DEPTH = 1000
+MAX_WIDENING = 100
+MAX_WIDTH = 10_000
+MAX_WIDTHS = 100
+"""The deepest and widest networks that a name can stand for: layers, widening factor, units or
+planes of a layer, and layers that are named one by one.
+"""
+
 
 def _stages_of(
     divisor: int, rest: int, form: str, letter: str, depths: str
 ) -> Callable[[str], int]:
     """How to read a depth that must be `rest` more than a positive multiple of `divisor`."""
 
-    def read(depth: str) -> int:
-        if int(depth) <= rest or (int(depth) - rest) % divisor:
+    def read(text: str) -> int:
+        depth = _number(text, MAX_DEPTH)
+        if depth <= rest or (depth - rest) % divisor:
             raise ValueError(
                 f"depth {depth} does not fit {form}: {letter} - {rest} must be a multiple of {divisor} ({depths})"
             )
-        return int(depth)
+        return depth
 
     return read
 
@@ -31,7 +40,7 @@ _cifar_depth = _stages_of(
 
 
 def _wide_resnet(depth: str, width: str) -> dict[str, Any]:
-    return {"depth": _wide_depth(depth), "width": int(width)}
+    return {"depth": _wide_depth(depth), "width": _number(width, MAX_WIDENING)}
 
 
 def _cifar_resnet(depth: str, widen: str | None) -> dict[str, Any]:
@@ -55,7 +64,17 @@ def _basic_resnet(planes: str) -> dict[str, Any]:
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(map(int, text.split("-")))
+    numbers = text.split("-")
+    if len(numbers) > MAX_WIDTHS:
+        raise ValueError(f"a network of {len(numbers)} layers; {MAX_WIDTHS} is the most")
+    return tuple(_number(number, MAX_WIDTH) for number in numbers)
+
+
+def _number(text: str, most: int) -> int:
+    """A number in a name. Raises `ValueError` for more than any computer could hold."""
+    if len(text) > 9 or int(text) > most:
+        raise ValueError(f"{text[:20]} is too large for a network; {most:,} is the most")
+    return int(text)
 
 
 def _vgg_images(image_shape: tuple[int, int, int], depth: int) -> None:

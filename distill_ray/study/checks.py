@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from distill_ray.augmentation import Augmentation
-from distill_ray.job import Recipe
+from distill_ray.job import Recipe, Split
 from distill_ray.methods import Method
 from distill_ray.metric import objectives
-from distill_ray.models import check_model_name
+from distill_ray.models import check_model_name, trains_on_one_image
 from distill_ray.study.compatibility import combinations
 from distill_ray.study.problems import Path, Problems, dotted, shown
 from distill_ray.study.sections import TeacherGroup
-from distill_ray.study.space import SearchSpace
+from distill_ray.study.space import Range, SearchSpace
 from distill_ray.study.study import Study
 from distill_ray.task import Task
 
@@ -27,7 +27,10 @@ def check_teachers(groups: Mapping[Path, TeacherGroup], workers: int, problems: 
         for seed in set(group.seeds):
             known = first.setdefault((group.recipe, seed), path)
             if known != path:
-                message = f"seed {seed} with the same settings is in teachers.{known[-1]} already; the two would be one network"
+                message = (
+                    f"seed {seed} with the same settings is in teachers.{known[-1]} already; "
+                    "the two would be one network"
+                )
                 problems.add((*path, "seeds"), message, about=[path, known])
 
 
@@ -92,6 +95,16 @@ class _Reach:
         fixed = [getattr(self._recipe, name)] if dimension.when else []
         return [*fixed, *dimension.limits]
 
+    def every(self, name: str) -> list[int]:
+        """The values of a whole number, in a range too."""
+        dimension = self._searched.get(name)
+        if not isinstance(dimension, Range):
+            return self.values(name)
+        fixed = [getattr(self._recipe, name)] if dimension.when else []
+        step = int(dimension.step or 1)
+        drawn = range(int(dimension.high), int(dimension.low) - 1, -step)
+        return [*fixed, *drawn[:MAX_TRIED]]
+
     def place(self, name: str) -> tuple[Path, Any]:
         dimension = self._searched.get(name)
         if dimension is None:
@@ -115,42 +128,30 @@ def check_against_data(
     """
     split = study.data.cut(rows)
     train = rows - split.validation if split.train is None else split.train
-    problems: list[tuple[str, str]] = []
-    if split.validation >= rows:
-        problems.append(
-            (
-                "data.validation",
-                f"found {split.validation}, must leave some of the {rows} training images",
-            )
-        )
-    elif train + split.validation > rows:
-        left = rows - split.validation
-        problems.append(
-            (
-                "data.train",
-                f"found {train}, but only {left} of the {rows} training images are left after validation",
-            )
-        )
-    else:
-        if (
-            split.rule == "stratified"
-            and num_classes
-            and min(split.validation, train) < num_classes
-        ):
-            name = "validation" if split.validation < num_classes else "train"
-            problems.append(
-                (
-                    f"data.{name}",
-                    f"a stratified split needs an image of each of the {num_classes} classes",
-                )
-            )
-        problems += _batches(study, train)
+    problems = _split(split, rows, train, num_classes)
+    if not problems:
+        problems += _batches(study, train, image_shape)
         problems += _screening(study, train)
     if image_shape is not None:
         problems += _inputs(study, image_shape, task, real_valued)
     problems += _task(study, task)
     if problems:
         raise study.error(problems)
+
+
+def _split(split: Split, rows: int, train: int, num_classes: int | None) -> list[tuple[str, str]]:
+    left = rows - split.validation
+    if left <= 0:
+        message = f"found {split.validation}, must leave some of the {rows} training images"
+        return [("data.validation", message)]
+    if train > left:
+        message = f"found {train}, but only {left} of the {rows} training images are left after validation"
+        return [("data.train", message)]
+    if split.rule == "stratified" and num_classes and min(split.validation, train) < num_classes:
+        name = "validation" if split.validation < num_classes else "train"
+        message = f"a stratified split needs an image of each of the {num_classes} classes"
+        return [(f"data.{name}", message)]
+    return []
 
 
 def _screening(study: Study, train: int) -> Iterable[tuple[str, str]]:
@@ -164,31 +165,65 @@ def _screening(study: Study, train: int) -> Iterable[tuple[str, str]]:
         )
     steps = screen.epochs * -(-min(screen.images or train, train) // screen.batch_size)
     if steps < 2 * GROUP:
-        message = f"found {screen.epochs}, which make {steps} batches of {screen.batch_size}; a measurement needs {2 * GROUP}"
+        message = (
+            f"found {screen.epochs}, which make {steps} batches of {screen.batch_size}; "
+            f"a measurement needs {2 * GROUP}"
+        )
         yield "screen.epochs", message
 
+
+MAX_TRIED = 10_000
+"""Values of a range that are looked at."""
 
 GROUP = 5
 """Batches in one group of a screening, as in Wang et al. 2022."""
 
 
-def _batches(study: Study, train: int) -> Iterable[tuple[str, str]]:
+def _batches(
+    study: Study, train: int, image_shape: tuple[int, int, int] | None
+) -> Iterable[tuple[str, str]]:
+    """Batches that are larger than the training split, or the last of which is too small."""
+    resources = study.resources
     listed = isinstance(study.document.values["teachers"], list)
-    sizes: dict[Path, int] = {
-        ("teachers", index) if listed else ("teachers",): group.recipe.batch_size
-        for index, group in enumerate(study.teachers)
-    }
-    reach = _Reach(study.student, ("student",), study.search.space)
-    sizes[reach.place("batch_size")[0][:-1]] = max(reach.values("batch_size"))
+    trained: list[tuple[_Reach, int]] = []
+    for index, group in enumerate(study.teachers):
+        path: Path = ("teachers", index) if listed else ("teachers",)
+        trained.append((_Reach(group.recipe, path, None), resources.workers_per_teacher))
+    student = _Reach(study.student, ("student",), study.search.space)
+    trained.append((student, resources.workers_per_trial))
     for name, baseline in study.confirm.baselines.items():
         if baseline.batch_size != study.student.batch_size:
-            sizes["confirm", "baselines", name] = baseline.batch_size
-    for path, size in sizes.items():
-        if size > train:
-            yield (
-                dotted((*path, "batch_size")),
-                f"found {size}, but the training split has only {train} images",
+            reach = _Reach(baseline, ("confirm", "baselines", name), None)
+            trained.append((reach, resources.workers_per_trial))
+    for reach, workers in trained:
+        place = dotted(reach.place("batch_size")[0])
+        for size in reach.every("batch_size"):
+            message = _batch_problem(reach, size, train, workers, image_shape)
+            if message:
+                yield place, f"found {size}, {message}"
+                break
+
+
+def _batch_problem(
+    reach: _Reach, size: int, train: int, workers: int, image_shape: tuple[int, int, int] | None
+) -> str:
+    """What is wrong with batches of that size; empty if nothing is."""
+    if size > train:
+        return f"but the training split has only {train} images"
+    last = size if all(reach.values("drop_last")) else train % size or size
+    remedy = "choose another" if last == size else "choose another, or set drop_last: true"
+    if last < workers:
+        return f"which leaves {last} images for {workers} workers in the last batch; {remedy}"
+    versions = min(augmentation.copies for augmentation in reach.values("augmentation"))
+    if last // workers * versions > 1 or image_shape is None:
+        return ""
+    for model in reach.values("model"):
+        if not _model_refused(model, image_shape) and not trains_on_one_image(model, image_shape):
+            return (
+                f"which leaves one image in the last batch of {train}, and {model} normalises over "
+                f"the batch where its maps have one pixel; {remedy}"
             )
+    return ""
 
 
 def _task(study: Study, task: Task) -> Iterable[tuple[str, str]]:
@@ -203,12 +238,14 @@ def _task(study: Study, task: Task) -> Iterable[tuple[str, str]]:
         if study.data.split == "stratified":
             yield (
                 "data.split",
-                "found stratified, which is by class, and labels that are real numbers have none; use last",
+                "found stratified, which is by class, and labels that are real numbers have none; "
+                "use last",
             )
         if study.screen is not None:
             yield (
                 "screen",
-                "measures the probabilities of classes, and there are none in regression; leave it out",
+                "measures the probabilities of classes, and there are none in regression; leave it "
+                "out",
             )
 
 
@@ -225,7 +262,9 @@ def _inputs(
     def check(recipe: Recipe, section: str, place: Callable[[str], str]) -> None:
         refusals = {
             "model": _model_refused(recipe.model, image_shape),
-            "augmentation": _augmentation_refused(recipe.augmentation, image_shape, real_valued),
+            "augmentation": _augmentation_refused(
+                recipe.augmentation, image_shape, task, real_valued
+            ),
             "method": _method_refused(recipe.method, task, real_valued),
             "keep": "counts correct answers, and regression has none; use best-nll or last"
             if task == "regression" and recipe.keep == "best-accuracy"
@@ -248,7 +287,7 @@ def _inputs(
     for name, baseline in study.confirm.baselines.items():
         check(baseline, "student", lambda field, name=name: f"confirm.baselines.{name}.{field}")  # type: ignore[misc]
     for augmentation in study.screen.candidates if study.screen else ():
-        refusal = _augmentation_refused(augmentation, image_shape, real_valued)
+        refusal = _augmentation_refused(augmentation, image_shape, task, real_valued)
         if refusal is not None:
             found.setdefault(("student", refusal), "screen.candidates")
     return [(place, refusal) for (_, refusal), place in found.items()]
@@ -263,11 +302,15 @@ def _model_refused(model: str, image_shape: tuple[int, int, int]) -> str | None:
 
 
 def _augmentation_refused(
-    augmentation: Augmentation, image_shape: tuple[int, int, int], real_valued: bool
+    augmentation: Augmentation, image_shape: tuple[int, int, int], task: Task, real_valued: bool
 ) -> str | None:
     if real_valued and not augmentation.real_valued:
-        return f"{augmentation.name}: changes pixels, and the inputs of this data set are real numbers; use identity"
+        return (
+            f"{augmentation.name}: changes pixels, and the inputs of this data set are real "
+            "numbers; use identity"
+        )
     try:
+        augmentation.check_task(task)
         augmentation.check_images(*image_shape)
     except ValueError as error:
         return f"{augmentation.name}: {error}"

@@ -93,7 +93,8 @@ _MODELS = f"""\
 {_MADE.format(of="the families of networks")}
 
 What `model` names in a study file. A letter in the pattern of a name stands for a number: `wrn-d-k` is `wrn-16-2`, `wrn-40-2` and
-so on. `distill-ray validate` says what is wrong with a name, or with the size of the images for it.
+so on: up to 1,000 layers, 100 times as wide, 10,000 units in a layer. `distill-ray validate` says what is
+wrong with a name, or with the size of the images for it.
 
 Every network starts from weights that its seed draws; none are downloaded. It takes images with any number of channels and
 normalises them by the mean and standard deviation of the training images. It ends in a linear layer with an output per class or,

@@ -230,6 +230,94 @@ def test_against_data(load: Load, smallest: str, overrides: tuple[str, ...], mes
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ("student.model=vgg8",),
+            "student.batch_size: found 32, which leaves one image in the last batch of 97, and vgg8 "
+            "normalises over the batch where its maps have one pixel; choose another, or set "
+            "drop_last: true",
+        ),
+        (("teachers.model=shuffle-v2",), "teachers.batch_size: found 32, which leaves one image"),
+        (
+            ("confirm.baselines={b: {model: resnet50, batch_size: 48}}",),
+            "confirm.baselines.b.batch_size: found 48, which leaves one image",
+        ),
+        (
+            ("search.space={batch_size: {int: [30, 34]}, model: {choice: [mlp-9, mobilenet-v2]}}",),
+            "search.space.batch_size: found 32, which leaves one image",
+        ),
+        (
+            ("student.model=vgg8", "student.batch_size=1"),
+            "student.batch_size: found 1, which leaves one image",
+        ),
+        (
+            ("resources.workers_per_trial=2",),
+            "student.batch_size: found 32, which leaves 1 images for 2 workers in the last batch",
+        ),
+        (
+            ("resources.workers_per_trial=2", "student.model=vgg8", "student.batch_size=94"),
+            "student.batch_size: found 94, which leaves one image",
+        ),
+    ],
+)
+def test_a_last_batch_of_one_image(
+    load: Load, smallest: str, overrides: tuple[str, ...], message: str
+) -> None:
+    base = ("data.validation=3", "student.batch_size=32", "teachers.batch_size=32")
+    study = load(smallest, *base, "data.split=last", *overrides)
+    with pytest.raises(RequestError) as caught:
+        check_against_data(study, 100, 10, (1, 8, 8))
+    assert len(str(caught.value).splitlines()) == 1
+    assert message in str(caught.value)
+
+
+def test_other_splits_have_no_batch_of_one_image(load: Load, smallest: str) -> None:
+    base = ("data.validation=3", "student.batch_size=32", "teachers.batch_size=32")
+    study = load(smallest, *base, "data.split=last", "student.model=vgg8")
+    for rows in (99, 101, 102):
+        check_against_data(study, rows, 10, (1, 8, 8))
+    check_against_data(study, 100, 10, (1, 32, 32))
+
+
+@pytest.mark.parametrize(
+    "override", ["student.drop_last=true", "student.model=mlp-9", "student.batch_size=31"]
+)
+def test_no_last_batch_of_one_image(load: Load, smallest: str, override: str) -> None:
+    base = ("student.model=vgg8", "student.batch_size=32", "data.validation=3", "data.split=last")
+    teachers = ("teachers.batch_size=31",)
+    check_against_data(load(smallest, *base, *teachers, override), 100, 10, (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "reason"),
+    [
+        ("mixup", "mixup: mixes the classes of two images, and regression has none"),
+        ("cutmix", "cutmix: mixes the classes of two images, and regression has none"),
+        ("additional", "additional: mixes the classes of two images, and regression has none"),
+        (
+            "{name: augmix, consistency: true}",
+            "augmix: compares predicted classes, and regression has none",
+        ),
+    ],
+)
+def test_augmentations_that_mix_classes_are_refused_for_regression(
+    load: Load, augmentation: str, reason: str
+) -> None:
+    text = (
+        "name: x\nteachers: {model: wrn-10-1}\n"
+        f"student: {{model: wrn-10-1, method: supervised, augmentation: {augmentation}}}\n"
+        "data: {split: last}\nsearch: {space: {lr: {log: [0.1, 1]}}}\n"
+        "confirm: {baselines: [scratch]}\n"
+    )
+    study = load(text)
+    check_against_data(study, 1000, 10, (3, 32, 32))
+    with pytest.raises(RequestError) as caught:
+        check_against_data(study, 1000, None, (3, 32, 32), task="regression")
+    assert f"study.yaml:3: student.augmentation: {reason}" in str(caught.value)
+
+
 def test_problems_that_show_later_have_their_lines_too(load: Load, smallest: str) -> None:
     error = load(smallest).error(
         [("student.model", "too small for these images"), ("teachers", "too many")]
