@@ -21,7 +21,7 @@ _SCHEMES = (
     *FILE_SCHEMES,
     *("http", "https", "ray", "sqlite", "postgresql", "postgres", "mysql", "mssql", "databricks"),
 )
-_LETTERS = r"[A-Za-z][A-Za-z0-9+.-]+"
+_LETTERS = r"[A-Za-z][A-Za-z0-9+.-]{1,30}"
 _COMPLETE = re.compile(rf"({_LETTERS}://)(.*)", re.DOTALL)
 _MISTYPED = re.compile(
     rf"((?:{'|'.join(_SCHEMES)})(?:\+\w+)?(?::/{{0,3}}|//))(.*)", re.DOTALL | re.IGNORECASE
@@ -30,7 +30,7 @@ _IN_TEXT = re.compile(
     rf"(?<!\w)(?:{_LETTERS}:/|(?:{'|'.join(_SCHEMES)})(?:\+\w+)?(?::|//))[^\s'\"`]*", re.IGNORECASE
 )
 _SECRET_OPTION = re.compile(
-    r"([\w-]*(?:secret|passw|token|access_?key|credential|signature)[\w-]*=)[^\s&'\"`]+",
+    r"((?:secret|passw|token|access_?key|credential|signature)[\w-]{0,30}=)[^\s&'\"`]+",
     re.IGNORECASE,
 )
 

@@ -12,24 +12,43 @@ from typing import Any
 
 import yaml
 
+from distill_ray.addresses import masked_text
 from distill_ray.errors import RequestError
 from distill_ray.study.problems import Path, Problems, dotted, one_line, shown
 
 MAX_BYTES = 100_000
 MAX_VALUES = 20_000
 MAX_DEPTH = 40
+MAX_BRACKETS = 200
+MAX_NUMBER = 2**63
 
 _PREFIX = "tag:yaml.org,2002:"
+_INT, _FLOAT = f"{_PREFIX}int", f"{_PREFIX}float"
 _TEXT_TAGS = {_PREFIX + name for name in ("str", "timestamp", "value")}
-_SCALAR_TAGS = _TEXT_TAGS | {_PREFIX + name for name in ("int", "float", "bool", "null")}
+_SCALAR_TAGS = _TEXT_TAGS | {_INT, _FLOAT} | {_PREFIX + name for name in ("bool", "null")}
+
+_NUMBERS = {
+    _INT: re.compile(r"([-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"),
+    _FLOAT: re.compile(
+        r"([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
+}
+"""Numbers as YAML 1.2 has them: `010` is 10, `1e-3` a number, and `1:30` and `1_000` are texts."""
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 class _StudyLoader(yaml.SafeLoader):
-    """The safe loader, which also reads `1e-3` as a number, as YAML 1.2 does."""
+    """The safe loader with the numbers of YAML 1.2, in place of those of YAML 1.1."""
 
 
-_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
-_StudyLoader.add_implicit_resolver(_PREFIX + "float", _NUMBER, list("-+.0123456789"))
+_StudyLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in _NUMBERS.items():
+    _StudyLoader.add_implicit_resolver(_tag, _pattern, list("-+.0123456789"))
 
 
 @dataclass(frozen=True)
@@ -83,12 +102,14 @@ def parse_document(text: str, source: str, overrides: Sequence[str] = ()) -> Doc
         values = {}
         if not overrides:
             raise RequestError(
-                f"{source}: the study file is empty; studies/quickstart.yaml shows what one looks like"
+                f"{source}: the study file is empty; studies/quickstart.yaml shows what one looks "
+                "like"
             )
     if not isinstance(values, dict):
         found = shown(values)
         raise RequestError(
-            f"{source}:{origins[()]}: a study file is a mapping of sections (name, data, ...), found {found}"
+            f"{source}:{origins[()]}: a study file is a mapping of sections (name, data, ...), "
+            f"found {found}"
         )
     for override in overrides:
         _apply(override, values, origins, problems)
@@ -115,22 +136,43 @@ class _Reader:
         self._budget = MAX_VALUES
 
     def read(self, text: str, at: Path = ()) -> Any:
+        self._check_nesting(text)
+        loader = None
         try:
-            self._loader = _StudyLoader(text)
-            node = self._loader.get_single_node()
+            loader = _StudyLoader(text)
+            node = loader.get_single_node()
             return None if node is None else self._value(node, at, 0)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else 1
             what = ", ".join(filter(None, (error.context, error.problem)))
-            raise RequestError(f"{self._place(line)}: not valid YAML: {what}") from None
+            raise RequestError(f"{self._place(line)}: not valid YAML: {one_line(what)}") from None
         except yaml.reader.ReaderError as error:
             line = text[: error.position].count("\n") + 1
             raise RequestError(
-                f"{self._place(line)}: not text: it holds the control character {chr(error.character)!r}"
+                f"{self._place(line)}: not text: it holds the control character "
+                f"{chr(error.character)!r}"
+            ) from None
+        except (ValueError, OverflowError):  # "\UFFFFFFFF"
+            line = loader.line + 1 if loader else 1
+            raise RequestError(
+                f"{self._place(line)}: not valid YAML: there is no character with that number"
             ) from None
         except RecursionError:
             raise RequestError(f"{self._place(1)}: nested too deeply to be a study file") from None
+
+    def _check_nesting(self, text: str) -> None:
+        """Refuse brackets in brackets before PyYAML, whose time grows with the square of their
+        depth, sees them.
+        """
+        if len(text) > MAX_BYTES:
+            raise RequestError(f"{self._place(1)}: larger than 100 kB")
+        depth = 0
+        for bracket in re.finditer(r"[\[{\]}]", text):
+            depth = depth + 1 if bracket[0] in "[{" else max(0, depth - 1)
+            if depth > MAX_BRACKETS:
+                line = text[: bracket.start()].count("\n") + 1
+                raise RequestError(f"{self._place(line)}: nested too deeply to be a study file")
 
     def _place(self, line: int) -> str:
         return self._source if self._option else f"{self._source}:{line}"
@@ -157,19 +199,41 @@ class _Reader:
                 for index, item in enumerate(node.value)
             ]
         if not isinstance(node, yaml.ScalarNode) or node.tag not in _SCALAR_TAGS:
-            self._problems.add(
-                path, f"tag {node.tag.replace(_PREFIX, '!!')} is not allowed; write a plain value"
-            )
+            tag = node.tag.replace(_PREFIX, "!!")
+            message = f"tag {tag} is not allowed; write a plain value"
+            self._problems.add_unreadable(path, message)
             return None
-        if node.tag in _TEXT_TAGS:
-            return node.value
         try:
-            return self._loader.construct_object(node)
+            return self._scalar(node, path)
         except (ValueError, KeyError):
-            self._problems.add(
-                path, f"found {shown(node.value)}, must be a number or true, false or null"
-            )
+            message = f"found {shown(node.value)}, must be a number or true, false or null"
+            self._problems.add_unreadable(path, message)
             return None
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> Any:
+        """The value of a scalar. Raises `ValueError` or `KeyError` where it is none of its tag."""
+        text = node.value
+        if node.tag in _TEXT_TAGS:
+            if _UNPRINTABLE.search(text):
+                self._problems.add_unreadable(
+                    path, f"found {shown(text)}, which holds a control character"
+                )
+                return None
+            return text
+        if node.tag == f"{_PREFIX}bool":
+            return _StudyLoader.bool_values[text.lower()]
+        if node.tag == f"{_PREFIX}null":
+            return None
+        if not _NUMBERS[node.tag].match(text):
+            raise ValueError("not a number")
+        if node.tag == _FLOAT:
+            return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
+        number = int(text, base) if len(text) <= 100 else MAX_NUMBER
+        if abs(number) >= MAX_NUMBER:
+            self._problems.add_unreadable(path, f"found {shown(text)}, which is too large a number")
+            return None
+        return number
 
     def _mapping(self, node: yaml.MappingNode, path: Path, depth: int) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -187,9 +251,12 @@ class _Reader:
                 continue
             if not isinstance(key, yaml.ScalarNode) or key.tag not in _TEXT_TAGS:
                 text = key.value if isinstance(key, yaml.ScalarNode) else "a list or mapping"
-                self._problems.add(
-                    path, f"found {text} as the name of a field, must be text (in quotes, perhaps)"
-                )
+                rule = "must be text (in quotes, perhaps)"
+                self._problems.add(path, f"found {text} as the name of a field, {rule}")
+                continue
+            if _UNPRINTABLE.search(key.value):
+                message = f"found {shown(key.value)} as the name of a field: a control character"
+                self._problems.add(path, message)
                 continue
             name = str(key.value)
             if name in own:
@@ -208,11 +275,13 @@ def _apply(
 ) -> None:
     field, equals, text = override.partition("=")
     path = _path(field.strip())
-    label = f"--set {field.strip()}"
+    label = f"--set {_quoted(field.strip())}"
     if not equals or "" in path:
         raise RequestError(
-            f"--set {override}: write it as field=value, such as --set search.trials=4"
+            f"--set {_quoted(override)}: write it as field=value, such as --set search.trials=4"
         )
+    if len(path) > MAX_DEPTH:
+        raise RequestError(f"{label}: has {len(path)} parts; a study file is not that deep")
     target: Any = values
     for depth, key in enumerate(path):
         last = depth == len(path) - 1
@@ -220,12 +289,14 @@ def _apply(
             isinstance(target, list)
             and isinstance(key, str)
             and key.isdecimal()
+            and len(key) < 10
             and int(key) < len(target)
         ):
             path = (*path[:depth], int(key), *path[depth + 1 :])
         elif not isinstance(target, dict):
             raise RequestError(
-                f"{label}: {dotted(path[:depth])} is {shown(target)}, which has no {key!r}; set it as a whole"
+                f"{label}: {_quoted(dotted(path[:depth]))} is {shown(target)}, "
+                f"which has no {shown(key)}; set it as a whole"
             )
         here = path[: depth + 1]
         if not last:
@@ -237,6 +308,11 @@ def _apply(
         for old in [old for old in origins if old[: len(here)] == here]:
             del origins[old]
         target[here[-1]] = _Reader(label, origins, problems, option=True).read(text, here)
+
+
+def _quoted(text: str) -> str:
+    """What an option said, on one line and without secrets."""
+    return one_line(masked_text(text))
 
 
 def _path(field: str) -> Path:

@@ -8,7 +8,9 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distill_ray.addresses import check_scheme, masked
 from distill_ray.augmentation import AUGMENTATIONS, CropFlip
+from distill_ray.errors import RequestError
 from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
 from distill_ray.settings import setting_fields
@@ -92,6 +94,7 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     confirm = read_confirm(values.get("confirm"), problems, student, search.trials, ensemble)
     published = read_published(values.get("published"), problems, ensemble, confirm)
     learns_from = _learns_from(values.get("student"), problems, ensemble)
+    _check_addresses(data.source, problems)
     _check_gpus(resources, problems)
     check_teachers(groups, resources.workers_per_teacher, problems)
     check_recipe(student, ("student",), resources.workers_per_trial, problems, space=search.space)
@@ -139,6 +142,17 @@ def _elsewhere(key: str) -> str:
         "teachers" if key == "members" else "student" if setting_owners(key, None) else None
     )
     return f"unknown field; did you mean '{home}.{key}'?" if home else ""
+
+
+def _check_addresses(source: str, problems: Problems) -> None:
+    try:
+        check_scheme(source, "data set")
+    except RequestError as error:
+        problems.add(("data", "source"), str(error))
+        return
+    if source != masked(source):
+        message = f"{masked(source)!r} must hold no password; put credentials in the environment"
+        problems.add(("data", "source"), message)
 
 
 def _check_gpus(resources: Resources, problems: Problems) -> None:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from distill_ray.addresses import masked_text
 from distill_ray.errors import RequestError
 
 Path = tuple[str | int, ...]
@@ -43,6 +44,7 @@ class Problems:
         self._origins = origins
         self._messages: dict[tuple[Path, str], None] = {}
         self._wrong: set[Path] = set()
+        self._unreadable: set[Path] = set()
 
     def __bool__(self) -> bool:
         return bool(self._messages)
@@ -53,10 +55,15 @@ class Problems:
         A problem between several values names the others in `about`; it is left out when one of
         them is wrong already, because then it may be only a consequence.
         """
-        if any(self.concern(other) for other in about):
+        if path in self._unreadable or any(self.concern(other) for other in about):
             return
         self._messages[path, message] = None
         self._wrong.update(path[:length] for length in range(len(path) + 1))
+
+    def add_unreadable(self, path: Path, message: str) -> None:
+        """Note that `path` has no value that could be checked; nothing else is said of it."""
+        self.add(path, message)
+        self._unreadable.add(path)
 
     def add_unknown(self, path: Path, known: Iterable[str]) -> None:
         """Note that the section has no field of the name that `path` ends in."""
@@ -85,7 +92,7 @@ class Problems:
                 else:
                     place, rank = f"{self._source}:{origin}", (0, origin)
             text = f"{dotted(path)}: {message}" if path else message
-            lines.append((rank, f"{place}: {one_line(text)}"))
+            lines.append((rank, f"{place}: {one_line(masked_text(text))}"))
         lines.sort(key=lambda line: line[0])
         texts = [line for _, line in lines[:MAX_LISTED]]
         if len(lines) > MAX_LISTED:
@@ -113,10 +120,11 @@ def one_line(text: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of the file as a message quotes it: on one line, shortened."""
+    """A value of the file as a message quotes it: on one line, shortened, without secrets."""
     if value is None:
         return "nothing"
     text = repr(value) if isinstance(value, str | float) else json.dumps(value, ensure_ascii=False)
+    text = masked_text(text)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

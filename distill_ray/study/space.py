@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 from distill_ray.augmentation import Augmentation
@@ -123,7 +124,7 @@ class Choice:
         """Values between which all others lie, where they are numbers."""
         return self.values
 
-    @property
+    @cached_property
     def labels(self) -> tuple[Label, ...]:
         """The label of each value, in order."""
         return tuple(label_of(value) for value in self.values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,121 @@ def test_numbers_with_an_exponent_need_neither_dot_nor_sign(text: str, value: ob
     found = parse_document(f"a: {text}", "x.yaml").values["a"]
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("010", 10),
+        ("-007", -7),
+        ("0o17", 15),
+        ("0x1F", 31),
+        ("1.", 1.0),
+        ("08.5", 8.5),
+        (".inf", float("inf")),
+        ("1:30", "1:30"),
+        ("1:30:00", "1:30:00"),
+        ("190:20:30.15", "190:20:30.15"),
+        ("1_000", "1_000"),
+        ("0b11", "0b11"),
+        ("0o8", "0o8"),
+        ("+", "+"),
+    ],
+)
+def test_numbers_are_those_of_yaml_1_2(text: str, value: object) -> None:
+    found = parse_document(f"a: {text}", "x.yaml").values["a"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("1:30:00", "found '1:30:00', must be a whole number, at least 0, at most 2147483647"),
+        ("9" * 400, "found '99999"),
+        ("-" + "9" * 5000, "found '-9999"),
+        ("0x" + "f" * 5000, "found '0xfff"),
+        ("0o" + "7" * 80000, "found '0o777"),
+        (str(2**63), "found '9223372036854775808', which is too large a number"),
+        ("1e999", "found inf, must be a whole number"),
+        ("!!int 1_0", "found '1_0', must be a number or true, false or null"),
+        ("!!float 1:30", "found '1:30', must be a number or true, false or null"),
+    ],
+)
+def test_numbers_that_are_none_or_too_large(
+    refusal: Refusal, smallest: str, value: str, message: str
+) -> None:
+    (line,) = refusal(f"{smallest}seed: {value}\n")
+    assert line.startswith(f"study.yaml:4: seed: {message}")
+    assert len(line) < 200
+    (line,) = refusal(smallest, f"seed={value}")
+    assert line.startswith(f"--set: seed: {message}")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (r'"\UFFFFFFFF"', "not valid YAML: there is no character with that number"),
+        (r'"\U00110000"', "not valid YAML: there is no character with that number"),
+        (r'"\uD800"', r"data.source: found '\ud800', which holds a control character"),
+        (r'"a\0b"', r"data.source: found 'a\x00b', which holds a control character"),
+        (r'"\e[31m"', r"data.source: found '\x1b[31m', which holds a control character"),
+        ('{"a\\0": 1}', r"data.source: found 'a\x00' as the name of a field: a control character"),
+    ],
+)
+def test_characters_that_are_no_text(
+    refusal: Refusal, smallest: str, value: str, message: str
+) -> None:
+    assert f"study.yaml:4: {message}" in refusal(f"{smallest}data: {{source: {value}}}\n")
+
+
+@pytest.mark.parametrize("opening", ["[", "{a: ", "- ", "? "])
+def test_deep_nesting_takes_no_time(refusal: Refusal, smallest: str, opening: str) -> None:
+    began = time.process_time()
+    for line in (*refusal("a: " + opening * 20_000), *refusal(smallest, f"a={opening * 20_000}")):
+        assert len(line) < 200
+    assert time.process_time() - began < 5
+
+
+def test_of_many_problems_the_first_are_listed_and_the_others_counted(
+    refusal: Refusal, smallest: str
+) -> None:
+    began = time.process_time()
+    lines = refusal(smallest + "".join(f"tempratur{number}: 1\n" for number in range(5000)))
+    assert lines[0].startswith("study.yaml:4: tempratur0: unknown field")
+    assert lines[19].startswith("study.yaml:23: ")
+    assert lines[20:] == ["study.yaml: and 4980 more problems"]
+    assert sum(map(len, lines)) < 10_000
+    assert time.process_time() - began < 10
+
+
+def test_choices_are_bounded(refusal: Refusal, smallest: str) -> None:
+    choices = ", ".join(f"0.{number:05d}" for number in range(1, 10_001))
+    assert refusal(f"{smallest}search: {{space: {{lr: {{choice: [{choices}]}}}}}}\n") == [
+        "study.yaml:4: search.space.lr.choice: found 10000 values, must be at most 1000"
+    ]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3//KEY:SECRET@b/x",
+        "s3:/KEY:SECRET@b/x",
+        "s3://KEY:SECRET@b/x",
+        "s3://b/x?secret_key=SECRET",
+        "ftp://KEY:SECRET@b/x",
+    ],
+)
+@pytest.mark.parametrize("field", ["data.source", "data", "name", "search.warm_start", "x"])
+def test_credentials_are_refused_and_never_printed(
+    refusal: Refusal, smallest: str, address: str, field: str
+) -> None:
+    for text in (address, f"[x, {address}]", f"x@{address}", f"{address}{'x' * 600}"):
+        lines = refusal(smallest, f"{field}={text}")
+        assert lines
+        assert not any("SECRET" in line or "KEY" in line for line in lines)
+    assert not any("SECRET" in line for line in refusal(smallest, address))
+    assert not any("SECRET" in line for line in refusal(smallest, f"{address}=3"))
 
 
 @pytest.mark.parametrize(

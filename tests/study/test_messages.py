@@ -226,6 +226,19 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
             "teachers.method: method 'kd' needs teachers itself; teachers learn from labels",
         ),
         ("teachers: {model: wrn-11-1}", "teachers.model: "),
+        *(
+            (f"teachers: {{model: {name}}}", f"teachers.model: {reason}")
+            for name, reason in {
+                "mlp-" + "9" * 30: "99999999999999999999 is too large for a network; 10,000 is",
+                "mlp-10001": "10001 is too large for a network; 10,000 is the most",
+                "mlp-1" + "-1" * 20_000: "a network of 20001 layers; 100 is the most",
+                "wrn-100000006-100": "100000006 is too large for a network; 1,000 is the most",
+                "pre-wrn-28-101": "101 is too large for a network; 100 is the most",
+                "resnet60002": "60002 is too large for a network; 1,000 is the most",
+                "lenet-6-mlp-99999999999": "99999999999 is too large for a network",
+                "basic-resnet-1" + "-1" * 100: "a network of 101 layers; 100 is the most",
+            }.items()
+        ),
         ("teachers: {model: 3}", "teachers.model: found 3, must be text"),
         (
             "teachers: {model: wrn-10-1, temperature: 4}",

@@ -94,6 +94,14 @@ def test_wrong_overrides_name_the_option(
     assert refusal(smallest, override) == [message]
 
 
+@pytest.mark.parametrize("place", ["99999999999", "9" * 5000, "2", "-1", "²"])
+def test_places_that_a_list_does_not_have(refusal: Refusal, smallest: str, place: str) -> None:
+    text = smallest.replace("teachers: {model: wrn-10-1}", "teachers: [{model: wrn-10-1}]")
+    (line,) = refusal(text, f"teachers.{place}.members=3")
+    assert line.startswith("--set teachers.") and "set it as a whole" in line
+    assert len(line) < 1500
+
+
 def test_problems_of_file_and_overrides_are_reported_together(
     refusal: Refusal, smallest: str
 ) -> None:
