@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -11,9 +10,12 @@ from torch import Tensor
 from distill_ray.augmentation.augmentation import Criterion, Part, Pick
 from distill_ray.augmentation.kernels.geometry import take
 from distill_ray.device import to_device
+from distill_ray.probabilities import at_least_float32, log_mean_softmax
 
-TEMPERATURE = 4.0
-"""Softens both distributions of the criterion `kl`."""
+
+def as_they_are(logits: Tensor) -> Tensor:
+    """Logits at temperature 1."""
+    return logits
 
 
 def pool(parts: Sequence[Part], choice: Pick) -> Part:
@@ -38,12 +40,14 @@ def pick(
     student: Callable[[Tensor], Tensor],
     teachers: Callable[[Part], Tensor],
     gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+    softened: Callable[[Tensor], Tensor] = as_they_are,
 ) -> tuple[Part, Tensor]:
     """The images that `part.pick` asks for, as a part, and the teachers' logits (N, B, K) for them.
 
     `student` maps images to logits (B, K), or (B, M, K) for M members. A part without a pick is
     returned as it is. `gather` concatenates the rows of all workers; with several of them the pools
-    are joined, and the picked images are those that one worker would pick. Only the networks that
+    are joined, and the picked images are those that one worker would pick. `softened` divides
+    logits by the temperature at which the criterion `kl` compares. Only the networks that
     the criterion asks for see the whole pool, and `student` sees it in whatever mode it is given:
     pass it in evaluation mode unless its running statistics are to be updated by the pool too, as
     in the published code.
@@ -55,9 +59,8 @@ def pick(
         return part, teachers(part)
     answers = None if choice.criterion == "student-entropy" else teachers(part)
     logits = None if choice.criterion == "teacher-entropy" else student(part.images)
-    chosen = highest(gather(scores(choice.criterion, logits, answers)), choice.total)[
-        choice.start : choice.stop
-    ]
+    difficulty = gather(scores(choice.criterion, logits, answers, softened))
+    chosen = highest(difficulty, choice.total)[choice.start : choice.stop]
 
     def taken(rows: Tensor | None) -> Tensor | None:
         return None if rows is None else gather(rows).index_select(0, chosen)
@@ -75,25 +78,32 @@ def pick(
     return picked, gather(answers.transpose(0, 1)).index_select(0, chosen).transpose(0, 1)
 
 
-def scores(criterion: Criterion, student: Tensor | None, teachers: Tensor | None) -> Tensor:
+def scores(
+    criterion: Criterion,
+    student: Tensor | None,
+    teachers: Tensor | None,
+    softened: Callable[[Tensor], Tensor] = as_they_are,
+) -> Tensor:
     """The score of each image by `criterion`: (B,), in nats.
 
     The entropies are those of the mean prediction of `student` (B, K) or (B, M, K), or of
-    `teachers` (N, B, K). `kl` is KL(teachers || student) between mean predictions at temperature 4,
-    without the factor T².
+    `teachers` (N, B, K), at temperature 1. `kl` is KL(teachers || student) between the mean
+    predictions of `softened` logits, as the method compares them, without the factor T².
 
     Raises `ValueError` when the logits that the criterion needs are missing.
     """
-    softness = TEMPERATURE if criterion == "kl" else 1.0
+    if criterion != "kl":
+        softened = as_they_are
     log_p = log_q = None
     if criterion != "teacher-entropy":
         if student is None:
             raise ValueError(f"student: {criterion} needs the student's logits")
-        log_p = _log_mean(student if student.ndim == 3 else student.unsqueeze(1), softness, 1)
+        members = student if student.ndim == 3 else student.unsqueeze(1)
+        log_p = log_mean_softmax(softened(at_least_float32(members)), dim=1)
     if criterion != "student-entropy":
         if teachers is None:
             raise ValueError(f"teachers: {criterion} needs the teachers' logits")
-        log_q = _log_mean(teachers, softness, 0)
+        log_q = log_mean_softmax(softened(at_least_float32(teachers)), dim=0)
     if log_p is not None and log_q is not None:
         return (log_q.exp() * (log_q - log_p)).sum(-1)
     alone = log_p if log_q is None else log_q
@@ -106,11 +116,3 @@ def highest(score: Tensor, count: int) -> Tensor:
     ones the last.
     """
     return score.sort(stable=True).indices[-count:]
-
-
-def _log_mean(logits: Tensor, softness: float, members: int) -> Tensor:
-    """Logarithm of the mean, over axis `members`, of the softened predictions; never narrower than
-    float32.
-    """
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    return (wide / softness).log_softmax(-1).logsumexp(members) - math.log(logits.shape[members])

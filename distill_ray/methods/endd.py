@@ -107,6 +107,10 @@ class EnDD(Method):
         ]
         return {"loss": losses.average(terms)}
 
+    def softened(self, logits: Tensor, epoch: int) -> Tensor:
+        """Logits (..., K) over the temperature of the 1-based `epoch`."""
+        return logits / self.temperature_at(epoch - 1)
+
     def temperature_at(self, epoch: int) -> float:
         """The temperature of a 0-based epoch."""
         if self.anneal_until is None:

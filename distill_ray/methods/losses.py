@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from distill_ray.device import to_device
+from distill_ray.probabilities import at_least_float32 as at_least_float32
+from distill_ray.probabilities import log_mean
 
 if TYPE_CHECKING:
     from distill_ray.augmentation.augmentation import Part
@@ -62,18 +64,18 @@ def ensemble_kd(
     with torch.no_grad():
         log_q = (teachers.to(log_p.dtype) / temperature).log_softmax(-1)
         shares = shares_of(log_q, weights)
-        log_mean = log_mean_of(log_q, shares)
+        log_pooled = log_mean_of(log_q, shares)
     scale = (
         temperature**2
         / len(student)
         * (len(teachers) if combine in ("add-loss", "sum-softmax") else 1)
     )
-    divergence = functional.kl_div(log_p, log_mean, reduction="sum", log_target=True)
+    divergence = functional.kl_div(log_p, log_pooled, reduction="sum", log_target=True)
     if combine == "sum-softmax":
         divergence = divergence + len(student) * math.log(len(teachers))
     elif combine != "mean-softmax":
         with torch.no_grad():
-            from_mean = functional.kl_div(log_mean, log_q, reduction="none", log_target=True)
+            from_mean = functional.kl_div(log_pooled, log_q, reduction="none", log_target=True)
             disagreement = _weighted_sum(from_mean, shares)
         divergence = divergence + disagreement
     return scale * divergence
@@ -114,8 +116,7 @@ def jensen_shannon(*logits: Tensor) -> Tensor:
     two augmented) to the cross-entropy of the plain one.
     """
     log_p = torch.stack([at_least_float32(version) for version in logits]).log_softmax(-1)
-    log_mean = log_p.logsumexp(0) - math.log(len(logits))
-    return (log_p.exp() * (log_p - log_mean)).sum(-1).mean()
+    return divergence(log_p, log_mean(log_p, 0)).mean()
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -160,11 +161,6 @@ def average(terms: Sequence[Tensor]) -> Tensor:
     return terms[0] if len(terms) == 1 else torch.stack(tuple(terms)).mean()
 
 
-def at_least_float32(values: Tensor) -> Tensor:
-    """`values`, widened to float32 where they are narrower."""
-    return values if values.dtype == torch.float64 else values.float()
-
-
 def z_scores(logits: Tensor) -> Tensor:
     """Logits (..., K) less their mean over the classes, over their standard deviation; 0 where all
     are equal.
@@ -184,7 +180,7 @@ def log_mean_of(log_q: Tensor, shares: Tensor | None) -> Tensor:
     `shares` (N, 1) or (N, B) sum to 1 over the teachers; None: all are equal.
     """
     if shares is None:
-        return log_q.logsumexp(0) - math.log(len(log_q))
+        return log_mean(log_q, 0)
     return (log_q + shares.log().unsqueeze(-1)).logsumexp(0)
 
 

@@ -8,13 +8,11 @@ teachers.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distill_ray.methods.losses import at_least_float32
+from distill_ray.probabilities import at_least_float32, log_mean_softmax
 
 
 def paired_kd(student: Tensor, teachers: Tensor, temperature: float) -> Tensor:
@@ -52,13 +50,6 @@ def aggregated_kd(student: Tensor, teachers: Tensor, temperature: float) -> Tens
         / len(student)
         * functional.kl_div(log_p, log_q, reduction="sum", log_target=True)
     )
-
-
-def log_mean_softmax(logits: Tensor, dim: int) -> Tensor:
-    """Log of the probabilities over the last axis, averaged over members, which lie along `dim`:
-    (..., M, ..., K) to (..., K).
-    """
-    return logits.log_softmax(-1).logsumexp(dim) - math.log(logits.shape[dim])
 
 
 def repeated(values: Tensor, length: int) -> Tensor:

@@ -101,6 +101,12 @@ class Method(ABC):
         """The network as it is trained, made from the plain `network` that the recipe names."""
         return network
 
+    def softened(self, logits: Tensor, epoch: int) -> Tensor:
+        """Logits (..., K) of student or teachers as they are compared in the 1-based `epoch`: over
+        the temperature, if the method has one.
+        """
+        return logits
+
     @abstractmethod
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The scalar to minimise, as `"loss"`, and its components under other names, for the
@@ -151,13 +157,14 @@ class Student:
     `network` is what `Method.student` made, `parallel` the same with gradients averaged over the
     workers, `autocast` the precision of forward passes, and `gather` concatenates the rows of all
     workers, in the order of positions: each has the same number of rows for every image of its
-    share of the batch.
+    share of the batch. `softened` is that of the method, in this epoch.
     """
 
     network: nn.Module
     parallel: Callable[[Tensor], Tensor]
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
     gather: Callable[[Tensor], Tensor] = lambda rows: rows
+    softened: Callable[[Tensor], Tensor] = lambda logits: logits
 
     def __call__(self, images: Tensor) -> Tensor:
         """A forward pass in training."""
@@ -183,7 +190,7 @@ class Student:
         if part.pick is None:
             return part, teachers(part)
         with self.evaluating() as network:
-            return picking.pick(part, network, teachers, self.gather)
+            return picking.pick(part, network, teachers, self.gather, self.softened)
 
 
 class Teachers(Protocol):

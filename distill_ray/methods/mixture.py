@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_ray.methods import gaussian_losses
-from distill_ray.methods.losses import at_least_float32
-from distill_ray.methods.member_losses import log_mean_softmax
+from distill_ray.probabilities import at_least_float32, log_mean_softmax
 from distill_ray.task import Task
 
 

@@ -55,6 +55,10 @@ class Softened(Method):
             return "standardise"
         return super().needs_all_classes(augmentation)
 
+    def softened(self, logits: Tensor, epoch: int) -> Tensor:
+        """Logits (..., K), or their z-scores, over the temperature."""
+        return self.comparable(logits) / self.temperature
+
     def comparable(self, logits: Tensor) -> Tensor:
         """Logits (..., K) as they are divided by T: themselves, or their z-scores."""
         return losses.z_scores(logits) if self.standardise else logits

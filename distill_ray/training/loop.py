@@ -142,12 +142,15 @@ def train(
             world_size=worker.world_size,
             drop_last=recipe.drop_last,
         )
+        softened = functools.partial(recipe.method.softened, epoch=epoch)
         _seed_layers(job, epoch, worker)
         for step, batch in enumerate(prefetched(batches, worker.device), start=(epoch - 1) * steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, step, steps)
             gather = functools.partial(worker.gather, shares=batch.shares)
-            terms = recipe.method.loss(replace(student, gather=gather), batch, answering)
+            terms = recipe.method.loss(
+                replace(student, gather=gather, softened=softened), batch, answering
+            )
             (terms["loss"] * batch.weight).backward()
             clip_gradients(recipe, network)
             take_step(optimizer)

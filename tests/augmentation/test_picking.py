@@ -19,6 +19,23 @@ STUDENT = torch.tensor(
 )
 
 
+def over(temperature: float) -> Callable[[Tensor], Tensor]:
+    return lambda logits: logits / temperature
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 20.0])
+def test_kl_compares_at_the_temperature_that_it_is_given(temperature: float) -> None:
+    """And entropies are those of the predictions themselves."""
+    found = scores("kl", STUDENT, TEACHER.unsqueeze(0), over(temperature))
+    p, q = ((logits / temperature).softmax(1) for logits in (STUDENT, TEACHER))
+    torch.testing.assert_close(found, (q * (q / p).log()).sum(1))
+    for criterion in ("teacher-entropy", "student-entropy"):
+        assert torch.equal(
+            scores(criterion, STUDENT, TEACHER.unsqueeze(0), over(temperature)),
+            scores(criterion, STUDENT, TEACHER.unsqueeze(0)),
+        )
+
+
 @pytest.mark.parametrize(
     ("criterion", "expected", "order"),
     [
@@ -36,7 +53,7 @@ STUDENT = torch.tensor(
     ],
 )
 def test_scores_and_picks(criterion: Criterion, expected: list[float], order: list[int]) -> None:
-    found = scores(criterion, STUDENT, TEACHER.unsqueeze(0))
+    found = scores(criterion, STUDENT, TEACHER.unsqueeze(0), over(4))
     assert found.tolist() == pytest.approx(expected, abs=5e-9)
     assert highest(found, 3).tolist() == order
 
@@ -91,7 +108,8 @@ def teachers(part: Part) -> Tensor:
 def test_the_picked_part_has_all_that_belongs_to_its_images(
     criterion: Criterion, order: list[int]
 ) -> None:
-    picked, answers = pick(part_of([0, 1, 2, 3, 4, 5], Pick(criterion, 3, 0, 3)), student, teachers)
+    offered = part_of([0, 1, 2, 3, 4, 5], Pick(criterion, 3, 0, 3))
+    picked, answers = pick(offered, student, teachers, softened=over(4))
     expected = part_of(order, None)
     assert torch.equal(picked.images, expected.images)
     assert torch.equal(picked.labels, expected.labels)
@@ -128,7 +146,8 @@ def test_two_workers_pick_what_one_would(criterion: Criterion) -> None:
         assert part.label_weight is not None
         answers = teachers(part)
         logits = None if criterion == "teacher-entropy" else student(part.images)
-        score = scores(criterion, logits, None if criterion == "student-entropy" else answers)
+        asked = None if criterion == "student-entropy" else answers
+        score = scores(criterion, logits, asked, over(4))
         return [
             part.images,
             part.labels,
@@ -139,9 +158,11 @@ def test_two_workers_pick_what_one_would(criterion: Criterion) -> None:
         ]
 
     found = [
-        pick(pools[worker], student, teachers, gather_of(everything, worker)) for worker in (0, 1)
+        pick(pools[worker], student, teachers, gather_of(everything, worker), over(4))
+        for worker in (0, 1)
     ]
-    whole, answers = pick(part_of([0, 1, 2, 3, 4, 5], Pick(criterion, 3, 0, 3)), student, teachers)
+    offered = part_of([0, 1, 2, 3, 4, 5], Pick(criterion, 3, 0, 3))
+    whole, answers = pick(offered, student, teachers, softened=over(4))
     assert torch.equal(torch.cat([picked.labels for picked, _ in found]), whole.labels)
     assert torch.equal(torch.cat([picked.images for picked, _ in found]), whole.images)
     assert torch.equal(torch.cat([rows for _, rows in found], dim=1), answers)

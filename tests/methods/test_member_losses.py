@@ -11,6 +11,7 @@ from torch import Tensor
 
 from distill_ray.augmentation.augmentation import Part
 from distill_ray.methods import losses, member_losses
+from distill_ray.probabilities import log_mean_softmax
 from support.tensors import f64
 
 
@@ -225,9 +226,7 @@ def test_mixed_labels_of_members() -> None:
 
 def test_mean_of_members() -> None:
     logits = random_logits(4, 3, 5)
-    torch.testing.assert_close(
-        member_losses.log_mean_softmax(logits, 1).exp(), logits.softmax(-1).mean(1)
-    )
+    torch.testing.assert_close(log_mean_softmax(logits, 1).exp(), logits.softmax(-1).mean(1))
 
 
 def test_no_gradient_reaches_the_teachers_and_precision_holds() -> None:

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from distill_ray.augmentation import Additional, CropFlip, Identity
+from distill_ray.augmentation import Additional, CropFlip, Identity, picking
 from distill_ray.job import Data, Job, Recipe
-from distill_ray.methods import CRD, METHODS
+from distill_ray.methods import CRD, METHODS, AugmentedKD, EnDD, Method
 from distill_ray.metrics import diversity, score
 from distill_ray.training import (
     Dataset,
@@ -104,6 +105,38 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
             torch.equal(outcome.weights[name], weight) for name, weight in expected.weights.items()
         )
         np.testing.assert_array_equal(outcome.log_probabilities, expected.log_probabilities)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        (AugmentedKD(), [4.0, 4.0]),
+        (AugmentedKD(temperature=2.5), [2.5, 2.5]),
+        (EnDD(temperature=5.0, anneal_until=1), [5.0, 1.0]),
+    ],
+    ids=["default", "method's", "annealed"],
+)
+def test_images_are_picked_at_the_temperature_of_the_method(
+    method: Method,
+    expected: list[float],
+    small_dataset: Dataset,
+    small_data: Data,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As the method compares student and teachers in each epoch."""
+    temperatures: list[float] = []
+    plain = picking.scores
+
+    def scores(criterion: str, student: Tensor, teachers: Tensor, softened: Any) -> Tensor:
+        temperatures.append(1 / softened(torch.ones(1)).item())
+        return plain(criterion, student, teachers, softened)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(picking, "scores", scores)
+    augmentation = Additional(scheme="cutmix", pick="kl")
+    job = tiny_job(small_data, "kd", augmentation=augmentation, epochs=2, lr=0.01)
+    finish(replace(job, recipe=replace(job.recipe, method=method)), small_dataset)
+    each_epoch = temperatures[:: len(temperatures) // 2]
+    assert each_epoch == pytest.approx(expected)
 
 
 def test_a_run_whose_layers_draw_numbers_is_the_same_again_and_resumed(
