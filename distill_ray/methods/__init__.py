@@ -14,6 +14,9 @@ from distill_ray.methods.latent_be import LatentBE
 from distill_ray.methods.method import METHODS, Method
 from distill_ray.methods.mlkd import MLKD
 from distill_ray.methods.nkd import NKD
+from distill_ray.methods.pkt import PKT
+from distill_ray.methods.rkd import RKD
+from distill_ray.methods.sp import SP
 from distill_ray.methods.supervised import Supervised
 
 __all__ = [
@@ -23,6 +26,9 @@ __all__ = [
     "METHODS",
     "MLKD",
     "NKD",
+    "PKT",
+    "RKD",
+    "SP",
     "AugmentedKD",
     "DropoutKD",
     "EnDD",

@@ -13,6 +13,9 @@ from distill_ray.methods import (
     METHODS,
     MLKD,
     NKD,
+    PKT,
+    RKD,
+    SP,
     AugmentedKD,
     DropoutKD,
     EnDD,
@@ -46,6 +49,9 @@ METHODS_TRIED: tuple[Method, ...] = (
     NKD(temperature=2.0),
     DIST(combine="mean-loss", weights=(1.0, 3.0), standardise=True, temperature=1.0),
     MLKD(combine="mean-loss", pairs=5.0, classes=5.0),
+    RKD(alpha=0.5),
+    SP(features="concatenated"),
+    PKT(weights=(1.0, 3.0)),
 )
 
 

@@ -1,0 +1,49 @@
+"""The features of student and teachers, for methods that compare those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from distill_ray.models.network import Network
+
+
+class FeaturesKept(nn.Module):
+    """A network that keeps the features (B, D) of every pass in training, in `kept`.
+
+    Images (B, C, H, W) to logits (B, K). Raises `ValueError` for networks outside of the catalogue.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = of_catalogue(network)
+        self.kept: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits of the network."""
+        features = self.network.features(self.network.normalise(images))
+        if self.training:
+            self.kept.append(features)
+        logits: Tensor = self.network.classifier(features)
+        return logits
+
+
+@torch.no_grad()
+def of_teachers(networks: Sequence[nn.Module], images: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The features (B, D) of each of N networks, and their logits (N, B, K), in one pass."""
+    features, logits = [], []
+    for network in map(of_catalogue, networks):
+        features.append(network.features(network.normalise(images)))
+        logits.append(network.classifier(features[-1]))
+    return features, torch.stack(logits)
+
+
+def of_catalogue(network: nn.Module) -> Network:
+    """`network`, or `ValueError` where it is none of the catalogue."""
+    if not isinstance(network, Network):
+        raise ValueError(
+            f"only networks of the catalogue show their features, found {type(network).__name__}"
+        )
+    return network
