@@ -6,8 +6,6 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 import torch
-from oracles.formulas import Floats, exact, kl, softmax
-from oracles.logits import numerical_gradient
 from torch import Tensor, nn
 
 from distill_ray.augmentation import AUGMENTATIONS, Identity
@@ -16,6 +14,8 @@ from distill_ray.methods import PKT, RKD, SP
 from distill_ray.methods.method import Setup, Student
 from distill_ray.methods.relational import Relational
 from distill_ray.models import build_model
+from oracles.formulas import Floats, exact, kl, softmax
+from oracles.logits import numerical_gradient
 
 OWN = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 OTHER = torch.randn(5, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
