@@ -61,9 +61,12 @@ class Study:
         without running it.
         """
         from distill_ray.planning.plan import plan_study
+        from distill_ray.resolve import data_of
+        from distill_ray.stages.state import StudyState
         from distill_ray.store import Store
 
-        return plan_study(self.definition, Store.at(store), search_storage)
+        data = data_of(self.definition)
+        return plan_study(StudyState(self.definition, data, Store.at(store), search_storage))
 
     def run(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -41,6 +41,8 @@ class JobRecord:
     """A finished job: what it was, what it scored, and its files."""
 
     record: Record
+    _evaluations: dict[str, Record] = field(default_factory=dict, repr=False, compare=False)
+    """What it has predicted besides the validation split, as far as it has been read."""
 
     @property
     def job(self) -> Job:
@@ -103,7 +105,12 @@ class JobRecord:
         return Predictions(flat.reshape(table.num_rows, -1), table["label"].to_numpy())
 
     def _evaluation(self, split: str) -> Record | None:
-        return self.record.store.get(_evaluation_key(self.record.key, split))
+        if split not in self._evaluations:
+            record = self.record.store.get(_evaluation_key(self.record.key, split))
+            if record is None:
+                return None
+            self._evaluations[split] = record
+        return self._evaluations[split]
 
 
 def find_job(store: Store, job_id: str) -> JobRecord | None:
@@ -186,6 +193,11 @@ def job_key(job_id: str) -> str:
 def log_path(job_id: str) -> str:
     """Where the log file of a job lies in the store."""
     return posixpath.join("logs", f"{job_id}.log")
+
+
+def last_epoch_path(job_id: str) -> str:
+    """Where a job keeps the metrics of its last epoch while it runs, as JSON beside its log."""
+    return posixpath.join("logs", f"{job_id}.json")
 
 
 def _evaluation_key(key: str, split: str) -> str:

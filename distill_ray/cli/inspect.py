@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from distill_ray.cli import options
 from distill_ray.errors import RequestError, RunError
+from distill_ray.log_printing import printable
 
 if TYPE_CHECKING:
-    from distill_ray.stages.status import StudyStatus
+    from distill_ray.stages.state import JobStatus
+    from distill_ray.store import Store
 
 
 @click.command()
@@ -44,65 +46,25 @@ def status(
     import time
 
     loaded = options.load(study, overrides)
-    from distill_ray.resolve import data_of
-    from distill_ray.stages.status import standing
-    from distill_ray.store import Store
+    from distill_ray.stages.locations import Locations
+    from distill_ray.stages.state import StudyState
+    from distill_ray.stages.status import status_lines, study_status
 
-    data, opened = data_of(loaded), Store.open(store, make=False)
-    shown: list[str] = []
+    state = StudyState.at(loaded, Locations(store, search_storage=search_storage))
+    printed: list[str] = []
     while True:
-        now = standing(loaded, data, opened, search_storage=search_storage)
-        lines = list(_standing_lines(now, next(iter(loaded.search.objectives)), opened.shown))
-        if lines != shown:
-            if shown and sys.stdout.isatty():
+        now = study_status(state)
+        lines = list(status_lines(now, next(iter(loaded.search.objectives)), state.store.shown))
+        if lines != printed:
+            if printed and sys.stdout.isatty():
                 click.clear()
-            click.echo("\n".join(lines))
-            shown = lines
+            for line in lines:
+                click.echo(printable(line))
+            sys.stdout.flush()
+            printed = lines
         if not watch or now.finished:
             return
         time.sleep(every)
-
-
-def _standing_lines(now: StudyStatus, objective: str, store: str) -> Iterator[str]:
-    from distill_ray.events import JobState, describe
-    from distill_ray.report.format import duration
-
-    begun = any(job.state != JobState.WAITING for job in now.jobs)
-    stopped = "stopped; the same command goes on from here" if begun else f"not begun in {store}"
-    yield f"{now.name}: {'finished' if now.finished else 'running' if now.driver else stopped}"
-    for stage in now.stages:
-        own = [job for job in now.jobs if job.run.stage == stage.stage]
-        counts = [
-            f"{sum(job.state == state for job in own)} {state}"
-            for state in (
-                JobState.RUNNING,
-                JobState.INTERRUPTED,
-                JobState.PRUNED,
-                JobState.FAILED,
-            )
-        ]
-        parts = [
-            f"{stage.ended}/{stage.jobs}",
-            *(count for count in counts if not count.startswith("0 ")),
-        ]
-        if stage.seconds_left is not None:
-            parts.append(f"about {duration(stage.seconds_left)} left")
-        yield f"  {stage.stage:<8} {', '.join(parts)}"
-        for job in own:
-            if job.state == JobState.RUNNING:
-                yield f"           {describe(job.run)}  {_brief(job.last_line, objective)}".rstrip()
-    if now.best is not None:
-        run, value = now.best
-        yield f"  best     {describe(run)}: {objective} {value:.4f}"
-
-
-def _brief(line: str, objective: str) -> str:
-    """Of a line of a log its time and epoch, the objective and the accuracy."""
-    first, *others = line.split("  ")
-    wanted = dict.fromkeys((objective, "val/accuracy"))
-    return "  ".join(
-        [first, *(other for name in wanted for other in others if other.startswith(f"{name} "))]
-    )
 
 
 @click.command()
@@ -128,56 +90,55 @@ def logs(
     """
     from pathlib import Path
 
+    from distill_ray.events import describe
     from distill_ray.records import log_path
+    from distill_ray.stages.locations import Locations
+    from distill_ray.stages.state import StudyState
     from distill_ray.store import Store
 
     opened = Store.open(store, make=False)
     if len(what) == 1 and not Path(what[0]).is_file():
-        ids = [
-            name.removesuffix(".log") for name in opened.names("logs") if name.startswith(what[0])
-        ]
-        if len(ids) != 1:
-            found = (
-                f"{len(ids)} logs begin with it, give more digits"
-                if ids
-                else "no log begins with it"
-            )
-            raise RequestError(
-                f"job {what[0]}: {found} (store {opened.shown}; a study file would list its jobs)"
-            )
+        job_id = _job_beginning_with(what[0], opened)
     else:
-        from distill_ray.events import describe
-        from distill_ray.resolve import data_of
-        from distill_ray.stages.status import standing
-
         loaded = options.load(what[0], overrides)
-        jobs = standing(loaded, data_of(loaded), opened, search_storage=search_storage).jobs
+        jobs = StudyState.at(loaded, Locations(store, search_storage=search_storage)).jobs()
         if len(what) == 1:
             for job in jobs:
-                click.echo(
-                    f"{job.run.job.id}  {job.state:<11} {describe(job.run)}{': ' * bool(job.reason)}{job.reason}"
-                )
+                reason = f": {job.reason}" if job.reason else ""
+                line = f"{job.run.job.id}  {job.state:<11} {describe(job.run)}{reason}"
+                click.echo(printable(line))
             return
-        role, number = what[1], what[2] if len(what) == 3 else ""
-        ids = [
-            job.run.job.id
-            for job in jobs
-            if (job.run.role, str(job.run.number)) == (role, number.lstrip("0") or "0")
-        ]
-        if len(what) > 3 or not number or not ids:
-            known = ", ".join(
-                f"{name} 0 to {last}"
-                for name, last in {job.run.role: job.run.number for job in jobs}.items()
-            )
-            raise RequestError(
-                f"{' '.join(what[1:])}: no such job of {loaded.name}; there are {known}"
-            )
-    content = opened.read(log_path(ids[0]))
+        job_id = _job_called(what[1:], jobs, loaded.name)
+    content = opened.read(log_path(job_id))
     if content is None:
         raise RequestError(
-            f"job {ids[0]} has no log in {opened.shown}: it has hardly begun, or was trained elsewhere"
+            f"job {job_id} has no log in {opened.shown}: it has hardly begun, or was trained elsewhere"
         )
-    click.echo(content.decode(errors="replace"), nl=False)
+    click.echo(printable(content.decode(errors="replace")), nl=False)
+
+
+def _job_beginning_with(digits: str, store: Store) -> str:
+    """The one job with a log whose id begins with these digits."""
+    names = [name for name in store.names("logs") if name.endswith(".log")]
+    ids = [name.removesuffix(".log") for name in names if name.startswith(digits)]
+    if len(ids) == 1:
+        return ids[0]
+    problem = f"{len(ids)} logs begin with it, give more digits" if ids else "no log begins with it"
+    raise RequestError(
+        f"job {digits}: {problem} (store {store.shown}; a study file would list its jobs)"
+    )
+
+
+def _job_called(words: Sequence[str], jobs: Sequence[JobStatus], study: str) -> str:
+    """The job with this role and number."""
+    if len(words) == 2:
+        role, number = words[0], words[1].lstrip("0") or "0"
+        for job in jobs:
+            if (job.run.role, str(job.run.number)) == (role, number):
+                return job.run.job.id
+    last = {job.run.role: job.run.number for job in jobs}
+    known = ", ".join(f"{role} 0 to {number}" for role, number in last.items())
+    raise RequestError(f"{' '.join(words)}: no such job of {study}; there are {known}")
 
 
 @click.command()

@@ -106,12 +106,14 @@ def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str
     loaded = options.load(study, overrides)
     from distill_ray.planning.plan import plan_study
     from distill_ray.report.format import duration
+    from distill_ray.resolve import data_of
     from distill_ray.search.warm_start import earlier_trials
+    from distill_ray.stages.state import StudyState
     from distill_ray.store import Store
 
     opened = Store.at(store)
     known = len(earlier_trials(loaded, opened, search_storage))
-    stages = plan_study(loaded, opened, search_storage)
+    stages = plan_study(StudyState(loaded, data_of(loaded), opened, search_storage))
     click.echo(f"{'stage':<8} {'jobs':>6} {'done':>6} {'images':>12} {'time':>9}")
     for stage in stages:
         click.echo(

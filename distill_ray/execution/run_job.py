@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import time
 import traceback
 from collections.abc import Collection
@@ -19,7 +20,14 @@ from distill_ray.execution.cluster import WorkerResources
 from distill_ray.execution.messages import Finished, Record, Work
 from distill_ray.execution.train_job import cached_dataset, train_here
 from distill_ray.job import Job
-from distill_ray.records import JobRecord, Predictions, find_job, log_path, save_test_predictions
+from distill_ray.records import (
+    JobRecord,
+    Predictions,
+    find_job,
+    last_epoch_path,
+    log_path,
+    save_test_predictions,
+)
 from distill_ray.store import Store
 from distill_ray.training import Worker, load_network, load_split, predict
 
@@ -99,11 +107,15 @@ def _finished(store: Store, job: Job) -> JobRecord:
 
 
 class JobLog:
-    """The log file of a job: what it was, its epochs, and how it failed if it did."""
+    """The log file of a job: what it was, its epochs, and how it failed if it did.
+
+    Beside it lie the metrics of the last epoch as JSON, for `status`.
+    """
 
     def __init__(self, store: Store, job: Job) -> None:
         self._store = store
         self.path = log_path(job.id)
+        self._last_epoch_path = last_epoch_path(job.id)
         self._lines = [
             f"job {job.id}",
             *(
@@ -117,6 +129,7 @@ class JobLog:
         with contextlib.closing(epochs):
             for records in epochs:
                 self.write(*map(_line, records))
+                self._store.write(self._last_epoch_path, json.dumps(records[-1]).encode())
                 yield records
 
     def write(self, *texts: str) -> None:

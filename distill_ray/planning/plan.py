@@ -19,12 +19,10 @@ from distill_ray.methods import Supervised
 from distill_ray.planning.bench import LIVE, STUDENT, Bench
 from distill_ray.planning.bench_record import kept_bench
 from distill_ray.planning.plan_teacher_logits import TeacherLogitsPlan, plan_teacher_logits
-from distill_ray.records import find_job
-from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, data_of, learned_from
+from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from
 from distill_ray.search.history import counted
-from distill_ray.stages.screen import Screening, found_metrics, measure
-from distill_ray.stages.state import state_of
-from distill_ray.store import Store
+from distill_ray.stages.screen import Screening, measure
+from distill_ray.stages.state import StudyState
 from distill_ray.study import Study
 from distill_ray.study.checks import GROUP
 from distill_ray.training import (
@@ -59,21 +57,20 @@ class StagePlan:
     teacher_logits: TeacherLogitsPlan | None = None
 
 
-def plan_study(study: Study, store: Store, search_storage: str | None = None) -> list[StagePlan]:
+def plan_study(state: StudyState) -> list[StagePlan]:
     """The plan of every stage that trains: what the store and the search have costs nothing. Starts
     no Ray, trains nothing.
 
     Students and their teachers take the time that `bench` has measured here, if it has; everything
     else is timed for some steps.
     """
-    data = data_of(study)
-    bench = kept_bench(store, study)
+    study, data = state.study, state.data
+    bench = kept_bench(state.store, study)
     dataset = load_dataset(data)
     resources = WorkerResources.of(study, LIVE_TEACHERS)
     worker = resources.worker()
     gpus = torch.cuda.device_count() if worker.device.type == "cuda" else 0
     places = int(Machines({"CPU": os.cpu_count() or 1, "GPU": gpus}).places(resources))
-    state = state_of(study, data, store, search_storage)
     teachers, ids = state.teachers, state.teacher_ids
     networks = {run.job.id: make_network(run.job, dataset) for run in teachers}
     recipes = {run.job.id: run.job.recipe for run in teachers}
@@ -110,7 +107,7 @@ def plan_study(study: Study, store: Store, search_storage: str | None = None) ->
         )
 
     def screen_stage(asked: Sequence[Screening]) -> StagePlan:
-        missing = [screening for screening in asked if found_metrics(store, screening) is None]
+        missing = [screening for screening in asked if state.screened(screening) is None]
         shown = [
             screening.epochs * min(screening.images or len(dataset.train), len(dataset.train))
             for screening in missing
@@ -141,16 +138,14 @@ def plan_study(study: Study, store: Store, search_storage: str | None = None) ->
         if state.search_is_over
         else {run.role for run in confirmations} - set(study.confirm.baselines)
     )
-    to_teach = [run.job for run in teachers if find_job(store, run.job.id) is None]
+    to_teach = [run.job for run in teachers if state.record(run) is None]
     to_confirm = [
-        run.job
-        for run in confirmations
-        if run.role in guessed or find_job(store, run.job.id) is None
+        run.job for run in confirmations if run.role in guessed or state.record(run) is None
     ]
     confirmed = len(confirmations) - len(to_confirm)
     wanted = study.resources
     return [
-        stage(TEACH, to_teach, len(state.trained), wanted.workers_per_teacher),
+        stage(TEACH, to_teach, len(teachers) - len(to_teach), wanted.workers_per_teacher),
         *([screen_stage(state.screenings)] if state.screenings else []),
         stage(SEARCH, [trial] * trials, ended, wanted.workers_per_trial, trial_sharing(study)),
         stage(CONFIRM, to_confirm, confirmed, wanted.workers_per_trial, confirm_sharing(study)),

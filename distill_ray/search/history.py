@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -22,6 +23,8 @@ from distill_ray.search.journal import journal
 from distill_ray.search.storage import explained, open_database
 from distill_ray.store import Store
 from distill_ray.study import Search, Study
+
+logger = logging.getLogger(__name__)
 
 ABANDONED = "its driver ended before it did"
 """Why a trial failed that a dead driver had left behind."""
@@ -52,23 +55,13 @@ def open_history(
     teachers: Sequence[str],
     store: Store,
     storage_uri: str | None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> optuna.Study:
     """Optuna's study for the search, made when it is not there yet.
 
     It lives in a journal file in the study's folder of a local store, or in the database at
-    `storage_uri`; `say` is told when that goes down later, and when it is back. Raises
-    `RequestError` when it cannot be used.
+    `storage_uri`. Raises `RequestError` when it cannot be used.
     """
-    quiet()
-    if storage_uri is None:
-        if not store.is_local:
-            raise RequestError(
-                f"store {store.shown} is not a local folder; say where the search is kept with --search-storage"
-            )
-        storage: BaseStorage = journal(store, journal_path(study.name))
-    else:
-        storage = open_database(storage_uri, say)
+    storage = _storage(study, store, storage_uri)
     with nullcontext() if storage_uri is None else explained(storage_uri):
         history = optuna.create_study(
             storage=storage,
@@ -82,6 +75,36 @@ def open_history(
     if not history.get_trials(deepcopy=False):
         history.set_metric_names(list(study.search.objectives))
     return history
+
+
+def find_history(
+    study: Study,
+    data: Data,
+    teachers: Sequence[str],
+    store: Store,
+    storage_uri: str | None,
+) -> optuna.Study | None:
+    """The same for readers: None when there is no such search, and nothing is written."""
+    in_journal = storage_uri is None and store.is_local
+    if in_journal and not store.local_path(journal_path(study.name)).exists():
+        return None
+    storage, name = _storage(study, store, storage_uri), search_name(study, data, teachers)
+    with nullcontext() if storage_uri is None else explained(storage_uri):
+        if name not in optuna.get_all_study_names(storage):
+            return None
+        return optuna.load_study(study_name=name, storage=storage)
+
+
+def _storage(study: Study, store: Store, storage_uri: str | None) -> BaseStorage:
+    quiet()
+    if storage_uri is not None:
+        return open_database(storage_uri, logger.warning)
+    if not store.is_local:
+        raise RequestError(
+            f"store {store.shown} is not a local folder; "
+            "say where the search is kept with --search-storage"
+        )
+    return journal(store, journal_path(study.name))
 
 
 def journal_path(name: str) -> str:

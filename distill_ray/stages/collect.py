@@ -11,16 +11,13 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from optuna.trial import TrialState
-
-from distill_ray.augmentation import Augmentation
 from distill_ray.data import open_source
+from distill_ray.events import JobState
 from distill_ray.job import Data
 from distill_ray.metrics import fit_temperature
-from distill_ray.records import find_job
 from distill_ray.report.results import (
     Champion,
     Contender,
@@ -28,45 +25,44 @@ from distill_ray.report.results import (
     StudyResults,
     TrialRow,
 )
-from distill_ray.resolve import data_of, trial_run
-from distill_ray.search.history import JOB_STATES, begun, known_from
+from distill_ray.search.history import JOB_STATES, known_from
 from distill_ray.stages.contenders import (
     ensemble_contenders,
     student_contenders,
     teacher_contenders,
 )
 from distill_ray.stages.locations import Locations
-from distill_ray.stages.screen import ENTROPY, T_STDDEV, Screening, found_metrics, kept_choices
+from distill_ray.stages.screen import ENTROPY, T_STDDEV, kept_choices
 from distill_ray.stages.stage_log import first_run, stage_rows
-from distill_ray.stages.state import StudyState, state_of
+from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
 from distill_ray.study import Choice, Range, Study
 
 _PACKAGES = ("distill-ray", "torch", "torchvision", "ray", "optuna", "mlflow", "numpy", "pyarrow")
 
 
-def load_results(study: Study, places: Locations) -> tuple[StudyResults, Data, Store]:
+def load_results(study: Study, locations: Locations) -> tuple[StudyResults, Data, Store]:
     """What there is of a study by now, finished or not, with its data and its store, which are only
     read.
 
     Raises `RequestError` when one of them is not there.
     """
-    data, store = data_of(study), Store.open(places.store, make=False)
-    return collect(study, data, store, places), data, store
+    state = StudyState.at(study, locations)
+    return collect(state, locations), state.data, state.store
 
 
-def collect(study: Study, data: Data, store: Store, places: Locations) -> StudyResults:
+def collect(state: StudyState, locations: Locations) -> StudyResults:
     """Everything there is to say about a study now; a study that is not finished has less of it."""
+    study, data, store = state.asked, state.data, state.store
     source = open_source(data.location, label=data.label)
-    state = state_of(study, data, store, places.search_storage)
     contenders: list[Contender] = []
     screening: tuple[ScreenRow, ...] = ()
-    if len(state.trained) == len(state.teachers):
-        contenders += teacher_contenders(study, state.teachers, state.trained)
-        screening = _screening(study, state.screenings, store, state.deviation)
+    if state.is_taught:
+        contenders += teacher_contenders(study, state.teachers, state.finished(state.teachers))
+        screening = _screening(state)
     champion, finished = None, False
     if state.search_is_over:
-        confirmed = student_contenders(state.confirmations, store, state.deviation)
+        confirmed = student_contenders(state)
         contenders += [each for each in confirmed if not each.found]
         contenders += ensemble_contenders(study, [*contenders, *confirmed])
         contenders += [each for each in confirmed if each.found]
@@ -84,7 +80,7 @@ def collect(study: Study, data: Data, store: Store, places: Locations) -> StudyR
             for name, mode in study.search.objectives.items()
         },
         stages=stage_rows(study, store),
-        trials=_trials(state, data, store) if state.history else (),
+        trials=_trials(state),
         contenders=tuple(contenders),
         warm_start=known_from(state.history) if state.history else {},
         champion=champion,
@@ -111,26 +107,25 @@ def collect(study: Study, data: Data, store: Store, places: Locations) -> StudyR
                 *itertools.chain(*(("--set", each) for each in study.overrides)),
             ]
         ),
-        tracking_uri=places.shown_tracking(),
+        tracking_uri=locations.shown_tracking(),
     )
 
 
-def _screening(
-    study: Study, wanted: Sequence[Screening], store: Store, deviation: Mapping[Augmentation, float]
-) -> tuple[ScreenRow, ...]:
+def _screening(state: StudyState) -> tuple[ScreenRow, ...]:
     """The candidates, the lowest T. stddev first, and the choices of the search that were not
     measured.
     """
+    study = state.asked
     if study.screen is None:
         return ()
     augmentation = next(
         (each for each in study.search.space.dimensions if each.name == "augmentation"), None
     )
     choices = list(augmentation.values) if isinstance(augmentation, Choice) else []
-    kept = kept_choices(study, deviation)
+    kept = kept_choices(study, state.deviation)
     rows = []
-    for screening in wanted:
-        metrics = found_metrics(store, screening) or {}
+    for screening in state.screenings:
+        metrics = state.screened(screening) or {}
         chosen = (
             (kept is None or screening.augmentation in kept)
             if screening.augmentation in choices
@@ -172,29 +167,28 @@ def _champion(study: Study, found: Sequence[Contender]) -> Champion | None:
     return Champion(best.job_ids[chosen], best.params, temperature)
 
 
-def _trials(state: StudyState, data: Data, store: Store) -> tuple[TrialRow, ...]:
-    assert state.history is not None
+def _trials(state: StudyState) -> tuple[TrialRow, ...]:
     study, rows = state.study, []
     (objective, *_) = study.search.objectives
-    for trial in begun(state.history):
-        run = trial_run(study, data, state.teacher_ids, trial.number, trial.params)
-        found = find_job(store, run.job.id) if trial.state == TrialState.COMPLETE else None
+    for run, trial in state.trials:
+        job_state = JOB_STATES[trial.state]
+        finished = job_state == JobState.FINISHED
+        record = state.record(run) if finished else None
         values = [
             {"epoch": float(epoch), objective: value}
             for epoch, value in sorted(trial.intermediate_values.items())
         ]
-        complete = trial.state == TrialState.COMPLETE
         rows.append(
             TrialRow(
                 number=trial.number,
-                state=JOB_STATES[trial.state],
+                state=job_state,
                 params=dict(run.searched),
                 values=dict(zip(study.search.objectives, trial.values, strict=True))
-                if complete
+                if finished
                 else {},
-                epochs=tuple(found.epochs() if found else values),
+                epochs=tuple(record.epochs() if record else values),
                 job_id=run.job.id,
-                seconds=found.seconds if found else None,
+                seconds=record.seconds if record else None,
                 reason=trial.user_attrs.get("reason", ""),
                 t_stddev=state.deviation.get(run.job.recipe.augmentation),
             )

@@ -4,15 +4,14 @@ predictions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from distill_ray.augmentation import Augmentation
 from distill_ray.events import StudyJob
 from distill_ray.metrics import mean_prediction
-from distill_ray.records import JobRecord, Predictions, find_job
+from distill_ray.records import JobRecord, Predictions
 from distill_ray.report.results import ENSEMBLE, TEACHER, Contender
-from distill_ray.store import Store
+from distill_ray.stages.state import StudyState
 from distill_ray.study import Study, members
 
 LABELS = {
@@ -109,14 +108,12 @@ def ensemble_contenders(study: Study, others: Sequence[Contender]) -> list[Conte
     return found
 
 
-def student_contenders(
-    runs: Sequence[StudyJob], store: Store, deviation: Mapping[Augmentation, float]
-) -> list[Contender]:
+def student_contenders(state: StudyState) -> list[Contender]:
     """Those that are confirmed with all their seeds."""
-    contenders = []
-    for role in dict.fromkeys(run.role for run in runs):
-        own = [run for run in runs if run.role == role]
-        records = [record for run in own if (record := find_job(store, run.job.id)) is not None]
+    contenders, deviation = [], state.deviation
+    for role in dict.fromkeys(run.role for run in state.confirmations):
+        own = [run for run in state.confirmations if run.role == role]
+        records = state.finished(own)
         if len(records) == len(own):
             recipe = records[0].job.recipe
             value = deviation.get(recipe.augmentation) if recipe.method.needs_teachers else None

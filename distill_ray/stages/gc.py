@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage
 from distill_ray.errors import RequestError
 from distill_ray.events import JobState
 from distill_ray.execution.teacher_cache import IN_USE, ROOT
-from distill_ray.records import find_job, job_key, log_path
+from distill_ray.records import find_job, job_key
 from distill_ray.search.history import JOB_STATES, journal_path
 from distill_ray.search.journal import journal
 from distill_ray.search.storage import open_database
@@ -233,8 +233,9 @@ def _unreferenced(
                 path = posixpath.join(folder, job) if folder == "work" else job_key(job)
                 yield Garbage(path, sizes.of(path), UNREFERENCED)
     for name in store.names("logs"):
-        if (job := name.removesuffix(".log")) not in kept:
-            yield Garbage(log_path(job), sizes.of(log_path(job)), UNREFERENCED)
+        if posixpath.splitext(name)[0] not in kept:
+            path = posixpath.join("logs", name)
+            yield Garbage(path, sizes.of(path), UNREFERENCED)
 
 
 def _outermost(found: list[Garbage]) -> list[Garbage]:

@@ -26,6 +26,7 @@ from distill_ray.stages.mlflow_observer import MlflowRecord, study_tracker
 from distill_ray.stages.pipeline import RunContext, run_stages
 from distill_ray.stages.references import References
 from distill_ray.stages.stage_log import StageLog
+from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.tracking import check_tracking
@@ -67,9 +68,11 @@ def run_study(
         observer = Observers((progress, StageLog(study, store), References(study, store), record))
         for left in reversed(range(REPAIRS + 1)):
             try:
-                run_stages(RunContext(study, data, store, places.search_storage, cluster, observer))
+                # A new state each time: what it has read may be what was found damaged
+                state = StudyState(study, data, store, places.search_storage, advancing=True)
+                run_stages(RunContext(state, cluster, observer))
                 with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
-                    results = collect(study, data, store, places)
+                    results = collect(state, places)
                     record.study_ended(
                         results, write_files(study, store, results, Path(folder)), store
                     )

@@ -1,35 +1,18 @@
-"""The progress of a study, read from its store and its search alone, so that it can be shown on any
-machine that reaches both.
-"""
+"""A study's progress in a few lines, on any machine that reaches its store and its search."""
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 import optuna
 
-from distill_ray.events import JobState, StudyJob
-from distill_ray.job import Data
-from distill_ray.records import find_job, log_path
-from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, trial_run
-from distill_ray.search.history import JOB_STATES, begun, best_trials, counted
-from distill_ray.stages.lock import is_running
-from distill_ray.stages.state import StudyState, state_of
-from distill_ray.store import Store
-from distill_ray.study import Study
-
-
-@dataclass(frozen=True)
-class JobStatus:
-    """A job of the study, its state, and the last line of its log while it runs."""
-
-    run: StudyJob
-    state: JobState
-    reason: str = ""
-    last_line: str = ""
+from distill_ray.events import JobState, Metrics, StudyJob, describe
+from distill_ray.report.format import duration
+from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH
+from distill_ray.search.history import counted
+from distill_ray.stages.state import JobStatus, StudyState
 
 
 @dataclass(frozen=True)
@@ -46,7 +29,7 @@ class StageStatus:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """The current state of a study.
+    """A study at one moment.
 
     `driver` says whether a process is running it. `jobs` holds those known so far: trials only when
     they have begun, confirmations only when the search is over. `best` is the trial that leads,
@@ -62,74 +45,78 @@ class StudyStatus:
     best: tuple[StudyJob, float] | None
 
 
-def standing(study: Study, data: Data, store: Store, *, search_storage: str | None) -> StudyStatus:
-    """The current progress of `study`."""
-    driver = is_running(store, study.name)
-    logs = set(store.names("logs"))
+def study_status(state: StudyState) -> StudyStatus:
+    """How the study stands now."""
+    study, jobs = state.study, state.jobs()
+    by_stage: dict[str, list[JobStatus]] = {TEACH: [], SEARCH: [], CONFIRM: []}
+    for job in jobs:
+        by_stage[job.run.stage].append(job)
+    over, driver = state.search_is_over, state.has_driver
 
-    def stands(run: StudyJob) -> JobStatus:
-        if find_job(store, run.job.id) is not None:
-            return JobStatus(run, JobState.FINISHED)
-        if posixpath.basename(log_path(run.job.id)) not in logs:
-            return JobStatus(run, JobState.WAITING)
-        if not driver:
-            return JobStatus(run, JobState.INTERRUPTED)
-        return JobStatus(run, JobState.RUNNING, last_line=_last_line(store, run))
-
-    state = state_of(study, data, store, search_storage)
-    teachers = [stands(run) for run in state.teachers]
-    trials = _trials(state, data, store, driver)
-    confirmations = [stands(run) for run in state.confirmations]
-    stages = [_stage(TEACH, teachers, len(teachers))]
+    stages = [_stage(TEACH, by_stage[TEACH], len(state.teachers))]
     if state.screenings:
         stages.append(StageStatus(SCREEN, len(state.screenings), len(state.deviation)))
-    search, to_confirm = _stage(SEARCH, trials, study.search.trials), len(confirmations)
-    if state.search_is_over:
-        stages.append(replace(search, jobs=search.ended))
+    search = _stage(SEARCH, by_stage[SEARCH], study.search.trials)
+    if over:
+        search = replace(search, jobs=search.ended)
+        to_confirm = len(state.confirmations)
     else:
-        left = (
-            _seconds_left(state.history, study.search.trials) if driver and state.history else None
-        )
-        stages.append(replace(search, seconds_left=left))
+        if driver and state.history:
+            left = _seconds_left(state.history, study.search.trials)
+            search = replace(search, seconds_left=left)
         to_confirm = (len(study.confirm.baselines) + study.confirm.top) * study.confirm.seeds
-    stages.append(_stage(CONFIRM, confirmations, to_confirm))
-    judged = (find_job(store, run.job.id) for run in (*state.teachers, *state.confirmations))
-    finished = all(stage.ended >= stage.jobs for stage in stages) and all(
-        found and found.has_read_test for found in judged
-    )
+    stages += [search, _stage(CONFIRM, by_stage[CONFIRM], to_confirm)]
+
     return StudyStatus(
-        study.name,
-        driver,
-        finished,
-        tuple(stages),
-        (*teachers, *trials, *confirmations),
-        _leading(state, data),
+        study.name, driver, state.is_finished, tuple(stages), tuple(jobs), state.best_trial
     )
 
 
-def _leading(state: StudyState, data: Data) -> tuple[StudyJob, float] | None:
-    leading = best_trials(state.history, state.study.search) if state.history else []
-    if not leading:
-        return None
-    run = trial_run(state.study, data, state.teacher_ids, leading[0].number, leading[0].params)
-    return run, float(leading[0].values[0])
+def status_lines(now: StudyStatus, objective: str, store: str) -> Iterator[str]:
+    """The status as `distill-ray status` prints it."""
+    if now.finished:
+        condition = "finished"
+    elif now.driver:
+        condition = "running"
+    elif any(job.state != JobState.WAITING for job in now.jobs):
+        condition = "stopped; the same command goes on from here"
+    else:
+        condition = f"not begun in {store}"
+    yield f"{now.name}: {condition}"
+    for stage in now.stages:
+        jobs = [job for job in now.jobs if job.run.stage == stage.stage]
+        parts = [f"{stage.ended}/{stage.jobs}"]
+        for state in (JobState.RUNNING, JobState.INTERRUPTED, JobState.PRUNED, JobState.FAILED):
+            if count := sum(job.state == state for job in jobs):
+                parts.append(f"{count} {state}")
+        if stage.seconds_left is not None:
+            parts.append(f"about {duration(stage.seconds_left)} left")
+        yield f"  {stage.stage:<8} {', '.join(parts)}"
+        for job in jobs:
+            if job.state == JobState.RUNNING:
+                epoch = _epoch(job.last_epoch, objective)
+                yield f"           {describe(job.run)}  {epoch}".rstrip()
+    if now.best is not None:
+        run, value = now.best
+        yield f"  best     {describe(run)}: {objective} {value:.4f}"
+
+
+def _epoch(record: Metrics, objective: str) -> str:
+    """When a job finished its last epoch, and the objective and the accuracy then."""
+    if "epoch" not in record:
+        return ""
+    parts = [f"epoch {record['epoch']:g}"]
+    if "time" in record:
+        ended = datetime.fromtimestamp(record["time"])
+        parts.insert(0, f"{ended:%Y-%m-%d %H:%M:%S}")
+    for name in dict.fromkeys((objective, "val/accuracy")):
+        if name in record:
+            parts.append(f"{name} {record[name]:.4g}")
+    return "  ".join(parts)
 
 
 def _stage(stage: str, jobs: Sequence[JobStatus], total: int) -> StageStatus:
     return StageStatus(stage, total, sum(job.state.has_ended for job in jobs))
-
-
-def _trials(state: StudyState, data: Data, store: Store, driver: bool) -> list[JobStatus]:
-    found = []
-    for trial in begun(state.history) if state.history else ():
-        reason = trial.user_attrs.get("reason", "")
-        run = trial_run(state.study, data, state.teacher_ids, trial.number, trial.params)
-        job_state = JOB_STATES[trial.state]
-        if job_state == JobState.RUNNING and not driver:
-            job_state = JobState.INTERRUPTED
-        last_line = _last_line(store, run) if job_state == JobState.RUNNING else ""
-        found.append(JobStatus(run, job_state, reason, last_line))
-    return found
 
 
 def _seconds_left(history: optuna.Study, trials: int, recent: int = 20) -> float | None:
@@ -143,9 +130,3 @@ def _seconds_left(history: optuna.Study, trials: int, recent: int = 20) -> float
     begun = min(trial.datetime_start for trial in last if trial.datetime_start)
     until = max(trial.datetime_complete for trial in last if trial.datetime_complete)
     return (until - begun).total_seconds() / len(last) * (trials - len(ended))
-
-
-def _last_line(store: Store, run: StudyJob) -> str:
-    content = store.read(log_path(run.job.id))
-    lines = content.decode(errors="replace").splitlines() if content else []
-    return lines[-1].strip() if lines else ""

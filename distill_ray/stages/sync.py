@@ -7,16 +7,18 @@ from pathlib import Path
 
 from distill_ray.errors import RunError
 from distill_ray.events import JobState
-from distill_ray.records import find_job
 from distill_ray.resolve import data_of
 from distill_ray.stages.collect import collect
 from distill_ray.stages.locations import Locations
 from distill_ray.stages.lock import study_lock
 from distill_ray.stages.mlflow_observer import MlflowRecord, study_tracker
-from distill_ray.stages.pipeline import tell_of_trials
+from distill_ray.stages.pipeline import (
+    tell_of_finished,
+    tell_of_screenings,
+    tell_of_trials,
+)
 from distill_ray.stages.run import write_files
-from distill_ray.stages.screen import found_metrics, measurement
-from distill_ray.stages.state import state_of
+from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.tracking import check_tracking
@@ -40,16 +42,12 @@ def sync_study(study: Study, places: Locations) -> bool:
         tracker = study_tracker(study, data, store, tracking_uri, interval=0.1)
         record = MlflowRecord(tracker, study, data)
         record.study_started(store)
-        state = state_of(study, data, store, places.search_storage)
-        for wanted in state.screenings:
-            if (metrics := found_metrics(store, wanted)) is not None:
-                record.measured(measurement(wanted, metrics, reused=True))
-        if state.history:
-            tell_of_trials(state.study, data, state.teacher_ids, state.history, store, record)
-        for run in (*state.teachers, *state.confirmations):
-            if (found := find_job(store, run.job.id)) is not None:
-                record.past(run, JobState.FINISHED, found.epochs, found.metrics, "")
-        results = collect(study, data, store, places)
+        state = StudyState(study, data, store, places.search_storage)
+        tell_of_finished(state, state.teachers, record)
+        tell_of_screenings(state, record)
+        tell_of_trials(state, record)
+        tell_of_finished(state, state.confirmations, record)
+        results = collect(state, places)
         with tempfile.TemporaryDirectory() as folder:
             if results.status == "finished":
                 record.study_ended(results, write_files(study, store, results, Path(folder)), store)

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from distill_ray.stages.state import StudyState
+
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 TRIALS = 5
 
@@ -100,7 +102,9 @@ def watch(address: str, folder: str) -> dict[str, Any]:
     with Cluster(address) as cluster:
         watching = threading.Thread(target=look)
         watching.start()
-        run_stages(RunContext(study, data, store, None, cluster, Observers(())))
+        run_stages(
+            RunContext(StudyState(study, data, store, advancing=True), cluster, Observers(()))
+        )
         over.set()
         watching.join()
         limit = time.monotonic() + 60

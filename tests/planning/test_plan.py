@@ -18,9 +18,10 @@ from distill_ray.methods import METHODS
 from distill_ray.planning import plan
 from distill_ray.planning.bench import LIVE, STUDENT, TEACHER_LOGITS, Bench
 from distill_ray.planning.bench_record import keep_bench, kept_bench
-from distill_ray.planning.plan import plan_study
+from distill_ray.planning.plan import StagePlan, plan_study
 from distill_ray.planning.plan_teacher_logits import plan_teacher_logits
 from distill_ray.resolve import data_of
+from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
 from distill_ray.study import Study, load_study
 from distill_ray.training import Dataset, LiveTeachers, Worker
@@ -42,10 +43,14 @@ BENCH = Bench(
 )
 
 
+def planned(study: Study, store: Store) -> list[StagePlan]:
+    return plan_study(StudyState(study, data_of(study), store))
+
+
 def test_a_finished_study_costs_nothing_more(
     finished_study: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = plan_study(load_study(finished_study.file), finished_study.store)
+    found = planned(load_study(finished_study.file), finished_study.store)
     assert [
         (stage.stage, stage.jobs, stage.done, stage.images, stage.seconds) for stage in found
     ] == [
@@ -55,7 +60,7 @@ def test_a_finished_study_costs_nothing_more(
     ]
     assert main(["plan", str(finished_study.file), "--store", finished_study.store.uri]) == 0
     assert capsys.readouterr().out.endswith("\nnothing is left to train\n")
-    more = plan_study(load_study(finished_study.file, ["search.trials=6"]), finished_study.store)
+    more = planned(load_study(finished_study.file, ["search.trials=6"]), finished_study.store)
     assert [(stage.jobs, stage.done) for stage in more] == [(2, 2), (6, 4), (4, 2)]
     assert more[1].images == more[2].images > 0
 
@@ -70,7 +75,7 @@ def test_a_plan_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_the_plan_knows_the_teacher_logits(
     tiny_study: Callable[..., Study], tmp_path: Path
 ) -> None:
-    stages = {stage.stage: stage for stage in plan_study(tiny_study(), Store.at(str(tmp_path)))}
+    stages = {stage.stage: stage for stage in planned(tiny_study(), Store.at(str(tmp_path)))}
     search = stages["search"].teacher_logits
     assert search is not None and search.stored
     epochs, augmentations = 2, 2
@@ -85,7 +90,7 @@ def test_the_plan_knows_the_teacher_logits(
     assert confirm is not None and not confirm.stored
     live = {
         stage.stage: stage
-        for stage in plan_study(
+        for stage in planned(
             tiny_study("resources.teacher_logits.mode=live"), Store.at(str(tmp_path))
         )
     }
@@ -103,7 +108,7 @@ def test_a_plan_lets_teachers_answer_in_their_own_precision(
         return LiveTeachers(networks, device, precision)
 
     monkeypatch.setattr(plan, "LiveTeachers", answering)
-    plan_study(tiny_study("teachers.precision=bf16"), Store.at(str(tmp_path)))
+    planned(tiny_study("teachers.precision=bf16"), Store.at(str(tmp_path)))
     assert set(asked) == {"bf16"}
 
 
@@ -152,7 +157,7 @@ def test_the_plan_counts_with_what_bench_has_measured(
     keep_bench(store, study, bench)
     assert kept_bench(store, study) == bench
     assert kept_bench(store, tiny_study("student.model=wrn-10-2")) is None
-    stages = {stage.stage: stage for stage in plan_study(study, store)}
+    stages = {stage.stage: stage for stage in planned(study, store)}
     teacher_logits = stages["search"].teacher_logits
     assert teacher_logits is not None
     images, trials, epochs, augmentations = 96, 4, 2, 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 
 from distill_ray.cli import main
 from distill_ray.resolve import data_of
-from distill_ray.stages.status import standing
+from distill_ray.stages.state import StudyState
+from distill_ray.stages.status import study_status
 from distill_ray.store import Store
 from distill_ray.study import load_study
 
@@ -26,7 +29,7 @@ def store(finished_study: Any, tmp_path: Path) -> Store:
 
 def look(finished_study: Any, store: Store, *overrides: str) -> Any:
     study = load_study(finished_study.file, overrides)
-    return standing(study, data_of(study), store, search_storage=None)
+    return study_status(StudyState(study, data_of(study), store))
 
 
 def test_a_finished_study(finished_study: Any, store: Store) -> None:
@@ -60,10 +63,12 @@ def test_a_study_under_way_says_what_runs_and_how_long_it_takes(
         fcntl.flock(lock, fcntl.LOCK_EX)
         again = look(finished_study, store, "search.trials=10")
         assert again.driver is True
-        assert (again.jobs[0].state, again.jobs[0].last_line) == (
-            "running",
-            "2026-01-01 12:00:00 epoch 1  val/nll 2.3",
-        )
+        assert (again.jobs[0].state, again.jobs[0].last_epoch) == ("running", {})
+        store.write(f"logs/{teacher}.json", b'{"epoch": 3, "val/nll": 2.25}')
+        again = look(finished_study, store, "search.trials=10")
+        assert again.jobs[0].last_epoch == {"epoch": 3, "val/nll": 2.25}
+        store.write(f"logs/{teacher}.json", b'{"epoch": 3, "val/')
+        assert look(finished_study, store).jobs[0].last_epoch == {}
         assert [(stage.ended, stage.jobs) for stage in again.stages] == [(1, 2), (0, 10), (0, 4)]
     store.delete(f"logs/{teacher}.log")
     assert look(finished_study, store).jobs[0].state == "waiting"
@@ -104,8 +109,9 @@ def test_status_says_of_a_running_job_where_it_is(
 ) -> None:
     teacher = look(finished_study, store).jobs[0].run.job.id
     store.delete(f"jobs/{teacher}")
-    line = "2026-01-01 12:00:01 epoch 3  seconds 1.5  val/accuracy 0.5  val/nll 1.2  val/ece 0.1"
-    store.write(f"logs/{teacher}.log", f"job {teacher}\n{line}\n".encode())
+    ended = datetime(2026, 1, 1, 12, 0, 1).timestamp()
+    record = {"epoch": 3, "time": ended, "val/accuracy": 0.5, "val/nll": 1.2, "val/ece": 0.1}
+    store.write(f"logs/{teacher}.json", json.dumps(record).encode())
     with open(store.local_path("studies/tiny/lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert main(["status", str(finished_study.file), "--store", store.uri]) == 0
@@ -113,7 +119,7 @@ def test_status_says_of_a_running_job_where_it_is(
     assert lines[:3] == [
         "tiny: running",
         "  teach    1/2, 1 running",
-        "           teacher 0 · wrn-10-1 · seed 0  2026-01-01 12:00:01 epoch 3  val/nll 1.2  val/accuracy 0.5",
+        "           teacher 0 · wrn-10-1 · seed 0  2026-01-01 12:00:01  epoch 3  val/nll 1.2  val/accuracy 0.5",
     ]
 
 
