@@ -17,7 +17,7 @@ follows), lone surrogates, and line and paragraph separators.
 
 _MARKDOWN = "\\`*_[]<>#|~!&$"
 _AUTOLINK = re.compile(r"(?i)\b(https?|ftp|mailto|xmpp|www)(?=[:.])")
-_LIST_START = re.compile(r"^(\d+)?([-+=.)])")
+_BLOCK_START = re.compile(r"^(\d*)([.)](?=\s|$)|[-+](?=\s)|--|==)")
 
 
 def for_terminal(text: str) -> str:
@@ -30,8 +30,8 @@ def for_terminal(text: str) -> str:
 
 
 def lines_for_terminal(text: str) -> str:
-    """Like `for_terminal`, for a message of several lines, which stay lines."""
-    return "\n".join(map(for_terminal, text.split("\n")))
+    """Like `for_terminal`, for a text of several lines, which stay lines, as tabs stay tabs."""
+    return re.sub(r"[^\n\t]+", lambda match: for_terminal(match[0]), text)
 
 
 def for_html(text: str) -> str:
@@ -54,7 +54,7 @@ def for_markdown(text: str) -> str:
     escaped = "".join(f"\\{each}" if each in _MARKDOWN else each for each in shown)
     # GitHub makes links of bare addresses
     escaped = _AUTOLINK.sub(r"\1\\", escaped)
-    return _LIST_START.sub(r"\1\\\2", escaped)
+    return _BLOCK_START.sub(r"\1\\\2", escaped)
 
 
 def code_span(text: str) -> str:

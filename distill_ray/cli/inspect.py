@@ -200,7 +200,7 @@ def compare(
       distill-ray compare kd.yaml latent-be.yaml
       distill-ray compare my.yaml@old-store my.yaml@new-store --json
     """
-    from distill_ray.report.compare import across, as_json, as_text
+    from distill_ray.report.compare import as_json, as_text, compare_studies
     from distill_ray.stages.collect import load_results
     from distill_ray.stages.locations import Locations
     from distill_ray.store import shown as shown_store
@@ -217,7 +217,7 @@ def compare(
     ]
     if len(set(shown)) < len(shown):
         raise RequestError("the same study in the same store is named twice")
-    compared = across(dict(zip(shown, results, strict=True)))
+    compared = compare_studies(dict(zip(shown, results, strict=True)))
     if as_machine:
         import json
 

@@ -104,17 +104,26 @@ def command(*words: str, store: str) -> str:
 
 
 def show(results: StudyResults, store: str) -> None:
-    """Print the table of a study, or that there is none in `store`."""
+    """Print the answer and the table of a study, or that there is none in `store`."""
     import shutil
 
+    from distill_ray.escaping import for_terminal
+    from distill_ray.report.cautions import cautions
+    from distill_ray.report.comparison import comparisons
+    from distill_ray.report.summary import headline
     from distill_ray.report.table import as_text, table
     from distill_ray.store import shown
 
     rows = table(results)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
-    click.echo(
-        as_text(rows, width) if rows else f"{results.name}: no results yet in {shown(store)}"
-    )
+    if rows:
+        click.echo(as_text(rows, width))
+        answer = " ".join(headline(results, rows, comparisons(rows)))
+        click.echo(click.wrap_text(for_terminal(answer), width) + "\n")
+        for caution in cautions(rows):
+            click.echo(click.wrap_text(for_terminal(f"caution: {caution}"), width))
+    else:
+        click.echo(f"{results.name}: no results yet in {shown(store)}")
     if results.screening:
         from distill_ray.report.screening import as_text as screening_text
 

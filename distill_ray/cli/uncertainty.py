@@ -94,25 +94,22 @@ _COLUMNS = {
 
 def _as_text(rows: list[UncertaintyRow]) -> str:
     """One table for each set of images."""
-    from distill_ray.report.table import aligned, figure_of
+    from distill_ray.escaping import for_terminal
+    from distill_ray.report.text_table import PLUS_MINUS, text_table
 
     blocks = []
-    for on in dict.fromkeys(row.on for row in rows):
-        own = [row for row in rows if row.on == on]
-        names = [name for name in _COLUMNS if any(name in row.cells for row in own)]
-        columns = [aligned(("", *(row.label for row in own)))]
-        for name in names:
-            texts = []
-            for row in own:
-                cell = row.cells.get(name)
-                spread = "" if cell is None or cell.std is None else f"±{figure_of(name, cell.std)}"
-                texts.append("-" if cell is None else figure_of(name, cell.mean) + spread)
-            columns.append(aligned((_COLUMNS[name], *texts)))
-        lines = ["  ".join(line).rstrip() for line in zip(*columns, strict=True)]
-        blocks.append("\n".join([on, *lines]))
-    return "\n\n".join(
-        [
-            *blocks,
-            "Mean ± sample standard deviation over runs; shifts are the mean of their five levels.",
-        ]
-    )
+    for images in dict.fromkeys(row.on for row in rows):
+        of_images = [row for row in rows if row.on == images]
+        names = [name for name in _COLUMNS if any(name in row.cells for row in of_images)]
+        lines = []
+        for row in of_images:
+            cells = [row.cells.get(name) for name in names]
+            texts = [
+                "-" if cell is None else cell.text(name, PLUS_MINUS)
+                for name, cell in zip(names, cells, strict=True)
+            ]
+            lines.append([row.label, *texts])
+        header = ["", *(_COLUMNS[name] for name in names)]
+        blocks.append("\n".join([for_terminal(images), *text_table(header, lines, rule=False)]))
+    legend = "Mean ± sample standard deviation over runs; shifts are the mean of their five levels."
+    return "\n\n".join([*blocks, legend])

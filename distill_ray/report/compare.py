@@ -1,6 +1,4 @@
-"""Several studies in one table: is the best student of the first really better than what the others
-have?
-"""
+"""Several studies in one table: is the best student of the first really better than the others?"""
 
 from __future__ import annotations
 
@@ -10,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from distill_ray.metric import title_of
+from distill_ray.escaping import for_terminal
 from distill_ray.report.comparison import Gain, comparisons
+from distill_ray.report.format import parameter_count
 from distill_ray.report.results import StudyResults
-from distill_ray.report.table import Row, aligned, cell_texts, columns, parameter_count, table
+from distill_ray.report.table import Row, cell_texts, column_title, columns, table
+from distill_ray.report.text_table import PLUS_MINUS, text_table
 from distill_ray.report.to_json import plain, row_as_json
 
 MARKS = {
@@ -37,7 +37,7 @@ class StudyRow:
 
 
 @dataclass(frozen=True)
-class Across:
+class StudyComparison:
     """The contenders of several studies, and the one that all others are compared with: the first
     best student there is.
     """
@@ -46,32 +46,32 @@ class Across:
     reference: StudyRow | None
 
 
-def across(studies: Mapping[str, StudyResults]) -> Across:
-    """The studies, by the names they are to have in the table, side by side.
+def compare_studies(studies: Mapping[str, StudyResults]) -> StudyComparison:
+    """The studies side by side, under the names that they are to have in the table.
 
-    The reference is compared with whatever was evaluated on the same test images, as `comparisons`
-    does: students of equal seeds run by run, and with a bootstrap over the test samples.
+    The reference is compared with every contender that was evaluated on the same test images, as
+    `comparisons` does: students of equal seeds run by run, and with a bootstrap over the test
+    samples.
     """
     tables = {name: table(results) for name, results in studies.items()}
-    found = [
-        (name, row)
-        for name, rows in tables.items()
-        for row in rows
-        if row.contender.found and row.runs
-    ]
-    reference = next(((name, row) for name, row in found if row.split == "test"), None)
-    rows = []
-    for name, own in tables.items():
+    reference = next(
+        filter(_is_best_student, (row for rows in tables.values() for row in rows)), None
+    )
+    compared = []
+    for study, rows in tables.items():
         gains: dict[str, Mapping[str, Gain]] = {}
         if reference is not None:
-            others = [
-                row for row in own if row is not reference[1] and _same_images(row, reference[1])
-            ]
-            gains = {each.other.name: each.gains for each in comparisons([reference[1], *others])}
-        rows += [StudyRow(name, row, gains.get(row.contender.name, {})) for row in own]
-    return Across(
-        tuple(rows), next((each for each in rows if reference and each.row is reference[1]), None)
+            others = [row for row in rows if row is not reference and _same_images(row, reference)]
+            for comparison in comparisons([reference, *others]):
+                gains[comparison.other.name] = comparison.gains
+        compared += [StudyRow(study, row, gains.get(row.contender.name, {})) for row in rows]
+    return StudyComparison(
+        tuple(compared), next((row for row in compared if row.row is reference), None)
     )
+
+
+def _is_best_student(row: Row) -> bool:
+    return row.contender.found and bool(row.runs) and row.split == "test"
 
 
 def _same_images(row: Row, reference: Row) -> bool:
@@ -82,74 +82,53 @@ def _same_images(row: Row, reference: Row) -> bool:
     )
 
 
-def as_text(compared: Across) -> str:
+def as_text(compared: StudyComparison) -> str:
     """The table as plain text, with the lines that say how to read it."""
-    shown = columns([each.row for each in compared.rows])
-    found = [
-        ("", *(each.study for each in compared.rows)),
-        ("", *(each.row.contender.label for each in compared.rows)),
-    ]
-    texts = [cell_texts(each.row, "±", shown) for each in compared.rows]
-    for index, metric in enumerate(shown):
-        marks = [_mark(each.gains.get(metric)) for each in compared.rows]
-        title = f"{title_of(metric)} %" if metric == "accuracy" else title_of(metric)
-        found.append(
-            (title, *(text[index] + mark for text, mark in zip(texts, marks, strict=True)))
-        )
-    found.append(
-        ("params", *(parameter_count(each.row.contender.parameters) for each in compared.rows))
-    )
-    header, *lines = zip(*map(aligned, found), strict=True)
-    rule = ["-" * len(cell) for cell in header]
-    return "\n".join(
-        [*("  ".join(line).rstrip() for line in (header, rule, *lines)), "", *_legend(compared), ""]
-    )
+    metrics = columns([line.row for line in compared.rows])
+    lines = []
+    for line in compared.rows:
+        contender = line.row.contender
+        numbers = cell_texts(line.row, PLUS_MINUS, metrics)
+        marked = [
+            number + _mark(line.gains.get(metric))
+            for metric, number in zip(metrics, numbers, strict=True)
+        ]
+        lines.append([line.study, contender.label, *marked, parameter_count(contender.parameters)])
+    header = ["", "", *map(column_title, metrics), "params"]
+    return "\n".join([*text_table(header, lines), "", *_legend(compared), ""])
 
 
-def as_json(compared: Across) -> dict[str, Any]:
+def as_json(compared: StudyComparison) -> dict[str, Any]:
     """The table as values that JSON has; `reference_minus_this` holds the tests per metric."""
     reference = compared.reference
+    named = reference and {"study": reference.study, "name": reference.row.contender.name}
     answer: dict[str, Any] = plain(
-        {
-            "reference": None
-            if reference is None
-            else {"study": reference.study, "name": reference.row.contender.name},
-            "rows": [
-                {
-                    "study": each.study,
-                    **row_as_json(each.row),
-                    "reference_minus_this": {
-                        name: asdict(gain) | {"evidence": gain.evidence}
-                        for name, gain in each.gains.items()
-                    },
-                }
-                for each in compared.rows
-            ],
-        }
+        {"reference": named, "rows": [_row_as_json(line) for line in compared.rows]}
     )
     return answer
+
+
+def _row_as_json(line: StudyRow) -> dict[str, Any]:
+    gains = {name: asdict(gain) | {"evidence": gain.evidence} for name, gain in line.gains.items()}
+    return {"study": line.study, **row_as_json(line.row), "reference_minus_this": gains}
 
 
 def _mark(gain: Gain | None) -> str:
     return "" if gain is None else MARKS.get((gain.evidence, gain.improves), "")
 
 
-def _legend(compared: Across) -> list[str]:
+def _legend(compared: StudyComparison) -> list[str]:
     lines = ["Mean ± sample standard deviation over runs; ECE, OE and cECE in percent."]
     if compared.reference is None:
         return [*lines, "No study has a confirmed best student yet, so nothing is compared."]
     name = f"{compared.reference.study}, {compared.reference.row.contender.label}"
     lines.append(
-        f"▲ better and ▼ worse than {name}, beyond the spread of seeds and of test samples (95 %); △ ▽ beyond one of them only."
+        f"▲ better and ▼ worse than {for_terminal(name)}, beyond the spread of seeds and of test "
+        "samples (95 %); △ ▽ beyond one of them only."
     )
-    apart = {
-        each.study
-        for each in compared.rows
-        if not each.gains and each.study != compared.reference.study
-    }
-    shared = {each.study for each in compared.rows if each.gains}
-    if apart - shared:
-        lines.append(
-            f"Not compared, for want of predictions on the same test images: {', '.join(sorted(apart - shared))}."
-        )
+    with_gains = {line.study for line in compared.rows if line.gains}
+    apart = {line.study for line in compared.rows} - with_gains - {compared.reference.study}
+    if apart:
+        names = ", ".join(map(for_terminal, sorted(apart)))
+        lines.append(f"Not compared, evaluated on other test images: {names}.")
     return lines

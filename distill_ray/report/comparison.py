@@ -12,27 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distill_ray.metric import METRICS
-from distill_ray.metrics.regression import losses
+from distill_ray.report.per_sample import LEVEL, Interval, bootstrap, sample_scores
 from distill_ray.report.results import ENSEMBLE, Contender
 from distill_ray.report.table import Row
-
-LEVEL = 0.95
-"""Confidence level of every interval."""
-
-RESAMPLES = 2000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A confidence interval of a difference."""
-
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
 
 
 @dataclass(frozen=True)
@@ -67,11 +49,11 @@ class Gain:
         """`clear` when every interval that there is lies on one side of zero, `partial` when only
         one does.
         """
-        intervals = [
-            interval for interval in (self.over_seeds, self.over_samples) if interval is not None
-        ]
+        intervals = [each for each in (self.over_seeds, self.over_samples) if each is not None]
         sure = [interval.excludes_zero for interval in intervals]
-        return "none" if not any(sure) else "clear" if all(sure) else "partial"
+        if not any(sure):
+            return "none"
+        return "clear" if all(sure) else "partial"
 
 
 @dataclass(frozen=True)
@@ -118,36 +100,39 @@ def _gain(metric: str, best: Row, other: Row, over_samples: Interval | None) -> 
 
 
 def _over_seeds(metric: str, best: Row, other: Row) -> tuple[Interval | None, float | None, str]:
+    """Interval, p-value and name of the t-test that fits how the two were trained; none of them
+    where there are too few runs or values that are not finite.
+    """
     mine, theirs = (np.array([run[metric] for run in row.runs]) for row in (best, other))
     if not np.isfinite([*mine, *theirs]).all():
         return None, None, ""
+    if other.contender.is_teacher and len(theirs) > 1:
+        if len(mine) < 2:
+            return None, None, ""
+        return *_welch(mine, theirs), "Welch t-test"
     if other.contender.name == ENSEMBLE or len(theirs) == 1:
         differences, test = mine - theirs[0], "one-sample t-test"
-    elif other.contender.is_teacher:
-        if min(len(mine), len(theirs)) < 2:
-            return None, None, ""
-        shares = np.array([runs.var(ddof=1) / len(runs) for runs in (mine, theirs)])
-        degrees = (
-            shares.sum() ** 2 / (shares**2 / [len(mine) - 1, len(theirs) - 1]).sum()
-            if shares.any()
-            else np.nan
-        )
-        return *_student(
-            mine.mean() - theirs.mean(), np.sqrt(shares.sum()), degrees
-        ), "Welch t-test"
     else:
         shared = sorted(set(best.contender.seeds) & set(other.contender.seeds))
-        positions = [
+        pairs = [
             (best.contender.seeds.index(seed), other.contender.seeds.index(seed)) for seed in shared
         ]
-        differences, test = np.array([mine[i] - theirs[j] for i, j in positions]), "paired t-test"
+        differences, test = np.array([mine[i] - theirs[j] for i, j in pairs]), "paired t-test"
     if len(differences) < 2:
         return None, None, ""
-    return *_student(
-        differences.mean(),
-        differences.std(ddof=1) / np.sqrt(len(differences)),
-        len(differences) - 1,
-    ), test
+    error = differences.std(ddof=1) / np.sqrt(len(differences))
+    return *_student(differences.mean(), error, len(differences) - 1), test
+
+
+def _welch(
+    mine: NDArray[np.float64], theirs: NDArray[np.float64]
+) -> tuple[Interval | None, float | None]:
+    """Welch's test of two independent samples of different variance."""
+    shares = np.array([runs.var(ddof=1) / len(runs) for runs in (mine, theirs)])
+    degrees = np.nan
+    if shares.any():
+        degrees = shares.sum() ** 2 / (shares**2 / [len(mine) - 1, len(theirs) - 1]).sum()
+    return _student(mine.mean() - theirs.mean(), np.sqrt(shares.sum()), degrees)
 
 
 def _student(
@@ -163,48 +148,22 @@ def _student(
     if not error > 0:
         return None, None
     half = error * stdtrit(degrees, (1 + LEVEL) / 2)
-    return Interval(float(difference - half), float(difference + half)), float(
-        2 * stdtr(degrees, -abs(difference) / error)
-    )
+    p = 2 * stdtr(degrees, -abs(difference) / error)
+    return Interval(float(difference - half), float(difference + half)), float(p)
 
 
 def _over_samples(best: Row, others: Sequence[Row], seed: int) -> dict[tuple[str, str], Interval]:
-    """Percentile bootstrap intervals by (contender, metric), all from the same resampled test sets."""
-    mine, labels = _per_sample(best), best.predictions[0].labels
+    """Bootstrap intervals of the differences by (contender, metric)."""
+    best_scores, labels = _mean_scores(best), best.predictions[0].labels
     differences: dict[tuple[str, str], NDArray[np.float64]] = {}
     for row in others:
         if np.array_equal(row.predictions[0].labels, labels):
-            theirs = _per_sample(row)
-            differences |= {(row.contender.name, name): mine[name] - theirs[name] for name in mine}
-    differences = {key: value for key, value in differences.items() if np.isfinite(value).all()}
-    if not differences:
-        return {}
-    rng, columns, size = (
-        np.random.default_rng(seed),
-        np.stack(list(differences.values()), axis=1),
-        len(labels),
-    )
-    draws = (np.bincount(rng.integers(size, size=size), minlength=size) for _ in range(RESAMPLES))
-    means = np.stack([counts @ columns for counts in draws]) / size
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    return {key: Interval(float(low[i]), float(high[i])) for i, key in enumerate(differences)}
+            for metric, scores in _mean_scores(row).items():
+                differences[row.contender.name, metric] = best_scores[metric] - scores
+    return bootstrap(differences, seed)
 
 
-def _per_sample(row: Row) -> dict[str, NDArray[np.float64]]:
-    """The metrics that are means over samples, for every sample, averaged over the runs: (N,) each."""
-    if row.task == "regression":
-        runs = [losses(run.log_probabilities, run.labels) for run in row.predictions]
-        return {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}
-    accuracy, nll, brier = [], [], []
-    for run in row.predictions:
-        logs, labels = np.asarray(run.log_probabilities, np.float64), run.labels
-        probabilities = np.exp(logs)
-        right = np.take_along_axis(logs, labels[:, None], axis=1)[:, 0]
-        accuracy.append(logs.argmax(axis=1) == labels)
-        nll.append(-right)
-        brier.append((probabilities**2).sum(axis=1) - 2 * np.exp(right) + 1)
-    return {
-        "accuracy": np.mean(accuracy, axis=0),
-        "nll": np.mean(nll, axis=0),
-        "brier": np.mean(brier, axis=0),
-    }
+def _mean_scores(row: Row) -> dict[str, NDArray[np.float64]]:
+    """The scores of every sample, averaged over the runs: (N,) for each metric."""
+    runs = [sample_scores(predictions) for predictions in row.predictions]
+    return {name: np.mean([run[name] for run in runs], axis=0) for name in runs[0]}

@@ -1,11 +1,11 @@
-"""How the report puts things: names of objectives, values of settings, lists."""
+"""How the report writes things: metrics, settings, durations, lists."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 
-from distill_ray.metric import title_of
+from distill_ray.metric import is_percent, title_of
 from distill_ray.report.results import Value
 
 _SPLITS = {"val": "validation", "test": "test", "train": "training"}
@@ -19,13 +19,27 @@ def objective_title(name: str) -> str:
 
 def setting(value: Value) -> str:
     """A setting's value, numbers in four figures at most."""
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float)
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def metric_text(metric: str, value: float, *, sign: bool = False) -> str:
+    """`value` of `metric` as people read it, without unit: two decimals of a percent for accuracy,
+    one for ECE, three else.
+    """
+    plus = "+" if sign else ""
+    if not is_percent(metric):
+        return f"{value:{plus}.3f}"
+    return f"{100 * value:{plus}.{2 if metric == 'accuracy' else 1}f}"
+
+
+def parameter_count(parameters: int) -> str:
+    """A number of weights in three figures: `77.9k`, `2.24M`."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if parameters >= size:
+            return f"{parameters / size:.3g}{unit}"
+    return str(parameters)
 
 
 def settings(params: Mapping[str, Value]) -> str:

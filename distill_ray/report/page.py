@@ -11,9 +11,12 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from distill_ray.escaping import lines_for_terminal, without_controls
 from distill_ray.metric import METRICS, title_of
 from distill_ray.report import format, summary
-from distill_ray.report.comparison import LEVEL, Comparison, comparisons
+from distill_ray.report.cautions import cautions
+from distill_ray.report.comparison import Comparison, comparisons
+from distill_ray.report.per_sample import LEVEL
 from distill_ray.report.plots.calibration import calibration_panels
 from distill_ray.report.plots.classes import class_panel
 from distill_ray.report.plots.diversity import diversity_panels
@@ -23,9 +26,15 @@ from distill_ray.report.plots.screening import screen_panel
 from distill_ray.report.plots.trials import search_panels
 from distill_ray.report.published import SideBySide, side_by_side
 from distill_ray.report.results import ENSEMBLE, StudyResults
-from distill_ray.report.screening import Relation, fate, measured_text, relations, said
+from distill_ray.report.screening import (
+    Relation,
+    measured_text,
+    relation_sentence,
+    relations,
+    search_decision,
+)
 from distill_ray.report.search import best_trial, warm_start_text
-from distill_ray.report.table import Row, columns, figure_of, legend, parameter_count, table
+from distill_ray.report.table import Row, columns, legend, table
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,34 +79,46 @@ class Report:
     def html(self) -> str:
         """The page."""
         environment = Environment(
-            autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+            autoescape=True,
+            finalize=_visible,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
         environment.globals |= {
             name: getattr(format, name)
-            for name in ("counted", "duration", "energy", "objective_title", "setting", "settings")
+            for name in (
+                "counted",
+                "duration",
+                "energy",
+                "metric_text",
+                "objective_title",
+                "parameter_count",
+                "setting",
+                "settings",
+            )
         }
         environment.globals |= {
-            "figure_of": figure_of,
-            "parameter_count": parameter_count,
             "verdict": summary.verdict,
         }
         template = environment.from_string(
             files(__package__).joinpath("page.html.j2").read_text("utf-8")
         )
-        best, shown = best_trial(self.results), columns(self.rows)
-        return template.render(
+        best, metrics = best_trial(self.results), columns(self.rows)
+        page = template.render(
             results=self.results,
             rows=self.rows,
-            screened=[said(relation) for relation in self.screened],
+            screened=[relation_sentence(relation) for relation in self.screened],
             measured_text=measured_text,
-            fate=fate,
+            search_decision=search_decision,
             published=self.published,
             compared=self.compared,
             sections=self.sections,
             drawings={name: Markup(for_page(svg, name)) for name, svg in self.drawings.items()},
-            lead=summary.lead(self.results, self.rows),
+            headline=summary.headline(self.results, self.rows, self.compared),
+            cautions=cautions(self.rows),
             facts=summary.facts(self.rows),
-            found=summary.found_settings(self.results),
+            best_settings=summary.best_settings(self.results),
             leaders=_leaders(self.rows),
             legend=legend(self.rows),
             warm_start=warm_start_text(self.results),
@@ -110,14 +131,20 @@ class Report:
                 for name, shade in contender_colors(self.results.contenders).items()
             },
             palette=PALETTE,
-            metrics=shown,
-            shown_gains=[name for name in SHOWN if name in shown],
-            titles={name: METRICS[name].title for name in shown},
-            meanings={name: METRICS[name].meaning for name in shown},
-            percent=[name for name in shown if METRICS[name].percent],
-            better=_better(shown),
+            metrics=metrics,
+            shown_gains=[name for name in SHOWN if name in metrics],
+            titles={name: METRICS[name].title for name in metrics},
+            meanings={name: METRICS[name].meaning for name in metrics},
+            percent=[name for name in metrics if METRICS[name].percent],
+            better=_better(metrics),
             level=f"{LEVEL:.0%}".replace("%", " %"),
         )
+        return without_controls(page)
+
+
+def _visible(value: object) -> object:
+    """Control characters of texts written out; markup of our own stays."""
+    return lines_for_terminal(value) if type(value) is str else value
 
 
 def _present(panel: Panel | None) -> list[Panel]:
@@ -136,14 +163,12 @@ def _leaders(rows: Sequence[Row]) -> dict[str, str]:
     return leaders
 
 
-def _better(shown: Sequence[str]) -> str:
+def _better(metrics: Sequence[str]) -> str:
     """Which way is better."""
-    higher = format.listed([title_of(name) for name in shown if METRICS[name].better == "max"])
-    return (
-        f"Better when higher: {higher}; everything else when lower."
-        if higher
-        else "Everything is better when lower."
-    )
+    higher = format.listed([title_of(name) for name in metrics if METRICS[name].better == "max"])
+    if not higher:
+        return "Everything is better when lower."
+    return f"Better when higher: {higher}; everything else when lower."
 
 
 def _variable(shade: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from distill_ray.escaping import for_markdown
 from distill_ray.metric import is_percent, title_of
-from distill_ray.report.table import Row, figure_of
+from distill_ray.report.table import Row, markdown_table
 from distill_ray.study import Published, PublishedRow
 
 TITLE = "Published, and measured here"
@@ -24,8 +25,8 @@ class Line:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """The whole table: what was published, with its source and how that experiment differs, and
-    what was measured here.
+    """The whole table: what was published, with its source and how that experiment differs, and the
+    numbers measured here.
     """
 
     source: str
@@ -35,10 +36,11 @@ class SideBySide:
 
     @property
     def note(self) -> str:
-        """What has to be known to read it."""
+        """How to read it."""
         return (
-            f"Published: {self.source}. These numbers are quoted, not measured by this study. What differs: {self.difference} "
-            "Lines that begin with 'here' are this study's own runs, in the same units; a dash is a number that there is not."
+            f"Published: {self.source}. These numbers are quoted, not measured by this study. What "
+            f"differs: {self.difference} Lines that begin with 'here' are this study's own runs, in "
+            "the same units; a dash marks a missing number."
         )
 
 
@@ -76,14 +78,9 @@ def side_by_side(table: Published, rows: Sequence[Row]) -> SideBySide:
 
 def as_markdown(table: SideBySide) -> str:
     """The table in Markdown, with its note."""
-    lines = [["", *table.header], ["---", *(["---:"] * len(table.header))]]
-    lines += [
-        [line.label if line.published else f"*{line.label}*", *line.cells] for line in table.lines
-    ]
-    written = "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines
-    )
-    return f"## {TITLE}\n\n{table.note}\n\n{written}\n"
+    lines = [(line.label, *line.cells) for line in table.lines]
+    cells = markdown_table(("", *table.header), *lines)
+    return f"## {TITLE}\n\n{for_markdown(table.note)}\n\n{cells}\n"
 
 
 def _quoted(row: PublishedRow, metric: str) -> str:
@@ -98,11 +95,7 @@ def _measured(row: Row, metric: str) -> str:
     if metric == T_STDDEV:
         return "-" if row.contender.t_stddev is None else f"{row.contender.t_stddev:.6f}"
     cell = row.cells.get(metric)
-    if cell is None:
-        return "-"
-    return figure_of(metric, cell.mean) + (
-        "" if cell.std is None else f" ± {figure_of(metric, cell.std)}"
-    )
+    return "-" if cell is None else cell.text(metric)
 
 
 def _title(metric: str) -> str:

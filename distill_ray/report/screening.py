@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Literal
 
+from distill_ray.escaping import for_terminal
 from distill_ray.events import JobState
 from distill_ray.metrics.correlation import Coefficient, Correlation, correlate
 from distill_ray.report.results import ScreenRow, StudyResults
 from distill_ray.report.search import last_value
 from distill_ray.report.table import Row
+from distill_ray.report.text_table import text_table
 
 Of = Literal["trials", "augmentations", "students"]
 
@@ -107,7 +109,7 @@ def named_coefficients(correlation: Correlation) -> list[tuple[str, Coefficient]
     ]
 
 
-def said(relation: Relation) -> str:
+def relation_sentence(relation: Relation) -> str:
     """A relation in one sentence."""
     title = f"T. stddev against the {TITLES[relation.of]} ({len(relation.points)})"
     if relation.correlation is None:
@@ -124,25 +126,22 @@ def measured_text(row: ScreenRow) -> str:
     return "-" if row.t_stddev is None else f"{row.t_stddev:.6f}"
 
 
-def fate(row: ScreenRow) -> str:
+def search_decision(row: ScreenRow) -> str:
     """What the search did with an augmentation."""
     words = {True: "searched", False: "left out", None: "measured only"}[row.searched]
     return f"{words} ({row.remark})" if row.remark else words
 
 
 def as_text(results: StudyResults, rows: Sequence[Row]) -> str:
-    """The screening as plain text: the augmentations, the lowest T. stddev first, and how it went
-    with students' losses.
+    """The screening as plain text: the augmentations, the lowest T. stddev first, and how it
+    correlates with the losses of students.
     """
-    width = max((len(row.augmentation) for row in results.screening), default=0)
-    lines = [
-        f"{row.augmentation.ljust(width)}  {measured_text(row):>9}  {fate(row)}"
-        for row in results.screening
+    cells = [
+        (row.augmentation, measured_text(row), search_decision(row)) for row in results.screening
     ]
-    header = f"{'augmentation'.ljust(width)}  T. stddev"
-    return "\n".join(
-        [header, *lines, "", *(said(relation) for relation in relations(results, rows)), ""]
-    )
+    table = text_table(("augmentation", "T. stddev", ""), cells, rule=False)
+    sentences = [for_terminal(relation_sentence(each)) for each in relations(results, rows)]
+    return "\n".join([*table, "", *sentences, ""])
 
 
 def _correlation(points: Sequence[Point]) -> Correlation | None:

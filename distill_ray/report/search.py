@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_ray.report.format import counted
+from distill_ray.report.format import counted, listed
 from distill_ray.report.results import StudyResults, TrialRow, Value
 
 FEWEST_TRIALS = 6
@@ -60,15 +60,13 @@ def best_trial(results: StudyResults) -> TrialRow | None:
 
 
 def warm_start_text(results: StudyResults) -> str:
-    """What the search was told of before its first trial, in a sentence; empty when it was nothing."""
-    told = " and ".join(
-        f"{counted(trials, 'trial')} of {source}" for source, trials in results.warm_start.items()
-    )
-    return (
-        f"Before its first trial the search was told of {told}; these do not count as its own."
-        if told
-        else ""
-    )
+    """Which earlier trials the search began with, in a sentence; empty when there were none."""
+    sources = [
+        f"{counted(trials, 'trial')} of {name}" for name, trials in results.warm_start.items()
+    ]
+    if not sources:
+        return ""
+    return f"The search was warm-started with {listed(sources)}, not counted among its own trials."
 
 
 def last_value(trial: TrialRow, objective: str) -> float | None:

@@ -4,16 +4,23 @@ costs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from distill_ray.metric import is_percent, title_of
-from distill_ray.report.comparison import Comparison
-from distill_ray.report.format import counted, listed, objective_title, settings
-from distill_ray.report.results import ENSEMBLE, SCRATCH, StudyResults
+from distill_ray.report.comparison import Comparison, Gain
+from distill_ray.report.format import (
+    counted,
+    listed,
+    metric_text,
+    objective_title,
+    parameter_count,
+    settings,
+)
+from distill_ray.report.results import DEFAULT_KD, ENSEMBLE, SCRATCH, StudyResults
 from distill_ray.report.search import best_trial
-from distill_ray.report.table import Row, figure_of, parameter_count
+from distill_ray.report.table import Row
 
 JUDGED = ("accuracy", "nll", "rmse")
 """The metrics that a verdict is about."""
@@ -31,40 +38,142 @@ class Fact:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What can be said of the best student against one other contender."""
+    """What can be said of the best student against one other contender: the metrics in which it is
+    surely better or worse, and the others in words (`perhaps worse in NLL`).
+    """
 
-    words: str
-    tone: Literal["good", "bad", "neutral"]
+    better: tuple[str, ...]
+    worse: tuple[str, ...]
+    perhaps: str
+
+    @property
+    def words(self) -> str:
+        """The whole verdict."""
+        sure = [f"better in {listed(self.better)}"] if self.better else []
+        return ", ".join(filter(None, [*sure, self.rest])) or "no clear difference"
+
+    @property
+    def rest(self) -> str:
+        """The verdict without what is better."""
+        sure = [f"worse in {listed(self.worse)}"] if self.worse else []
+        return ", ".join(filter(None, [*sure, self.perhaps]))
+
+    @property
+    def tone(self) -> Literal["good", "bad", "neutral"]:
+        """Good or bad where all that is sure points one way."""
+        if bool(self.better) == bool(self.worse):
+            return "neutral"
+        return "good" if self.better else "bad"
 
 
-def lead(results: StudyResults, rows: Sequence[Row]) -> str:
-    """The first sentences of the report."""
+def headline(
+    results: StudyResults, rows: Sequence[Row], compared: Sequence[Comparison]
+) -> list[str]:
+    """The answer of the study, in a few sentences: whether the search found anything better than
+    the usual settings, how good its best student is, and how far from the ensemble.
+    """
     best = next(
         (row for row in rows if row.contender.found and row.runs and row.split == "test"), None
     )
-    if best is not None:
-        figures = {metric: _with_spread(best, metric) for metric in JUDGED if metric in best.cells}
-        said = (
-            f"gets {figures['accuracy']} of the test split right"
-            if "accuracy" in figures
-            else _errs(figures)
+    if best is None:
+        return [_so_far(results)]
+    by_name = {each.other.name: each for each in compared}
+    baseline = by_name.get(DEFAULT_KD) or by_name.get(SCRATCH)
+    ensemble = by_name.get(ENSEMBLE)
+    return [
+        *([] if baseline is None else [_against_baseline(baseline)]),
+        _scores(best),
+        *([] if ensemble is None else [_against_ensemble(ensemble)]),
+    ]
+
+
+def _against_baseline(comparison: Comparison) -> str:
+    """Whether the search was worth it, with the intervals that decide."""
+    label = comparison.other.label
+    differences = f"best student minus {label}: {differences_text(comparison)}"
+    judged = verdict(comparison)
+    if judged.better:
+        other = f", but {judged.rest}" if judged.rest else ""
+        return (
+            f"The search found a student that is better than {label} in {listed(judged.better)}"
+            f"{other} ({differences})."
         )
-        return f"The best student found {said}, with an NLL of {figures['nll']} ({counted(len(best.runs), 'training run')})."
-    trial = best_trial(results)
-    if trial is None:
-        return "No student has been found yet."
-    objective = next(iter(results.objectives))
+    if judged.worse:
+        return (
+            f"The search found nothing better than {label}, which is better in "
+            f"{listed(judged.worse)} ({differences})."
+        )
+    return f"The search found nothing clearly better than {label} ({differences})."
+
+
+def _scores(best: Row) -> str:
+    nll = f"an NLL of {_with_unit(best, 'nll')} ({counted(len(best.runs), 'training run')})"
+    if "accuracy" in best.cells:
+        correct = f"classifies {_with_unit(best, 'accuracy')} of the test split correctly"
+        return f"The best student {correct}, with {nll}."
     return (
-        f"Nothing is confirmed on the test split yet. The best of {counted(len(results.trials), 'trial')} so far is "
-        f"trial {trial.number} with a {objective_title(objective)} of {trial.values[objective]:.4g}: {settings(trial.params)}."
+        f"The best student has an RMSE of {_with_unit(best, 'rmse')} on the test split and {nll}."
     )
 
 
-def _errs(figures: Mapping[str, str]) -> str:
-    return f"has an RMSE of {figures['rmse']} on the test split"
+def _against_ensemble(comparison: Comparison) -> str:
+    """How much of the ensemble was lost on the way, metric by metric."""
+    behind: list[str] = []
+    ahead: list[str] = []
+    for gain in judged_gains(comparison):
+        unit = " points" if is_percent(gain.metric) else ""
+        amount = f"{metric_text(gain.metric, abs(gain.difference))}{unit}"
+        (ahead if gain.improves else behind).append(f"{amount} in {title_of(gain.metric)}")
+    if not ahead:
+        return f"It is behind the {comparison.other.label} by {listed(behind)}."
+    if not behind:
+        return f"It is ahead of the {comparison.other.label} by {listed(ahead)}."
+    return (
+        f"It is behind the {comparison.other.label} by {listed(behind)}, and ahead of it by "
+        f"{listed(ahead)}."
+    )
 
 
-def found_settings(results: StudyResults) -> str:
+def _so_far(results: StudyResults) -> str:
+    trial = best_trial(results)
+    if trial is None:
+        return "No trial has finished yet."
+    objective = next(iter(results.objectives))
+    return (
+        "Nothing is confirmed on the test split yet. The best of "
+        f"{counted(len(results.trials), 'trial')} so far is trial {trial.number} with a "
+        f"{objective_title(objective)} of {trial.values[objective]:.4g}: {settings(trial.params)}."
+    )
+
+
+def judged_gains(comparison: Comparison) -> list[Gain]:
+    """The gains in the metrics that a verdict is about."""
+    return [comparison.gains[metric] for metric in JUDGED if metric in comparison.gains]
+
+
+def differences_text(comparison: Comparison) -> str:
+    """`accuracy +0.12 points (seeds -0.30 to +0.54, test samples -0.10 to +0.34), NLL ...`: the
+    differences with their intervals.
+    """
+    texts = []
+    for gain in judged_gains(comparison):
+        unit = " points" if is_percent(gain.metric) else ""
+        intervals = [
+            f"{name} {metric_text(gain.metric, interval.low, sign=True)} to "
+            f"{metric_text(gain.metric, interval.high, sign=True)}"
+            for name, interval in (
+                ("seeds", gain.over_seeds),
+                ("test samples", gain.over_samples),
+            )
+            if interval is not None
+        ]
+        difference = metric_text(gain.metric, gain.difference, sign=True)
+        spread = f" ({', '.join(intervals)})" if intervals else ""
+        texts.append(f"{title_of(gain.metric)} {difference}{unit}{spread}")
+    return ", ".join(texts)
+
+
+def best_settings(results: StudyResults) -> str:
     """The searched settings of the best student, as words; empty when there is none."""
     if results.best is None:
         return ""
@@ -75,88 +184,69 @@ def found_settings(results: StudyResults) -> str:
 
 
 def facts(rows: Sequence[Row]) -> list[Fact]:
-    """What stands out of the best student: its metrics, how much of the ensemble's lead it keeps,
-    what it costs.
+    """The numbers of the best student that stand out: its metrics, how much of the ensemble's lead
+    it keeps, what it costs.
     """
     by_name = {row.contender.name: row for row in rows if row.runs and row.split == "test"}
     best = next((row for row in by_name.values() if row.contender.found), None)
     if best is None:
         return []
-    found = [
-        Fact(*_parts(best, metric), _after(best, f"c{metric}"))
+    numbers = [
+        Fact(*_parts(best, metric), _calibrated(best, metric))
         for metric in ("accuracy", "nll", "ece", "rmse", "mae")
         if metric in best.cells
     ]
     ensemble, scratch = by_name.get(ENSEMBLE), by_name.get(SCRATCH)
     if ensemble is not None and scratch is not None and best.task == "classification":
-        whole = ensemble.cells["accuracy"].mean - scratch.cells["accuracy"].mean
-        kept = best.cells["accuracy"].mean - scratch.cells["accuracy"].mean
-        if whole > 0 and kept > 0:
-            share = f"{100 * kept / whole:.0f} %"
-            found.append(
-                Fact(
-                    share,
-                    "of the ensemble's lead",
-                    remark="in accuracy over the student from scratch",
-                )
-            )
-    cost = parameter_count(best.contender.parameters)
-    smaller = (
-        ensemble.contender.parameters / best.contender.parameters if ensemble is not None else 0
-    )
-    found.append(
-        Fact(
-            cost,
-            "parameters",
-            remark=f"the ensemble has {smaller:.3g} times as many" if smaller else "",
-        )
-    )
-    return found
+        numbers += _share_of_lead(best, ensemble, scratch)
+    remark = ""
+    if ensemble is not None:
+        times = ensemble.contender.parameters / best.contender.parameters
+        remark = f"the ensemble has {times:.3g} times as many"
+    return [*numbers, Fact(parameter_count(best.contender.parameters), "parameters", "", remark)]
+
+
+def _share_of_lead(best: Row, ensemble: Row, scratch: Row) -> list[Fact]:
+    """How much of the ensemble's lead over the student from scratch the best student has, if both
+    are ahead of it.
+    """
+    student, teachers, alone = (row.cells["accuracy"].mean for row in (best, ensemble, scratch))
+    whole, kept = teachers - alone, student - alone
+    if not (whole > 0 and kept > 0):
+        return []
+    remark = "in accuracy over the student from scratch"
+    return [Fact(f"{100 * kept / whole:.0f} %", "of the ensemble's lead", remark=remark)]
 
 
 def verdict(comparison: Comparison) -> Verdict:
     """Better or worse, in what, and whether beyond the spread of seeds and of test samples."""
-    gains = [comparison.gains[metric] for metric in JUDGED if metric in comparison.gains]
-
-    def metrics(better: bool, evidence: str) -> list[str]:
-        return [
-            title_of(gain.metric)
-            for gain in gains
-            if gain.improves is better and gain.evidence == evidence
-        ]
-
-    better, worse = metrics(True, "clear"), metrics(False, "clear")
-    maybe_better, maybe_worse = metrics(True, "partial"), metrics(False, "partial")
-    said = [
-        f"{word} in {listed(names)}"
-        for word, names in (
-            ("better", better),
-            ("worse", worse),
-            ("perhaps better", maybe_better),
-            ("perhaps worse", maybe_worse),
-        )
-        if names
+    titles: dict[tuple[str, bool], list[str]] = {}
+    for gain in judged_gains(comparison):
+        titles.setdefault((gain.evidence, gain.improves), []).append(title_of(gain.metric))
+    perhaps = [
+        f"perhaps {word} in {listed(names)}"
+        for word, improves in (("better", True), ("worse", False))
+        if (names := titles.get(("partial", improves)))
     ]
-    tone: Literal["good", "bad", "neutral"] = "neutral"
-    if bool(better) != bool(worse):
-        tone = "good" if better else "bad"
-    return Verdict(", ".join(said) or "no clear difference", tone)
+    return Verdict(
+        tuple(titles.get(("clear", True), ())),
+        tuple(titles.get(("clear", False), ())),
+        ", ".join(perhaps),
+    )
 
 
 def _parts(row: Row, metric: str) -> tuple[str, str, str]:
     cell, unit = row.cells[metric], " %" if is_percent(metric) else ""
     return (
-        figure_of(metric, cell.mean) + unit,
+        metric_text(metric, cell.mean) + unit,
         title_of(metric),
-        "" if cell.std is None else f"± {figure_of(metric, cell.std)}",
+        "" if cell.std is None else f"± {metric_text(metric, cell.std)}",
     )
 
 
-def _with_spread(row: Row, metric: str) -> str:
-    cell = row.cells[metric]
-    spread = "" if cell.std is None else f" ± {figure_of(metric, cell.std)}"
-    return f"{figure_of(metric, cell.mean)}{spread}{' %' if is_percent(metric) else ''}"
+def _with_unit(row: Row, metric: str) -> str:
+    return f"{row.cells[metric].text(metric)}{' %' if is_percent(metric) else ''}"
 
 
-def _after(row: Row, metric: str) -> str:
-    return f"{_with_spread(row, metric)} after temperature scaling" if metric in row.cells else ""
+def _calibrated(row: Row, metric: str) -> str:
+    return f"{_with_unit(row, metric)} after temperature scaling" if metric in row.cells else ""

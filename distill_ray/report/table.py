@@ -9,6 +9,7 @@ from functools import cached_property
 from statistics import mean, mode, stdev
 from typing import Literal
 
+from distill_ray.escaping import for_markdown
 from distill_ray.metric import METRICS, is_percent, title_of
 from distill_ray.metrics import (
     determines_temperature,
@@ -17,7 +18,9 @@ from distill_ray.metrics import (
     score,
 )
 from distill_ray.records import Predictions
+from distill_ray.report.format import counted, metric_text, parameter_count
 from distill_ray.report.results import Contender, StudyResults
+from distill_ray.report.text_table import PLUS_MINUS, text_table
 from distill_ray.task import Task, task_of
 
 
@@ -38,6 +41,11 @@ class Cell:
         finite = all(map(math.isfinite, numbers))
         average = mean(numbers) if finite else sum(numbers)
         return cls(average, stdev(numbers) if finite and len(numbers) > 1 else None, len(numbers))
+
+    def text(self, metric: str, plus_minus: str = " ± ") -> str:
+        """Mean and spread as people read them, without unit."""
+        mean = metric_text(metric, self.mean)
+        return mean if self.std is None else mean + plus_minus + metric_text(metric, self.std)
 
 
 @dataclass(frozen=True)
@@ -116,140 +124,85 @@ def columns(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(name for name in METRICS if tasks & set(METRICS[name].tasks))
 
 
-def as_text(rows: list[Row], width: int = 100) -> str:
+def as_text(rows: Sequence[Row], width: int = 100) -> str:
     """The table as plain text with lines of explanation, at most `width` columns wide; long labels
     are cut for that.
     """
-    labels, *numbers = [aligned(column) for column in zip(*_grid(rows, "±"), strict=True)]
-    taken = sum(len(column[0]) for column in numbers)
-    gap = " " * (2 if len(labels[0]) + taken + 2 * len(numbers) <= width else 1)
-    spare = max(width - taken - len(gap) * len(numbers), 14)
-    table_columns = [_shortened(labels, spare), *numbers]
-    header, *lines = zip(*table_columns, strict=True)
-    rule = ["-" * len(cell) for cell in header]
-    return "\n".join(
-        [*(gap.join(line).rstrip() for line in (header, rule, *lines)), "", legend(rows), ""]
-    )
+    header, *body = table_cells(rows, PLUS_MINUS)
+    return "\n".join([*text_table(header, body, width=width), "", legend(rows), ""])
 
 
-def as_markdown(rows: list[Row], *, gap: str = "") -> str:
+def as_markdown(rows: Sequence[Row], *, gap: str = "") -> str:
     """The table in Markdown, with its line of explanation; `gap` ends each cell, for pages that set
     columns too close.
     """
-    header, *body = [
-        [cell.replace("|", "\\|") + gap for cell in line] for line in _grid(rows, " ± ")
-    ]
-    lines = [header, ["---", *(["---:"] * (len(header) - 1))], *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{legend(rows)}\n"
+    return f"{markdown_table(*table_cells(rows, ' ± '), gap=gap)}\n\n{for_markdown(legend(rows))}\n"
 
 
-def legend(rows: list[Row]) -> str:
+def markdown_table(header: Sequence[str], *body: Sequence[str], gap: str = "") -> str:
+    """A table in Markdown, of escaped texts, with labels to the left and numbers to the right."""
+    lines = [[for_markdown(cell) + gap for cell in line] for line in (header, *body)]
+    lines.insert(1, ["---", *(["---:"] * (len(header) - 1))])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def legend(rows: Sequence[Row]) -> str:
     """What the numbers are: the split, the spread, and how many runs stand behind each row."""
     split = rows[0].split if rows else "test"
-    counted = [row for row in rows if row.runs]
-    usual = mode([len(row.runs) for row in reversed(counted)]) if counted else 0
+    evaluated = [row for row in rows if row.runs]
+    units = _units(columns(rows), split)
+    return f"{split.capitalize()} split: {_runs(rows)}.\n{units}{_prior(evaluated)}"
+
+
+def _runs(rows: Sequence[Row]) -> str:
+    evaluated = [row for row in rows if row.runs]
+    if not evaluated:
+        return "nothing evaluated yet"
+    usual = mode([len(row.runs) for row in reversed(evaluated)])
     others = [
-        f"{len(row.runs)} for {row.contender.label}" for row in counted if len(row.runs) != usual
+        f"{len(row.runs)} for {row.contender.label}" for row in evaluated if len(row.runs) != usual
     ]
     spread = "mean ± sample standard deviation over" if usual > 1 else "values of"
-    runs = (
-        ", ".join([f"{spread} {usual} run{'s' * (usual > 1)}", *others])
-        if counted
-        else "nothing evaluated yet"
-    )
-    return f"{split.capitalize()} split: {runs}.\n{_units(columns(rows), split)}{_prior(counted)}"
+    return ", ".join([f"{spread} {counted(usual, 'run')}", *others])
 
 
 def _prior(rows: Sequence[Row]) -> str:
     """Which temperatures rest on their prior; a sentence, or nothing."""
-    concerned = [row.contender.label for row in rows if any(row.without_evidence)]
-    if not concerned or rows[0].split != "test":
+    labels = [row.contender.label for row in rows if any(row.without_evidence)]
+    if not labels or rows[0].split != "test":
         return ""
     return (
-        f" The validation predictions of {', '.join(concerned)} determine no temperature, with hardly "
+        f" The validation predictions of {', '.join(labels)} determine no temperature, with hardly "
         "an error among them; a prior keeps it near 1."
     )
 
 
-def _units(shown: Sequence[str], split: str) -> str:
-    if "accuracy" not in shown:
+def _units(metrics: Sequence[str], split: str) -> str:
+    if "accuracy" not in metrics:
         return "NLL of the Gaussian, without the constant ln(2 pi) / 2."
     calibrated = (
         "; cNLL and cECE after temperature scaling, fitted on validation" if split == "test" else ""
     )
-    titles = [title_of(name) for name in shown if is_percent(name) and name != "accuracy"]
+    titles = [title_of(name) for name in metrics if is_percent(name) and name != "accuracy"]
     return f"{', '.join(titles[:-1])} and {titles[-1]} in percent{calibrated}."
 
 
-def figure_of(metric: str, value: float, *, sign: bool = False) -> str:
-    """`value` of `metric` as people read it, without unit: two decimals of a percent for accuracy,
-    one for ECE, three else.
-    """
-    plus = "+" if sign else ""
-    if not is_percent(metric):
-        return f"{value:{plus}.3f}"
-    return f"{100 * value:{plus}.{2 if metric == 'accuracy' else 1}f}"
+def table_cells(rows: Sequence[Row], plus_minus: str) -> list[list[str]]:
+    """The table as texts, with its header."""
+    metrics = columns(rows)
+    lines = [["", *map(column_title, metrics), "params"]]
+    for row in rows:
+        numbers = cell_texts(row, plus_minus, metrics)
+        lines.append([row.contender.label, *numbers, parameter_count(row.contender.parameters)])
+    return lines
 
 
-def parameter_count(parameters: int) -> str:
-    """A number of weights in three figures: `77.9k`, `2.24M`."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if parameters >= size:
-            return f"{parameters / size:.3g}{unit}"
-    return str(parameters)
+def column_title(metric: str) -> str:
+    """The title of a metric's column; the legend tells the units of all but accuracy."""
+    return f"{title_of(metric)} %" if metric == "accuracy" else title_of(metric)
 
 
-def _grid(rows: list[Row], plus_minus: str) -> list[list[str]]:
-    shown = columns(rows)
-    header = [
-        "",
-        *(f"{title_of(name)} %" if name == "accuracy" else title_of(name) for name in shown),
-        "params",
-    ]
-    body = [
-        [
-            _clean(row.contender.label),
-            *cell_texts(row, plus_minus, shown),
-            parameter_count(row.contender.parameters),
-        ]
-        for row in rows
-    ]
-    return [header, *body]
-
-
-def cell_texts(row: Row, plus_minus: str, shown: Sequence[str]) -> list[str]:
-    """Mean and spread of these metrics as people read them; a dash where there is none."""
-    texts = []
-    for name in shown:
-        cell = row.cells.get(name)
-        spread = "" if cell is None or cell.std is None else plus_minus + figure_of(name, cell.std)
-        texts.append("-" if cell is None else figure_of(name, cell.mean) + spread)
-    return texts
-
-
-def _clean(label: str) -> str:
-    return " ".join(label.split())
-
-
-def aligned(column: tuple[str, ...]) -> list[str]:
-    """Header and cells in one width: labels to the left, numbers under each other with their
-    spreads after them.
-    """
-    header, *cells = column
-    if not header:
-        width = max(map(len, column))
-        return [cell.ljust(width) for cell in column]
-    parts = [cell.partition("±") for cell in cells]
-    before = max((len(mean) for mean, _, _ in parts), default=0)
-    after = max((len(sign + spread) for _, sign, spread in parts), default=0)
-    texts = [mean.rjust(before) + (sign + spread).ljust(after) for mean, sign, spread in parts]
-    return [text.rjust(max(before + after, len(header))) for text in (header, *texts)]
-
-
-def _shortened(labels: list[str], width: int) -> list[str]:
-    if len(labels[0]) <= width:
-        return labels
-    return [
-        label[:width] if not label[width:].strip() else f"{label[: width - 3]}..."
-        for label in labels
-    ]
+def cell_texts(row: Row, plus_minus: str, metrics: Sequence[str]) -> list[str]:
+    """Mean and spread of these metrics as people read them; a dash marks a missing number."""
+    cells = {name: row.cells.get(name) for name in metrics}
+    return ["-" if cell is None else cell.text(name, plus_minus) for name, cell in cells.items()]

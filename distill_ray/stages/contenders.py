@@ -27,31 +27,44 @@ LABELS = {
 def teacher_contenders(
     study: Study, runs: Sequence[StudyJob], records: Sequence[JobRecord]
 ) -> list[Contender]:
-    """The ensemble, which averages probabilities; the single teachers as one contender with a run
-    per member; named groups.
+    """The ensemble, which averages probabilities; the single teachers, one contender for each
+    architecture with a run per member; and the groups that have names.
     """
-    single = _contender(TEACHER, runs, records)
-    sizes = sum(record.parameters for record in records)
+    everyone = _contender(TEACHER, runs, records)
     ensemble = replace(
-        single,
+        everyone,
         name=ENSEMBLE,
         label=LABELS[ENSEMBLE],
-        parameters=sizes,
-        validation=_pooled([single.validation]),
-        test=_pooled([single.test]),
+        parameters=sum(record.parameters for record in records),
+        validation=_pooled([everyone.validation]),
+        test=_pooled([everyone.test]),
         members=len(runs),
     )
     groups = []
     for group in study.teachers:
         if group.name:
             places = members(study.teachers, [group.name])
-            own = _contender(
-                f"teacher-{group.name}",
-                [runs[place] for place in places],
-                [records[place] for place in places],
-            )
-            groups.append(replace(own, label=f"teacher {group.name}"))
-    return [ensemble, single, *groups]
+            groups.append(_teachers(group.name, places, runs, records))
+    singles = [everyone]
+    models = dict.fromkeys(run.job.recipe.model for run in runs)
+    if len(models) > 1:
+        # A mean over networks of different architectures would be that of no network
+        known = {group.job_ids for group in groups} | {(group.name,) for group in groups}
+        singles = []
+        for model in models:
+            places = [place for place, run in enumerate(runs) if run.job.recipe.model == model]
+            of_model = _teachers(model, places, runs, records)
+            if of_model.job_ids not in known and (of_model.name,) not in known:
+                singles.append(of_model)
+    return [ensemble, *singles, *groups]
+
+
+def _teachers(
+    name: str, places: Sequence[int], runs: Sequence[StudyJob], records: Sequence[JobRecord]
+) -> Contender:
+    """Some of the teachers as one contender."""
+    chosen = [runs[place] for place in places], [records[place] for place in places]
+    return replace(_contender(f"{TEACHER}-{name}", *chosen), label=f"{TEACHER} {name}")
 
 
 def _pooled(

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from distill_ray.data import image_shape, open_source
+from distill_ray.escaping import for_markdown
 from distill_ray.events import JobState, Measurement, Metrics, Observer, StudyJob, describe
 from distill_ray.export import find_champion
 from distill_ray.job import Data
+from distill_ray.report.comparison import comparisons
+from distill_ray.report.markdown import answer_in_markdown
 from distill_ray.report.results import Contender, StudyResults
-from distill_ray.report.summary import found_settings, lead
 from distill_ray.report.table import Row, as_markdown, table
 from distill_ray.store import Store
 from distill_ray.study import Study
@@ -192,25 +194,20 @@ def _times(records: Sequence[Metrics]) -> tuple[float | None, float | None]:
 
 
 def _description(results: StudyResults, rows: list[Row]) -> str:
-    """What MLflow shows on top of the study's run. Its links are MLflow's own pages, wherever the
-    server is.
+    """The text on top of the study's run. Its links are MLflow's own pages, wherever the server
+    is.
     """
-    found = found_settings(results)
+    model = ""
+    if results.champion and results.task == "classification":
+        model = f"the [best student](#/models/{results.name}) in the registry, alias `champion`; "
     parts = [
-        f"## Study {results.name}",
-        lead(results, rows) + (f" Settings: {found}." if found else ""),
+        f"## Study {for_markdown(results.name)}",
+        answer_in_markdown(results, rows, comparisons(rows)),
         as_markdown(rows, gap="&nbsp;" * 3),
+        f"See also: {model}`report/report.html` under *Artifacts*; lists of trials, students and "
+        "jobs under *Views* above the experiment's runs.",
     ]
-    champion = results.champion and results.task == "classification"
-    model = (
-        f"the [best student](#/models/{results.name}) in the registry, alias `champion`; "
-        if champion
-        else ""
-    )
-    where = "lists of trials, students and jobs under *Views* above the experiment's runs"
-    return "\n\n".join(
-        [*parts, f"See also: {model}`report/report.html` under *Artifacts*; {where}."]
-    )
+    return "\n\n".join(parts)
 
 
 def _keys(contender: Contender) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from distill_ray.cli import main
 from distill_ray.records import Predictions
-from distill_ray.report.compare import across, as_json, as_text
+from distill_ray.report.compare import as_json, as_text, compare_studies
 from distill_ray.report.comparison import comparisons
 from distill_ray.report.results import StudyResults
 from distill_ray.report.table import table
@@ -29,17 +29,17 @@ def worse(study: StudyResults) -> StudyResults:
 
 
 def test_the_first_study_is_compared_as_its_own_report_does(study: StudyResults) -> None:
-    compared = across({"first": study})
+    compared = compare_studies({"first": study})
     own = {each.other.name: each.gains for each in comparisons(table(study))}
     assert compared.reference is not None and compared.reference.row.contender.name == "best"
     assert {each.row.contender.name: each.gains for each in compared.rows if each.gains} == own
 
 
 def test_what_differs_is_marked_in_both_directions(study: StudyResults) -> None:
-    lines = as_text(across({"good": study, "bad": worse(study)})).splitlines()
+    lines = as_text(compare_studies({"good": study, "bad": worse(study)})).splitlines()
     (bad,) = [line for line in lines if line.startswith("bad") and "best found" in line]
     assert bad.count("▼") >= 3 and "▲" not in bad
-    lines = as_text(across({"bad": worse(study), "good": study})).splitlines()
+    lines = as_text(compare_studies({"bad": worse(study), "good": study})).splitlines()
     (good,) = [line for line in lines if line.startswith("good") and "best found" in line]
     assert good.count("▲") >= 3 and "▼" not in good
     (reference,) = [line for line in lines if line.startswith("bad") and "best found" in line]
@@ -48,7 +48,7 @@ def test_what_differs_is_marked_in_both_directions(study: StudyResults) -> None:
 
 
 def test_a_study_equal_to_the_first_has_no_mark_on_its_best_student(study: StudyResults) -> None:
-    lines = as_text(across({"one": study, "two": study})).splitlines()
+    lines = as_text(compare_studies({"one": study, "two": study})).splitlines()
     (twin,) = [line for line in lines if line.startswith("two") and "best found" in line]
     assert not set(twin) & set("▲▼△▽")
 
@@ -63,15 +63,13 @@ def test_other_test_images_are_not_compared(study: StudyResults) -> None:
             replace(each, test=tuple(map(shortened, each.test))) for each in study.contenders
         ),
     )
-    compared = across({"all": study, "fewer": fewer})
+    compared = compare_studies({"all": study, "fewer": fewer})
     assert not any(each.gains for each in compared.rows if each.study == "fewer")
-    assert "Not compared, for want of predictions on the same test images: fewer." in as_text(
-        compared
-    )
+    assert "Not compared, evaluated on other test images: fewer." in as_text(compared)
 
 
 def test_nothing_confirmed_nothing_compared(young_study: StudyResults) -> None:
-    compared = across({"young": young_study})
+    compared = compare_studies({"young": young_study})
     assert compared.reference is None
     assert "nothing is compared" in as_text(compared)
     assert as_json(compared)["reference"] is None

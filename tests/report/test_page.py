@@ -113,10 +113,10 @@ def test_page_answers_first_and_says_everything(page: Page) -> None:
     text = " ".join(page.text.split())
     text = text[text.index("How to reproduce it") + 20 :]  # after the links to the sections
     order = [
-        "The best student found gets",
+        "The search found a student that is better than default KD",
         "Best student against",
         "The table",
-        "The search",
+        "All 12 trials",
         "Calibration",
         "How to reproduce it",
     ]
@@ -193,6 +193,22 @@ def test_everything_is_escaped(study: StudyResults) -> None:
     assert "script" not in page.tags
     assert "<script" not in html
     assert page.text.count("<script>alert") >= 10
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b[31mred\x1b[0m", "a\x00b\ufffe", "<img src=x>&\ud800", "\u202egnp"]
+)
+def test_names_of_classes_leave_the_figures_well_formed(
+    study: StudyResults, tmp_path: Path, name: str
+) -> None:
+    hostile = replace(
+        study, class_names=(name, *study.class_names[1:]), trials=(), name="x", study_file=name
+    )
+    files = write_report(hostile, tmp_path)
+    document = (tmp_path / "plots" / "class-errors.svg").read_text("utf-8")
+    ElementTree.fromstring(document)
+    for file in files:
+        assert not set(file.read_text("utf-8")) & set("\x00\x1b\u202e")
 
 
 def test_half_finished_and_empty_studies(study: StudyResults, young_study: StudyResults) -> None:

@@ -12,7 +12,7 @@ from distill_ray.events import JobState
 from distill_ray.report.markdown import markdown
 from distill_ray.report.published import side_by_side
 from distill_ray.report.results import ScreenRow, StudyResults, TrialRow
-from distill_ray.report.screening import relations, said
+from distill_ray.report.screening import relation_sentence, relations
 from distill_ray.report.table import table
 from distill_ray.report.to_json import as_json
 from distill_ray.report.write import write_report
@@ -98,7 +98,7 @@ def test_the_published_correlations_come_out(screened: StudyResults) -> None:
         pytest.approx(0.88888889),
         pytest.approx(2.42504409e-4),
     )
-    assert "Pearson 0.958 (p 4.8e-05)" in said(of_augmentations)
+    assert "Pearson 0.958 (p 4.8e-05)" in relation_sentence(of_augmentations)
 
 
 def test_trials_with_an_augmentation_count_once_by_their_mean(screened: StudyResults) -> None:
@@ -112,7 +112,7 @@ def test_trials_with_an_augmentation_count_once_by_their_mean(screened: StudyRes
         ("b", 5.0),
     ]
     assert of_augmentations.correlation is None
-    assert "too few" in said(of_augmentations)
+    assert "too few" in relation_sentence(of_augmentations)
 
 
 def test_students_that_differ_by_their_augmentation_alone_are_set_against_their_test_loss(

@@ -16,7 +16,7 @@ from distill_ray.report.format import (
 )
 from distill_ray.report.markdown import markdown
 from distill_ray.report.results import StudyResults
-from distill_ray.report.summary import facts, found_settings, lead, verdict
+from distill_ray.report.summary import best_settings, facts, headline, verdict
 from distill_ray.report.table import table
 
 
@@ -27,8 +27,8 @@ def judged(study: StudyResults, accuracy: tuple[float, float], nll: tuple[float,
         )
         for metric, bounds in (("accuracy", accuracy), ("nll", nll))
     }
-    said = verdict(Comparison(study.contenders[0], gains))
-    return f"{said.words} ({said.tone})"
+    judged = verdict(Comparison(study.contenders[0], gains))
+    return f"{judged.words} ({judged.tone})"
 
 
 def test_verdicts(study: StudyResults) -> None:
@@ -42,19 +42,57 @@ def test_one_sure_interval_of_two_is_perhaps(study: StudyResults) -> None:
     gain = Gain(
         "accuracy", 0.01, Interval(-0.01, 0.03), 0.2, "paired t-test", Interval(0.005, 0.015)
     )
-    said = verdict(Comparison(study.contenders[0], {"accuracy": gain}))
-    assert (said.words, said.tone) == ("perhaps better in accuracy", "neutral")
+    judged = verdict(Comparison(study.contenders[0], {"accuracy": gain}))
+    assert (judged.words, judged.tone) == ("perhaps better in accuracy", "neutral")
 
 
-def test_lead_says_what_was_found(study: StudyResults, young_study: StudyResults) -> None:
-    row = table(study)[-1]
-    sentence = lead(study, table(study))
-    assert f"{100 * row.cells['accuracy'].mean:.2f} ± " in sentence
-    assert "3 training runs" in sentence
-    young = lead(young_study, table(young_study))
+def answer(results: StudyResults) -> str:
+    rows = table(results)
+    return " ".join(headline(results, rows, comparisons(rows)))
+
+
+def test_the_headline_says_whether_the_search_was_worth_it(study: StudyResults) -> None:
+    text = answer(study)
+    assert text.startswith(
+        "The search found a student that is better than default KD in accuracy and NLL "
+        "(best student minus default KD: accuracy +2.01 points "
+        "(seeds +0.93 to +3.08, test samples +1.00 to +2.98), NLL -0.046 (seeds "
+    )
+    assert "classifies 95.82 ± 0.22 % of the test split correctly" in text
+    assert "3 training runs" in text
+    assert text.endswith(
+        "It is behind the ensemble of 3 by 0.92 points in accuracy and 0.001 in NLL."
+    )
+
+
+def test_a_search_that_found_nothing_better_says_so(study: StudyResults) -> None:
+    default, best = study.contenders[3:]
+    swapped = (
+        replace(default, validation=best.validation, test=best.test),
+        replace(best, validation=default.validation, test=default.test),
+    )
+    text = answer(replace(study, contenders=(*study.contenders[:3], *swapped)))
+    assert text.startswith(
+        "The search found nothing better than default KD, which is better in accuracy and NLL "
+        "(best student minus default KD: accuracy -2.01 points (seeds "
+    )
+    twin = replace(best, validation=default.validation, test=default.test)
+    text = answer(replace(study, contenders=(*study.contenders[:4], twin)))
+    assert text.startswith("The search found nothing clearly better than default KD (")
+    assert "accuracy +0.00 points" in text
+
+
+def test_without_default_kd_the_student_from_scratch_is_the_measure(study: StudyResults) -> None:
+    contenders = tuple(each for each in study.contenders if each.name != "default-kd")
+    assert "better than student from scratch in" in answer(replace(study, contenders=contenders))
+
+
+def test_before_anything_is_confirmed(young_study: StudyResults) -> None:
+    young = answer(young_study)
     assert "Nothing is confirmed" in young
     assert "trial 0" in young
-    assert lead(replace(young_study, trials=()), []) == "No student has been found yet."
+    nothing = replace(young_study, trials=())
+    assert headline(nothing, [], []) == ["No trial has finished yet."]
 
 
 def test_facts_hold_the_share_of_the_ensembles_lead(study: StudyResults) -> None:
@@ -76,9 +114,9 @@ def test_facts_hold_the_share_of_the_ensembles_lead(study: StudyResults) -> None
     )
 
 
-def test_found_settings_are_the_searched_ones(study: StudyResults) -> None:
+def test_best_settings_are_the_searched_ones(study: StudyResults) -> None:
     assert (
-        found_settings(study)
+        best_settings(study)
         == "temperature 4.2, alpha 0.9, augmentation cutout, augmentation.size 3"
     )
 

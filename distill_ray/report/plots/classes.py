@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from distill_ray.escaping import for_terminal
 from distill_ray.report.format import cut
 from distill_ray.report.plots.drawing import (
     WIDE,
@@ -34,20 +35,19 @@ def class_panel(class_names: Sequence[str], rows: Sequence[Row]) -> Panel | None
         return None
     subject = next((row for row in evaluated if row.contender.found), evaluated[0])
     errors = class_errors(subject)
-    names = class_names or [str(each) for each in range(len(errors))]
-    known = np.flatnonzero(np.isfinite(errors))
-    order = known[np.argsort(-errors[known], kind="stable")][:MOST_CLASSES]
+    names = [for_terminal(name) for name in class_names or map(str, range(len(errors)))]
+    present = np.flatnonzero(np.isfinite(errors))
+    order = present[np.argsort(-errors[present], kind="stable")][:MOST_CLASSES]
     label = subject.contender.label
     worst = f"Hardest for {label}: {names[order[0]]} ({100 * errors[order[0]]:.1f} % wrong)."
-    kept = (
-        ""
-        if len(order) == len(known)
-        else f" Shown are the {len(order)} classes with the most errors, of {len(known)}."
-    )
+    note = ""
+    if len(order) < len(present):
+        note = f" Shown are the {len(order)} classes with the most errors, of {len(present)}."
     return Panel(
         "Errors by class",
-        f"Classes from the hardest to the easiest for {label} (large points). Where a student stands far to the right of its "
-        f"teachers, distillation did not carry that class over. {worst}{_confusions(subject, names)}{kept}",
+        f"Classes from the hardest to the easiest for {label} (large points). Where a student "
+        "stands far to the right of its teachers, distillation did not carry that class over. "
+        f"{worst}{_confusion_sentence(subject, names)}{note}",
         (_errors(evaluated, subject, order, [cut(names[each], 16) for each in order], worst),),
     )
 
@@ -115,7 +115,8 @@ def confusion(row: Row) -> NDArray[np.int64]:
     return np.bincount(np.concatenate(pairs), minlength=classes**2).reshape(classes, classes)
 
 
-def _confusions(row: Row, names: Sequence[str]) -> str:
+def _confusion_sentence(row: Row, names: Sequence[str]) -> str:
+    """The classes most often mistaken, as a sentence that follows another; empty without errors."""
     errors = confusion(row)
     np.fill_diagonal(errors, 0)
     most = [

@@ -5,7 +5,7 @@ are alike.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean
 
 import numpy as np
@@ -73,7 +73,7 @@ def diversity_panels(rows: Sequence[Row]) -> list[Panel]:
             ),
         )
     ]
-    teachers = next((row for row in evaluated if row.contender.name == TEACHER), None)
+    teachers = _all_teachers(evaluated)
     if teachers is not None and 2 < len(teachers.runs) <= MOST_TEACHERS:
         panels.append(_matrix(teachers, _names(teachers, evaluated)))
     return panels
@@ -178,6 +178,29 @@ def _matrix(teachers: Row, names: Sequence[str]) -> Panel:
         f"ensemble; a row that stands out by high ones is a teacher of its own kind, or a bad one. {words}",
         (Plot("teachers-alike", "Disagreement of pairs of teachers", words, canvas),),
     )
+
+
+def _all_teachers(rows: Sequence[Row]) -> Row | None:
+    """All teachers as the runs of one row, each once, whatever architectures they have."""
+    rows = [row for row in rows if row.contender.is_teacher]
+    whole = next((row for row in rows if row.contender.name == TEACHER), None)
+    if whole is not None or not rows:
+        return whole
+    places: dict[str, tuple[Row, int]] = {}
+    for row in rows:
+        for index, job in enumerate(row.contender.job_ids):
+            places.setdefault(job, (row, index))
+    predictions = tuple(row.predictions[index] for row, index in places.values())
+    contender = replace(
+        rows[0].contender,
+        name=TEACHER,
+        seeds=tuple(row.contender.seeds[index] for row, index in places.values()),
+        job_ids=tuple(places),
+        validation=predictions,
+        test=predictions if rows[0].split == "test" else (),
+    )
+    runs = tuple(row.runs[index] for row, index in places.values())
+    return Row(contender, rows[0].split, runs, ())
 
 
 def _names(teachers: Row, rows: Sequence[Row]) -> list[str]:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from html import escape
 from typing import Any, Literal
 
 import matplotlib
@@ -18,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from distill_ray.escaping import for_html, without_controls
 from distill_ray.report.results import BEST, DEFAULT_KD, ENSEMBLE, SCRATCH, TEACHER, Contender
 
 PALETTE = {
@@ -105,14 +105,14 @@ class Plot:
             self.figure.savefig(
                 buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
             )
-        return _described(_leaner(buffer.getvalue()), self)
+        return without_controls(_described(_leaner(buffer.getvalue()), self))
 
     def _repr_html_(self) -> str:
         """What a notebook shows: an image no wider than its cell. An SVG by itself would be cut off
         there.
         """
         encoded = base64.b64encode(self.svg().encode()).decode()
-        alt = escape(self.description)
+        alt = for_html(self.description)
         return (
             f'<img style="max-width: 100%" alt="{alt}" src="data:image/svg+xml;base64,{encoded}">'
         )
@@ -215,7 +215,8 @@ def _prefixed(name: str, ids: str) -> str:
 
 def _described(svg: str, plot: Plot) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    words = f'<title id="title">{escape(plot.title)}</title><desc id="description">{escape(plot.description)}</desc>'
+    title, description = for_html(plot.title), for_html(plot.description)
+    words = f'<title id="title">{title}</title><desc id="description">{description}</desc>'
     return re.sub(
         r"<svg ([^>]*)>",
         lambda m: f'<svg role="img" aria-labelledby="title description" {m[1]}>{words}',

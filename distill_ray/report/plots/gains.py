@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from distill_ray.metric import is_percent, title_of
 from distill_ray.report.comparison import Comparison
-from distill_ray.report.format import cut
+from distill_ray.report.format import cut, metric_text
 from distill_ray.report.plots.drawing import (
     SMALL,
     Panel,
@@ -19,7 +19,6 @@ from distill_ray.report.plots.drawing import (
     figure,
 )
 from distill_ray.report.results import Contender
-from distill_ray.report.table import figure_of
 
 SHOWN = ("accuracy", "nll", "ece", "rmse")
 """The metrics whose gains are drawn."""
@@ -81,7 +80,7 @@ def _gains(compared: Sequence[Comparison], metric: str, colors: dict[str, str]) 
         better = "better →" if ordered[0].gains[metric].better_up else "← better"
         axes.set_xlabel(f"difference{' in points' if percent else ''}, {better}")
     words = "; ".join(
-        f"against {each.other.label} {figure_of(metric, each.gains[metric].difference, sign=True)}"
+        f"against {each.other.label} {metric_text(metric, each.gains[metric].difference, sign=True)}"
         for each in ordered
     )
     return Plot(f"gain-{metric}", f"Difference in {title_of(metric)}", words, canvas)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from distill_ray.report.format import cut
 from distill_ray.report.plots.drawing import Panel, Plot, axes_in, color, figure, size_of
-from distill_ray.report.screening import TITLES, Relation, said
+from distill_ray.report.screening import TITLES, Relation, relation_sentence
 
 
 def screen_panel(found: Sequence[Relation]) -> Panel | None:
@@ -22,7 +22,7 @@ def screen_panel(found: Sequence[Relation]) -> Panel | None:
         "Did the teachers tell which augmentation helps?",
         "One point per trial (small) with the mean by augmentation (large), or per confirmed student. A good proxy rises from "
         "left to right: a lower T. stddev goes with a lower loss. "
-        + " ".join(said(relation) for relation in found),
+        + " ".join(relation_sentence(relation) for relation in found),
         tuple(
             _scatter(
                 relation, by_kind.get("augmentations") if relation.of == "trials" else None, size
@@ -60,4 +60,4 @@ def _scatter(relation: Relation, means: Relation | None, size: tuple[int, int]) 
         axes.locator_params(axis="x", nbins=5)
         axes.margins(0.15)
     title = f"T. stddev against the {TITLES[relation.of]}"
-    return Plot(f"screen-{relation.of}", title, said(relation), canvas)
+    return Plot(f"screen-{relation.of}", title, relation_sentence(relation), canvas)

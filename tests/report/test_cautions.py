@@ -1,0 +1,75 @@
+"""What makes results doubtful is said wherever they are shown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from distill_ray.cli import options
+from distill_ray.records import Predictions
+from distill_ray.report.cautions import cautions
+from distill_ray.report.comparison import comparisons
+from distill_ray.report.markdown import markdown
+from distill_ray.report.page import Report
+from distill_ray.report.results import Contender, StudyResults
+from distill_ray.report.table import table
+
+
+def guessing(run: Predictions, seed: int = 0) -> Predictions:
+    logits = np.random.default_rng(seed).normal(size=run.log_probabilities.shape)
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return Predictions(logs.astype(np.float32), run.labels)
+
+
+def with_bad_teacher(study: StudyResults) -> StudyResults:
+    """One of three teachers knows nothing, and is as loud as the others."""
+    ensemble, teacher, *others = study.contenders
+    bad = replace(teacher, test=(*teacher.test[:2], guessing(teacher.test[2])))
+    logs = np.where(
+        np.arange(len(bad.test[0].labels))[:, None] < 200,
+        bad.test[2].log_probabilities,
+        bad.test[0].log_probabilities,
+    )
+    spoilt = replace(ensemble, test=(Predictions(logs, bad.test[0].labels),))
+    return replace(study, contenders=(spoilt, bad, *others))
+
+
+def test_nothing_to_doubt(study: StudyResults, young_study: StudyResults) -> None:
+    assert cautions(table(study)) == cautions(table(young_study)) == cautions([]) == []
+
+
+def test_a_teacher_at_chance_and_an_ensemble_that_it_spoils(study: StudyResults) -> None:
+    chance, *ensemble = cautions(table(with_bad_teacher(study)))
+    assert chance.startswith("No better than guessing: single teacher (1 of 3 runs: accuracy ")
+    assert "always naming the most frequent class gives 11.78 %" in chance
+    assert [line.split(", by")[0] for line in ensemble] == [
+        "The ensemble is worse than its best member in accuracy",
+        "The ensemble is worse than its best member in NLL",
+    ]
+
+
+def test_a_student_at_chance(study: StudyResults) -> None:
+    best = study.contenders[4]
+    lost = replace(best, test=tuple(guessing(run, 1) for run in best.test))
+    (line,) = cautions(table(replace(study, contenders=(*study.contenders[:4], lost))))
+    assert "best found (3 of 3 runs: accuracy " in line
+
+
+def test_a_single_class_is_no_reason(study: StudyResults) -> None:
+    labels = np.zeros(50, np.int64)
+    sure = Predictions(np.log(np.tile([0.9, 0.1], (50, 1))), labels)
+    only = Contender("scratch", "scratch", {}, 10, (0,), (sure,), (sure,), ("a",))
+    assert cautions(table(replace(study, contenders=(only,)))) == []
+
+
+def test_every_form_of_the_results_says_it(
+    study: StudyResults, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doubtful = with_bad_teacher(study)
+    rows = table(doubtful)
+    options.show(doubtful, "store")
+    page = Report.of(replace(doubtful, trials=())).html()
+    for text in (capsys.readouterr().out, page, markdown(doubtful, rows, comparisons(rows))):
+        assert "No better than guessing: single teacher" in " ".join(text.split())
