@@ -29,6 +29,7 @@ class Registry(Mapping[str, Member], Generic[Member]):
     def __init__(self, family: str) -> None:
         self.family = family
         self._members: dict[str, Member] = {}
+        self._entry_points: dict[str, EntryPoint] = {}
         self._searched = False
 
     def register(self, name: str) -> Callable[[Member], Member]:
@@ -42,11 +43,19 @@ class Registry(Mapping[str, Member], Generic[Member]):
 
         return add
 
+    def entry_point(self, name: str) -> EntryPoint | None:
+        """The entry point of another package that provides the member `name`; None for a member of
+        this package, and for one that does not exist.
+        """
+        self._search_entry_points()
+        return self._entry_points.get(name)
+
     def _search_entry_points(self) -> None:
         if not self._searched:
             for point in entry_points(group=f"distill_ray.{self.family}"):
                 if point.name not in self._members:
                     self._members[point.name] = self._load(point)
+                    self._entry_points[point.name] = point
             self._searched = True
 
     def _load(self, point: EntryPoint) -> Member:

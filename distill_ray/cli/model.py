@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import click
 
 from distill_ray.cli import options
 from distill_ray.errors import RequestError
-
-FORMATS = ("safetensors", "torch-export", "onnx", "mlflow")
+from distill_ray.escaping import for_terminal
+from distill_ray.export import FORMATS
 
 
 @click.command()
@@ -56,10 +57,11 @@ def export(
 ) -> None:
     """Write the best student into a folder, with a model card.
 
-    Whatever the format, the model takes raw uint8 images (N, H, W, C) and returns probabilities:
-    scaling, normalisation and temperature are included. Before the folder is made, the model is
-    loaded again and must return the same probabilities as the trained student on images of the test
-    split.
+    Whatever the format, the model takes uint8 images (N, H, W, C) and returns probabilities:
+    scaling, normalisation and temperature are included. How an image of another size must be
+    cropped and resized first, README.md and champion.json say. Before the folder is made, the model
+    is loaded again and must return the same probabilities as the trained student on images of the
+    test split.
 
     \b
     Examples:
@@ -79,14 +81,13 @@ def export(
     exported = export_champion(
         results, opened, data, out, format=format, calibrated=calibrated, license=license
     )
+    kind = "calibrated" if calibrated else "uncalibrated"
+    click.echo(f"{for_terminal(str(out))}: {format}, {kind}; README.md describes it")
     click.echo(
-        f"{out}: {format}, {'calibrated' if calibrated else 'uncalibrated'}; README.md says what it is"
+        f"checked: on {exported.images} test images no probability differs by more than "
+        f"{exported.difference:.1g} from the trained student's"
     )
-    click.echo(
-        f"checked: on {exported.images} test images no probability differs by more than {exported.difference:.1g} "
-        "from the trained student's"
-    )
-    click.echo(f"try it:  distill-ray predict {out} IMAGE...")
+    click.echo(f"try it:  distill-ray predict {shlex.quote(for_terminal(str(out)))} IMAGE...")
 
 
 @click.command()
@@ -97,7 +98,8 @@ def export(
 @click.option(
     "--resize",
     is_flag=True,
-    help="Resize images that do not have the model's size, instead of rejecting them.",
+    help="Crop and resize images that do not have the model's size, instead of rejecting them. "
+    "Always done by models whose training images were.",
 )
 @click.option(
     "--top",
@@ -136,7 +138,6 @@ def predict(
     """
     options.announce_loading()
     from distill_ray.export import open_model
-    from distill_ray.export.images import read_image
 
     uri = None
     if model.startswith("models:/"):
@@ -146,24 +147,25 @@ def predict(
     opened = open_model(model, tracking_uri=uri)
     if opened.dtype != "uint8":
         raise RequestError(
-            f"{model} takes real numbers, not images; call it from Python: open_model(folder).predict(array)"
+            f"{for_terminal(model)} takes real numbers, not images; call it from Python: "
+            "open_model(folder).predict(array)"
         )
-    pixels = [read_image(path, opened.image_shape, resize=resize) for path in images]
+    pixels = [opened.read_image(path, resize=resize or None) for path in images]
     import numpy as np
 
-    answers = opened.predict(np.stack(pixels))
+    probabilities = opened.predict(np.stack(pixels))
     if as_machine:
-        named = [dict(zip(opened.class_names, map(float, each), strict=True)) for each in answers]
         listed = [
-            {"image": str(path), "probabilities": each}
-            for path, each in zip(images, named, strict=True)
+            {"image": str(path), "probabilities": dict(zip(opened.class_names, row, strict=True))}
+            for path, row in zip(images, probabilities.tolist(), strict=True)
         ]
         click.echo(json.dumps(listed, indent=1))
         return
-    width = max(len(str(path)) for path in images)
-    for path, each in zip(images, answers, strict=True):
-        best = np.argsort(-each, kind="stable")[:top]
-        click.echo(
-            f"{path!s:<{width}}  "
-            + "  ".join(f"{opened.class_names[index]} {100 * each[index]:.1f} %" for index in best)
-        )
+    names = [for_terminal(str(path)) for path in images]
+    width = max(map(len, names))
+    for name, row in zip(names, probabilities, strict=True):
+        best = np.argsort(-row, kind="stable")[:top]
+        classes = [
+            f"{for_terminal(opened.class_names[index])} {100 * row[index]:.1f} %" for index in best
+        ]
+        click.echo(f"{name:<{width}}  {'  '.join(classes)}")

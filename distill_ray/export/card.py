@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
+from distill_ray.escaping import code_span, for_markdown
+from distill_ray.extensions import extensions_for_inference, extensions_of
 from distill_ray.metric import METRICS, title_of
 from distill_ray.metrics import calibrated_score, determines_temperature, score
-from distill_ray.metrics.calibration import with_temperature
-from distill_ray.records import Predictions
-from distill_ray.report.format import setting
-from distill_ray.report.results import ENSEMBLE, TEACHER, StudyResults
-from distill_ray.report.table import figure_of, parameter_count, table
+from distill_ray.report.cautions import cautions
+from distill_ray.report.format import listed, metric_text, parameter_count, setting
+from distill_ray.report.per_sample import bootstrap, calibrated_nll, sample_scores
+from distill_ray.report.results import ENSEMBLE, StudyResults
+from distill_ray.report.table import markdown_table, table
 from distill_ray.study.reference import method_in_brief
-from distill_ray.tracking.champion import Champion
+from distill_ray.tracking.champion import StudentModel
 
 LOADING = {
     "safetensors": """\
@@ -28,7 +29,8 @@ probabilities = model.predict(images)""",
 import torch
 
 model = torch.export.load("FOLDER/model.pt2").module()
-probabilities = model(torch.from_numpy(images))""",
+with torch.inference_mode():
+    probabilities = model(torch.from_numpy(images)).numpy()""",
     "onnx": """\
 import onnxruntime
 
@@ -40,12 +42,27 @@ import mlflow
 model = mlflow.pyfunc.load_model("FOLDER")
 probabilities = model.predict(images)""",
 }
-RESAMPLES = 1000
+"""How a model of each format is used."""
+
+READING = """\
+import numpy as np
+from PIL import Image, ImageOps
+
+image = ImageOps.exif_transpose(Image.open("IMAGE")).convert("{mode}")
+{fit}images = np.asarray(image, np.uint8).reshape(1, {height}, {width}, {channels})"""
+"""How an image file becomes `images` without distill_ray."""
+
+FITTING = """\
+scale = min(image.width / {width}, image.height / {height})
+left, top = (image.width - scale * {width}) / 2, (image.height - scale * {height}) / 2
+box = (left, top, left + scale * {width}, top + scale * {height})
+image = image.resize(({width}, {height}), Image.Resampling.BILINEAR, box=box)
+"""
 
 
 def model_card(
     results: StudyResults,
-    champion: Champion,
+    champion: StudentModel,
     *,
     format: str,
     calibrated: bool,
@@ -53,14 +70,20 @@ def model_card(
     difference: float,
     images: int,
 ) -> str:
-    """The card in Markdown, with the front matter that model hubs read. `difference` is what the
-    check over `images` found.
+    """The card in Markdown, with the front matter that model hubs read.
+
+    Args:
+        results: the study that the model comes from.
+        champion: the model.
+        format: one of `FORMATS`.
+        calibrated: whether its temperature is part of the exported model.
+        license: the licence to name.
+        difference: the largest difference of a probability that the check found.
+        images: over how many images it looked.
     """
     import jinja2
 
-    job = champion.job
-    height, width, channels = champion.examples.shape[1:]
-    best = results.best
+    job, best = champion.job, results.best
     template = Path(__file__).with_name("card.md.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         trim_blocks=True,
@@ -68,14 +91,18 @@ def model_card(
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
     )
+    # Everything that others have named is written by one of these
+    environment.filters |= {"words": for_markdown, "code": code_span, "yaml": _yaml_text}
+    brief, source = method_in_brief(job.recipe.method.name)
+    metrics = list(_metrics(results, champion))
+    settings = job.recipe.params() | {"seed": job.seed}
     return environment.from_string(template).render(
         results=results,
         job=job,
         recipe=job.recipe,
         classes=champion.class_names,
-        height=height,
-        width=width,
-        channels=channels,
+        preprocessing=champion.preprocessing,
+        reading=_reading(champion),
         loading=LOADING[format],
         dtype=champion.examples.dtype.name,
         calibrated=calibrated,
@@ -86,19 +113,22 @@ def model_card(
         images=images,
         split=results.split,
         runs=len(best.seeds) if best else 0,
-        metrics=list(_metrics(results, champion)),
+        metrics=metrics
+        and markdown_table(("metric", "this model", "95 % interval", "over seeds"), *metrics),
         teachers=_teachers(results, champion),
-        method=method_in_brief(job.recipe.method.name),
-        settings=[
-            (name, setting(value))
-            for name, value in (job.recipe.params() | {"seed": job.seed}).items()
-        ],
+        cautions=cautions(table(results)),
+        brief=brief,
+        source=source,
+        settings=markdown_table(
+            ("setting", "value"), *((name, setting(value)) for name, value in settings.items())
+        ),
+        extensions=_extensions(champion),
         parameters=parameter_count(best.parameters) if best else "",
         versions=", ".join(f"{name} {version}" for name, version in results.versions.items()),
     )
 
 
-def _from_prior(results: StudyResults, champion: Champion) -> bool:
+def _from_prior(results: StudyResults, champion: StudentModel) -> bool:
     """Whether validation predictions do not determine the temperature of this model."""
     best = results.best
     if best is None or champion.job.id not in best.job_ids:
@@ -107,86 +137,76 @@ def _from_prior(results: StudyResults, champion: Champion) -> bool:
     return not determines_temperature(predictions.log_probabilities, predictions.labels)
 
 
-def _metrics(results: StudyResults, champion: Champion) -> Iterator[tuple[str, str, str, str]]:
+def _reading(champion: StudentModel) -> str:
+    """The code from an image file to `images`; empty where inputs are no images."""
+    steps = champion.preprocessing
+    if steps.real_valued:
+        return ""
+    sizes = {"height": steps.height, "width": steps.width}
+    fit = FITTING.format(**sizes) if steps.fit else ""
+    mode = "L" if steps.channels == 1 else "RGB"
+    return READING.format(mode=mode, fit=fit, channels=steps.channels, **sizes)
+
+
+def _metrics(results: StudyResults, champion: StudentModel) -> Iterator[tuple[str, str, str, str]]:
     """A line per metric: its name, this model's value, the interval over test samples, mean and
     spread over seeds.
     """
     row = next((row for row in table(results) if row.contender.found), None)
     if row is None or champion.job.id not in row.contender.job_ids or not row.runs:
         return
-    own = row.predictions[row.contender.job_ids.index(champion.job.id)]
-    values = score(own.log_probabilities, own.labels)
-    values |= calibrated_score(own.log_probabilities, own.labels, champion.temperature)
-    intervals = dict(_intervals(own, champion.temperature))
+    predictions = row.predictions[row.contender.job_ids.index(champion.job.id)]
+    values = score(predictions.log_probabilities, predictions.labels)
+    values |= calibrated_score(
+        predictions.log_probabilities, predictions.labels, champion.temperature
+    )
+    calibrated = {"cnll": calibrated_nll(predictions, champion.temperature)}
+    intervals = bootstrap(sample_scores(predictions) | calibrated)
     for name in METRICS:
         if name in row.cells:
-            low, high = intervals.get(name, (None, None))
-            interval = (
-                ""
-                if low is None or high is None
-                else f"{figure_of(name, low)} to {figure_of(name, high)}"
-            )
-            cell = row.cells[name]
-            spread = "" if cell.std is None else f" ± {figure_of(name, cell.std)}"
-            yield (
-                title_of(name),
-                figure_of(name, values[name]),
-                interval,
-                figure_of(name, cell.mean) + spread,
-            )
+            interval = intervals.get(name)
+            bounds = ""
+            if interval is not None:
+                low, high = metric_text(name, interval.low), metric_text(name, interval.high)
+                bounds = f"{low} to {high}"
+            value = metric_text(name, values[name])
+            yield title_of(name), value, bounds, row.cells[name].text(name)
 
 
-def _intervals(
-    predictions: Predictions, temperature: float
-) -> Iterator[tuple[str, tuple[float, float]]]:
-    """Percentile bootstrap intervals of the metrics that are means over samples."""
-    logs = np.asarray(predictions.log_probabilities, np.float64)
-    labels, size = predictions.labels, len(predictions.labels)
-
-    def right(logs: NDArray[np.float64]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = np.take_along_axis(logs, labels[:, None], axis=1)[:, 0]
-        return found
-
-    samples = {
-        "accuracy": (logs.argmax(axis=1) == labels).astype(np.float64),
-        "nll": -right(logs),
-        "brier": (np.exp(logs) ** 2).sum(axis=1) - 2 * np.exp(right(logs)) + 1,
-        "cnll": -right(with_temperature(logs, temperature)),
-    }
-    columns, rng = np.stack(list(samples.values()), axis=1), np.random.default_rng(0)
-    means = (
-        np.stack(
-            [
-                np.bincount(rng.integers(size, size=size), minlength=size) @ columns
-                for _ in range(RESAMPLES)
-            ]
-        )
-        / size
-    )
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
-    for index, name in enumerate(samples):
-        yield name, (float(low[index]), float(high[index]))
-
-
-def _teachers(results: StudyResults, champion: Champion) -> str:
-    """Who they were and what they are worth."""
-    if not champion.job.teachers:
+def _teachers(results: StudyResults, champion: StudentModel) -> str:
+    """What the teachers are, and how accurate."""
+    count = len(champion.job.teachers)
+    if not count:
         return "None: this student learned from the labels alone."
-    rows = {row.contender.name: row for row in table(results) if row.runs}
-    single, ensemble = rows.get(TEACHER), rows.get(ENSEMBLE)
-    said = [
-        f"{len(champion.job.teachers)} networks, jobs "
-        + ", ".join(f"`{job}`" for job in champion.job.teachers)
-        + "."
-    ]
-    if single is not None:
-        params = single.contender.params
-        said.append(
-            f"The first is {params['model']}, trained for {params['epochs']} epochs with augmentation {params['augmentation']}."
-        )
-    if single is not None and ensemble is not None:
-        alone, together = (
-            figure_of("accuracy", each.cells["accuracy"].mean) for each in (single, ensemble)
-        )
-        said.append(f"Accuracy: {alone} % each, {together} % together.")
-    return " ".join(said)
+    jobs = ", ".join(champion.job.teachers)
+    sentences = [f"{count} networks, jobs {jobs}."]
+    rows = [row for row in table(results) if row.runs and "accuracy" in row.cells]
+    for row in rows:
+        if row.contender.is_teacher:
+            params = row.contender.params
+            accuracy = metric_text("accuracy", row.cells["accuracy"].mean)
+            sentences.append(
+                f"{row.contender.label}: {params['model']}, {params['epochs']} epochs with "
+                f"augmentation {params['augmentation']}, accuracy {accuracy} % on average."
+            )
+        elif row.contender.name == ENSEMBLE:
+            accuracy = metric_text("accuracy", row.cells["accuracy"].mean)
+            sentences.append(f"Together their accuracy is {accuracy} %.")
+    return for_markdown(" ".join(sentences))
+
+
+def _extensions(champion: StudentModel) -> str:
+    """The extensions that the model was trained with, and which it needs to run."""
+    used = extensions_of(champion.job.recipe)
+    if not used:
+        return ""
+    needed = extensions_for_inference(champion.job.recipe)
+    sentence = f"Trained with {listed([each.title for each in used])}. "
+    if not needed:
+        return for_markdown(sentence + "The model runs without.")
+    return for_markdown(sentence + f"The network needs {listed([each.title for each in needed])}.")
+
+
+def _yaml_text(text: str) -> str:
+    """`text` as a value in the front matter, quoted where YAML would take it for anything else."""
+    return text if re.fullmatch(r"[A-Za-z][\w.+-]*", text) else json.dumps(text)

@@ -4,22 +4,25 @@ passed its check.
 
 from __future__ import annotations
 
-import shutil
+import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from distill_ray.errors import RequestError, RunError
+from distill_ray.errors import RequestError, RunError, first_line
+from distill_ray.escaping import for_terminal
 from distill_ray.export.card import model_card
 from distill_ray.export.load import open_model
 from distill_ray.job import Data
 from distill_ray.records import WEIGHTS, find_job
 from distill_ray.report.results import StudyResults
-from distill_ray.report.summary import found_settings
+from distill_ray.report.summary import best_settings
 from distill_ray.store import Store
-from distill_ray.tracking.champion import Champion
+from distill_ray.tracking.champion import StudentModel
 from distill_ray.training.dataset import load_split
 
 TOLERANCE = 1e-4
@@ -29,8 +32,6 @@ float32 in another order.
 
 IMAGES = 256
 """How many images of the test split the check looks at."""
-
-FORMATS = ("safetensors", "torch-export", "onnx", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -44,29 +45,29 @@ class Exported:
     images: int
 
 
-def find_champion(results: StudyResults, store: Store, data: Data) -> Champion:
-    """The best student of a study on `data` with its weights, to hand out. Raises `RequestError`
-    when there is none yet, or when the study is of regression.
+def find_champion(results: StudyResults, store: Store, data: Data) -> StudentModel:
+    """The best student of a study on `data` with its weights, ready to be exported. Raises
+    `RequestError` when there is none yet, or when the study is a regression.
     """
     if results.task == "regression":
         raise RequestError(
-            f"study {results.name} is of regression, and only classifiers are handed out; its weights are in the store, "
-            "under the champion's job"
+            f"study {results.name} is a regression, and only classifiers are exported; the weights "
+            "of its champion are in the store, under the champion's job"
         )
     champion = results.champion
     found = find_job(store, champion.job_id) if champion else None
     if champion is None or found is None:
         raise RequestError(
-            f"study {results.name} has no champion yet; `distill-ray run` brings it to its end"
+            f"study {results.name} has no champion yet; finish it with `distill-ray run`"
         )
     images = load_split(data, "test")
-    return Champion(
+    return StudentModel(
         job=replace(found.job, data=data),
         weights=found.record.read(WEIGHTS),
         class_names=images.class_names,
         examples=images.images[:4],
         temperature=champion.temperature,
-        description=f"Best student of study {results.name}: {found_settings(results)}",
+        description=f"Best student of study {results.name}: {best_settings(results)}",
     )
 
 
@@ -92,43 +93,77 @@ def export_champion(
     """
     from distill_ray.export.formats import WRITERS
 
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RequestError(f"{out} is there already and not empty; name a new folder with --out")
+    _check_free(out)
     champion = find_champion(results, store, data)
-    written = champion if calibrated else replace(champion, temperature=1.0)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as staging:
-        folder = Path(staging, "model")
-        folder.mkdir()
-        WRITERS[format](written, folder)
-        images, expected = _trained(written)
-        found = open_model(folder, device="cpu").predict(images)
-        difference = float(np.abs(found - expected).max())
-        if found.shape != expected.shape or not difference <= TOLERANCE:
-            raise RunError(
-                f"the model in format {format} gives other probabilities than the trained student: one differs by "
-                f"{difference:.2g} over {len(images)} test images, {TOLERANCE:g} is allowed; nothing was written"
+    exported = champion if calibrated else replace(champion, temperature=1.0)
+    with _explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as staging:
+            folder = Path(staging, "model")
+            folder.mkdir()
+            WRITERS[format](exported, folder)
+            check = _check(exported, folder, format)
+            card = model_card(
+                results,
+                champion,
+                format=format,
+                calibrated=calibrated,
+                license=license,
+                difference=check.difference,
+                images=check.images,
             )
-        exported = Exported(out, difference, len(images))
-        card = model_card(
-            results,
-            champion,
-            format=format,
-            calibrated=calibrated,
-            license=license,
-            difference=difference,
-            images=len(images),
+            (folder / "README.md").write_text(card, encoding="utf-8")
+            folder.rename(out)  # an empty folder may be there
+    return replace(check, folder=out)
+
+
+def _check_free(out: Path) -> None:
+    """Raise `RequestError` unless `out` is a name for a new folder, or an empty folder."""
+    with _explained(out):
+        try:
+            mode = out.lstat().st_mode
+        except FileNotFoundError:
+            return
+        if stat.S_ISLNK(mode):
+            raise RequestError(f"{for_terminal(str(out))} is a link; name a new folder with --out")
+        if not stat.S_ISDIR(mode) or any(out.iterdir()):
+            raise RequestError(
+                f"{for_terminal(str(out))} is there already and not empty; "
+                "name a new folder with --out"
+            )
+
+
+@contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    """Turn what the file system says against `out` into a `RequestError`."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise RequestError(
+            f"{for_terminal(str(out))}: cannot be made ({reason}); name another folder with --out"
+        ) from None
+
+
+def _check(champion: StudentModel, folder: Path, format: str) -> Exported:
+    """Load the model again and compare it with the trained student. Raises `RunError` when a
+    probability differs by more than `TOLERANCE`.
+    """
+    images, expected = _trained(champion)
+    probabilities = open_model(folder, device="cpu").predict(images)
+    difference = float(np.abs(probabilities - expected).max())
+    if not difference <= TOLERANCE:
+        raise RunError(
+            f"the model in format {format} gives other probabilities than the trained student: "
+            f"one differs by {difference:.2g} over {len(images)} test images, {TOLERANCE:g} is "
+            "allowed; nothing was written"
         )
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        if out.is_dir():
-            out.rmdir()
-        shutil.move(folder, out)
-    return exported
+    return Exported(folder, difference, len(images))
 
 
-def _trained(champion: Champion) -> tuple[np.ndarray, np.ndarray]:
-    """Images of the test split, and what the student of the training code says of them, in float32
-    on the CPU.
+def _trained(champion: StudentModel) -> tuple[np.ndarray, np.ndarray]:
+    """Images of the test split, and their probabilities by the student of the training code, in
+    float32 on the CPU.
     """
     import torch
     from safetensors.torch import load

@@ -1,11 +1,14 @@
-"""The export formats of a student. All take images (N, H, W, C), uint8 unless the data set has real
-numbers, and return float32 probabilities (N, K).
+"""The export formats of a student: how each is written, opened again, and used without distill_ray.
+
+All take images (N, H, W, C), uint8 unless the data set has real numbers, and return float32
+probabilities (N, K).
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,8 +17,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distill_ray.export.load import GRAPH, PROGRAM, WEIGHTS, check_installed
-from distill_ray.tracking.champion import Champion, save_champion, write_student
+from distill_ray.export.load import GRAPH, PROGRAM, check_installed
+from distill_ray.tracking.champion import (
+    WEIGHTS,
+    StudentModel,
+    save_champion,
+    write_description,
+    write_student,
+)
 from distill_ray.tracking.champion_model import load_student, scaled
 
 
@@ -30,17 +39,21 @@ class Classifier(nn.Module):
         self.temperature = temperature
 
     def forward(self, images: Tensor) -> Tensor:
-        """Probabilities, float32 (N, K), of images (N, H, W, C)."""
+        """Probabilities, float32 (N, K), of images (N, H, W, C).
+
+        By way of their logarithms: onnxruntime's static quantisation gives the output of a softmax
+        steps of 1/255, and with it probabilities of exactly 0.
+        """
         logits = self.network(scaled(images))
-        return torch.softmax(logits.float() / self.temperature, dim=1)
+        return torch.log_softmax(logits.float() / self.temperature, dim=1).exp()
 
 
-def write_safetensors(champion: Champion, folder: Path) -> None:
+def write_safetensors(champion: StudentModel, folder: Path) -> None:
     """The weights, and `champion.json`, which says what network they belong to."""
     write_student(champion, folder)
 
 
-def write_torch_export(champion: Champion, folder: Path) -> None:
+def write_torch_export(champion: StudentModel, folder: Path) -> None:
     """The graph as `torch.export` has it, for any number of images; bound to the release of torch
     that wrote it.
     """
@@ -50,9 +63,10 @@ def write_torch_export(champion: Champion, folder: Path) -> None:
             classifier, (examples,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},)
         )
         torch.export.save(program, folder / PROGRAM)
+    write_description(champion, folder, PROGRAM)
 
 
-def write_onnx(champion: Champion, folder: Path) -> None:
+def write_onnx(champion: StudentModel, folder: Path) -> None:
     """The graph in ONNX, for any number of images, with input `images` and output `probabilities`.
 
     Raises `RequestError` where the packages for it are not installed.
@@ -71,14 +85,35 @@ def write_onnx(champion: Champion, folder: Path) -> None:
             dynamo=True,
             verbose=False,
         )
+    _finish_graph(champion, folder / GRAPH)
+    write_description(champion, folder, GRAPH)
 
 
-def write_mlflow(champion: Champion, folder: Path) -> None:
+def _finish_graph(champion: StudentModel, file: Path) -> None:
+    """Take out the shapes that the exporter noted before it optimised, which tools that change the
+    graph stumble over, and write what its users must know into the metadata.
+    """
+    import onnx
+
+    graph = onnx.load(file)
+    del graph.graph.value_info[:]
+    metadata = {
+        "class_names": json.dumps(list(champion.class_names)),
+        "preprocessing": json.dumps(champion.preprocessing.to_dict()),
+        "temperature": str(champion.temperature),
+        "job_id": champion.job.id,
+    }
+    onnx.helper.set_model_props(graph, metadata)
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save(graph, file)
+
+
+def write_mlflow(champion: StudentModel, folder: Path) -> None:
     """The model as the registry has it, with its code."""
     save_champion(champion, folder)
 
 
-WRITERS: dict[str, Callable[[Champion, Path], None]] = {
+WRITERS: dict[str, Callable[[StudentModel, Path], None]] = {
     "safetensors": write_safetensors,
     "torch-export": write_torch_export,
     "onnx": write_onnx,
@@ -87,15 +122,15 @@ WRITERS: dict[str, Callable[[Champion, Path], None]] = {
 """What writes a champion into an empty folder, by the name of the format."""
 
 
-def _classifier(champion: Champion, folder: Path) -> tuple[Classifier, Tensor]:
-    """The student to trace, and two images to trace it with; `champion.json` stays in the folder."""
+def _classifier(champion: StudentModel, folder: Path) -> tuple[Classifier, Tensor]:
+    """The student to trace, and two images to trace it with."""
     write_student(champion, folder)
     network = load_student(folder, "cpu").network
     (folder / WEIGHTS).unlink()
     examples = torch.from_numpy(champion.examples.copy())
-    return Classifier(network, champion.temperature).eval(), examples.expand(2, -1, -1, -1) if len(
-        examples
-    ) == 1 else examples
+    if len(examples) == 1:  # which torch.export would take for the only number there is
+        examples = examples.expand(2, -1, -1, -1)
+    return Classifier(network, champion.temperature).eval(), examples
 
 
 @contextlib.contextmanager

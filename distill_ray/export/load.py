@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,12 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from distill_ray.errors import RequestError
+from distill_ray.errors import RequestError, first_line
+from distill_ray.escaping import for_terminal
 from distill_ray.tracking import redacted
-from distill_ray.tracking.environment import prepare
+from distill_ray.tracking.champion import DESCRIPTION, WEIGHTS
+from distill_ray.tracking.description import read_description
+from distill_ray.tracking.environment import prepare, registry_uri
+from distill_ray.tracking.preprocessing import Preprocessing
 
-WEIGHTS, PROGRAM, GRAPH = "weights.safetensors", "model.pt2", "model.onnx"
-"""The file that makes a folder one in the format safetensors, torch-export or onnx."""
+PROGRAM, GRAPH = "model.pt2", "model.onnx"
+"""The model's file in the formats torch-export and onnx."""
 
 IMAGES_PER_BATCH = 256
 
@@ -27,31 +29,65 @@ Runner = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Model:
-    """An exported student: its class names, the (H, W, C) of its images, and `predict`."""
+    """An exported student: its class names, what its images must go through, and `predict`."""
 
     class_names: tuple[str, ...]
-    image_shape: tuple[int, int, int]
+    preprocessing: Preprocessing
     run: Runner
-    dtype: str = "uint8"
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The (H, W, C) of its images."""
+        return self.preprocessing.height, self.preprocessing.width, self.preprocessing.channels
+
+    @property
+    def dtype(self) -> str:
+        """`uint8`, or `float32` where inputs are real numbers."""
+        return "float32" if self.preprocessing.real_valued else "uint8"
+
+    def read_image(self, path: str | Path, *, resize: bool | None = None) -> np.ndarray:
+        """The pixels of an image file, uint8 (H, W, C), prepared as the images of training were.
+
+        `resize` overrides whether another size is cropped and resized. Raises `RequestError` for a
+        file that is no image which this model takes.
+        """
+        from distill_ray.export.images import read_image
+
+        return read_image(Path(path), self.preprocessing, resize=resize)
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """Probabilities, float32 (N, K), of images (N, H, W, C) of its `dtype`: uint8, or float32
         for real numbers.
 
-        Raises `ValueError` for any other kind of array.
+        Raises `ValueError` for any other kind of array, and `RequestError` when the model returns
+        anything but probabilities.
         """
         if images.dtype != self.dtype or images.ndim != 4 or images.shape[1:] != self.image_shape:
-            wanted = ", ".join(map(str, self.image_shape))
+            shape = ", ".join(map(str, self.image_shape))
             raise ValueError(
-                f"images must be {self.dtype} of shape (N, {wanted}), found {images.dtype} of shape {images.shape}"
+                f"images must be {self.dtype} of shape (N, {shape}), "
+                f"found {images.dtype} of shape {images.shape}"
             )
-        batches = [
-            self.run(np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH]))
-            for start in range(0, len(images), IMAGES_PER_BATCH)
-        ]
-        return (
-            np.concatenate(batches) if batches else np.empty((0, len(self.class_names)), np.float32)
+        batches = [np.empty((0, len(self.class_names)), np.float32)]
+        for start in range(0, len(images), IMAGES_PER_BATCH):
+            batch = np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH])
+            batches.append(self._checked(self.run(batch), len(batch)))
+        return np.concatenate(batches)
+
+    def _checked(self, probabilities: np.ndarray, count: int) -> np.ndarray:
+        valid = (
+            isinstance(probabilities, np.ndarray)
+            and probabilities.shape == (count, len(self.class_names))
+            and probabilities.dtype == np.float32
+            and bool((probabilities >= 0).all())
+            and np.allclose(probabilities.sum(axis=1), 1, atol=1e-3)
         )
+        if not valid:
+            raise RequestError(
+                f"the model does not return probabilities of {len(self.class_names)} classes; "
+                "its files are damaged or not ours, so export it again"
+            )
+        return probabilities
 
 
 def open_model(
@@ -61,30 +97,29 @@ def open_model(
     `models:/name@champion` in the MLflow at `tracking_uri`.
 
     In the formats safetensors and mlflow it runs on `device`, by default on a GPU if there is one,
-    in the others on the CPU. Raises `RequestError` when no model is there, or when a package that
-    its format needs is missing.
+    in the others on the CPU. Raises `RequestError` when no model is there, when its files were
+    changed, or when a package that its format needs is missing.
     """
     folder = Path(location)
     if str(location).startswith("models:/") or (folder / "MLmodel").is_file():
         return _open_mlflow(str(location), tracking_uri, device)
-    runners: dict[str, Callable[[Path], Runner]] = {
-        WEIGHTS: functools.partial(_student, device=device),
-        PROGRAM: _program,
-        GRAPH: _graph,
-    }
-    file = next((name for name in runners if (folder / name).is_file()), None)
-    if file is None or not (folder / "champion.json").is_file():
+    if not (folder / DESCRIPTION).is_file():
         raise RequestError(
-            f"{location}: no model in this folder; name one that `distill-ray export` or MLflow wrote"
+            f"{for_terminal(str(location))}: no model in this folder; name one that "
+            "`distill-ray export` or MLflow wrote"
         )
-    card = json.loads((folder / "champion.json").read_text(encoding="utf-8"))
-    height, width, channels = card["image_shape"]
-    return Model(
-        tuple(card["class_names"]),
-        (height, width, channels),
-        runners[file](folder),
-        card.get("dtype", "uint8"),
-    )
+    description = read_description(folder)
+    runners: dict[str, Callable[[], Runner]] = {
+        WEIGHTS: lambda: _student(folder, device),
+        PROGRAM: lambda: _program(folder),
+        GRAPH: lambda: _graph(folder),
+    }
+    if description.file not in runners:
+        raise RequestError(
+            f"{for_terminal(str(location))}: {for_terminal(description.file)} is of no format "
+            "that is known; export the model again"
+        )
+    return Model(description.class_names, description.preprocessing, runners[description.file]())
 
 
 def check_installed(*packages: str) -> None:
@@ -105,7 +140,10 @@ def _student(folder: Path, device: str | None) -> Runner:
 def _program(folder: Path) -> Runner:
     import torch
 
-    module = torch.export.load(folder / PROGRAM).module()
+    try:
+        module = torch.export.load(folder / PROGRAM).module()
+    except Exception as error:  # of whatever kind the archive's content leads to
+        raise _unreadable(folder / PROGRAM, error) from None
 
     def run(images: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -119,13 +157,25 @@ def _graph(folder: Path) -> Runner:
     check_installed("onnxruntime")
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(folder / GRAPH), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what is wrong with the file is in the exception
+    try:
+        session = onnxruntime.InferenceSession(
+            str(folder / GRAPH), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime's are not derived from each other
+        raise _unreadable(folder / GRAPH, error) from None
 
     def run(images: np.ndarray) -> np.ndarray:
         (probabilities,) = session.run(["probabilities"], {"images": images})
         return np.asarray(probabilities)
 
     return run
+
+
+def _unreadable(file: Path, error: Exception) -> RequestError:
+    reason = for_terminal(first_line(error))
+    return RequestError(f"{for_terminal(str(file))}: cannot be loaded ({reason}); export it again")
 
 
 def _open_mlflow(location: str, tracking_uri: str | None, device: str | None) -> Model:
@@ -135,19 +185,25 @@ def _open_mlflow(location: str, tracking_uri: str | None, device: str | None) ->
 
     if tracking_uri is not None:
         mlflow.set_tracking_uri(tracking_uri)
+        mlflow.set_registry_uri(registry_uri(tracking_uri))
+    shown = for_terminal(location)
+    config = {"device": device} if device else None
     try:
-        model: Any = mlflow.pyfunc.load_model(
-            location, model_config={"device": device} if device else None
-        )
-    except (MlflowException, OSError) as error:
+        model: Any = mlflow.pyfunc.load_model(location, model_config=config)
+    except RequestError:
+        raise
+    except (MlflowException, OSError, ValueError, ImportError) as error:
         reason = redacted(" ".join(str(error).split()), mlflow.get_tracking_uri())
-        raise RequestError(f"{location}: MLflow cannot load this model ({reason[:300]})") from None
-    about, inputs = model.metadata.metadata or {}, model.metadata.get_input_schema()
-    shape = (
-        tuple(inputs.inputs[0].shape[1:]) if inputs is not None and inputs.is_tensor_spec() else ()
-    )
-    if "class_names" not in about or len(shape) != 3:
         raise RequestError(
-            f"{location}: this MLflow model is not one of ours: it does not name its classes and image size"
-        )
-    return Model(tuple(about["class_names"]), shape, model.predict, inputs.inputs[0].type.name)
+            f"{shown}: MLflow cannot load this model ({for_terminal(reason[:300])})"
+        ) from None
+    metadata = model.metadata.metadata or {}
+    try:
+        preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
+        class_names = tuple(map(str, metadata["class_names"]))
+    except (KeyError, TypeError, ValueError):
+        raise RequestError(
+            f"{shown}: this MLflow model is not one of ours: it does not name its classes and "
+            "image size"
+        ) from None
+    return Model(class_names, preprocessing, model.predict)

@@ -3,14 +3,14 @@ truth.
 """
 
 from distill_ray.tracking.address import check_tracking, default_uri, redacted, shown, sqlite_file
-from distill_ray.tracking.champion import Champion
+from distill_ray.tracking.champion import StudentModel
 from distill_ray.tracking.record import DataSet
 from distill_ray.tracking.tracker import Tracker
 from distill_ray.tracking.views import View, studies_in, study_views, view_path
 
 __all__ = [
-    "Champion",
     "DataSet",
+    "StudentModel",
     "Tracker",
     "View",
     "check_tracking",

@@ -3,7 +3,7 @@ under the study's name.
 
 A model folder holds the weights as safetensors, one JSON file that says what they are, and a copy
 of this package, from which `champion_model` builds the network again; there is no pickle in it, and
-whoever loads it needs torch but neither the store nor an installed distill_ray. The other way that
+loading it takes torch but neither the store nor an installed distill_ray. The other way that
 MLflow offers, its PyTorch flavour with an exported graph (`pt2`), gives the same probabilities; it
 was tried and left, because exporting even a WRN-10-1 takes 7 s where this takes 1 s, and the graph
 is bound to the release of torch that wrote it.
@@ -11,6 +11,7 @@ is bound to the release of torch that wrote it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import tempfile
@@ -20,14 +21,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill_ray.job import Job
+from distill_ray.extensions import extensions_for_inference, shapes_network
+from distill_ray.job import Job, Recipe
 from distill_ray.tracking.environment import prepare
+from distill_ray.tracking.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
 
 ALIAS = "champion"
+WEIGHTS, DESCRIPTION = "weights.safetensors", "champion.json"
+FORMAT = 2
+"""Raised when a field of `champion.json` changes its meaning."""
 AUTO = "auto"
 """The device of a model that is loaded without naming one: a GPU if there is one."""
 REQUIRED = ("torch", "torchvision", "numpy", "safetensors", "mlflow")
@@ -35,8 +41,8 @@ REQUIRED = ("torch", "torchvision", "numpy", "safetensors", "mlflow")
 
 
 @dataclass(frozen=True, eq=False)
-class Champion:
-    """A finished job to hand out.
+class StudentModel:
+    """A trained student, ready to be exported.
 
     `weights` are those of its deployed network as safetensors; `temperature` divides the logits
     before the softmax, 1 leaves them as they are; `examples` are a few images (N, H, W, C), of the
@@ -50,8 +56,20 @@ class Champion:
     temperature: float = 1.0
     description: str = ""
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What its inputs must go through before, as the images did that it was trained on."""
+        height, width, channels = self.examples.shape[1:]
+        return Preprocessing(
+            height,
+            width,
+            channels,
+            fit=self.job.data.size is not None,
+            real_valued=self.examples.dtype != "uint8",
+        )
 
-def save_champion(champion: Champion, folder: Path, **about: Any) -> None:
+
+def save_champion(champion: StudentModel, folder: Path, **about: Any) -> None:
     """Write an MLflow model into the empty or missing `folder`. `about` goes into MLflow's own
     description of the model.
     """
@@ -71,46 +89,77 @@ def save_champion(champion: Champion, folder: Path, **about: Any) -> None:
             folder,
             loader_module="distill_ray.tracking.champion_model",
             data_path=str(data),
-            code_paths=[str(_package(Path(staging)))],
+            code_paths=[str(path) for path in _code(champion.job.recipe, Path(staging))],
             signature=ModelSignature(inputs, outputs),
             input_example=champion.examples,
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIRED],
-            # MLflow lets whoever loads the model replace only what is named here
+            # Only what is named here can be replaced when the model is loaded
             model_config={"device": AUTO},
-            metadata={"job_id": champion.job.id, "class_names": list(champion.class_names)},
+            metadata={
+                "job_id": champion.job.id,
+                "class_names": list(champion.class_names),
+                "preprocessing": champion.preprocessing.to_dict(),
+            },
             mlflow_model=Model(**about),
         )
 
 
-def write_student(champion: Champion, folder: Path) -> None:
+def write_student(champion: StudentModel, folder: Path) -> None:
     """Write `champion.json` and `weights.safetensors`, from which `champion_model.load_student`
     builds the network again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "weights.safetensors").write_bytes(champion.weights)
-    card = {
-        "job": champion.job.to_dict(),
-        "image_shape": champion.examples.shape[1:],
+    (folder / WEIGHTS).write_bytes(champion.weights)
+    write_description(champion, folder, WEIGHTS)
+
+
+def write_description(champion: StudentModel, folder: Path, file: str) -> None:
+    """Write `champion.json`, which says what the model in `file` is, takes and returns.
+
+    The network is described by what inference needs, so that it can be built where the
+    augmentation that it was trained with is unknown; the whole job is there for its provenance.
+    """
+    job = champion.job
+    method = job.recipe.method
+    description = {
+        "format": FORMAT,
+        "network": {
+            "model": job.recipe.model,
+            "method": method.to_dict() if shapes_network(method) else None,
+            "seed": job.seed,
+            "extensions": [each.to_dict() for each in extensions_for_inference(job.recipe)],
+        },
+        "image_shape": list(champion.examples.shape[1:]),
         "dtype": champion.examples.dtype.name,
+        "preprocessing": champion.preprocessing.to_dict(),
         "class_names": list(champion.class_names),
         "temperature": champion.temperature,
+        "file": file,
+        "sha256": hashlib.sha256((folder / file).read_bytes()).hexdigest(),
+        "job_id": job.id,
+        "job": job.to_dict(),
     }
-    (folder / "champion.json").write_text(json.dumps(card, indent=1))
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 
-def _package(staging: Path) -> Path:
-    # Copied by hand because MLflow would take compiled files and whatever else lies in the folder
-    # along.
-    source = Path(__file__).parents[1]
-    return Path(
-        shutil.copytree(
-            source, staging / source.name, ignore=shutil.ignore_patterns("__pycache__", ".*")
-        )
-    )
+def _code(recipe: Recipe, staging: Path) -> list[Path]:
+    """Copies of this package and of the extensions that the network needs. By hand, because MLflow
+    would take compiled files and whatever else lies in the folder along.
+    """
+    sources = [Path(__file__).parents[1]]
+    sources += [extension.code() for extension in extensions_for_inference(recipe)]
+    copies: list[str | Path] = []
+    for source in dict.fromkeys(sources):
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__", ".*")
+            copies.append(shutil.copytree(source, staging / source.name, ignore=ignored))
+        else:
+            copies.append(shutil.copy(source, staging / source.name))
+    return [Path(copy) for copy in copies]
 
 
 def register_champion(
-    client: MlflowClient, study_name: str, experiment_id: str, run_id: str, champion: Champion
+    client: MlflowClient, study_name: str, experiment_id: str, run_id: str, champion: StudentModel
 ) -> None:
     """Log the model as an output of run `run_id`, and give its version in the registry the alias
     `champion`.
@@ -123,7 +172,7 @@ def register_champion(
     client.set_registered_model_alias(study_name, ALIAS, number)
 
 
-def _version(client: MlflowClient, study_name: str, champion: Champion) -> str | None:
+def _version(client: MlflowClient, study_name: str, champion: StudentModel) -> str | None:
     versions = client.search_model_versions(f"name = '{study_name}'")
     return next(
         (str(one.version) for one in versions if one.tags.get("job_id") == champion.job.id), None
@@ -131,7 +180,7 @@ def _version(client: MlflowClient, study_name: str, champion: Champion) -> str |
 
 
 def _new_version(
-    client: MlflowClient, study_name: str, experiment_id: str, run_id: str, champion: Champion
+    client: MlflowClient, study_name: str, experiment_id: str, run_id: str, champion: StudentModel
 ) -> str:
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from distill_ray.job import Job
+from distill_ray.errors import RequestError, first_line
+from distill_ray.extensions import require
+from distill_ray.methods import METHODS
 from distill_ray.models import build_model
 from distill_ray.tracking.champion import AUTO
+from distill_ray.tracking.description import Description, read_description
 from distill_ray.training.device import autocast
 
 IMAGES_PER_BATCH = 256
@@ -56,26 +59,54 @@ def scaled(images: Tensor) -> Tensor:
 
 def _load_pyfunc(data_path: str, model_config: dict[str, Any] | None = None) -> ChampionModel:
     """Called by `mlflow.pyfunc.load_model`; `model_config={"device": "cpu"}` chooses the device."""
-    return load_student(Path(data_path), (model_config or {}).get("device"))
+    # The code of the extensions lies in the model, where MLflow has put it on `sys.path`
+    return load_student(Path(data_path), (model_config or {}).get("device"), load_extensions=True)
 
 
-def load_student(folder: Path, device: str | None = None) -> ChampionModel:
+def load_student(
+    folder: Path, device: str | None = None, *, load_extensions: bool = False
+) -> ChampionModel:
     """The student that `champion.write_student` wrote; without a `device`, or with `auto`, on a GPU
     if there is one.
+
+    Raises `RequestError` when the files do not belong together, or when the network needs an
+    extension that is neither installed nor, with `load_extensions`, importable.
     """
-    card = json.loads((folder / "champion.json").read_text())
-    job = Job.from_dict(card["job"])
-    height, width, channels = card["image_shape"]
-    # Mean and standard deviation of the images are among the weights.
+    description = read_description(folder)
+    for extension in description.network["extensions"]:
+        require(extension, load=load_extensions)
+    try:
+        network = _network(description)
+        network.load_state_dict(load_file(folder / description.file))
+        target = torch.device(_device(device))
+        return ChampionModel(network, description.temperature, target)
+    except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        raise RequestError(
+            f"{folder}: this model cannot be loaded ({first_line(error)}); export it again"
+        ) from None
+
+
+def _network(description: Description) -> nn.Module:
+    height, width, channels = description.image_shape
+    # Mean and standard deviation of the images are among the weights
     plain = build_model(
-        job.recipe.model,
-        num_classes=len(card["class_names"]),
+        description.network["model"],
+        num_classes=len(description.class_names),
         image_shape=(channels, height, width),
-        seed=job.seed,
+        seed=description.network["seed"],
     )
-    network = job.recipe.method.deployed_like(plain)
-    network.load_state_dict(load_file(folder / "weights.safetensors"))
-    here = "cuda" if torch.cuda.is_available() else "cpu"
-    return ChampionModel(
-        network, card["temperature"], torch.device(here if device in (None, AUTO) else device)
-    )
+    settings = description.network["method"]
+    if settings is None:
+        return plain
+    fields = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in settings.items()
+        if name != "name"
+    }
+    return METHODS[settings["name"]](**fields).deployed_like(plain)
+
+
+def _device(device: str | None) -> str:
+    if device not in (None, AUTO):
+        return str(device)
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -23,3 +23,10 @@ def prepare() -> None:
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+
+
+def registry_uri(tracking_uri: str) -> str:
+    """Where models of studies tracked at `tracking_uri` are registered, and looked up: there, or
+    where MLflow's own `MLFLOW_REGISTRY_URI` says.
+    """
+    return os.environ.get("MLFLOW_REGISTRY_URI") or tracking_uri

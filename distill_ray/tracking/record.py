@@ -15,7 +15,7 @@ from distill_ray.tracking.states import state_of_run
 from distill_ray.tracking.views import View
 
 if TYPE_CHECKING:
-    from distill_ray.tracking.champion import Champion
+    from distill_ray.tracking.champion import StudentModel
 
 KEY_TAG = "distill_ray.key"
 """Tag of every run, by which it is found again: the identity of the study, a slash, and the key of
@@ -110,7 +110,7 @@ class Pending:
     files: dict[str, bytes] = field(default_factory=dict)
     """Contents by the path that they get among the run's artifacts."""
     views: dict[str, View] = field(default_factory=dict)
-    champion: Champion | None = None
+    champion: StudentModel | None = None
     source: str = ""
     """Key of the run that trained the champion."""
     state: JobState | None = None

@@ -22,7 +22,7 @@ from distill_ray.tracking.record import (
 from distill_ray.tracking.views import View
 
 if TYPE_CHECKING:
-    from distill_ray.tracking.champion import Champion
+    from distill_ray.tracking.champion import StudentModel
 
 DESCRIPTION_TAG = "mlflow.note.content"
 LONGEST_TAG = 8000
@@ -179,7 +179,7 @@ class Tracker:
             Pending(STUDY_KEY, files={name: path.read_bytes() for name, path in files.items()})
         )
 
-    def log_champion(self, key: str, champion: Champion) -> None:
+    def log_champion(self, key: str, champion: StudentModel) -> None:
         """Log the student that job `key` trained as a model, and register it under the study's name
         as `champion`.
 

@@ -19,7 +19,7 @@ from typing import Any
 from distill_ray.events import JobState
 from distill_ray.tracking.address import sqlite_file
 from distill_ray.tracking.champion import register_champion
-from distill_ray.tracking.environment import prepare
+from distill_ray.tracking.environment import prepare, registry_uri
 from distill_ray.tracking.record import (
     KEY_TAG,
     LOGGED_TAG,
@@ -68,7 +68,7 @@ class RunWriter:
 
             _silence_this_thread()
             _make_database(uri)
-            self.client = MlflowClient(uri, uri)
+            self.client = MlflowClient(uri, registry_uri(uri))
             self.experiment_id, self.restored = self._open_experiment()
 
     def recorded(self) -> dict[str, Recorded]:

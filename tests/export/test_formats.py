@@ -13,7 +13,7 @@ from distill_ray.export.formats import WRITERS
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.methods import METHODS
 from distill_ray.models import build_model
-from distill_ray.tracking.champion import Champion
+from distill_ray.tracking.champion import StudentModel
 from distill_ray.tracking.champion_model import load_student
 
 DATA = Data(
@@ -42,7 +42,7 @@ def test_graphs_say_what_the_network_says(
         seed=3,
     )
     weights = job.recipe.method.deployed_like(plain).state_dict()
-    champion = Champion(
+    champion = StudentModel(
         job,
         save({name: tensor.contiguous() for name, tensor in weights.items()}),
         tuple("abcd"),

@@ -20,7 +20,7 @@ from distill_ray.cli import main
 from distill_ray.events import JobState
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.models import build_model
-from distill_ray.tracking import Champion, Tracker
+from distill_ray.tracking import StudentModel, Tracker
 from distill_ray.tracking.champion import save_champion
 from distill_ray.tracking.champion_model import ChampionModel
 
@@ -36,7 +36,7 @@ TEMPERATURE = 1.7
 
 
 @pytest.fixture(scope="module")
-def champion_and_probabilities() -> tuple[Champion, np.ndarray]:
+def champion_and_probabilities() -> tuple[StudentModel, np.ndarray]:
     """A champion, and what plain PyTorch says its probabilities for `IMAGES` are."""
     network = build_model(
         "wrn-10-1",
@@ -51,7 +51,7 @@ def champion_and_probabilities() -> tuple[Champion, np.ndarray]:
     network.eval()
     with torch.inference_mode():
         logits = network(torch.from_numpy(IMAGES).permute(0, 3, 1, 2).float() / 255)
-    champion = Champion(
+    champion = StudentModel(
         JOB,
         save(network.state_dict()),
         ("a", "b", "c", "d"),
@@ -88,7 +88,7 @@ print(json.dumps(answers))
     ids=["code alone", "through MLflow"],
 )
 def test_a_process_without_distill_ray_predicts_the_same(
-    champion_and_probabilities: tuple[Champion, np.ndarray], tmp_path: Path, load: str
+    champion_and_probabilities: tuple[StudentModel, np.ndarray], tmp_path: Path, load: str
 ) -> None:
     champion, probabilities = champion_and_probabilities
     folder = tmp_path / "model"
@@ -113,7 +113,7 @@ def test_a_process_without_distill_ray_predicts_the_same(
 
 
 def test_whoever_loads_the_model_chooses_the_device(
-    champion_and_probabilities: tuple[Champion, np.ndarray], tmp_path: Path
+    champion_and_probabilities: tuple[StudentModel, np.ndarray], tmp_path: Path
 ) -> None:
     import mlflow.pyfunc
 
@@ -138,7 +138,7 @@ def test_no_device_rounds_more_than_another() -> None:
 
 
 def test_the_folder_holds_weights_a_card_and_code_and_no_pickle(
-    champion_and_probabilities: tuple[Champion, np.ndarray],
+    champion_and_probabilities: tuple[StudentModel, np.ndarray],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -169,7 +169,7 @@ def test_the_folder_holds_weights_a_card_and_code_and_no_pickle(
 
 
 def test_a_job_is_registered_once_and_the_alias_follows_the_best(
-    champion_and_probabilities: tuple[Champion, np.ndarray],
+    champion_and_probabilities: tuple[StudentModel, np.ndarray],
     tracking_uri: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -180,7 +180,7 @@ def test_a_job_is_registered_once_and_the_alias_follows_the_best(
     champion, probabilities = champion_and_probabilities
     said: list[str] = []
 
-    def study(best: Champion, key: str) -> None:
+    def study(best: StudentModel, key: str) -> None:
         with Tracker(
             tracking_uri, "small", "abc", artifacts=str(tmp_path / "artifacts"), warn=said.append
         ) as tracker:

@@ -1,0 +1,108 @@
+"""What an exported model must be given: how the pixels that it takes are made from an image."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from distill_ray.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+
+LARGEST = 65_536
+"""The most pixels of a side, and the most channels, that a description may ask for."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From an image to the array (height, width, channels) of uint8 that a model takes.
+
+    With `fit` the images of the training split were cropped and resized (`data.size`), so others
+    must be too; without it all had this size. Models of `real_valued` inputs take no images.
+    """
+
+    height: int
+    width: int
+    channels: int
+    fit: bool = False
+    real_valued: bool = False
+
+    def apply(self, image: Image.Image, *, fit: bool | None = None) -> np.ndarray:
+        """The pixels of an image as they were made for training, in the same order of steps.
+
+        Args:
+            image: an image just opened by Pillow, not loaded yet.
+            fit: whether another size is cropped and resized rather than refused; by default where
+                training did so.
+
+        Raises:
+            RequestError: the image has another size or other colours than the model takes.
+        """
+        import numpy as np
+        from PIL import ImageOps
+
+        from distill_ray.data import decoding
+
+        if self.real_valued:
+            raise RequestError("this model takes real numbers, not images")
+        fit = self.fit if fit is None else fit
+        if fit:
+            decoding.draft(image, self.height, self.width)
+        upright = ImageOps.exif_transpose(image)
+        grey = upright.mode in decoding.GREY
+        if not grey and upright.mode not in decoding.COLOUR:
+            raise RequestError(f"an image of mode {upright.mode}; convert it to 8 bits per channel")
+        if self.channels == 1 and not grey:
+            raise RequestError(
+                "the image has colours, but this model takes grey images; convert it"
+            )
+        if not fit and upright.size != (self.width, self.height):
+            raise RequestError(
+                f"the image is {upright.width}x{upright.height}, but this model takes "
+                f"{self.width}x{self.height}; resize it, or let --resize do so"
+            )
+        pixels = upright.convert("L" if self.channels == 1 else "RGB")
+        if fit:
+            pixels = decoding.fitted(pixels, self.height, self.width)
+        return np.asarray(pixels, np.uint8).reshape(self.height, self.width, self.channels)
+
+    def steps(self) -> list[str]:
+        """What to do, one sentence each, in this order."""
+        if self.real_valued:
+            return ["Nothing: inputs are real numbers in the data set's own units."]
+        colours = "grey (L)" if self.channels == 1 else "RGB; alpha is dropped"
+        steps = ["Turn the image upright as its EXIF orientation says."]
+        steps.append(f"Convert it to {colours}.")
+        if self.fit:
+            steps.append(
+                f"Crop the largest part in its middle with the proportions "
+                f"{self.width}:{self.height}, and resize that to {self.width} by {self.height} "
+                "pixels (bilinear, antialiased)."
+            )
+        else:
+            steps.append(
+                f"Its size must be {self.width} by {self.height} pixels, as that of all images of "
+                "the data set."
+            )
+        steps.append("Pass the pixels as uint8, 0 to 255: the model scales and normalises them.")
+        return steps
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values, and the steps in words, as JSON values."""
+        return asdict(self) | {"steps": self.steps()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
+        """The inverse of `to_dict`. Raises `ValueError` for values that cannot be."""
+        sizes = {name: values.get(name) for name in ("height", "width", "channels")}
+        flags = {name: values.get(name) for name in ("fit", "real_valued")}
+        for name, size in sizes.items():
+            if type(size) is not int or not 0 < size <= LARGEST:
+                raise ValueError(f"preprocessing.{name} must be 1 to {LARGEST}, found {size!r}")
+        for name, flag in flags.items():
+            if not isinstance(flag, bool):
+                raise ValueError(f"preprocessing.{name} must be true or false, found {flag!r}")
+        return cls(**sizes, **flags)  # type: ignore[arg-type]
