@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from distill_ray.metrics.pareto import on_pareto_front
 from distill_ray.report.format import counted, listed
 from distill_ray.report.results import StudyResults, TrialRow, Value
 
@@ -99,20 +100,8 @@ def pareto_front(results: StudyResults) -> list[TrialRow]:
             for trial in complete
         ]
     )
-    front = [trial for trial, kept in zip(complete, on_front(costs), strict=True) if kept]
+    front = [trial for trial, kept in zip(complete, on_pareto_front(costs), strict=True) if kept]
     return sorted(front, key=lambda trial: signs[0] * trial.values[names[0]])
-
-
-def on_front(costs: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Of points (N, objectives), where lower is better, those that no other one beats: nowhere
-    worse and somewhere better.
-    """
-    kept, front = np.zeros(len(costs), dtype=bool), np.empty((0, costs.shape[1]))
-    for place in np.lexsort(costs.T[::-1]):  # in this order no point is beaten by a later one
-        point = costs[place]
-        if not ((front <= point).all(axis=1) & (front < point).any(axis=1)).any():
-            kept[place], front = True, np.vstack([front, point])
-    return kept
 
 
 def epoch_metrics(results: StudyResults) -> list[str]:

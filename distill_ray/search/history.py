@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from distill_ray.errors import RequestError
 from distill_ray.events import JobState
 from distill_ray.job import Data, Recipe
-from distill_ray.report.search import on_front
+from distill_ray.metrics.pareto import on_pareto_front
 from distill_ray.resolve import search_name
 from distill_ray.search.journal import journal
 from distill_ray.search.storage import explained, open_database
@@ -176,7 +176,7 @@ def best_trials(history: optuna.Study, search: Search) -> list[FrozenTrial]:
     signs = np.array([1.0 if mode == "min" else -1.0 for mode in search.objectives.values()])
     complete = [trial for trial in begun(history) if trial.state == TrialState.COMPLETE]
     if len(signs) > 1 and complete:
-        kept = on_front(signs * np.array([trial.values for trial in complete]))
+        kept = on_pareto_front(signs * np.array([trial.values for trial in complete]))
         complete = [trial for trial, stays in zip(complete, kept, strict=True) if stays]
     return sorted(complete, key=lambda trial: (signs[0] * trial.values[0], trial.number))
 

@@ -12,7 +12,6 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from distill_ray.execution.runner import Forgetting, InOrder
 from distill_ray.search.history import counted
 from distill_ray.study import Study
-from distill_ray.study.parse_search import longest
 
 
 def make_scheduler(study: Study, history: optuna.Study) -> TrialScheduler:
@@ -27,7 +26,7 @@ def make_scheduler(study: Study, history: optuna.Study) -> TrialScheduler:
         time_attr="epoch",
         metric=metric,
         mode=mode,
-        max_t=longest(study.student, study.search.space),
+        max_t=study.search.space.most_epochs(study.student),
         grace_period=asha.grace_epochs,
         reduction_factor=asha.reduction,
         stop_last_trials=False,
@@ -46,7 +45,7 @@ def rungs(study: Study) -> frozenset[int]:
     asha = study.search.scheduler
     if asha is None:
         return frozenset()
-    last = longest(study.student, study.search.space)
+    last = study.search.space.most_epochs(study.student)
     count = int(math.log(max(last / asha.grace_epochs, 1), asha.reduction)) + 2
     epochs = (math.ceil(asha.grace_epochs * asha.reduction**power) for power in range(count))
     return frozenset(epoch for epoch in epochs if epoch <= last)

@@ -100,7 +100,7 @@ def _scheduler(
         message = f"asha compares trials by one objective, and there are {objectives}; use scheduler: none"
         problems.add(path, message, about=[(*PATH, "objectives")])
     asha = read_fields(Asha, content if isinstance(content, dict) else {}, path, problems)
-    epochs = longest(student, space)
+    epochs = space.most_epochs(student)
     if asha.setdefault("grace_epochs", max(1, epochs // 4)) >= epochs > 1:
         message = f"found {asha['grace_epochs']}, must be below the student's {epochs} epochs, or no trial is ever stopped"
         problems.add(
@@ -109,16 +109,6 @@ def _scheduler(
             about=[("student", "epochs"), (*PATH, "space", "epochs")],
         )
     return Asha(**asha)
-
-
-def longest(student: Recipe, space: SearchSpace) -> int:
-    """The most epochs that a trial can have."""
-    searched = next(
-        (dimension for dimension in space.dimensions if dimension.name == "epochs"), None
-    )
-    if searched is None:
-        return student.epochs
-    return max(*map(int, searched.limits), student.epochs if searched.when else 0)
 
 
 def _time_limit(given: Mapping[str, Any], problems: Problems) -> float | None:

@@ -226,6 +226,13 @@ class SearchSpace:
         """
         return change(base, {**self.fixed, **self.values(drawn)})
 
+    def most_epochs(self, base: Recipe) -> int:
+        """The most epochs that a trial can have."""
+        for dimension in self.dimensions:
+            if dimension.name == "epochs":
+                return max(*map(int, dimension.limits), base.epochs if dimension.when else 0)
+        return base.epochs
+
     def values(self, drawn: Mapping[str, Label]) -> dict[str, Any]:
         """The settings that the labels of a trial stand for."""
         return {name: self[name].value(label) for name, label in drawn.items()}

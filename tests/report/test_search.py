@@ -15,7 +15,6 @@ from distill_ray.report.search import (
     epoch_metrics,
     influence,
     last_value,
-    on_front,
     pareto_front,
     searched,
 )
@@ -149,14 +148,3 @@ def test_conditional_setting_counts_where_it_is_present(study: StudyResults) -> 
         )
     (share,) = influence(replace(study, trials=tuple(trials)))
     assert share.explained > 0.85 > 0.3 > share.by_chance
-
-
-@pytest.mark.parametrize("objectives", [1, 2, 3])
-def test_the_front_is_what_no_other_point_beats(objectives: int) -> None:
-    numbers = np.random.default_rng(objectives)
-    for _ in range(20):
-        costs = numbers.integers(0, 6, (30, objectives)).astype(float)
-        beaten = [
-            any((other <= one).all() and (other < one).any() for other in costs) for one in costs
-        ]
-        assert on_front(costs).tolist() == [not each for each in beaten]
