@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 import torch
 
-from distill_ray.job import Data, Job, Split
+from distill_ray.job import Data, Job
 from distill_ray.log_printing import log_printed
 from distill_ray.metrics import score
 from distill_ray.store import Store
 from distill_ray.study import Study, load_study
 from distill_ray.training import Dataset
 from distill_ray.training.device import AUTO_PRECISION
+from support import small
 
 # Tests run side by side, one on each core: more threads than that would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -84,28 +85,13 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def small_dataset() -> Dataset:
     """Sixty images, 8 by 8, of three classes that a small network can tell apart."""
-    generator = np.random.default_rng(0)
-    labels = np.arange(60, dtype=np.int64) % 3
-    images = generator.integers(0, 120, (60, 8, 8, 1)).astype(np.uint8)
-    for row, label in enumerate(labels):
-        images[row, :, 2 * label : 2 * label + 2] += 120
-    return Dataset(
-        images=images,
-        labels=labels,
-        train=np.arange(0, 44),
-        validation=np.arange(44, 60),
-        class_names=("left", "middle", "right"),
-        mean=(0.33,),
-        std=(0.25,),
-    )
+    return small.small_dataset()
 
 
 @pytest.fixture(scope="session")
 def small_data() -> Data:
     """How a job names `small_dataset`."""
-    return Data(
-        name="small", digest="0" * 32, location="small", label="label", split=Split(validation=16)
-    )
+    return small.DATA
 
 
 @pytest.fixture

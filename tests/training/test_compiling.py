@@ -10,78 +10,44 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill_ray.augmentation import Identity
-from distill_ray.job import Data, Job, Recipe
-from distill_ray.methods import METHODS
-from distill_ray.training import Dataset, LiveTeachers, Worker, train
+from distill_ray.training import Worker
 from distill_ray.training.compiling import PAYS_BACK, compiled
-from distill_ray.training.loop import make_network
+from support.small import losses
 
-HERE = Worker(torch.device("cpu"))
-
-
-def losses(
-    dataset: Dataset, data: Data, said: list[str], compile: str, model: str = "mlp-16"
-) -> list[float]:
-    """Of two epochs of batches of 16, 16 and 12."""
-    recipe = Recipe(
-        model=model,
-        method=METHODS["kd"](),
-        augmentation=Identity(),
-        epochs=2,
-        batch_size=16,
-        precision="fp32",
-    )
-    job = Job(recipe=recipe, data=data, seed=3, teachers=("a",))
-    teachers = LiveTeachers([make_network(job, dataset)], HERE.device, "fp32")
-    running = train(job, dataset, teachers, worker=HERE, compile=compile, say=said.append)  # type: ignore[arg-type]
-    return [record["train/loss"] for record in running]
+UNCOMPILED = Path(__file__).parents[1] / "support" / "uncompiled.py"
 
 
 @pytest.mark.slow
-def test_compiled_training_learns_the_same(small_dataset: Dataset, small_data: Data) -> None:
-    said: list[str] = []
+def test_compiled_training_learns_the_same() -> None:
+    lines: list[str] = []
     torch.compiler.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()
-    plain = losses(small_dataset, small_data, said, "never")
+    plain = losses("never", say=lines.append)
     assert not counters["stats"]
-    program = losses(small_dataset, small_data, said, "always")
-    assert said == []
+    program = losses("always", say=lines.append)
+    assert lines == []
     assert counters["stats"]["unique_graphs"] == 1, "batches of another size are not compiled for"
     assert program == pytest.approx(plain, rel=1e-4)
 
 
 @pytest.mark.slow
-def test_every_model_that_a_process_trains_is_compiled(
-    small_dataset: Dataset, small_data: Data
-) -> None:
+def test_every_model_that_a_process_trains_is_compiled() -> None:
     """Torch keeps eight programs of the same code, and all networks have the same `forward`."""
     torch.compiler.reset()
     counters = torch._dynamo.utils.counters
     counters.clear()
     for width in range(2, 11):
-        losses(small_dataset, small_data, [], "always", f"mlp-{width}")
+        losses("always", f"mlp-{width}")
     assert counters["stats"]["unique_graphs"] == 9
 
 
 @pytest.mark.slow
 def test_without_a_compiler_it_is_said_and_training_goes_on(tmp_path: Path) -> None:
     """In a process of its own, whose compiler does not exist and whose cache is empty."""
-    program = f"""
-import sys
-sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1])!r}]
-from conftest import small_dataset, small_data
-from test_compiling import losses
-data = [make.__wrapped__() for make in (small_dataset, small_data)]
-said = []
-assert losses(*data, said, "always") == losses(*data, said, "never")
-(line,) = said
-print(line)
-"""
     environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+        [sys.executable, UNCOMPILED], capture_output=True, text=True, env=environment
     )
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith(

@@ -14,65 +14,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_ray.augmentation import Additional, CropFlip, Identity, picking
-from distill_ray.job import Data, Job, Recipe
-from distill_ray.methods import CRD, METHODS, AugmentedKD, EnDD, Method
+from distill_ray.augmentation import Additional, Identity, picking
+from distill_ray.job import Data
+from distill_ray.methods import METHODS, AugmentedKD, EnDD, Method
 from distill_ray.metrics import diversity, score
 from distill_ray.training import (
     Dataset,
     DivergedError,
-    LiveTeachers,
-    Outcome,
     Worker,
     load_network,
     predict,
-    train,
 )
-from distill_ray.training.loop import make_network
 from distill_ray.training.resource_usage import Usage
+from support.small import finish, tiny_job
 
 TRACES = Path(__file__).parent / "traces"
 HERE = Worker(torch.device("cpu"))
-
-
-SUITABLE: dict[str, dict[str, Any]] = {
-    "augmented-kd": {"augmentation": Additional()},
-    "crd": {"method": CRD(negatives=50)},
-    "endd": {"lr": 0.01},
-    "dist": {"lr": 0.002},
-    "mlkd": {"augmentation": Additional()},
-}
-"""What a method needs to learn from sixty images."""
-
-
-def tiny_job(data: Data, method: str = "supervised", **settings: Any) -> Job:
-    made = METHODS[method]()
-    recipe = Recipe(
-        model="wrn-10-1",
-        method=made,
-        augmentation=CropFlip(),
-        epochs=3,
-        batch_size=16,
-        lr=0.05,
-    )
-    settings = SUITABLE.get(method, {}) | settings
-    teachers = ("a", "b") if made.needs_teachers else ()
-    return Job(recipe=replace(recipe, **settings), data=data, seed=3, teachers=teachers)
-
-
-def teachers_for(job: Job, dataset: Dataset) -> LiveTeachers | None:
-    networks = [make_network(replace(job, seed=seed), dataset) for seed in range(len(job.teachers))]
-    return LiveTeachers(networks, HERE.device, "fp32") if networks else None
-
-
-def finish(job: Job, dataset: Dataset, **arguments: Any) -> tuple[list[dict[str, float]], Outcome]:
-    records = []
-    running = train(job, dataset, teachers_for(job, dataset), worker=HERE, **arguments)
-    while True:
-        try:
-            records.append(next(running))
-        except StopIteration as end:
-            return records, end.value
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,8 @@ from distill_ray.augmentation.augmentation import Part
 from distill_ray.augmentation.epoch import AHEAD, epoch_batches
 from distill_ray.data.pixels import PixelsOnDisk
 from distill_ray.job import Data, Job, Recipe
-from distill_ray.training import Dataset, Outcome, Worker, train
+from distill_ray.testing.jobs import train_to_end
+from distill_ray.training import Dataset
 
 
 @pytest.fixture
@@ -23,16 +23,6 @@ def on_disk(small_dataset: Dataset, tmp_path: Path) -> Dataset:
     """The same images, on the disk."""
     np.save(tmp_path / "images.npy", small_dataset.images)
     return replace(small_dataset, images=PixelsOnDisk(tmp_path / "images.npy"))
-
-
-def finish(job: Job, dataset: Dataset, **arguments: Any) -> tuple[list[float], Outcome]:
-    losses = []
-    running = train(job, dataset, worker=Worker(torch.device("cpu")), **arguments)
-    while True:
-        try:
-            losses.append(next(running)["train/loss"])
-        except StopIteration as end:
-            return losses, end.value
 
 
 @pytest.mark.parametrize(
@@ -49,11 +39,12 @@ def test_weights_are_the_same_also_after_an_interruption(
         lr=0.05,
     )
     job = Job(recipe=recipe, data=small_data, seed=3)
-    losses, expected = finish(job, small_dataset)
+    records, expected = train_to_end(job, small_dataset)
     saved: list[bytes] = []
-    found, outcome = finish(job, on_disk, save=lambda pack: saved.append(pack()))
-    resumed, again = finish(job, on_disk, saved=saved[0])
-    assert found == resumed == losses
+    of_disk, outcome = train_to_end(job, on_disk, save=lambda pack: saved.append(pack()))
+    resumed, again = train_to_end(job, on_disk, saved=saved[0])
+    losses = [[record["train/loss"] for record in run] for run in (records, of_disk, resumed)]
+    assert losses[0] == losses[1] == losses[2]
     for one in (outcome, again):
         assert all(
             torch.equal(one.weights[name], weight) for name, weight in expected.weights.items()

@@ -15,6 +15,7 @@ from distill_ray.augmentation import CropFlip
 from distill_ray.data import open_source
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.methods import EnsembleKD, Supervised
+from distill_ray.testing.jobs import train_to_end
 from distill_ray.training import (
     Dataset,
     LiveTeachers,
@@ -26,9 +27,7 @@ from distill_ray.training import (
     load_dataset,
     load_network,
     to_arrow,
-    train,
 )
-from distill_ray.training.loop import Outcome
 
 HERE = Worker(torch.device("cpu"))
 SEEDS = range(20)
@@ -54,17 +53,6 @@ class FromFiles:
         return StoredTeachers(teacher_logits, HERE.device)
 
 
-def finish(
-    job: Job, dataset: Dataset, teachers: LiveTeachers | FromFiles | None
-) -> tuple[dict[str, float], Outcome]:
-    running = train(job, dataset, teachers, worker=HERE)
-    while True:
-        try:
-            record = next(running)
-        except StopIteration as end:
-            return record, end.value
-
-
 @pytest.mark.slow
 def test_half_precision_makes_no_difference_beyond_seed_noise() -> None:
     """Run with -s to see the numbers."""
@@ -88,7 +76,7 @@ def test_half_precision_makes_no_difference_beyond_seed_noise() -> None:
     networks = []
     for seed in range(100, 103):
         job = Job(recipe=recipe, data=data, seed=seed)
-        networks.append(load_network(job, finish(job, dataset, None)[1].weights, dataset))
+        networks.append(load_network(job, train_to_end(job, dataset)[1].weights, dataset))
     live = LiveTeachers(networks, HERE.device, "fp32")
     found: dict[str, list[list[float]]] = {"val/accuracy": [], "val/nll": []}
     for seed in SEEDS:
@@ -99,7 +87,8 @@ def test_half_precision_makes_no_difference_beyond_seed_noise() -> None:
             teachers=("a", "b", "c"),
         )
         both = [
-            finish(job, dataset, teachers)[0] for teachers in (live, FromFiles(job, live, dataset))
+            train_to_end(job, dataset, teachers)[0][-1]
+            for teachers in (live, FromFiles(job, live, dataset))
         ]
         for name, values in found.items():
             values.append([record[name] for record in both])
