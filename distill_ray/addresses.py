@@ -29,6 +29,7 @@ _MISTYPED = re.compile(
 _IN_TEXT = re.compile(
     rf"(?<!\w)(?:{_LETTERS}:/|(?:{'|'.join(_SCHEMES)})(?:\+\w+)?(?::|//))[^\s'\"`]*", re.IGNORECASE
 )
+_PAIR = re.compile(r"[^\s'\"`/:@]{1,100}:(?!//)[^\s'\"`@]{1,200}@(?=\w)")
 _SECRET_OPTION = re.compile(
     r"((?:secret|passw|token|access_?key|credential|signature)[\w-]{0,30}=)[^\s&'\"`]+",
     re.IGNORECASE,
@@ -71,7 +72,7 @@ def masked_text(text: str, *addresses: str) -> str:
         for secret in _secrets(address):
             text = text.replace(secret, "***")
     text = _IN_TEXT.sub(lambda match: masked(match[0]), text)
-    return _SECRET_OPTION.sub(r"\1***", text)
+    return _SECRET_OPTION.sub(r"\1***", _PAIR.sub("***@", text))
 
 
 def _secrets(address: str) -> list[str]:

@@ -72,17 +72,19 @@ def test_every_address_in_a_text_is_masked() -> None:
     text = (
         "data: {source: s3//KEY:SECRET@b/x}\n"
         "--tracking-uri=http://me:SECRET@host:5000/x 's3:/KEY:SECRET@b'\n"
-        "SELECT at postgresql://me:SECRET@db/x?password=SECRET; secret_key=SECRET&region=eu"
+        "SELECT at postgresql://me:SECRET@db/x?password=SECRET; secret_key=SECRET&region=eu\n"
+        "search.KEY:SECRET@b/x=3 'KEY:SECRET@b'"
     )
     assert masked_text(text) == (
         "data: {source: s3//b/x}\n"
         "--tracking-uri=http://host:5000/x 's3:/b'\n"
-        "SELECT at postgresql://db/x secret_key=***&region=eu"
+        "SELECT at postgresql://db/x secret_key=***&region=eu\n"
+        "***@b/x=3 '***@b'"
     )
 
 
 def test_texts_without_secrets_stay_as_they_are() -> None:
-    text = "see https://example.org/a/b (10:30, a: 1, teachers: 3): s3 is fine, me@example.org"
+    text = "see https://example.org/a/b (10:30, a: 1, teachers: 3): s3 is fine, me@example.org, s3://b/x@2"
     assert masked_text(text) == text
 
 
