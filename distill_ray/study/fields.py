@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from distill_ray.augmentation import Augmentation
 from distill_ray.settings import limits, plain_type, requirement, setting_fields
-from distill_ray.study.problems import Path, Problems, nearest, shown
+from distill_ray.study.problems import Path, Problems, nearest
 
 INVALID: Any = object()
 """What `check_value` answers when the value is not valid; the problem is noted."""
@@ -32,7 +32,7 @@ def read_fields(
 
     Fields named in `elsewhere` are known but left out: they have a reader of their own.
     """
-    fields = setting_fields(cls)
+    fields = {name: field for name, field in setting_fields(cls).items() if field.help}
     read = {}
     for name, content in section(values, path, problems).items():
         if name in elsewhere:
@@ -51,7 +51,7 @@ def section(values: Any, path: Path, problems: Problems) -> Mapping[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, dict):
-        problems.add(path, f"found {shown(values)}, must be a section with fields")
+        problems.refuse(path, values, "must be a section with fields")
         return {}
     return values
 
@@ -74,7 +74,7 @@ def check_value(declared: Any, value: Any, path: Path, problems: Problems) -> An
             rule = "finite"
         elif kind == "literal_error":
             rule += nearest(wrong, map(str, get_args(plain_type(part))))
-        problems.add((*path, *where), f"found {shown(wrong)}, must be {rule}")
+        problems.refuse((*path, *where), wrong, f"must be {rule}")
     return INVALID
 
 

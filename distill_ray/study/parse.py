@@ -24,10 +24,8 @@ from distill_ray.study.compatibility import (
 )
 from distill_ray.study.document import Document, read_document
 from distill_ray.study.fields import INVALID, check_value, read_fields, section
-from distill_ray.study.parse_confirm import read_confirm, read_groups
-from distill_ray.study.parse_published import read_published
-from distill_ray.study.parse_screen import read_screen
-from distill_ray.study.parse_search import read_search
+from distill_ray.study.parse_confirm import read_confirm, read_groups, read_published
+from distill_ray.study.parse_search import read_screen, read_search
 from distill_ray.study.parse_space import Reach, choice_of
 from distill_ray.study.problems import Path, Problems, shown
 from distill_ray.study.recipes import COMMON, assemble, own_method, read_settings, setting_owners

@@ -1,5 +1,5 @@
-"""Reads the section `confirm`: baselines with a recipe of their own, and ensembles of what others
-predict.
+"""Reads the sections `confirm`, baselines and ensembles of what others predict, and `published`,
+the table that a paper printed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from distill_ray.methods import EnsembleKD, Supervised
 from distill_ray.registry import unknown_name
 from distill_ray.settings import setting_fields
 from distill_ray.study.fields import INVALID, check_value, read_fields, section
-from distill_ray.study.problems import Path, Problems, shown
+from distill_ray.study.problems import Path, Problems
 from distill_ray.study.recipes import change, own_method, read_settings
 from distill_ray.study.sections import (
     BASELINES,
@@ -24,10 +24,15 @@ from distill_ray.study.sections import (
     STUDENT_ENSEMBLE,
     Confirm,
     MeanOf,
+    Published,
+    PublishedRow,
     TeacherGroup,
 )
 
+CONFIRM: Path = ("confirm",)
+PUBLISHED: Path = ("published",)
 _RESERVED = re.compile(r"ensemble|teachers?(-.*)?|best(-\d+)?")
+_METRIC = re.compile(r"[A-Za-z][A-Za-z0-9 ._@%-]{0,29}")
 _OTHERS = "{name: {setting: value}} with what differs from the student"
 _MEAN = setting_fields(MeanOf)
 
@@ -36,46 +41,34 @@ def read_confirm(
     values: Any, problems: Problems, student: Recipe, trials: int, groups: Sequence[TeacherGroup]
 ) -> Confirm:
     """The confirm section, with a default for all that it leaves out."""
-    path: Path = ("confirm",)
-    given = section(values, path, problems)
-    read = read_fields(
-        Confirm, values, path, problems, elsewhere=("baselines", "ensembles", "learns_from")
-    )
-    for name in ("ensembles", "learns_from"):
-        if name in given:
-            problems.add(
-                (*path, name),
-                "unknown field; ensembles of students are written among the baselines",
-            )
-    contents = _listed(given.get("baselines", list(BASELINES)), (*path, "baselines"), problems)
+    given = section(values, CONFIRM, problems)
+    read = read_fields(Confirm, values, CONFIRM, problems, elsewhere=("baselines",))
+    path = (*CONFIRM, "baselines")
+    contents = _listed(given.get("baselines", list(BASELINES)), path, problems)
     built_in = {
         "scratch": replace(student, method=Supervised()),
         "default-kd": replace(student, method=EnsembleKD()),
     }
-    means = {name: content for name, content in contents.items() if _is_mean(name, content)}
-    baselines, learns_from = {}, {}
+    means, baselines, learns_from = {}, {}, {}
     for name, content in contents.items():
-        here = (*path, "baselines", name)
+        here = (*path, name)
         if not NAME.fullmatch(name) or _RESERVED.fullmatch(name):
-            problems.add(
-                here,
-                f"not a name for a baseline: must be {NAME_RULE}, and not ensemble, teacher or best",
-            )
-        if name not in means:
-            baselines[name] = _baseline(content, here, problems, built_in.get(name, student))
-            if isinstance(content, dict) and "teachers" in content:
-                learns_from[name] = read_groups(
-                    content["teachers"], (*here, "teachers"), problems, groups
-                )
+            rule = f"must be {NAME_RULE}, and not ensemble, teacher or best"
+            problems.add(here, f"not a name for a baseline: {rule}")
+        if _is_mean(name, content):
+            means[name] = content or {}
+            continue
+        baselines[name] = _baseline(content, here, problems, built_in.get(name, student))
+        if isinstance(content, dict) and "teachers" in content:
+            names = read_groups(content["teachers"], (*here, "teachers"), problems, groups)
+            learns_from[name] = names
     confirm = Confirm(**read, baselines=baselines, learns_from=learns_from)
     if confirm.top > trials:
-        message = f"found {confirm.top}, but the search has only {trials} trials"
-        problems.add((*path, "top"), message, about=[("search", "trials")])
-    runs = _runs(confirm, groups)
-    ensembles = {
-        name: _mean(name, content or {}, (*path, "baselines", name), problems, runs, confirm)
-        for name, content in means.items()
-    }
+        rule = f"but the search has only {trials} trials"
+        problems.refuse((*CONFIRM, "top"), confirm.top, rule, about=[("search", "trials")])
+    ensembles = {}
+    for name, content in means.items():
+        ensembles[name] = _mean(content, (*path, name), problems, confirm, groups)
     return replace(confirm, ensembles=ensembles)
 
 
@@ -84,21 +77,17 @@ def read_groups(
 ) -> tuple[str, ...]:
     """The groups of teachers that a student learns from, by name."""
     known = [group.name for group in groups if group.name]
-    names = check_value(_MEAN["of"].type, given, path, problems)
+    names = check_value(tuple[str, ...], given, path, problems)
     if names is INVALID:
         return ()
     if not names or len(set(names)) < len(names):
-        problems.add(
-            path, f"found {shown(given)}, must be at least one group of teachers, each once"
-        )
+        problems.refuse(path, given, "must be at least one group of teachers, each once")
     for place, name in enumerate(names):
         if name not in known:
-            hint = (
-                unknown_name("group of teachers", name, known)
-                if known
-                else "no group of teachers has a name"
-            )
-            problems.add((*path, place), hint, about=[("teachers",)])
+            message = "no group of teachers has a name"
+            if known:
+                message = unknown_name("group of teachers", name, known)
+            problems.add((*path, place), message, about=[("teachers",)])
     return tuple(names)
 
 
@@ -106,21 +95,21 @@ def _listed(given: Any, path: Path, problems: Problems) -> Mapping[str, Any]:
     if isinstance(given, dict):
         return given
     if not isinstance(given, list):
-        problems.add(
-            path, f"found {shown(given)}, must be a list of {', '.join(BUILT_IN)}, or {_OTHERS}"
-        )
+        rule = f"must be a list of {', '.join(BUILT_IN)}, or {_OTHERS}"
+        problems.refuse(path, given, rule)
         return {}
     for index, name in enumerate(given):
         if name not in BUILT_IN:
-            message = f"found {shown(name)}, must be {', '.join(BASELINES)} or {STUDENT_ENSEMBLE}; others are written {_OTHERS}"
-            problems.add((*path, index), message)
+            names = f"{', '.join(BASELINES)} or {STUDENT_ENSEMBLE}"
+            rule = f"must be {names}; others are written {_OTHERS}"
+            problems.refuse((*path, index), name, rule)
     return {name: None for name in given if name in BUILT_IN}
 
 
 def _is_mean(name: str, content: Any) -> bool:
-    return (name == STUDENT_ENSEMBLE and not content) or (
-        isinstance(content, dict) and "ensemble" in content
-    )
+    if isinstance(content, dict) and "ensemble" in content:
+        return True
+    return name == STUDENT_ENSEMBLE and not content
 
 
 def _baseline(content: Any, path: Path, problems: Problems, base: Recipe) -> Recipe:
@@ -134,6 +123,45 @@ def _baseline(content: Any, path: Path, problems: Problems, base: Recipe) -> Rec
         return base
 
 
+def _mean(
+    content: Mapping[str, Any],
+    path: Path,
+    problems: Problems,
+    confirm: Confirm,
+    groups: Sequence[TeacherGroup],
+) -> MeanOf:
+    """The ensemble that `content` describes: of one contender's runs, or of several contenders."""
+    for unknown in content.keys() - {"ensemble", "shares"}:
+        problems.add((*path, unknown), "an ensemble has no such field (known: ensemble, shares)")
+    given, in_ensemble = content.get("ensemble", list(confirm.found[:1])), (*path, "ensemble")
+    of = check_value(_MEAN["of"].type, given, in_ensemble, problems)
+    in_shares = (*path, "shares")
+    shares = check_value(_MEAN["shares"].type, content.get("shares", []), in_shares, problems)
+    if of is INVALID or shares is INVALID:
+        return MeanOf(of=())
+    runs = _runs(confirm, groups)
+    if missing := [name for name in of if name not in runs]:
+        for name in missing:
+            message = unknown_name("contender", name, list(runs))
+            problems.add(in_ensemble, message, about=[("confirm", "top")])
+        return MeanOf(of=())
+    counts = {runs[name] for name in of}
+    members = len(of) if len(of) > 1 else sum(counts)
+    by_seeds = [("confirm", "seeds")]
+    if len(of) == 1 and members < 2:
+        message = "must be made of at least 2 runs; raise confirm.seeds"
+        problems.add(path, message, about=by_seeds)
+    elif len(set(of)) < len(of) or members < 2:
+        message = "must be the mean of at least 2 different networks"
+        problems.add(path, message, about=by_seeds)
+    elif len(of) > 1 and len(counts) > 1:
+        message = "its members must have the same number of runs"
+        problems.add(in_ensemble, message, about=by_seeds)
+    elif shares and (len(shares) != members or not any(shares)):
+        problems.refuse(in_shares, list(shares), f"must be {members} numbers, not all 0")
+    return MeanOf(of=of, shares=shares)
+
+
 def _runs(confirm: Confirm, groups: Sequence[TeacherGroup]) -> dict[str, int]:
     """How many networks there are of everything that an ensemble can be made of."""
     teachers = {"teacher": sum(len(group.seeds) for group in groups)}
@@ -141,49 +169,54 @@ def _runs(confirm: Confirm, groups: Sequence[TeacherGroup]) -> dict[str, int]:
     return teachers | dict.fromkeys([*confirm.baselines, *confirm.found], confirm.seeds)
 
 
-def _mean(
-    name: str,
-    content: Mapping[str, Any],
-    path: Path,
-    problems: Problems,
-    runs: Mapping[str, int],
-    confirm: Confirm,
-) -> MeanOf:
-    for unknown in content.keys() - {"ensemble", "shares"}:
-        problems.add((*path, unknown), "an ensemble has no such field (known: ensemble, shares)")
-    of = content.get("ensemble", list(confirm.found[:1]))
-    of, shares = (
-        check_value(_MEAN["of"].type, of, (*path, "ensemble"), problems),
-        check_value(_MEAN["shares"].type, content.get("shares", []), (*path, "shares"), problems),
+def read_published(
+    values: Any, problems: Problems, groups: Sequence[TeacherGroup], confirm: Confirm
+) -> Published | None:
+    """The published section; `None` when there is none."""
+    if values is None:
+        return None
+    given = section(values, PUBLISHED, problems)
+    read = read_fields(Published, values, PUBLISHED, problems, elsewhere=("rows",))
+    for name, what in (
+        ("source", "where the table was published"),
+        ("difference", "how that experiment differs from this"),
+    ):
+        if not read.setdefault(name, "").strip():
+            problems.add((*PUBLISHED, name), f"missing; say {what}")
+    path = (*PUBLISHED, "rows")
+    rows = section(given.get("rows"), path, problems)
+    if not rows:
+        problems.add(path, "missing; write the table as {name: {metric: value}}")
+    named = [f"teacher-{group.name}" for group in groups if group.name]
+    others = (*confirm.baselines, *confirm.ensembles, *confirm.found)
+    contenders = ["ensemble", "teacher", *named, *others]
+    return Published(
+        **read,
+        rows=tuple(
+            _row(name, content, (*path, name), problems, contenders)
+            for name, content in rows.items()
+        ),
     )
-    if of is INVALID or shares is INVALID:
-        return MeanOf(of=())
-    missing = [each for each in of if each not in runs]
-    for each in missing:
-        problems.add(
-            (*path, "ensemble"),
-            unknown_name("contender", each, list(runs)),
-            about=[("confirm", "top")],
-        )
-    if missing:
-        return MeanOf(of=())
-    counts = {runs[each] for each in of}
-    members = len(of) if len(of) > 1 else sum(counts)
-    if len(set(of)) < len(of) or members < 2:
-        what = (
-            "the mean of at least 2 different networks"
-            if len(of) != 1
-            else "made of at least 2 runs; raise confirm.seeds"
-        )
-        problems.add(path, f"must be {what}", about=[("confirm", "seeds")])
-    elif len(of) > 1 and len(counts) > 1:
-        problems.add(
-            (*path, "ensemble"),
-            "its members must have the same number of runs",
-            about=[("confirm", "seeds")],
-        )
-    elif shares and (len(shares) != members or not any(shares)):
-        problems.add(
-            (*path, "shares"), f"found {shown(list(shares))}, must be {members} numbers, not all 0"
-        )
-    return MeanOf(of=of, shares=shares)
+
+
+def _row(
+    name: str, content: Any, path: Path, problems: Problems, contenders: list[str]
+) -> PublishedRow:
+    values: dict[str, float] = {}
+    measured = ""
+    for field, value in section(content, path, problems).items():
+        here = (*path, field)
+        if field == "measured":
+            measured = value if isinstance(value, str) else ""
+            if measured not in contenders:
+                message = unknown_name("contender", str(value), contenders)
+                problems.add(here, message, about=[("confirm",), ("teachers",)])
+        elif not _METRIC.fullmatch(field):
+            rule = "must be letters, digits, spaces and . _ @ % -"
+            problems.add(here, f"not a name for a metric: {rule}")
+        elif (number := check_value(float, value, here, problems)) is not INVALID:
+            values[field] = number
+    if not values:
+        rule = "must be metrics with their values: {accuracy: 79.2, nll: 1.07}"
+        problems.refuse(path, content, rule, about=[path])
+    return PublishedRow(name=name, values=values, measured=measured)

@@ -1,5 +1,5 @@
-"""Reads the section `search`: caps, objectives, scheduler, the space and the configurations to try
-first.
+"""Reads the sections `search` and `screen`: caps, objectives, scheduler, the space, the
+configurations to try first, and which augmentations are measured before any student is trained.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from distill_ray.augmentation import Augmentation
 from distill_ray.job import Recipe
 from distill_ray.metric import METRICS
 from distill_ray.metric import objectives as optimised
@@ -16,10 +17,12 @@ from distill_ray.registry import unknown_name
 from distill_ray.study.fields import INVALID, read_fields, section
 from distill_ray.study.parse_space import Reach, read_setting, read_space
 from distill_ray.study.problems import Path, Problems, shown
-from distill_ray.study.sections import NAME, Asha, Search
-from distill_ray.study.space import Label, SearchSpace
+from distill_ray.study.recipes import read_augmentation
+from distill_ray.study.sections import NAME, Asha, Screen, Search
+from distill_ray.study.space import Choice, Label, SearchSpace
 
-PATH: Path = ("search",)
+SEARCH: Path = ("search",)
+SCREEN: Path = ("screen",)
 DEFAULT_SPACE = {"temperature": {"log": [1.0, 20.0]}, "alpha": {"uniform": [0.1, 1.0]}}
 DURATION = r"(\d+(\.\d+)?[smhd])+"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -33,18 +36,25 @@ def read_search(
     reach: Reach,
     study_seed: int,
 ) -> Search:
-    """The search section, with a default for all that it leaves out."""
-    given = section(values, PATH, problems)
-    elsewhere = ("objectives", "scheduler", "time_limit", "try_first", "space")
-    read = read_fields(Search, values, PATH, problems, elsewhere=elsewhere)
+    """The search section, with a default for all that it leaves out.
+
+    Args:
+        values: the section as the file has it.
+        problems: where mistakes are noted.
+        student: the recipe that trials start from.
+        fixed: the settings of methods that the student section names.
+        reach: the methods and augmentations that trials can have.
+        study_seed: the default of the sampler's seed.
+    """
+    given = section(values, SEARCH, problems)
+    special = ("objectives", "scheduler", "time_limit", "try_first", "space")
+    read = read_fields(Search, values, SEARCH, problems, elsewhere=special)
     trials = read.setdefault("trials", 20)
     for index, source in enumerate(read.get("warm_start", ())):
         name, at, place = source.partition("@")
         if not NAME.fullmatch(name) or (at and not place):
-            problems.add(
-                (*PATH, "warm_start", index),
-                f"found {shown(source)}, must be the name of a study, or NAME@STORE",
-            )
+            path = (*SEARCH, "warm_start", index)
+            problems.refuse(path, source, "must be the name of a study, or NAME@STORE")
     objectives = _objectives(given, problems)
     space = SearchSpace(dimensions=_dimensions(given, problems, reach), fixed=fixed)
     return Search(
@@ -58,23 +68,19 @@ def read_search(
 
 
 def _objectives(given: Mapping[str, Any], problems: Problems) -> dict[str, str]:
-    path = (*PATH, "objectives")
+    path = (*SEARCH, "objectives")
     objectives = given.get("objectives", {"val/nll": "min"})
     if not isinstance(objectives, dict) or not objectives:
-        problems.add(
-            path,
-            f"found {shown(objectives)}, must be metrics with their direction, such as {{val/nll: min}}",
-        )
+        rule = "must be metrics with their direction, such as {val/nll: min}"
+        problems.refuse(path, objectives, rule)
         return {"val/nll": "min"}
     for metric, direction in objectives.items():
-        split, _, name = str(metric).partition("/")
+        split, _, name = metric.partition("/")
         if split != "val" or name not in METRICS or not METRICS[name].objective:
             problems.add((*path, metric), unknown_name("metric", metric, optimised()))
         elif direction != (better := METRICS[name].better):
-            problems.add(
-                (*path, metric),
-                f"found {shown(direction)}, must be {better}: that is where {metric} is better",
-            )
+            rule = f"must be {better}: that is where {metric} is better"
+            problems.refuse((*path, metric), direction, rule)
     return objectives
 
 
@@ -85,29 +91,28 @@ def _scheduler(
     space: SearchSpace,
     objectives: int,
 ) -> Asha | None:
-    path = (*PATH, "scheduler")
+    path = (*SEARCH, "scheduler")
     content = given.get("scheduler", "asha" if objectives == 1 else "none")
     name = content.get("name") if isinstance(content, dict) else content
     if name not in ("asha", "none") or (name == "none" and isinstance(content, dict)):
-        problems.add(
-            path,
-            f"found {shown(content)}, must be asha, none, or {{name: asha, grace_epochs: 3, reduction: 3}}",
-        )
+        rule = "must be asha, none, or {name: asha, grace_epochs: 3, reduction: 3}"
+        problems.refuse(path, content, rule)
         return None
     if name == "none":
         return None
     if objectives > 1:
-        message = f"asha compares trials by one objective, and there are {objectives}; use scheduler: none"
-        problems.add(path, message, about=[(*PATH, "objectives")])
+        message = (
+            f"asha compares trials by one objective, and there are {objectives}; "
+            "use scheduler: none"
+        )
+        problems.add(path, message, about=[(*SEARCH, "objectives")])
     asha = read_fields(Asha, content if isinstance(content, dict) else {}, path, problems)
     epochs = space.most_epochs(student)
-    if asha.setdefault("grace_epochs", max(1, epochs // 4)) >= epochs > 1:
-        message = f"found {asha['grace_epochs']}, must be below the student's {epochs} epochs, or no trial is ever stopped"
-        problems.add(
-            (*path, "grace_epochs"),
-            message,
-            about=[("student", "epochs"), (*PATH, "space", "epochs")],
-        )
+    grace = asha.setdefault("grace_epochs", max(1, epochs // 4))
+    if grace >= epochs > 1:
+        rule = f"must be below the student's {epochs} epochs, or no trial is ever stopped"
+        others = [("student", "epochs"), (*SEARCH, "space", "epochs")]
+        problems.refuse((*path, "grace_epochs"), grace, rule, about=others)
     return Asha(**asha)
 
 
@@ -117,26 +122,22 @@ def _time_limit(given: Mapping[str, Any], problems: Problems) -> float | None:
         return None
     seconds = 0.0
     if isinstance(text, str) and re.fullmatch(DURATION, text):
-        seconds = sum(
-            float(number) * _SECONDS[unit]
-            for number, _, unit in re.findall(r"(\d+(\.\d+)?)([smhd])", text)
-        )
+        for number, _, unit in re.findall(r"(\d+(\.\d+)?)([smhd])", text):
+            seconds += float(number) * _SECONDS[unit]
     if not 0 < seconds < math.inf:
-        problems.add(
-            (*PATH, "time_limit"),
-            f"found {shown(text)}, must be a length of time with its unit: 90s, 45m, 2h, 1h30m",
-        )
+        rule = "must be a length of time with its unit: 90s, 45m, 2h, 1h30m"
+        problems.refuse((*SEARCH, "time_limit"), text, rule)
     return seconds
 
 
 def _dimensions(given: Mapping[str, Any], problems: Problems, reach: Reach) -> tuple[Any, ...]:
-    path = (*PATH, "space")
+    path = (*SEARCH, "space")
     default = {name: content for name, content in DEFAULT_SPACE.items() if reach.owners(name)}
     content = given.get("space", default)
     if not content:
+        example = "{lr: {log: [0.01, 0.3]}}"
         problems.add(
-            path,
-            "nothing to search; name a field of the student and its range: {lr: {log: [0.01, 0.3]}}",
+            path, f"nothing to search; name a field of the student and its range: {example}"
         )
     return read_space(content, path, problems, reach)
 
@@ -144,20 +145,15 @@ def _dimensions(given: Mapping[str, Any], problems: Problems, reach: Reach) -> t
 def _try_first(
     given: Mapping[str, Any], problems: Problems, space: SearchSpace, reach: Reach, trials: int
 ) -> tuple[Mapping[str, Label], ...]:
-    path = (*PATH, "try_first")
+    path = (*SEARCH, "try_first")
     listed = given.get("try_first", [])
     if not isinstance(listed, list):
-        problems.add(
-            path,
-            f"found {shown(listed)}, must be a list of configurations, such as [{{temperature: 4}}]",
-        )
+        rule = "must be a list of configurations, such as [{temperature: 4}]"
+        problems.refuse(path, listed, rule)
         return ()
     if len(listed) > trials:
-        problems.add(
-            path,
-            f"found {len(listed)} configurations, but there are only {trials} trials",
-            about=[(*PATH, "trials")],
-        )
+        message = f"found {len(listed)} configurations, but there are only {trials} trials"
+        problems.add(path, message, about=[(*SEARCH, "trials")])
     return tuple(
         _configuration(content, (*path, index), problems, space, reach)
         for index, content in enumerate(listed)
@@ -173,23 +169,77 @@ def _configuration(
         here = (*path, name)
         if name not in dimensions:
             message = f"not in the search space, which has {', '.join(dimensions) or 'no field'}"
-            problems.add(here, message, about=[(*PATH, "space")])
+            problems.add(here, message, about=[(*SEARCH, "space")])
             continue
         value = read_setting(name, given, here, problems, reach.owners(name))
         if value is INVALID:
             continue
         label = dimensions[name].label(value)
         if label is None:
-            problems.add(
-                here,
-                f"found {shown(given)}, which is outside the search space: {dimensions[name].described()}",
-            )
+            rule = f"which is outside the search space: {dimensions[name].described()}"
+            problems.refuse(here, given, rule)
         else:
             labels[name] = label
     for name in labels:
         for condition in dimensions[name].when:
             if labels.get(condition.field) not in condition.labels:
-                wanted = " or ".join(map(str, condition.labels))
-                message = f"searched only when {condition.field} is {wanted}; say so here"
+                values = " or ".join(map(str, condition.labels))
+                message = f"searched only when {condition.field} is {values}; say so here"
                 problems.add((*path, name), message, about=[(*path, condition.field)])
     return labels
+
+
+def read_screen(
+    values: Any, problems: Problems, student: Recipe, space: SearchSpace
+) -> Screen | None:
+    """The screen section; `None` when there is none."""
+    if values is None:
+        return None
+    given = section(values, SCREEN, problems)
+    read = read_fields(Screen, values, SCREEN, problems, elsewhere=("candidates",))
+    choices: tuple[Augmentation, ...] = (student.augmentation,)
+    for dimension in space.dimensions:
+        if isinstance(dimension, Choice) and dimension.name == "augmentation":
+            choices = dimension.values
+    candidates = tuple(augmentation for augmentation in choices if not augmentation.asks_student)
+    path = (*SCREEN, "candidates")
+    if "candidates" in given:
+        candidates = _candidates(given["candidates"], path, problems)
+    elif not candidates:
+        message = (
+            "no augmentation of the search can be measured with the teachers alone: "
+            "all pick images by the student"
+        )
+        problems.add(path, message)
+    screen = Screen(**read, candidates=candidates)
+    measured = [augmentation for augmentation in choices if augmentation in candidates]
+    if screen.keep is not None and screen.keep >= len(measured):
+        rule = (
+            "must be below the number of choices of augmentation that are measured "
+            f"({len(measured)}), or be left out"
+        )
+        others = [path, ("search", "space", "augmentation")]
+        problems.refuse((*SCREEN, "keep"), screen.keep, rule, about=others)
+    return screen
+
+
+def _candidates(given: Any, path: Path, problems: Problems) -> tuple[Augmentation, ...]:
+    if not isinstance(given, list) or not given:
+        problems.refuse(path, given, "must be a list of at least one augmentation")
+        return ()
+    augmentations: dict[Augmentation, None] = {}
+    for place, content in enumerate(given):
+        augmentation = read_augmentation(content, (*path, place), problems)
+        if augmentation is None:
+            continue
+        if augmentation in augmentations:
+            problems.add((*path, place), f"found {shown(content)} a second time")
+        elif augmentation.asks_student:
+            message = (
+                f"augmentation {augmentation.name!r} picks images by the student, and there is "
+                "none yet; pick by teacher-entropy"
+            )
+            problems.add((*path, place), message)
+        else:
+            augmentations[augmentation] = None
+    return tuple(augmentations)

@@ -60,6 +60,10 @@ class Problems:
         self._messages[path, message] = None
         self._wrong.update(path[:length] for length in range(len(path) + 1))
 
+    def refuse(self, path: Path, value: Any, rule: str, *, about: Iterable[Path] = ()) -> None:
+        """Note that the value at `path` breaks a rule: `"must be above 0"`."""
+        self.add(path, f"found {shown(value)}, {rule}", about=about)
+
     def add_unreadable(self, path: Path, message: str) -> None:
         """Note that `path` has no value that could be checked; nothing else is said of it."""
         self.add(path, message)

@@ -199,24 +199,24 @@ def test_one_reason_is_given_once(refusal: Refusal) -> None:
 
 ACROSS = study(
     "model: wrn-10-1, augmentation: {name: additional, pick: kl}",
-    rest="""\
+    rest=f"""\
 search:
   space:
-    method: {choice: [kd, latent-be, hydra, hydra+, endd, augmented-kd, crd, drop, gauss]}
-    augmentation: {choice: [{name: additional, pick: kl}, {name: additional, pick: student-entropy}, {name: additional}]}
-    augmentation.pool: {int: [2, 4]}
-    model: {choice: [wrn-10-1, lenet-8-mlp-16]}
-    temperature: {log: [1, 20]}
-    alpha: {uniform: [0.1, 1]}
-    contrast: {uniform: [0.1, 1]}
-    perturb: {choice: [none, tdiv-sdiv]}
-    heads: {int: [1, 20]}
-    depth: {int: [0, 1]}
-    diversity: {log: [0.0001, 0.1]}
-    samples: {int: [1, 20]}
-    optimizer: {choice: [sgd, adam]}
-    clip_norm: {log: [0.1, 10]}
-    schedule_every: {choice: [step, epoch]}
+    method: {{choice: [{", ".join(sorted({*METHODS} - {"supervised"}))}]}}
+    augmentation: {{choice: [{{name: additional, pick: kl}}, {{name: additional, pick: student-entropy}}, {{name: additional}}]}}
+    augmentation.pool: {{int: [2, 4]}}
+    model: {{choice: [wrn-10-1, lenet-8-mlp-16]}}
+    temperature: {{log: [1, 20]}}
+    alpha: {{uniform: [0.1, 1]}}
+    contrast: {{uniform: [0.1, 1]}}
+    perturb: {{choice: [none, tdiv-sdiv]}}
+    heads: {{int: [1, 20]}}
+    depth: {{int: [0, 1]}}
+    diversity: {{log: [0.0001, 0.1]}}
+    samples: {{int: [1, 20]}}
+    optimizer: {{choice: [sgd, adam]}}
+    clip_norm: {{log: [0.1, 10]}}
+    schedule_every: {{choice: [step, epoch]}}
 """,
 )
 """Methods, augmentations, models and their settings, all searched at once."""

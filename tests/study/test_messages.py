@@ -242,7 +242,7 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
         ("teachers: {model: 3}", "teachers.model: found 3, must be text"),
         (
             "teachers: {model: wrn-10-1, temperature: 4}",
-            "teachers.temperature: no setting of method supervised (augmented-kd, crd, drop, endd, gauss, hydra, hydra+, kd, ",
+            "teachers.temperature: no setting of method supervised (augmented-kd, ",
         ),
         (
             "teachers: [{model: wrn-10-1, seeds: [0]}, {model: wrn-10-1, seeds: [0]}]",
@@ -539,10 +539,13 @@ def test_a_condition_on_a_method_that_lacks_the_setting(refusal: Refusal) -> Non
 
 
 def test_a_setting_that_no_method_or_augmentation_in_reach_has(refusal: Refusal) -> None:
-    space = "search:\n  space:\n    combine: {choice: [add-loss, mean-loss]}\n    augmentation.padding: {int: [1, 2]}\n"
+    space = (
+        "search:\n  space:\n    perturb: {choice: [none, tdiv-sdiv]}\n"
+        "    augmentation.padding: {int: [1, 2]}\n"
+    )
     student = "student: {model: wrn-10-1, method: supervised, augmentation: identity}\n"
     assert refusal(HEAD + TEACHERS + student + space) == [
-        "study.yaml:6: search.space.combine: no setting of method supervised (augmented-kd, crd, kd have it)",
+        "study.yaml:6: search.space.perturb: no setting of method supervised (latent-be has it)",
         "study.yaml:7: search.space.augmentation.padding: no setting 'padding' of augmentation identity",
     ]
 
