@@ -25,6 +25,7 @@ from distill_ray.methods import (
     HydraPlus,
     LatentBE,
     Method,
+    ProxyEnDD,
     Supervised,
 )
 from distill_ray.testing import MethodConformance
@@ -52,6 +53,8 @@ METHODS_TRIED: tuple[Method, ...] = (
     RKD(alpha=0.5),
     SP(features="concatenated"),
     PKT(weights=(1.0, 3.0)),
+    ProxyEnDD(),
+    ProxyEnDD(direction="forward"),
 )
 
 

@@ -20,7 +20,7 @@ from oracles.logits import (
 
 
 def target_term(q: Floats, labels: list[int]) -> Floats:
-    """Minus the teacher's probability of the label times the log of the student's, both at T = 1."""
+    """Minus the teacher's probability of the label times the log of the student's, at T = 1."""
     rows = range(len(labels))
     return -q[rows, labels] * np.log(softmax(exact(STUDENT))[rows, labels])
 

@@ -1,4 +1,4 @@
-"""A loss of the whole batch, in two halves by two workers, has the value and gradient that one has."""
+"""A loss of the whole batch, in two parts by two workers, has the value and gradient of one."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A student, three teachers and two images of four classes: what tests of losses of logits share."""
+"""A student, three teachers and two images of four classes, shared by tests of losses of logits."""
 
 from __future__ import annotations
 
