@@ -28,7 +28,7 @@ from distill_ray.metric import METRICS
 from distill_ray.records import Predictions
 from distill_ray.report.results import Contender, StudyResults
 from distill_ray.report.page import Report
-from distill_ray.report.table import as_text, table
+from distill_ray.report.table import as_text
 from distill_ray.resolve import data_of, teacher_runs, trial_run
 from distill_ray.study.reference import pages
 from distill_ray.study.schema import study_schema
@@ -54,7 +54,7 @@ contender = Contender("best", "best found", {}, outcome.parameters, (0,), (predi
 results = StudyResults(name="extended", digest="", study_file="", created="", status="running",
                        objectives=dict(study.search.objectives), contenders=(contender,))
 print(json.dumps({
-    "light": light, "epochs": epochs, "job": trial.job.to_dict(), "table": as_text(table(results), 200),
+    "light": light, "epochs": epochs, "job": trial.job.to_dict(), "table": as_text(results.rows, 200),
     "page": Report.of(results).html(), "schema": json.dumps(study_schema()), "columns": list(METRICS),
     "pages": pages(),
 }))

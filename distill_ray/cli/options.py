@@ -111,10 +111,10 @@ def show(results: StudyResults, store: str) -> None:
     from distill_ray.report.cautions import cautions
     from distill_ray.report.comparison import comparisons
     from distill_ray.report.summary import headline
-    from distill_ray.report.table import as_text, table
+    from distill_ray.report.table import as_text
     from distill_ray.store import shown
 
-    rows = table(results)
+    rows = results.rows
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
     if rows:
         click.echo(as_text(rows, width))

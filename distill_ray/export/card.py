@@ -15,7 +15,7 @@ from distill_ray.report.cautions import cautions
 from distill_ray.report.format import listed, metric_text, parameter_count, setting
 from distill_ray.report.per_sample import bootstrap, calibrated_nll, sample_scores
 from distill_ray.report.results import ENSEMBLE, StudyResults
-from distill_ray.report.table import markdown_table, table
+from distill_ray.report.table import markdown_table
 from distill_ray.study.reference import method_in_brief
 from distill_ray.tracking.champion import StudentModel
 
@@ -116,7 +116,7 @@ def model_card(
         metrics=metrics
         and markdown_table(("metric", "this model", "95 % interval", "over seeds"), *metrics),
         teachers=_teachers(results, champion),
-        cautions=cautions(table(results)),
+        cautions=cautions(results.rows),
         brief=brief,
         source=source,
         settings=markdown_table(
@@ -152,7 +152,7 @@ def _metrics(results: StudyResults, champion: StudentModel) -> Iterator[tuple[st
     """A line per metric: its name, this model's value, the interval over test samples, mean and
     spread over seeds.
     """
-    row = next((row for row in table(results) if row.contender.found), None)
+    row = next((row for row in results.rows if row.contender.found), None)
     if row is None or champion.job.id not in row.contender.job_ids or not row.runs:
         return
     predictions = row.predictions[row.contender.job_ids.index(champion.job.id)]
@@ -180,7 +180,7 @@ def _teachers(results: StudyResults, champion: StudentModel) -> str:
         return "None: this student learned from the labels alone."
     jobs = ", ".join(champion.job.teachers)
     sentences = [f"{count} networks, jobs {jobs}."]
-    rows = [row for row in table(results) if row.runs and "accuracy" in row.cells]
+    rows = [row for row in results.rows if row.runs and "accuracy" in row.cells]
     for row in rows:
         if row.contender.is_teacher:
             params = row.contender.params

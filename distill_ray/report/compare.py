@@ -12,7 +12,7 @@ from distill_ray.escaping import for_terminal
 from distill_ray.report.comparison import Gain, comparisons
 from distill_ray.report.format import parameter_count
 from distill_ray.report.results import StudyResults
-from distill_ray.report.table import Row, cell_texts, column_title, columns, table
+from distill_ray.report.table import Row, cell_texts, column_title, columns
 from distill_ray.report.text_table import PLUS_MINUS, text_table
 from distill_ray.report.to_json import plain, row_as_json
 
@@ -53,7 +53,7 @@ def compare_studies(studies: Mapping[str, StudyResults]) -> StudyComparison:
     `comparisons` does: students of equal seeds run by run, and with a bootstrap over the test
     samples.
     """
-    tables = {name: table(results) for name, results in studies.items()}
+    tables = {name: results.rows for name, results in studies.items()}
     reference = next(
         filter(_is_best_student, (row for rows in tables.values() for row in rows)), None
     )

@@ -34,7 +34,7 @@ from distill_ray.report.screening import (
     search_decision,
 )
 from distill_ray.report.search import best_trial, warm_start_text
-from distill_ray.report.table import Row, columns, legend, table
+from distill_ray.report.table import Row, columns, legend
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +52,7 @@ class Report:
     @classmethod
     def of(cls, results: StudyResults) -> Report:
         """Compute the table and the comparisons of `results`, and draw the figures."""
-        rows = table(results)
+        rows = results.rows
         compared = comparisons(rows)
         classifiers = [row for row in rows if row.task == "classification"]
         screened = relations(results, rows)

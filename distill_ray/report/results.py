@@ -10,12 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from distill_ray.events import JobState
 from distill_ray.records import Predictions
 from distill_ray.study import Published
 from distill_ray.task import Task
+
+if TYPE_CHECKING:
+    from distill_ray.report.table import Row
 
 ENSEMBLE = "ensemble"
 TEACHER = "teacher"
@@ -173,6 +177,13 @@ class StudyResults:
     def contender(self, name: str) -> Contender | None:
         """The contender called `name`, if it is there."""
         return next((contender for contender in self.contenders if contender.name == name), None)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """The table: one row per contender, with all its metrics; fitted and computed once."""
+        from distill_ray.report.table import rows_of
+
+        return rows_of(self)
 
     @property
     def best(self) -> Contender | None:

@@ -95,8 +95,8 @@ class Row:
         }
 
 
-def table(results: StudyResults) -> list[Row]:
-    """One row per contender, in the order of `results.contenders`.
+def rows_of(results: StudyResults) -> list[Row]:
+    """The table, to be had from `StudyResults.rows`: one row per contender, in the order of `results.contenders`.
 
     The rows compare on `results.split`. While that is still the validation split there are no cnll
     and cece, since the temperature was fitted on the very same predictions.

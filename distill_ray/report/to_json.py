@@ -14,7 +14,7 @@ import numpy as np
 from distill_ray.report.comparison import Comparison, comparisons
 from distill_ray.report.results import StudyResults, TrialRow
 from distill_ray.report.screening import TITLES, relations
-from distill_ray.report.table import Row, table
+from distill_ray.report.table import Row
 
 FORMAT = 1
 """Raised when a field changes its meaning or goes away."""
@@ -31,7 +31,7 @@ def as_json(
     Table rows map metric -> {mean, std, n}: fractions, nats; std is None for a single run. `rows`
     and `compared` spare computing the table and the comparisons again.
     """
-    rows = table(results) if rows is None else rows
+    rows = results.rows if rows is None else rows
     compared = comparisons(rows) if compared is None else compared
     report: dict[str, Any] = plain(
         {

@@ -18,7 +18,7 @@ from distill_ray.job import Data
 from distill_ray.report.comparison import comparisons
 from distill_ray.report.markdown import answer_in_markdown
 from distill_ray.report.results import Contender, StudyResults
-from distill_ray.report.table import Row, as_markdown, table
+from distill_ray.report.table import Row, as_markdown
 from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.tracking import DataSet, Tracker, study_views
@@ -161,7 +161,7 @@ class MlflowRecord(Observer):
         """The result table as description and metrics of the study's run, the report as artifacts,
         the champion as a model.
         """
-        rows = table(results)
+        rows = results.rows
         self._tracker.set_description(_description(results, rows))
         self._tracker.log_results(
             {

@@ -14,7 +14,6 @@ from distill_ray.report.comparison import comparisons
 from distill_ray.report.markdown import markdown
 from distill_ray.report.page import Report
 from distill_ray.report.results import Contender, StudyResults
-from distill_ray.report.table import table
 
 
 def guessing(run: Predictions, seed: int = 0) -> Predictions:
@@ -37,11 +36,11 @@ def with_bad_teacher(study: StudyResults) -> StudyResults:
 
 
 def test_nothing_to_doubt(study: StudyResults, young_study: StudyResults) -> None:
-    assert cautions(table(study)) == cautions(table(young_study)) == cautions([]) == []
+    assert cautions(study.rows) == cautions(young_study.rows) == cautions([]) == []
 
 
 def test_a_teacher_at_chance_and_an_ensemble_that_it_spoils(study: StudyResults) -> None:
-    chance, *ensemble = cautions(table(with_bad_teacher(study)))
+    chance, *ensemble = cautions(with_bad_teacher(study).rows)
     assert chance.startswith("No better than guessing: single teacher (1 of 3 runs: accuracy ")
     assert "always naming the most frequent class gives 11.78 %" in chance
     assert [line.split(", by")[0] for line in ensemble] == [
@@ -53,7 +52,7 @@ def test_a_teacher_at_chance_and_an_ensemble_that_it_spoils(study: StudyResults)
 def test_a_student_at_chance(study: StudyResults) -> None:
     best = study.contenders[4]
     lost = replace(best, test=tuple(guessing(run, 1) for run in best.test))
-    (line,) = cautions(table(replace(study, contenders=(*study.contenders[:4], lost))))
+    (line,) = cautions(replace(study, contenders=(*study.contenders[:4], lost)).rows)
     assert "best found (3 of 3 runs: accuracy " in line
 
 
@@ -61,14 +60,14 @@ def test_a_single_class_is_no_reason(study: StudyResults) -> None:
     labels = np.zeros(50, np.int64)
     sure = Predictions(np.log(np.tile([0.9, 0.1], (50, 1))), labels)
     only = Contender("scratch", "scratch", {}, 10, (0,), (sure,), (sure,), ("a",))
-    assert cautions(table(replace(study, contenders=(only,)))) == []
+    assert cautions(replace(study, contenders=(only,)).rows) == []
 
 
 def test_every_form_of_the_results_says_it(
     study: StudyResults, capsys: pytest.CaptureFixture[str]
 ) -> None:
     doubtful = with_bad_teacher(study)
-    rows = table(doubtful)
+    rows = doubtful.rows
     options.show(doubtful, "store")
     page = Report.of(replace(doubtful, trials=())).html()
     for text in (capsys.readouterr().out, page, markdown(doubtful, rows, comparisons(rows))):

@@ -14,7 +14,7 @@ from distill_ray.records import Predictions
 from distill_ray.report.compare import as_json, as_text, compare_studies
 from distill_ray.report.comparison import comparisons
 from distill_ray.report.results import StudyResults
-from distill_ray.report.table import table
+from distill_ray.store import Store
 
 
 def worse(study: StudyResults) -> StudyResults:
@@ -30,7 +30,7 @@ def worse(study: StudyResults) -> StudyResults:
 
 def test_the_first_study_is_compared_as_its_own_report_does(study: StudyResults) -> None:
     compared = compare_studies({"first": study})
-    own = {each.other.name: each.gains for each in comparisons(table(study))}
+    own = {each.other.name: each.gains for each in comparisons(study.rows)}
     assert compared.reference is not None and compared.reference.row.contender.name == "best"
     assert {each.row.contender.name: each.gains for each in compared.rows if each.gains} == own
 
@@ -81,7 +81,7 @@ def test_compare_command(
     file, store = str(finished_study.file), finished_study.store.uri
     assert main(["compare", file, "--store", store]) == 0
     assert "best found" in capsys.readouterr().out
-    (tmp_path / "empty").mkdir()
+    Store.open(str(tmp_path / "empty"))
     assert main(["compare", f"{file}@{store}", f"{file}@{tmp_path / 'empty'}", "--json"]) == 0
     compared = json.loads(capsys.readouterr().out)
     assert compared["reference"] == {"study": f"tiny@{store}", "name": "best"}

@@ -10,7 +10,6 @@ from scipy import stats
 
 from distill_ray.report.comparison import Gain, comparisons
 from distill_ray.report.results import Contender, StudyResults
-from distill_ray.report.table import table
 
 
 def accuracies(contender: Contender | None) -> list[float]:
@@ -22,7 +21,7 @@ def accuracies(contender: Contender | None) -> list[float]:
 
 def gain_over(study: StudyResults, name: str, metric: str = "accuracy") -> Gain:
     return next(
-        comparison for comparison in comparisons(table(study)) if comparison.other.name == name
+        comparison for comparison in comparisons(study.rows) if comparison.other.name == name
     ).gains[metric]
 
 
@@ -123,7 +122,7 @@ def test_bootstrap_over_samples_agrees_with_scipy(study: StudyResults) -> None:
 def test_difference_in_nll_matches_the_table_and_its_bootstrap_surrounds_it(
     study: StudyResults,
 ) -> None:
-    cells = {row.contender.name: row.cells for row in table(study)}
+    cells = {row.contender.name: row.cells for row in study.rows}
     for metric in ("accuracy", "nll", "brier"):
         gain = gain_over(study, "default-kd", metric)
         assert gain.difference == pytest.approx(
@@ -161,15 +160,13 @@ def test_equal_contenders_show_nothing(study: StudyResults) -> None:
 def test_validation_which_selected_the_student_gives_no_comparison(study: StudyResults) -> None:
     assert (
         comparisons(
-            table(
-                replace(
-                    study, contenders=tuple(replace(each, test=()) for each in study.contenders)
-                )
-            )
+            replace(
+                study, contenders=tuple(replace(each, test=()) for each in study.contenders)
+            ).rows
         )
         == []
     )
 
 
 def test_no_best_no_comparison(young_study: StudyResults) -> None:
-    assert comparisons(table(young_study)) == []
+    assert comparisons(young_study.rows) == []

@@ -12,7 +12,6 @@ from distill_ray.metrics.uncertainty import disagreement
 from distill_ray.records import Predictions
 from distill_ray.report.plots.diversity import diversity_panels, spreads
 from distill_ray.report.results import StudyResults
-from distill_ray.report.table import table
 
 THREE = np.log([[[0.9, 0.1], [0.8, 0.2]], [[0.9, 0.1], [0.2, 0.8]], [[0.4, 0.6], [0.3, 0.7]]])
 
@@ -36,7 +35,7 @@ def test_copies_and_a_single_member_have_none() -> None:
 def test_networks_of_a_contender_and_heads_inside_one(study: StudyResults) -> None:
     heads = ({"disagreement": 0.1, "information": 0.02}, {"disagreement": 0.3, "information": 0.04})
     best = replace(study.contenders[-1], diversity=heads)
-    rows = table(replace(study, contenders=(*study.contenders[:-1], best)))
+    rows = replace(study, contenders=(*study.contenders[:-1], best)).rows
     found = spreads(rows)
     assert [each.label for each in found] == [
         "single teacher",
@@ -53,7 +52,7 @@ def test_networks_of_a_contender_and_heads_inside_one(study: StudyResults) -> No
         pytest.approx(0.03),
     )
     caption = diversity_panels(rows)[0].caption
-    assert "Diamonds" in caption and "Diamonds" not in diversity_panels(table(study))[0].caption
+    assert "Diamonds" in caption and "Diamonds" not in diversity_panels(study.rows)[0].caption
 
 
 def test_the_teachers_pair_by_pair(study: StudyResults) -> None:
@@ -61,15 +60,15 @@ def test_the_teachers_pair_by_pair(study: StudyResults) -> None:
     twin, other = teachers.test[0], teachers.test[1]
     stranger = Predictions(np.roll(twin.log_probabilities, 1, axis=1), twin.labels)
     three = replace(teachers, test=(twin, other, stranger))
-    rows = table(replace(study, contenders=(study.contenders[0], three, *study.contenders[2:])))
+    rows = replace(study, contenders=(study.contenders[0], three, *study.contenders[2:])).rows
     (matrix,) = diversity_panels(rows)[1:]
     assert "teacher 0 and teacher 1 disagree least" in matrix.caption
     assert "teacher 0 and teacher 2 most (100.0 %)" in matrix.caption
     mine = {"job_ids": teachers.job_ids[:1], "validation": teachers.validation[:1], "test": (twin,)}
     group = replace(teachers, name="teacher-mixup", label="teacher mixup", **mine)
-    rows = table(
-        replace(study, contenders=(study.contenders[0], three, group, *study.contenders[2:]))
-    )
+    rows = replace(
+        study, contenders=(study.contenders[0], three, group, *study.contenders[2:])
+    ).rows
     assert "teacher mixup 0 and teacher 1 disagree least" in diversity_panels(rows)[1].caption
 
 
@@ -78,4 +77,4 @@ def test_one_run_each_is_no_diversity(study: StudyResults) -> None:
         replace(each, seeds=each.seeds[:1], test=each.test[:1], validation=each.validation[:1])
         for each in study.contenders
     ]
-    assert diversity_panels(table(replace(study, contenders=tuple(alone)))) == []
+    assert diversity_panels(replace(study, contenders=tuple(alone)).rows) == []

@@ -14,7 +14,7 @@ import pytest
 from distill_ray.metrics import mean_prediction, score
 from distill_ray.records import Predictions
 from distill_ray.report.results import Contender, StudyResults
-from distill_ray.report.table import as_text, table
+from distill_ray.report.table import as_text
 from distill_ray.report.write import write_report
 
 
@@ -41,7 +41,7 @@ def regression(study: StudyResults) -> StudyResults:
 
 
 def test_the_table_has_the_metrics_of_regression(regression: StudyResults) -> None:
-    rows = table(regression)
+    rows = regression.rows
     header, *_ = as_text(rows).splitlines()
     assert header.split() == ["NLL", "RMSE", "MAE", "params"]
     assert "without the constant ln(2 pi) / 2" in as_text(rows) and "ECE" not in as_text(rows)

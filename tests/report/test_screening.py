@@ -13,7 +13,6 @@ from distill_ray.report.markdown import markdown
 from distill_ray.report.published import side_by_side
 from distill_ray.report.results import ScreenRow, StudyResults, TrialRow
 from distill_ray.report.screening import relation_sentence, relations
-from distill_ray.report.table import table
 from distill_ray.report.to_json import as_json
 from distill_ray.report.write import write_report
 from distill_ray.study import Published, PublishedRow
@@ -81,7 +80,7 @@ def screened(study: StudyResults) -> StudyResults:
 
 
 def test_the_published_correlations_come_out(screened: StudyResults) -> None:
-    of_trials, of_augmentations = relations(screened, table(screened))
+    of_trials, of_augmentations = relations(screened, screened.rows)
     assert (of_trials.of, len(of_trials.points)) == ("trials", 9)
     assert (of_augmentations.of, len(of_augmentations.points)) == ("augmentations", 9)
     found = of_augmentations.correlation
@@ -130,14 +129,14 @@ def test_students_that_differ_by_their_augmentation_alone_are_set_against_their_
         replace(default, name="b", t_stddev=0.3, params={"method": "kd", "augmentation": "crop"}),
         replace(best, t_stddev=0.4, params={"method": "kd", "augmentation": "flip"}),
     )
-    *_, students = relations(screened, table(replace(screened, contenders=contenders)))
+    *_, students = relations(screened, replace(screened, contenders=contenders).rows)
     assert students.of == "students"
     assert [point.t_stddev for point in students.points] == [0.2, 0.3]
 
 
 def test_published_rows_stand_above_what_was_measured(screened: StudyResults) -> None:
     assert screened.published is not None
-    rows = table(screened)
+    rows = screened.rows
     shown = side_by_side(screened.published, rows)
     assert shown.header == ("accuracy %", "T. stddev", "NLL")
     measured = (
@@ -160,7 +159,7 @@ def test_published_rows_stand_above_what_was_measured(screened: StudyResults) ->
 def test_every_form_of_the_report_has_both(screened: StudyResults, tmp_path: Path) -> None:
     write_report(screened, tmp_path)
     page = (tmp_path / "report.html").read_text()
-    rows = table(screened)
+    rows = screened.rows
     for text in (page, markdown(screened, rows, [])):
         for words in (
             "Somebody 2022",
@@ -183,4 +182,4 @@ def test_a_study_without_them_has_neither(study: StudyResults) -> None:
     report = as_json(study)
     assert report["screening"] is None
     assert report["published"] is None
-    assert "Screening" not in markdown(study, table(study), [])
+    assert "Screening" not in markdown(study, study.rows, [])

@@ -17,7 +17,6 @@ from distill_ray.report.format import (
 from distill_ray.report.markdown import markdown
 from distill_ray.report.results import StudyResults
 from distill_ray.report.summary import best_settings, facts, headline, verdict
-from distill_ray.report.table import table
 
 
 def judged(study: StudyResults, accuracy: tuple[float, float], nll: tuple[float, float]) -> str:
@@ -47,7 +46,7 @@ def test_one_sure_interval_of_two_is_perhaps(study: StudyResults) -> None:
 
 
 def answer(results: StudyResults) -> str:
-    rows = table(results)
+    rows = results.rows
     return " ".join(headline(results, rows, comparisons(rows)))
 
 
@@ -96,19 +95,17 @@ def test_before_anything_is_confirmed(young_study: StudyResults) -> None:
 
 
 def test_facts_hold_the_share_of_the_ensembles_lead(study: StudyResults) -> None:
-    rows = {row.contender.name: row.cells["accuracy"].mean for row in table(study)}
+    rows = {row.contender.name: row.cells["accuracy"].mean for row in study.rows}
     kept = (rows["best"] - rows["scratch"]) / (rows["ensemble"] - rows["scratch"])
-    found = {fact.name: fact for fact in facts(table(study))}
+    found = {fact.name: fact for fact in facts(study.rows)}
     assert found["of the ensemble's lead"].value == f"{100 * kept:.0f} %"
     assert found["parameters"].remark == "the ensemble has 3 times as many"
-    assert facts(table(study)[:2]) == []
+    assert facts(study.rows[:2]) == []
     assert (
         facts(
-            table(
-                replace(
-                    study, contenders=tuple(replace(each, test=()) for each in study.contenders)
-                )
-            )
+            replace(
+                study, contenders=tuple(replace(each, test=()) for each in study.contenders)
+            ).rows
         )
         == []
     )
@@ -123,7 +120,7 @@ def test_best_settings_are_the_searched_ones(study: StudyResults) -> None:
 
 def test_markdown_is_complete_and_escapes(study: StudyResults) -> None:
     hostile = replace(study, name="a*b<script>", study_file="```\nname: x\n```")
-    rows = table(hostile)
+    rows = hostile.rows
     text = markdown(hostile, rows, comparisons(rows))
     assert text.startswith("# a\\*b\\<script\\>")
     assert "**better in accuracy and NLL**" in text

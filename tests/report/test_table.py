@@ -10,7 +10,7 @@ import pytest
 
 from distill_ray.records import Predictions
 from distill_ray.report.results import Contender, StudyResults
-from distill_ray.report.table import Cell, Row, as_markdown, as_text, columns, legend, table
+from distill_ray.report.table import Cell, Row, as_markdown, as_text, columns, legend
 
 
 def certain(accuracy: float, confidence: float) -> Predictions:
@@ -41,7 +41,7 @@ def test_metrics_of_known_predictions(study: StudyResults) -> None:
         (certain(0.6, 0.8), certain(0.7, 0.8)),
         ("a", "b"),
     )
-    (row,) = table(replace(study, contenders=(contender,)))
+    (row,) = replace(study, contenders=(contender,)).rows
     assert is_cell(row.cells["accuracy"], 0.65, 0.005**0.5, 2)
     assert row.cells["ece"].mean == pytest.approx(0.15)
     assert row.cells["oe"].mean == pytest.approx(0.8 * 0.15)
@@ -65,7 +65,7 @@ def test_a_temperature_without_evidence_is_reported(study: StudyResults) -> None
         contender = Contender(
             "best", "the best", {}, 10, tuple(range(runs)), validation, test, ("a",) * runs
         )
-        (row,) = table(replace(study, contenders=(contender,)))
+        (row,) = replace(study, contenders=(contender,)).rows
         return row
 
     for accuracy, doubtful in ((1.0, True), (0.0, True), (0.99, False), (0.6, False)):
@@ -82,7 +82,7 @@ def test_temperature_is_fitted_on_the_same_run(study: StudyResults) -> None:
         "teacher": ((1.0656, 1.0803, 1.1391), 0.21162),
         "best": ((0.6622, 0.6405, 0.5336), 0.12142),
     }
-    rows = {row.contender.name: row for row in table(study)}
+    rows = {row.contender.name: row for row in study.rows}
     for name, (temperatures, cnll) in golden.items():
         assert rows[name].temperatures == pytest.approx(temperatures, rel=2e-3)
         assert rows[name].cells["cnll"].mean == pytest.approx(cnll, rel=1e-3)
@@ -90,7 +90,7 @@ def test_temperature_is_fitted_on_the_same_run(study: StudyResults) -> None:
 
 
 def test_single_teacher_is_the_mean_over_members_and_ensemble_one_run(study: StudyResults) -> None:
-    ensemble, teacher, *_ = table(study)
+    ensemble, teacher, *_ = study.rows
     assert {cell.n for cell in ensemble.cells.values()} == {1}
     assert all(cell.std is None for cell in ensemble.cells.values())
     accuracies = [
@@ -105,7 +105,7 @@ def test_single_teacher_is_the_mean_over_members_and_ensemble_one_run(study: Stu
 def test_before_confirmation_the_table_is_of_validation_without_calibrated_metrics(
     young_study: StudyResults,
 ) -> None:
-    rows = table(young_study)
+    rows = young_study.rows
     assert {row.split for row in rows} == {"validation"}
     assert set(rows[0].cells) == set(columns(rows)) - {"cnll", "cece"}
     assert as_text(rows).count(" - ") + as_text(rows).count(" -\n") >= 2
@@ -114,16 +114,16 @@ def test_before_confirmation_the_table_is_of_validation_without_calibrated_metri
 def test_contender_without_test_predictions_is_shown_empty_beside_others(
     study: StudyResults,
 ) -> None:
-    rows = table(
-        replace(study, contenders=(*study.contenders[:4], replace(study.contenders[4], test=())))
-    )
+    rows = replace(
+        study, contenders=(*study.contenders[:4], replace(study.contenders[4], test=()))
+    ).rows
     assert rows[4].split == "test"
     assert not rows[4].cells
     assert rows[3].cells
 
 
 def test_text_fits_and_lines_up(study: StudyResults) -> None:
-    lines = as_text(table(study)).splitlines()
+    lines = as_text(study.rows).splitlines()
     body = lines[: lines.index("")]
     assert max(map(len, lines)) <= 100
     positions = [line.index("±") for line in body if "±" in line]
@@ -138,7 +138,7 @@ def test_long_labels_are_cut_to_keep_the_width(study: StudyResults) -> None:
         *study.contenders[:4],
         replace(study.contenders[4], label="a configuration with\na very, very long name"),
     )
-    text = as_text(table(replace(study, contenders=contenders)))
+    text = as_text(replace(study, contenders=contenders).rows)
     assert "a configuration" in text
     assert "... 95.82" in text
     assert max(map(len, text.splitlines())) <= 100
@@ -146,19 +146,19 @@ def test_long_labels_are_cut_to_keep_the_width(study: StudyResults) -> None:
 
 def test_markdown_has_one_cell_per_metric_and_escapes_bars(study: StudyResults) -> None:
     contenders = (replace(study.contenders[0], label="a|b"), *study.contenders[1:])
-    lines = as_markdown(table(replace(study, contenders=contenders))).splitlines()
+    lines = as_markdown(replace(study, contenders=contenders).rows).splitlines()
     cells = [line.replace("\\|", "").count("|") for line in lines[: lines.index("")]]
-    assert all(a == b == len(columns(table(study))) + 3 for a, b in pairwise(cells))
+    assert all(a == b == len(columns(study.rows)) + 3 for a, b in pairwise(cells))
     assert "a\\|b" in lines[2]
 
 
 def test_labels_cannot_steer_the_terminal(study: StudyResults) -> None:
     label = "\x1b[2Jbest\nx"
     named = (*study.contenders[:4], replace(study.contenders[4], label=label))
-    text = as_text(table(replace(study, contenders=named)))
+    text = as_text(replace(study, contenders=named).rows)
     assert "\x1b" not in text
     assert r"\x1b[2Jbest\nx" in text
 
 
 def test_no_contender_yet(study: StudyResults) -> None:
-    assert "nothing evaluated yet" in as_text(table(replace(study, contenders=())))
+    assert "nothing evaluated yet" in as_text(replace(study, contenders=()).rows)
