@@ -25,5 +25,5 @@ def test_every_cell_runs_and_shows_what_it_promises(tmp_path: Path) -> None:
     assert "did you mean 'kd'?" in text
     for contender in ("ensemble", "student from scratch", "default KD", "best found"):
         assert contender in text
-    assert "'model.safetensors'" in text
+    assert "'weights.safetensors'" in text
     assert any("image/png" in output.get("data", {}) for output in outputs)

@@ -30,9 +30,9 @@ def bench(
 ) -> None:
     """Measure what training a student costs on this machine.
 
-    Times a few steps each, in turn, of the student alone, with live teachers and with stored
-    teacher logits (cached teacher logits). No model is kept; the measurements stay in the store,
-    and `plan` uses them from then on.
+    Times a few steps each, in turn, of the student alone, with live teachers and with cached
+    teacher logits. No model is kept; the measurements stay in the store, and `plan` uses them from
+    then on.
 
     \b
     Examples:

@@ -44,9 +44,9 @@ def run(
 
     \b
     Examples:
-      distill-ray run studies/quickstart.yaml distill-ray run my.yaml --set search.trials=50 --set
-      student.epochs=30 distill-ray run my.yaml --address auto --store s3://bucket/studies
-      --tracking-uri http://mlflow:5000
+      distill-ray run studies/quickstart.yaml
+      distill-ray run my.yaml --set search.trials=50 --set student.epochs=30
+      distill-ray run my.yaml --address auto --store s3://bucket/studies
     """
     # A cluster that stops a job, or a machine that is taken away, gives seconds: what Ctrl-C does
     # fits into them.

@@ -21,7 +21,7 @@ LABELS = np.arange(45) % NUM_CLASSES
 
 
 class AugmentationConformance(Conformance):
-    """An augmentation is a pure function of (seed, epoch, position), whoever asks.
+    """An augmentation is a pure function of (seed, epoch, position).
 
     `augmentations` must be registered; those whose draws are shared by a whole batch, if any, are
     in `per_batch` instead.
