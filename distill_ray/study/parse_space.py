@@ -43,6 +43,15 @@ class Reach:
     methods: tuple[str, ...] | None
     augmentations: tuple[str, ...] | None
 
+    def within(self, when: Any) -> Reach:
+        """What a line of the space with condition `when`, as it is written, can meet: fewer methods
+        where it names them.
+        """
+        named = when.get("method") if isinstance(when, dict) else None
+        listed = named if isinstance(named, list) else [named]
+        kept = tuple(method for method in self.methods or () if method in listed)
+        return replace(self, methods=kept) if kept else self
+
     def owners(self, name: str) -> list[Setting]:
         """What setting `name` takes, once for each method or augmentation within reach that has it."""
         if name.startswith("augmentation."):
@@ -94,7 +103,8 @@ def choice_of(values: Any, name: str) -> list[Any] | None:
 def _dimension(
     name: str, content: Any, path: Path, problems: Problems, reach: Reach
 ) -> Dimension | None:
-    owners = reach.owners(name)
+    when = content.get("when") if isinstance(content, dict) else None
+    owners = reach.within(when).owners(name) or reach.owners(name)
     if name not in ("method", "augmentation") and not owners:
         problems.add(path, _not_a_field(name, reach))
         return None

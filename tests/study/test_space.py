@@ -14,6 +14,7 @@ import yaml
 from annotated_types import Ge, Gt, Le
 
 from distill_ray.augmentation import CropFlip, Flip, Identity
+from distill_ray.errors import RequestError
 from distill_ray.methods import METHODS, EnsembleKD, Supervised
 from distill_ray.study import Choice, Condition, Label, Range, SearchSpace, Study
 
@@ -277,3 +278,17 @@ def test_optuna_draws_from_the_space_and_tries_first_what_it_is_told(load: Load)
         params = space.recipe(study.student, draw).params()
         assert params["method"] == draw["method"]
         assert params.get("temperature") == draw.get("temperature")
+
+
+def test_a_condition_on_the_method_decides_whose_values_are_allowed(load: Load) -> None:
+    """`dist` combines teachers in fewer ways than `kd`."""
+    methods = "    method: {choice: [kd, dist]}\n"
+    confident = "    combine: {choice: [mean-softmax, confident]"
+    space = load(f"{STUDY}{methods}{confident}, when: {{method: kd}}}}\n").search.space
+    assert space.dimensions[1].values == ("mean-softmax", "confident")
+    for condition in ("", ", when: {method: [kd, dist]}", ", when: {standardise: true}"):
+        text = f"{STUDY}{methods}    standardise: {{choice: [true, false]}}\n{confident}{condition}}}\n"
+        with pytest.raises(
+            RequestError, match="'confident', must be one of mean-softmax, mean-loss"
+        ):
+            load(text)
