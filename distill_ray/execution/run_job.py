@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import time
 import traceback
 from collections.abc import Collection
@@ -14,7 +15,7 @@ from collections.abc import Collection
 import numpy as np
 import torch
 
-from distill_ray.errors import DamagedError
+from distill_ray.errors import DamagedError, StoreError
 from distill_ray.execution.checkpoint_writer import RecordBatches, in_batches
 from distill_ray.execution.cluster import WorkerResources
 from distill_ray.execution.messages import Finished, Record, Work
@@ -61,9 +62,7 @@ def run_job(
                 share=resources.share,
                 compile=resources.compile,
             )
-            yield from log.following(
-                alone(store, job, resources.worker(), stops=stops, say=log.write)
-            )
+            yield from log.following(alone(store, job, resources.worker(), stops=stops))
         else:
             from distill_ray.execution.data_parallel import train_on_workers
 
@@ -125,17 +124,38 @@ class JobLog:
         ]
 
     def following(self, epochs: RecordBatches) -> RecordBatches:
-        """The same records, each one written down as it passes."""
-        with contextlib.closing(epochs):
-            for records in epochs:
-                self.write(*map(_line, records))
-                self._store.write(self._last_epoch_path, json.dumps(records[-1]).encode())
-                yield records
+        """The same records, each one written down as it passes, and between them whatever the
+        package logs.
+        """
+        handler = _JobLogHandler(self)
+        package = logging.getLogger("distill_ray")
+        package.addHandler(handler)
+        try:
+            with contextlib.closing(epochs):
+                for records in epochs:
+                    self.write(*map(_line, records))
+                    self._store.write(self._last_epoch_path, json.dumps(records[-1]).encode())
+                    yield records
+        finally:
+            package.removeHandler(handler)
 
     def write(self, *texts: str) -> None:
         """Add `texts`, a line each, with the time of day."""
         self._lines += [f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}" for text in texts]
         self._store.write(self.path, "\n".join([*self._lines, ""]).encode())
+
+
+class _JobLogHandler(logging.Handler):
+    """Writes warnings of the package into the log of a job."""
+
+    def __init__(self, log: JobLog) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A full store ends the job when its result is written; its log must not end it earlier.
+        with contextlib.suppress(StoreError):
+            self._log.write(record.getMessage())
 
 
 def _line(record: Record) -> str:

@@ -1,13 +1,14 @@
 """Cached teacher logits in the store: who computes them, who waits, what is evicted when space runs
 out.
 
-teacher logits/<key>/<epoch>/manifest.json     written last: without it there are no teacher logits
-of that epoch teacher logits/<key>/<epoch>.lease             somebody is computing them
+    teacher_logits/<key>/<epoch>/manifest.json    written last: without it the epoch has none yet
+    teacher_logits/<key>/<epoch>.lease            held by the process that computes them
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import posixpath
 import shutil
@@ -35,6 +36,8 @@ from distill_ray.training import (
     to_arrow,
 )
 
+logger = logging.getLogger(__name__)
+
 ROOT = "teacher_logits"
 FILE = "logits.arrow"
 
@@ -60,7 +63,7 @@ class TeacherCache:
     others.
 
     While somebody else computes an epoch, later ones are computed, so that parallel runs divide the
-    work. When teacher logits cannot be kept, because the disk or the `limit` is full, `say` is told
+    work. When teacher logits cannot be kept, because the disk or the `limit` is full, this is logged
     once; from then on `of_epoch` returns None for epochs that are not there, and live teachers are
     needed.
     """
@@ -75,7 +78,6 @@ class TeacherCache:
         worker: Worker,
         epochs: int,
         limit: float,
-        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._store = store
         self._key = key
@@ -84,7 +86,6 @@ class TeacherCache:
         self._worker = worker
         self._epochs = epochs
         self._limit = limit
-        self._say = say
         self._folder = posixpath.join(ROOT, key.id)
         self._leases: dict[int, Lease] = {}
         self._full = False
@@ -131,8 +132,8 @@ class TeacherCache:
                 )
         except (ValueError, RunError) as error:
             self._store.set_aside(posixpath.join(self._path(epoch), MANIFEST))
-            self._say(
-                f"teacher logits of epoch {epoch} were set aside and are computed anew: {error}"
+            logger.warning(
+                "teacher logits of epoch %d were set aside and are computed anew: %s", epoch, error
             )
             return None
         if self._store.is_local:
@@ -170,8 +171,7 @@ class TeacherCache:
 
     def _give_up(self, reason: str) -> None:
         self._full = True
-        with contextlib.suppress(StoreError):
-            self._say(f"teachers answer live where their teacher logits are not stored: {reason}")
+        logger.warning("teachers answer live where their teacher logits are not stored: %s", reason)
 
     def _lease(self, epoch: int) -> Lease:
         if epoch not in self._leases:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import functools
 import posixpath
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from distill_ray.augmentation import Augmentation
 from distill_ray.errors import DamagedError
@@ -42,14 +42,13 @@ def train_here(
     share: float = 1.0,
     pace: float = MIN_INTERVAL_S,
     stops: Collection[int] = (),
-    say: Callable[[str], None] = lambda line: None,
 ) -> RecordBatches:
     """Train `job` in this process, alone or as the `worker` that it is, with a checkpoint about
     every `pace` seconds.
 
     What is yielded is in a checkpoint or in the finished record, so that an interrupted run never
     repeats an epoch that has been reported. `sharing` decides whether the teachers answer live;
-    `say` is told when that has to change. `share` is the part of the device that this process has.
+    `share` is the part of the device that this process has.
     """
     path = posixpath.join("work", job.id, "checkpoint.safetensors")
     first = worker.rank == 0
@@ -59,7 +58,7 @@ def train_here(
         saved = None
     saved = worker.agreed(saved)  # another driver may write a later one while these workers begin
     dataset = cached_dataset(job.data)
-    teachers = teachers_of(store, job, worker, sharing, say) if job.teachers else None
+    teachers = teachers_of(store, job, worker, sharing) if job.teachers else None
     usage = Usage(worker, share)
     keeper = CheckpointWriter(functools.partial(store.write, path), job.recipe.epochs, stops, pace)
     save = keeper.offer if first else None
@@ -72,7 +71,6 @@ def train_here(
         saved=saved,
         save=save,
         compile=compile,
-        say=say,
     )
     outcome = yield from keeper.following(training)
     if first:
@@ -93,7 +91,6 @@ def teachers_of(
     job: Job,
     worker: Worker,
     sharing: Sharing,
-    say: Callable[[str], None] = lambda line: None,
 ) -> EpochTeachers:
     """The teachers that `job` learns from: stored teacher logits where `sharing` has them and the
     method can use them, else live.
@@ -106,7 +103,7 @@ def teachers_of(
     largest = sharing.largest(recipe, dataset.num_classes)
     key = TeacherLogitsKey.of(job, _precision(store, job.teachers, worker), sharing.exact, largest)
     teacher_logits = TeacherCache(
-        store, key, dataset, live, worker=worker, epochs=recipe.epochs, limit=sharing.limit, say=say
+        store, key, dataset, live, worker=worker, epochs=recipe.epochs, limit=sharing.limit
     )
     return CachedTeachers(teacher_logits, live, worker)
 

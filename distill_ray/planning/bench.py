@@ -41,8 +41,9 @@ from distill_ray.training import (
     precision_of_teachers,
     train,
 )
-from distill_ray.training.compiling import PAYS_BACK, Compile
-from distill_ray.training.on_device import resident
+from distill_ray.training._torch_internals import cpu_has_amx
+from distill_ray.training.compiling import PAYS_BACK_STEPS, Compile
+from distill_ray.training.on_device import on_device
 
 BATCHES, ON_A_GPU = 3, 100
 """Steps of the short epochs that are timed on a CPU, and on a GPU, where the start of an epoch
@@ -131,7 +132,7 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
     worker = resources.worker()
     compile = study.resources.compile
     steps = len(dataset.train) // study.student.batch_size * study.student.epochs
-    if compile == "auto" and worker.device.type == "cuda" and steps >= PAYS_BACK:
+    if compile == "auto" and worker.device.type == "cuda" and steps >= PAYS_BACK_STEPS:
         compile = "always"  # as the study's own jobs are, which have more steps than these
     runs = teacher_runs(study, data)
     jobs = {run.job.id: run.job for run in runs}
@@ -304,7 +305,7 @@ def _making(
     def make() -> None:
         batches = epoch_batches(
             augmentation,
-            *resident(dataset, worker.device),
+            *on_device(dataset, worker.device),
             rows=dataset.train,
             mean=dataset.mean,
             seed=0,
@@ -351,5 +352,5 @@ def machine_name() -> str:
             )
     except OSError:
         pass
-    amx = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
+    amx = "AMX" if cpu_has_amx() else "no AMX"
     return f"{model}, {amx}, torch {torch.__version__}, NumPy {np.__version__}"

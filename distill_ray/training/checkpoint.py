@@ -17,7 +17,7 @@ _DIGEST_BYTES = 32
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """How far a run has come: finished epochs, one record of metrics each, and the best weights so
     far where they are kept.
     """
@@ -30,22 +30,22 @@ class Progress:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-def pack(progress: Progress, student: nn.Module, optimizer: torch.optim.Optimizer) -> bytes:
+def pack(state: TrainingState, student: nn.Module, optimizer: torch.optim.Optimizer) -> bytes:
     """The state of a run at the end of an epoch. No pickle: tensors as safetensors, the rest as
     JSON in its header.
     """
     tensors = {f"student/{name}": tensor for name, tensor in student.state_dict().items()}
-    tensors |= {f"best/{name}": tensor for name, tensor in progress.best_weights.items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in state.best_weights.items()}
     for name, parameter in student.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{key}/{name}"] = value
     header = {
-        "job_id": progress.job_id,
-        "epoch": str(progress.epoch),
-        "history": json.dumps(progress.history),
-        "best_epoch": str(progress.best_epoch),
-        "best_score": json.dumps(progress.best_score),
+        "job_id": state.job_id,
+        "epoch": str(state.epoch),
+        "history": json.dumps(state.history),
+        "best_epoch": str(state.best_epoch),
+        "best_score": json.dumps(state.best_score),
     }
     content = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
@@ -65,7 +65,7 @@ def is_intact(content: bytes, job_id: str) -> bool:
         return False
 
 
-def unpack(content: bytes, student: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def unpack(content: bytes, student: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
     """Put the state of an intact checkpoint back into `student` and `optimizer`, and return how far
     the run had come.
     """
@@ -82,7 +82,7 @@ def unpack(content: bytes, student: nn.Module, optimizer: torch.optim.Optimizer)
         optimizer.state[parameter][key] = (
             torch.empty_like(parameter).copy_(value) if alike else value.to(parameter.device)
         )
-    return Progress(
+    return TrainingState(
         job_id=header["job_id"],
         epoch=int(header["epoch"]),
         history=json.loads(header["history"]),

@@ -2,73 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from distill_ray.errors import first_line
+from distill_ray.training import _torch_internals
 from distill_ray.training.device import Worker
+
+logger = logging.getLogger(__name__)
 
 Compile = Literal["auto", "always", "never"]
 
-PAYS_BACK = 10_000
+PAYS_BACK_STEPS = 10_000
 """Steps of a job on a GPU from which `auto` compiles.
 
 Compiling takes a minute; what it spares is some milliseconds of launches a step.
 """
 
-VARIANTS = 64
+PROGRAMS_KEPT = 64
 """Programs that a process keeps: one for each model and size of batch, which all its trials share.
 
 Of the same code torch keeps eight, and runs what comes after them uncompiled.
 """
 
 
-def compiled(
-    network: nn.Module, worker: Worker, wanted: Compile, steps: int, say: Callable[[str], None]
-) -> Callable[[Tensor], Tensor] | None:
-    """`network` compiled, for a job of so many steps; None where it is not wanted or does not pay.
+def compiles(mode: Compile, worker: Worker, steps: int) -> bool:
+    """Whether the student of a job with so many steps is compiled; only one that a single worker
+    trains ever is.
 
     The steps are those of the whole job, so that one that is resumed near its end still gets the
-    same result to the last bit.
-
-    On a GPU its kernels are launched as one CUDA graph. On a CPU `auto` leaves it: it gains a few
-    percent after a minute (BENCHMARKS.md). It is for a worker alone. The shape of images that comes
-    first is the one compiled for; others, such as a smaller last batch, run as they are. Where
-    compiling fails, as without a compiler, `say` is told and everything does.
+    same result to the last bit. On a CPU `auto` compiles nothing: it gains a few percent after a
+    minute (BENCHMARKS.md).
     """
-    pays = wanted == "always" or (
-        wanted == "auto" and worker.device.type == "cuda" and steps >= PAYS_BACK
-    )
-    if not pays or worker.world_size > 1:
-        return None
-    torch._dynamo.config.recompile_limit = VARIANTS
-    program = torch.compile(
-        network,
-        dynamic=False,
-        mode="reduce-overhead" if worker.device.type == "cuda" else "default",
-    )
-    shape: torch.Size | None = None
-    failed = False
+    if worker.world_size > 1 or mode == "never":
+        return False
+    return mode == "always" or (worker.device.type == "cuda" and steps >= PAYS_BACK_STEPS)
 
-    def forward(images: Tensor) -> Tensor:
-        nonlocal shape, failed
-        if failed or images.shape != (shape or images.shape):
-            plain: Tensor = network(images)
-            return plain
-        if shape is not None:
-            answers: Tensor = program(images)
-            return answers
-        shape = images.shape
+
+class CompiledForward:
+    """The forward pass of a network, compiled for images of the shape that comes first.
+
+    On a GPU its kernels are launched as one CUDA graph. Images of other shapes, such as those of a
+    smaller last batch, go through the network as it is. So do all images if compilation fails (no
+    C++ compiler, say), which is logged once.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device) -> None:
+        _torch_internals.keep_compiled_programs(PROGRAMS_KEPT)
+        mode = "reduce-overhead" if device.type == "cuda" else "default"
+        self._network = network
+        self._program = torch.compile(network, dynamic=False, mode=mode)
+        self._shape: torch.Size | None = None
+        self._failed = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) to what the network makes of them."""
+        if self._shape is None:
+            return self._first(images)
+        forward = self._network if self._failed or images.shape != self._shape else self._program
+        outputs: Tensor = forward(images)
+        return outputs
+
+    def _first(self, images: Tensor) -> Tensor:
+        """The outputs for the images whose shape is compiled for."""
+        self._shape = images.shape
+        outputs: Tensor
         try:
-            return forward(images)
+            outputs = self._program(images)
         except Exception as error:
-            failed = True
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            say(
-                f"training is not compiled, which needs a C++ compiler, and Triton on a GPU: {reason}"
+            self._failed = True
+            logger.warning(
+                "training is not compiled, which needs a C++ compiler, and Triton on a GPU: %s",
+                first_line(error),
             )
-            return forward(images)
-
-    return forward
+            outputs = self._network(images)
+        return outputs

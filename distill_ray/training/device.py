@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from distill_ray.errors import RequestError
 from distill_ray.job import Recipe
+from distill_ray.training import _torch_internals
 
 Precision = Literal["fp32", "bf16"]
 
@@ -43,7 +44,7 @@ def precision_of(recipe: Recipe, device: torch.device) -> Precision:
             raise RequestError(f"{AUTO_PRECISION} must be fp32 or bf16, not {other!r}")
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_amx_tile_supported() else "fp32"
+    return "bf16" if _torch_internals.cpu_has_amx() else "fp32"
 
 
 def precision_of_teachers(recipes: Iterable[Recipe], device: torch.device) -> Precision:

@@ -1,7 +1,16 @@
-"""The training loop: one job, read from top to bottom.
+"""The training loop: one job, read from top to bottom. Start reading this package here.
 
 Plain PyTorch. It runs the same in a notebook, in a Ray actor, and on every rank of a data-parallel
-group.
+group; it knows nothing of Ray, of the store, or of where teachers come from. In short:
+
+    for each epoch:
+        for each batch:                    # the augmentation makes it, as a function of the seed
+            loss = method.loss(student, batch, teachers)
+            loss.backward(), clip, step
+        deploy the student, and predict the validation split with it
+        yield a record of metrics
+
+A teacher is trained by the same loop: its method is `supervised`.
 """
 
 from __future__ import annotations
@@ -10,7 +19,7 @@ import functools
 import hashlib
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,22 +28,17 @@ from torch import Tensor, nn
 
 from distill_ray.augmentation.epoch import epoch_batches, steps_per_epoch
 from distill_ray.errors import RunError
-from distill_ray.job import Job
+from distill_ray.job import Job, Recipe
 from distill_ray.methods.method import Setup, Student
 from distill_ray.metrics import diversity, validation_score
 from distill_ray.models import build_model
 from distill_ray.training import checkpoint
-from distill_ray.training.checkpoint import Progress
-from distill_ray.training.compiling import Compile, compiled
+from distill_ray.training.checkpoint import TrainingState
+from distill_ray.training.compiling import Compile, CompiledForward, compiles
 from distill_ray.training.dataset import Dataset
 from distill_ray.training.device import Worker, autocast, precision_of
-from distill_ray.training.on_device import resident
-from distill_ray.training.optimisation import (
-    clip_gradients,
-    learning_rate,
-    make_optimizer,
-    take_step,
-)
+from distill_ray.training.on_device import on_device
+from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer
 from distill_ray.training.prediction import predict
 from distill_ray.training.prefetch import prefetched
 from distill_ray.training.resource_usage import Usage
@@ -77,61 +81,86 @@ def train(
     saved: bytes | None = None,
     save: Callable[[Callable[[], bytes]], None] | None = None,
     compile: Compile = "never",
-    say: Callable[[str], None] = lambda line: None,
 ) -> Generator[dict[str, float], None, Outcome]:
-    """Train `job` on `dataset`, yielding a record of metrics after each epoch and returning the
+    """Train `job` on `dataset`: a generator of one record of metrics per epoch that returns the
     `Outcome`.
 
-    A record holds `epoch` (1-based), `time` (seconds since 1970), `seconds` (of this epoch), `lr`,
-    the losses of the training split under `train/` and the scores of the validation split under
-    `val/`; with `usage` also what the epoch used of the machine, under `system/`. The last one has
-    the diversity of a student's members or heads under `members/`, see `diversity`. With `saved`,
-    the content of a checkpoint, the run resumes where that one was, after yielding its records
-    again, and ends with the same weights as an undisturbed run; `save` is called after every epoch
-    with a function that makes its checkpoint, to be called at once or not at all. All workers of a
-    data-parallel run call this together, each with its `worker`; one passes `save`. `compile`
-    decides about `torch.compile`, which changes the last digits of results; `say` is told where it
-    is not available.
+    All workers of a data-parallel run call this together.
 
-    Raises `DivergedError` when the loss, or a prediction on the validation split, is not finite.
+    Args:
+        job: what is trained; recipe and seed decide everything that is drawn.
+        dataset: images and labels, with the rows of the training and the validation split.
+        teachers: what the method learns from; None for methods without teachers.
+        worker: this process's device, and its rank among the workers; by default the GPU, if there
+            is one, and what torch's process group says.
+        usage: measures what each epoch uses of the machine; None leaves that out of the records.
+        saved: a checkpoint, with which the run goes on after yielding the records before it. It
+            ends with the same weights as an undisturbed run.
+        save: called after every epoch with a function that makes its checkpoint, to be called at
+            once or not at all. One of several workers passes it.
+        compile: whether the student is compiled, which changes the last digits of results.
+
+    Yields:
+        `epoch` (1-based), `time` (seconds since 1970), `seconds` (of this epoch), `lr`, the losses
+        on the training split under `train/`, the scores on the validation split under `val/`, and
+        with `usage` what the epoch used under `system/`. The last record of a student with members
+        or heads has their diversity under `members/`.
+
+    Raises:
+        DivergedError: the loss, or a prediction on the validation split, is not finite.
     """
     recipe = job.recipe
+    method = recipe.method
     worker = worker or Worker.here()
     precision = precision_of(recipe, worker.device)
 
+    # ---- The student: the recipe's network, shaped by the method (given heads, say) --------------
     setup = Setup(
         teachers=len(job.teachers),
-        networks=teachers.networks
-        if teachers and recipe.method.live_teachers(recipe.augmentation)
-        else (),
+        networks=_live_networks(recipe, teachers),
         rows=dataset.train,
         labels=dataset.labels[dataset.train],
     )
-    network = (
-        recipe.method.student(make_network(job, dataset), setup)
-        .to(worker.device)
-        .to(memory_format=torch.channels_last)
-    )
+    network = method.student(make_network(job, dataset), setup)
+    network = network.to(worker.device).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(recipe, network)
-    progress = Progress(job_id=job.id)
-    if saved is not None:
-        progress = checkpoint.unpack(saved, network, optimizer)
-        yield from progress.history
-    steps = steps_per_epoch(len(dataset.train), recipe.batch_size, recipe.drop_last)
-    forward = compiled(network, worker, compile, recipe.epochs * steps, say) or worker.parallel(
-        network
-    )
-    student = Student(network, forward, functools.partial(autocast, worker.device, precision))
-    log_probabilities: np.ndarray | None = None
 
-    for epoch in range(progress.epoch + 1, recipe.epochs + 1):
+    # ---- Where an interrupted run was ------------------------------------------------------------
+    state = TrainingState(job_id=job.id)
+    if saved is not None:
+        state = checkpoint.unpack(saved, network, optimizer)
+        yield from state.history
+
+    steps = steps_per_epoch(len(dataset.train), recipe.batch_size, recipe.drop_last)
+    forward: Callable[[Tensor], Tensor]
+    if compiles(compile, worker, recipe.epochs * steps):
+        forward = CompiledForward(network, worker.device)
+    else:
+        forward = worker.parallel(network)
+    student = Student(network, forward, functools.partial(autocast, worker.device, precision))
+
+    log_probabilities: np.ndarray | None = None
+    validate = functools.partial(
+        predict,
+        images=dataset.images,
+        rows=dataset.validation,
+        worker=worker,
+        task=dataset.task,
+    )
+
+    for epoch in range(state.epoch + 1, recipe.epochs + 1):
         started = time.perf_counter()
+
+        # ---- Train -------------------------------------------------------------------------------
+        # Nothing below depends on what was drawn before: batches and the noise of layers are
+        # functions of seed and epoch. That is why a checkpoint needs no state of any generator.
         network.train()
         losses: dict[str, Tensor] = {}
-        answering = (teachers or NO_TEACHERS).of_epoch(epoch)
+        answers = (teachers or NO_TEACHERS).of_epoch(epoch)
+        softened = functools.partial(method.softened, epoch=epoch)
         batches = epoch_batches(
             recipe.augmentation,
-            *resident(dataset, worker.device),
+            *on_device(dataset, worker.device),
             rows=dataset.train,
             mean=dataset.mean,
             seed=job.seed,
@@ -142,81 +171,74 @@ def train(
             world_size=worker.world_size,
             drop_last=recipe.drop_last,
         )
-        softened = functools.partial(recipe.method.softened, epoch=epoch)
         _seed_layers(job, epoch, worker)
         for step, batch in enumerate(prefetched(batches, worker.device), start=(epoch - 1) * steps):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(recipe, step, steps)
             gather = functools.partial(worker.gather, shares=batch.shares)
-            terms = recipe.method.loss(
-                replace(student, gather=gather, softened=softened), batch, answering
-            )
+            terms = method.loss(replace(student, gather=gather, softened=softened), batch, answers)
+            # Workers average their gradients, whatever their shares of the batch: `weight` makes
+            # that the gradient of the whole batch's mean.
             (terms["loss"] * batch.weight).backward()
             clip_gradients(recipe, network)
-            take_step(optimizer)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            # Summed where they are computed: reading one would make the host wait for a GPU.
             for name, term in terms.items():
                 losses[name] = losses.get(name, 0) + term.detach() * batch.weight
 
-        del answering  # a GPU need not hold the teacher logits of two epochs
+        del answers  # a GPU need not hold the teacher logits of two epochs
         worker.average_buffers(network)
         means = {
             f"train/{name}": worker.mean(total / steps).item() for name, total in losses.items()
         }
         if not math.isfinite(means["train/loss"]):
             raise DivergedError(f"the loss was {means['train/loss']} in epoch {epoch}; {REMEDIES}")
-        # An epoch whose weights may be kept is judged in float32, which those who deploy the network
-        # compute in; the others as fast as they are trained.
+
+        # ---- Validate what would be deployed -----------------------------------------------------
+        # An epoch whose weights may be kept is judged in float32, which the deployed network will
+        # compute in; the others in the precision that is fast here.
         may_be_kept = recipe.keep != "last" or epoch == recipe.epochs
-        deployed = recipe.method.deploy(network)
-        log_probabilities = predict(
-            deployed,
-            dataset.images,
-            dataset.validation,
-            worker=worker,
-            precision="fp32" if may_be_kept else precision,
-            task=dataset.task,
-        )
+        deployed = method.deploy(network)
+        log_probabilities = validate(deployed, precision="fp32" if may_be_kept else precision)
         if not np.isfinite(log_probabilities).all():
             raise DivergedError(
                 f"predictions on the validation split were not finite in epoch {epoch}; {REMEDIES}"
             )
         scores = validation_score(log_probabilities, dataset.labels[dataset.validation])
-        progress.epoch = epoch
-        _keep_best(progress, recipe.keep, scores, deployed)
-        progress.history.append(
-            {
-                "epoch": epoch,
-                "time": time.time(),
-                "seconds": time.perf_counter() - started,
-                "lr": optimizer.param_groups[0]["lr"],
-            }
-            | means
-            | {f"val/{name}": value for name, value in scores.items()}
-            | (_diversity(network, dataset, worker) if epoch == recipe.epochs else {})
-            | (usage.since_last() if usage else {})
-        )
-        if save is not None:
-            save(functools.partial(checkpoint.pack, progress, network, optimizer))
-        yield progress.history[-1]
+        state.epoch = epoch
+        _keep_best(state, recipe.keep, scores, deployed)
 
-    deployed = recipe.method.deploy(network)
-    if progress.best_weights:
-        deployed.load_state_dict(progress.best_weights)
-    if progress.best_weights or log_probabilities is None:
-        log_probabilities = predict(
-            deployed,
-            dataset.images,
-            dataset.validation,
-            worker=worker,
-            task=dataset.task,
-        )
+        # ---- Record the epoch, save, and hand the record over ------------------------------------
+        record: dict[str, float] = {
+            "epoch": epoch,
+            "time": time.time(),
+            "seconds": time.perf_counter() - started,
+            "lr": optimizer.param_groups[0]["lr"],
+        }
+        record |= means | {f"val/{name}": value for name, value in scores.items()}
+        if epoch == recipe.epochs:
+            record |= _diversity(network, dataset, worker)
+        if usage is not None:
+            record |= usage.since_last()
+        state.history.append(record)
+        if save is not None:
+            save(functools.partial(checkpoint.pack, state, network, optimizer))
+        yield record
+
+    # ---- Weights and predictions of the epoch that is kept ---------------------------------------
+    deployed = method.deploy(network)
+    if state.best_weights:
+        deployed.load_state_dict(state.best_weights)
+    if state.best_weights or log_probabilities is None:
+        log_probabilities = validate(deployed)
     return Outcome(
         weights={
             name: tensor.detach().cpu().contiguous()
             for name, tensor in deployed.state_dict().items()
         },
-        epochs=tuple(progress.history),
-        kept_epoch=progress.best_epoch or recipe.epochs,
+        epochs=tuple(state.history),
+        kept_epoch=state.best_epoch or recipe.epochs,
         log_probabilities=log_probabilities,
         labels=dataset.labels[dataset.validation],
         parameters=sum(parameter.numel() for parameter in deployed.parameters()),
@@ -247,6 +269,13 @@ def load_network(job: Job, weights: Mapping[str, Tensor], dataset: Dataset) -> n
     return network.eval()
 
 
+def _live_networks(recipe: Recipe, teachers: EpochTeachers | None) -> Sequence[nn.Module]:
+    """The teachers themselves, where the method wants them live."""
+    if teachers is None or not recipe.method.live_teachers(recipe.augmentation):
+        return ()
+    return teachers.networks
+
+
 def _seed_layers(job: Job, epoch: int, worker: Worker) -> None:
     """Address what layers draw in training, such as torchvision's dropout: they take torch's own
     generators.
@@ -270,13 +299,14 @@ def _diversity(network: nn.Module, dataset: Dataset, worker: Worker) -> dict[str
 
 
 def _keep_best(
-    progress: Progress, keep: str, scores: Mapping[str, float], network: nn.Module
+    state: TrainingState, keep: str, scores: Mapping[str, float], network: nn.Module
 ) -> None:
+    """Note the weights of this epoch if they are the best so far, and the recipe keeps the best."""
     if keep == "last":
         return
     value = scores["accuracy"] if keep == "best-accuracy" else -scores["nll"]
-    if progress.best_score is None or value > progress.best_score:
-        progress.best_epoch, progress.best_score = progress.epoch, value
-        progress.best_weights = {
+    if state.best_score is None or value > state.best_score:
+        state.best_epoch, state.best_score = state.epoch, value
+        state.best_weights = {
             name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()
         }

@@ -11,12 +11,14 @@ from torch import Tensor
 from distill_ray.data import Pixels
 from distill_ray.training.dataset import Dataset
 
-PIECE = 1024
-"""Images that go to a GPU at a time: those on a disk need not fit into the host's memory."""
+AT_A_TIME = 1024
+"""Images that are copied to a GPU at a time: those on a disk need not fit into the host's memory."""
 
 
 @functools.lru_cache(maxsize=2)
-def resident(dataset: Dataset, device: torch.device) -> tuple[Pixels | Tensor, np.ndarray | Tensor]:
+def on_device(
+    dataset: Dataset, device: torch.device
+) -> tuple[Pixels | Tensor, np.ndarray | Tensor]:
     """Images and labels where batches are made of them: on a GPU if they take no more than a
     quarter of what is free there.
 
@@ -27,8 +29,8 @@ def resident(dataset: Dataset, device: torch.device) -> tuple[Pixels | Tensor, n
     images = torch.empty(
         dataset.images.shape, dtype=torch.tensor(dataset.images[:1]).dtype, device=device
     )
-    for first in range(0, len(images), PIECE):
-        images[first : first + PIECE] = torch.tensor(dataset.images[first : first + PIECE])
+    for first in range(0, len(images), AT_A_TIME):
+        images[first : first + AT_A_TIME] = torch.tensor(dataset.images[first : first + AT_A_TIME])
     return images, torch.tensor(dataset.labels, device=device)
 
 

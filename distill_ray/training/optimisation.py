@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 
 import torch
 from torch import nn
 
 from distill_ray.job import Recipe
+from distill_ray.training import _torch_internals
 
 
 def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
@@ -21,48 +21,30 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     decay = recipe.weight_decay if recipe.clip_norm is None else 0.0
     groups = [{"params": penalised, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
-    _spare_the_compiler()
+    make = _torch_internals.optimizer_without_compiler
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, lr=recipe.lr, fused=True)
+        return make(torch.optim.Adam, groups, lr=recipe.lr, fused=True)
     nesterov = recipe.nesterov and recipe.momentum > 0
-    return torch.optim.SGD(
-        groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=nesterov, fused=True
+    return make(
+        torch.optim.SGD,
+        groups,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=nesterov,
+        fused=True,
     )
-
-
-def take_step(optimizer: torch.optim.Optimizer) -> None:
-    """What `step` and `zero_grad` of `optimizer` do, without the hooks and the compiler that torch
-    wraps around them.
-    """
-    with torch.no_grad():
-        inspect.unwrap(type(optimizer).step)(optimizer)
-    optimizer.zero_grad(set_to_none=True)
-
-
-def _spare_the_compiler() -> None:
-    """Keep torch from loading its compiler, three seconds of computing in each process, only to
-    keep it off these functions.
-
-    They are marked as torch marks them itself then. A release of torch that marks them otherwise
-    would load it, as before.
-    """
-    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
-        plain = inspect.unwrap(getattr(torch.optim.Optimizer, name))
-        setattr(plain, "__dynamo_disable", plain)
 
 
 def _by_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The parameters that are penalised, and the others."""
-    exempt = {
-        id(own)
-        for layer in network.modules()
-        if not getattr(layer, "decayed", True)
-        for own in layer.parameters()
-    }
+    exempt: set[int] = set()
+    for layer in network.modules():
+        if not getattr(layer, "decayed", True):
+            exempt |= {id(parameter) for parameter in layer.parameters()}
     parameters = list(network.parameters())
-    return [each for each in parameters if id(each) not in exempt], [
-        each for each in parameters if id(each) in exempt
-    ]
+    penalised = [parameter for parameter in parameters if id(parameter) not in exempt]
+    others = [parameter for parameter in parameters if id(parameter) in exempt]
+    return penalised, others
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

@@ -24,7 +24,7 @@ from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.device import as_tensor, to_device
 from distill_ray.job import Data, Job, canonical_json
 from distill_ray.training.dataset import Dataset
-from distill_ray.training.on_device import fits, resident
+from distill_ray.training.on_device import fits, on_device
 from distill_ray.training.teachers import LiveTeachers
 from distill_ray.training.top_k import Tail, top_k, total_variation, with_even_tail
 
@@ -166,7 +166,7 @@ def compute_teacher_logits(
     """
     batches = epoch_batches(
         key.augmentation,
-        *resident(dataset, device),
+        *on_device(dataset, device),
         rows=dataset.train,
         mean=dataset.mean,
         seed=key.seed,

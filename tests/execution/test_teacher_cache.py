@@ -65,7 +65,7 @@ def test_the_second_reader_computes_nothing(store: Store, teachers: CountingTeac
 
 @pytest.mark.parametrize("damage", ["bit", "end", "empty", "gone", "manifest"])
 def test_damaged_teacher_logits_are_computed_anew(
-    damage: str, store: Store, teachers: CountingTeachers
+    damage: str, store: Store, teachers: CountingTeachers, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = computed(teachers, 1)
     cache_of(store, teachers).of_epoch(1)
@@ -80,13 +80,12 @@ def test_damaged_teacher_logits_are_computed_anew(
         store.local_path(f"{ROOT}/{KEY.id}/00001/{MANIFEST}").write_text("{")
     else:
         path.write_bytes(content[: -100 if damage == "end" else 0])
-    said: list[str] = []
     asked = teachers.asked
-    again = cache_of(store, teachers, say=said.append).of_epoch(1)
+    again = cache_of(store, teachers).of_epoch(1)
     assert again is not None
     np.testing.assert_array_equal(again.logits[0], whole)
     assert teachers.asked == asked + 1
-    assert damage != "bit" or said[0].startswith(
+    assert damage != "bit" or caplog.messages[0].startswith(
         "teacher logits of epoch 1 were set aside and are computed anew: "
     )
     assert data_file(store).exists()
@@ -101,7 +100,10 @@ def test_damaged_teacher_logits_are_computed_anew(
     ],
 )
 def test_teacher_logits_in_the_place_of_others_are_not_taken(
-    other: TeacherLogitsKey, store: Store, teachers: CountingTeachers
+    other: TeacherLogitsKey,
+    store: Store,
+    teachers: CountingTeachers,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     cache_of(store, teachers).of_epoch(1)
     shutil.copytree(store.local_path(f"{ROOT}/{KEY.id}"), store.local_path(f"{ROOT}/{other.id}"))
@@ -109,22 +111,22 @@ def test_teacher_logits_in_the_place_of_others_are_not_taken(
     stored = json.loads(manifest.read_text().replace(KEY.id, other.id))
     del stored["sha256"]
     manifest.write_text(json.dumps(stored | {"sha256": _seal(stored)}))
-    said: list[str] = []
     asked = teachers.asked
-    assert cache_of(store, teachers, other, say=said.append).of_epoch(1) is not None
-    assert "these are teacher logits of" in said[0]
+    assert cache_of(store, teachers, other).of_epoch(1) is not None
+    assert "these are teacher logits of" in caplog.messages[0]
     assert teachers.asked == asked + 1
 
 
-def test_another_number_of_classes_is_not_taken(store: Store, teachers: CountingTeachers) -> None:
+def test_another_number_of_classes_is_not_taken(
+    store: Store, teachers: CountingTeachers, caplog: pytest.LogCaptureFixture
+) -> None:
     cache_of(store, teachers).of_epoch(1)
     more = replace(noise(), class_names=("a", "b", "c", "d"))
-    said: list[str] = []
     found = TeacherCache(
-        store, KEY, more, lambda: teachers, worker=HERE, epochs=3, limit=1e9, say=said.append
+        store, KEY, more, lambda: teachers, worker=HERE, epochs=3, limit=1e9
     ).of_epoch(1)
     assert found is not None
-    assert "they have the shapes" in said[0]
+    assert "they have the shapes" in caplog.messages[0]
 
 
 def test_two_processes_compute_once(store: Store) -> None:
@@ -250,7 +252,7 @@ def test_two_studies_fill_one_store_at_once(store: Store) -> None:
 
 
 def test_the_largest_logits_alone_are_stored_and_of_other_classes_not_taken(
-    store: Store, teachers: CountingTeachers
+    store: Store, teachers: CountingTeachers, caplog: pytest.LogCaptureFixture
 ) -> None:
     key = replace(KEY, top_k=2)
     for network in teachers.networks:
@@ -260,12 +262,11 @@ def test_the_largest_logits_alone_are_stored_and_of_other_classes_not_taken(
     assert first is not None and found is not None and teachers.asked == 1
     assert found.logits[0].shape == (44, 1, 2, 2) and found.tails[0].num_classes == 3
     np.testing.assert_array_equal(found.of_part(0), first.of_part(0))
-    said: list[str] = []
     more = replace(noise(), class_names=("a", "b", "c", "d"))
     again = TeacherCache(
-        store, key, more, lambda: teachers, worker=HERE, epochs=3, limit=1e9, say=said.append
+        store, key, more, lambda: teachers, worker=HERE, epochs=3, limit=1e9
     ).of_epoch(1)
-    assert again is not None and "they have the shapes" in said[0]
+    assert again is not None and "they have the shapes" in caplog.messages[0]
 
 
 @pytest.fixture
@@ -314,16 +315,15 @@ def test_using_teacher_logits_keeps_them(
 
 
 def test_without_room_teachers_answer_live_and_it_is_said_once(
-    store: Store, teachers: CountingTeachers
+    store: Store, teachers: CountingTeachers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    said: list[str] = []
-    teacher_logits = cache_of(store, teachers, limit=10, say=said.append)
+    teacher_logits = cache_of(store, teachers, limit=10)
     source = CachedTeachers(teacher_logits, lambda: teachers, HERE)
     assert isinstance(source.of_epoch(1), StoredTeachers), "what was computed is used once"
     assert source.of_epoch(2) is teachers
     assert source.of_epoch(3) is teachers
-    assert len(said) == 1
-    assert said[0].startswith(
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(
         "teachers answer live where their teacher logits are not stored: there is no room for "
     )
     assert [path for path, _, _ in store.tree(ROOT) if path.endswith(MANIFEST)] == []
@@ -347,19 +347,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_leaves_no_half_of_anything(
-    small_disk: Path, teachers: CountingTeachers, monkeypatch: pytest.MonkeyPatch
+    small_disk: Path,
+    teachers: CountingTeachers,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """It fills up between the look at the room and the writing."""
     store = Store.open(str(small_disk / "store"))
     (small_disk / "ballast").write_bytes(b"0" * 60_000)
     monkeypatch.setattr(module, "make_room", lambda *arguments: True)
-    said: list[str] = []
-    teacher_logits = cache_of(store, teachers, say=said.append)
+    teacher_logits = cache_of(store, teachers)
     found = teacher_logits.of_epoch(1)
     assert found is not None
     np.testing.assert_array_equal(found.logits[0], computed(teachers, 1))
     assert teacher_logits.of_epoch(2) is None
-    assert len(said) == 1 and "no space left while writing" in said[0]
+    assert len(caplog.messages) == 1 and "no space left while writing" in caplog.messages[0]
     assert [path for path, _, _ in store.tree(ROOT)] == []
 
 

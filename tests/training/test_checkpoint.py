@@ -8,7 +8,7 @@ from safetensors.torch import load
 from torch import nn
 
 from distill_ray.job import Recipe
-from distill_ray.training.checkpoint import Progress, is_intact, pack, unpack
+from distill_ray.training.checkpoint import TrainingState, is_intact, pack, unpack
 from distill_ray.training.optimisation import make_optimizer
 
 
@@ -23,28 +23,30 @@ def checkpoint() -> bytes:
     optimizer.step()
     weights = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     return pack(
-        Progress("job", 2, [{"epoch": 1.0}, {"epoch": 2.0}], 1, 0.5, weights), module, optimizer
+        TrainingState("job", 2, [{"epoch": 1.0}, {"epoch": 2.0}], 1, 0.5, weights),
+        module,
+        optimizer,
     )
 
 
 def test_everything_comes_back() -> None:
     content = checkpoint()
     module, optimizer = network()
-    progress = unpack(content, module, optimizer)
-    assert (progress.job_id, progress.epoch, progress.best_epoch, progress.best_score) == (
+    state = unpack(content, module, optimizer)
+    assert (state.job_id, state.epoch, state.best_epoch, state.best_score) == (
         "job",
         2,
         1,
         0.5,
     )
-    assert progress.history == [{"epoch": 1.0}, {"epoch": 2.0}]
+    assert state.history == [{"epoch": 1.0}, {"epoch": 2.0}]
     assert all(
-        torch.equal(progress.best_weights[name], tensor)
+        torch.equal(state.best_weights[name], tensor)
         for name, tensor in module.state_dict().items()
     )
     assert all("momentum_buffer" in optimizer.state[parameter] for parameter in module.parameters())
     expected = load(content[32:])
-    restored = load(pack(progress, module, optimizer)[32:])
+    restored = load(pack(state, module, optimizer)[32:])
     assert expected.keys() == restored.keys()
     assert all(torch.equal(restored[name], tensor) for name, tensor in expected.items())
 

@@ -4,22 +4,13 @@ published systems.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from typing import Literal
-
 import pytest
 import torch
 from torch import nn
 
 from distill_ray.job import Recipe
 from distill_ray.methods.drop_gauss_layers import GaussianClassifier
-from distill_ray.training.optimisation import (
-    clip_gradients,
-    learning_rate,
-    make_optimizer,
-    take_step,
-)
+from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer
 
 LATENT_BE = Recipe(model="wrn-28-4", epochs=200, lr=0.1, warmup_epochs=5, schedule="cosine")
 GOOD_DA = Recipe(model="wrn-16-2", epochs=240, lr=0.05, schedule="step", milestones=(150, 180, 210))
@@ -79,7 +70,8 @@ def test_nesterov() -> None:
     for gradient, rate in ((0.5, 0.0), (0.5, 0.1), (-0.2, 0.2)):
         weight.grad = torch.full_like(weight, gradient)
         optimizer.param_groups[0]["lr"] = rate
-        take_step(optimizer)
+        optimizer.step()
+        optimizer.zero_grad()
         seen.append(weight.item())
     assert seen == pytest.approx([1, 0.8645, 0.7866], abs=1e-12)
 
@@ -91,7 +83,8 @@ def test_weight_decay_is_an_l2_penalty() -> None:
         nn.ParameterList([weight]),
     )
     weight.grad = torch.tensor([1.0], dtype=torch.float64)
-    take_step(optimizer)
+    optimizer.step()
+    optimizer.zero_grad()
     assert weight.item() == pytest.approx(2 - 0.5 * (1 + 0.1 * 2))
 
 
@@ -127,7 +120,8 @@ def test_adam() -> None:
     expected, mean, square = 2.0, 0.0, 0.0
     for step, gradient in enumerate((0.5, -0.3, 0.8), start=1):
         weight.grad = torch.tensor([gradient], dtype=torch.float64)
-        take_step(optimizer)
+        optimizer.step()
+        optimizer.zero_grad()
         total = gradient + 0.1 * expected
         mean, square = 0.9 * mean + 0.1 * total, 0.999 * square + 0.001 * total**2
         expected -= 0.01 * (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)) ** 0.5 + 1e-8)
@@ -154,7 +148,8 @@ def test_the_penalty_is_clipped_with_the_gradient() -> None:
     optimizer = make_optimizer(recipe, network)
     weight.grad = torch.zeros_like(weight)
     clip_gradients(recipe, network)
-    take_step(optimizer)
+    optimizer.step()
+    optimizer.zero_grad()
     assert weight.tolist() == pytest.approx([2.4, 3.2], abs=1e-6)
 
 
@@ -169,47 +164,7 @@ def test_gaussian_layers_are_not_decayed(limit: float | None) -> None:
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     clip_gradients(recipe, network)
-    take_step(optimizer)
+    optimizer.step()
+    optimizer.zero_grad()
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter, before[name] * (0.95 if name.startswith("0.") else 1))
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_step_is_that_of_torch(optimizer: Literal["sgd", "adam"]) -> None:
-    recipe = Recipe(model="wrn-16-2", optimizer=optimizer, lr=0.1)
-    torch.manual_seed(0)
-    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
-    theirs.load_state_dict(ours.state_dict())
-    one, other = make_optimizer(recipe, ours), make_optimizer(recipe, theirs)
-    for images in torch.randn(3, 5, 3):
-        for network in (ours, theirs):
-            network(images).square().sum().backward()
-        take_step(one)
-        other.step()
-        other.zero_grad()
-        assert all(parameter.grad is None for parameter in ours.parameters())
-    for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
-        assert torch.equal(mine, reference)
-
-
-def test_steps_leave_the_compiler_alone() -> None:
-    """torch would load it for nothing, seconds of computing in every process that trains."""
-    code = """
-import sys, torch
-from distill_ray.job import Recipe
-from distill_ray.training.optimisation import clip_gradients, make_optimizer, take_step
-network = torch.nn.Linear(3, 2)
-recipe = Recipe(model="wrn-16-2", clip_norm=1.0)
-optimizer = make_optimizer(recipe, network)
-network(torch.ones(1, 3)).sum().backward()
-clip_gradients(recipe, network)
-take_step(optimizer)
-optimizer.load_state_dict(optimizer.state_dict())
-print("torch._dynamo" in sys.modules)
-"""
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout
-        == "False\n"
-    )

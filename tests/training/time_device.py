@@ -66,8 +66,7 @@ def images_per_second(
     """
     few = dataclasses.replace(dataset, validation=dataset.validation[:1])
     seconds = [
-        record["seconds"]
-        for record in train(job, few, teachers, worker=worker, compile=compile, say=print)
+        record["seconds"] for record in train(job, few, teachers, worker=worker, compile=compile)
     ]
     return len(dataset.train) / statistics.median(seconds[1:])
 
