@@ -160,7 +160,7 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One training run. `id` is a hash of everything that decides its result, and of nothing else."""
+    """One training run. `id` is a hash of all that decides its result, and of nothing else."""
 
     recipe: Recipe
     data: Data

@@ -63,7 +63,8 @@ class Registry(Mapping[str, Member], Generic[Member]):
             member: Member = point.load()
         except (ImportError, AttributeError) as error:
             raise RequestError(
-                f"{self.family} {point.name!r} ({point.value}) cannot be loaded ({error}); mend or remove its package"
+                f"{self.family} {point.name!r} ({point.value}) cannot be loaded ({error}); "
+                "mend or remove its package"
             ) from error
         return member
 

@@ -145,7 +145,8 @@ def _split(split: Split, rows: int, train: int, num_classes: int | None) -> list
         message = f"found {split.validation}, must leave some of the {rows} training images"
         return [("data.validation", message)]
     if train > left:
-        message = f"found {train}, but only {left} of the {rows} training images are left after validation"
+        remaining = f"{left} of the {rows} training images are left after validation"
+        message = f"found {train}, but only {remaining}"
         return [("data.train", message)]
     if split.rule == "stratified" and num_classes and min(split.validation, train) < num_classes:
         name = "validation" if split.validation < num_classes else "train"

@@ -74,10 +74,10 @@ def check_baselines_fit(
         try:
             _check_fit(recipe, teachers[name])
         except ValueError as error:
-            message = f"{error}; give it settings of its own, {{{name}: {{augmentation: crop-flip}}}} say, or list other baselines"
-            problems.add(
-                ("confirm", "baselines", name), message, about=[("teachers",), ("student",)]
-            )
+            example = f"{{{name}: {{augmentation: crop-flip}}}}"
+            message = f"{error}; give it settings of its own, such as {example}, or leave it out"
+            others: list[Path] = [("teachers",), ("student",)]
+            problems.add(("confirm", "baselines", name), message, about=others)
 
 
 def check_top_k_fits(

@@ -11,7 +11,7 @@ from distill_ray.augmentation import Augmentation
 from distill_ray.methods import METHODS
 from distill_ray.settings import setting_fields
 from distill_ray.study.fields import section
-from distill_ray.study.problems import Path, Problems, shown
+from distill_ray.study.problems import Path, Problems
 from distill_ray.study.recipes import COMMON, read_augmentation
 from distill_ray.study.space import Choice, Condition, Dimension, Label
 
@@ -44,7 +44,7 @@ def _written(
     given: Mapping[str, Any],
 ) -> list[Condition]:
     conditions = []
-    for field, wanted in section(when, path, problems).items():
+    for field, values in section(when, path, problems).items():
         here = (*path, field)
         parent = dimensions.get(field)
         if not isinstance(parent, Choice):
@@ -54,19 +54,17 @@ def _written(
                     for other, dimension in dimensions.items()
                     if isinstance(dimension, Choice) and other != name
                 ]
-                problems.add(
-                    here,
-                    f"{field} is not a choice in this space (choices: {', '.join(choices) or 'none'})",
-                )
+                known = ", ".join(choices) or "none"
+                problems.add(here, f"{field} is not a choice in this space (choices: {known})")
             continue
         labels: list[Label] = []
-        for value in wanted if isinstance(wanted, list) else [wanted]:
+        for value in values if isinstance(values, list) else [values]:
             matching = _matching(parent, value)
             labels += [label for label in matching if label not in labels]
             if not matching:
-                problems.add(here, f"found {shown(value)}, must be one of {parent.described()}")
-        if wanted == []:
-            problems.add(here, f"found [], must be one or more of {parent.described()}")
+                problems.refuse(here, value, f"must be one of {parent.described()}")
+        if values == []:
+            problems.refuse(here, values, f"must be one or more of {parent.described()}")
         conditions.append(Condition(field=field, labels=tuple(labels)))
     return conditions
 
@@ -77,11 +75,8 @@ def _matching(choice: Choice, value: Any) -> list[Label]:
     """
     if isinstance(value, dict):
         augmentation = read_augmentation(value, (), Problems("", {}))
-        return (
-            []
-            if augmentation is None or choice.label(augmentation) is None
-            else [choice.label(augmentation) or ""]
-        )
+        label = None if augmentation is None else choice.label(augmentation)
+        return [] if label is None else [label]
     if isinstance(value, list):
         value = str(value)
     augmentations = [
@@ -99,8 +94,8 @@ def _matching(choice: Choice, value: Any) -> list[Label]:
 
 
 def _owner(name: str) -> str | None:
-    """The choice whose value brings setting `name`: the augmentation or the method; `None` for a
-    field that every recipe has.
+    """The choice whose value brings setting `name`, augmentation or method; `None` for a field that
+    every recipe has.
     """
     if name in (*COMMON, "method", "augmentation"):
         return None
@@ -119,7 +114,8 @@ def _implied(
     """A setting of a method, or of an augmentation, is drawn only where the method, or the
     augmentation, that was drawn has it.
     """
-    owner = dimensions.get(_owner(name) or "")
+    choice = _owner(name)
+    owner = None if choice is None else dimensions.get(choice)
     if isinstance(owner, Choice) and owner.name not in decided:
         labels = tuple(label for label in owner.labels if _has(owner.value(label), name))
         if labels != owner.labels:
@@ -138,10 +134,9 @@ def _check_owned(
         if condition.field == _owner(name) and isinstance(owner, Choice):
             for label in condition.labels:
                 if not _has(owner.value(label), name):
-                    problems.add(
-                        (*path, owner.name),
-                        f"{owner.name} {label!r} has no setting {name.removeprefix('augmentation.')!r}",
-                    )
+                    setting = name.removeprefix("augmentation.")
+                    message = f"{owner.name} {label!r} has no setting {setting!r}"
+                    problems.add((*path, owner.name), message)
 
 
 def ordered(

@@ -276,7 +276,7 @@ def _apply(
     field, equals, text = override.partition("=")
     path = _path(field.strip())
     label = f"--set {_quoted(field.strip())}"
-    if not equals or "" in path:
+    if not equals or "" in path or re.search(r"\?|//|:/", field):  # an address, perhaps
         raise RequestError(
             f"--set {_quoted(override)}: write it as field=value, such as --set search.trials=4"
         )

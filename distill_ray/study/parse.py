@@ -27,7 +27,7 @@ from distill_ray.study.fields import INVALID, check_value, read_fields, section
 from distill_ray.study.parse_confirm import read_confirm, read_groups, read_published
 from distill_ray.study.parse_search import read_screen, read_search
 from distill_ray.study.parse_space import Reach, choice_of
-from distill_ray.study.problems import Path, Problems, shown
+from distill_ray.study.problems import Path, Problems
 from distill_ray.study.recipes import COMMON, assemble, own_method, read_settings, setting_owners
 from distill_ray.study.sections import (
     NAME_RULE,
@@ -154,16 +154,14 @@ def _check_addresses(source: str, problems: Problems) -> None:
 
 
 def _check_gpus(resources: Resources, problems: Problems) -> None:
-    gpus, workers = (
-        resources.gpus_per_worker,
-        max(resources.workers_per_teacher, resources.workers_per_trial),
-    )
+    path: Path = ("resources", "gpus_per_worker")
+    gpus = resources.gpus_per_worker
+    workers = max(resources.workers_per_teacher, resources.workers_per_trial)
     if gpus > 1 and gpus % 1:
-        message = f"found {shown(gpus)}, must be a whole number, or below 1 to share a GPU"
-        problems.add(("resources", "gpus_per_worker"), message)
+        problems.refuse(path, gpus, "must be a whole number, or below 1 to share a GPU")
     elif 0 < gpus < 1 and workers > 1:
-        message = f"found {shown(gpus)}, but the {workers} workers of one job cannot share a GPU; give each a whole one"
-        problems.add(("resources", "gpus_per_worker"), message)
+        rule = f"but the {workers} workers of one job cannot share a GPU; give each a whole one"
+        problems.refuse(path, gpus, rule)
 
 
 def _name(values: Mapping[str, Any], problems: Problems) -> str:
@@ -208,11 +206,12 @@ def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems
     elif seeds is None:
         seeds = tuple(range(first_seed, first_seed + members))
     elif not seeds or len(set(seeds)) < len(seeds):
-        message = f"found {shown(given['seeds'])}, must be at least one seed, all different"
-        problems.add((*path, "seeds"), message)
+        problems.refuse(
+            (*path, "seeds"), given["seeds"], "must be at least one seed, all different"
+        )
     elif "members" in own and members != len(seeds):
-        message = f"found {members}, but there are {len(seeds)} seeds; leave one of the two out"
-        problems.add((*path, "members"), message)
+        rule = f"but there are {len(seeds)} seeds; leave one of the two out"
+        problems.refuse((*path, "members"), members, rule)
     method = own_method(content, "supervised")
     if method and METHODS[method].needs_teachers:
         message = (

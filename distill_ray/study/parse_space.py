@@ -53,39 +53,28 @@ class Reach:
         return replace(self, methods=kept) if kept else self
 
     def owners(self, name: str) -> list[Setting]:
-        """What setting `name` takes, once for each method or augmentation within reach that has it."""
-        if name.startswith("augmentation."):
-            fields = (
-                setting_fields(AUGMENTATIONS[augmentation])
-                for augmentation in (
-                    AUGMENTATIONS if self.augmentations is None else self.augmentations
-                )
-            )
-            return [
-                owned[name.removeprefix("augmentation.")]
-                for owned in fields
-                if name.removeprefix("augmentation.") in owned
-            ]
-        return setting_owners(name, self.methods)
+        """What setting `name` takes, for each method or augmentation in reach that has it."""
+        if not name.startswith("augmentation."):
+            return setting_owners(name, self.methods)
+        setting = name.removeprefix("augmentation.")
+        in_reach = AUGMENTATIONS if self.augmentations is None else self.augmentations
+        fields = [setting_fields(AUGMENTATIONS[augmentation]) for augmentation in in_reach]
+        return [of_one[setting] for of_one in fields if setting in of_one]
 
 
 def read_space(values: Any, path: Path, problems: Problems, reach: Reach) -> tuple[Dimension, ...]:
-    """The valid dimensions of the space, ordered so that a condition is decided before it is asked."""
+    """The valid dimensions of the space, each after those that its conditions ask for."""
     dimensions: dict[str, Dimension] = {}
     given = section(values, path, problems)
     for name, content in given.items():
         dimension = _dimension(name, content, (*path, name), problems, reach)
         if dimension is not None:
             dimensions[name] = dimension
-    conditioned = {
-        name: replace(
-            dimension,
-            when=read_when(
-                name, given[name].get("when"), (*path, name, "when"), problems, dimensions, given
-            ),
-        )
-        for name, dimension in dimensions.items()
-    }
+    conditioned = {}
+    for name, dimension in dimensions.items():
+        here = (*path, name, "when")
+        when = read_when(name, given[name].get("when"), here, problems, dimensions, given)
+        conditioned[name] = replace(dimension, when=when)
     return ordered(conditioned, path, problems)
 
 
@@ -113,10 +102,8 @@ def _dimension(
         kinds.remove("log")
     if len(kinds) != 1:
         examples = "{uniform: [0, 1]}, {log: [0.001, 1]}, {int: [1, 8]} or {choice: [a, b]}"
-        problems.add(
-            path,
-            f"found {shown(content)}, must be one of {examples}; a fixed value goes into the student section",
-        )
+        rule = f"must be one of {examples}; a fixed value goes into the student section"
+        problems.refuse(path, content, rule)
         return None
     kind = kinds[0]
     extras = {"choice": ["when"], "int": ["log", "step", "when"]}.get(kind, ["step", "when"])
@@ -129,20 +116,15 @@ def _dimension(
 
 
 def _not_a_field(name: str, reach: Reach) -> str:
-    if name.startswith("augmentation."):
-        setting = name.removeprefix("augmentation.")
-        known = [
-            f"augmentation.{known}"
-            for augmentation in AUGMENTATIONS
-            for known in setting_fields(AUGMENTATIONS[augmentation])
-        ]
-        augmentations = f" {', '.join(reach.augmentations)}" if reach.augmentations else ""
-        return (
-            f"no setting {setting!r} of augmentation{augmentations}"
-            if name in known
-            else unknown_field(name, known)
-        )
-    return unknown_setting(name, reach.methods)
+    if not name.startswith("augmentation."):
+        return unknown_setting(name, reach.methods)
+    known: list[str] = []
+    for augmentation in AUGMENTATIONS.values():
+        known += [f"augmentation.{setting}" for setting in setting_fields(augmentation)]
+    if name not in known:
+        return unknown_field(name, known)
+    augmentations = f" {', '.join(reach.augmentations)}" if reach.augmentations else ""
+    return f"no setting {name.removeprefix('augmentation.')!r} of augmentation{augmentations}"
 
 
 def _range(
@@ -162,42 +144,34 @@ def _range(
         hint = "{int: [1, 8], log: true}" if kind == "log" else "{int: [1, 8]}"
         problems.add(path, f"{name} takes whole numbers; use {hint} instead of {kind}")
         return None
-    limits = content[kind]
-    if not isinstance(limits, list) or len(limits) != 2:
-        problems.add(
-            (*path, kind), f"found {shown(limits)}, must be the lower and the upper limit: [1, 8]"
-        )
+    # The numbers by themselves
+    given, here = content[kind], (*path, kind)
+    if not isinstance(given, list) or len(given) != 2:
+        problems.refuse(here, given, "must be the lower and the upper limit: [1, 8]")
         return None
     whole = kind == "int"
-    read = [
-        _limit(limit, whole, owners, (*path, kind, place), problems)
-        for place, limit in enumerate(limits)
-    ]
-    step = (
-        _limit(content["step"], whole, [], (*path, "step"), problems) if "step" in content else None
+    low, high = (
+        _limit(limit, whole, owners, (*here, place), problems) for place, limit in enumerate(given)
     )
+    step = None
+    if "step" in content:
+        step = _limit(content["step"], whole, [], (*path, "step"), problems)
+    if kind == "int" and content.get("log") not in (None, True):
+        problems.refuse((*path, "log"), content["log"], "must be true or left out")
+        return None
+    if INVALID in (low, high, step):
+        return None
+    # The numbers together
     log = kind == "log" or content.get("log") is True
-    if content.get("log") not in (None, True) and kind == "int":
-        problems.add((*path, "log"), f"found {shown(content['log'])}, must be true or left out")
-        return None
-    if INVALID in read or step is INVALID:
-        return None
-    low, high = read
     if low >= high:
-        problems.add(
-            (*path, kind), f"found {shown(limits)}, the lower limit must be below the upper one"
-        )
+        problems.refuse(here, given, "the lower limit must be below the upper one")
     elif log and low <= 0:
-        problems.add(
-            (*path, kind),
-            f"found {shown(limits)}, the limits of a logarithmic range must be above 0",
-        )
+        problems.refuse(here, given, "the limits of a logarithmic range must be above 0")
     elif step is not None and log:
         problems.add((*path, "step"), "a logarithmic range has no steps")
     elif step is not None and (step <= 0 or not _divides(step, high - low)):
-        problems.add(
-            (*path, "step"), f"found {shown(step)}, whole steps must lead from {low:g} to {high:g}"
-        )
+        rule = f"whole steps must lead from {low:g} to {high:g}"
+        problems.refuse((*path, "step"), step, rule)
     else:
         return Range(name=name, low=low, high=high, whole=whole, log=log, step=step)
     return None
@@ -209,7 +183,7 @@ def _limit(value: Any, whole: bool, owners: list[Setting], path: Path, problems:
     read = check_value(limited(number, owners[0].type if owners else number), value, path, problems)
     for owner in owners[1:]:
         if read is not INVALID and not admits(owner.type, read):
-            problems.add(path, f"found {shown(value)}, must be {limits(owner.type)}")
+            problems.refuse(path, value, f"must be {limits(owner.type)}")
             read = INVALID
     return read
 
@@ -230,7 +204,7 @@ def _choice(
     listed = content[kind]
     path = (*path, kind)
     if not isinstance(listed, list) or not listed:
-        problems.add(path, f"found {shown(listed)}, must be a list of at least one value")
+        problems.refuse(path, listed, "must be a list of at least one value")
         return None
     if len(listed) > MAX_CHOICES:
         problems.add(path, f"found {len(listed)} values, must be at most {MAX_CHOICES}")

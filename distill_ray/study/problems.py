@@ -136,7 +136,7 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
     """The message for a field that does not exist: the nearest that does, or all of them when none
     is near.
     """
-    names = list(known)
+    names = list(dict.fromkeys(known))
     return "unknown field" + (nearest(name, names) or f" (known: {', '.join(names)})")
 
 

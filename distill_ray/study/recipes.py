@@ -20,7 +20,7 @@ from distill_ray.models import check_model_name
 from distill_ray.registry import Registry, unknown_name
 from distill_ray.settings import Setting, plain_type, setting_fields
 from distill_ray.study.fields import INVALID, check_value, section
-from distill_ray.study.problems import Path, Problems, shown, unknown_field
+from distill_ray.study.problems import Path, Problems, unknown_field
 
 COMMON = tuple(name for name in setting_fields(Recipe) if name not in ("method", "augmentation"))
 """The fields that every recipe has, apart from the two that bring settings of their own."""
@@ -78,55 +78,42 @@ def change(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 def augmentation_text(augmentation: Augmentation) -> str:
     """An augmentation on one line, with the settings that are not the default: `cutout(size=8)`."""
-    fields = setting_fields(type(augmentation))
-    changed = {
-        name: getattr(augmentation, name)
-        for name, field in fields.items()
-        if getattr(augmentation, name) != field.default
-    }
-    return (
-        f"{augmentation.name}({', '.join(f'{name}={json.dumps(value)}' for name, value in changed.items())})"
-        if changed
-        else augmentation.name
-    )
+    changed = []
+    for name, field in setting_fields(type(augmentation)).items():
+        value = getattr(augmentation, name)
+        if value != field.default:
+            changed.append(f"{name}={json.dumps(value)}")
+    return f"{augmentation.name}({', '.join(changed)})" if changed else augmentation.name
 
 
 def short_texts(augmentations: Iterable[Augmentation]) -> dict[Augmentation, str]:
-    """Each of several augmentations on one line, as people read it: its name, and of its settings
-    those that tell it from the others.
+    """Each of several augmentations on one line, as people read it: its name, and those of its
+    settings that distinguish it from the others.
 
-    `cutmix(flip=false)` is `cutmix` where no other choice is a cutmix. Where two are, what they
-    differ in is said of both, by its value alone where that is a word: `additional(cutmix, kl)`.
+    `cutmix(flip=false)` is `cutmix` where it is the only cutmix. Where there are two, each has the
+    settings in which they differ, words by their value alone: `additional(cutmix, kl)`.
     """
-    alike: dict[str, list[Augmentation]] = {}
+    groups: dict[str, list[Augmentation]] = {}
     for augmentation in augmentations:
-        alike.setdefault(augmentation.name, []).append(augmentation)
+        groups.setdefault(augmentation.name, []).append(augmentation)
     texts: dict[Augmentation, str] = {}
-    for name, group in alike.items():
-        fields = setting_fields(type(group[0]))
-        telling = [
+    for name, group in groups.items():
+        differing = [
             field
-            for field in fields
-            if any(
-                getattr(augmentation, field) != getattr(group[0], field) for augmentation in group
-            )
+            for field in setting_fields(type(group[0]))
+            if len({getattr(augmentation, field) for augmentation in group}) > 1
         ]
         for augmentation in group:
-            said = [
-                _said(field, getattr(augmentation, field))
-                for field in telling
-                if getattr(augmentation, field) not in (None, "none")
-            ]
-            texts[augmentation] = f"{name}({', '.join(said)})" if said else name
-    return (
-        texts
-        if len(set(texts.values())) == len(texts)
-        else {augmentation: augmentation_text(augmentation) for augmentation in texts}
-    )
-
-
-def _said(field: str, value: object) -> str:
-    return value if isinstance(value, str) else f"{field}={json.dumps(value)}"
+            values = {field: getattr(augmentation, field) for field in differing}
+            settings = ", ".join(
+                value if isinstance(value, str) else f"{field}={json.dumps(value)}"
+                for field, value in values.items()
+                if value not in (None, "none")
+            )
+            texts[augmentation] = f"{name}({settings})" if settings else name
+    if len(set(texts.values())) < len(texts):
+        return {augmentation: augmentation_text(augmentation) for augmentation in texts}
+    return texts
 
 
 def read_settings(
@@ -150,8 +137,8 @@ def read_settings(
         here = (*path, name)
         owners = setting_owners(name, methods)
         if name == "method":
-            if isinstance(found := read_method(value, here, problems), str):
-                read[name] = found
+            if (method := read_method(value, here, problems)) is not None:
+                read[name] = method
         elif name == "augmentation":
             if (augmentation := read_augmentation(value, here, problems)) is not None:
                 read[name] = augmentation
@@ -170,22 +157,22 @@ def setting_owners(name: str, methods: Collection[str] | None) -> list[Setting]:
     """
     if name in COMMON:
         return [setting_fields(Recipe)[name]]
-    fields = (
-        setting_fields(METHODS[method]) for method in (METHODS if methods is None else methods)
-    )
-    return [owned[name] for owned in fields if name in owned]
+    in_reach = METHODS if methods is None else methods
+    fields = [setting_fields(METHODS[method]) for method in in_reach]
+    return [of_one[name] for of_one in fields if name in of_one]
 
 
 def unknown_setting(
     name: str, methods: Collection[str] | None, elsewhere: Iterable[str] = ()
 ) -> str:
     """The message for a setting that no recipe of these methods has."""
-    having = [method for method in sorted(METHODS) if name in setting_fields(METHODS[method])]
-    if having and methods:
-        return f"no setting of method {', '.join(methods)} ({', '.join(having)} {'has' if len(having) == 1 else 'have'} it)"
-    known = [*elsewhere, *setting_fields(Recipe)]
+    others = [method for method in sorted(METHODS) if name in setting_fields(METHODS[method])]
+    if others and methods:
+        have = "has" if len(others) == 1 else "have"
+        return f"no setting of method {', '.join(methods)} ({', '.join(others)} {have} it)"
+    known = dict.fromkeys([*elsewhere, *setting_fields(Recipe)])
     for method in METHODS if methods is None else methods:
-        known += [setting for setting in setting_fields(METHODS[method]) if setting not in known]
+        known |= dict.fromkeys(setting_fields(METHODS[method]))
     return unknown_field(name, known)
 
 
@@ -198,10 +185,8 @@ def read_augmentation(value: Any, path: Path, problems: Problems) -> Augmentatio
     """The augmentation that a name, or a mapping with a name and settings, stands for."""
     settings = dict(value) if isinstance(value, dict) else {"name": value}
     if "name" not in settings:
-        problems.add(
-            path,
-            f"found {shown(value)}, must be the name of an augmentation, or name and settings: {{name: crop-flip, ...}}",
-        )
+        rule = "must be the name of an augmentation, or name and settings: {name: crop-flip, ...}"
+        problems.refuse(path, value, rule)
         return None
     name = settings.pop("name")
     if not _is_member(AUGMENTATIONS, name, path, problems):
@@ -209,19 +194,17 @@ def read_augmentation(value: Any, path: Path, problems: Problems) -> Augmentatio
     fields = setting_fields(AUGMENTATIONS[name])
     read = {}
     for setting, given in settings.items():
-        if setting not in fields:
-            known = (
-                unknown_field(setting, fields)
-                if fields
-                else f"augmentation {name!r} has no settings"
-            )
-            problems.add((*path, setting), known)
-        elif (
-            found := check_value(fields[setting].type, given, (*path, setting), problems)
-        ) is not INVALID:
-            read[setting] = found
+        here = (*path, setting)
+        if not fields:
+            problems.add(here, f"augmentation {name!r} has no settings")
+        elif setting not in fields:
+            problems.add_unknown(here, fields)
+        else:
+            read[setting] = check_value(fields[setting].type, given, here, problems)
+    if len(read) < len(settings) or INVALID in read.values():
+        return None
     try:
-        return AUGMENTATIONS[name](**read) if len(read) == len(settings) else None
+        return AUGMENTATIONS[name](**read)
     except ValueError as error:
         problems.add(path, str(error))
         return None
@@ -247,10 +230,9 @@ def is_model(name: str, path: Path, problems: Problems) -> bool:
 
 def _is_member(registry: Registry[Any], value: Any, path: Path, problems: Problems) -> bool:
     if not isinstance(value, str):
-        problems.add(
-            path,
-            f"found {shown(value)}, must be the name of a {registry.family}: {', '.join(sorted(registry))}",
-        )
+        article = "an" if registry.family[0] in "aeiou" else "a"
+        rule = f"must be the name of {article} {registry.family}: {', '.join(sorted(registry))}"
+        problems.refuse(path, value, rule)
     elif value not in registry:
         problems.add(path, unknown_name(registry.family, value, registry))
     else:

@@ -25,11 +25,13 @@ _STUDY_FILE = f"""\
 
 {_MADE.format(of="the declarations")}
 
-A study file is YAML: a mapping of sections. `name`, `teachers` and `student` are required, everything else has a default. Values
-are taken as written: `"3"` is text, `1e-3` a number. `distill-ray validate FILE` lists all errors at once.
+A study file is YAML: a mapping of sections. `name`, `teachers` and `student` are required,
+everything else has a default. Values are taken as written: `"3"` is text, `1e-3` a number; numbers are those of YAML 1.2.
+`distill-ray validate FILE` lists all errors at once.
 
-For completion and checks while you type, write the schema to a file, `distill-ray schema > study.schema.json`, and name it in the
-first line of the study file, for editors with a YAML language server:
+For completion and checks while you type, write the schema to a file, `distill-ray schema >
+study.schema.json`, and name it in the first line of the study file, for editors with a YAML
+language server:
 
 ```yaml
 # yaml-language-server: $schema=study.schema.json
@@ -51,12 +53,15 @@ Each line of `space` names a setting and the distribution it is drawn from:
 | `{uniform: [0.1, 1.0]}` | numbers, uniformly |
 | `{log: [0.001, 0.1]}` | numbers, log-uniformly |
 | `{int: [2, 8]}`, `{int: [1, 64], log: true}` | whole numbers |
-| `{uniform: [0, 1], step: 0.25}`, `{int: [2, 8], step: 2}` | the lower limit plus multiples of the step |
-| `{choice: [a, b]}` | one of these; augmentations may have settings: `{choice: [crop, {name: cutout, size: 8}]}` |
-| `{..., when: {method: kd}}` | only where the choice `method` is `kd`; a list gives several values |
+| `{uniform: [0, 1], step: 0.25}`, `{int: [2, 8], step: 2}` | \
+the lower limit plus multiples of the step |
+| `{choice: [a, b]}` | one of these; augmentations may have settings: \
+`{choice: [crop, {name: cutout, size: 8}]}` |
+| `{..., when: {method: kd}}` | only where the choice `method` is `kd`; a list \
+gives several values |
 
-`augmentation.size` draws the setting `size` of the augmentation. A setting that only some methods or augmentations have is drawn only with those,
-without a `when`.
+`augmentation.size` draws the setting `size` of the augmentation. A setting that only some methods
+or augmentations have is drawn only with those, without a `when`.
 """
 
 
@@ -79,9 +84,9 @@ _METHODS = f"""\
 
 {_MADE.format(of="the docstrings of the methods")}
 
-A `method` in a study file defines what a student learns from, how it is shaped, and what is deployed. T is the temperature. Every
-setting can be searched, and so can the method: `method: {{choice: [kd, latent-be]}}`. To add a method, see
-[extending](../extending.md).
+A `method` in a study file defines what a student learns from, how it is shaped, and what is
+deployed. T is the temperature. Every setting can be searched, and so can the method: `method:
+{{choice: [kd, latent-be]}}`. To add a method, see [extending](../extending.md).
 
 | method | minimises | source |
 |---|---|---|
@@ -92,13 +97,14 @@ _MODELS = f"""\
 
 {_MADE.format(of="the families of networks")}
 
-What `model` names in a study file. A letter in the pattern of a name stands for a number: `wrn-d-k` is `wrn-16-2`, `wrn-40-2` and
-so on: up to 1,000 layers, 100 times as wide, 10,000 units in a layer. `distill-ray validate` says what is
-wrong with a name, or with the size of the images for it.
+What `model` names in a study file. A letter in the pattern of a name stands for a number: `wrn-d-k`
+is `wrn-16-2`, `wrn-40-2` and so on: up to 1,000 layers, 100 times as wide, 10,000 units in a layer.
+`distill-ray validate` says what is wrong with a name, or with the size of the images for it.
 
-Every network starts from weights that its seed draws; none are downloaded. It takes images with any number of channels and
-normalises them by the mean and standard deviation of the training images. It ends in a linear layer with an output per class or,
-for regression, with mean and log-variance. A family of your own: [extending](extending.md#a-model).
+Every network starts from weights that its seed draws; none are downloaded. It takes images with any
+number of channels and normalises them by the mean and standard deviation of the training images. It
+ends in a linear layer with an output per class or, for regression, with mean and log-variance. A
+family of your own: [extending](extending.md#a-model).
 
 | model | such as | |
 |---|---|---|
@@ -107,10 +113,11 @@ for regression, with mean and log-variance. A family of your own: [extending](ex
 _SIZES = """\
 The tables below have, for examples of each family,
 
-- **weights** and **multiply-adds** for 100 classes and images of 3x32x32; a multiply-add is two FLOPs;
+- **weights** and **multiply-adds** for 100 classes and images of 3x32x32; a multiply-add is two
+  FLOPs;
 - **images**: the heights and widths that the network takes;
-- **depth**: the largest that the heads of [hydra](methods/hydra.md) and [hydra+](methods/hydra+.md) can have, that is, how many
-  units of the network, blocks or layers, a head can have to itself;
+- **depth**: the largest that the heads of [hydra](methods/hydra.md) and [hydra+](methods/hydra+.md)
+  can have, that is, how many units of the network, blocks or layers, a head can have to itself;
 - **BatchEnsemble**: whether the network can become one, for [latent-be](methods/latent-be.md).
 
 All other methods take any network.
@@ -121,9 +128,10 @@ _METRICS = f"""\
 
 {_MADE.format(of="the metrics")}
 
-What predictions are scored by. `val/nll` is the NLL on the validation split: it is recorded after every epoch, and `objectives`
-of a search name it with its direction, `{{val/nll: min}}`. `test/nll`, in MLflow, is that of a confirmed student on the test
-split, which is read only once everything is chosen. The table of the report is about the test split or, as long as nothing is
+What predictions are scored by. `val/nll` is the NLL on the validation split: it is recorded after
+every epoch, and `objectives` of a search name it with its direction, `{{val/nll: min}}`.
+`test/nll`, in MLflow, is that of a confirmed student on the test split, which is read only once
+everything is chosen. The table of the report is about the test split or, as long as nothing is
 confirmed, about the validation split. A metric of your own: [extending](extending.md#a-metric).
 
 | metric | objective | better | unit | |
@@ -131,38 +139,45 @@ confirmed, about the validation split. A metric of your own: [extending](extendi
 """
 
 _SYMBOLS = """\
-Everything is computed in double precision from what is predicted for each sample, with these symbols:
+Everything is computed in double precision from what is predicted for each sample, with these
+symbols:
 
 - N samples; `y_n` is the label of sample n. `[...]` is 1 where the statement holds, else 0.
-- `p_nk`: the predicted probability of class k; `ŷ_n`: the most probable class, the first of equals. Ensembles, and students with
-  several heads or samples, predict the mean of their members' probabilities.
-- `B_b`: the samples whose confidence, the probability of `ŷ_n`, lies in bin b of 15 bins of equal width, ((b - 1) / 15, b / 15].
-  `conf(B_b)` is their mean confidence, `acc(B_b)` the share of them that is classified correctly.
-- `τ`: the temperature from 0.01 to 100 that minimises `N · NLL(τ) + 4 (1/τ - 1 + ln τ)` on the N images of the validation split:
-  the NLL with a weak prior for τ = 1, which weighs near there as much as four images of which each determines ln τ with a variance
-  of 1. Without it a network that makes no error on a small validation split gets a τ of 0.01, and its errors on other images cost
-  hundreds of nats. On splits of a few hundred images it hardly matters. It is fitted to the predictions of the network that is
-  scored; for an ensemble one is fitted to the mean.
-- `μ_n`, `σ_n²`: the mean and variance predicted in regression. Ensembles predict those of their members' mixture.
+- `p_nk`: the predicted probability of class k; `ŷ_n`: the most probable class, the first of equals.
+  Ensembles, and students with several heads or samples, predict the mean of their members'
+  probabilities.
+- `B_b`: the samples whose confidence, the probability of `ŷ_n`, lies in bin b of 15 bins of equal
+  width, ((b - 1) / 15, b / 15]. `conf(B_b)` is their mean confidence, `acc(B_b)` the share of them
+  that is classified correctly.
+- `τ`: the temperature from 0.01 to 100 that minimises `N · NLL(τ) + 4 (1/τ - 1 + ln τ)` on the N
+  images of the validation split: the NLL with a weak prior for τ = 1, which weighs near there as
+  much as four images of which each determines ln τ with a variance of 1. Without it a network that
+  makes no error on a small validation split gets a τ of 0.01, and its errors on other images cost
+  hundreds of nats. On splits of a few hundred images it hardly matters. It is fitted to the
+  predictions of the network that is scored; for an ensemble one is fitted to the mean.
+- `μ_n`, `σ_n²`: the mean and variance predicted in regression. Ensembles predict those of their
+  members' mixture.
 
-Fractions are shown in percent by tables, reports and in `published`; MLflow and `report --json` have them as they are.
+Fractions are shown in percent by tables, reports and in `published`; MLflow and `report --json`
+have them as they are.
 """
 
 _OTHER_NUMBERS = """\
 ## Other numbers
 
-- **T. stddev**, of a screening: how much the teachers' mean prediction varies from one group of batches to the next. A group is
-  five batches and their augmented copies; the standard deviation over the groups is averaged over the classes. A lower one
-  promises a better student (Wang et al. 2022, https://arxiv.org/abs/2012.02909). Only equal batch sizes can be compared.
-- **Disagreement**, in the report: the share of the samples for which two networks, or two heads of one, name different classes;
-  the mean over all pairs.
-- **Mutual information**, in the report: the entropy of the mean prediction less the mean entropy of the members, in nats. It is 0
-  where all predict the same.
-- **Total, aleatoric and epistemic**, of `distill-ray uncertainty`: the entropy of the prediction, the mean entropy of the
-  members, and their difference, in nats; for regression standard deviations (Depeweg et al. 2018,
-  https://arxiv.org/abs/1710.07283).
-- **AUROC**, of `distill-ray uncertainty`: the probability that, of a foreign image and one of the test split, the foreign one is
-  the more uncertain.
+- **T. stddev**, of a screening: how much the teachers' mean prediction varies from one group of
+  batches to the next. A group is five batches and their augmented copies; the standard deviation
+  over the groups is averaged over the classes. A lower one promises a better student (Wang et al.
+  2022, https://arxiv.org/abs/2012.02909). Only equal batch sizes can be compared.
+- **Disagreement**, in the report: the share of the samples for which two networks, or two heads of
+  one, name different classes; the mean over all pairs.
+- **Mutual information**, in the report: the entropy of the mean prediction less the mean entropy of
+  the members, in nats. It is 0 where all predict the same.
+- **Total, aleatoric and epistemic**, of `distill-ray uncertainty`: the entropy of the prediction,
+  the mean entropy of the members, and their difference, in nats; for regression standard deviations
+  (Depeweg et al. 2018, https://arxiv.org/abs/1710.07283).
+- **AUROC**, of `distill-ray uncertainty`: the probability that, of a foreign image and one of the
+  test split, the foreign one is the more uncertain.
 - **params**, in the table: the weights of what is deployed; for an ensemble, those of all members.
 """
 
@@ -229,7 +244,8 @@ def models_page() -> str:
     overview, sections = _MODELS, []
     for family in model_families():
         brief, *details = family.help.split("\n\n")
-        overview += f"| [{family.pattern}](#{anchor(family.pattern)}) | `{family.examples[0]}` | {_cell(brief)} |\n"
+        link = f"[{family.pattern}](#{anchor(family.pattern)})"
+        overview += f"| {link} | `{family.examples[0]}` | {_cell(brief)} |\n"
         source = family.source and f"Source: {family.source}"
         parts = [f"## {family.pattern}", brief, *details, source, "\n".join(_examples(family))]
         sections.append("\n\n".join(filter(None, parts)) + "\n")

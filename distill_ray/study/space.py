@@ -1,4 +1,4 @@
-"""The search space: which settings of the student are drawn, from what, and under which condition."""
+"""The search space: which settings of the student are drawn, from what, and when."""
 
 from __future__ import annotations
 

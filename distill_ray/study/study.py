@@ -98,7 +98,7 @@ class Study:
         return short_texts(dict.fromkeys(augmentations))
 
     def shown(self, drawn: Mapping[str, Label]) -> dict[str, Label]:
-        """What a trial has drawn, as people read it: augmentations by their `augmentation_texts`."""
+        """What a trial has drawn, as people read it: augmentations by `augmentation_texts`."""
         values = self.search.space.values(drawn)
         return {
             name: self.augmentation_texts[value] if isinstance(value, Augmentation) else drawn[name]
