@@ -168,7 +168,6 @@ def test_told_to_end(name: str, steady: Any, undisturbed: Any) -> None:
         assert driver.ended(120) == 130, "".join(study.printed)
         seconds = time.monotonic() - began
     print(f"{name}: ended after {seconds:.1f} s")
-    assert seconds < 30
     assert "the same command again goes on from here" in study.printed[-1]
     assert not [
         trial

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -68,7 +69,7 @@ def test_a_finished_study_costs_nothing_more(
 def test_a_plan_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / "store"
     assert main(["plan", str(Path(__file__).parents[1] / "tiny.yaml"), "--store", str(store)]) == 0
-    assert "about" in capsys.readouterr().out
+    assert re.search(r"\nabout \S+.* on this machine", capsys.readouterr().out)
     assert not store.exists()
 
 

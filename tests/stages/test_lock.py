@@ -23,14 +23,13 @@ def test_a_driver_that_another_one_has_replaced_ends(
     monkeypatch.setattr(lock, "BEAT", 0.2)
     remote = Store("file://" + str(tmp_path))
     other = json.dumps({"token": "other", "host": "elsewhere"}).encode()
-    begun = time.monotonic()
     with (
         pytest.raises(RunError, match="another driver, on elsewhere, runs the study"),
         study_lock(remote, "mine"),
     ):
         remote.write(lock_path("mine"), other)
-        time.sleep(60)
-    assert time.monotonic() - begun < 30
+        time.sleep(120)
+        pytest.fail("it went on")
     assert remote.read(lock_path("mine")) == other
 
 

@@ -1,4 +1,4 @@
-"""A whole study on real digits with real Ray, Optuna and MLflow: run, run again, killed, changed.
+"""A whole study on real digits with real Ray, Optuna and MLflow: run, run again, changed.
 
 One study is run for the module and looked at from all sides; running it again must find everything
 done.
@@ -7,11 +7,6 @@ done.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +15,12 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
 from distill_ray.data import load_images, open_source
 from distill_ray.records import EPOCHS, WEIGHTS, find_job
-from distill_ray.resolve import data_of, teacher_runs
-from distill_ray.stages.screen import found_metrics, screenings
 from distill_ray.store import Store
-from distill_ray.study import load_study
-
-STUDY = Path(__file__).parents[1] / "tiny.yaml"
+from support.studies import TINY, command, job_folders, only_search
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -47,27 +37,12 @@ class Finished:
         return only_search(self.store)
 
 
-def only_search(store: Path) -> optuna.Study:
-    storage = JournalStorage(JournalFileBackend(str(store / "studies" / "tiny" / "search.journal")))
-    (summary,) = optuna.get_all_study_summaries(storage)
-    return optuna.load_study(study_name=summary.study_name, storage=storage)
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    whole = [sys.executable, "-m", "distill_ray", *arguments]
-    return subprocess.run(whole, capture_output=True, text=True, timeout=800, check=False)
-
-
-def job_folders(store: Path) -> set[str]:
-    return {str(path.relative_to(store)) for path in (store / "jobs").glob("*/*")}
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     store = tmp_path_factory.mktemp("study") / "store"
-    run = command("run", str(STUDY), "--store", str(store))
+    run = command("run", str(TINY), "--store", str(store))
     assert run.returncode == 0, run.stdout + run.stderr
-    report = command("report", str(STUDY), "--store", str(store), "--json")
+    report = command("report", str(TINY), "--store", str(store), "--json")
     assert report.returncode == 0, report.stderr
     return Finished(store, run.stdout, json.loads(report.stdout))
 
@@ -81,7 +56,7 @@ def test_it_ends_with_the_table(finished: Finished) -> None:
         "accuracy",
         "cNLL",
         "report",
-        "ui",
+        "distill-ray ui",
     ):
         assert words in finished.printed
     assert "ray" not in finished.printed.lower().replace("distill-ray", "").replace(
@@ -161,7 +136,7 @@ def test_the_champion_predicts_on_raw_images(finished: Finished) -> None:
 
 def test_running_it_again_trains_nothing_and_doubles_nothing(finished: Finished) -> None:
     before = job_folders(finished.store)
-    again = command("run", str(STUDY), "--store", str(finished.store))
+    again = command("run", str(TINY), "--store", str(finished.store))
     assert again.returncode == 0, again.stdout + again.stderr
     assert job_folders(finished.store) == before
     assert len(finished.search().trials) == 4
@@ -179,7 +154,7 @@ def test_more_trials_keep_those_there_are(finished: Finished) -> None:
     store.write(record.files[EPOCHS]["path"], b"x" * record.files[EPOCHS]["bytes"])
     more = command(
         "run",
-        str(STUDY),
+        str(TINY),
         "--store",
         str(finished.store),
         "--set",
@@ -196,102 +171,6 @@ def test_more_trials_keep_those_there_are(finished: Finished) -> None:
         again is not None
         and again.record.files[WEIGHTS]["sha256"] == record.files[WEIGHTS]["sha256"]
     )
-    assert "now" in more.stdout and "Traceback" not in more.stdout
-
-
-@pytest.mark.parametrize(
-    ("trial_workers", "on_two"),
-    [(1, 1), pytest.param(2, 3, marks=pytest.mark.slow)],
-    ids=["teacher", "teacher and students"],
-)
-def test_jobs_on_two_workers(trial_workers: int, on_two: int, tmp_path: Path) -> None:
-    """Ray Train, DDP over gloo; a trial of two workers that is pruned gives its place to the next.
-
-    The study also has a screening, which leaves one augmentation to the search.
-    """
-    workers = ("resources.workers_per_teacher=2", f"resources.workers_per_trial={trial_workers}")
-    fewer = (
-        "teachers.members=1",
-        "search.trials=2",
-        "search.try_first=[]",
-        "confirm.seeds=1",
-        "confirm.baselines=[]",
-    )
-    fewer += ("screen={epochs: 6, keep: 1}",)
-    overrides = [argument for override in workers + fewer for argument in ("--set", override)]
-    run = command("run", str(STUDY), "--store", str(tmp_path), *overrides)
-    assert run.returncode == 0, run.stdout + run.stderr
-    store = Store(str(tmp_path))
-    jobs = [found.job for job in store.names("jobs") if (found := find_job(store, job))]
-    assert Counter(job.workers for job in jobs)[2] >= on_two
-    check_screening(tmp_path, workers + fewer)
-
-
-def check_screening(folder: Path, overrides: tuple[str, ...]) -> None:
-    """Both choices were measured, the one with the lower T. stddev was searched alone, and MLflow
-    and the report say so.
-    """
-    from mlflow import MlflowClient
-
-    study = load_study(STUDY, overrides)
-    store, data = Store(str(folder)), data_of(study)
-    (teacher,) = teacher_runs(study, data)
-    measured = {
-        each.label: found_metrics(store, each) for each in screenings(study, data, [teacher.job.id])
-    }
-    assert set(measured) == {"identity", "crop"}
-    kept = min(measured, key=lambda label: measured[label]["screen/t-stddev"])
-    assert {trial.params["augmentation"] for trial in only_search(folder).trials} == {kept}
-
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("tiny")
-    runs = client.search_runs([experiment.experiment_id], "tags.stage = 'screen'")
-    recorded = {run.info.run_name: run.data.metrics for run in runs}
-    assert recorded == {
-        f"screening · {label}": pytest.approx(metrics) for label, metrics in measured.items()
-    }
-    assert {run.info.status for run in runs} == {"FINISHED"}
-
-    shown = (folder / "studies" / "tiny" / "report" / "report.md").read_text()
-    assert f"{measured[kept]['screen/t-stddev']:.6f} | searched" in shown
-    assert shown.count(" | left out") == 1
-
-
-@pytest.mark.parametrize(
-    "stage",
-    [
-        pytest.param("teach", marks=pytest.mark.slow),
-        "search",
-        pytest.param("confirm", marks=pytest.mark.slow),
-    ],
-)
-def test_killed_and_run_again(stage: str, tmp_path: Path) -> None:
-    """`kill -9` of the driver in a stage; the same command then finishes without training a
-    finished job again.
-    """
-    store = tmp_path / "store"
-    with subprocess.Popen(
-        [sys.executable, "-m", "distill_ray", "run", str(STUDY), "--store", str(store)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as driver:
-        assert driver.stdout is not None
-        for line in driver.stdout:
-            if line.startswith(f"[{stage} 1/"):
-                os.kill(driver.pid, signal.SIGKILL)
-                break
-        driver.wait()
-    before = {folder: (store / folder).stat().st_mtime_ns for folder in job_folders(store)}
-    ended = []
-    if (store / "studies" / "tiny" / "search.journal").exists():
-        ended = [trial.number for trial in only_search(store).trials if trial.state.is_finished()]
-    time.sleep(2)
-    again = command("run", str(STUDY), "--store", str(store))
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert {folder: (store / folder).stat().st_mtime_ns for folder in before} == before
-    trials = only_search(store).trials
-    counted = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    assert len(counted) == 4
-    assert not [trial for trial in trials if trial.state == TrialState.RUNNING]
-    assert set(ended) <= {trial.number for trial in trials if trial.state.is_finished()}
+    printed = " ".join(more.stdout.split())
+    assert "running the study makes it anew now" in printed
+    assert "Traceback" not in printed
