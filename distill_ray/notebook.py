@@ -55,7 +55,7 @@ class Study:
         return cls(studies.load_study(path, overrides))
 
     def plan(
-        self, *, store: str = DEFAULT_STORE, search_storage: str | None = None
+        self, store: str = DEFAULT_STORE, *, search_storage: str | None = None
     ) -> list[StagePlan]:
         """What it would train, and about how long that takes on this machine, stage by stage,
         without running it.
@@ -70,8 +70,8 @@ class Study:
 
     def run(
         self,
-        *,
         store: str = DEFAULT_STORE,
+        *,
         tracking_uri: str | None = None,
         search_storage: str | None = None,
         address: str | None = None,
@@ -92,8 +92,8 @@ class Study:
 
     def results(
         self,
-        *,
         store: str = DEFAULT_STORE,
+        *,
         tracking_uri: str | None = None,
         search_storage: str | None = None,
     ) -> Results:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def results(finished_study: FinishedStudy) -> Results:
-    return Study.load(finished_study.file).results(store=finished_study.store.uri)
+    return Study.load(finished_study.file).results(finished_study.store.uri)
 
 
 def test_importing_the_package_and_loading_a_study_imports_no_heavy_package(

@@ -40,7 +40,7 @@ def runs(rows: Sequence[Row]) -> pa.Table:
     """
     lines = []
     for row in rows:
-        single = row.contender.members == 1
+        single = not row.contender.averaged
         for place, metrics in enumerate(row.runs):
             line: dict[str, Any] = {
                 "name": row.contender.name,

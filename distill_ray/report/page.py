@@ -25,7 +25,7 @@ from distill_ray.report.plots.gains import SHOWN, gain_panel
 from distill_ray.report.plots.screening import screen_panel
 from distill_ray.report.plots.trials import search_panels
 from distill_ray.report.published import SideBySide, side_by_side
-from distill_ray.report.results import ENSEMBLE, StudyResults
+from distill_ray.report.results import StudyResults
 from distill_ray.report.screening import (
     Relation,
     measured_text,
@@ -153,7 +153,7 @@ def _present(panel: Panel | None) -> list[Panel]:
 
 def _leaders(rows: Sequence[Row]) -> dict[str, str]:
     """The contender with the best mean of each metric among single networks."""
-    single = [row for row in rows if row.contender.name != ENSEMBLE and row.contender.members == 1]
+    single = [row for row in rows if not row.contender.averaged]
     leaders = {}
     for metric in METRICS:
         having = [row for row in single if metric in row.cells]

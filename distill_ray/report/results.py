@@ -59,7 +59,8 @@ class Contender:
     members for the ensemble). `seeds`, `validation`, `test` and `job_ids` go together by position;
     `test` is empty as long as the test split has not been read. An ensemble is one run, with the
     seed and the jobs of its members in `seeds` and `job_ids`. `members` counts the networks behind
-    one run. `t_stddev` is what the screening measured of the augmentation it was trained with, if
+    one run, and `averaged` says that it is a mean of what other contenders predict, of one alone
+    perhaps: no job of its own. `t_stddev` is what the screening measured of the augmentation it was trained with, if
     it did, and it learned from teachers. `diversity` says, run by run, how much the members or
     heads inside one network disagree on the validation split (see `metrics.diversity`), for methods
     whose students have such.
@@ -74,6 +75,7 @@ class Contender:
     test: tuple[Predictions, ...] = ()
     job_ids: tuple[str, ...] = ()
     members: int = 1
+    averaged: bool = False
     t_stddev: float | None = None
     diversity: tuple[Mapping[str, float], ...] = ()
 

@@ -101,10 +101,11 @@ def rows_of(results: StudyResults) -> list[Row]:
     The rows compare on `results.split`. While that is still the validation split there are no cnll
     and cece, since the temperature was fitted on the very same predictions.
     """
-    return [_row(contender, results.split) for contender in results.contenders]
+    return [row_of(contender, results.split) for contender in results.contenders]
 
 
-def _row(contender: Contender, split: Literal["test", "validation"]) -> Row:
+def row_of(contender: Contender, split: Literal["test", "validation"]) -> Row:
+    """The metrics of a contender on a split, run by run, with temperatures fitted on validation."""
     temperatures = tuple(
         fit_temperature(run.log_probabilities, run.labels) for run in contender.validation
     )

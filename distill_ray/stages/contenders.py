@@ -39,6 +39,7 @@ def teacher_contenders(
         validation=_pooled([everyone.validation]),
         test=_pooled([everyone.test]),
         members=len(runs),
+        averaged=True,
     )
     groups = []
     for group in study.teachers:
@@ -114,6 +115,7 @@ def ensemble_contenders(study: Study, others: Sequence[Contender]) -> list[Conte
                 test=_pooled([each.test for each in of], mean.shares),
                 job_ids=tuple(job for each in of for job in each.job_ids),
                 members=members,
+                averaged=True,
                 t_stddev=None,
                 diversity=(),
             )

@@ -171,7 +171,7 @@ class MlflowRecord(Observer):
             }
         )
         for row in rows:
-            if row.split == "test" and row.contender.members == 1:
+            if row.split == "test" and not row.contender.averaged:
                 for key, metrics in zip(_keys(row.contender), row.runs, strict=True):
                     self._tracker.log_results(
                         {f"test/{name}": value for name, value in metrics.items()}, key

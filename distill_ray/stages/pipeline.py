@@ -16,9 +16,12 @@ from distill_ray.errors import RunError
 from distill_ray.events import JobState, Observer, Observers, StudyJob, stage
 from distill_ray.execution.cluster import Cluster, WorkerResources
 from distill_ray.execution.sharing import confirm_sharing, trial_sharing
+from distill_ray.report.cautions import cautions
+from distill_ray.report.table import row_of
 from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH
 from distill_ray.search.history import JOB_STATES
 from distill_ray.search.warm_start import warm_start
+from distill_ray.stages.contenders import teacher_contenders
 from distill_ray.stages.lock import search_lock
 from distill_ray.stages.screen import measurement, run_screenings, screening_sharing
 from distill_ray.stages.state import StudyState
@@ -61,9 +64,15 @@ def run_stages(context: RunContext) -> None:
 
 
 def _teach(context: RunContext) -> None:
-    teachers = context.state.teachers
-    with stage(context.observer, TEACH, len(teachers)):
-        _train(context, teachers, next_stage=SEARCHING)
+    state = context.state
+    untrained = not state.is_taught
+    with stage(context.observer, TEACH, len(state.teachers)):
+        _train(context, state.teachers, next_stage=SEARCHING)
+    if untrained:
+        records = state.finished(state.teachers)
+        contenders = teacher_contenders(state.study, state.teachers, records)
+        for caution in cautions([row_of(contender, "validation") for contender in contenders]):
+            logger.warning("caution: %s", caution)
 
 
 def _screen(context: RunContext) -> None:

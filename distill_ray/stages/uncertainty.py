@@ -94,7 +94,7 @@ def uncertainties(
     Raises `RequestError` for a data set that cannot be shown to the networks, `StoreError` for a
     network that is gone.
     """
-    asked = [each for each in contenders if each.name == ENSEMBLE or each.members == 1]
+    asked = [each for each in contenders if each.name == ENSEMBLE or not each.averaged]
     networks = {job: _Network.of(store, job) for each in asked for job in each.job_ids}
     sets = _sets(data, foreign, shifts, resize)
     familiar: dict[str, list[Uncertainty]] = {}

@@ -91,6 +91,8 @@ def pooled(members: Contender) -> Contender:
         parameters=len(members.seeds) * members.parameters,
         validation=mean(members.validation),
         test=mean(members.test),
+        members=len(members.seeds),
+        averaged=True,
     )
 
 

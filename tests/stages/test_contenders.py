@@ -62,6 +62,7 @@ def test_the_runs_of_one_contender_are_averaged(tiny_study: Callable[..., Study]
     study = tiny_study("confirm.seeds=5", "confirm.baselines=[student-ensemble]")
     (found,) = ensemble_contenders(study, [contender("best", *MEMBERS)])
     assert np.exp(found.test[0].log_probabilities[0]).tolist() == pytest.approx(EQUAL)
+    assert found.averaged and not contender("best", *MEMBERS).averaged
     assert (found.label, len(found.test), found.parameters, found.members) == (
         "ensemble of students",
         1,

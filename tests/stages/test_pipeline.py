@@ -12,6 +12,7 @@ import pytest
 from distill_ray.events import JobState, Metrics, Observer, StudyJob
 from distill_ray.execution.cluster import Cluster
 from distill_ray.resolve import data_of
+from distill_ray.stages.contenders import teacher_contenders
 from distill_ray.stages.pipeline import RunContext, run_stages
 from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
@@ -106,3 +107,12 @@ def test_a_state_follows_what_happens(finished_study: Any, store: Store) -> None
     away.rename(manifest)
     assert state.is_taught and state.search_is_over and state.is_finished
     assert len(state.jobs()) == 10
+
+
+def test_an_ensemble_of_one_is_no_job(finished_study: Any, store: Store) -> None:
+    """In MLflow its metrics went to a run that no job has, nameless and never ended."""
+    study = load_study(finished_study.file, ["teachers.members=1"])
+    state = StudyState(study, data_of(study), store)
+    ensemble, single = teacher_contenders(study, state.teachers, state.finished(state.teachers))
+    assert (ensemble.members, ensemble.averaged, ensemble.job_ids) == (1, True, single.job_ids)
+    assert (single.members, single.averaged) == (1, False)

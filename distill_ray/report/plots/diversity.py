@@ -86,7 +86,7 @@ def spreads(rows: Sequence[Row]) -> list[Spread]:
     found = []
     for row in rows:
         contender = row.contender
-        if len(row.runs) > 1 and contender.members == 1:
+        if len(row.runs) > 1 and not contender.averaged:
             between = diversity(_stacked(row))
             found.append(
                 Spread(
