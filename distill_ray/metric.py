@@ -80,8 +80,8 @@ _CHAI = (
     "https://doi.org/10.5194/gmd-7-1247-2014, on when to use which"
 )
 
-for _name, _metric in {
-    "accuracy": Metric(
+METRICS.register("accuracy")(
+    Metric(
         title="accuracy",
         meaning="share of the samples that are classified correctly",
         better="max",
@@ -89,8 +89,10 @@ for _name, _metric in {
         formula=r"\frac{1}{N} \sum_n [\hat{y}_n = y_n]",
         help="What most papers compare by. It is blind to how sure a network is, and coarse: of 1000 samples each counts 0.1 %, "
         "so that small validation splits leave many trials equal, where NLL still tells them apart.",
-    ),
-    "nll": Metric(
+    )
+)
+METRICS.register("nll")(
+    Metric(
         title="NLL",
         meaning="negative log-likelihood of the true class, in nats; punishes confident errors",
         better="min",
@@ -107,8 +109,10 @@ for _name, _metric in {
         source='Gneiting & Raftery 2007, "Strictly proper scoring rules, prediction, and estimation", '
         "https://doi.org/10.1198/016214506000001437; for regression Lakshminarayanan et al. 2017, equation 1, "
         "https://arxiv.org/abs/1612.01474.",
-    ),
-    "ece": Metric(
+    )
+)
+METRICS.register("ece")(
+    Metric(
         title="ECE",
         meaning="expected calibration error: how far confidence is from accuracy",
         better="min",
@@ -118,8 +122,10 @@ for _name, _metric in {
         "not go by it alone: a network that always names the most frequent class, with its share as confidence, has an ECE near "
         "0. Few samples bias it upwards.",
         source=f"{_GUO}, equation 3, with its 15 bins.",
-    ),
-    "brier": Metric(
+    )
+)
+METRICS.register("brier")(
+    Metric(
         title="Brier",
         meaning="squared distance between the predicted probabilities and the truth, 0 to 2",
         better="min",
@@ -128,8 +134,10 @@ for _name, _metric in {
         help="Judges the whole prediction as NLL does, but is bounded, so that single confident errors do not dominate. It is "
         "summed over the classes; some libraries report half of it, or the mean over the classes.",
         source='Brier 1950, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78.',
-    ),
-    "oe": Metric(
+    )
+)
+METRICS.register("oe")(
+    Metric(
         title="OE",
         meaning="overconfidence error: calibration error where confidence exceeds accuracy, weighted by confidence",
         better="min",
@@ -139,8 +147,10 @@ for _name, _metric in {
         "merely underconfident has an OE near 0.",
         source='Thulasidasan et al. 2019, "On mixup training: Improved calibration and predictive uncertainty for deep neural '
         'networks", https://arxiv.org/abs/1905.11001.',
-    ),
-    "cnll": Metric(
+    )
+)
+METRICS.register("cnll")(
+    Metric(
         title="cNLL",
         meaning="NLL after temperature scaling fitted on the validation split",
         better="min",
@@ -151,8 +161,10 @@ for _name, _metric in {
         "validation split has too few errors to fit it from, the prior keeps the temperature near 1, and the report says so.",
         source='Ashukha et al. 2020, "Pitfalls of in-domain uncertainty estimation and ensembling in deep learning", '
         f"https://arxiv.org/abs/2002.06470; temperature scaling: {_GUO}.",
-    ),
-    "cece": Metric(
+    )
+)
+METRICS.register("cece")(
+    Metric(
         title="cECE",
         meaning="ECE after temperature scaling fitted on the validation split",
         better="min",
@@ -162,8 +174,10 @@ for _name, _metric in {
         help="The miscalibration that one temperature does not mend. An exported student answers with its temperature, so this "
         "is its ECE. On the validation split, where the temperature is fitted, it is not recorded.",
         source=f"{_GUO}.",
-    ),
-    "rmse": Metric(
+    )
+)
+METRICS.register("rmse")(
+    Metric(
         title="RMSE",
         meaning="root of the mean squared error of the predicted mean",
         better="min",
@@ -172,8 +186,10 @@ for _name, _metric in {
         formula=r"\sqrt{\frac{1}{N} \sum_n (y_n - \mu_n)^2}",
         help="The size of a typical error, with large ones counting more. It is blind to the predicted variance.",
         source=f"{_CHAI}.",
-    ),
-    "mae": Metric(
+    )
+)
+METRICS.register("mae")(
+    Metric(
         title="MAE",
         meaning="mean absolute error of the predicted mean",
         better="min",
@@ -182,6 +198,5 @@ for _name, _metric in {
         formula=r"\frac{1}{N} \sum_n |y_n - \mu_n|",
         help="The size of the average error. Outliers move it less than RMSE; it is blind to the predicted variance.",
         source=f"{_CHAI}.",
-    ),
-}.items():
-    METRICS.register(_name)(_metric)
+    )
+)

@@ -3,7 +3,7 @@ registers itself under its name.
 """
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
 
@@ -15,8 +15,9 @@ Member = TypeVar("Member")
 class Registry(Mapping[str, Member], Generic[Member]):
     """The members of one family by the name they have in a study file.
 
-    Members of this package register with the decorator `register`; members of other packages are
-    found through the entry point group `distill_ray.<family>` when a name is not known otherwise.
+    Members of this package register with `register`, classes and functions by decoration; members
+    of other packages are found through the entry point group `distill_ray.<family>` when a name is
+    not known otherwise.
 
     Example::
 
@@ -24,6 +25,8 @@ class Registry(Mapping[str, Member], Generic[Member]):
 
         @METHODS.register("kd")
         class EnsembleKD(Method): ...
+
+        METRICS.register("nll")(Metric(...))
     """
 
     def __init__(self, family: str) -> None:
@@ -33,7 +36,7 @@ class Registry(Mapping[str, Member], Generic[Member]):
         self._searched = False
 
     def register(self, name: str) -> Callable[[Member], Member]:
-        """Decorator that adds a member under `name`. Raises `ValueError` when the name is taken."""
+        """What adds a member under `name`. Raises `ValueError` when the name is taken."""
 
         def add(member: Member) -> Member:
             if name in self._members:
@@ -76,20 +79,19 @@ class Registry(Mapping[str, Member], Generic[Member]):
         return self._members[name]
 
     def __iter__(self) -> Iterator[str]:
+        """Names of this package first; other packages are searched only after these."""
+        names = list(self._members)
+        yield from names
         self._search_entry_points()
-        return iter(self._members)
+        yield from (name for name in self._members if name not in names)
 
     def __len__(self) -> int:
         self._search_entry_points()
         return len(self._members)
 
 
-def unknown_name(
-    what: str, name: str, known: Iterator[str] | Mapping[str, object] | list[str]
-) -> str:
-    """The sentence for a name that is not known: what it should be, and the nearest known name if
-    one is near.
-    """
+def unknown_name(what: str, name: str, known: Iterable[str]) -> str:
+    """The sentence for an unknown name: the known ones, and the nearest if one is near."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -97,3 +97,18 @@ def test_a_broken_package_is_named(ovens: Registry[type], monkeypatch: pytest.Mo
     ):
         list(ovens)
     assert ovens["fan"] is int
+
+
+def test_own_names_come_first_and_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry: Registry[int] = Registry("nothing")
+    registry.register("b")(2)
+    registry.register("a")(1)
+
+    def search(group: str) -> list[object]:
+        raise AssertionError("searched")
+
+    monkeypatch.setattr("distill_ray.registry.entry_points", search)
+    names = iter(registry)
+    assert [next(names), next(names)] == ["b", "a"]
+    with pytest.raises(AssertionError, match="searched"):
+        next(names)

@@ -3,7 +3,6 @@ in with the first network.
 """
 
 from distill_ray.models.catalogue import (
-    FAMILIES,
     build_model,
     check_batch_ensemble,
     check_model_name,
@@ -13,7 +12,7 @@ from distill_ray.models.catalogue import (
     model_names,
     trains_on_one_image,
 )
-from distill_ray.models.family import ModelFamily, Size
+from distill_ray.models.family import FAMILIES, ModelFamily, Size
 
 __all__ = [
     "FAMILIES",

@@ -8,11 +8,10 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import distill_ray.models.families  # noqa: F401  (it registers its families)
 from distill_ray._lazy import LazyModule
-from distill_ray.models.families import OWN_FAMILIES
-from distill_ray.models.family import ModelFamily
+from distill_ray.models.family import FAMILIES, ModelFamily
 from distill_ray.models.preprocessing import Preprocessing
-from distill_ray.registry import Registry
 from distill_ray.task import Task
 
 if TYPE_CHECKING:
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 else:
     torch = LazyModule("torch")
     network = LazyModule("distill_ray.models.network")
-
-FAMILIES: Registry[ModelFamily] = Registry("model")
-"""The families of other packages, searched when a name fits none of ours."""
 
 
 def check_model_name(name: str, image_shape: tuple[int, int, int] | None = None) -> None:
@@ -144,5 +140,4 @@ def family_of(name: str) -> tuple[ModelFamily, dict[str, Any]]:
 
 def model_families() -> Iterator[ModelFamily]:
     """Every family, those of this package first, then those of others."""
-    yield from OWN_FAMILIES
     yield from FAMILIES.values()

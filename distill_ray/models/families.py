@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from distill_ray.models.family import ModelFamily, Size, at_least
+from distill_ray.models.family import FAMILIES, ModelFamily, Size, at_least
 from distill_ray.models.torchvision_names import NAMES, architecture, check_images, plain_layers
 
 MAX_DEPTH = 1000
@@ -101,7 +101,7 @@ _HYDRA_PLUS = (
     "https://arxiv.org/abs/2205.09526"
 )
 
-OWN_FAMILIES = (
+FAMILIES.register("wrn-d-k")(
     ModelFamily(
         pattern="wrn-d-k",
         expression=rf"wrn-({NUMBER})-({NUMBER})",
@@ -120,7 +120,9 @@ OWN_FAMILIES = (
             "wrn-28-10": Size(36_536_884, 5_243_386_368),
             "wrn-40-2": Size(2_255_156, 327_610_880),
         },
-    ),
+    )
+)
+FAMILIES.register("pre-wrn-d-k")(
     ModelFamily(
         pattern="pre-wrn-d-k",
         expression=rf"pre-wrn-({NUMBER})-({NUMBER})",
@@ -138,7 +140,9 @@ OWN_FAMILIES = (
             "pre-wrn-28-1": Size(375_348, 54_974_720),
             "pre-wrn-28-4": Size(5_872_180, 845_620_224),
         },
-    ),
+    )
+)
+FAMILIES.register("resnet50")(
     ModelFamily(
         pattern="resnet50",
         expression="resnet50",
@@ -149,7 +153,9 @@ OWN_FAMILIES = (
         "Bottleneck blocks, 3, 4, 6 and 3 of them. The one for images of 224 pixels is `torchvision/resnet50`.",
         source=f"{_RESNET}, {_REPDISTILLER}.",
         sizes={"resnet50": Size(23_705_252, 1_298_014_208)},
-    ),
+    )
+)
+FAMILIES.register("resnetN, resnetNx4")(
     ModelFamily(
         pattern="resnetN, resnetNx4",
         expression=rf"resnet({NUMBER})(?:x(4))?",
@@ -169,7 +175,9 @@ OWN_FAMILIES = (
             "resnet56": Size(861_620, 125_753_600),
             "resnet110": Size(1_736_564, 253_155_584),
         },
-    ),
+    )
+)
+FAMILIES.register("basic-resnet-p1-p2-...")(
     ModelFamily(
         pattern="basic-resnet-p1-p2-...",
         expression=rf"basic-resnet-({NUMBERS})",
@@ -184,7 +192,9 @@ OWN_FAMILIES = (
             "basic-resnet-32-64-128-256": Size(2_820_740, 139_322_368),
             "basic-resnet-96-192-256-128": Size(4_564_676, 801_419_776),
         },
-    ),
+    )
+)
+FAMILIES.register("vgg8, vgg13")(
     ModelFamily(
         pattern="vgg8, vgg13",
         expression="vgg(8|13)",
@@ -200,7 +210,9 @@ OWN_FAMILIES = (
         source='Simonyan & Zisserman 2015, "Very deep convolutional networks for large-scale image recognition", '
         f"https://arxiv.org/abs/1409.1556, {_REPDISTILLER}.",
         sizes={"vgg8": Size(3_965_028, 96_192_512), "vgg13": Size(9_462_180, 284_936_192)},
-    ),
+    )
+)
+FAMILIES.register("mobilenet-v2")(
     ModelFamily(
         pattern="mobilenet-v2",
         expression="mobilenet-v2",
@@ -212,7 +224,9 @@ OWN_FAMILIES = (
         source='Sandler et al. 2018, "MobileNetV2: Inverted residuals and linear bottlenecks", '
         f"https://arxiv.org/abs/1801.04381, {_REPDISTILLER}.",
         sizes={"mobilenet-v2": Size(812_836, 6_523_648)},
-    ),
+    )
+)
+FAMILIES.register("shuffle-v1")(
     ModelFamily(
         pattern="shuffle-v1",
         expression="shuffle-v1",
@@ -224,7 +238,9 @@ OWN_FAMILIES = (
         source='Zhang et al. 2018, "ShuffleNet: An extremely efficient convolutional neural network for mobile devices", '
         f"https://arxiv.org/abs/1707.01083, {_REPDISTILLER}.",
         sizes={"shuffle-v1": Size(949_258, 38_691_456)},
-    ),
+    )
+)
+FAMILIES.register("shuffle-v2")(
     ModelFamily(
         pattern="shuffle-v2",
         expression="shuffle-v2",
@@ -236,7 +252,9 @@ OWN_FAMILIES = (
         source='Ma et al. 2018, "ShuffleNet V2: Practical guidelines for efficient CNN architecture design", '
         f"https://arxiv.org/abs/1807.11164, {_REPDISTILLER}.",
         sizes={"shuffle-v2": Size(1_355_528, 44_504_448)},
-    ),
+    )
+)
+FAMILIES.register("mlp-w1-w2-...")(
     ModelFamily(
         pattern="mlp-w1-w2-...",
         expression=rf"mlp-({NUMBERS})",
@@ -252,7 +270,9 @@ OWN_FAMILIES = (
             "mlp-100-100-100-100": Size(347_700, 347_200),
             "mlp-50-50-50": Size(163_850, 163_600),
         },
-    ),
+    )
+)
+FAMILIES.register("lenet-p1-...-mlp-w1-...")(
     ModelFamily(
         pattern="lenet-p1-...-mlp-w1-...",
         expression=rf"lenet-({NUMBERS})-mlp-({NUMBERS})",
@@ -269,7 +289,9 @@ OWN_FAMILIES = (
             "lenet-32-64-mlp-128": Size(163_492, 5_747_200),
             "lenet-128-32-mlp-128-128": Size(135_556, 13_070_848),
         },
-    ),
+    )
+)
+FAMILIES.register("torchvision/name")(
     ModelFamily(
         pattern="torchvision/name",
         expression=rf"torchvision/({'|'.join(NAMES)})",
@@ -283,5 +305,5 @@ OWN_FAMILIES = (
         "are left out. Most of these networks are meant for 224 pixels and leave little of an image of 32: for small images "
         "take one of those above.",
         source="the papers that [torchvision](https://docs.pytorch.org/vision/stable/models.html) names.",
-    ),
+    )
 )

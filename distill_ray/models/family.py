@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from distill_ray.registry import Registry
+
 
 def any_images(image_shape: tuple[int, int, int], **arguments: Any) -> None:
     """For families that take images of every size."""
@@ -76,3 +78,7 @@ class ModelFamily:
     help: str = ""
     source: str = ""
     sizes: Mapping[str, Size] = field(default_factory=dict)
+
+
+FAMILIES: Registry[ModelFamily] = Registry("model")
+"""Every family by its pattern, or by the name of its entry point."""
