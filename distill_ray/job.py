@@ -196,6 +196,41 @@ class Job:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Computation:
+    """What computed the result of a job. It is no part of the job's identity: the same job gives
+    the same bits only where all of this is the same, and on a GPU not even there.
+
+    `precision` is that of forward passes in training, fp32 or bf16; `device` the name of the
+    processor or GPU; `threads` those of each worker; `torch` the version. A job that was resumed on
+    another machine names the one that finished it.
+    """
+
+    precision: str
+    device: str
+    threads: int
+    workers: int
+    torch: str
+
+
+def differences(computations: Mapping[Computation, int]) -> list[str]:
+    """In what the computations of several jobs differ, given how many jobs each has computed: a
+    line for each field, such as `precision: bf16 (3 jobs), fp32 (5 jobs)`.
+    """
+    lines = []
+    for field in fields(Computation):
+        counts: dict[str, int] = {}
+        for computation, jobs in computations.items():
+            value = str(getattr(computation, field.name))
+            counts[value] = counts.get(value, 0) + jobs
+        if len(counts) > 1:
+            values = [
+                f"{value} ({jobs} job{'s' * (jobs > 1)})" for value, jobs in sorted(counts.items())
+            ]
+            lines.append(f"{field.name}: {', '.join(values)}")
+    return lines
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys, no spaces and no NaN: equal values give equal text, 4 and 4.0 too."""
     return json.dumps(_whole(value), sort_keys=True, separators=(",", ":"), allow_nan=False)

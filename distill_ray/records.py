@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill_ray.job import Job
+from distill_ray.job import Computation, Job
 from distill_ray.store import MANIFEST, Record, Store
 
 if TYPE_CHECKING:
@@ -53,6 +53,14 @@ class JobRecord:
     def parameters(self) -> int:
         """Trainable numbers in the deployed network."""
         return int(self.record.info["parameters"])
+
+    @property
+    def computation(self) -> Computation | None:
+        """What computed it: precision, device, threads, workers and torch; None if unknown."""
+        try:
+            return Computation(**self.record.info["computation"])
+        except (KeyError, TypeError):
+            return None
 
     @property
     def seconds(self) -> float:
@@ -150,6 +158,7 @@ def save_job(
     kept_epoch: int,
     predictions: Predictions,
     parameters: int,
+    computation: Computation | None = None,
 ) -> JobRecord:
     """Put a finished job into the store."""
     from safetensors.torch import save
@@ -176,6 +185,8 @@ def save_job(
             name: value for name, value in kept.items() if name.startswith(("val/", "train/"))
         },
     }
+    if computation is not None:
+        info["computation"] = asdict(computation)
     return JobRecord(store.put(job_key(job.id), files, info))
 
 

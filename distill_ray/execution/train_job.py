@@ -29,6 +29,7 @@ from distill_ray.training import (
 )
 from distill_ray.training.checkpoint import is_intact
 from distill_ray.training.compiling import Compile
+from distill_ray.training.device import computation_of
 from distill_ray.training.resource_usage import Usage
 
 
@@ -82,6 +83,7 @@ def train_here(
             kept_epoch=outcome.kept_epoch,
             predictions=Predictions(outcome.log_probabilities, outcome.labels),
             parameters=outcome.parameters,
+            computation=computation_of(job.recipe, worker),
         )
         store.delete(posixpath.dirname(path))
 

@@ -5,7 +5,6 @@ and the parts that make it up.
 from __future__ import annotations
 
 import functools
-import platform
 import resource
 import statistics
 import sys
@@ -43,6 +42,7 @@ from distill_ray.training import (
 )
 from distill_ray.training._torch_internals import cpu_has_amx
 from distill_ray.training.compiling import PAYS_BACK_STEPS, Compile
+from distill_ray.training.device import device_name
 from distill_ray.training.on_device import on_device
 
 BATCHES, ON_A_GPU = 3, 100
@@ -343,14 +343,6 @@ def _seconds(work: Callable[[], object]) -> float:
 
 def machine_name() -> str:
     """The processor as the operating system calls it, and what bears on speed."""
-    model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as file:
-            model = next(
-                (line.split(":")[1].strip() for line in file if line.startswith("model name")),
-                model,
-            )
-    except OSError:
-        pass
+    model = device_name(torch.device("cpu"))
     amx = "AMX" if cpu_has_amx() else "no AMX"
     return f"{model}, {amx}, torch {torch.__version__}, NumPy {np.__version__}"

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from distill_ray.events import JobState
+from distill_ray.job import Computation, differences
 from distill_ray.records import Predictions
 from distill_ray.study import Published
 from distill_ray.task import Task
@@ -144,7 +145,8 @@ class StudyResults:
     `objectives` maps each objective to `min` or `max`, the first being the one that ranks. `data`
     says in words what the study learned from, `log_scale` names the searched settings that were
     drawn on a logarithmic scale, `warm_start` counts the trials of earlier studies that the search
-    was given. Credentials in URIs (`user:password@`) are taken out of the study file, the command
+    was given. `computations` counts the jobs that each kind of device, with its precision and
+    threads, has computed. Credentials in URIs (`user:password@`) are taken out of the study file, the command
     and the tracking URI.
     """
 
@@ -169,6 +171,7 @@ class StudyResults:
     git_commit: str | None = None
     seeds: tuple[int, ...] = ()
     machine: str = ""
+    computations: Mapping[Computation, int] = field(default_factory=dict)
     command: str = ""
     tracking_uri: str = ""
 
@@ -186,6 +189,11 @@ class StudyResults:
         from distill_ray.report.table import rows_of
 
         return rows_of(self)
+
+    @property
+    def computed_differently(self) -> list[str]:
+        """In what the computations of the jobs differ, so that equal jobs would give other bits."""
+        return differences(self.computations)
 
     @property
     def best(self) -> Contender | None:

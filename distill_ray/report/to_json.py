@@ -47,6 +47,10 @@ def as_json(
                 "git_commit": results.git_commit,
                 "versions": results.versions,
                 "machine": results.machine,
+                "computed": [
+                    asdict(computation) | {"jobs": jobs}
+                    for computation, jobs in results.computations.items()
+                ],
                 "command": results.command,
                 "tracking_uri": results.tracking_uri,
                 "file": results.study_file,

@@ -11,12 +11,13 @@ import platform
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distill_ray.data import open_source
 from distill_ray.events import JobState
-from distill_ray.job import Data
+from distill_ray.job import Computation, Data
 from distill_ray.metrics import fit_temperature
 from distill_ray.report.results import (
     Champion,
@@ -98,6 +99,7 @@ def collect(state: StudyState, locations: Locations) -> StudyResults:
         | {name: importlib.metadata.version(name) for name in _PACKAGES},
         git_commit=git_commit(),
         seeds=study.confirm_seeds,
+        computations=_computations(state),
         machine=f"{platform.machine()}, {platform.system()} {platform.release()}",
         command=shlex.join(
             [
@@ -108,6 +110,15 @@ def collect(state: StudyState, locations: Locations) -> StudyResults:
             ]
         ),
         tracking_uri=locations.shown_tracking(),
+    )
+
+
+def _computations(state: StudyState) -> Mapping[Computation, int]:
+    """How many of the study's finished jobs each kind of device has computed."""
+    runs = [*state.teachers, *(run for run, _ in state.trials), *state.confirmations]
+    records = {record.record.key: record for record in state.finished(runs)}
+    return Counter(
+        record.computation for record in records.values() if record.computation is not None
     )
 
 

@@ -73,6 +73,8 @@ def run_study(
                 run_stages(RunContext(state, cluster, observer))
                 with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
                     results = collect(state, places)
+                    for line in results.computed_differently:
+                        logger.warning("jobs of this study were computed differently: %s", line)
                     record.study_ended(
                         results, write_files(study, store, results, Path(folder)), store
                     )

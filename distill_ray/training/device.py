@@ -5,6 +5,7 @@ workers.
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distill_ray.errors import RequestError
-from distill_ray.job import Recipe
+from distill_ray.job import Computation, Recipe
 from distill_ray.training import _torch_internals
 
 Precision = Literal["fp32", "bf16"]
@@ -50,6 +51,29 @@ def precision_of(recipe: Recipe, device: torch.device) -> Precision:
 def precision_of_teachers(recipes: Iterable[Recipe], device: torch.device) -> Precision:
     """The precision of the teachers' forward passes: bf16 if all of them are trained in it."""
     return "bf16" if {precision_of(recipe, device) for recipe in recipes} == {"bf16"} else "fp32"
+
+
+def computation_of(recipe: Recipe, worker: Worker) -> Computation:
+    """What computes a job in this process."""
+    return Computation(
+        precision=precision_of(recipe, worker.device),
+        device=device_name(worker.device),
+        threads=torch.get_num_threads(),
+        workers=worker.world_size,
+        torch=torch.__version__,
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or that of the processor as the operating system calls it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
