@@ -126,7 +126,10 @@ def test_the_identity_is_the_documented_hash() -> None:
 
 def test_the_identity_is_the_same_in_another_process() -> None:
     """Hashes of Python objects differ from process to process; the identity must not."""
-    code = f"import json; from distill_ray.job import Job; print(Job.from_dict(json.loads({json.dumps(JOB.to_dict())!r})).id)"
+    code = (
+        f"import json; from distill_ray.job import Job; "
+        f"print(Job.from_dict(json.loads({json.dumps(JOB.to_dict())!r})).id)"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -251,7 +254,10 @@ def test_canonical_json() -> None:
 
 
 def test_reading_a_study_never_pays_for_torch() -> None:
-    code = "import sys, distill_ray.job; print([m for m in ('torch', 'ray', 'mlflow', 'optuna', 'pydantic') if m in sys.modules])"
+    code = (
+        "import sys, distill_ray.job; print([m for m in ('torch', 'ray', 'mlflow', 'optuna', "
+        "'pydantic') if m in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -14,7 +14,7 @@ from distill_ray.models import ModelFamily, family_of, model_families
 from distill_ray.study import schema
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.schema import Entry, Section, paragraphs
-from distill_ray.study.sections import NAME_RULE, TeacherLogits
+from distill_ray.study.sections import NAME_RULE, TeacherLogitsSection
 
 _MADE = (
     "<!-- Made by `distill-ray schema --pages docs`; edit {of} in distill_ray, not this page. -->"
@@ -206,7 +206,7 @@ def study_file_page() -> str:
         parts.append(_section(_without(section, recipe), 2))
         if section.name == "search":
             parts.append(_SPACE)
-    parts.append(_section(schema.declared("teacher_logits", TeacherLogits), 3))
+    parts.append(_section(schema.declared("teacher_logits", TeacherLogitsSection), 3))
     parts.append(_RECIPE + "\n".join(_table(common)) + "\n")
     parts.append(_AUGMENTATIONS)
     for name in sorted(AUGMENTATIONS):

@@ -333,7 +333,7 @@ class Published:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherLogits:
+class TeacherLogitsSection:
     """How students get the teachers' logits."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {
@@ -388,9 +388,9 @@ class Resources:
     gpus_per_worker: Annotated[
         float, Ge(0), Doc("GPUs per worker; a fraction lets several share one")
     ] = 0
-    teacher_logits: Annotated[TeacherLogits, Doc("how students get the teachers' logits")] = (
-        TeacherLogits()
-    )
+    teacher_logits: Annotated[
+        TeacherLogitsSection, Doc("how students get the teachers' logits")
+    ] = TeacherLogitsSection()
     compile: Annotated[
         Literal["auto", "always", "never"],
         Doc(

@@ -26,7 +26,10 @@ def study(
     teachers: str = "members: 3",
     rest: str = "search: {space: {lr: {log: [0.1, 1]}}}\n",
 ) -> str:
-    return f"name: x\nteachers: {{model: wrn-10-1, {teachers}}}\nstudent: {{{student}}}\n{BASELINES}{rest}"
+    return (
+        f"name: x\nteachers: {{model: wrn-10-1, {teachers}}}\nstudent: {{{student}}}\n"
+        f"{BASELINES}{rest}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,31 +37,38 @@ def study(
     [
         (
             "model: torchvision/vit_b_16, method: latent-be",
-            "student: model 'torchvision/vit_b_16' cannot become a BatchEnsemble: it has layers that are neither convolutions",
+            "student: model 'torchvision/vit_b_16' cannot become a BatchEnsemble: it has layers "
+            "that are neither convolutions",
         ),
         (
             "model: wrn-10-1, method: hydra, depth: 4",
-            "student: model 'wrn-10-1' cannot become multi-head with depth 4: it has 4 units, and one at least must be shared",
+            "student: model 'wrn-10-1' cannot become multi-head with depth 4: it has 4 units, and "
+            "one at least must be shared",
         ),
         (
             "model: torchvision/resnet18, method: hydra+, depth: 1",
-            "student: model 'torchvision/resnet18' cannot become multi-head with depth 1: it has 1 units",
+            "student: model 'torchvision/resnet18' cannot become multi-head with depth 1: it has "
+            "1 units",
         ),
         (
             "model: wrn-10-1, method: augmented-kd",
-            "student: method 'augmented-kd' needs images and augmented copies beside them; augmentation 'crop-flip' has none",
+            "student: method 'augmented-kd' needs images and augmented copies beside them; "
+            "augmentation 'crop-flip' has none",
         ),
         (
             "model: wrn-10-1, method: crd, augmentation: cutmix",
-            "student: method 'crd' tells images apart, and augmentation 'cutmix' makes one of two; augmentation: {name: additional,",
+            "student: method 'crd' tells images apart, and augmentation 'cutmix' makes one of "
+            "two; augmentation: {name: additional,",
         ),
         (
             "model: wrn-10-1, augmentation: {name: augmix, consistency: true}",
-            "student: augmentation 'augmix' shows each image in 3 versions that should agree, and method 'kd' does not ask that of",
+            "student: augmentation 'augmix' shows each image in 3 versions that should agree, and "
+            "method 'kd' does not ask that of",
         ),
         (
             "model: wrn-10-1, method: supervised, augmentation: {name: additional, pick: kl}",
-            "student: augmentation 'additional' picks images with the help of teachers; method 'supervised' has none",
+            "student: augmentation 'additional' picks images with the help of teachers; method "
+            "'supervised' has none",
         ),
         (
             "model: wrn-10-1, augmentation: {name: additional, pick: kl, pool: 1}",
@@ -80,11 +90,13 @@ def study(
         ),
         (
             "model: wrn-10-1, method: augmented-kd, augmentation: additional, labels: 0, alpha: 0",
-            "student.labels: labels and alpha, or original, mixed_labels and augmented, must not all be 0",
+            "student.labels: labels and alpha, or original, mixed_labels and augmented, must not "
+            "all be 0",
         ),
         (
             "model: wrn-10-1, method: crd, labels: 0, alpha: 0, contrast: 0",
-            "student.contrast: contrast, labels and alpha, or original, mixed_labels and augmented, must not all be 0",
+            "student.contrast: contrast, labels and alpha, or original, mixed_labels and "
+            "augmented, must not all be 0",
         ),
         (
             "model: wrn-10-1, method: endd, anneal_from: 5, anneal_until: 5",
@@ -112,7 +124,8 @@ def test_a_student_that_cannot_be(refusal: Refusal, student: str, message: str) 
         ),
         (
             "method: endd",
-            "student: method 'endd' learns how teachers differ and needs at least 2 of them, found 1",
+            "student: method 'endd' learns how teachers differ and needs at least 2 of them, "
+            "found 1",
         ),
     ],
 )
@@ -127,7 +140,8 @@ def test_teachers_that_cannot_pick(refusal: Refusal) -> None:
         study("model: wrn-10-1", "augmentation: {name: additional, pick: teacher-entropy}")
     )
     assert lines == [
-        "study.yaml:2: teachers.method: augmentation 'additional' picks images with the help of teachers; method 'supervised' has none"
+        "study.yaml:2: teachers.method: augmentation 'additional' picks images with the help of "
+        "teachers; method 'supervised' has none"
     ]
 
 
@@ -136,7 +150,8 @@ def test_both_ends_of_whole_numbers_are_tried(refusal: Refusal) -> None:
         study("model: wrn-10-1, method: hydra", rest="search: {space: {depth: {int: [0, 9]}}}\n")
     )
     assert lines == [
-        "study.yaml:5: search.space: model 'wrn-10-1' cannot become multi-head with depth 9: it has 4 units, and one at least "
+        "study.yaml:5: search.space: model 'wrn-10-1' cannot become multi-head with depth 9: it "
+        "has 4 units, and one at least "
         "must be shared (met with depth 9; use 'when', or search less)"
     ]
 
@@ -158,13 +173,15 @@ def test_what_needs_the_logits_of_all_classes(
 ) -> None:
     rest = f"search: {{space: {space}}}\nresources: {{teacher_logits: {{top_k: 20}}}}\n"
     assert refusal(study(f"model: wrn-10-1, {student}", rest=rest)) == [
-        f"study.yaml:6: resources.teacher_logits.top_k: found 20, but {why} needs the logits of all classes; leave it out"
+        f"study.yaml:6: resources.teacher_logits.top_k: found 20, but {why} needs the logits of "
+        f"all classes; leave it out"
     ]
     load(study(f"model: wrn-10-1, {student}", rest=rest.replace("20}", "20, mode: live}")))
     load(
         study(
             "model: wrn-10-1",
-            rest="search: {space: {lr: {log: [0.1, 1]}}}\nresources: {teacher_logits: {top_k: 20}}\n",
+            rest="search: {space: {lr: {log: [0.1, 1]}}}\nresources: {teacher_logits: {top_k: "
+            "20}}\n",
         )
     )
 
@@ -177,7 +194,10 @@ def test_what_is_wrong_whatever_is_drawn_is_wrong_with_the_student(refusal: Refu
 
 
 def test_a_setting_that_is_searched_is_named(refusal: Refusal) -> None:
-    rest = "search: {space: {weights: {choice: [[1, 2, 3], [1, 2]]}, augmentation: {choice: [flip, crop]}}}\n"
+    rest = (
+        "search: {space: {weights: {choice: [[1, 2, 3], [1, 2]]}, augmentation: {choice: "
+        "[flip, crop]}}}\n"
+    )
     assert refusal(study("model: wrn-10-1", rest=rest)) == [
         "study.yaml:5: search.space.weights: weights must be one for each of 3 teachers, found 2 "
         "(met with weights [1.0, 2.0], augmentation flip and 1 more; use 'when', or search less)"
@@ -185,11 +205,16 @@ def test_a_setting_that_is_searched_is_named(refusal: Refusal) -> None:
 
 
 def test_one_reason_is_given_once(refusal: Refusal) -> None:
-    space = "{method: {choice: [kd, augmented-kd]}, augmentation: {choice: [flip, additional]}, model: {choice: [wrn-10-1, vgg8]}}"
+    space = (
+        "{method: {choice: [kd, augmented-kd]}, augmentation: {choice: [flip, additional]}, "
+        "model: {choice: [wrn-10-1, vgg8]}}"
+    )
     lines = refusal(study("model: wrn-10-1", rest=f"search: {{space: {space}}}\n"))
     assert lines == [
-        "study.yaml:5: search.space: method 'augmented-kd' needs images and augmented copies beside them; augmentation 'flip' has "
-        "none (met with method augmented-kd, augmentation flip, model wrn-10-1 and 1 more; use 'when', or search less)"
+        "study.yaml:5: search.space: method 'augmented-kd' needs images and augmented copies "
+        "beside them; augmentation 'flip' has "
+        "none (met with method augmented-kd, augmentation flip, model wrn-10-1 and 1 more; use "
+        "'when', or search less)"
     ]
     allowed = space.replace(
         "additional]}", "additional]}, combine: {choice: [add-loss, mean-loss]}"
@@ -203,7 +228,9 @@ ACROSS = study(
 search:
   space:
     method: {{choice: [{", ".join(sorted({*METHODS} - {"supervised"}))}]}}
-    augmentation: {{choice: [{{name: additional, pick: kl}}, {{name: additional, pick: student-entropy}}, {{name: additional}}]}}
+    augmentation: {{choice: [
+      {{name: additional, pick: kl}}, {{name: additional, pick: student-entropy}},
+      {{name: additional}}]}}
     augmentation.pool: {{int: [2, 4]}}
     model: {{choice: [wrn-10-1, lenet-8-mlp-16]}}
     temperature: {{log: [1, 20]}}
@@ -236,7 +263,10 @@ def test_one_search_across_all_methods(load: Load) -> None:
 
 def test_a_study_with_every_method_is_checked_without_torch(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(ACROSS)
-    code = "import sys; from distill_ray.study import load_study; load_study(sys.argv[1]); print('torch' in sys.modules)"
+    code = (
+        "import sys; from distill_ray.study import load_study; load_study(sys.argv[1]); "
+        "print('torch' in sys.modules)"
+    )
     command = [sys.executable, "-c", code, str(tmp_path / "study.yaml")]
     assert (
         subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -256,14 +286,16 @@ def test_a_study_with_every_method_is_checked_without_torch(tmp_path: Path) -> N
             study("model: wrn-10-1, augmentation: {name: crop-flip, padding: 8}"),
             (1, 8, 8),
             [
-                "3: student.augmentation: crop-flip: padding must be below the side of the images, 8, found 8"
+                "3: student.augmentation: crop-flip: padding must be below the side of the "
+                "images, 8, found 8"
             ],
         ),
         (
             study("model: wrn-10-1", "augmentation: autoaugment"),
             (4, 8, 8),
             [
-                "2: teachers.augmentation: autoaugment: autoaugment changes colours, so images must have 1 or 3 channels, found 4"
+                "2: teachers.augmentation: autoaugment: autoaugment changes colours, so images "
+                "must have 1 or 3 channels, found 4"
             ],
         ),
         (
@@ -272,7 +304,8 @@ def test_a_study_with_every_method_is_checked_without_torch(tmp_path: Path) -> N
             ),
             (1, 8, 8),
             [
-                "5: search.space.augmentation.padding: crop-flip: padding must be below the side of the images, 8, found 9"
+                "5: search.space.augmentation.padding: crop-flip: padding must be below the side "
+                "of the images, 8, found 9"
             ],
         ),
         (
@@ -281,7 +314,8 @@ def test_a_study_with_every_method_is_checked_without_torch(tmp_path: Path) -> N
             ),
             (1, 8, 8),
             [
-                "4: confirm.baselines.wide.augmentation: crop: padding must be below the side of the images, 8, found 30"
+                "4: confirm.baselines.wide.augmentation: crop: padding must be below the side of "
+                "the images, 8, found 30"
             ],
         ),
     ],
@@ -332,10 +366,13 @@ def test_what_regression_does_not_have_is_refused_by_name(load: Load) -> None:
     with pytest.raises(RequestError) as refused:
         check_against_data(load(text), 270, 0, (1, 1, 1), task="regression", real_valued=True)
     for message in (
-        "data.split: found stratified, which is by class, and labels that are real numbers have none; use last",
-        "search.objectives.val/accuracy: no metric of regression, which has val/nll, val/rmse, val/mae",
+        "data.split: found stratified, which is by class, and labels that are real numbers have "
+        "none; use last",
+        "search.objectives.val/accuracy: no metric of regression, which has val/nll, val/rmse, "
+        "val/mae",
         "student.keep: counts correct answers, and regression has none",
-        "confirm.baselines.default-kd.method: method 'kd' is for classification; for regression there are drop, gauss",
+        "confirm.baselines.default-kd.method: method 'kd' is for classification; for regression "
+        "there are drop, gauss",
     ):
         assert message in str(refused.value)
 

@@ -152,32 +152,39 @@ def test_credentials_are_refused_and_never_printed(
     [
         (
             "",
-            "study.yaml: the study file is empty; studies/quickstart.yaml shows what one looks like",
+            "study.yaml: the study file is empty; studies/quickstart.yaml shows what one looks "
+            "like",
         ),
         (
             "# only a comment\n",
-            "study.yaml: the study file is empty; studies/quickstart.yaml shows what one looks like",
+            "study.yaml: the study file is empty; studies/quickstart.yaml shows what one looks "
+            "like",
         ),
         (
             "\n- a\n- b\n",
-            'study.yaml:2: a study file is a mapping of sections (name, data, ...), found ["a", "b"]',
+            'study.yaml:2: a study file is a mapping of sections (name, data, ...), found ["a", '
+            '"b"]',
         ),
         (
             "just text",
-            "study.yaml:1: a study file is a mapping of sections (name, data, ...), found 'just text'",
+            "study.yaml:1: a study file is a mapping of sections (name, data, ...), found 'just "
+            "text'",
         ),
         (
             "a: 1\nb: [1, 2\nc: 3\n",
-            "study.yaml:3: not valid YAML: while parsing a flow sequence, expected ',' or ']', but got ':'",
+            "study.yaml:3: not valid YAML: while parsing a flow sequence, expected ',' or ']', "
+            "but got ':'",
         ),
         (
             "a: 1\n\tb: 2\n",
-            "study.yaml:2: not valid YAML: while scanning for the next token, found character '\\t' that cannot start any token",
+            "study.yaml:2: not valid YAML: while scanning for the next token, found character "
+            "'\\t' that cannot start any token",
         ),
         ("a: *missing\n", "study.yaml:1: not valid YAML: found undefined alias 'missing'"),
         (
             "a: 1\n---\nb: 2\n",
-            "study.yaml:2: not valid YAML: expected a single document in the stream, but found another document",
+            "study.yaml:2: not valid YAML: expected a single document in the stream, but found "
+            "another document",
         ),
         ("a: 1\nb: x\x00y\n", "study.yaml:2: not text: it holds the control character '\\x00'"),
         (
@@ -266,7 +273,8 @@ def test_a_field_given_twice_and_names_that_are_no_text(refusal: Refusal, smalle
     assert refusal(text) == [
         "study.yaml:4: seed: given twice, on lines 4 and 5",
         "study.yaml:6: confirm: found 1 as the name of a field, must be text (in quotes, perhaps)",
-        "study.yaml:6: confirm: found yes as the name of a field, must be text (in quotes, perhaps)",
+        "study.yaml:6: confirm: found yes as the name of a field, must be text (in quotes, "
+        "perhaps)",
     ]
 
 

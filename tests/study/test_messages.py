@@ -23,7 +23,8 @@ STUDENT = "student: {model: wrn-10-1}\n"
         ("temperture: 4", "student.temperture: unknown field; did you mean 'temperature'?"),
         (
             "zzz: 4",
-            "student.zzz: unknown field (known: teachers, model, method, augmentation, epochs, batch_size, lr, optimizer, momentum,",
+            "student.zzz: unknown field (known: teachers, model, method, augmentation, epochs, "
+            "batch_size, lr, optimizer, momentum,",
         ),
         ("temperature: -1", "student.temperature: found -1, must be above 0"),
         ("temperature: '4'", "student.temperature: found '4', must be a number, above 0"),
@@ -66,7 +67,8 @@ STUDENT = "student: {model: wrn-10-1}\n"
         ),
         (
             "augmentation: {padding: 3}",
-            'student.augmentation: found {"padding": 3}, must be the name of an augmentation, or name and settings: ',
+            'student.augmentation: found {"padding": 3}, must be the name of an augmentation, or '
+            "name and settings: ",
         ),
         (
             "augmentation: {name: crop-flip, paddin: 3}",
@@ -142,7 +144,8 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
     [
         (
             "name: a/b",
-            "name: found 'a/b', must be letters, digits and . _ -, first a letter or digit, at most 100 of them",
+            "name: found 'a/b', must be letters, digits and . _ -, first a letter or digit, at "
+            "most 100 of them",
         ),
         ("name: ..", "name: found '..', must be letters"),
         ("name: -x", "name: found '-x', must be letters"),
@@ -158,16 +161,19 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
         ),
         (
             "data: {split: stratifed}",
-            "data.split: found 'stratifed', must be one of stratified, last; did you mean 'stratified'?",
+            "data.split: found 'stratifed', must be one of stratified, last; did you mean "
+            "'stratified'?",
         ),
         ("seed: 1.5", "seed: found 1.5, must be a whole number, at least 0"),
         (
             "resources: {gpus_per_worker: 1.5}",
-            "resources.gpus_per_worker: found 1.5, must be a whole number, or below 1 to share a GPU",
+            "resources.gpus_per_worker: found 1.5, must be a whole number, or below 1 to share a "
+            "GPU",
         ),
         (
             "resources: {gpus_per_worker: 0.25, workers_per_trial: 2}",
-            "resources.gpus_per_worker: found 0.25, but the 2 workers of one job cannot share a GPU; give each a whole one",
+            "resources.gpus_per_worker: found 0.25, but the 2 workers of one job cannot share a "
+            "GPU; give each a whole one",
         ),
         (
             "resources: {compile: on}",
@@ -179,11 +185,13 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
         ),
         (
             "resources: {teacher_logits: {top_k: many}}",
-            "resources.teacher_logits.top_k: found 'many', must be a whole number or null, at least 1",
+            "resources.teacher_logits.top_k: found 'many', must be a whole number or null, at "
+            "least 1",
         ),
         (
             "resources: {teacher_logits: {mode: lve}}",
-            "resources.teacher_logits.mode: found 'lve', must be one of auto, cached, live; did you mean 'live'?",
+            "resources.teacher_logits.mode: found 'lve', must be one of auto, cached, live; did "
+            "you mean 'live'?",
         ),
         (
             "resources: {teacher_logits: {gigabytes: 3}}",
@@ -246,17 +254,20 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
         ),
         (
             "teachers: [{model: wrn-10-1, seeds: [0]}, {model: wrn-10-1, seeds: [0]}]",
-            "teachers.1.seeds: seed 0 with the same settings is in teachers.0 already; the two would be one network",
+            "teachers.1.seeds: seed 0 with the same settings is in teachers.0 already; the two "
+            "would be one network",
         ),
         ("confirm: {seeds: 0}", "confirm.seeds: found 0, must be at least 1, at most 100"),
         ("confirm: {top: 21}", "confirm.top: found 21, but the search has only 20 trials"),
         (
             "confirm: {baselines: [scrach]}",
-            "confirm.baselines.0: found 'scrach', must be scratch, default-kd or student-ensemble; others are written",
+            "confirm.baselines.0: found 'scrach', must be scratch, default-kd or "
+            "student-ensemble; others are written",
         ),
         (
             "confirm: {baselines: scratch}",
-            "confirm.baselines: found 'scratch', must be a list of scratch, default-kd, student-ensemble, or",
+            "confirm.baselines: found 'scratch', must be a list of scratch, default-kd, "
+            "student-ensemble, or",
         ),
         (
             "confirm: {baselines: {best: {lr: 1}}}",
@@ -296,7 +307,8 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
         ("trails: 4", "trails: unknown field; did you mean 'trials'?"),
         (
             "objectives: val/nll",
-            "objectives: found 'val/nll', must be metrics with their direction, such as {val/nll: min}",
+            "objectives: found 'val/nll', must be metrics with their direction, such as {val/nll: "
+            "min}",
         ),
         ("objectives: {}", "objectives: found {}, must be metrics with their direction"),
         (
@@ -305,12 +317,14 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
         ),
         (
             "objectives: {val/accuracy: min}",
-            "objectives.val/accuracy: found 'min', must be max: that is where val/accuracy is better",
+            "objectives.val/accuracy: found 'min', must be max: that is where val/accuracy is "
+            "better",
         ),
         ("objectives: {val/nll: up}", "objectives.val/nll: found 'up', must be min"),
         (
             "objectives: {val/nll: min, val/accuracy: max}, scheduler: asha",
-            "scheduler: asha compares trials by one objective, and there are 2; use scheduler: none",
+            "scheduler: asha compares trials by one objective, and there are 2; use scheduler: "
+            "none",
         ),
         (
             "sampler: tpee",
@@ -318,7 +332,8 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
         ),
         (
             "scheduler: ahsa",
-            "scheduler: found 'ahsa', must be asha, none, or {name: asha, grace_epochs: 3, reduction: 3}",
+            "scheduler: found 'ahsa', must be asha, none, or {name: asha, grace_epochs: 3, "
+            "reduction: 3}",
         ),
         ("scheduler:", "scheduler: found nothing, must be asha, none, or"),
         (
@@ -378,7 +393,8 @@ def test_search(refusal: Refusal, search: str, message: str) -> None:
         ("temperture: {log: [1, 2]}", "temperture: unknown field; did you mean 'temperature'?"),
         (
             "lr: 0.1",
-            "lr: found 0.1, must be one of {uniform: [0, 1]}, {log: [0.001, 1]}, {int: [1, 8]} or {choice: [a, b]}; a fixed",
+            "lr: found 0.1, must be one of {uniform: [0, 1]}, {log: [0.001, 1]}, {int: [1, 8]} or "
+            "{choice: [a, b]}; a fixed",
         ),
         (
             "lr: {log: [0.1, 1], uniform: [0.1, 1]}",
@@ -486,7 +502,8 @@ def test_search(refusal: Refusal, search: str, message: str) -> None:
         ),
         (
             "weights: {choice: [[], [1, 1]]}",
-            "weights: weights must be one for each of 3 teachers, found 2 (met with weights [1.0, 1.0];",
+            "weights: weights must be one for each of 3 teachers, found 2 (met with weights [1.0, "
+            "1.0];",
         ),
     ],
 )
@@ -507,7 +524,10 @@ def test_space(refusal: Refusal, dimension: str, message: str) -> None:
     ],
 )
 def test_conditions(refusal: Refusal, when: str, message: str) -> None:
-    space = "search:\n  space:\n    schedule: {choice: [cosine, step]}\n    alpha: {uniform: [0, 1]}\n    lr: {log: [0.1, 1], when: "
+    space = (
+        "search:\n  space:\n    schedule: {choice: [cosine, step]}\n    alpha: {uniform: [0, "
+        "1]}\n    lr: {log: [0.1, 1], when: "
+    )
     assert refusal(HEAD + TEACHERS + STUDENT + space + when + "}\n") == [
         f"study.yaml:8: search.space.{message}"
     ]
@@ -520,7 +540,8 @@ def test_conditions_that_depend_on_each_other(refusal: Refusal) -> None:
         "    keep: {choice: [last, best-nll], when: {schedule: step}}\n"
     )
     assert refusal(HEAD + TEACHERS + STUDENT + space) == [
-        "study.yaml:6: search.space.schedule.when: the conditions of schedule, keep depend on each other"
+        "study.yaml:6: search.space.schedule.when: the conditions of schedule, keep depend on "
+        "each other"
     ]
 
 
@@ -533,8 +554,10 @@ def test_a_condition_on_a_method_that_lacks_the_setting(refusal: Refusal) -> Non
         "    augmentation.padding: {int: [1, 4], when: {augmentation: [identity, crop-flip]}}\n"
     )
     assert refusal(HEAD + TEACHERS + STUDENT + space) == [
-        "study.yaml:7: search.space.temperature.when.method: method 'supervised' has no setting 'temperature'",
-        "study.yaml:9: search.space.augmentation.padding.when.augmentation: augmentation 'identity' has no setting 'padding'",
+        "study.yaml:7: search.space.temperature.when.method: method 'supervised' has no setting "
+        "'temperature'",
+        "study.yaml:9: search.space.augmentation.padding.when.augmentation: augmentation "
+        "'identity' has no setting 'padding'",
     ]
 
 
@@ -546,7 +569,8 @@ def test_a_setting_that_no_method_or_augmentation_in_reach_has(refusal: Refusal)
     student = "student: {model: wrn-10-1, method: supervised, augmentation: identity}\n"
     assert refusal(HEAD + TEACHERS + student + space) == [
         "study.yaml:6: search.space.perturb: no setting of method supervised (latent-be has it)",
-        "study.yaml:7: search.space.augmentation.padding: no setting 'padding' of augmentation identity",
+        "study.yaml:7: search.space.augmentation.padding: no setting 'padding' of augmentation "
+        "identity",
     ]
 
 
@@ -563,7 +587,10 @@ def test_what_only_follows_from_another_mistake_is_not_reported(refusal: Refusal
 
 
 def test_a_setting_of_some_augmentations_is_drawn_for_those(load: Callable[..., Study]) -> None:
-    space = "search:\n  space:\n    augmentation: {choice: [mixup, cutmix, flip]}\n    augmentation.alpha: {uniform: [0.1, 2]}\n"
+    space = (
+        "search:\n  space:\n    augmentation: {choice: [mixup, cutmix, flip]}\n    "
+        "augmentation.alpha: {uniform: [0.1, 2]}\n"
+    )
     (condition,) = load(HEAD + TEACHERS + STUDENT + space).search.space["augmentation.alpha"].when
     assert (condition.field, condition.labels) == ("augmentation", ("mixup", "cutmix"))
 

@@ -71,11 +71,13 @@ def test_the_empty_value_is_null(load: Load, smallest: str) -> None:
         ("a..b=3", "--set a..b=3: write it as field=value, such as --set search.trials=4"),
         (
             "search=[",
-            "--set search: not valid YAML: while parsing a flow node, expected the node content, but found '<stream end>'",
+            "--set search: not valid YAML: while parsing a flow node, expected the node content, "
+            "but found '<stream end>'",
         ),
         (
             "student.model.x=3",
-            "--set student.model.x: student.model is 'wrn-10-1', which has no 'x'; set it as a whole",
+            "--set student.model.x: student.model is 'wrn-10-1', which has no 'x'; set it as a "
+            "whole",
         ),
         ("search.trials=0", "--set: search.trials: found 0, must be at least 1"),
         ("serach.trials=4", "--set: serach: unknown field; did you mean 'search'?"),

@@ -81,7 +81,10 @@ def test_what_validation_refuses_of_a_setting_the_schema_refuses(
 ) -> None:
     owners = [setting_fields(METHODS[other]).get(field.name) for other in METHODS]
     for value in outside(field):
-        text = f"name: x\nteachers: {{model: wrn-10-1}}\nstudent: {{model: wrn-10-1, method: {method}}}\n"
+        text = (
+            f"name: x\nteachers: {{model: wrn-10-1}}\nstudent: {{model: wrn-10-1, method: "
+            f"{method}}}\n"
+        )
         override = f"student.{field.name}={json.dumps(value)}"
         with pytest.raises(RequestError, match=field.name):
             load(text, override)
@@ -207,8 +210,10 @@ def test_a_family_of_networks_says_what_it_is_where_it_comes_from_and_how_large_
     [
         "| `wrn-16-2` | 703,284 | 101.1 M | any | 6 | yes |",
         "| `vgg8` | 3,965,028 | 96.2 M | from 8x8 | 4 | yes |",
-        "| `torchvision/resnext101_32x8d`, `torchvision/resnext101_64x4d`, `torchvision/resnext50_32x4d` | any | 0 | yes |",
-        "| `torchvision/vit_b_16`, `torchvision/vit_l_16` | squares with a side of 16, 32, 48, ... | 0 | no |",
+        "| `torchvision/resnext101_32x8d`, `torchvision/resnext101_64x4d`, "
+        "`torchvision/resnext50_32x4d` | any | 0 | yes |",
+        "| `torchvision/vit_b_16`, `torchvision/vit_l_16` | squares with a side of 16, 32, 48, "
+        "... | 0 | no |",
         "| `torchvision/maxvit_t` | squares with a side of 224, 448, 672, ... | 0 | no |",
     ],
 )

@@ -50,7 +50,8 @@ def test_the_section_changes_what_is_asked_for(load: Load) -> None:
     [
         (
             "screen={keep: 3}",
-            "screen.keep: found 3, must be below the number of choices of augmentation that are measured (3)",
+            "screen.keep: found 3, must be below the number of choices of augmentation that are "
+            "measured (3)",
         ),
         ("screen={keep: 0}", "screen.keep: found 0, must be at least 1"),
         (
@@ -181,15 +182,21 @@ def test_a_augmentation_is_called_by_what_tells_it_from_the_others(load: Load) -
     ]
     texts = short_texts(augmentations)
     assert list(texts.values()) == [
-        "cutout", "cutmix(alpha=1.0)", "cutmix(alpha=0.5)", "additional(flip)", "additional(cutmix)", "additional(cutmix, kl)"
-    ]  # fmt: skip
+        "cutout",
+        "cutmix(alpha=1.0)",
+        "cutmix(alpha=0.5)",
+        "additional(flip)",
+        "additional(cutmix)",
+        "additional(cutmix, kl)",
+    ]
     assert list(texts) == augmentations
 
 
 def test_people_read_short_names_and_the_search_keeps_the_whole_ones(load: Load) -> None:
     study = load(
         SCREENED,
-        "search.space={augmentation: {choice: [{name: crop, padding: 1}, {name: cutout, flip: false}, mixup]}}",
+        "search.space={augmentation: {choice: [{name: crop, padding: 1}, {name: cutout, flip: "
+        "false}, mixup]}}",
     )
     drawn = {"augmentation": "cutout(flip=false)"}
     assert study.shown(drawn) == {"augmentation": "cutout"}

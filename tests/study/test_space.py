@@ -156,7 +156,10 @@ def test_a_condition_names_an_augmentation_or_one_of_its_settings(load: Load) ->
 def test_a_condition_names_every_variant_of_a_augmentation_that_is_not_there_as_such(
     load: Load,
 ) -> None:
-    space = "    augmentation: {choice: [flip, {name: crop-flip, padding: 1}, {name: crop-flip, padding: 2}]}\n"
+    space = (
+        "    augmentation: {choice: [flip, {name: crop-flip, padding: 1}, {name: crop-flip, "
+        "padding: 2}]}\n"
+    )
     space += "    lr: {log: [0.1, 1], when: {augmentation: crop-flip}}\n"
     assert load(STUDY + space).search.space["lr"].when[0].labels == (
         "crop-flip(padding=1)",
@@ -211,7 +214,8 @@ def test_a_drawn_augmentation_replaces_that_of_the_student_and_its_settings(load
     text = STUDY.replace("epochs: 12", "epochs: 12, augmentation: {name: crop-flip, padding: 3}")
     study = load(
         text
-        + "    augmentation: {choice: [identity, crop-flip]}\n    augmentation.padding: {int: [1, 2]}\n"
+        + "    augmentation: {choice: [identity, crop-flip]}\n    augmentation.padding: {int: [1, "
+        "2]}\n"
     )
     space = study.search.space
     assert space.recipe(study.student, {"augmentation": "crop-flip"}).augmentation == CropFlip()
@@ -287,7 +291,10 @@ def test_a_condition_on_the_method_decides_whose_values_are_allowed(load: Load) 
     space = load(f"{STUDY}{methods}{confident}, when: {{method: kd}}}}\n").search.space
     assert space.dimensions[1].values == ("mean-softmax", "confident")
     for condition in ("", ", when: {method: [kd, dist]}", ", when: {standardise: true}"):
-        text = f"{STUDY}{methods}    standardise: {{choice: [true, false]}}\n{confident}{condition}}}\n"
+        text = (
+            f"{STUDY}{methods}    standardise: {{choice: [true, false]}}\n"
+            f"{confident}{condition}}}\n"
+        )
         with pytest.raises(
             RequestError, match="'confident', must be one of mean-softmax, mean-loss"
         ):

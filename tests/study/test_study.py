@@ -80,7 +80,10 @@ def test_asha_knows_the_longest_trial(load: Load, smallest: str) -> None:
 def test_a_field_that_only_some_trials_draw_keeps_the_students_value_in_the_others(
     load: Load, smallest: str
 ) -> None:
-    space = "search.space={epochs: {int: [20, 30], when: {keep: last}}, keep: {choice: [last, best-nll]}}"
+    space = (
+        "search.space={epochs: {int: [20, 30], when: {keep: last}}, keep: {choice: [last, "
+        "best-nll]}}"
+    )
     with pytest.raises(
         RequestError, match=r"student.warmup_epochs: found 15.0, must be below epochs \(12\)"
     ):
@@ -88,7 +91,10 @@ def test_a_field_that_only_some_trials_draw_keeps_the_students_value_in_the_othe
 
 
 def test_seeds_of_teachers_go_on_from_group_to_group(load: Load) -> None:
-    text = "name: x\nteachers: [{model: wrn-10-1, members: 2}, {model: wrn-16-1, members: 2}]\nstudent: {model: wrn-10-1}\nseed: 7\n"
+    text = (
+        "name: x\nteachers: [{model: wrn-10-1, members: 2}, {model: wrn-16-1, members: 2}]\n"
+        "student: {model: wrn-10-1}\nseed: 7\n"
+    )
     assert [group.seeds for group in load(text).teachers] == [(7, 8), (9, 10)]
 
 
@@ -148,9 +154,12 @@ def test_the_digest_is_that_of_the_content(load: Load, smallest: str) -> None:
         (
             "student.method=supervised",
             "student.temperature=7",
-            "search.space={method: {choice: [kd, supervised]}, temperature: {log: [1, 9]}, epochs: {int: [2, 32], log: true},"
-            " augmentation: {choice: [flip, {name: crop-flip, padding: 2}]}, milestones: {choice: [[], [1]]},"
-            " lr: {uniform: [0.1, 0.5], step: 0.1, when: {augmentation: flip}}, schedule: {choice: [cosine, step]}}",
+            "search.space={method: {choice: [kd, supervised]}, temperature: {log: [1, 9]}, "
+            "epochs: {int: [2, 32], log: true},"
+            " augmentation: {choice: [flip, {name: crop-flip, padding: 2}]}, milestones: {choice: "
+            "[[], [1]]},"
+            " lr: {uniform: [0.1, 0.5], step: 0.1, when: {augmentation: flip}}, schedule: "
+            "{choice: [cosine, step]}}",
             "search.try_first=[{augmentation: {name: crop-flip, padding: 2}, milestones: [1]}]",
             "confirm.baselines={hot: {method: kd, temperature: 20}}",
         ),
@@ -194,7 +203,8 @@ def test_every_ready_study_is_valid(path: Path) -> None:
         ),
         (
             ("data.validation=60", "data.train=50"),
-            "data.train: found 50, but only 40 of the 100 training images are left after validation",
+            "data.train: found 50, but only 40 of the 100 training images are left after "
+            "validation",
         ),
         (
             ("data.validation=5",),
@@ -235,7 +245,8 @@ def test_against_data(load: Load, smallest: str, overrides: tuple[str, ...], mes
     [
         (
             ("student.model=vgg8",),
-            "student.batch_size: found 32, which leaves one image in the last batch of 97, and vgg8 "
+            "student.batch_size: found 32, which leaves one image in the last batch of 97, and "
+            "vgg8 "
             "normalises over the batch where its maps have one pixel; choose another, or set "
             "drop_last: true",
         ),
