@@ -27,7 +27,11 @@ from distill_ray.testing.augmentations import batches_of
 from distill_ray.testing.cases import settings_label
 
 PER_IMAGE: list[Augmentation] = [
-    *(augmentation() for name, augmentation in AUGMENTATIONS.items() if name not in ("mixup", "additional")),
+    *(
+        augmentation()
+        for name, augmentation in AUGMENTATIONS.items()
+        if name not in ("mixup", "additional")
+    ),
     Mixup(per="image", alpha=0.3),
     CutMix(alpha=0.5, flip=False, padding=0, rotation=30),
     Cutout(holes=2, size=3),
