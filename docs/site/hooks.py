@@ -130,6 +130,7 @@ def _output(output: dict[str, Any]) -> str:
         png = "".join(data["image/png"]).replace("\n", "")
         return f'<img class="output" alt="Figure" src="data:image/png;base64,{png}">'
     if "text/html" in data:
-        html = re.sub(r"\n\s*\n", "\n", "".join(data["text/html"]))
+        html = re.sub(r"<style scoped>.*?</style>", "", "".join(data["text/html"]), flags=re.DOTALL)
+        html = re.sub(r"\n\s*\n", "\n", html).replace(' border="1" class="dataframe"', "")
         return f'<div class="output">\n{html}\n</div>'
     return f"```{{ .text .output }}\n{''.join(data['text/plain']).rstrip()}\n```"
