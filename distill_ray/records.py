@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from distill_ray.errors import DamagedError, first_line
 from distill_ray.job import Computation, Job
 from distill_ray.store import MANIFEST, Record, Store
 
@@ -57,10 +58,16 @@ class JobRecord:
     @property
     def computation(self) -> Computation | None:
         """What computed it: precision, device, threads, workers and torch; None if unknown."""
+        values = self.record.info.get("computation")
         try:
-            return Computation(**self.record.info["computation"])
-        except (KeyError, TypeError):
+            computation = Computation(**values) if isinstance(values, dict) else None
+        except TypeError:  # other fields, of another version
             return None
+        if computation is None or not all(
+            isinstance(value, str | int) for value in asdict(computation).values()
+        ):
+            return None
+        return computation
 
     @property
     def seconds(self) -> float:
@@ -90,10 +97,31 @@ class JobRecord:
         }
 
     def weights(self) -> dict[str, Tensor]:
-        """The tensors of the deployed network by name. Raises `DamagedError` as `Record.read` does."""
+        """The tensors of the deployed network by name.
+
+        Raises `DamagedError` as `Record.read` does, and where the file holds no weights that a
+        network can compute with.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
-        return load(self.record.read(WEIGHTS))
+        try:
+            tensors = load(self.record.read(WEIGHTS))
+        except SafetensorError as error:
+            raise self._void(f"is no safetensors file ({first_line(error)})") from None
+        for name, tensor in tensors.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise self._void(f"has values in {name} that are not finite")
+        return tensors
+
+    def _void(self, fault: str) -> DamagedError:
+        """Set the record aside because of its weights; the error to raise."""
+        store = self.record.store
+        store.set_aside(posixpath.join(self.record.key, MANIFEST))
+        return DamagedError(
+            f"{store.shown}: {self.record.files[WEIGHTS]['path']} {fault}; its record was set "
+            "aside, and running the study makes it anew"
+        )
 
     @property
     def has_read_test(self) -> bool:

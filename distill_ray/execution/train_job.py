@@ -9,7 +9,7 @@ import posixpath
 from collections.abc import Collection
 
 from distill_ray.augmentation import Augmentation
-from distill_ray.errors import DamagedError
+from distill_ray.errors import DamagedError, RunError
 from distill_ray.execution.checkpoint_writer import MIN_INTERVAL_S, CheckpointWriter, RecordBatches
 from distill_ray.execution.sharing import LIVE, Sharing, automatic_top_k
 from distill_ray.execution.teacher_cache import CachedTeachers, TeacherCache
@@ -96,8 +96,11 @@ def teachers_of(
 ) -> EpochTeachers:
     """The teachers that `job` learns from: stored teacher logits where `sharing` has them and the
     method can use them, else live.
+
+    Raises `RunError` when a teacher predicts other classes than the job's data has.
     """
     recipe = job.recipe
+    _check_classes(store, job)
     live = functools.partial(cached_teachers, store, job.teachers, worker)
     if recipe.method.live_teachers(recipe.augmentation) or not sharing.stores(recipe.augmentation):
         return live()
@@ -108,6 +111,21 @@ def teachers_of(
         store, key, dataset, live, worker=worker, epochs=recipe.epochs, limit=sharing.limit
     )
     return CachedTeachers(teacher_logits, live, worker)
+
+
+def _check_classes(store: Store, job: Job) -> None:
+    """Raise `RunError` when a teacher of `job` learned another number of classes."""
+    classes = cached_dataset(job.data).num_classes
+    for job_id in job.teachers:
+        data = _teacher(store, job_id).job.data
+        if data.identity == job.data.identity:
+            continue
+        learned = cached_dataset(data).num_classes
+        if learned != classes:
+            raise RunError(
+                f"teacher {job_id} predicts the {learned} classes of {data.name}, and "
+                f"{job.data.name} has {classes}; teachers must have learned the classes of the data"
+            )
 
 
 def teachers_of_augmentation(

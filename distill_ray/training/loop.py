@@ -263,8 +263,20 @@ def make_network(job: Job, dataset: Dataset) -> nn.Module:
 def load_network(job: Job, weights: Mapping[str, Tensor], dataset: Dataset) -> nn.Module:
     """The deployable network of a finished job, in eval mode: images (B, C, H, W) in [0, 1] to
     logits (B, K).
+
+    Raises `RunError` for weights of another network, or of one for another number of classes.
     """
     network = job.recipe.method.deployed_like(make_network(job, dataset))
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    misfits = sorted(name for name, _ in expected.items() ^ found.items())
+    if misfits:
+        name = misfits[0]
+        raise RunError(
+            f"the weights of job {job.id} are not those of {job.recipe.model} for "
+            f"{dataset.num_classes} classes: {name} is {found.get(name, 'missing')}, "
+            f"expected {expected.get(name, 'nothing of that name')}"
+        )
     network.load_state_dict(dict(weights))
     return network.eval()
 
