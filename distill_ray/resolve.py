@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from distill_ray.data import image_shape, open_source
+from distill_ray.data import Source, image_shape, open_source
 from distill_ray.events import StudyJob
 from distill_ray.job import Data, Job, Recipe, canonical_json
 from distill_ray.study import Study, check_against_data, members
@@ -21,16 +21,27 @@ def data_of(study: Study) -> Data:
     or the cut does not fit.
     """
     source = open_source(study.data.source, label=study.data.label)
+    check_source(study, source)
+    return Data(
+        name=source.name,
+        digest=source.digest,
+        location=source.location,
+        label=source.label,
+        split=study.data.cut(source.rows("train")),
+        size=study.data.size,
+        memory_gb=study.data.memory_gb,
+    )
+
+
+def check_source(study: Study, source: Source) -> None:
+    """Raise `RequestError` when the study cannot be run on that data set."""
     rows = source.rows("train")
     if study.data.size is not None and source.real_valued:
-        raise study.error(
-            [
-                (
-                    "data.size",
-                    f"found {study.data.size}, and {source.name} has no images but real numbers; leave it out",
-                )
-            ]
-        )
+        problem = f"{source.name} has no images but real numbers; leave it out"
+        raise study.error([("data.size", f"found {study.data.size}, and {problem}")])
+    if source.task == "classification" and source.num_classes < 2:
+        problem = f"{source.location} has only one class, so there is nothing to learn"
+        raise study.error([("data.source", problem)])
     shape = image_shape(source, study.data.size) if rows else None
     check_against_data(
         study, rows, source.num_classes, shape, task=source.task, real_valued=source.real_valued
@@ -39,15 +50,6 @@ def data_of(study: Study) -> Data:
         raise study.error(
             [("data.source", f"{source.location} has no test split, which confirm needs")]
         )
-    return Data(
-        name=source.name,
-        digest=source.digest,
-        location=source.location,
-        label=source.label,
-        split=study.data.cut(rows),
-        size=study.data.size,
-        memory_gb=study.data.memory_gb,
-    )
 
 
 def teacher_runs(study: Study, data: Data) -> list[StudyJob]:

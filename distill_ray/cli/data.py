@@ -41,10 +41,9 @@ def import_(source: str, out: str, root: str | None, download: bool, overwrite: 
     """
     from distill_ray.data import import_dataset
 
-    imported = import_dataset(
-        source, out, root=root, download=download, overwrite=overwrite, say=click.echo
-    )
+    imported = import_dataset(source, out, root=root, download=download, overwrite=overwrite)
     train, test, classes = imported.rows("train"), imported.rows("test"), imported.num_classes
     click.echo(
-        f"{out}: {train} training and {test} test images of {classes} classes; in a study: data: {{source: {out}}}"
+        f"{out}: {train} training and {test} test images of {classes} classes; in a study: "
+        f"data: {{source: {out}}}"
     )

@@ -12,6 +12,7 @@ import click
 
 from distill_ray.addresses import masked
 from distill_ray.cli import options
+from distill_ray.escaping import for_terminal
 
 if TYPE_CHECKING:
     from distill_ray.study import Study
@@ -76,19 +77,24 @@ def run(
 def validate(study: str, overrides: tuple[str, ...]) -> None:
     """Check a study file and summarise it.
 
-    Every problem is listed with its line.
-
-    Whether the study fits its images is checked only when it runs, except for generated data sets
-    such as toy-spiral.
+    Every problem is listed with its line. Of the data set a few images are opened; if it is not on
+    this machine, only the study file is checked.
     """
     loaded = options.load(study, overrides)
-    from distill_ray.data.finding import is_generated
+    from distill_ray.data import open_source
+    from distill_ray.data.finding import is_elsewhere
 
-    if is_generated(loaded.data.source):
-        from distill_ray.resolve import data_of
+    sentences = [f"data set {loaded.data.source} is not on this machine, so it was not looked at"]
+    if not is_elsewhere(loaded.data.source):
+        from distill_ray.data.survey import survey
+        from distill_ray.resolve import check_source
 
-        data_of(loaded)
+        source = open_source(loaded.data.source, label=loaded.data.label)
+        check_source(loaded, source)
+        sentences = survey(source, loaded.data.size)
     click.echo(f"{study}: valid")
+    for sentence in sentences:
+        click.echo(f"  {for_terminal(sentence)}")
     for line in _summary(loaded):
         click.echo(f"  {line}")
 

@@ -149,7 +149,8 @@ def _decode(task: DecodeTask, source: Source, threads: ThreadPoolExecutor) -> De
             )
     if done != task.last:
         raise RequestError(
-            f"{source.location}: the {task.split} split holds {done} rows, not the {task.rows} it announces; get it again"
+            f"{source.location}: the {task.split} split holds {done} rows, not the {task.rows} it "
+            "announces; download it again"
         )
     return DecodedRows(task.first, task.last, images_crc, labels_crc, sums.values())
 
@@ -176,43 +177,44 @@ def _in_processes(tasks: list[DecodeTask]) -> Iterator[DecodedRows]:
             )
             stack.callback(process.kill)
             assert process.stdin is not None and process.stdout is not None
-            # It is gone already, which its answer will say
+            # If it is gone already, its answer says so
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(json.dumps(asdict(task)).encode() + b"\n")
             answers[threads.submit(process.stdout.read)] = process
         for answer in as_completed(answers):
             try:
-                said = json.loads(answer.result())
+                content = json.loads(answer.result())
             except ValueError:
-                ended = answers[answer].wait()
+                status = answers[answer].wait()
+                cause = ", perhaps because memory ran out" if status == -9 else ""
                 raise RunError(
-                    f"{tasks[0].location}: a process that decoded its images ended with status {ended}"
-                    f"{', perhaps for want of memory' if ended == -9 else ''}; run the same command again"
+                    f"{tasks[0].location}: a process that decoded its images ended with status "
+                    f"{status}{cause}; run the same command again"
                 ) from None
-            _raise(said)
-            yield DecodedRows(**said)
+            _raise(content)
+            yield DecodedRows(**content)
 
 
-def _raise(said: Mapping[str, object]) -> None:
-    """Raise again what a process says that it met."""
-    failure, message = said.get("failure"), str(said.get("message"))
+def _raise(answer: Mapping[str, object]) -> None:
+    """Raise the error that a process answers with, if it does."""
+    failure, message = answer.get("failure"), str(answer.get("message"))
     if failure == "request":
         raise RequestError(message)
     if failure == "colour":
         raise ColourFoundError(message)
     if failure == "disk":
-        raise OSError(said["errno"], message)
+        raise OSError(answer["errno"], message)
     if failure == "run":
         raise RunError(message)
 
 
 def serve() -> None:
-    """The main function of a decoding process: a task comes as a line on stdin, what became of it
+    """The main function of a decoding process: a task comes as a line on stdin, its result or error
     goes to stdout.
     """
-    asked = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_the_other, daemon=True).start()
-    task = DecodeTask(**asked | {"shape": Shape(**asked["shape"])})
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    task = DecodeTask(**request | {"shape": Shape(**request["shape"])})
     answer: dict[str, object]
     try:
         source = open_source(task.location, label=task.label)
@@ -232,14 +234,14 @@ def serve() -> None:
     sys.stdout.write(json.dumps(answer))
 
 
-def _end_with_the_other() -> None:
-    """Whoever started this process holds its stdin open as long as it lives."""
+def _end_with_parent() -> None:
+    """The parent process holds this one's stdin open as long as it lives."""
     sys.stdin.read()
     os._exit(1)
 
 
 def _lay_out(path: Path, kind: str, shape: tuple[int, ...]) -> None:
-    """A file for that many numbers, all its space taken, so that a disk that is too small shows
+    """A file for that many numbers with all its space allocated, so that a full disk is noticed
     before the work.
     """
     with path.open("wb") as file:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -16,9 +18,35 @@ from distill_ray.data.source import EncodedBatch
 from distill_ray.errors import RequestError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "PPM", "BMP", "GIF", "TIFF")
+
+MAX_PIXELS = 50_000_000
+"""Width times height of the largest image that is decoded, which takes up to 400 MB."""
+
+TOO_MANY = f"pixels, more than the {MAX_PIXELS // 10**6} million that are decoded; make it smaller"
+
+LARGE = 4_000_000
+"""Pixels from which on a process decodes only one image at a time."""
+
 GREY = frozenset({"1", "L", "LA"})
-COLOUR = frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr"})
+PALETTE = frozenset({"P", "PA"})
+COLOUR = frozenset({"RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}) | PALETTE
 PER_TASK = 32
+
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a camera was held."""
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns the pixels of a file upright, by its orientation; from 5 on they lie on their side."""
+
+_one_large_image = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -36,6 +64,97 @@ class Shape:
 
 class ColourFoundError(Exception):
     """A colour image in a data set that looked grey so far. Its argument names the row."""
+
+
+class UnreadableImageError(Exception):
+    """Content that is no image, is damaged, or is not decoded. Its argument is the reason."""
+
+
+@contextmanager
+def opened_image(encoded: bytes | IO[bytes]) -> Iterator[Image.Image]:
+    """The image in a file's content, of whose pixels none are decoded yet.
+
+    Raises:
+        UnreadableImageError: it is no image of `FORMATS`, it has more than `MAX_PIXELS`, it does
+            not have 8 bits per channel, or it turns out in the block that it is damaged.
+    """
+    file = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise UnreadableImageError(f"{image.width}x{image.height} {TOO_MANY}")
+            if image.mode not in GREY | COLOUR:
+                raise UnreadableImageError(
+                    f"images of mode {image.mode} are not supported; convert it to 8 bits per "
+                    "channel"
+                )
+            large = image.width * image.height > LARGE
+            with _one_large_image if large else nullcontext():
+                yield image
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f"it has {TOO_MANY}") from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("not one of " + ", ".join(FORMATS)) from error
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise UnreadableImageError(lines[0][:200]) from error
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether `image` has no colours: by its mode or, if that is a palette, by the palette."""
+    if image.mode in PALETTE:
+        palette = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+        return bool((palette == palette[:, :1]).all())
+    return image.mode in GREY
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of `image`, 1 to 8; 1 is upright, as are images that do not say.
+
+    Pillow turns TIFF itself.
+    """
+    if image.format == "TIFF":
+        return 1
+    if image.format == "PNG":
+        image.load()  # EXIF may follow the pixels, and damage is not to be taken for its absence
+    try:
+        number = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow lets through what its parsers raise; such EXIF says nothing
+        return 1
+    return number if number in UPRIGHT else 1
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of `image` once it is turned upright."""
+    return (image.height, image.width) if orientation(image) >= 5 else image.size
+
+
+def pixels_of(image: Image.Image, height: int, width: int, channels: int) -> np.ndarray:
+    """The pixels of an opened image, (height, width, channels) uint8: upright, its middle at that
+    size.
+
+    That is: turned as its EXIF orientation says, resized until the shorter side fits (bilinear,
+    antialiased), the rest cropped off both ends. Alpha is dropped. A JPEG of more than twice the
+    size is decoded at a half or less.
+    """
+    turned = orientation(image)
+    if upright_size(image) != (width, height):
+        image.draft(None, (2 * width, 2 * height) if turned < 5 else (2 * height, 2 * width))
+    mode = "L" if channels == 1 else "RGB"
+    result: Image.Image = image if image.mode == mode else image.convert(mode)
+    if turned in UPRIGHT:
+        result = result.transpose(UPRIGHT[turned])
+    return np.asarray(_fitted(result, height, width)).reshape(height, width, channels)
+
+
+def _fitted(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest part in the middle of `image` with these proportions, resized."""
+    if image.size == (width, height):
+        return image
+    scale = min(image.width / width, image.height / height)
+    left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
+    box = (left, top, left + scale * width, top + scale * height)
+    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
 
 
 def cores() -> int:
@@ -57,47 +176,27 @@ def shape_of(batch: EncodedBatch, size: int | None = None) -> Shape:
     grey and three otherwise.
     """
     with _image(batch, 0) as image:
-        channels = 1 if _is_grey(image, batch, 0) else 3
+        channels = 1 if is_grey(image) else 3
         if size is not None:
             return Shape(size, size, channels, batch.where(0), fit=True)
-        return Shape(image.height, image.width, channels, batch.where(0))
-
-
-def draft(image: Image.Image, height: int, width: int) -> None:
-    """Let a JPEG that was only opened be decoded at a half or less where that is still twice the
-    size asked for.
-    """
-    image.draft(None, (2 * width, 2 * height))
-
-
-def fitted(image: Image.Image, height: int, width: int) -> Image.Image:
-    """`image` at the size asked for: the largest part in its middle with these proportions, resized
-    (bilinear, antialiased).
-
-    That is to resize until the shorter side fits, and to crop the rest off both ends.
-    """
-    if image.size == (width, height):
-        return image
-    scale = min(image.width / width, image.height / height)
-    left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
-    box = (left, top, left + scale * width, top + scale * height)
-    return image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        width, height = upright_size(image)
+        return Shape(height, width, channels, batch.where(0))
 
 
 def decode(batch: EncodedBatch, shape: Shape, threads: ThreadPoolExecutor) -> np.ndarray:
     """The pixels of `batch`, (B, H, W, C) uint8. Grey images become RGB where `shape` has three
-    channels; alpha is dropped.
+    channels.
 
     Raises:
-        RequestError: an image is missing, corrupt or, where `shape` is not to fit, of another size;
-        the message names its row. ColourFoundError: an image has colour, and `shape` has one
-        channel.
+        RequestError: an image is missing, corrupt, too large or, where `shape` is not to fit, of
+            another size; the message names its row.
+        ColourFoundError: an image has colour, and `shape` has one channel.
     """
     pixels = np.empty((len(batch.encoded), shape.height, shape.width, shape.channels), np.uint8)
 
     def decode_some(rows: Sequence[int]) -> None:
         for row in rows:
-            _decode_one(batch, row, shape, pixels[row])
+            pixels[row] = _decode_one(batch, row, shape)
 
     tasks = [
         range(start, min(start + PER_TASK, len(pixels)))
@@ -112,33 +211,29 @@ def check(batch: EncodedBatch, threads: ThreadPoolExecutor) -> set[tuple[int, in
     """Decode every image of `batch` and keep none; the sizes that were met, as (width, height).
 
     Raises:
-        RequestError: an image is missing or corrupt; the message names its row.
+        RequestError: an image is missing, corrupt or too large; the message names its row.
     """
 
     def check_one(row: int) -> tuple[int, int]:
         with _image(batch, row) as image:
-            _is_grey(image, batch, row)
             image.load()
-            return image.size
+            return upright_size(image)
 
     return set(threads.map(check_one, range(len(batch.encoded))))
 
 
-def _decode_one(batch: EncodedBatch, row: int, shape: Shape, out: np.ndarray) -> None:
+def _decode_one(batch: EncodedBatch, row: int, shape: Shape) -> np.ndarray:
     with _image(batch, row) as image:
-        if shape.fit:
-            draft(image, shape.height, shape.width)
-        elif (image.height, image.width) != (shape.height, shape.width):
+        width, height = upright_size(image)
+        if not shape.fit and (height, width) != (shape.height, shape.width):
             raise RequestError(
-                f"{batch.where(row)}: the image is {image.width}x{image.height}, but {shape.example} is "
-                f"{shape.width}x{shape.height}; set data.size, to which all images are then resized and cropped"
+                f"{batch.where(row)}: the image is {width}x{height}, but {shape.example} is "
+                f"{shape.width}x{shape.height}; set data.size, to which all images are then "
+                "resized and cropped"
             )
-        grey = _is_grey(image, batch, row)
-        if shape.channels == 1 and not grey:
+        if shape.channels == 1 and not is_grey(image):
             raise ColourFoundError(batch.where(row))
-        mode = "L" if shape.channels == 1 else "RGB"
-        converted = image if image.mode == mode else image.convert(mode)
-        out[:] = np.asarray(fitted(converted, shape.height, shape.width)).reshape(out.shape)
+        return pixels_of(image, shape.height, shape.width, shape.channels)
 
 
 @contextmanager
@@ -149,30 +244,10 @@ def _image(batch: EncodedBatch, row: int) -> Iterator[Image.Image]:
             f"{batch.where(row)}: there is no image in this row; remove the row, or embed its image"
         )
     try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+        with opened_image(encoded) as image:
             yield image
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        MemoryError,
-        Image.DecompressionBombError,
-    ) as error:
+    except UnreadableImageError as error:
         raise RequestError(
-            f"{batch.where(row)}: the image cannot be decoded ({_reason(error)}); replace it, or get the data set again"
+            f"{batch.where(row)}: the image cannot be decoded ({error}); replace it, or download "
+            "the data set again"
         ) from error
-
-
-def _is_grey(image: Image.Image, batch: EncodedBatch, row: int) -> bool:
-    if image.mode not in GREY | COLOUR:
-        raise RequestError(
-            f"{batch.where(row)}: images of mode {image.mode} are not supported; convert them to 8 bits per channel"
-        )
-    return image.mode in GREY
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not one of " + ", ".join(FORMATS)
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from pyarrow import fs
 
 from distill_ray.data.cache import remembered_digest
 from distill_ray.errors import RequestError
+from distill_ray.folders import walk
 
 CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder at `path` of `filesystem`; `location` is the absolute path or the URI that names it."""
+    """A folder at `path` of `filesystem`, named by `location`: the absolute path, or the URI."""
 
     filesystem: fs.FileSystem
     path: str
@@ -59,22 +61,54 @@ class Folder:
             )
         return cls(filesystem, path, location)
 
-    def entries(self, below: str = "", *, recursive: bool = False) -> list[fs.FileInfo]:
+    def entries(self, below: str = "") -> list[fs.FileInfo]:
         """What the folder (or its sub-folder `below`) holds, by path."""
-        selector = fs.FileSelector(
-            f"{self.path}/{below}" if below else self.path, recursive=recursive
-        )
+        selector = fs.FileSelector(f"{self.path}/{below}" if below else self.path)
         with reading(self.location, "listed"):
             return sorted(self.filesystem.get_file_info(selector), key=lambda entry: entry.path)
+
+    def walk(self, below: str) -> list[fs.FileInfo]:
+        """Every file below the sub-folder `below`, however deep, by path; links to files are files.
+
+        What is neither file nor folder has the type `Unknown`: links to folders, which are not
+        followed, links to nothing, pipes.
+        """
+        with reading(self.location, "listed"):
+            if isinstance(self.filesystem, fs.LocalFileSystem):
+                entries = [_about(entry) for entry in walk(f"{self.path}/{below}")]
+            else:
+                selector = fs.FileSelector(f"{self.path}/{below}", recursive=True)
+                entries = self.filesystem.get_file_info(selector)
+        files = [entry for entry in entries if entry.type != fs.FileType.Directory]
+        return sorted(files, key=lambda entry: entry.path)
+
+    def check_unchanged(self, entries: Sequence[fs.FileInfo]) -> None:
+        """Raise `RequestError` when a file is not as it was when it was listed."""
+        with reading(self.location, "listed"):
+            for start in range(0, len(entries), 1000):
+                before = entries[start : start + 1000]
+                now = self.filesystem.get_file_info([entry.path for entry in before])
+                for old, new in zip(before, now, strict=True):
+                    if (old.size, old.mtime_ns) != (new.size, new.mtime_ns):
+                        raise RequestError(
+                            f"{self.shown(old.path)} has changed while the data set was read; run "
+                            "the same command again when nothing writes to it"
+                        )
 
     def shown(self, path: str) -> str:
         """How `path`, somewhere in this folder, is shown to the user."""
         return self.location.partition("?")[0].rstrip("/") + path.removeprefix(self.path)
 
-    def read(self, path: str) -> bytes:
-        """The content of one file."""
+    def read(self, path: str, limit: int) -> bytes:
+        """The content of one file of at most `limit` bytes."""
         with reading(self.shown(path), "read"), self.filesystem.open_input_stream(path) as stream:
-            return bytes(stream.read())
+            content = bytes(stream.read(limit + 1))
+        if len(content) > limit:
+            raise RequestError(
+                f"{self.shown(path)} has more than {limit / 1e6:.0f} MB; replace it by a smaller "
+                "one or remove it"
+            )
+        return content
 
     def digest(self, groups: Sequence[tuple[str, Sequence[fs.FileInfo]]]) -> str:
         """Digest of the content of groups of files, each with the name it stands for; file names do
@@ -110,6 +144,14 @@ class Folder:
             while chunk := stream.read(CHUNK):
                 content.update(chunk)
         return content.digest()
+
+
+def _about(entry: os.DirEntry[str]) -> fs.FileInfo:
+    try:
+        about, kind = entry.stat(), fs.FileType.File if entry.is_file() else fs.FileType.Unknown
+    except OSError:  # a link to nothing
+        return fs.FileInfo(entry.path, fs.FileType.Unknown)
+    return fs.FileInfo(entry.path, kind, mtime_ns=about.st_mtime_ns, size=about.st_size)
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from distill_ray.data.source import SOURCES, SPLIT_NAMES, Generated, Source
+from pathlib import Path
+
+from distill_ray.data.source import SOURCES, SPLIT_NAMES, Source
 from distill_ray.errors import RequestError
 from distill_ray.registry import unknown_name
 
@@ -12,10 +14,10 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
     URI such as `s3://bucket/folder`.
 
     A folder holds either Parquet in the Hugging Face layout (`train-00000-of-00002.parquet`,
-    `test-...`) or an image tree (`train/<class>/*.png`, `test/<class>/...`). Where there is no test
-    split, the one called `validation`, `valid` or `val` is taken for it. `label` picks the label
-    column; without it `label` or `fine_label` is taken when there are several. Reads names, schemas
-    and row counts only; the digest is computed when it is first asked for.
+    `test-...`, or `train/0000.parquet`) or an image tree (`train/<class>/*.png`,
+    `test/<class>/...`). Where there is no test split, the one called `validation`, `valid` or `val`
+    is taken for it. `label` picks the label column; see `choose_label`. Only names, schemas and row
+    counts are read; the digest is computed when it is first asked for.
 
     Raises:
         RequestError: nothing is there, it cannot be read, or it has no such label column.
@@ -27,7 +29,7 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
         return SOURCES[name_or_path](label)
     from distill_ray.data.files import Folder
     from distill_ray.data.image_folder import ImageTree
-    from distill_ray.data.parquet import ParquetSource
+    from distill_ray.data.parquet import ParquetSource, holds_parquet
 
     folder = Folder.find(name_or_path)
     if folder is None and "/" in name_or_path:
@@ -36,25 +38,28 @@ def open_source(name_or_path: str, *, label: str | None = None) -> Source:
         )
     if folder is None:
         raise RequestError(
-            f"data.source: {unknown_name('data set', name_or_path, SOURCES)}, and no such folder exists"
+            f"data.source: {unknown_name('data set', name_or_path, SOURCES)}, and no such folder "
+            "exists"
         )
-    names = [entry.base_name for entry in folder.entries()]
-    if any(name.endswith(".parquet") for name in names):
+    if holds_parquet(folder):
         return ParquetSource(folder, label)
+    names = [entry.base_name for entry in folder.entries()]
     if {name for accepted in SPLIT_NAMES.values() for name in accepted} & set(names):
         return ImageTree(folder, label)
-    found = ", ".join(sorted(names)[:8]) or "nothing"
+    content = ", ".join(sorted(names)[:8]) or "nothing"
     raise RequestError(
-        f"data.source: {folder.location} holds neither train-*.parquet and test-*.parquet nor the folders train and test "
-        f"(found: {found}); name the folder that does"
+        f"data.source: {folder.location} holds neither train-*.parquet and test-*.parquet nor the "
+        f"folders train and test (found: {content}); name the folder that does"
     )
 
 
-def is_generated(name_or_path: str) -> bool:
-    """Whether this is the name of a data set that is made: it can be looked at without reading
-    anything.
+def is_elsewhere(name_or_path: str) -> bool:
+    """Whether this is the address of a data set that is not on this machine: a URI, or a path that
+    does not exist here.
     """
-    import distill_ray.data.toy  # noqa: F401  (it registers its names)
-
-    member = SOURCES.get(name_or_path)
-    return isinstance(member, type) and issubclass(member, Generated)
+    if "/" not in name_or_path:
+        return False
+    try:
+        return not Path(name_or_path).expanduser().exists()
+    except (OSError, RuntimeError, ValueError):
+        return False

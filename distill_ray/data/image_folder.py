@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posixpath
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 
@@ -9,19 +11,49 @@ import numpy as np
 from pyarrow import fs
 
 from distill_ray.data.files import Folder
-from distill_ray.data.source import SPLIT_NAMES, EncodedBatch, Source, SplitName, pick_label
+from distill_ray.data.source import (
+    MAX_ENCODED,
+    SPLIT_NAMES,
+    EncodedBatch,
+    Source,
+    SplitName,
+    pick_label,
+)
 from distill_ray.errors import RequestError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".ppm", ".pgm", ".bmp", ".gif", ".tif", ".tiff")
+ENDINGS = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".webp",
+    ".ppm",
+    ".pgm",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+)
+
+TOOL_FOLDERS = frozenset(
+    {"__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
+)
+"""Folders that systems and tools make beside a user's, as they do those that begin with a dot."""
+
 FILES_PER_BATCH = 128
+
+Files = dict[str, list[fs.FileInfo]]
+"""The image files of a split, by class."""
 
 
 class ImageTree(Source):
     """`train/<class>/*.png` and `test/<class>/*.png` (or `val/<class>/...`), at any depth below the
-    class. Other files are passed over.
+    class.
 
     Classes are numbered by the sorted names of the training folders; rows are in the order of the
-    sorted paths.
+    sorted paths. Hidden files and folders, folders of tools, files with other endings and class
+    folders without images are left out and counted in `remarks`. Links to files are followed, links
+    to folders are not.
     """
 
     label_columns = ("label",)
@@ -33,34 +65,27 @@ class ImageTree(Source):
         self.label = pick_label(label, self.label_columns, self.location)
         self._folder = folder
         present = {entry.base_name for entry in folder.entries()}
-        self._files: dict[SplitName, dict[str, list[fs.FileInfo]]] = {
-            split: next((self._files_by_class(name) for name in names if name in present), {})
-            for split, names in SPLIT_NAMES.items()
-        }
+        self._files: dict[SplitName, Files] = {"train": {}, "test": {}}
+        left_out: list[str] = []
+        for split, names in SPLIT_NAMES.items():
+            for name in names:
+                if name in present:
+                    self._files[split], remarks = _by_class(folder, name)
+                    left_out += remarks
+                    break
+        self.remarks = tuple(left_out)
         if not any(self._files.values()):
             raise RequestError(
-                f"{self.location}: no images in train/<class>/ or test/<class>/ ({', '.join(ENDINGS)})"
+                f"{self.location}: no images in train/<class>/ or test/<class>/ "
+                f"({', '.join(ENDINGS)}){''.join(f'; {remark}' for remark in left_out)}"
             )
         if self._files["train"]:
             for name in self._files["test"]:
                 if name not in self.class_names:
                     raise RequestError(
-                        f"{self.location}: test has a class {name!r} that train does not have; rename or remove it"
+                        f"{self.location}: test has a class {name!r} that train does not have; "
+                        "rename or remove it"
                     )
-
-    def _files_by_class(self, split: str) -> dict[str, list[fs.FileInfo]]:
-        top = f"{self._folder.path}/{split}/"
-        files: dict[str, list[fs.FileInfo]] = {}
-        for entry in self._folder.entries(split, recursive=True):
-            name, _, rest = entry.path.removeprefix(top).partition("/")
-            if (
-                rest
-                and entry.is_file
-                and entry.path.lower().endswith(ENDINGS)
-                and not entry.base_name.startswith(".")
-            ):
-                files.setdefault(name, []).append(entry)
-        return dict(sorted(files.items()))
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -70,7 +95,6 @@ class ImageTree(Source):
         return tuple(self._files["train"] or self._files["test"])
 
     def rows(self, split: SplitName) -> int:
-        """The number of images in `split`."""
         return sum(map(len, self._files[split].values()))
 
     @cached_property
@@ -83,6 +107,11 @@ class ImageTree(Source):
                 for name, files in classes.items()
             ]
         )
+
+    def check_unchanged(self) -> None:
+        for classes in self._files.values():
+            for files in classes.values():
+                self._folder.check_unchanged(files)
 
     def batches(
         self, split: SplitName, first: int = 0, last: int | None = None
@@ -98,7 +127,60 @@ class ImageTree(Source):
             paths, labels = zip(*rows[start : start + FILES_PER_BATCH], strict=True)
             shown = [self._folder.shown(path) for path in paths]
             yield EncodedBatch(
-                [self._folder.read(path) for path in paths],
+                [self._folder.read(path, MAX_ENCODED) for path in paths],
                 np.array(labels, np.int64),
                 shown.__getitem__,
             )
+
+
+def _by_class(folder: Folder, split: str) -> tuple[Files, list[str]]:
+    """The image files of the folder `split` by class, sorted, and sentences about what else lies
+    there.
+    """
+    top = f"{folder.path}/{split}/"
+    files: Files = {}
+    left_out: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for entry in folder.walk(split):
+        path = entry.path.removeprefix(top)
+        reason = _reason_to_leave_out(path, entry)
+        if reason is None:
+            files.setdefault(path.partition("/")[0], []).append(entry)
+        else:
+            left_out[reason] += 1
+            examples.setdefault(reason, path)
+    remarks = [
+        f"left out {count} of the files below {split}: {reason}, such as {split}/{examples[reason]}"
+        for reason, count in left_out.items()
+    ]
+    empty = [
+        entry.base_name
+        for entry in folder.entries(split)
+        if entry.type == fs.FileType.Directory
+        and entry.base_name not in files
+        and not _is_hidden(entry.base_name)
+    ]
+    if empty:
+        names = ", ".join(map(repr, empty[:5]))
+        remarks.append(
+            f"left out {len(empty)} of the class folders of {split}, which hold no image: {names}"
+        )
+    return dict(sorted(files.items())), remarks
+
+
+def _reason_to_leave_out(path: str, entry: fs.FileInfo) -> str | None:
+    """Why a file at `path` below a split's folder is not one of its images; None if it is one."""
+    if any(_is_hidden(name) for name in path.split("/")):
+        return "hidden, or made by a tool"
+    if entry.type != fs.FileType.File:
+        return "links to folders or to nothing, which are not followed, or no regular files"
+    if "/" not in path:
+        return "in no class folder"
+    if not path.lower().endswith(ENDINGS):
+        ending = posixpath.splitext(path)[1]
+        return f"not images by their ending ({ending or 'none'})"
+    return None
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in TOOL_FOLDERS

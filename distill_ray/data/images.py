@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 from dataclasses import asdict, replace
@@ -22,11 +23,13 @@ from distill_ray.data.source import Generated, Source, SplitName
 from distill_ray.data.statistics import PixelSums
 from distill_ray.errors import RequestError
 
-FORMAT = 2
+logger = logging.getLogger(__name__)
+
+FORMAT = 3
 """DecodedRows of every cache key. Raise it when the files in the cache change their meaning."""
 
 MEMORY = 4e9
-"""Bytes of a split that are memory-mapped, unless it is said otherwise."""
+"""Bytes of a split that are memory-mapped by default."""
 
 ABOUT = "about.json"
 
@@ -73,7 +76,8 @@ def load_images(
                     images = _from_cache(folder, source, memory)
     if images is None:
         raise RequestError(
-            f"cache folder {root} does not keep what is written to it; set {VARIABLE} to one that does"
+            f"cache folder {root} does not keep what is written to it; set {VARIABLE} to one that "
+            "does"
         )
     return images
 
@@ -111,11 +115,11 @@ def _from_cache(folder: Path, source: Source, memory: float) -> Images | None:
 
 def _facts(folder: Path) -> str:
     """Changes whenever a file of `folder` does."""
-    found = [(folder / name).stat() for name in (ABOUT, IMAGES, LABELS)]
+    files = [(folder / name).stat() for name in (ABOUT, IMAGES, LABELS)]
     return repr(
         [
             str(folder),
-            *((file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in found),
+            *((file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in files),
         ]
     )
 
@@ -128,6 +132,8 @@ def _soundness(folder: Path, parts: list[DecodedRows], pixels: PixelsOnDisk) -> 
 def _decode_into_cache(
     source: Source, split: SplitName, folder: Path, root: Path, size: int | None, memory: float
 ) -> None:
+    for remark in source.remarks:
+        logger.warning("%s: %s", source.location, remark)
     for left_over in folder.parent.glob(f"{folder.name}.partial-*"):
         shutil.rmtree(left_over)
     like_training = split == "test" and source.rows("train") > 0
@@ -139,13 +145,15 @@ def _decode_into_cache(
     with new_folder(folder) as partial:
         try:
             parts = decode_split(source, split, shape, partial, memory)
-        except ColourFoundError as found:
+        except ColourFoundError as colour:
             if like_training:
                 raise RequestError(
-                    f"{found}: the image has colours, but all training images are grey; make both alike"
+                    f"{colour}: the image has colours, but all training images are grey; make both "
+                    "alike"
                 ) from None
             shape = replace(shape, channels=3)
             parts = decode_split(source, split, shape, partial, memory)
+        source.check_unchanged()  # else these would be other pixels than the digest stands for
         sums = PixelSums(shape.channels)
         for part in parts:
             sums.add_values(*part.sums)
@@ -163,7 +171,8 @@ def _first_shape(source: Source, split: SplitName, size: int | None) -> Shape:
     for batch in source.batches(split):
         return shape_of(batch, size)
     raise RequestError(
-        f"{source.location}: no rows in the {split} split, which announces {source.rows(split)}; get it again"
+        f"{source.location}: no rows in the {split} split, which announces {source.rows(split)}; "
+        "download it again"
     )
 
 

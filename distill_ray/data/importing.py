@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,8 @@ from distill_ray.data.source import EncodedBatch, Source, SplitName
 from distill_ray.data.torchvision_sets import ORIGINALS, Original
 from distill_ray.errors import RequestError
 from distill_ray.registry import unknown_name
+
+logger = logging.getLogger(__name__)
 
 ROWS_PER_SHARD = 100_000
 ROWS_PER_GROUP, BYTES_PER_GROUP = 1000, 64e6
@@ -56,7 +59,6 @@ def import_dataset(
     root: str | os.PathLike[str] | None = None,
     download: bool = True,
     overwrite: bool = False,
-    say: Callable[[str], None] = lambda line: None,
 ) -> Source:
     """Write a data set as `train-00000-of-0000N.parquet` and `test-...` in the new folder `out`,
     and open it.
@@ -75,7 +77,6 @@ def import_dataset(
         download: Whether torchvision may fetch original files that are not in `root`.
         overwrite: Whether to replace a data set that is in `out` already. A folder that holds
             anything else is never replaced.
-        say: Told when images differ in size.
 
     Raises:
         RequestError: there is no such source, it is not usable, or `out` exists or cannot be
@@ -87,6 +88,9 @@ def import_dataset(
     images: LabelledImages = (
         Original(source, root, download=download) if source in ORIGINALS else _tree(source)
     )
+    if isinstance(images, Source):
+        for remark in images.remarks:
+            logger.warning("%s: %s", images.location, remark)
     with writing(target, "choose another folder"), new_folder(target) as partial:
         for split in ("train", "test"):
             if images.rows(split):
@@ -95,9 +99,14 @@ def import_dataset(
                     smallest, *_, largest = (
                         f"{width}x{height}" for width, height in sorted(sizes, key=math.prod)
                     )
-                    say(
-                        f"{split}: images from {smallest} to {largest}; a study has to set data.size"
+                    logger.warning(
+                        "%s: images from %s to %s; a study has to set data.size",
+                        split,
+                        smallest,
+                        largest,
                     )
+        if isinstance(images, Source):
+            images.check_unchanged()
     return open_source(str(target))
 
 
@@ -108,7 +117,8 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise RequestError(f"{target} exists; choose another folder, or ask to overwrite it")
     if not target.is_dir() or not all(SHARD.fullmatch(path.name) for path in target.iterdir()):
         raise RequestError(
-            f"{target} holds something other than a data set and is not overwritten; choose another folder"
+            f"{target} holds something other than a data set and is not overwritten; choose "
+            "another folder"
         )
 
 
@@ -159,7 +169,7 @@ def _row_groups(batches: Iterator[EncodedBatch]) -> Iterator[Sequence[EncodedBat
     for batch in batches:
         group.append(batch)
         size += sum(len(encoded or b"") for encoded in batch.encoded)
-        if size >= BYTES_PER_GROUP or sum(len(each.labels) for each in group) >= ROWS_PER_GROUP:
+        if size >= BYTES_PER_GROUP or sum(len(rows.labels) for rows in group) >= ROWS_PER_GROUP:
             yield group
             group, size = [], 0
     if group:

@@ -1,6 +1,4 @@
-"""Data sets in Parquet, the Hugging Face layout: encoded images in one column, integer labels in
-others.
-"""
+"""Data sets in Parquet, the Hugging Face layout: encoded images in one column, labels in others."""
 
 from __future__ import annotations
 
@@ -17,14 +15,31 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from distill_ray.data.files import Folder, reading
-from distill_ray.data.source import SPLIT_NAMES, EncodedBatch, Source, SplitName, pick_label
+from distill_ray.data.label_column import (
+    choose_label,
+    class_label_names,
+    classes_in,
+    values_of,
+)
+from distill_ray.data.source import MAX_ENCODED, SPLIT_NAMES, EncodedBatch, Source, SplitName
 from distill_ray.errors import RequestError
 
 SHARD = re.compile(
     rf"(?P<split>{'|'.join(name for names in SPLIT_NAMES.values() for name in names)})"
     r"(-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?)?\.parquet"
 )
-ROWS_PER_BATCH = 128
+NUMBERED = re.compile(r"\d{1,6}\.parquet")
+"""A file in the folder of its split, as the Hugging Face Hub converts data sets."""
+_SPLIT_FOLDERS = frozenset(name for names in SPLIT_NAMES.values() for name in names)
+
+ROWS_PER_BATCH, BYTES_PER_BATCH = 128, 32_000_000
+"""A batch ends with so many rows or so many encoded bytes, whichever comes first."""
+
+MAX_UNPACKED, MAX_RATIO = 32_000_000, 100
+"""A row group whose images unpack to more bytes, and to more than that many times their size in the
+file, is refused: images are encoded already and do not compress so.
+"""
+
 BUFFER = 1 << 23
 """Bytes of a column that are read at a time, so that a row group need not be in memory at once."""
 
@@ -40,12 +55,13 @@ class Shard:
 
 
 class ParquetSource(Source):
-    """A folder of `train-00000-of-0000N.parquet` and `test-...` or `validation-...` files (or
-    `train.parquet`, `test.parquet`).
+    """A folder of `train-00000-of-0000N.parquet` and `test-...` or `validation-...` files, of
+    `train.parquet` and `test.parquet`, or of folders `train` and `test` with `0000.parquet` and so
+    on.
 
     The image column is the one that the Hugging Face metadata declare, else `img` or `image`: a
-    struct with a field `bytes`, or plain binary. Label columns are the integer columns; class names
-    come from the metadata.
+    struct with a field `bytes`, or plain binary. `choose_label` says which column is learned. Its
+    classes have the names in the metadata; without any they are the values that occur, sorted.
     """
 
     reopens = True
@@ -58,35 +74,30 @@ class ParquetSource(Source):
             split: [self._open(entry) for entry in files]
             for split, files in _files_by_split(folder).items()
         }
-        every = [shard for shards in self._shards.values() for shard in shards]
+        every = self._every_shard()
         first = every[0]
         self._features = _features(first.schema)
         self._image = self._image_column(first)
-        integers = [field.name for field in first.schema if pa.types.is_integer(field.type)]
-        declared = [name for name in integers if _names(self._features.get(name))]
-        self.label_columns = tuple(declared or integers)
-        if label in first.schema.names and label not in integers:
-            kind = first.schema.field(label).type
-            raise RequestError(
-                f"data.label: column {label} of {first.shown} holds {kind}, not integers; choose another"
-            )
-        self.label = pick_label(
-            label, integers if label in integers else self.label_columns, self.location
+        self.label, self.label_columns = choose_label(
+            label, first.schema, self._features, image=self._image, location=first.shown
         )
         for shard in every:
             self._check_agrees(shard, first)
 
+    def _every_shard(self) -> list[Shard]:
+        return [shard for shards in self._shards.values() for shard in shards]
+
     def _check_agrees(self, shard: Shard, first: Shard) -> None:
         for column in (self._image, self.label):
-            if shard.schema.get_all_field_indices(column) != [
-                index := shard.schema.get_field_index(column)
-            ] or (shard.schema.field(index).type != first.schema.field(column).type):
+            indices = shard.schema.get_all_field_indices(column)
+            kind = first.schema.field(column).type
+            if len(indices) != 1 or shard.schema.field(indices[0]).type != kind:
                 raise RequestError(
-                    f"{shard.shown}: column {column} is missing or not of the type it has in {first.shown}"
+                    f"{shard.shown}: column {column} is missing or not of the type it has in "
+                    f"{first.shown}"
                 )
-        if _names(_features(shard.schema).get(self.label)) != _names(
-            self._features.get(self.label)
-        ):
+        names = class_label_names(_features(shard.schema).get(self.label))
+        if names != class_label_names(self._features.get(self.label)):
             raise RequestError(
                 f"{shard.shown}: the classes of {self.label} are not those of {first.shown}"
             )
@@ -102,26 +113,27 @@ class ParquetSource(Source):
             [(split, [shard.entry for shard in shards]) for split, shards in self._shards.items()]
         )
 
+    def check_unchanged(self) -> None:
+        self._folder.check_unchanged([shard.entry for shard in self._every_shard()])
+
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """The names in the metadata; without any, as many numbers as the label column needs, which
-        is then read.
-
-        Raises `RequestError` where that needs more classes than there are rows.
+        """The names in the metadata; without any, the values that occur in the label column, which
+        is then read. Raises `RequestError` where these are no classes.
         """
-        names = _names(self._features.get(self.label))
-        if names:
-            return names
-        largest, rows = -1, 0
-        for shard in (shard for shards in self._shards.values() for shard in shards):
-            for _, batch in self._read(shard, [self.label]):
-                largest = max(largest, int(self._labels(batch, shard, 0).max()))
-            rows += shard.rows
-        if largest >= rows:
-            raise RequestError(
-                f"{self.location}: {self.label} goes up to {largest} in only {rows} rows; classes count from 0"
-            )
-        return tuple(str(number) for number in range(largest + 1))
+        names = class_label_names(self._features.get(self.label))
+        return names or tuple(map(str, self._values))
+
+    @cached_property
+    def _values(self) -> list[Any]:
+        """What the label column holds for each class, where the metadata name none."""
+        values: dict[SplitName, set[Any]] = {"train": set(), "test": set()}
+        for split, shards in self._shards.items():
+            for shard in shards:
+                for start, batch in self._read(shard, [self.label]):
+                    values[split].update(np.unique(self._column(batch, shard, start)).tolist())
+        rows = self.rows("train") or self.rows("test")
+        return classes_in(values["train"], values["test"], rows, self.label, self.location)
 
     def batches(
         self, split: SplitName, first: int = 0, last: int | None = None
@@ -129,20 +141,42 @@ class ParquetSource(Source):
         """The rows of `split` from `first` to before `last`, at most 128 at a time. Other row
         groups are not read.
         """
-        is_struct = pa.types.is_struct(self._shards[split][0].schema.field(self._image).type)
-        columns = [f"{self._image}.bytes" if is_struct else self._image, self.label]
         for shard in self._shards[split]:
             if first < shard.rows and (last is None or last > 0):
-                for start, rows in self._read(shard, columns, max(0, first), last):
-                    with reading(shard.shown, "read"):
-                        column = rows.column(self._image)
-                        encoded = (column.field("bytes") if is_struct else column).to_pylist()
-                    yield EncodedBatch(
-                        encoded,
-                        self._labels(rows, shard, start),
-                        partial(_row_of, shard.shown, start),
-                    )
+                yield from self._batches(shard, max(0, first), last)
             first, last = first - shard.rows, None if last is None else last - shard.rows
+
+    def _batches(self, shard: Shard, first: int, last: int | None) -> Iterator[EncodedBatch]:
+        is_struct = pa.types.is_struct(shard.schema.field(self._image).type)
+        columns = [f"{self._image}.bytes" if is_struct else self._image, self.label]
+        encoded: list[bytes | None] = []
+        labels: list[np.ndarray] = []
+        size, begin = 0, first
+
+        def batch() -> EncodedBatch:
+            where = partial(_row_of, shard.shown, begin)
+            return EncodedBatch(encoded, np.concatenate(labels), where)
+
+        for start, rows in self._read(shard, columns, first, last):
+            with reading(shard.shown, "read"):
+                column = rows.column(self._image)
+                contents = (column.field("bytes") if is_struct else column).to_pylist()
+            for row, content in enumerate(contents, start):
+                if content is not None and len(content) > MAX_ENCODED:
+                    raise RequestError(
+                        f"{_row_of(shard.shown, 0, row)}: the image has more than "
+                        f"{MAX_ENCODED / 1e6:.0f} MB; replace it by a smaller one or remove it"
+                    )
+            length = sum(len(content or b"") for content in contents)
+            full = len(encoded) + len(contents) > ROWS_PER_BATCH
+            if encoded and (full or size + length > BYTES_PER_BATCH):
+                yield batch()
+                encoded, labels, size, begin = [], [], 0, start
+            encoded += contents
+            labels.append(self._numbers(self._column(rows, shard, start), shard, start))
+            size += length
+        if encoded:
+            yield batch()
 
     def _open(self, entry: fs.FileInfo) -> Shard:
         shown = self._folder.shown(entry.path)
@@ -153,41 +187,46 @@ class ParquetSource(Source):
             return Shard(entry, shown, file.metadata.num_rows, file.schema_arrow)
 
     def _read(
-        self, shard: Shard, columns: list[str], first: int = 0, last: int | None = None
+        self,
+        shard: Shard,
+        columns: list[str],
+        first: int = 0,
+        last: int | None = None,
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """The rows of a shard from `first` to before `last`, each batch with the number of its
-        first row.
+        """The rows of a shard from `first` to before `last`, some at a time, each batch with the
+        number of its first row.
+
+        How long a value is shows only when it is read, so that no more are read at a time than may
+        each be as long as all of their row group's.
         """
         path, filesystem = shard.entry.path, self._folder.filesystem
+        last = shard.rows if last is None else last
         with (
             reading(shard.shown, "read as Parquet"),
             pq.ParquetFile(
                 path, filesystem=filesystem, page_checksum_verification=True, buffer_size=BUFFER
             ) as file,
         ):
-            ends = np.cumsum(
-                [
-                    file.metadata.row_group(group).num_rows
-                    for group in range(file.metadata.num_row_groups)
-                ]
-            )
-            begins = ends - np.diff(ends, prepend=0)
-            groups = [
-                group
-                for group, end in enumerate(ends)
-                if end > first and (last is None or begins[group] < last)
-            ]
-            start = int(begins[groups[0]]) if groups else 0
-            for batch in file.iter_batches(ROWS_PER_BATCH, columns=columns, row_groups=groups):
+            groups: list[int] = []
+            start = end = 0
+            longest = 1
+            for number in range(file.metadata.num_row_groups):
+                begin, end = end, end + file.metadata.row_group(number).num_rows
+                if end > first and begin < last:
+                    start = start if groups else begin
+                    groups.append(number)
+                    size = _unpacked_size(file.metadata.row_group(number), columns[0], shard.shown)
+                    longest = max(longest, size)
+            at_a_time = max(1, min(ROWS_PER_BATCH, BYTES_PER_BATCH // longest))
+            for batch in file.iter_batches(at_a_time, columns=columns, row_groups=groups):
                 skipped = max(0, first - start)
-                wanted = batch.slice(
-                    skipped, None if last is None else max(0, last - start - skipped)
-                )
-                if wanted.num_rows:
-                    yield start + skipped, wanted
+                rows = batch.slice(skipped, max(0, last - start - skipped))
+                if rows.num_rows:
+                    yield start + skipped, rows
                 start += batch.num_rows
 
-    def _labels(self, rows: pa.RecordBatch, shard: Shard, start: int) -> np.ndarray:
+    def _column(self, rows: pa.RecordBatch, shard: Shard, start: int) -> np.ndarray:
+        """The label column of some rows as it is in the file."""
         column = rows.column(self.label)
         if column.null_count:
             row = start + int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
@@ -195,7 +234,22 @@ class ParquetSource(Source):
                 f"{shard.shown}, row {row}: {self.label} is missing; fill it in or remove the row"
             )
         with reading(shard.shown, "read"):
-            return np.asarray(column.cast(pa.int64()).to_numpy(), np.int64)
+            return values_of(column)
+
+    def _numbers(self, values: np.ndarray, shard: Shard, start: int) -> np.ndarray:
+        """The classes' numbers, int64, for values of the label column."""
+        names = class_label_names(self._features.get(self.label))
+        if names and values.dtype != object:
+            return values
+        numbers = {value: number for number, value in enumerate(names or self._values)}
+        found = [numbers.get(value, -1) for value in values.tolist()]
+        if -1 in found:
+            row = found.index(-1)
+            raise RequestError(
+                f"{_row_of(shard.shown, start, row)}: {self.label} is {values[row]!r}, which is "
+                "none of the classes; correct it or remove the row"
+            )
+        return np.array(found, np.int64)
 
     def _image_column(self, shard: Shard) -> str:
         declared = [name for name, feature in self._features.items() if _kind(feature) == "Image"]
@@ -204,7 +258,8 @@ class ParquetSource(Source):
                 return name
         found = ", ".join(map(repr, shard.schema.names))
         raise RequestError(
-            f"{shard.shown}: no column of encoded images (img or image, with a field bytes) among {found}"
+            f"{shard.shown}: no column of encoded images (img or image, with a field bytes) among "
+            f"{found}"
         )
 
 
@@ -212,39 +267,69 @@ def _row_of(shown: str, start: int, row: int) -> str:
     return f"{shown}, row {start + row}"
 
 
+def _unpacked_size(group: pq.RowGroupMetaData, column: str, shown: str) -> int:
+    """Bytes of `column` in a row group. Raises `RequestError` for what no encoded images are."""
+    for number in range(group.num_columns):
+        about = group.column(number)
+        unpacked, packed = about.total_uncompressed_size, about.total_compressed_size
+        if about.path_in_schema != column:
+            continue
+        if unpacked > max(MAX_UNPACKED, MAX_RATIO * packed):
+            raise RequestError(
+                f"{shown}: {column} unpacks from {packed / 1e6:.1f} to {unpacked / 1e6:.0f} MB in "
+                "one row group, as encoded images do not; write the file anew without what is no "
+                "image"
+            )
+        return int(unpacked)
+    return 0
+
+
+def holds_parquet(folder: Folder) -> bool:
+    """Whether the folder, or that of a split in it, holds Parquet files."""
+    entries = folder.entries()
+    if any(entry.base_name.endswith(".parquet") for entry in entries):
+        return True
+    return any(
+        NUMBERED.fullmatch(file.base_name) is not None
+        for entry in entries
+        if entry.base_name in _SPLIT_FOLDERS and entry.type == fs.FileType.Directory
+        for file in folder.entries(entry.base_name)
+    )
+
+
 def _files_by_split(folder: Folder) -> dict[SplitName, list[fs.FileInfo]]:
     """The Parquet files of each split in order. Raises `RequestError` when there are none or a
     shard is missing.
     """
     files: dict[SplitName, list[fs.FileInfo]] = {"train": [], "test": []}
-    matched = [
-        (match, entry)
-        for entry in folder.entries()
-        if (match := SHARD.fullmatch(entry.base_name)) and entry.is_file
-    ]
-    for split, found in files.items():
-        name = next(
-            (
-                name
-                for name in SPLIT_NAMES[split]
-                if any(match["split"] == name for match, _ in matched)
-            ),
-            split,
-        )
-        counts, indices = set(), []
-        for match, entry in matched:
-            if match["split"] == name:
-                found.append(entry)
-                counts.add(int(match["count"] or 1))
-                indices.append(int(match["index"] or 0))
-        if found and (len(counts) > 1 or indices != list(range(counts.pop()))):
-            names = ", ".join(entry.base_name for entry in found[:8])
+    named: dict[str, list[tuple[int, int, fs.FileInfo]]] = {}
+    for entry in folder.entries():
+        if (match := SHARD.fullmatch(entry.base_name)) and entry.is_file:
+            index, count = int(match["index"] or 0), int(match["count"] or 1)
+            named.setdefault(match["split"], []).append((index, count, entry))
+        elif entry.type == fs.FileType.Directory and entry.base_name in _SPLIT_FOLDERS:
+            numbered = [
+                file
+                for file in folder.entries(entry.base_name)
+                if NUMBERED.fullmatch(file.base_name)
+            ]
+            for file in numbered:
+                shard = (int(file.base_name.partition(".")[0]), len(numbered), file)
+                named.setdefault(entry.base_name, []).append(shard)
+    for split, names in SPLIT_NAMES.items():
+        shards = next((named[name] for name in names if name in named), [])
+        files[split] = [entry for _, _, entry in shards]
+        counts = {count for _, count, _ in shards}
+        if shards and [index for index, _, _ in shards] != list(range(max(counts))):
+            shown = ", ".join(entry.base_name for entry in files[split][:8])
             raise RequestError(
-                f"{folder.location}: the {split} files are not one complete set ({names}); get the others"
+                f"{folder.location}: the {split} files are not one complete set ({shown}); get "
+                "the others"
             )
     if not any(files.values()):
         raise RequestError(
-            f"{folder.location}: none of its Parquet files is named train-00000-of-00001.parquet or test-..., rename them"
+            f"{folder.location}: none of its Parquet files is named train-00000-of-00001.parquet "
+            "or test-..., rename them"
         )
     return files
 
@@ -255,18 +340,13 @@ def _features(schema: pa.Schema) -> Mapping[str, Any]:
     """
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return {}
     return features if isinstance(features, dict) else {}
 
 
 def _kind(feature: object) -> object:
     return feature.get("_type") if isinstance(feature, dict) else None
-
-
-def _names(feature: object) -> tuple[str, ...]:
-    names = feature.get("names") if isinstance(feature, dict) else None
-    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:

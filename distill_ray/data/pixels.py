@@ -107,7 +107,8 @@ class PixelsOnDisk:
             got = os.preadv(self._file.fileno(), [out], place)
             if not got:
                 raise RunError(
-                    f"{self._file.name} has become shorter; run the same command again to decode the images anew"
+                    f"{self._file.name} has become shorter; run the same command again to decode "
+                    "the images anew"
                 )
             out, place = out[got:], place + got
 

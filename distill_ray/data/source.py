@@ -27,6 +27,12 @@ SPLIT_NAMES: dict[SplitName, tuple[str, ...]] = {
 sets hide the test labels.
 """
 
+USUAL_LABELS = ("label", "fine_label")
+"""Names of the column to learn where several could be; the first that is there is taken."""
+
+MAX_ENCODED = 100_000_000
+"""Bytes of the largest encoded image that is read."""
+
 SOURCES: Registry[Callable[[str | None], Source]] = Registry("data")
 """Data sets that have a name of their own. A member takes the label column asked for (or None) and
 returns the source.
@@ -50,8 +56,8 @@ class EncodedBatch:
         """Raise `RequestError`, naming the row, when a label is not one of 0..num_classes-1."""
         for row in ((self.labels < 0) | (self.labels >= num_classes)).nonzero()[0]:
             raise RequestError(
-                f"{self.where(int(row))}: {column} is {self.labels[row]}, but the {num_classes} classes are "
-                f"0 to {num_classes - 1}; correct it or remove the row"
+                f"{self.where(int(row))}: {column} is {self.labels[row]}, but the {num_classes} "
+                f"classes are 0 to {num_classes - 1}; correct it or remove the row"
             )
 
 
@@ -72,6 +78,8 @@ class Source(ABC):
     task: Task = "classification"
     real_valued = False
     """Whether inputs are real numbers, not pixels."""
+    remarks: tuple[str, ...] = ()
+    """What the user should know of it, such as what was left out; one line each."""
     reopens = False
     """Whether another process can find it by `location` and `label`, and its `batches` can begin at
     any row.
@@ -109,6 +117,10 @@ class Source(ABC):
         Those that can be reopened are also asked for the rows from `first` to before `last`.
         """
 
+    def check_unchanged(self) -> None:
+        """Raise `RequestError` when the files are no longer those that were found."""
+        return
+
 
 class Generated(Source):
     """A data set that is made, not found: its inputs are real numbers, float32 and never scaled,
@@ -128,21 +140,22 @@ class Generated(Source):
         return iter(())
 
 
-def pick_label(wanted: str | None, columns: Sequence[str], location: str) -> str:
-    """The label column to learn: `wanted`, else the only one, else `label` or `fine_label`. Raises
+def pick_label(asked: str | None, columns: Sequence[str], location: str) -> str:
+    """The label column to learn: `asked`, else one of `USUAL_LABELS`, else the only one. Raises
     `RequestError`.
     """
-    if wanted is not None:
-        if wanted in columns:
-            return wanted
+    if asked is not None:
+        if asked in columns:
+            return asked
         raise RequestError(
-            f"data.label: {unknown_name('label column', wanted, list(columns))} in {location}"
+            f"data.label: {unknown_name('label column', asked, list(columns))} in {location}"
         )
-    usual = [name for name in ("label", "fine_label") if name in columns]
+    usual = [name for name in USUAL_LABELS if name in columns]
     if usual or len(columns) == 1:
         return (usual or list(columns))[0]
     if not columns:
-        raise RequestError(f"data.source: {location} has no column of integer labels")
+        raise RequestError(f"data.source: {location} has no column of integers or text to learn")
     raise RequestError(
-        f"data.label: {location} has several label columns, name one: {', '.join(map(repr, columns))}"
+        f"data.label: {location} has several label columns, name one: "
+        f"{', '.join(map(repr, columns))}"
     )

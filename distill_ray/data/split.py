@@ -47,29 +47,32 @@ def split_indices(
     count = len(labels)
     if not 1 <= validation < count:
         raise RequestError(
-            f"data.validation must be at least 1 and less than the {count} images there are, found {validation}"
+            f"data.validation must be at least 1 and less than the {count} images there are, found "
+            f"{validation}"
         )
     rest = count - validation
     if train is not None and not 1 <= train <= rest:
         raise RequestError(
-            f"data.train must be at least 1 and at most {rest} ({count} images less {validation} for validation), found {train}"
+            f"data.train must be at least 1 and at most {rest} ({count} images less {validation} "
+            f"for validation), found {train}"
         )
-    wanted = rest if train is None else train
+    for_train = rest if train is None else train
     if rule == "last":
-        return np.arange(wanted, dtype=np.int64), np.arange(rest, count, dtype=np.int64)
+        return np.arange(for_train, dtype=np.int64), np.arange(rest, count, dtype=np.int64)
 
     classes, class_of, sizes = np.unique(labels, return_inverse=True, return_counts=True)
     for_validation = _shares(sizes, validation)
-    for_training = _shares(sizes - for_validation, wanted)
-    for field, found, shares in (
+    for_training = _shares(sizes - for_validation, for_train)
+    for field, number, shares in (
         ("validation", validation, for_validation),
-        ("train", wanted, for_training),
+        ("train", for_train, for_training),
     ):
         if not shares.all():
             missing = int(np.argmin(shares))
             raise RequestError(
-                f"data.{field}: {found} of {count} images, stratified, leave none of class {classes[missing]} "
-                f"(it has {sizes[missing]} images, there are {len(classes)} classes); change data.validation or data.train"
+                f"data.{field}: {number} of {count} images, stratified, leave none of class "
+                f"{classes[missing]} (it has {sizes[missing]} images, there are {len(classes)} "
+                "classes); change data.validation or data.train"
             )
     shuffled = _shuffled(count, seed)
     by_class = shuffled[np.argsort(class_of[shuffled], kind="stable")]

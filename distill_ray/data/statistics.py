@@ -26,7 +26,7 @@ def channel_statistics(pixels: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
 
 
 class PixelSums:
-    """Integer sums of pixels and of their squares per channel, over as many batches as are added."""
+    """Integer sums of pixels and of their squares per channel, over all batches that are added."""
 
     def __init__(self, channels: int) -> None:
         self._count = 0

@@ -77,8 +77,8 @@ class Original:
             # torchvision lets through whatever pickle, SciPy and its own assertions raise
             if not download:
                 raise RequestError(
-                    f"{self.root} does not hold the official files of {self.name} ({one_line(error)}); "
-                    "name the folder that does, or let them be downloaded"
+                    f"{self.root} does not hold the official files of {self.name} "
+                    f"({one_line(error)}); name the folder that does, or let them be downloaded"
                 ) from error
         try:
             return read(download=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_ray.data.decoding import FORMATS
+from distill_ray.data.decoding import UnreadableImageError, opened_image
 from distill_ray.errors import RequestError, first_line
 from distill_ray.escaping import for_terminal
 from distill_ray.tracking.preprocessing import Preprocessing
@@ -23,26 +23,17 @@ def read_image(
     image, for another size where that is not resized, and for a colour image where the model takes
     grey ones.
     """
-    from PIL import Image
-
     shown = for_terminal(str(path))
     try:
         # A pipe would wait for someone to write to it, and a device may never end
         if not stat.S_ISREG(path.stat().st_mode):
             raise RequestError(f"{shown}: not a file")
-        with Image.open(path, formats=FORMATS) as image:
+        with path.open("rb") as file, opened_image(file) as image:
             return preprocessing.apply(image, fit=resize)
     except RequestError as error:
         raise RequestError(f"{shown}: {str(error).removeprefix(f'{shown}: ')}") from None
     except FileNotFoundError:
         raise RequestError(f"{shown}: no such file") from None
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-        MemoryError,
-        Image.DecompressionBombError,
-    ) as error:
+    except (OSError, ValueError, UnreadableImageError) as error:
         reason = for_terminal(first_line(error))
         raise RequestError(f"{shown}: not an image that can be read ({reason})") from None

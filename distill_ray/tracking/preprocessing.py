@@ -41,33 +41,24 @@ class Preprocessing:
         Raises:
             RequestError: the image has another size or other colours than the model takes.
         """
-        import numpy as np
-        from PIL import ImageOps
-
         from distill_ray.data import decoding
 
         if self.real_valued:
             raise RequestError("this model takes real numbers, not images")
-        fit = self.fit if fit is None else fit
-        if fit:
-            decoding.draft(image, self.height, self.width)
-        upright = ImageOps.exif_transpose(image)
-        grey = upright.mode in decoding.GREY
-        if not grey and upright.mode not in decoding.COLOUR:
-            raise RequestError(f"an image of mode {upright.mode}; convert it to 8 bits per channel")
-        if self.channels == 1 and not grey:
+        if image.mode not in decoding.GREY | decoding.COLOUR:
+            raise RequestError(f"an image of mode {image.mode}; convert it to 8 bits per channel")
+        if self.channels == 1 and not decoding.is_grey(image):
             raise RequestError(
                 "the image has colours, but this model takes grey images; convert it"
             )
-        if not fit and upright.size != (self.width, self.height):
+        width, height = decoding.upright_size(image)
+        fit = self.fit if fit is None else fit
+        if not fit and (width, height) != (self.width, self.height):
             raise RequestError(
-                f"the image is {upright.width}x{upright.height}, but this model takes "
+                f"the image is {width}x{height}, but this model takes "
                 f"{self.width}x{self.height}; resize it, or let --resize do so"
             )
-        pixels = upright.convert("L" if self.channels == 1 else "RGB")
-        if fit:
-            pixels = decoding.fitted(pixels, self.height, self.width)
-        return np.asarray(pixels, np.uint8).reshape(self.height, self.width, self.channels)
+        return decoding.pixels_of(image, self.height, self.width, self.channels)
 
     def steps(self) -> list[str]:
         """What to do, one sentence each, in this order."""
