@@ -22,6 +22,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import posixpath
 import secrets
@@ -38,6 +39,8 @@ from pyarrow import fs
 from distill_ray.errors import DamagedError, RequestError, StoreError
 from distill_ray.folders import remove, walk
 
+logger = logging.getLogger(__name__)
+
 MANIFEST = "manifest.json"
 
 MARK = "store.json"
@@ -45,6 +48,9 @@ MARK = "store.json"
 
 FOLDERS = ("jobs", "work", "logs", "teacher_logits", "screenings", "studies")
 """What a store consists of, beside its mark and MLflow's database."""
+
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+"""What the system says of a store that may only be read."""
 
 DAMAGED = ".damaged-"
 """What follows the name of a file that was set aside, before some digits."""
@@ -79,11 +85,12 @@ class Record:
         entry = self.files[name]
         content = self.store.read(entry["path"])
         if content is None or hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            self.store.set_aside(posixpath.join(self.key, MANIFEST))
             fault = "missing" if content is None else "damaged"
+            aside = self.store.set_aside(posixpath.join(self.key, MANIFEST))
+            done = "its record was set aside, and " if aside else ""
             raise DamagedError(
                 f"{self.store.shown}: {entry['path']} is {fault}; "
-                "its record was set aside, and running the study makes it anew"
+                f"{done}running the study makes it anew"
             )
         return content
 
@@ -404,14 +411,28 @@ class Store:
                     about = entry.stat(follow_symlinks=False)
                     yield os.path.relpath(entry.path, self.uri), about.st_size, about.st_mtime
 
-    def set_aside(self, path: str) -> None:
+    def set_aside(self, path: str) -> bool:
         """Move a damaged file out of the way, to be looked at, under a name that no reader asks
-        for.
+        for. Returns whether that was done: not in a store that may only be read.
         """
         content = self.read(path)
-        if content is not None:
+        if content is None:
+            return False
+        try:
             self.write(f"{path}{DAMAGED}{secrets.token_hex(4)}", content)
             self.delete(path)
+        except StoreError as error:
+            cause = error.__context__
+            if not isinstance(cause, OSError) or cause.errno not in READ_ONLY:
+                raise
+            logger.warning(
+                "store %s: %s or what belongs to it is damaged; running the study makes it anew, "
+                "where the store can be written",
+                self.shown,
+                path,
+            )
+            return False
+        return True
 
     @contextmanager
     def explained(self, path: str) -> Iterator[None]:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
+import json
 import os
 import sys
 from collections.abc import Generator, Iterator
@@ -16,12 +18,16 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
 
+from distill_ray.errors import StoreError
 from distill_ray.store import Store
 
 
 def journal(store: Store, path: str) -> JournalStorage:
-    """The storage in file `path` of a local store. What it cannot write raises `StoreError`."""
-    return JournalStorage(_Journal(store, path))
+    """The storage in file `path` of a local store.
+
+    Raises `StoreError`, here and later, for what it cannot write and for a line that is damaged.
+    """
+    return _Storage(_Journal(store, path))
 
 
 def together(history: optuna.Study) -> contextlib.AbstractContextManager[None]:
@@ -48,6 +54,19 @@ def share_distributions(
         kept.distributions = spaces[spaces.index(kept.distributions)]
 
 
+class _Storage(JournalStorage):
+    """Optuna's storage, which says where its file is damaged."""
+
+    def _sync_with_backend(self) -> None:
+        try:
+            super()._sync_with_backend()
+        except (StoreError, optuna.exceptions.OptunaError):
+            raise
+        except Exception as error:  # what an entry lacks, or has wrong, shows in many ways
+            backend: Any = self._backend
+            raise backend.damaged(self._replay_result.log_number_read, error) from None
+
+
 class _Journal(JournalFileBackend):
     def __init__(self, store: Store, path: str) -> None:
         self._store, self._path = store, path
@@ -61,17 +80,49 @@ class _Journal(JournalFileBackend):
         """The entries from that number on. Optuna's own notes where each begins, a kilobyte for a
         trial; here only the last.
         """
-        for entry in super().read_logs(log_number_from):
-            if "param_name" in entry:  # Optuna keeps the names with every trial
-                entry["param_name"] = sys.intern(entry["param_name"])
-            if "user_attr" in entry:
-                entry["user_attr"] = {
-                    sys.intern(name): value for name, value in entry["user_attr"].items()
-                }
+        entries = super().read_logs(log_number_from)
+        for line in itertools.count(log_number_from + 1):
+            try:
+                with self._store.explained(self._path):
+                    entry = next(entries)
+                if "param_name" in entry:  # Optuna keeps the names with every trial
+                    entry["param_name"] = sys.intern(entry["param_name"])
+                if "user_attr" in entry:
+                    entry["user_attr"] = {
+                        sys.intern(name): value for name, value in entry["user_attr"].items()
+                    }
+            except StopIteration:
+                break
+            except (ValueError, TypeError, AttributeError) as error:
+                raise self.damaged(line, error) from None
             yield entry
         begins = self._log_number_offset
         last = max(begins)
         self._log_number_offset = {0: 0, last: begins[last]}
+        self._check_rest(last)
+
+    def _check_rest(self, lines: int) -> None:
+        """Raise `StoreError` when a whole line that is no JSON follows the `lines` that were read.
+
+        Optuna passes over one at the end, since it may be half written; whole ones end with a line
+        break.
+        """
+        with open(self._file_path, "rb") as content:
+            content.seek(self._log_number_offset[lines])
+            line = content.readline()
+        if line.endswith(b"\n"):
+            try:
+                json.loads(line)
+            except ValueError as error:
+                raise self.damaged(lines + 1, error) from None
+
+    def damaged(self, line: int, error: Exception) -> StoreError:
+        """The error about a line of the file, counted from 1."""
+        file = self._store.local_path(self._path)
+        return StoreError(
+            f"{file}, line {line}: damaged ({type(error).__name__}: {error}); "
+            "restore the file, or remove that line and lose what it says"
+        )
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add entries, after whole ones only; inside `together` when it ends."""

@@ -5,6 +5,7 @@ disk.
 from __future__ import annotations
 
 import gc
+import re
 import threading
 import time
 import tracemalloc
@@ -148,3 +149,46 @@ def test_trials_that_have_ended_share_their_names_and_distributions(store: Store
         optuna.load_study(study_name="s", storage=journal(store, "search.journal")).trials
         == search.trials
     )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{not json",
+        b"\xff\xfe{}",
+        b"[1, 2]",
+        b"7",
+        b"{}",
+        b'{"op_code": 99}',
+        b'{"op_code": 4, "worker_id": "x"}',
+        b'{"op_code": 0, "study_name": "t", "directions": ["up"], "worker_id": "x"}',
+    ],
+)
+@pytest.mark.parametrize("in_the_middle", [False, True])
+def test_a_damaged_line_is_named(store: Store, line: bytes, in_the_middle: bool) -> None:
+    """Whether it is no JSON or no entry, when the file is opened and when it is read on."""
+    reading = journal(store, "search.journal")
+    for value in (1.0, 2.0)[: 1 + in_the_middle]:
+        add(journal(store, "search.journal"), value)
+    file = store.local_path("search.journal")
+    whole = file.read_bytes()
+    first, second, *others = whole.splitlines(keepends=True)
+    assert bool(others) == in_the_middle
+    file.write_bytes(b"".join([first, second, line + b"\n", *others]))
+    named = re.escape(f"{file}, line 3: damaged (")
+    with pytest.raises(StoreError, match=named):
+        journal(store, "search.journal")
+    with pytest.raises(StoreError, match=named):
+        reading.get_all_studies()
+    file.write_bytes(whole)
+    assert len(values(store)) == 1 + in_the_middle
+
+
+def test_a_file_that_is_gone_is_said(store: Store) -> None:
+    """It is not made anew: whoever deleted the store would find half of a search there."""
+    add(storage := journal(store, "search.journal"), 1.0)
+    file = store.local_path("search.journal")
+    file.unlink()
+    with pytest.raises(StoreError, match=r"search\.journal cannot be reached"):
+        add(storage, 2.0)
+    assert not file.exists()
