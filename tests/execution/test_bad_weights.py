@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -38,32 +38,38 @@ def data_of(source: str, **changes: int) -> Data:
     )
 
 
+@dataclass(frozen=True)
+class Finished:
+    """A store with a finished job on digits, its weights and its manifest."""
+
+    store: Store
+    job: Job
+    weights: bytes
+    manifest: bytes
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Job, bytes]:
-    """A store with a finished job on digits, and the weights that it has left."""
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     store = Store.open(str(tmp_path_factory.mktemp("store")))
     job = Job(recipe=RECIPE, data=data_of("digits"), seed=0)
     for _ in run_job(store, job, WorkerResources()):
         pass
     record = find_job(store, job.id)
     assert record is not None
-    return store, job, record.record.read(WEIGHTS)
+    manifest = store.read(f"jobs/{job.id}/{MANIFEST}")
+    assert manifest is not None
+    return Finished(store, job, record.record.read(WEIGHTS), manifest)
 
 
-def put(store: Store, job: Job, weights: bytes) -> None:
+def put(finished: Finished, weights: bytes) -> None:
     """Let the record have these weights, under a manifest that fits them."""
-    manifest = f"jobs/{job.id}/{MANIFEST}"
-    content = store.read(manifest)
-    if content is None:
-        (aside,) = (path for path, *_ in store.tree(f"jobs/{job.id}") if MANIFEST in path)
-        content = store.read(aside)
-    assert content is not None
-    stored = json.loads(content)
-    stored.pop("sha256")
-    entry = stored["files"][WEIGHTS]
+    store, manifest = finished.store, json.loads(finished.manifest)
+    del manifest["sha256"]
+    entry = manifest["files"][WEIGHTS]
     store.write(entry["path"], weights)
     entry |= {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}
-    store.write(manifest, json.dumps(stored | {"sha256": _seal(stored)}).encode())
+    content = json.dumps(manifest | {"sha256": _seal(manifest)}).encode()
+    store.write(f"jobs/{finished.job.id}/{MANIFEST}", content)
 
 
 def not_a_number(weights: bytes, name: str, value: float) -> bytes:
@@ -91,14 +97,14 @@ def not_a_number(weights: bytes, name: str, value: float) -> bytes:
     ids=["truncated", "header", "empty", "zip", "nan", "inf"],
 )
 def test_weights_that_cannot_be_used_make_a_record_void(
-    changed: object, message: str, finished: tuple[Store, Job, bytes]
+    changed: object, message: str, finished: Finished
 ) -> None:
-    store, job, weights = finished
-    put(store, job, changed(weights))  # type: ignore[operator]
+    store, job = finished.store, finished.job
+    put(finished, changed(finished.weights))  # type: ignore[operator]
     with pytest.raises(DamagedError, match=f"{WEIGHTS} {message}.*; its record was set aside"):
         evaluate_on_test(store, job, CPU)
     assert find_job(store, job.id) is None
-    put(store, job, weights)
+    put(finished, finished.weights)
     evaluate_on_test(store, job, CPU)
     store.delete(f"jobs/{job.id}/evaluations")
 
@@ -112,23 +118,21 @@ def test_weights_that_cannot_be_used_make_a_record_void(
     ],
 )
 def test_weights_of_another_network_are_named(
-    settings: dict[str, str], message: str, finished: tuple[Store, Job, bytes]
+    settings: dict[str, str], message: str, finished: Finished
 ) -> None:
-    _, job, weights = finished
+    job = finished.job
     other = replace(job, recipe=replace(job.recipe, **settings))  # type: ignore[arg-type]
     with pytest.raises(RunError, match=message) as raised:
-        load_network(other, load(weights), cached_dataset(job.data))
+        load_network(other, load(finished.weights), cached_dataset(job.data))
     assert len(str(raised.value).splitlines()) == 1
     assert other.id in str(raised.value)
 
 
 @pytest.mark.parametrize("sharing", [LIVE, STORED], ids=["live", "cached"])
-def test_a_teacher_of_other_classes_is_refused(
-    sharing: Sharing, finished: tuple[Store, Job, bytes]
-) -> None:
+def test_a_teacher_of_other_classes_is_refused(sharing: Sharing, finished: Finished) -> None:
     """Before it is asked anything, whether it would answer live or from cached logits."""
-    store, teacher, weights = finished
-    put(store, teacher, weights)
+    put(finished, finished.weights)
+    store, teacher = finished.store, finished.job
     recipe = replace(RECIPE, method=EnsembleKD())
     job = Job(recipe=recipe, data=data_of("toy-spiral"), seed=0, teachers=(teacher.id,))
     with pytest.raises(RunError, match=r"predicts the 10 classes of digits, and toy-spiral has 3"):
