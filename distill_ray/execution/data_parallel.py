@@ -19,9 +19,10 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distill_ray.errors import DistillRayError, Failure, RunError
 from distill_ray.execution.checkpoint_writer import RecordBatches
-from distill_ray.execution.cluster import ON_THE_HEAD, WorkerResources
+from distill_ray.execution.cluster import ON_THE_HEAD
 from distill_ray.execution.messages import Epochs
 from distill_ray.execution.placement_group import resource_tag
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.train_job import train_here
 from distill_ray.job import Job
 from distill_ray.store import Store

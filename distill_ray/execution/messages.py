@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from distill_ray.errors import Failure
 
 if TYPE_CHECKING:
-    from distill_ray.execution.cluster import WorkerResources
+    from distill_ray.execution.resources import WorkerResources
     from distill_ray.job import Job
     from distill_ray.store import Store
 

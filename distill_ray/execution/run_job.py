@@ -17,8 +17,8 @@ import torch
 
 from distill_ray.errors import DamagedError, StoreError
 from distill_ray.execution.checkpoint_writer import RecordBatches, in_batches
-from distill_ray.execution.cluster import WorkerResources
 from distill_ray.execution.messages import Finished, Record, Work
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.train_job import cached_dataset, train_here
 from distill_ray.job import Job
 from distill_ray.records import (

@@ -25,9 +25,10 @@ from ray.tune.search import Searcher
 from distill_ray.errors import Failure, RunError
 from distill_ray.events import JobState, Observer, StudyJob
 from distill_ray.execution._ray_internals import error_of, forget_ended
-from distill_ray.execution.cluster import ON_THE_HEAD, WorkerResources
+from distill_ray.execution.cluster import ON_THE_HEAD
 from distill_ray.execution.job_runner import JobRunner
 from distill_ray.execution.messages import Finished, JobTask, Record, Task
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.records import log_path
 from distill_ray.store import Store
 

@@ -19,7 +19,7 @@ import torch
 
 from distill_ray.augmentation import AUGMENTATIONS, Augmentation
 from distill_ray.augmentation.epoch import epoch_batches
-from distill_ray.execution.cluster import WorkerResources
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.run_job import run_job
 from distill_ray.execution.sharing import LIVE as LIVE_TEACHERS
 from distill_ray.execution.sharing import trial_sharing

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import torch
 
-from distill_ray.execution.cluster import Machines, WorkerResources
+from distill_ray.execution.machines import Machines
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import LIVE as LIVE_TEACHERS
 from distill_ray.execution.sharing import Sharing, confirm_sharing, trial_sharing
 from distill_ray.job import Job, Recipe
@@ -70,7 +71,7 @@ def plan_study(state: StudyState) -> list[StagePlan]:
     resources = WorkerResources.of(study, LIVE_TEACHERS)
     worker = resources.worker()
     gpus = torch.cuda.device_count() if worker.device.type == "cuda" else 0
-    places = int(Machines({"CPU": os.cpu_count() or 1, "GPU": gpus}).places(resources))
+    places = int(Machines({"CPU": os.cpu_count() or 1, "GPU": gpus}).workers(resources))
     teachers, ids = state.teachers, state.teacher_ids
     networks = {run.job.id: make_network(run.job, dataset) for run in teachers}
     recipes = {run.job.id: run.job.recipe for run in teachers}

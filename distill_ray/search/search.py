@@ -13,8 +13,9 @@ from optuna.trial import Trial, TrialState
 
 from distill_ray.errors import RunError
 from distill_ray.events import Observer, StudyJob
-from distill_ray.execution.cluster import Cluster, WorkerResources
+from distill_ray.execution.cluster import Cluster
 from distill_ray.execution.messages import JobTask, Record
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.runner import run_tasks
 from distill_ray.execution.sharing import trial_sharing
 from distill_ray.job import Data

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from distill_ray.errors import RunError
 from distill_ray.events import JobState, Observer, Observers, StudyJob, stage
-from distill_ray.execution.cluster import Cluster, WorkerResources
+from distill_ray.execution.cluster import Cluster
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import confirm_sharing, trial_sharing
 from distill_ray.report.cautions import cautions
 from distill_ray.report.table import row_of

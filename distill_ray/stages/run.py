@@ -61,7 +61,7 @@ def run_study(
         Progress(console, study.search.objectives) as progress,
         study_lock(store, study.name),
         study_tracker(study, data, store, tracking_uri) as tracker,
-        Cluster(places.address, verbose=verbose, say=logger.info) as cluster,
+        Cluster(places.address, verbose=verbose) as cluster,
     ):
         record = MlflowRecord(tracker, study, data)
         record.study_started(store)

@@ -18,8 +18,8 @@ import numpy as np
 from distill_ray.augmentation import AUGMENTATIONS, Augmentation, Draws
 from distill_ray.errors import RunError
 from distill_ray.events import Measurement, Observer
-from distill_ray.execution.cluster import WorkerResources
 from distill_ray.execution.messages import Finished, Record, Task, Work
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import LIVE, Sharing, trial_sharing
 from distill_ray.job import SCHEMA_VERSION, Data, canonical_json
 from distill_ray.metrics import mean_log_probabilities

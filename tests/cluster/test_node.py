@@ -100,7 +100,7 @@ def work(data: str, store: str, seed: int) -> dict[str, float]:
 
     from distill_ray.augmentation import CropFlip
     from distill_ray.data import load_images, open_source
-    from distill_ray.execution.cluster import WorkerResources
+    from distill_ray.execution.resources import WorkerResources
     from distill_ray.execution.run_job import run_job
     from distill_ray.job import Data, Job, Recipe, Split
     from distill_ray.methods import Supervised

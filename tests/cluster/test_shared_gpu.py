@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from distill_ray.execution.cluster import Machines, WorkerResources
+from distill_ray.execution.machines import Machines
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.records import find_job
 from distill_ray.store import Store
 
@@ -25,12 +26,12 @@ TINY = Path(__file__).parents[1] / "tiny.yaml"
 )
 def test_how_many_fit_a_machine(cpus: float, gpus: float, places: int) -> None:
     machine = Machines({"CPU": 8, "GPU": 1})
-    assert machine.places(WorkerResources(cpus, gpus)) == places
+    assert machine.workers(WorkerResources(cpus, gpus)) == places
 
 
 @pytest.mark.parametrize(("gpus", "places"), [(0.6, 2), (0.5, 4), (0.25, 8), (1, 2), (2, 1)])
 def test_a_part_of_a_gpu_does_not_spread_over_two(gpus: float, places: int) -> None:
-    assert Machines({"CPU": 8, "GPU": 2}).places(WorkerResources(1, gpus)) == places
+    assert Machines({"CPU": 8, "GPU": 2}).workers(WorkerResources(1, gpus)) == places
 
 
 @pytest.mark.slow

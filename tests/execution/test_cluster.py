@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -9,16 +10,17 @@ import ray
 from ray._private import ray_constants
 
 from distill_ray.errors import RequestError, RunError
-from distill_ray.execution.cluster import STARTS, Cluster, Machines, WorkerResources
+from distill_ray.execution.cluster import Cluster
+from distill_ray.execution.local_ray import STARTS
+from distill_ray.execution.machines import Machines
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.study import Study
 
-LATE = "The current node timed out during startup."
+LATE = "The port is taken."
 
 
-def late(times: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let Ray be too slow that many times, as it is on a machine with much else to do; the list
-    grows with each start.
-    """
+def failing(times: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let Ray fail to start that many times; the list grows with each start."""
     starts: list[str] = []
 
     def init(address: str, **_: object) -> None:
@@ -30,8 +32,8 @@ def late(times: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return starts
 
 
-def test_a_slow_machine_may_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    starts = late(STARTS - 1, monkeypatch)
+def test_a_start_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts = failing(STARTS - 1, monkeypatch)
     with Cluster() as cluster:
         cluster.connect()
         cluster.connect()
@@ -44,7 +46,7 @@ def test_no_process_makes_an_environment_of_its_own_though_ray_was_imported_firs
     """Under `uv run` Ray would have each process do so, which takes minutes; it reads the variable
     when it is imported.
     """
-    late(0, monkeypatch)
+    failing(0, monkeypatch)
     monkeypatch.setattr(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", True)
     with Cluster() as cluster:
         cluster.connect()
@@ -54,10 +56,13 @@ def test_no_process_makes_an_environment_of_its_own_though_ray_was_imported_firs
 def test_a_machine_where_ray_does_not_start_is_a_failure_with_the_reason(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    starts = late(STARTS, monkeypatch)
+    starts = failing(STARTS, monkeypatch)
     with (
         Cluster() as cluster,
-        pytest.raises(RunError, match=f"Ray did not start on this machine, tried 3 times: {LATE}$"),
+        pytest.raises(
+            RunError,
+            match=rf"Ray did not start on this machine, tried {STARTS} times: {LATE}; its logs are in /",
+        ),
     ):
         cluster.connect()
     assert len(starts) == STARTS
@@ -66,7 +71,7 @@ def test_a_machine_where_ray_does_not_start_is_a_failure_with_the_reason(
 def test_a_cluster_that_does_not_answer_is_a_wrong_request(
     monkeypatch: pytest.MonkeyPatch, free_port: Callable[[], int]
 ) -> None:
-    starts = late(1, monkeypatch)
+    starts = failing(1, monkeypatch)
     with (
         Cluster("auto") as cluster,
         pytest.raises(RequestError, match=f"no Ray cluster at --address auto: {LATE}$"),
@@ -82,27 +87,28 @@ def test_a_cluster_that_does_not_answer_is_a_wrong_request(
 
 
 def test_gpus_that_a_study_leaves_alone_are_said_once(
-    tiny_study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+    tiny_study: Callable[..., Study],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     machine = {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 2.0}}
     monkeypatch.setattr(ray, "nodes", lambda: [machine])
-    said: list[str] = []
-    cluster = Cluster(say=said.append)
+    caplog.set_level("INFO", "distill_ray")
+    cluster = Cluster()
     for _ in range(2):
         cluster.check(tiny_study())
-    assert said == [
-        "training on CPUs: to use the cluster's GPUs set resources.gpus_per_worker to 1, or to 0.25 to share each"
+    assert caplog.messages == [
+        "training on CPUs: to use the cluster's GPUs set resources.gpus_per_worker to 1, "
+        "or to 0.25 to share each"
     ]
-    said.clear()
-    Cluster(say=said.append).check(tiny_study("resources.gpus_per_worker=0.5"))
-    assert said == []
+    caplog.clear()
+    Cluster().check(tiny_study("resources.gpus_per_worker=0.5"))
+    assert caplog.messages == []
     with pytest.raises(
         RequestError,
         match=r"workers of 1 CPU and 2 GPU do not fit the cluster, which has 4 CPU and 2 GPU",
     ):
-        Cluster(say=said.append).check(
-            tiny_study("resources.gpus_per_worker=2", "resources.workers_per_trial=2")
-        )
+        Cluster().check(tiny_study("resources.gpus_per_worker=2", "resources.workers_per_trial=2"))
 
 
 def test_ray_client_is_refused() -> None:
@@ -120,3 +126,57 @@ def test_machines_without_a_limit_have_room_for_everything(
     cluster = Cluster()
     monkeypatch.setattr(cluster, "_possible", lambda: [Machines({"CPU": 1.0}, float("inf"))])
     assert cluster.capacity(2, WorkerResources()) > 10**6
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (PermissionError(13, "Permission denied", "/tmp/ray/session_1"), "set RAY_TMPDIR to anot"),
+        (OSError("AF_UNIX path length cannot exceed 107 bytes: /x"), "with a short path"),
+        (OSError(28, "No space left on device"), "RAY_TMPDIR names another folder"),
+    ],
+)
+def test_a_folder_that_ray_cannot_use_is_named_with_the_remedy(
+    error: OSError, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts: list[str] = []
+
+    def init(address: str, **_: object) -> None:
+        starts.append(address)
+        raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    with Cluster() as cluster, pytest.raises(RunError) as raised:
+        cluster.connect()
+    assert remedy in str(raised.value) and (error.strerror or str(error)) in str(raised.value)
+    assert starts == ["local"], "another attempt would meet the same"
+
+
+def test_variables_of_a_cluster_started_here_are_gone_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A notebook may join another cluster later, which has another token."""
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    seen: dict[str, str] = {}
+    monkeypatch.setattr(ray, "init", lambda **_: seen.update(os.environ))
+    with Cluster() as cluster:
+        cluster.connect()
+    assert seen["RAY_AUTH_MODE"] == "token" and len(seen["RAY_AUTH_TOKEN"]) == 64
+    assert not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN"} & set(os.environ)
+
+
+@pytest.mark.parametrize("place", ["ray://head:10001", "http://127.0.0.1:8265"])
+def test_a_foreign_address_in_the_environment_is_named(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", place)
+    with (
+        Cluster("auto") as cluster,
+        pytest.raises(RequestError, match=rf"--address auto \(RAY_ADDRESS={place}\)"),
+    ):
+        cluster.connect()
+    starts = failing(0, monkeypatch)
+    with Cluster() as cluster:
+        cluster.connect()
+    assert starts == ["local"], "without --address it has no say"

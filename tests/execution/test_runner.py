@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from distill_ray.errors import DamagedError, RunError, StoreError
-from distill_ray.execution.cluster import Cluster, WorkerResources
+from distill_ray.execution.cluster import Cluster
 from distill_ray.execution.messages import Finished, Record, Task
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.runner import run_in_parallel
 
 

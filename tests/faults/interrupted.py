@@ -23,7 +23,7 @@ from optuna.trial import TrialState
 
 from distill_ray.errors import DistillRayError, RunError
 from distill_ray.events import JobState, StudyJob
-from distill_ray.execution.cluster import WorkerResources
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.run_job import run_job
 from distill_ray.execution.sharing import STORED
 from distill_ray.execution.train_job import teachers_of

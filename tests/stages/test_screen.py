@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill_ray.augmentation import Additional, Augmentation, Crop, CutMix, Cutout, Identity
 from distill_ray.augmentation.augmentation import Part
-from distill_ray.execution.cluster import WorkerResources
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.run_job import run_job
 from distill_ray.execution.sharing import trial_sharing
 from distill_ray.job import Data, Job, Recipe

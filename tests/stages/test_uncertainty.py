@@ -17,7 +17,7 @@ from distill_ray.augmentation.kernels.shifts import LEVELS, shifted
 from distill_ray.cli import main
 from distill_ray.data import load_images, open_source
 from distill_ray.errors import RequestError
-from distill_ray.execution.cluster import WorkerResources
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.run_job import run_job
 from distill_ray.execution.train_job import cached_dataset
 from distill_ray.job import Data

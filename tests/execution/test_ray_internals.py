@@ -1,0 +1,192 @@
+"""What we use of Ray's private parts, tried on the real ones: an upgrade of Ray that changes them
+shows here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import ipaddress
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from ray._private import node, ray_constants, services
+
+from distill_ray.execution import _ray_internals as internals
+from distill_ray.execution.cluster import Cluster
+
+
+@pytest.fixture
+def raylet(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that looks like Ray's raylet."""
+    program = tmp_path / "ray" / "raylet"
+    program.parent.mkdir()
+    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
+    with subprocess.Popen([str(program), "600"]) as process:
+        yield process
+        process.kill()
+
+
+def test_a_node_is_waited_for_as_long_as_its_raylet_lives(
+    raylet: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "services.get_node(" in inspect.getsource(node.Node.__init__)
+    asked: list[Any] = []
+
+    def get_node(*arguments: Any) -> dict[str, str]:
+        asked.append(arguments)
+        if len(asked) < 3:
+            raise RuntimeError("no such node yet")
+        return {"node": "here"}
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    with internals.patient_start():
+        assert services.get_node("address", "id") == {"node": "here"}
+        assert asked == [("address", "id")] * 3
+        asked.clear()
+        internals.end_processes(internals.processes_of_ray())
+        assert raylet.wait(10) != 0
+        with pytest.raises(RuntimeError, match="no such node"):
+            services.get_node("address", "id")
+        assert len(asked) == 1
+    assert services.get_node is get_node
+
+
+def test_the_error_of_a_trial_is_the_one_that_tune_keeps(tmp_path: Path) -> None:
+    from ray.train._internal.storage import StorageContext
+    from ray.tune.error import TuneError
+    from ray.tune.experiment import Trial
+
+    storage = StorageContext(str(tmp_path), experiment_dir_name="search")
+    trial = Trial("nothing", stub=True, storage=storage)
+    assert isinstance(internals.error_of(trial), RuntimeError)
+    trial.init_local_path()
+    trial.handle_error(ray.exceptions.RayTaskError("f", "trace", ValueError("no")))
+    error = internals.error_of(trial)
+    assert isinstance(error, ray.exceptions.RayTaskError) and str(error.cause) == "no"
+    assert issubclass(TuneError, Exception)
+
+
+def test_the_constants_are_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", True)
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    internals.no_uv_environments()
+    internals.on_loopback()
+    assert not ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
+    assert services.get_node_ip_address() in ("127.0.0.1", "::1")
+
+
+def listening() -> dict[tuple[str, int], str]:
+    """The sockets on which this process and those that it has started wait for connections."""
+    sockets = {}
+    me = psutil.Process()
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            connections = process.net_connections(kind="inet")
+            command = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        for connection in connections:
+            if connection.status == psutil.CONN_LISTEN:
+                sockets[connection.laddr.ip, connection.laddr.port] = command
+    return sockets
+
+
+def test_a_cluster_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listens on loopback only, and its workers do not import from the working directory, nor
+    need it once they have started.
+    """
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "colorsys.py").write_text("raise ImportError('the wrong one')\n")
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", ".")])
+    before = listening()
+    with Cluster() as cluster:
+        cluster.connect()
+
+        @ray.remote
+        def look() -> tuple[str, list[str]]:
+            import colorsys
+
+            return colorsys.__file__, sys.path
+
+        file, path = ray.get(look.remote())
+        assert Path(file).parent != here and str(here) not in path
+        time.sleep(2)  # until agents listen too
+        opened = {place: name for place, name in listening().items() if place not in before}
+        assert opened
+        outside = {
+            place: name
+            for place, name in opened.items()
+            if not ipaddress.ip_address(place[0]).is_loopback
+        }
+        assert not outside
+        assert internals.autoscaler_groups() == []
+        assert internals.processes_of_ray()
+    deadline = time.monotonic() + 60
+    while internals.processes_of_ray() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not internals.processes_of_ray()
+
+
+def test_a_notebook_keeps_its_own_ray(tmp_path: Path) -> None:
+    """A study in a process that uses Ray already takes that, and leaves it and its actors alone."""
+    program = textwrap.dedent(
+        """
+        import ray
+        from distill_ray.errors import RequestError
+        from distill_ray.execution.cluster import Cluster
+
+        ray.init(address="local", include_dashboard=False, object_store_memory=100 * 2**20)
+
+        @ray.remote
+        class Counter:
+            def add(self):
+                return 1
+
+        counter = Counter.remote()
+        address = ray.get_runtime_context().gcs_address
+        for asked in (None, "auto", address):
+            with Cluster(asked) as cluster:
+                cluster.connect()
+                assert ray.get_runtime_context().gcs_address == address
+            assert ray.get(counter.add.remote()) == 1
+        try:
+            with Cluster("127.0.0.1:1") as cluster:
+                cluster.connect()
+        except RequestError as error:
+            assert address in str(error), error
+        else:
+            raise AssertionError("another cluster")
+        assert ray.get(counter.add.remote()) == 1
+        print("kept")
+        """
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.stdout.split()[-1:] == ["kept"], done.stderr
+
+
+def test_orders_of_an_older_tune_are_left_alone() -> None:
+    trials = [SimpleNamespace(is_finished=lambda: True, trial_id="a")]
+    internals.forget_ended(SimpleNamespace(get_trials=lambda: trials))
+    assert trials == []
