@@ -37,6 +37,14 @@ def on_loopback() -> None:
     ray_constants.ENABLE_RAY_CLUSTER = False
 
 
+def read_token_again() -> None:
+    """Let this process use the token that its environment has now; Ray keeps the first that it saw."""
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+
+
 @contextlib.contextmanager
 def patient_start() -> Iterator[None]:
     """While Ray starts, wait for its raylet as long as that lives, where Ray waits 30 seconds."""

@@ -18,6 +18,7 @@ from distill_ray.execution._ray_internals import (
     on_loopback,
     patient_start,
     processes_of_ray,
+    read_token_again,
 )
 
 logger = logging.getLogger(__name__)
@@ -55,9 +56,11 @@ def start_ray(*, verbose: bool = False) -> Iterator[None]:
     `RunError` with cause and remedy when they do not start; none of them is left behind.
     """
     with contextlib.ExitStack() as cleanup:
-        cleanup.enter_context(_variables())
         import ray
 
+        cleanup.callback(read_token_again)
+        cleanup.enter_context(_variables())
+        read_token_again()
         no_uv_environments()
         on_loopback()
         notice = threading.Timer(NOTICE_S, logger.info, [_WAITING])

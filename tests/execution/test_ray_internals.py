@@ -7,20 +7,20 @@ from __future__ import annotations
 import inspect
 import ipaddress
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 import ray
 from ray._private import node, ray_constants, services
+from ray.train._internal.storage import StorageContext
+from ray.tune.experiment import Trial
 
 from distill_ray.execution import _ray_internals as internals
 from distill_ray.execution.cluster import Cluster
@@ -31,8 +31,8 @@ def raylet(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A process that looks like Ray's raylet."""
     program = tmp_path / "ray" / "raylet"
     program.parent.mkdir()
-    shutil.copy(shutil.which("sleep") or "/bin/sleep", program)
-    with subprocess.Popen([str(program), "600"]) as process:
+    program.symlink_to(sys.executable)
+    with subprocess.Popen([str(program), "-c", "import time; time.sleep(600)"]) as process:
         yield process
         process.kill()
 
@@ -55,26 +55,11 @@ def test_a_node_is_waited_for_as_long_as_its_raylet_lives(
         assert asked == [("address", "id")] * 3
         asked.clear()
         internals.end_processes(internals.processes_of_ray())
-        assert raylet.wait(10) != 0
+        assert not internals.processes_of_ray()
         with pytest.raises(RuntimeError, match="no such node"):
             services.get_node("address", "id")
         assert len(asked) == 1
     assert services.get_node is get_node
-
-
-def test_the_error_of_a_trial_is_the_one_that_tune_keeps(tmp_path: Path) -> None:
-    from ray.train._internal.storage import StorageContext
-    from ray.tune.error import TuneError
-    from ray.tune.experiment import Trial
-
-    storage = StorageContext(str(tmp_path), experiment_dir_name="search")
-    trial = Trial("nothing", stub=True, storage=storage)
-    assert isinstance(internals.error_of(trial), RuntimeError)
-    trial.init_local_path()
-    trial.handle_error(ray.exceptions.RayTaskError("f", "trace", ValueError("no")))
-    error = internals.error_of(trial)
-    assert isinstance(error, ray.exceptions.RayTaskError) and str(error.cause) == "no"
-    assert issubclass(TuneError, Exception)
 
 
 def test_the_constants_are_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,6 +88,22 @@ def listening() -> dict[tuple[str, int], str]:
     return sockets
 
 
+def is_loopback(address: str) -> bool:
+    place = ipaddress.ip_address(address)
+    return (getattr(place, "ipv4_mapped", None) or place).is_loopback
+
+
+def check_error_of_trial(folder: Path) -> None:
+    """The error of a trial is the one that Tune keeps; it needs a session of Ray's."""
+    storage = StorageContext(str(folder), experiment_dir_name="search", trial_dir_name="trial")
+    trial = Trial("nothing", stub=True, storage=storage)
+    assert isinstance(internals.error_of(trial), RuntimeError)
+    Path(trial.local_path).mkdir(parents=True, exist_ok=True)
+    trial.handle_error(ray.exceptions.RayTaskError("f", "trace", ValueError("no")))
+    error = internals.error_of(trial)
+    assert isinstance(error, ray.exceptions.RayTaskError) and str(error.cause) == "no"
+
+
 def test_a_cluster_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It listens on loopback only, and its workers do not import from the working directory, nor
     need it once they have started.
@@ -127,13 +128,9 @@ def test_a_cluster_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         time.sleep(2)  # until agents listen too
         opened = {place: name for place, name in listening().items() if place not in before}
         assert opened
-        outside = {
-            place: name
-            for place, name in opened.items()
-            if not ipaddress.ip_address(place[0]).is_loopback
-        }
-        assert not outside
+        assert not [place for place in opened if not is_loopback(place[0])], opened
         assert internals.autoscaler_groups() == []
+        check_error_of_trial(tmp_path)
         assert internals.processes_of_ray()
     deadline = time.monotonic() + 60
     while internals.processes_of_ray() and time.monotonic() < deadline:
@@ -184,9 +181,3 @@ def test_a_notebook_keeps_its_own_ray(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout.split()[-1:] == ["kept"], done.stderr
-
-
-def test_orders_of_an_older_tune_are_left_alone() -> None:
-    trials = [SimpleNamespace(is_finished=lambda: True, trial_id="a")]
-    internals.forget_ended(SimpleNamespace(get_trials=lambda: trials))
-    assert trials == []
