@@ -39,10 +39,11 @@ def on_loopback() -> None:
 
 def read_token_again() -> None:
     """Let this process use the token that its environment has now; Ray keeps the first that it saw."""
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray import _raylet
 
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    compiled: Any = _raylet  # its stubs leave these out
+    compiled.Config.initialize("")
+    compiled.AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextlib.contextmanager
