@@ -36,7 +36,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from distill_ray.errors import DamagedError, RequestError, StoreError
+from distill_ray.addresses import check_scheme, masked, masked_text
+from distill_ray.errors import DamagedError, RequestError, StoreError, first_line
 from distill_ray.folders import remove, walk
 
 logger = logging.getLogger(__name__)
@@ -54,15 +55,6 @@ READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 DAMAGED = ".damaged-"
 """What follows the name of a file that was set aside, before some digits."""
-
-
-def shown(uri: str) -> str:
-    """A store's address as it may be printed: without user, password and what follows a question
-    mark.
-    """
-    scheme, separator, rest = uri.partition("?")[0].partition("://")
-    host, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else uri
 
 
 @dataclass(frozen=True)
@@ -134,9 +126,9 @@ def _parsed(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         base, path = fs.FileSystem.from_uri(uri)
     except ValueError as error:
-        reason = str(error).replace(uri, shown(uri))
+        reason = masked_text(str(error), uri)
         raise RequestError(
-            f"store {shown(uri)}: not understood ({reason}); choose another with --store"
+            f"store {masked(uri)}: not understood ({reason}); choose another with --store"
         ) from None
     return base, path
 
@@ -177,10 +169,10 @@ class Store:
                     "another"
                 )
         except OSError as error:
-            reason = str(error).replace(uri, shown(uri))
+            reason = masked_text(str(error), uri)
             wanted = "written" if make else "read"
             raise RequestError(
-                f"store {shown(uri)}: cannot be {wanted} ({reason}); choose another with --store"
+                f"store {masked(uri)}: cannot be {wanted} ({reason}); choose another with --store"
             ) from None
         return store
 
@@ -190,8 +182,15 @@ class Store:
 
         Raises `RequestError` when the URI is no address of a store.
         """
-        folder = _parsed(uri)[1] if uri.startswith("file://") else uri
-        return cls(folder if "://" in folder else str(Path(folder).expanduser().absolute()))
+        if "://" not in uri:  # of a complete address, pyarrow knows whether it is one
+            check_scheme(uri, "store")
+        folder = _parsed(uri)[1] if uri.startswith("file:") else uri
+        if "://" in folder:
+            return cls(folder)
+        try:
+            return cls(str(Path(folder).expanduser().absolute()))
+        except RuntimeError as error:  # ~nobody
+            raise RequestError(f"store {folder}: {first_line(error)}") from None
 
     def _exists(self, path: str) -> bool:
         if self.is_local:
@@ -220,7 +219,7 @@ class Store:
     @property
     def shown(self) -> str:
         """The address without credentials and options: the only form in which it is printed."""
-        return self.uri if self.is_local else shown(self.uri)
+        return self.uri if self.is_local else masked(self.uri)
 
     @property
     def is_local(self) -> bool:

@@ -21,13 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import distill_ray
+from distill_ray.addresses import masked
 from distill_ray.cli import main
 from distill_ray.errors import DistillRayError, RequestError
 from distill_ray.records import WEIGHTS, find_job
 from distill_ray.resolve import data_of
 from distill_ray.search.history import open_history
 from distill_ray.search.warm_start import earlier_trials
-from distill_ray.store import MANIFEST, Store, _seal, shown
+from distill_ray.store import MANIFEST, Store, _seal
 from distill_ray.study import load_study
 from distill_ray.tracking import check_tracking
 from distill_ray.training.checkpoint import is_intact
@@ -128,10 +129,10 @@ def test_logs_reads_logs_only(what: str, tmp_path: Path) -> None:
 
 def test_addresses_are_shown_without_credentials() -> None:
     assert (
-        shown("s3://key:hidden@bucket/a?endpoint_override=x&secret_key=hidden") == "s3://bucket/a"
+        masked("s3://key:hidden@bucket/a?endpoint_override=x&secret_key=hidden") == "s3://bucket/a"
     )
-    assert shown("/a folder/with @ and ?") == "/a folder/with @ and ?"
-    assert shown("s3://bucket") == "s3://bucket"
+    assert masked("/a folder/with @ and ?") == "/a folder/with @ and ?"
+    assert masked("s3://bucket") == "s3://bucket"
     for address in (
         "s3://key:hidden@nowhere/x?scheme=http&endpoint_override=127.0.0.1:1&retry=hidden",
         "nofs://a:hidden@b/c",

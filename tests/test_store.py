@@ -432,3 +432,19 @@ def test_nothing_outside_the_store_is_removed(local: Store, outside: Path, path:
     with pytest.raises(StoreError, match="is not below"):
         local.delete(path)
     assert (outside / "precious").exists() and Path(local.uri).exists()
+
+
+@pytest.mark.parametrize("uri", ["s3//KEY:SECRET@b/x", "s3:/KEY:SECRET@b/x", "s3:x", "abc:x"])
+def test_a_mistyped_address_is_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match="write one of file://, s3://") as caught:
+        Store.open(uri)
+    assert "SECRET" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_home_of_nobody() -> None:
+    with pytest.raises(RequestError, match="store ~nosuchuser/x: "):
+        Store.at("~nosuchuser/x")

@@ -200,10 +200,10 @@ def compare(
       distill-ray compare kd.yaml latent-be.yaml
       distill-ray compare my.yaml@old-store my.yaml@new-store --json
     """
+    from distill_ray.addresses import masked
     from distill_ray.report.compare import as_json, as_text, compare_studies
     from distill_ray.stages.collect import load_results
     from distill_ray.stages.locations import Locations
-    from distill_ray.store import shown as shown_store
 
     found = [_place(each, store) for each in studies]
     results = [
@@ -212,7 +212,7 @@ def compare(
     ]
     names = [each.name for each in results]
     shown = [
-        name if names.count(name) == 1 else f"{name}@{shown_store(place)}"
+        name if names.count(name) == 1 else f"{name}@{masked(place)}"
         for name, (_, place) in zip(names, found, strict=True)
     ]
     if len(set(shown)) < len(shown):

@@ -112,7 +112,6 @@ def show(results: StudyResults, store: str) -> None:
     from distill_ray.report.comparison import comparisons
     from distill_ray.report.summary import headline
     from distill_ray.report.table import as_text
-    from distill_ray.store import shown
 
     rows = results.rows
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 120
@@ -123,7 +122,7 @@ def show(results: StudyResults, store: str) -> None:
         for caution in cautions(rows):
             click.echo(click.wrap_text(for_terminal(f"caution: {caution}"), width))
     else:
-        click.echo(f"{results.name}: no results yet in {shown(store)}")
+        click.echo(f"{results.name}: no results yet in {masked(store)}")
     if results.screening:
         from distill_ray.report.screening import as_text as screening_text
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from distill_ray.addresses import masked_text
 from distill_ray.events import JobState
 from distill_ray.job import Computation, differences
 from distill_ray.records import Predictions
@@ -177,7 +178,7 @@ class StudyResults:
 
     def __post_init__(self) -> None:
         for name in ("study_file", "command", "tracking_uri"):
-            object.__setattr__(self, name, without_credentials(getattr(self, name)))
+            object.__setattr__(self, name, masked_text(getattr(self, name)))
 
     def contender(self, name: str) -> Contender | None:
         """The contender called `name`, if it is there."""
@@ -204,8 +205,3 @@ class StudyResults:
     def split(self) -> Literal["test", "validation"]:
         """The split that the report compares on: test as soon as a contender was evaluated there."""
         return "test" if any(contender.test for contender in self.contenders) else "validation"
-
-
-def without_credentials(text: str) -> str:
-    """`text` with the user and password of every URI in it taken out."""
-    return re.sub(r"://[^/\s'\"]*@", "://", text)
