@@ -4,10 +4,14 @@ clear refusals.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
+import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,12 +143,22 @@ def test_the_card_says_what_it_is_and_how_to_load_it(finished_study: Any, tmp_pa
     (accuracy,) = [line for line in card.splitlines() if line.startswith("| accuracy |")]
     value, low, high = (float(word) for word in accuracy.replace(" to ", " | ").split("|")[2:5])
     assert low <= value <= high
-    code = card.partition("```python\n")[2].partition("```")[0].replace("FOLDER", str(out))
-    found: dict[str, Any] = {
-        "images": np.array(load_images(open_source("digits"), "test").images[:3])
-    }
-    exec(code, found)
-    assert found["probabilities"].shape == (3, 10)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_example_of_the_card_runs(finished_study: Any, tmp_path: Path, format: str) -> None:
+    out = tmp_path / "model"
+    assert run_export(finished_study, out, "--format", format) == 0
+    pixels = np.array(load_images(open_source("digits"), "test").images[:1])
+    Image.fromarray(pixels[0, :, :, 0]).save(tmp_path / "digit.png")
+    card = (out / "README.md").read_text()
+    usage, reading = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    variables: dict[str, Any] = {}
+    exec(reading.replace("IMAGE", str(tmp_path / "digit.png"), 1), variables)
+    np.testing.assert_array_equal(variables["images"], pixels)
+    exec(usage.replace("FOLDER", str(out)), variables)
+    expected = open_model(out).predict(pixels)
+    np.testing.assert_allclose(variables["probabilities"], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("format", ["safetensors", "torch-export", "onnx"])
@@ -208,6 +222,170 @@ def test_refusals(
     )
     assert main(["predict", str(tmp_path), str(tmp_path / "x.png")]) == 2
     assert "no model in this folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda folder: (folder / "link").symlink_to(folder / "empty"), "link"),
+        (lambda folder: (folder / "link").symlink_to(folder / "missing"), "link"),
+        (lambda folder: (folder / "link").symlink_to(folder / "link"), "link"),
+        (lambda folder: (folder / "file").touch(), "file"),
+        (lambda folder: (folder / "file").touch(), "file/x"),
+        (lambda folder: None, "x" * 300),
+        (lambda folder: None, "a\0b"),
+    ],
+    ids=["link", "dangling link", "link to itself", "file", "below a file", "long", "NUL"],
+)
+def test_names_that_no_new_folder_can_have(
+    finished_study: Any,
+    tmp_path: Path,
+    make: Callable[[Path], None],
+    name: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    make(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert run_export(finished_study, tmp_path / name) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "name a" in line and "unexpectedly" not in line and "\0" not in line
+    assert sorted(tmp_path.iterdir()) == before
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_an_empty_folder_and_the_longest_name_will_do(finished_study: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "x" * 255, "new/below"):
+        assert run_export(finished_study, tmp_path / name) == 0
+        assert open_model(tmp_path / name).class_names == tuple("0123456789")
+
+
+def change(**values: Any) -> Callable[[Path], None]:
+    """Overwrites values of `champion.json`."""
+
+    def tamper(folder: Path) -> None:
+        description = json.loads((folder / "champion.json").read_text())
+        (folder / "champion.json").write_text(json.dumps(description | values))
+
+    return tamper
+
+
+def change_network(**values: Any) -> Callable[[Path], None]:
+    def tamper(folder: Path) -> None:
+        network = json.loads((folder / "champion.json").read_text())["network"]
+        change(network=network | values)(folder)
+
+    return tamper
+
+
+UNKNOWN = {"family": "model", "name": "no", "value": "no_such:X", "package": "no", "version": "1"}
+TAMPERED = {
+    "temperature 0": change(temperature=0),
+    "temperature NaN": change(temperature=float("nan")),
+    "temperature text": change(temperature="1"),
+    "temperature missing": change(temperature=None),
+    "no JSON": lambda folder: (folder / "champion.json").write_text("{"),
+    "a list": lambda folder: (folder / "champion.json").write_text("[]"),
+    "deep": lambda folder: (folder / "champion.json").write_text("[" * 100_000),
+    "bytes": lambda folder: (folder / "champion.json").write_bytes(b"\xff\xfe\x00"),
+    "empty": lambda folder: (folder / "champion.json").write_bytes(b""),
+    "old format": change(format=1),
+    "no classes": change(class_names=[]),
+    "classes of another kind": change(class_names=[1, 2]),
+    "fewer classes": change(class_names=["a", "b"]),
+    "huge image": change(image_shape=[10**9, 10**9, 3]),
+    "other image": change(image_shape=[9, 8, 1]),
+    "dtype": change(dtype="float64"),
+    "file elsewhere": change(file="../weights.safetensors"),
+    "file missing": change(file="weights2.safetensors"),
+    "unknown model": change_network(model="no-such-net"),
+    "another model": change_network(model="wrn-16-2"),
+    "unknown method": change_network(method={"name": "no-such"}),
+    "wrong setting": change_network(method={"name": "hydra", "heads": -3}),
+    "unknown extension": change_network(extensions=[UNKNOWN]),
+    "other extension": change_network(extensions=[{"value": "os:system"}]),
+    "weights cut": lambda folder: _cut(folder / "weights.safetensors"),
+    "weights gone": lambda folder: (folder / "weights.safetensors").unlink(),
+}
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("tampering", TAMPERED)
+def test_tampered_models_are_refused_in_one_line(
+    model: Path, tmp_path: Path, tampering: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    TAMPERED[tampering](model)
+    Image.new("L", (8, 8), 100).save(tmp_path / "x.png")
+    capsys.readouterr()
+    assert main(["predict", str(model), str(tmp_path / "x.png")]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    (line,) = output.err.splitlines()
+    assert str(model) in line and "unexpectedly" not in line
+
+
+@pytest.mark.parametrize(
+    ("format", "file"), [("onnx", "model.onnx"), ("torch-export", "model.pt2")]
+)
+def test_tampered_graphs_are_refused(
+    finished_study: Any,
+    tmp_path: Path,
+    format: str,
+    file: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With a digest that is right too: what then loads is no graph of ours."""
+    out = tmp_path / "model"
+    assert run_export(finished_study, out, "--format", format) == 0
+    Image.new("L", (8, 8), 100).save(tmp_path / "x.png")
+    whole = (out / file).read_bytes()
+    middle = len(whole) // 2
+    damages = [b"", b"no graph", whole[:middle], whole[:middle] + b"\0" * (len(whole) - middle)]
+    for content in damages:
+        (out / file).write_bytes(content)
+        for digest in (None, hashlib.sha256(content).hexdigest()):
+            if digest is not None:
+                change(sha256=digest)(out)
+            capsys.readouterr()
+            assert main(["predict", str(out), str(tmp_path / "x.png")]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert "export it again" in line
+        change(sha256=hashlib.sha256(whole).hexdigest())(out)
+
+
+def test_pipes_devices_and_impossible_names_are_no_images(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    capsys.readouterr()
+    for path, message in (
+        (str(tmp_path / "pipe"), "not a file"),
+        ("/dev/zero", "not a file"),
+        (str(tmp_path), "not a file"),
+        ("a\0b.png", "embedded null"),
+        ("x" * 5000, "File name too long"),
+        ("\x1b[2Jx.png", r"\x1b[2Jx.png: no such file"),
+    ):
+        assert main(["predict", str(model), path]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line and "\x1b" not in line
+
+
+def test_predict_prints_nothing_that_a_terminal_obeys(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(class_names=[f"\x1b[31m{index}\n" for index in range(10)])(model)
+    file = tmp_path / "a\x1bb.png"
+    Image.new("L", (8, 8), 100).save(file)
+    capsys.readouterr()
+    assert main(["predict", str(model), str(file)]) == 0
+    output = capsys.readouterr().out
+    assert "\x1b" not in output and len(output.splitlines()) == 1
+    assert r"a\x1bb.png" in output and r"\x1b[31m" in output
 
 
 @pytest.fixture

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
+from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
 from safetensors.torch import save
 
 from distill_ray.export import open_model
@@ -26,12 +29,8 @@ STUDENTS += [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("format", ["torch-export", "onnx"])
-@pytest.mark.parametrize(("method", "model"), STUDENTS)
-def test_graphs_say_what_the_network_says(
-    method: str, model: str, format: str, tmp_path: Path
-) -> None:
+def champion_of(method: str, model: str, sharpness: float = 1.0) -> StudentModel:
+    """A student that was never trained; `sharpness` multiplies the logits, as training would."""
     job = Job(recipe=Recipe(model=model, method=METHODS[method]()), data=DATA, seed=3)
     plain = build_model(
         model,
@@ -41,14 +40,58 @@ def test_graphs_say_what_the_network_says(
         std=(0.2, 0.3, 0.2),
         seed=3,
     )
-    weights = job.recipe.method.deployed_like(plain).state_dict()
-    champion = StudentModel(
-        job,
-        save({name: tensor.contiguous() for name, tensor in weights.items()}),
-        tuple("abcd"),
-        IMAGES[:2],
-        1.7,
-    )
+    weights = {
+        name: tensor * sharpness if "classifier" in name else tensor.contiguous()
+        for name, tensor in job.recipe.method.deployed_like(plain).state_dict().items()
+    }
+    return StudentModel(job, save(weights), tuple("abcd"), IMAGES[:2], 1.7)
+
+
+class Calibration(CalibrationDataReader):
+    """The images that static quantisation takes its ranges from."""
+
+    def __init__(self) -> None:
+        self.batches = iter([{"images": IMAGES}])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.batches, None)
+
+
+@pytest.mark.parametrize(("method", "model"), [("kd", "wrn-10-1"), ("hydra", "resnet8")])
+def test_graphs_in_onnx_can_be_quantised(method: str, model: str, tmp_path: Path) -> None:
+    """No probability becomes 0, whose logarithm would be infinite."""
+    champion = champion_of(method, model, sharpness=30.0)
+    WRITERS["onnx"](champion, tmp_path)
+    graph = tmp_path / "model.onnx"
+    expected = open_model(tmp_path).predict(IMAGES)
+    assert expected.min() < 1 / 255 / 2, "too even to show the fault"
+    quantize_dynamic(graph, tmp_path / "dynamic.onnx")
+    quantize_static(graph, tmp_path / "static.onnx", Calibration())
+    for name in ("dynamic.onnx", "static.onnx"):
+        session = onnxruntime.InferenceSession(tmp_path / name)
+        (probabilities,) = session.run(None, {"images": IMAGES})
+        assert (probabilities > 0).all()
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(probabilities, expected, atol=0.1)
+
+
+def test_a_graph_in_onnx_says_what_its_users_must_know(tmp_path: Path) -> None:
+    champion = champion_of("kd", "wrn-10-1")
+    WRITERS["onnx"](champion, tmp_path)
+    metadata = onnxruntime.InferenceSession(tmp_path / "model.onnx").get_modelmeta()
+    properties = metadata.custom_metadata_map
+    assert json.loads(properties["class_names"]) == list("abcd")
+    assert json.loads(properties["preprocessing"])["steps"] == champion.preprocessing.steps()
+    assert (properties["temperature"], properties["job_id"]) == ("1.7", champion.job.id)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["torch-export", "onnx"])
+@pytest.mark.parametrize(("method", "model"), STUDENTS)
+def test_graphs_say_what_the_network_says(
+    method: str, model: str, format: str, tmp_path: Path
+) -> None:
+    champion = champion_of(method, model)
     (tmp_path / "graph").mkdir()
     WRITERS["safetensors"](champion, tmp_path / "plain")
     WRITERS[format](champion, tmp_path / "graph")
