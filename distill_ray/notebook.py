@@ -13,6 +13,7 @@ Example::
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,13 +83,14 @@ class Study:
         from rich.console import Console
 
         from distill_ray.stages.locations import Locations
-        from distill_ray.stages.run import run_study
+        from distill_ray.stages.run import TrackingIncompleteError, run_study
 
-        return Results(
-            run_study(
-                self.definition, Locations(store, tracking_uri, search_storage, address), Console()
-            )
-        )
+        places = Locations(store, tracking_uri, search_storage, address)
+        try:
+            return Results(run_study(self.definition, places, Console()))
+        except TrackingIncompleteError as error:
+            warnings.warn(str(error), stacklevel=2)
+            return Results(error.results)
 
     def results(
         self,

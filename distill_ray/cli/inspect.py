@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from distill_ray.cli import options
-from distill_ray.errors import RequestError, RunError
+from distill_ray.errors import RequestError
+from distill_ray.escaping import for_terminal
 from distill_ray.log_printing import printable
 
 if TYPE_CHECKING:
@@ -242,6 +243,12 @@ def _place(given: str, store: str) -> tuple[str, str]:
 @options.store
 @options.tracking
 @click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; 0.0.0.0 lets everybody in your network see and edit runs.",
+)
+@click.option(
     "--port",
     type=click.IntRange(1, 65535),
     default=5000,
@@ -249,72 +256,51 @@ def _place(given: str, store: str) -> tuple[str, str]:
     help="Port on this machine.",
 )
 @options.verbose()
-def ui(store: str, tracking_uri: str | None, port: int, verbose: bool) -> None:
+def ui(store: str, tracking_uri: str | None, host: str, port: int, verbose: bool) -> None:
     """Start the MLflow UI on a store, until Ctrl-C."""
+    from distill_ray.addresses import masked
     from distill_ray.stages.locations import Locations
-    from distill_ray.tracking.address import shown, sqlite_file
-    from distill_ray.tracking.views import studies_in, view_path
+    from distill_ray.tracking.address import check_tracking, sqlite_file
+    from distill_ray.tracking.run_lists import pages_of_studies
+    from distill_ray.tracking.ui_server import serve
 
     uri = Locations(store, tracking_uri).recorded_uri()
     if uri.startswith(("http://", "https://")):
-        raise RequestError(f"{shown(uri)} is an MLflow server already; open it in a browser")
-    _check_port(port)
-    database = sqlite_file(uri)
-    address = f"http://127.0.0.1:{port}"
-    click.echo(f"MLflow UI on {address} (Ctrl-C ends it)")
-    if database is not None:
-        for study in studies_in(database):
-            for view in ("trials", "students", "jobs"):
-                click.echo(f"  {study} {view:<8} {address}/{view_path(database, study, view)}")
-    sys.stdout.flush()
-    _serve(uri, port, verbose)
-    raise RunError(
-        f"the MLflow UI on {address} has ended"
-        + ("" if verbose else "; --verbose shows what it said")
-    )
+        raise RequestError(f"{masked(uri)} is an MLflow server already; open it in a browser")
+    check_tracking(uri)
+    _check_port(host, port)
+    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    click.echo(f"the MLflow UI on {masked(uri)} is starting, which takes a while ...", err=True)
+
+    def ready() -> None:
+        click.echo(f"MLflow UI on {address} (Ctrl-C ends it)")
+        database = sqlite_file(uri)
+        studies = {} if database is None else pages_of_studies(database)
+        for study, pages in studies.items():
+            for name, path in pages.items():
+                click.echo(f"  {for_terminal(study)} {name:<8} {address}/{path}")
+        sys.stdout.flush()
+
+    serve(uri, host, port, ready=ready, verbose=verbose)
 
 
-def _check_port(port: int) -> None:
-    """Raise `RequestError` when no server can be started on `port` of this machine."""
+def _check_port(host: str, port: int) -> None:
+    """Raise `RequestError` when no server can be started on `port` of `host`."""
     import errno
     import socket
 
-    with socket.socket() as probe:
-        # As servers do: one that has just ended is no obstacle
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            why = (
-                "is taken by another program"
-                if error.errno == errno.EADDRINUSE
-                else f"cannot be used ({error.strerror})"
-            )
-            raise RequestError(f"port {port} {why}; choose another with --port") from None
-
-
-def _serve(uri: str, port: int, verbose: bool) -> None:
-    """Run MLflow's server until it ends by itself. Whoever interrupts or terminates this process
-    ends the server too.
-    """
-    import os
-    import signal
-    import subprocess
-
-    from distill_ray.tracking.environment import prepare
-
-    prepare()
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1"]  # each takes seconds to start, and one person looks
-    # No argument: everybody on the machine sees those
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri}
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server = subprocess.Popen(
-        command, env=environment, stderr=None if verbose else subprocess.DEVNULL
-    )
     try:
-        server.wait()
-    except KeyboardInterrupt:
-        server.terminate()
-        server.wait()
-        raise
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            # As servers do: one that has just ended is no obstacle
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise RequestError(
+                f"port {port} is taken by another program; choose another with --port"
+            ) from None
+        raise RequestError(
+            f"{for_terminal(host)}, port {port}: cannot be used ({error.strerror or error}); "
+            "choose others with --host and --port"
+        ) from None

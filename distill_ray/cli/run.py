@@ -60,15 +60,22 @@ def run(
     from rich.console import Console
 
     from distill_ray.stages.locations import Locations
-    from distill_ray.stages.run import report_path, run_study
+    from distill_ray.stages.run import TrackingIncompleteError, report_path, run_study
 
     places = Locations(store, tracking_uri, search_storage, address)
-    options.show(run_study(loaded, places, Console(file=sys.stdout), verbose=verbose), store)
+    incomplete: TrackingIncompleteError | None = None
+    try:
+        results = run_study(loaded, places, Console(file=sys.stdout), verbose=verbose)
+    except TrackingIncompleteError as error:
+        results, incomplete = error.results, error
+    options.show(results, store)
     click.echo(f"report  {masked(store)}/{report_path(loaded)}")
     if tracking_uri is None:
         click.echo(f"MLflow  {options.command('ui', store=store)}")
     else:
         click.echo(f"MLflow  {masked(tracking_uri)}")
+    if incomplete is not None:
+        raise incomplete
 
 
 @click.command()

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from distill_ray.addresses import masked_text
 from distill_ray.errors import RequestError, first_line
 from distill_ray.escaping import for_terminal
-from distill_ray.tracking import redacted
 from distill_ray.tracking.champion import DESCRIPTION, WEIGHTS
 from distill_ray.tracking.description import read_description
 from distill_ray.tracking.environment import prepare, registry_uri
@@ -193,7 +193,7 @@ def _open_mlflow(location: str, tracking_uri: str | None, device: str | None) ->
     except RequestError:
         raise
     except (MlflowException, OSError, ValueError, ImportError) as error:
-        reason = redacted(" ".join(str(error).split()), mlflow.get_tracking_uri())
+        reason = masked_text(" ".join(str(error).split()), mlflow.get_tracking_uri())
         raise RequestError(
             f"{shown}: MLflow cannot load this model ({for_terminal(reason[:300])})"
         ) from None

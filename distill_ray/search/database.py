@@ -12,8 +12,8 @@ from optuna.storages import BaseStorage, RDBStorage, _CachedStorage
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, PendingRollbackError
 
+from distill_ray.addresses import masked
 from distill_ray.errors import RunError
-from distill_ray.tracking import shown
 
 PATIENCE = 600.0
 """Seconds that a database may be down before the search ends with an error."""
@@ -44,7 +44,7 @@ class Database(_CachedStorage):
         server = make_url(url).get_backend_name() in ("postgresql", "mysql", "mariadb")
         options = {"pool_pre_ping": True, "connect_args": {"connect_timeout": 10} if server else {}}
         super().__init__(RDBStorage(url, engine_kwargs=options))
-        self._name = shown(url)
+        self._name = masked(url)
         self._say = say
         self._away_since: float | None = None
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 from optuna.storages import BaseStorage
 
+from distill_ray.addresses import masked, masked_text
 from distill_ray.errors import RequestError
-from distill_ray.tracking import redacted, shown
 
 
 def open_database(storage_uri: str, say: Callable[[str], None] = lambda line: None) -> BaseStorage:
@@ -32,11 +32,11 @@ def explained(storage_uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = next(iter(redacted(str(error), storage_uri).splitlines()), type(error).__name__)
+        cause = next(iter(masked_text(str(error), storage_uri).splitlines()), type(error).__name__)
         if isinstance(error, ImportError):
             cause = (
                 f"{error.__cause__ or error}; for PostgreSQL: pip install 'distill-ray[postgresql]'"
             )
         raise RequestError(
-            f"--search-storage {shown(storage_uri)}: cannot be used ({cause})"
+            f"--search-storage {masked(storage_uri)}: cannot be used ({cause})"
         ) from None

@@ -16,6 +16,7 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
+from distill_ray.addresses import masked
 from distill_ray.search.history import SOURCE, journal_path, quiet
 from distill_ray.search.journal import journal
 from distill_ray.search.storage import open_database
@@ -23,7 +24,6 @@ from distill_ray.store import Store
 from distill_ray.study import Study
 from distill_ray.study.recipes import flatten
 from distill_ray.study.space import Label, SearchSpace, label_of
-from distill_ray.tracking import shown
 
 IDENTITY = "trial"
 """The user attribute that says which trial of its source an earlier trial was."""
@@ -142,6 +142,6 @@ def _storage(name: str, place: str, store: Store, search_storage: str | None) ->
 
 def _missing(source: str, study: Study, store: Store, search_storage: str | None) -> str:
     name, _, place = source.partition("@")
-    where = shown(place or search_storage or store.uri)
+    where = masked(place or search_storage or store.uri)
     objectives = ", ".join(study.search.objectives)
     return f"study {name} has no search by {objectives} in {where}; name one that has run there, or write {name}@STORE"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill_ray.addresses import masked
 from distill_ray.errors import RequestError
 from distill_ray.stages import DEFAULT_STORE
 from distill_ray.store import Store
-from distill_ray.tracking import default_uri, shown, sqlite_file
+from distill_ray.tracking import default_uri, sqlite_file
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Locations:
         """
         if (uri := self._tracking()) is None:
             raise RequestError(
-                f"store {shown(self.store)} is not a local folder; say where MLflow is with --tracking-uri"
+                f"store {masked(self.store)} is not a local folder; say where MLflow is with --tracking-uri"
             )
         return uri
 
@@ -46,7 +47,7 @@ class Locations:
 
     def shown_tracking(self) -> str:
         """The same as it may be printed; empty when there is none."""
-        return shown(self._tracking() or "")
+        return masked(self._tracking() or "")
 
     def _tracking(self) -> str | None:
         store = Store.at(self.store)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import posixpath
 import re
 import secrets
@@ -21,9 +20,7 @@ from distill_ray.report.results import Contender, StudyResults
 from distill_ray.report.table import Row, as_markdown
 from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.tracking import DataSet, Tracker, study_views
-
-logger = logging.getLogger(__name__)
+from distill_ray.tracking import DataSet, Tracker, study_run_lists
 
 
 def study_tracker(
@@ -36,23 +33,23 @@ def study_tracker(
 ) -> Tracker:
     """The tracker of a study on a store, for whoever holds the study there (`study_lock`).
 
-    In the MLflow at `uri` it finds the runs that this version of the study has from this store,
-    wherever the store lay then. The same study on another store has runs of its own: its trials
-    have drawn other settings.
+    In the MLflow at `uri` it finds the runs that this study has from this store, wherever the store
+    lay then. Versions of the study share the runs of their jobs, as they share the jobs. The same
+    study on another store has runs of its own: its trials have drawn other settings.
     """
     return Tracker(
         uri,
         study.name,
-        f"{study.digest}-{data.digest[:8]}-{_identity(study, store)}",
-        artifacts=str(Path(store.uri, "mlflow")) if store.is_local else None,
-        warn=logger.warning,
+        _identity(study, store),
+        variant=f"{study.digest}-{data.digest[:8]}",
+        artifacts=Path(store.uri, "mlflow").absolute().as_uri() if store.is_local else None,
         interval=interval,
     )
 
 
 def _identity(study: Study, store: Store) -> str:
-    """What tells a study on this store from the same study on others. It goes with the search: who
-    removes the study's folder to begin anew gets another one.
+    """What tells a study on this store from the same study on others. It goes with the search: a
+    study whose folder was removed, to begin anew, gets another one.
     """
     path = posixpath.join("studies", study.name, "mlflow-id")
     found = (store.read(path) or b"").decode(errors="replace")
@@ -62,7 +59,7 @@ def _identity(study: Study, store: Store) -> str:
     return found
 
 
-class MlflowRecord(Observer):
+class MlflowObserver(Observer):
     """Tells the tracker of everything that happens, as an observer of the stages."""
 
     def __init__(self, tracker: Tracker, study: Study, data: Data) -> None:
@@ -86,10 +83,10 @@ class MlflowRecord(Observer):
         )
         self._tracker.log_dataset(_datasets(self._data))
         self._tracker.save_views(
-            study_views(
+            study_run_lists(
                 study.search.objectives,
                 [each.name for each in study.search.space.dimensions],
-                self._tracker.study_key,
+                self._tracker.variant,
             )
         )
 
@@ -101,7 +98,7 @@ class MlflowRecord(Observer):
         metrics: Metrics,
         reason: str,
     ) -> None:
-        if not self._tracker.is_recorded(run.key):
+        if not self._tracker.has_job(_key(run.key, run.job.id)):
             records = list(epochs())
             begun, ended = _times(records)
             self._start(run, begun)
@@ -125,22 +122,25 @@ class MlflowRecord(Observer):
             "seed": str(run.job.seed),
         }
         params = recipe.params() | {"seed": run.job.seed, "workers": run.job.workers}
-        self._tracker.start_job(run.key, describe(run), params, tags, started=begun)
+        key = _key(run.key, run.job.id)
+        self._tracker.start_job(key, describe(run), params, tags, started=begun)
 
     def epoch(self, run: StudyJob, record: Metrics) -> None:
         metrics = {name: value for name, value in record.items() if name not in ("epoch", "time")}
-        self._tracker.log_epoch(run.key, int(record["epoch"]), record.get("time", 0.0), metrics)
+        self._tracker.log_epoch(
+            _key(run.key, run.job.id), int(record["epoch"]), record.get("time", 0.0), metrics
+        )
 
     def ended(self, run: StudyJob, state: JobState, metrics: Metrics, reason: str) -> None:
         self._end(run, state, reason, None)
 
     def _end(self, run: StudyJob, state: JobState, reason: str, ended: float | None) -> None:
         self._tracker.finish_job(
-            run.key, state, {}, {"reason": reason} if reason else {}, ended=ended
+            _key(run.key, run.job.id), state, {}, {"reason": reason} if reason else {}, ended=ended
         )
 
     def measured(self, measurement: Measurement) -> None:
-        if not self._tracker.is_recorded(measurement.key):
+        if not self._tracker.has_job(measurement.key):
             tags = {
                 "study": self._study.name,
                 "study_digest": self._study.digest,
@@ -177,10 +177,11 @@ class MlflowRecord(Observer):
                         {f"test/{name}": value for name, value in metrics.items()}, key
                     )
         self._tracker.log_artifacts({f"report/{name}": file for name, file in files.items()})
-        # Others have no form to be handed out in
+        # There is no format for exporting others
         if results.champion and results.best and results.task == "classification":
             student = find_champion(results, store, self._data)
-            self._tracker.log_champion(f"confirm/{results.best.name}/{student.job.seed}", student)
+            key = f"confirm/{results.best.name}/{student.job.seed}"
+            self._tracker.log_champion(_key(key, student.job.id), student)
         self._tracker.finish_study(JobState.FINISHED)
 
 
@@ -210,11 +211,21 @@ def _description(results: StudyResults, rows: list[Row]) -> str:
     return "\n\n".join(parts)
 
 
+def _key(key: str, job_id: str) -> str:
+    """The key of a job in MLflow. Versions of a study number their trials alike, whatever jobs those
+    are: a job that is the same has one run for all of them, another job has another.
+    """
+    return key if job_id in key else f"{key}/{job_id[:10]}"
+
+
 def _keys(contender: Contender) -> list[str]:
     """The runs behind a row of the table."""
     if contender.is_teacher:
         return [f"teach/{job_id}" for job_id in contender.job_ids]
-    return [f"confirm/{contender.name}/{seed}" for seed in contender.seeds]
+    return [
+        _key(f"confirm/{contender.name}/{seed}", job_id)
+        for seed, job_id in zip(contender.seeds, contender.job_ids, strict=True)
+    ]
 
 
 def _datasets(data: Data) -> list[DataSet]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distill_ray.errors import DamagedError
+from distill_ray.errors import DamagedError, RunError
 from distill_ray.events import Observers, stage
 from distill_ray.execution.cluster import Cluster
 from distill_ray.job import canonical_json
@@ -22,7 +22,7 @@ from distill_ray.search.warm_start import earlier_trials
 from distill_ray.stages.collect import collect
 from distill_ray.stages.locations import Locations
 from distill_ray.stages.lock import study_lock
-from distill_ray.stages.mlflow_observer import MlflowRecord, study_tracker
+from distill_ray.stages.mlflow_observer import MlflowObserver, study_tracker
 from distill_ray.stages.pipeline import RunContext, run_stages
 from distill_ray.stages.references import References
 from distill_ray.stages.stage_log import StageLog
@@ -42,6 +42,14 @@ REPAIRS = 10
 """How often in one run the stages begin again because a record of the store was found damaged."""
 
 
+class TrackingIncompleteError(RunError):
+    """The study is finished and its `results` are in the store, but MLflow does not have all."""
+
+    def __init__(self, message: str, results: StudyResults) -> None:
+        super().__init__(message)
+        self.results = results
+
+
 def run_study(
     study: Study, places: Locations, console: Console, *, verbose: bool = False
 ) -> StudyResults:
@@ -49,11 +57,11 @@ def run_study(
 
     Raises `RequestError` before anything starts when the request cannot be met, and `RunError` when
     something fails while it runs; what was finished by then is kept, and the same call resumes from
-    there.
+    there. `TrackingIncompleteError` is one of these, with the results.
     """
     tracking_uri = places.tracking_uri()
     store = Store.open(places.store)
-    check_tracking(tracking_uri)
+    check_tracking(tracking_uri, places.search_storage)
     data = data_of(study)
     # That they are there shows before anything is begun
     earlier_trials(study, store, places.search_storage)
@@ -63,7 +71,7 @@ def run_study(
         study_tracker(study, data, store, tracking_uri) as tracker,
         Cluster(places.address, verbose=verbose) as cluster,
     ):
-        record = MlflowRecord(tracker, study, data)
+        record = MlflowObserver(tracker, study, data)
         record.study_started(store)
         observer = Observers((progress, StageLog(study, store), References(study, store), record))
         for left in reversed(range(REPAIRS + 1)):
@@ -83,6 +91,12 @@ def run_study(
                 if not left:
                     raise
                 logger.warning("%s now", error)
+    if not tracker.complete:
+        raise TrackingIncompleteError(
+            f"study {study.name} is finished, but MLflow at {places.shown_tracking()} does not "
+            "have all of it; `distill-ray sync` completes it",
+            results,
+        )
     return results
 
 

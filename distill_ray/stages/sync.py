@@ -11,7 +11,7 @@ from distill_ray.resolve import data_of
 from distill_ray.stages.collect import collect
 from distill_ray.stages.locations import Locations
 from distill_ray.stages.lock import study_lock
-from distill_ray.stages.mlflow_observer import MlflowRecord, study_tracker
+from distill_ray.stages.mlflow_observer import MlflowObserver, study_tracker
 from distill_ray.stages.pipeline import (
     tell_of_finished,
     tell_of_screenings,
@@ -40,7 +40,7 @@ def sync_study(study: Study, places: Locations) -> bool:
     data = data_of(study)
     with study_lock(store, study.name):
         tracker = study_tracker(study, data, store, tracking_uri, interval=0.1)
-        record = MlflowRecord(tracker, study, data)
+        record = MlflowObserver(tracker, study, data)
         record.study_started(store)
         state = StudyState(study, data, store, places.search_storage)
         tell_of_finished(state, state.teachers, record)

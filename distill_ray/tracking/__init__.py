@@ -1,24 +1,19 @@
-"""The study's record in MLflow, written by one thread of the driver; the store stays the source of
-truth.
-"""
+"""A study in MLflow, written by one thread of the driver; the store stays the source of truth."""
 
-from distill_ray.tracking.address import check_tracking, default_uri, redacted, shown, sqlite_file
+from distill_ray.tracking.address import check_tracking, default_uri, sqlite_file
 from distill_ray.tracking.champion import StudentModel
-from distill_ray.tracking.record import DataSet
+from distill_ray.tracking.run_lists import RunList, pages_of_studies, study_run_lists
+from distill_ray.tracking.run_update import DataSet
 from distill_ray.tracking.tracker import Tracker
-from distill_ray.tracking.views import View, studies_in, study_views, view_path
 
 __all__ = [
     "DataSet",
+    "RunList",
     "StudentModel",
     "Tracker",
-    "View",
     "check_tracking",
     "default_uri",
-    "redacted",
-    "shown",
+    "pages_of_studies",
     "sqlite_file",
-    "studies_in",
-    "study_views",
-    "view_path",
+    "study_run_lists",
 ]

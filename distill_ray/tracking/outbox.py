@@ -2,102 +2,82 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from distill_ray.addresses import masked, masked_text
 from distill_ray.events import JobState
-from distill_ray.tracking.address import redacted, shown, sqlite_file
-from distill_ray.tracking.record import (
+from distill_ray.tracking.address import sqlite_file
+from distill_ray.tracking.run_update import (
     ENDING_KEY,
     STUDY_KEY,
-    Pending,
-    Recorded,
-    read_recorded,
+    MlflowRun,
+    RunUpdate,
+    StudyName,
+    runs_in_database,
 )
 
 if TYPE_CHECKING:
     from distill_ray.tracking.writer import RunWriter
 
-MOST_POINTS = 500_000
-"""Metric values held in memory while MLflow is down, about 100 MB. A run that does not fit is left
-unfinished in MLflow.
+logger = logging.getLogger(__name__)
+
+INTERVALS_BEFORE_FIRST = 10.0
+"""Pause before the first write, which loads MLflow and may create its database: seconds of CPU time
+that the start of the study needs more.
 """
 
-REST = 15
+PAUSE_FACTOR = 15
 """The thread pauses this many times as long as it worked, so that it takes little CPU time from
 training.
 """
 
-MANY = 20
-"""This many waiting runs end the pause: waiting makes the work no less, and takes memory."""
+LONGEST_PAUSE_S = 30.0
 
-LONGEST_WAIT = 30.0
-"""Most seconds that an update waits. There is no pause after the first write, which loads MLflow.
+RETRY_INTERVALS = (1.0, 5.0, 30.0, 60.0)
+"""Pauses before the attempts after a failed one: together the time that a server may need to start
+again. After the last the outbox gives up, and `distill-ray sync` has to complete MLflow.
 """
 
-BEFORE_FIRST = 10.0
-"""Intervals before the first write, which loads MLflow and may create its database: seconds of CPU
-time that the start of the study needs more.
-"""
-
-ATTEMPTS = 3
-"""How often `close` has the rest tried before it gives up."""
-
-FAILURES = 3
-"""After this many runs that could not be written, the others are not tried for some time."""
-
+FAILED_RUNS = 3
+"""After this many runs that could not be written, an attempt has failed, and leaves the others."""
 
 _NONE: dict[str, Any] = {}
-"""The tags and metrics that are kept of runs that have ended, one for all of them."""
+"""The metrics that are kept of runs that have ended, one for all of them."""
 
 
 class Outbox:
-    """Takes what is to be written to MLflow and lets one thread write it, for as long as it takes.
+    """Takes what is to be written to MLflow and lets one thread write it.
 
-    Nothing raises: `warn` gets a line when MLflow goes down, refuses something or comes back. After
-    a failure the thread checks what MLflow has, so that a call whose response was lost is not
-    repeated.
+    Nothing raises. When MLflow is away for longer than a restart takes, the outbox says so once,
+    drops what it holds and takes no more: the store has everything, and `distill-ray sync`
+    completes MLflow from it.
     """
 
     def __init__(
-        self,
-        uri: str,
-        study_name: str,
-        study_key: str,
-        artifacts: str | None,
-        warn: Callable[[str], None],
-        interval: float,
+        self, uri: str, study: StudyName, *, artifacts: str | None, interval: float
     ) -> None:
-        self.uri, self.interval = uri, interval
-        self._study = (study_name, study_key, artifacts)
-        self._warn = warn
-        self._pending: dict[str, Pending] = {}
-        self._points = 0
-        self._cut: set[str] = set()
+        self.uri, self.study, self.interval = uri, study, interval
+        self._artifacts = artifacts
+        self._pending: dict[str, RunUpdate] = {}
         self._changed = threading.Condition()
-        self._away = self._refused = False
-        self._closing = False
+        self._closing = self._gave_up = self._refused = False
         self._written = 0
         database = sqlite_file(uri)
-        self.runs: dict[str, Recorded] | None = (
-            read_recorded(database, study_key) if database else None
-        )
+        self.runs = None if database is None else runs_in_database(database, study)
+        """What MLflow has of the study, by key; None where it has to be asked."""
         self._writer: RunWriter | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
 
-    def put(self, news: Pending) -> None:
+    def put(self, update: RunUpdate) -> None:
         """Add something to be written; it joins what waits for the same run."""
         with self._changed:
-            if self._away and self._points + len(news.points) > MOST_POINTS:
-                self._cut.add(news.key)
-                news.points = []
-            if news.key in self._cut and news.state != JobState.RUNNING:
-                news.state = None
-            self._add(news)
+            if not self._gave_up:
+                self._pending.setdefault(update.key, RunUpdate(update.key)).extend(update)
             self._changed.notify()
 
     def close(self, timeout: float) -> bool:
@@ -111,72 +91,72 @@ class Outbox:
         while self._thread.is_alive() and written != self._written:
             written = self._written
             self._thread.join(timeout)
-        waits = bool(self._thread.is_alive() or self._pending or self._cut)
-        if waits:
-            self._say("does not have everything; run the same command again when it works")
-        return not waits and not self._refused
-
-    def _add(self, news: Pending) -> None:
-        self._points += len(news.points)
-        self._pending.setdefault(news.key, Pending(news.key)).extend(news)
-
-    def _take(self) -> dict[str, Pending]:
-        batch, self._pending, self._points = self._pending, {}, 0
-        return batch
-
-    def _say(self, text: str) -> None:
-        self._warn(redacted(f"MLflow at {shown(self.uri)}: {text}", self.uri))
+        if self._thread.is_alive() and not self._gave_up:
+            self._give_up("it takes too long")
+        return not (self._gave_up or self._refused)
 
     def _work(self) -> None:
-        wait, rest, failures = self.interval * BEFORE_FIRST, 0.0, 0
+        pause, failures = self.interval * INTERVALS_BEFORE_FIRST, 0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pending or self._closing)
-                self._changed.wait_for(lambda: self._closing, timeout=wait)
-                self._changed.wait_for(
-                    lambda: self._closing or len(self._pending) >= MANY, timeout=rest
-                )
-                closing, batch = self._closing, self._take()
+                self._changed.wait_for(lambda: self._closing, timeout=pause)
+                closing = self._closing
+                batch, self._pending = self._pending, {}
             began, loaded = time.monotonic(), self._writer is not None
             try:
                 self._write(batch)
             except Exception as error:
-                if not failures:
-                    self._say(
-                        f"{error}; the study goes on, and what is to be written is kept until it works"
-                    )
-                failures, self.runs, self._away = failures + 1, None, True
-                with self._changed:
-                    for pending in (*batch.values(), *self._take().values()):
-                        self._add(pending)
-                wait, rest = min(self.interval * 2.0**failures, LONGEST_WAIT), 0.0
-                if closing and failures >= ATTEMPTS:
+                if failures == len(RETRY_INTERVALS) or self._gave_up:
+                    self._give_up(str(error))
                     return
+                pause = self.interval * RETRY_INTERVALS[failures]
+                failures += 1
+                # A call whose response was lost must not be repeated: see what MLflow has
+                self.runs = None
+                self._put_back(batch)
                 continue
-            if failures:
-                self._say("works again, and has what was kept for it")
-            self._away = False
-            wait, failures = self.interval, 0
-            rest = min(REST * (time.monotonic() - began), LONGEST_WAIT) if loaded else 0.0
+            failures = 0
+            # The first write loads MLflow, and is no measure of the others
+            worked = time.monotonic() - began if loaded else 0.0
+            pause = max(self.interval, min(PAUSE_FACTOR * worked, LONGEST_PAUSE_S))
             with self._changed:
                 if closing and not self._pending:
                     return
 
-    def _write(self, batch: dict[str, Pending]) -> None:
+    def _put_back(self, batch: dict[str, RunUpdate]) -> None:
+        with self._changed:
+            later, self._pending = self._pending, batch
+            for key, update in later.items():
+                self._pending.setdefault(key, RunUpdate(key)).extend(update)
+
+    def _give_up(self, reason: str) -> None:
+        with self._changed:
+            if self._gave_up:
+                return
+            self._gave_up = True
+            self._pending = {}
+        self._warn(f"is away ({reason}); `distill-ray sync` completes it")
+
+    def _warn(self, text: str) -> None:
+        logger.warning("%s", masked_text(f"MLflow at {masked(self.uri)} {text}", self.uri))
+
+    def _write(self, batch: dict[str, RunUpdate]) -> None:
         """Write all of `batch`, taking out what is done. MLflow is loaded only when there is
         something to write.
         """
         from distill_ray.tracking.writer import RunWriter, Unavailable
 
-        if self.runs is not None and not any(
-            pending.beyond(self.runs.get(pending.run_key)) for pending in batch.values()
-        ):
-            batch.clear()
-            return
-        writer = self._writer = self._writer or RunWriter(self.uri, *self._study)
-        if self.runs is None or writer.restored:
-            self.runs, writer.restored = writer.recorded(), False
         runs = self.runs
+        if runs is not None:
+            batch_runs = ((update, runs.get(update.run_key)) for update in batch.values())
+            if not any(update.missing_in(run) for update, run in batch_runs):
+                batch.clear()
+                return
+        writer = self._writer = self._writer or RunWriter(self.uri, self.study, self._artifacts)
+        if runs is None or writer.restored:
+            runs, writer.restored = writer.runs(), False
+            self.runs = runs
         failed: list[Unavailable] = []
         for key in list(batch):
             try:
@@ -184,34 +164,34 @@ class Outbox:
                 del batch[key]
             except Unavailable as error:
                 failed.append(error)
-                if STUDY_KEY not in runs or len(failed) == FAILURES:
+                if STUDY_KEY not in runs or len(failed) == FAILED_RUNS:
                     raise
         if failed:
             raise failed[0]
 
-    def _write_one(self, writer: RunWriter, runs: dict[str, Recorded], pending: Pending) -> None:
-        news = pending.beyond(runs.get(pending.run_key))
-        if news is None:
+    def _write_one(self, writer: RunWriter, runs: dict[str, MlflowRun], update: RunUpdate) -> None:
+        missing = update.missing_in(runs.get(update.run_key))
+        if missing is None:
             return
-        if news.key == ENDING_KEY:
+        if missing.key == ENDING_KEY:
             for key, run in list(runs.items()):
                 if key != STUDY_KEY and run.state == JobState.RUNNING:
-                    self._send(writer, runs, Pending(key, state=JobState.INTERRUPTED))
-        elif news.state == JobState.RUNNING and STUDY_KEY in runs and runs[STUDY_KEY].done:
-            self._send(writer, runs, Pending(STUDY_KEY, state=JobState.RUNNING))
-        self._send(writer, runs, news)
+                    self._send(writer, runs, RunUpdate(key, state=JobState.INTERRUPTED))
+        elif missing.state == JobState.RUNNING and STUDY_KEY in runs and runs[STUDY_KEY].done:
+            self._send(writer, runs, RunUpdate(STUDY_KEY, state=JobState.RUNNING))
+        self._send(writer, runs, missing)
 
-    def _send(self, writer: RunWriter, runs: dict[str, Recorded], news: Pending) -> None:
+    def _send(self, writer: RunWriter, runs: dict[str, MlflowRun], update: RunUpdate) -> None:
         from distill_ray.tracking.writer import Refused
 
         try:
-            known = writer.write(news, runs)
+            run = writer.write(update, runs)
         except Refused as error:
             self._refused = True
-            self._say(f"does not take {news.key} ({error})")
+            self._warn(f"does not take {update.key} ({error})")
             return
-        # Nobody asks again what it was, and there may be thousands
-        if known.done and news.run_key != STUDY_KEY:
-            known = replace(known, tags=_NONE, metrics=_NONE, steps=_NONE)
-        runs[news.run_key] = known
+        # There may be thousands, of which only their state is asked again
+        if run.done and update.run_key != STUDY_KEY:
+            run = replace(run, tags=self.study.tags, metrics=_NONE, steps=_NONE)
+        runs[update.run_key] = run
         self._written += 1

@@ -2,20 +2,23 @@
 *Views*.
 
 Without them the page opens on a collapsed row that shows no metric. MLflow's interface keeps such a
-view as a tag of the experiment, in JSON; the client library has no call for it, so the form here is
+list as a tag of the experiment, in JSON; the client library has no call for it, so the form here is
 the interface's own (3.17).
 """
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-VIEW_TAG = "mlflow.sharedViewState."
+from distill_ray.tracking.mlflow_internals import experiments_with_views
+
+VARIANT_TAG = "variant."
+"""Begins the names of the tags of a run that say which versions of the study file it belongs to."""
+
 NAME, DATE, DURATION, MODELS = (
     "attributes.`Run Name`",
     "runDateAndNestInfo",
@@ -26,7 +29,7 @@ SCORES = ("accuracy", "nll", "ece", "brier")
 
 
 @dataclass(frozen=True)
-class View:
+class RunList:
     """The runs that `search` finds, in MLflow's query language, sorted by one of `columns`.
 
     Columns are written `metrics.val/nll`, `params.temperature` or `tags.status`. Those of
@@ -41,7 +44,7 @@ class View:
     parallel: tuple[str, ...] = ()
 
     def state(self) -> str:
-        """What MLflow's interface keeps of a view."""
+        """What MLflow's interface keeps of a list."""
         columns = [_quoted(column) for column in self.columns]
         order = [NAME, DATE, DURATION, *columns]
         widths = (
@@ -82,16 +85,15 @@ class View:
         }
 
 
-def study_views(
-    objectives: Mapping[str, str], searched: Iterable[str], study_key: str
-) -> dict[str, View]:
-    """The views of a study: its trials by the first objective, its students on the test split, and
+def study_run_lists(
+    objectives: Mapping[str, str], searched: Iterable[str], variant: str
+) -> dict[str, RunList]:
+    """The lists of a study: its trials by the first objective, its students on the test split, and
     all its jobs in order.
 
-    `study_key` is the tracker's: it tells this version of the study, on this store, from others in
-    the same experiment, which would stand there twice.
+    `variant` is the tracker's: other versions of the study in the same experiment have other jobs.
     """
-    own = f"tags.study_key = '{study_key}'"
+    own = f"tags.`{VARIANT_TAG}{variant}` = 'yes'"
     validation = tuple(f"metrics.val/{score}" for score in SCORES)
     scores = tuple(dict.fromkeys((*(f"metrics.{name}" for name in objectives), *validation)))
     drawn = tuple(f"params.{name}" for name in searched)
@@ -99,13 +101,13 @@ def study_views(
     first, direction = next(iter(objectives.items()))
     test = tuple(f"metrics.test/{score}" for score in SCORES)
     return {
-        "jobs": View(
+        "jobs": RunList(
             "All jobs, as they came",
             f"{own} and tags.stage != 'study'",
             ("tags.stage", "tags.status", *validation, *recipe),
             "attributes.start_time",
         ),
-        "trials": View(
+        "trials": RunList(
             "Trials, best first",
             f"{own} and tags.stage = 'search'",
             ("tags.status", *scores, *drawn),
@@ -113,7 +115,7 @@ def study_views(
             direction == "min",
             (*drawn, f"metrics.{first}"),
         ),
-        "students": View(
+        "students": RunList(
             "Students on the test split",
             f"{own} and tags.stage = 'confirm'",
             (*test, *recipe, "attributes.Models"),
@@ -122,45 +124,18 @@ def study_views(
     }
 
 
-def studies_in(database: Path) -> list[str]:
-    """The names of the experiments in MLflow's SQLite `database` that studies have written, newest
-    first.
+def pages_of_studies(database: Path) -> dict[str, dict[str, str]]:
+    """By study, newest first, the pages of MLflow's interface that show its lists, below the
+    server's address; empty where no study was recorded.
     """
-    try:
-        connection = sqlite3.connect(
-            f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0
-        )
-        try:
-            query = (
-                "SELECT DISTINCT name FROM experiments JOIN experiment_tags USING (experiment_id)"
-                " WHERE lifecycle_stage = 'active' AND key LIKE ? ORDER BY last_update_time DESC"
-            )
-            return [name for (name,) in connection.execute(query, (f"{VIEW_TAG}%",))]
-        finally:
-            connection.close()
-    except sqlite3.Error:
-        return []
-
-
-def view_path(database: Path, study_name: str, view: str) -> str | None:
-    """The page of MLflow's interface, below the server's address, that shows a saved view; None
-    when there is no such study.
-    """
-    try:
-        connection = sqlite3.connect(
-            f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0
-        )
-        try:
-            query = "SELECT experiment_id FROM experiments WHERE name = ? AND lifecycle_stage = 'active'"
-            found = connection.execute(query, (study_name,)).fetchone()
-        finally:
-            connection.close()
-    except sqlite3.Error:
-        return None
-    return (
-        found
-        and f"#/experiments/{found[0]}/runs?viewStateShareKey={view}&workflowType=machine_learning"
-    )
+    pages = {}
+    for study, experiment in experiments_with_views(database):
+        pages[study] = {
+            name: f"#/experiments/{experiment}/runs?viewStateShareKey={name}"
+            "&workflowType=machine_learning"
+            for name in ("trials", "students", "jobs")
+        }
+    return pages
 
 
 def _quoted(column: str) -> str:

@@ -5,28 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sqlite3
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from distill_ray.events import JobState
+from distill_ray.tracking.mlflow_internals import RunRow, runs_tagged
+from distill_ray.tracking.run_lists import VARIANT_TAG, RunList
 from distill_ray.tracking.states import state_of_run
-from distill_ray.tracking.views import View
 
 if TYPE_CHECKING:
     from distill_ray.tracking.champion import StudentModel
 
 KEY_TAG = "distill_ray.key"
-"""Tag of every run, by which it is found again: the identity of the study, a slash, and the key of
-the job within it.
+"""Tag of every run, by which it is found again: the key of the study, a slash, and the key of the
+job within it.
 """
 
 STUDY_KEY_TAG = "study_key"
-"""Tag of every run, for searches in MLflow: the identity of the study alone."""
+"""Tag of every run, for searches in MLflow: the key of the study alone."""
 
 LOGGED_TAG = "distill_ray.logged"
-"""Tag of the study's run: digests of the data sets, files, views and the champion that it has, as
+"""Tag of the study's run: digests of the data sets, files, lists and the champion that it has, as
 JSON.
 """
 
@@ -35,13 +35,43 @@ STUDY_KEY = "study"
 
 CHAMPION_KEY = "study/champion"
 ENDING_KEY = "study/ending"
-"""Keys of two parts of the study's run that are written in their turn, after the jobs told of
+"""Keys of two parts of the study's run that are written in their turn, after the jobs announced
 before.
 """
 
 
+@dataclass(frozen=True)
+class StudyName:
+    """What tells the runs of a study from others: its `name`, which is that of the experiment, the
+    `key` of its search, and the `variant` of its file.
+
+    Jobs belong to the key, so variants share them; each variant has a run of its own for the study.
+    """
+
+    name: str
+    key: str
+    variant: str
+
+    def stored(self, run_key: str) -> str:
+        """The value of `KEY_TAG` of a run."""
+        own = f"{STUDY_KEY}/{self.variant}" if run_key == STUDY_KEY else run_key
+        return f"{self.key}/{own}"
+
+    def run_key(self, stored: str) -> str | None:
+        """The inverse of `stored`; None for runs of other studies and variants."""
+        if stored == self.stored(STUDY_KEY):
+            return STUDY_KEY
+        run_key = stored.removeprefix(f"{self.key}/")
+        return None if run_key == stored or run_key.startswith(f"{STUDY_KEY}/") else run_key
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that every job of this variant has."""
+        return {f"{VARIANT_TAG}{self.variant}": "yes"}
+
+
 @dataclass(frozen=True, slots=True)
-class Point:
+class MetricValue:
     """One value of a metric: `time` in milliseconds since 1970."""
 
     metric: str
@@ -68,7 +98,7 @@ class DataSet:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class MlflowRun:
     """What MLflow has of a run: its state, the values of its tags, and of each metric the latest
     with its step.
     """
@@ -92,9 +122,9 @@ class Recorded:
 
 
 @dataclass
-class Pending:
-    """What is to be in MLflow of a run. `extend` adds what came later, `beyond` leaves out what is
-    there.
+class RunUpdate:
+    """What is to be in MLflow of a run. `extend` adds what came later, `missing_in` leaves out what
+    is there.
     """
 
     key: str
@@ -102,14 +132,14 @@ class Pending:
     started: float | None = None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    points: list[Point] = field(default_factory=list)
+    values: list[MetricValue] = field(default_factory=list)
     """Metrics of epochs."""
     results: dict[str, float] = field(default_factory=dict)
     """Metrics that have one value for the whole run."""
     datasets: list[DataSet] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     """Contents by the path that they get among the run's artifacts."""
-    views: dict[str, View] = field(default_factory=dict)
+    views: dict[str, RunList] = field(default_factory=dict)
     champion: StudentModel | None = None
     source: str = ""
     """Key of the run that trained the champion."""
@@ -123,23 +153,22 @@ class Pending:
 
     def digests(self) -> dict[str, str]:
         """What tells data sets, files and champion from others, as `LOGGED_TAG` keeps it."""
-        found = {
-            name: hashlib.sha256(content).hexdigest()[:16] for name, content in self.files.items()
-        }
-        found |= {
-            f"view {name}": hashlib.sha256(view.state().encode()).hexdigest()[:16]
-            for name, view in self.views.items()
-        }
-        found |= {f"{dataset.context} data": dataset.digest for dataset in self.datasets}
-        return found if self.champion is None else found | {"champion": self.champion.job.id}
+        digests = {name: _digest(content) for name, content in self.files.items()}
+        for name, runs in self.views.items():
+            digests[f"view {name}"] = _digest(runs.state().encode())
+        for dataset in self.datasets:
+            digests[f"{dataset.context} data"] = dataset.digest
+        if self.champion is not None:
+            digests["champion"] = self.champion.job.id
+        return digests
 
-    def extend(self, later: Pending) -> None:
+    def extend(self, later: RunUpdate) -> None:
         """Add `later`, which wins where both say something."""
         self.name = later.name or self.name
         self.started = self.started if self.started is not None else later.started
         self.params |= later.params
         self.tags |= later.tags
-        self.points += later.points
+        self.values += later.values
         self.datasets += [dataset for dataset in later.datasets if dataset not in self.datasets]
         self.results |= later.results
         self.files |= later.files
@@ -149,99 +178,88 @@ class Pending:
         if later.state is not None:
             self.state, self.ended = later.state, later.ended
 
-    def beyond(self, known: Recorded | None) -> Pending | None:
-        """What of this MLflow does not have, or None. To begin again what ended well is no news,
-        nor are its epochs.
+    def missing_in(self, run: MlflowRun | None) -> RunUpdate | None:
+        """What of this MLflow does not have, or None. Restarting a finished run, or repeating its
+        epochs, adds nothing.
 
-        Epochs are known by their number: told of later, of a trial that left no record, they have
+        Epochs are known by their number: announced later, of a trial that left no record, they have
         other times.
         """
-        if known is None:
+        if run is None:
             return self
-        points = (
-            []
-            if known.done
-            else [point for point in self.points if point.step > known.steps.get(point.metric, -1)]
-        )
-        failed_again = self.run_key != STUDY_KEY and self.state == known.state == JobState.FAILED
-        if not known.done and not failed_again:
-            return replace(self, points=points)
-        study, again = (
-            self.run_key == STUDY_KEY,
-            self.state in (None, JobState.RUNNING) or self.run_key != STUDY_KEY,
-        )
-        digests = self.digests()
-        new = {name for name, digest in digests.items() if known.logged.get(name) != digest}
-        tags = {name: value for name, value in self.tags.items() if known.tags.get(name) != value}
-        news = replace(
-            self,
-            params={},
-            tags=tags,
-            points=points,
+        later = [value for value in self.values if value.step > run.steps.get(value.metric, -1)]
+        if run.done:
+            return self._amendment(run, [])
+        if self._fails_again(run):
+            return self._amendment(run, later)
+        return replace(self, values=later)
+
+    def _fails_again(self, run: MlflowRun) -> bool:
+        return self.run_key != STUDY_KEY and self.state == run.state == JobState.FAILED
+
+    def _amendment(self, run: MlflowRun, values: list[MetricValue]) -> RunUpdate | None:
+        """What differs from a run that has ended, which does not begin again by that."""
+        new = {name for name, digest in self.digests().items() if run.logged.get(name) != digest}
+        of_study = self.run_key == STUDY_KEY
+        ends_otherwise = of_study and self.state not in (None, JobState.RUNNING, run.state)
+        amendment = RunUpdate(
+            self.key,
+            name=self.name,
+            tags={name: value for name, value in self.tags.items() if run.tags.get(name) != value},
+            values=values,
             results={
                 name: value
                 for name, value in self.results.items()
-                if not _same(value, known.metrics.get(name))
+                if not _same(value, run.metrics.get(name))
             },
-            datasets=[
-                dataset for dataset in self.datasets if study and f"{dataset.context} data" in new
-            ],
+            datasets=[each for each in self.datasets if of_study and f"{each.context} data" in new],
             files={name: content for name, content in self.files.items() if name in new},
-            views={name: view for name, view in self.views.items() if f"view {name}" in new},
+            views={name: runs for name, runs in self.views.items() if f"view {name}" in new},
             champion=self.champion if "champion" in new else None,
-            state=None if again or self.state == known.state else self.state,
+            source=self.source,
+            state=self.state if ends_otherwise else None,
+            ended=self.ended,
         )
-        anything = (
-            news.tags,
-            news.points,
-            news.results,
-            news.datasets,
-            news.files,
-            news.views,
-            news.champion,
-            news.state,
+        return amendment if amendment._says_anything else None
+
+    @property
+    def _says_anything(self) -> bool:
+        contents = (
+            self.tags,
+            self.values,
+            self.results,
+            self.datasets,
+            self.files,
+            self.views,
+            self.champion,
+            self.state,
         )
-        return news if any(anything) else None
+        return any(contents)
 
 
-def read_recorded(database: Path, study_key: str) -> dict[str, Recorded] | None:
-    """The runs of a study in MLflow's SQLite database, by key; None when there is none that is laid
-    out as expected.
-
-    Importing MLflow and opening its database takes seconds, this takes milliseconds: a study that
-    is run again and has nothing new to say need not load MLflow at all.
+def runs_in_database(database: Path, study: StudyName) -> dict[str, MlflowRun] | None:
+    """The runs of a study in MLflow's SQLite database, by key; None when there is no database that
+    can be read without MLflow.
     """
-    ours = f"FROM runs JOIN tags AS own ON own.run_uuid = runs.run_uuid AND own.key = '{KEY_TAG}' AND substr(own.value, 1, ?) = ? "
-    active = "WHERE runs.lifecycle_stage = 'active'"
-    tags_query = f"SELECT own.value, runs.run_uuid, runs.status, tags.key, tags.value {ours} JOIN tags USING (run_uuid) {active}"
-    latest = f"SELECT own.value, m.key, m.value, m.is_nan, m.step {ours} JOIN latest_metrics AS m USING (run_uuid) {active}"
-    prefix = f"{study_key}/"
-    rows: dict[tuple[str, str, str], dict[str, str]] = {}
-    try:
-        connection = sqlite3.connect(
-            f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=1.0
-        )
-        try:
-            metrics: dict[str, dict[str, float]] = {}
-            steps: dict[str, dict[str, int]] = {}
-            for key, name, value, is_nan, step in connection.execute(latest, (len(prefix), prefix)):
-                metrics.setdefault(key, {})[name] = math.nan if is_nan else value
-                steps.setdefault(key, {})[name] = step
-            for key, run_id, status, name, value in connection.execute(
-                tags_query, (len(prefix), prefix)
-            ):
-                rows.setdefault((key, run_id, status), {})[name] = value
-        finally:
-            connection.close()
-    except sqlite3.Error:
+    rows = runs_tagged(database, KEY_TAG, f"{study.key}/")
+    if rows is None:
         return None
-    return {
-        key.removeprefix(prefix): Recorded(
-            run_id, state_of_run(status, tags), tags, metrics.get(key, {}), steps.get(key, {})
-        )
-        for (key, run_id, status), tags in rows.items()
-    }
+    runs = {}
+    for stored, row in rows.items():
+        if (key := study.run_key(stored)) is not None:
+            runs[key] = mlflow_run(row)
+    return runs
 
 
-def _same(value: float, known: float | None) -> bool:
-    return known is not None and (value == known or (math.isnan(value) and math.isnan(known)))
+def mlflow_run(row: RunRow) -> MlflowRun:
+    """What MLflow has of a run."""
+    state = state_of_run(row.status, row.tags)
+    return MlflowRun(row.run_id, state, row.tags, row.metrics, row.steps)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _same(value: float, other: float | None) -> bool:
+    return other is not None and (value == other or (math.isnan(value) and math.isnan(other)))

@@ -1,7 +1,8 @@
 """The states of jobs in MLflow's words: the one place that knows them.
 
-MLflow has no status of its own for a job that was pruned or interrupted: both are `KILLED`. So
-every run also has a tag with the state itself.
+MLflow has no status of its own for a job that was pruned or interrupted. A pruned job has done what
+it was to do, and MLflow's page shows `KILLED` as a red cross, so it is `FINISHED`; an interrupted
+one is `KILLED`. Every run also has a tag with the state itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _STATUSES = {
     JobState.WAITING: "SCHEDULED",
     JobState.RUNNING: "RUNNING",
     JobState.FINISHED: "FINISHED",
-    JobState.PRUNED: "KILLED",
+    JobState.PRUNED: "FINISHED",
     JobState.FAILED: "FAILED",
     JobState.INTERRUPTED: "KILLED",
 }

@@ -1,25 +1,26 @@
-"""The study's record in MLflow: fed by the driver as things happen, written by a separate thread."""
+"""The runs of a study in MLflow: fed by the driver as things happen, written by a separate thread."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from distill_ray.events import JobState
 from distill_ray.tracking.outbox import Outbox
-from distill_ray.tracking.record import (
+from distill_ray.tracking.run_lists import RunList
+from distill_ray.tracking.run_update import (
     CHAMPION_KEY,
     ENDING_KEY,
     STUDY_KEY,
     DataSet,
-    Pending,
-    Point,
+    MetricValue,
+    RunUpdate,
+    StudyName,
 )
-from distill_ray.tracking.views import View
 
 if TYPE_CHECKING:
     from distill_ray.tracking.champion import StudentModel
@@ -29,16 +30,21 @@ LONGEST_TAG = 8000
 
 
 class Tracker:
-    """Records a study in MLflow: one run for the study, a nested run for each job.
+    """Tracks a study in MLflow: one run for the study, a nested run for each job.
 
-    Every method except `close` returns at once; a separate thread writes what has accumulated about
-    once a second. What MLflow already has is found by the study's `study_key` and the job's `key`,
-    so a study that is run again may announce all its jobs again: nothing is written twice, and when
-    there is nothing new MLflow is not even loaded. No failure in MLflow reaches the study: `warn`
-    gets one line, and the thread retries until `close`.
+    Every method except `close` returns at once; a separate thread writes what has accumulated. What
+    MLflow already has is found by the study's `study_key` and the job's `key`, so a study that is
+    run again may announce all its jobs again: nothing is written twice, and when there is nothing
+    new MLflow is not even loaded. No failure in MLflow reaches the study: it is logged once, and
+    `complete` is false after `close`.
 
-    `uri` is an address that `check_tracking` accepts; `artifacts` a folder or URI for files, for a
-    database without a server.
+    Args:
+        uri: an address that `check_tracking` accepts.
+        study_name: the name of the experiment.
+        study_key: what tells the jobs of this study from those of others in the experiment.
+        variant: what tells this version of the study file from others, which share their jobs.
+        artifacts: a folder or URI for files, for a database without a server.
+        interval: seconds between two writes.
     """
 
     def __init__(
@@ -47,13 +53,16 @@ class Tracker:
         study_name: str,
         study_key: str,
         *,
+        variant: str = "1",
         artifacts: str | None = None,
-        warn: Callable[[str], None],
         interval: float = 1.0,
     ) -> None:
-        self.study_key = study_key
+        self.variant = variant
+        self.complete = True
+        """Whether MLflow has everything; known after `close`."""
         self._ended = False
-        self._outbox = Outbox(uri, study_name, study_key, artifacts, warn, interval)
+        study = StudyName(study_name, study_key, variant)
+        self._outbox = Outbox(uri, study, artifacts=artifacts, interval=interval)
 
     def __enter__(self) -> Self:
         return self
@@ -82,11 +91,11 @@ class Tracker:
 
         `description` is Markdown, for as long as `set_description` has given no other.
         """
-        known = (self._outbox.runs or {}).get(STUDY_KEY)
-        if known is not None and known.tags.get(DESCRIPTION_TAG):
+        run = (self._outbox.runs or {}).get(STUDY_KEY)
+        if run is not None and run.tags.get(DESCRIPTION_TAG):
             description = ""
         self._outbox.put(
-            Pending(
+            RunUpdate(
                 STUDY_KEY,
                 name=name,
                 started=time.time(),
@@ -118,9 +127,9 @@ class Tracker:
         `started` is when it began, in seconds since 1970, now by default.
         """
         began = time.time() if started is None else started
-        labels = _tags(tags)
+        labels = _tags(tags) | self._outbox.study.tags
         self._outbox.put(
-            Pending(
+            RunUpdate(
                 key,
                 name=run_name,
                 started=began,
@@ -138,10 +147,11 @@ class Tracker:
         """
         moment = int(time_seconds * 1000)
         self._outbox.put(
-            Pending(
+            RunUpdate(
                 key,
-                points=[
-                    Point(name, float(value), moment, epoch) for name, value in metrics.items()
+                values=[
+                    MetricValue(name, float(value), moment, epoch)
+                    for name, value in metrics.items()
                 ],
             )
         )
@@ -158,7 +168,7 @@ class Tracker:
         """End the run of a job, whose results are `metrics`."""
         moment = time.time() if ended is None else ended
         self._outbox.put(
-            Pending(
+            RunUpdate(
                 key,
                 results=_finite(metrics or {}),
                 tags=_tags(tags or {}),
@@ -169,14 +179,14 @@ class Tracker:
 
     def log_dataset(self, datasets: Iterable[DataSet], key: str = STUDY_KEY) -> None:
         """Record the splits that a job, or the study as a whole, used."""
-        self._outbox.put(Pending(key, datasets=list(datasets)))
+        self._outbox.put(RunUpdate(key, datasets=list(datasets)))
 
     def log_artifacts(self, files: Mapping[str, Path]) -> None:
         """Keep a copy of files of this machine, as they are now, with the study's run, by name
         (`report/report.html`).
         """
         self._outbox.put(
-            Pending(STUDY_KEY, files={name: path.read_bytes() for name, path in files.items()})
+            RunUpdate(STUDY_KEY, files={name: path.read_bytes() for name, path in files.items()})
         )
 
     def log_champion(self, key: str, champion: StudentModel) -> None:
@@ -185,39 +195,40 @@ class Tracker:
 
         The same job is registered once, however often this is called.
         """
-        self._outbox.put(Pending(CHAMPION_KEY, champion=champion, source=key))
+        self._outbox.put(RunUpdate(CHAMPION_KEY, champion=champion, source=key))
 
     def log_results(self, metrics: Mapping[str, float], key: str = STUDY_KEY) -> None:
         """Record numbers of the study as a whole, such as `best/test/accuracy`, or of a job, at its
         end or long after.
         """
-        self._outbox.put(Pending(key, results=_finite(metrics)))
+        self._outbox.put(RunUpdate(key, results=_finite(metrics)))
 
-    def save_views(self, views: Mapping[str, View]) -> None:
-        """Offer lists of runs in MLflow's page of the experiment; `study_views` makes some."""
-        self._outbox.put(Pending(STUDY_KEY, views=dict(views)))
+    def save_views(self, views: Mapping[str, RunList]) -> None:
+        """Offer lists of runs in MLflow's page of the experiment; `study_run_lists` makes some."""
+        self._outbox.put(RunUpdate(STUDY_KEY, views=dict(views)))
 
     def set_description(self, markdown: str) -> None:
         """Replace the text that MLflow shows on top of the study's run."""
-        self._outbox.put(Pending(STUDY_KEY, tags=_tags(_note(markdown))))
+        self._outbox.put(RunUpdate(STUDY_KEY, tags=_tags(_note(markdown))))
 
     def finish_study(self, state: JobState) -> None:
         """End the study's run. Runs of jobs that are still open then are marked as interrupted."""
         self._ended = True
-        self._outbox.put(Pending(ENDING_KEY, state=state, ended=time.time()))
+        self._outbox.put(RunUpdate(ENDING_KEY, state=state, ended=time.time()))
 
-    def is_recorded(self, key: str) -> bool:
-        """Whether MLflow is known to have the finished run of a job, so that announcing it again
-        would change nothing.
+    def has_job(self, key: str) -> bool:
+        """Whether MLflow is known to have the finished run of a job as one of this variant, so that
+        announcing it again would change nothing.
         """
         run = (self._outbox.runs or {}).get(key)
-        return run is not None and run.done
+        return run is not None and run.done and self._outbox.study.tags.items() <= run.tags.items()
 
     def close(self, timeout: float = 60.0) -> bool:
         """Write what is left, at most `timeout` seconds for each run, and stop. Returns whether
         MLflow then has everything.
         """
-        return self._outbox.close(timeout)
+        self.complete = self._outbox.close(timeout)
+        return self.complete
 
 
 def _texts(params: Mapping[str, str | int | float | bool]) -> dict[str, str]:

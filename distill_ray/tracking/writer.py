@@ -7,35 +7,43 @@ from __future__ import annotations
 import getpass
 import json
 import logging
-import secrets
+import os
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from distill_ray.errors import first_line
 from distill_ray.events import JobState
 from distill_ray.tracking.address import sqlite_file
 from distill_ray.tracking.champion import register_champion
 from distill_ray.tracking.environment import prepare, registry_uri
-from distill_ray.tracking.record import (
+from distill_ray.tracking.mlflow_internals import (
+    VIEW_TAG,
+    RunRow,
+    make_database,
+    without_stray_folders,
+)
+from distill_ray.tracking.run_update import (
     KEY_TAG,
     LOGGED_TAG,
     STUDY_KEY,
     STUDY_KEY_TAG,
     DataSet,
-    Pending,
-    Recorded,
+    MlflowRun,
+    RunUpdate,
+    StudyName,
+    mlflow_run,
 )
-from distill_ray.tracking.states import STATE_TAG, mlflow_status, state_of_run
-from distill_ray.tracking.views import VIEW_TAG
+from distill_ray.tracking.states import STATE_TAG, mlflow_status
 
-PARTIAL = ".mlflow.db."
-"""How the name of a database begins that is being made."""
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
-POINTS_PER_CALL = 800
+VALUES_PER_CALL = 800
 OTHERS_PER_CALL = 100
 """MLflow takes 1000 metrics, 100 parameters and 100 tags in a call, and 1000 of all together."""
 
@@ -54,70 +62,63 @@ class Refused(Exception):
 
 
 class RunWriter:
-    """The runs of study `study_key` in experiment `study_name`. Every method raises `Unavailable`
-    or `Refused`.
+    """The runs of a study. Every method raises `Unavailable` or `Refused`.
 
     `restored` says that the experiment had been deleted and is back now, with the runs it had.
     """
 
-    def __init__(self, uri: str, study_name: str, study_key: str, artifacts: str | None) -> None:
-        self.study_name, self.study_key, self.artifacts = study_name, study_key, artifacts
+    def __init__(self, uri: str, study: StudyName, artifacts: str | None) -> None:
+        self.study, self.artifacts = study, artifacts
         with _explained():
             prepare()
             from mlflow import MlflowClient
 
             _silence_this_thread()
-            _make_database(uri)
-            self.client = MlflowClient(uri, registry_uri(uri))
-            self.experiment_id, self.restored = self._open_experiment()
+            database = sqlite_file(uri)
+            with nullcontext() if database is None else without_stray_folders(database):
+                if database is not None and not (database.exists() and database.stat().st_size):
+                    make_database(database)
+                self.client = MlflowClient(uri, registry_uri(uri))
+                self.experiment_id, self.restored = self._open_experiment()
 
-    def recorded(self) -> dict[str, Recorded]:
+    def runs(self) -> dict[str, MlflowRun]:
         """What MLflow has of the study, by key of the run."""
-        runs: dict[str, Recorded] = {}
-        prefix = f"{self.study_key}/"
+        runs: dict[str, MlflowRun] = {}
         page = None
         with _explained():
             while True:
                 found = self.client.search_runs(
                     [self.experiment_id],
-                    f"tags.`{KEY_TAG}` LIKE '{prefix}%'",
+                    f"tags.`{KEY_TAG}` LIKE '{self.study.key}/%'",
                     max_results=1000,
                     page_token=page,
                 )
                 for run in found:
-                    name = run.data.tags[KEY_TAG]
-                    if name.startswith(prefix):
-                        steps = {metric.key: metric.step for metric in run.data.to_proto().metrics}
-                        known = Recorded(
-                            run.info.run_id,
-                            state_of_run(run.info.status, run.data.tags),
-                            run.data.tags,
-                            run.data.metrics,
-                            steps,
-                        )
-                        runs[name.removeprefix(prefix)] = known
+                    key = self.study.run_key(run.data.tags[KEY_TAG])
+                    if key is not None:
+                        runs[key] = _mlflow_run(run)
                 page = found.token
                 if not page:
                     return runs
 
-    def write(self, pending: Pending, runs: Mapping[str, Recorded]) -> Recorded:
-        """Bring a run up to date with `pending`, and return what MLflow has of it then. Doing it
+    def write(self, update: RunUpdate, runs: Mapping[str, MlflowRun]) -> MlflowRun:
+        """Bring a run up to date with `update`, and return what MLflow has of it then. Doing it
         twice changes nothing.
         """
         with _explained():
-            known = runs.get(pending.run_key) or self._create(pending, runs.get(STUDY_KEY))
-            state = pending.state or known.state
+            run = runs.get(update.run_key) or self._create(update, runs.get(STUDY_KEY))
+            state = update.state or run.state
             status = mlflow_status(state)
-            if state == JobState.RUNNING != known.state:
-                self.client.update_run(known.run_id, status=status)
-            self._log_inputs(known.run_id, pending.datasets)
-            self._log_artifacts(known.run_id, pending)
-            if pending.champion is not None:
-                run_id = runs.get(pending.source, known).run_id
+            if state == JobState.RUNNING != run.state:
+                self.client.update_run(run.run_id, status=status)
+            self._log_inputs(run.run_id, update.datasets)
+            self._log_artifacts(run.run_id, update)
+            if update.champion is not None:
+                run_id = runs.get(update.source, run).run_id
                 register_champion(
-                    self.client, self.study_name, self.experiment_id, run_id, pending.champion
+                    self.client, self.study.name, self.experiment_id, run_id, update.champion
                 )
-            for name, view in pending.views.items():
+            for name, view in update.views.items():
                 now = int(time.time() * 1000)
                 envelope = {
                     "name": view.title,
@@ -128,71 +129,71 @@ class RunWriter:
                 self.client.set_experiment_tag(
                     self.experiment_id, VIEW_TAG + name, json.dumps(envelope)
                 )
-            tags = pending.tags if pending.state is None else pending.tags | {STATE_TAG: state}
-            if pending.run_key == STUDY_KEY and (logged := pending.digests()):
-                tags = tags | {LOGGED_TAG: json.dumps(known.logged | logged, sort_keys=True)}
+            tags = update.tags if update.state is None else update.tags | {STATE_TAG: state}
+            if update.run_key == STUDY_KEY and (logged := update.digests()):
+                tags = tags | {LOGGED_TAG: json.dumps(run.logged | logged, sort_keys=True)}
             self._log_values(
-                known.run_id,
-                pending,
-                {name: value for name, value in tags.items() if known.tags.get(name) != value},
+                run.run_id,
+                update,
+                {name: value for name, value in tags.items() if run.tags.get(name) != value},
             )
-            if pending.state not in (None, JobState.RUNNING):
-                ended = None if pending.ended is None else int(pending.ended * 1000)
-                self.client.set_terminated(known.run_id, status, ended)
-        metrics = {point.metric: point.value for point in pending.points} | pending.results
-        steps = {point.metric: point.step for point in pending.points} | dict.fromkeys(
-            pending.results, 0
+            if update.state not in (None, JobState.RUNNING):
+                ended = None if update.ended is None else int(update.ended * 1000)
+                self.client.set_terminated(run.run_id, status, ended)
+        metrics = {value.metric: value.value for value in update.values} | update.results
+        steps = {value.metric: value.step for value in update.values} | dict.fromkeys(
+            update.results, 0
         )
-        return Recorded(
-            known.run_id, state, known.tags | tags, known.metrics | metrics, known.steps | steps
+        return MlflowRun(
+            run.run_id, state, run.tags | tags, run.metrics | metrics, run.steps | steps
         )
 
-    def _create(self, pending: Pending, parent: Recorded | None) -> Recorded:
-        tags = pending.tags | {
-            KEY_TAG: f"{self.study_key}/{pending.run_key}",
-            STUDY_KEY_TAG: self.study_key,
+    def _create(self, update: RunUpdate, parent: MlflowRun | None) -> MlflowRun:
+        tags = update.tags | {
+            KEY_TAG: self.study.stored(update.run_key),
+            STUDY_KEY_TAG: self.study.key,
         }
-        tags["study"] = self.study_name
+        tags["study"] = self.study.name
         tags |= {
             "mlflow.source.name": "distill-ray",
             "mlflow.source.type": "LOCAL",
-            "mlflow.user": getpass.getuser(),
+            "mlflow.user": _user(),
         }
         if parent is not None:
             tags["mlflow.parentRunId"] = parent.run_id
-        started = time.time() if pending.started is None else pending.started
-        run = self.client.create_run(self.experiment_id, int(started * 1000), tags, pending.name)
-        return Recorded(run.info.run_id, JobState.RUNNING, tags)
+        started = time.time() if update.started is None else update.started
+        run = self.client.create_run(self.experiment_id, int(started * 1000), tags, update.name)
+        return MlflowRun(run.info.run_id, JobState.RUNNING, tags)
 
     def _open_experiment(self) -> tuple[str, bool]:
-        experiment = self.client.get_experiment_by_name(self.study_name)
+        experiment = self.client.get_experiment_by_name(self.study.name)
         if experiment is None:
             tags = {"mlflow.experimentKind": "custom_model_development"}
-            return self.client.create_experiment(self.study_name, self.artifacts, tags), False
+            return self.client.create_experiment(self.study.name, self.artifacts, tags), False
         deleted = experiment.lifecycle_stage != "active"
         if deleted:
             self.client.restore_experiment(experiment.experiment_id)
         return experiment.experiment_id, deleted
 
-    def _log_values(self, run_id: str, pending: Pending, tags: dict[str, str]) -> None:
+    def _log_values(self, run_id: str, update: RunUpdate, tags: dict[str, str]) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [
-            Metric(point.metric, point.value, point.time, point.step) for point in pending.points
+            Metric(value.metric, value.value, value.time, value.step) for value in update.values
         ]
-        moment = int((pending.ended or time.time()) * 1000)
-        metrics += [Metric(name, value, moment, 0) for name, value in pending.results.items()]
-        params = [Param(name, value) for name, value in pending.params.items()]
+        moment = int((update.ended or time.time()) * 1000)
+        metrics += [Metric(name, value, moment, 0) for name, value in update.results.items()]
+        params = [Param(name, value) for name, value in update.params.items()]
         labels = [RunTag(name, value) for name, value in tags.items()]
         while metrics or params or labels:
             self.client.log_batch(
                 run_id,
-                metrics[:POINTS_PER_CALL],
+                metrics[:VALUES_PER_CALL],
                 params[:OTHERS_PER_CALL],
                 labels[:OTHERS_PER_CALL],
             )
             metrics, params, labels = (
-                metrics[POINTS_PER_CALL:],
+                metrics[VALUES_PER_CALL:],
                 params[OTHERS_PER_CALL:],
                 labels[OTHERS_PER_CALL:],
             )
@@ -207,11 +208,11 @@ class RunWriter:
             ]
             self.client.log_inputs(run_id, inputs)
 
-    def _log_artifacts(self, run_id: str, pending: Pending) -> None:
-        if not pending.files:
+    def _log_artifacts(self, run_id: str, update: RunUpdate) -> None:
+        if not update.files:
             return
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in pending.files.items():
+            for name, content in update.files.items():
                 path = Path(folder, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
@@ -240,50 +241,35 @@ def _entity(dataset: DataSet) -> Any:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn whatever goes wrong inside into `Unavailable` or `Refused`."""
+    """Turn every error inside into `Unavailable` or `Refused`."""
     try:
         yield
     except OSError as error:
-        raise Unavailable(_line(error)) from error
+        raise Unavailable(first_line(error)) from error
     except Exception as error:
         status = getattr(error, "get_http_status_code", lambda: 400)()
         kind = Refused if 400 <= status < 500 and status not in TRY_AGAIN else Unavailable
-        raise kind(_line(error)) from error
+        raise kind(first_line(error)) from error
 
 
-def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]}..."
+def _mlflow_run(run: Run) -> MlflowRun:
+    steps = {metric.key: metric.step for metric in run.data.to_proto().metrics}
+    info = run.info
+    return mlflow_run(RunRow(info.run_id, info.status, run.data.tags, run.data.metrics, steps))
 
 
-def _make_database(uri: str) -> None:
-    """Make the database of a `sqlite:` address, where there is none, beside its place and move it
-    there when it is whole.
-
-    MLflow makes it in hundreds of steps, and one that was left in the middle of them is of no use
-    ever after.
-    """
-    file = sqlite_file(uri)
-    if file is None or (file.exists() and file.stat().st_size):
-        return
-    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    partial = file.with_name(f"{PARTIAL}{secrets.token_hex(4)}")
+def _user() -> str:
+    """Who runs the study. In a container the user id may have no name."""
     try:
-        SqlAlchemyStore(
-            f"sqlite:///{partial}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
-        ).engine.dispose()
-        if not (file.exists() and file.stat().st_size):  # nobody else was quicker
-            partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return str(os.getuid()) if hasattr(os, "getuid") else "unknown"
 
 
 def _silence_this_thread() -> None:
-    """Keep what MLflow logs in this thread off the terminal: the tracker says in one line what
+    """Keep MLflow's log of this thread off the terminal: the tracker logs in one line what
     matters.
     """
     writer = threading.get_ident()
     for handler in logging.getLogger("mlflow").handlers:
-        handler.addFilter(lambda record: record.thread != writer)
+        handler.addFilter(lambda message: message.thread != writer)

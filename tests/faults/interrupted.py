@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from distill_ray.tracking.record import read_recorded
 from optuna.trial import TrialState
 
 from distill_ray.errors import DistillRayError, RunError
@@ -37,7 +38,6 @@ from distill_ray.stages.stage_log import StageLog, stage_rows
 from distill_ray.store import MANIFEST, Store
 from distill_ray.study import load_study
 from distill_ray.tracking import Tracker
-from distill_ray.tracking.record import read_recorded
 from distill_ray.training import Worker
 from distill_ray.training.checkpoint import is_intact
 
@@ -251,7 +251,7 @@ class Recording:
         self.file = folder / "mlflow.db"
 
     def do(self) -> None:
-        tracker = Tracker(f"sqlite:///{self.file}", "small", "abc", warn=print, interval=0.01)
+        tracker = Tracker(f"sqlite:///{self.file}", "small", "abc", interval=0.01)
         tracker.start_study("small")
         tracker.start_job("teach/a", "teacher 0", {"lr": 0.1}, {"stage": "teach"}, started=1e9)
         tracker.log_epoch("teach/a", 1, 1e9, {"val/nll": 0.5})

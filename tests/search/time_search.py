@@ -30,7 +30,7 @@ from distill_ray.progress import Progress
 from distill_ray.resolve import SEARCH, data_of, teacher_runs
 from distill_ray.search import search
 from distill_ray.search.history import counted, open_history
-from distill_ray.stages.mlflow_observer import MlflowRecord
+from distill_ray.stages.mlflow_observer import MlflowObserver
 from distill_ray.stages.references import References
 from distill_ray.stages.stage_log import StageLog
 from distill_ray.store import Store
@@ -119,11 +119,11 @@ def main() -> None:
                 Console(file=open("/dev/null", "w"), force_terminal=True), study.search.objectives
             ) as progress,
             Tracker(
-                default_uri(Path(folder)), study.name, "nothing", artifacts=folder, warn=print
+                default_uri(Path(folder)), study.name, "nothing", artifacts=folder
             ) as tracker,
             Cluster() as cluster,
         ):
-            record = MlflowRecord(tracker, study, data)
+            record = MlflowObserver(tracker, study, data)
             record.study_started(store)
             observer = Observers(
                 (progress, StageLog(study, store), References(study, store), record, pace)

@@ -172,18 +172,17 @@ def test_a_job_is_registered_once_and_the_alias_follows_the_best(
     champion_and_probabilities: tuple[StudentModel, np.ndarray],
     tracking_uri: str,
     tmp_path: Path,
+    said: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     import mlflow.pyfunc
     from mlflow import MlflowClient
 
     champion, probabilities = champion_and_probabilities
-    said: list[str] = []
 
     def study(best: StudentModel, key: str) -> None:
-        with Tracker(
-            tracking_uri, "small", "abc", artifacts=str(tmp_path / "artifacts"), warn=said.append
-        ) as tracker:
+        artifacts = str(tmp_path / "artifacts")
+        with Tracker(tracking_uri, "small", "abc", artifacts=artifacts) as tracker:
             tracker.start_study("small")
             tracker.start_job(key, key, {"lr": 0.1}, {"job_id": best.job.id})
             tracker.finish_job(key, JobState.FINISHED)

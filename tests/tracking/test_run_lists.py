@@ -8,16 +8,16 @@ import json
 from pathlib import Path
 
 from distill_ray.events import JobState
-from distill_ray.tracking import Tracker, studies_in, study_views, view_path
+from distill_ray.tracking import Tracker, pages_of_studies, study_run_lists
 
-VIEWS = study_views(
+VIEWS = study_run_lists(
     {"val/ece": "min", "val/accuracy": "max"}, ["temperature", "augmentation.size"], "0123abcd"
 )
 
 
 def test_a_view_is_what_the_page_of_mlflow_expects() -> None:
     state = json.loads(VIEWS["trials"].state())
-    assert state["searchFilter"] == "tags.study_key = '0123abcd' and tags.stage = 'search'"
+    assert state["searchFilter"] == "tags.`variant.0123abcd` = 'yes' and tags.stage = 'search'"
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/ece`", True)
     assert state["selectedColumns"] == [
         "tags.`status`",
@@ -38,18 +38,18 @@ def test_a_view_is_what_the_page_of_mlflow_expects() -> None:
 
 
 def test_an_objective_to_maximise_is_sorted_from_the_top() -> None:
-    assert not study_views({"val/accuracy": "max"}, [], "0123abcd")["trials"].ascending
+    assert not study_run_lists({"val/accuracy": "max"}, [], "0123abcd")["trials"].ascending
 
 
-def test_views_are_saved_with_the_experiment_once(tracking_uri: str, tmp_path: Path) -> None:
+def test_lists_are_saved_with_the_experiment_once(
+    tracking_uri: str, tmp_path: Path, said: list[str]
+) -> None:
     from mlflow import MlflowClient
 
-    said: list[str] = []
     saved = []
     for _ in range(2):
-        with Tracker(
-            tracking_uri, "small", "abc", artifacts=str(tmp_path / "artifacts"), warn=said.append
-        ) as tracker:
+        artifacts = str(tmp_path / "artifacts")
+        with Tracker(tracking_uri, "small", "abc", artifacts=artifacts) as tracker:
             tracker.start_study("small")
             tracker.save_views(VIEWS)
             tracker.finish_study(JobState.FINISHED)
@@ -71,13 +71,15 @@ def test_views_are_saved_with_the_experiment_once(tracking_uri: str, tmp_path: P
         "trials": "Trials, best first",
         "students": "Students on the test split",
     }
-    path = f"#/experiments/{experiment.experiment_id}/runs?viewStateShareKey=trials&workflowType=machine_learning"
-    assert view_path(tmp_path / "mlflow.db", "small", "trials") == path
-    assert studies_in(tmp_path / "mlflow.db") == ["small"]
+    experiment_id = experiment.experiment_id
+    pages = pages_of_studies(tmp_path / "mlflow.db")
+    assert list(pages) == ["small"] and list(pages["small"]) == ["trials", "students", "jobs"]
+    assert pages["small"]["trials"] == (
+        f"#/experiments/{experiment_id}/runs?viewStateShareKey=trials&workflowType=machine_learning"
+    )
 
 
 def test_no_study_no_page(tracking_uri: str, tmp_path: Path) -> None:
-    assert view_path(tmp_path / "mlflow.db", "other", "trials") is None
-    assert view_path(tmp_path / "nothing.db", "small", "trials") is None
-    assert studies_in(tmp_path / "nothing.db") == []
+    assert pages_of_studies(tmp_path / "mlflow.db") == {}
+    assert pages_of_studies(tmp_path / "nothing.db") == {}
     assert not (tmp_path / "nothing.db").exists()

@@ -10,7 +10,7 @@ import pytest
 
 from distill_ray.events import JobState
 from distill_ray.resolve import data_of
-from distill_ray.stages.mlflow_observer import MlflowRecord
+from distill_ray.stages.mlflow_observer import MlflowObserver
 from distill_ray.stages.screen import ENTROPY, T_STDDEV, measurement, screenings
 from distill_ray.store import Store
 from distill_ray.study import load_study
@@ -19,7 +19,9 @@ from distill_ray.tracking import Tracker
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 
 
-def test_a_measurement_is_a_run_of_its_own(tracking_uri: str, tmp_path: Path) -> None:
+def test_a_measurement_is_a_run_of_its_own(
+    tracking_uri: str, tmp_path: Path, said: list[str]
+) -> None:
     study = load_study(
         TINY, ("screen={epochs: 6, candidates: [identity, {name: cutout, size: 4, flip: false}]}",)
     )
@@ -27,16 +29,14 @@ def test_a_measurement_is_a_run_of_its_own(tracking_uri: str, tmp_path: Path) ->
     plain, holes = screenings(study, data, ["t" * 20])
     found = {T_STDDEV: 0.25, ENTROPY: 1.5, "screen/groups": 2.0}
     for reused in (False, True):  # the second time as another driver, which finds it in the store
-        said: list[str] = []
         tracker = Tracker(
             tracking_uri,
             "tiny",
             "key",
             artifacts=str(tmp_path / "artifacts"),
-            warn=said.append,
             interval=0.02,
         )
-        record = MlflowRecord(tracker, study, data)
+        record = MlflowObserver(tracker, study, data)
         record.study_started(Store(str(tmp_path)))
         record.measured(measurement(holes, found, reused=reused))
         if reused:
