@@ -118,9 +118,7 @@ def main() -> None:
             Progress(
                 Console(file=open("/dev/null", "w"), force_terminal=True), study.search.objectives
             ) as progress,
-            Tracker(
-                default_uri(Path(folder)), study.name, "nothing", artifacts=folder
-            ) as tracker,
+            Tracker(default_uri(Path(folder)), study.name, "nothing", artifacts=folder) as tracker,
             Cluster() as cluster,
         ):
             record = MlflowObserver(tracker, study, data)
