@@ -22,6 +22,7 @@ import torch
 
 from distill_ray import registry
 from distill_ray.job import Data, Job
+from distill_ray.log_printing import log_printed
 from distill_ray.metrics import score
 from distill_ray.store import Store
 from distill_ray.study import Study, load_study
@@ -73,6 +74,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((n for n, name in enumerate(LONGEST) if name in item.nodeid), len(LONGEST))
 
     items.sort(key=place)
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """What the package logs during the test, as the command line prints it."""
+    lines: list[str] = []
+    with log_printed(lines.append):
+        yield lines
 
 
 @pytest.fixture(autouse=True)
