@@ -43,6 +43,30 @@ language server:
 | `seed` | 0 or above; all seeds of teachers, trials and confirmations derive from it. Default 0 |
 """
 
+_DATA = """\
+### Folders with a data set
+
+`source` may name a folder, or a URI such as `s3://bucket/folder`, in one of two forms. Where there
+is no test split, the one called `validation`, `valid` or `val` is taken for it.
+
+- **Parquet**: `train-00000-of-00002.parquet` and so on, `train.parquet`, or `train/0000.parquet` as
+  the Hugging Face Hub converts data sets. The images are encoded, in a column `img` or `image` or
+  the one that the metadata declare. The label is the column that the metadata declare as
+  ClassLabel; without metadata the one called `label` or `fine_label`, of integers or text, or the
+  only one. Where several could be meant, `label` must name one: nothing is guessed.
+- **Image folders**: `train/<class>/*.png`, at any depth below the class; also .jpg, .jpeg, .jfif,
+  .webp, .ppm, .pgm, .bmp, .gif, .tif and .tiff. Files with other endings, hidden files and folders,
+  folders of tools such as `__MACOSX`, and class folders without images are left out, and `validate`
+  and `run` say how many. Links to files are followed; of folders only `train` and `test` themselves
+  may be links, all others are left out.
+
+Images are turned upright as their EXIF orientation says, alpha is dropped, and grey images become
+RGB if any image has colours. An image may have up to 50 million pixels and 100 MB; a row group of
+Parquet whose images unpack to more than 32 MB must not unpack to more than 100 times its size in
+the file. Larger ones are refused before they take the memory.
+"""
+
+
 _SPACE = """\
 ### The search space
 
@@ -204,6 +228,8 @@ def study_file_page() -> str:
     teachers, data, *others = schema.sections()
     for section in (data, teachers, *others):
         parts.append(_section(_without(section, recipe), 2))
+        if section.name == "data":
+            parts.append(_DATA)
         if section.name == "search":
             parts.append(_SPACE)
     parts.append(_section(schema.declared("teacher_logits", TeacherLogitsSection), 3))

@@ -6,8 +6,13 @@ largest process that it started.
 from __future__ import annotations
 
 import json
-import resource
+import re
 import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
 
 from distill_ray.data import import_dataset, open_source
 
@@ -53,12 +58,39 @@ def train(folder: str, validation: int, memory_gb: float) -> str:
     return str(record.record.files[WEIGHTS]["sha256"])
 
 
+def high_water(process: int | str) -> float:
+    """The peak memory of a process in MB, 0 when it has ended. Not `ru_maxrss`, which a process
+    takes over from the one that it was forked from.
+    """
+    try:
+        status = Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return 0.0
+    found = re.search(r"VmHWM:\s+(\d+)", status)
+    return int(found[1]) / 1024 if found else 0.0
+
+
+class Children(threading.Thread):
+    """Looks at the processes that this one starts, again and again."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0.0
+
+    def run(self) -> None:
+        while True:
+            for child in psutil.Process().children():
+                self.peak = max(self.peak, high_water(child.pid))
+            time.sleep(0.02)
+
+
+children = Children()
+children.start()
 work, folder, *rest = sys.argv[1:]
+result: dict[str, str | float] = {}
 if work == "import":
     import_dataset(folder, rest[0])
-    result = {}
 else:
-    result = {"weights": train(folder, int(rest[0]), float(rest[1]))}
-for name, processes in (("own", resource.RUSAGE_SELF), ("others", resource.RUSAGE_CHILDREN)):
-    result[name] = resource.getrusage(processes).ru_maxrss / 1024
+    result["weights"] = train(folder, int(rest[0]), float(rest[1]))
+result["own"], result["others"] = high_water("self"), children.peak
 print(json.dumps(result))
