@@ -87,8 +87,10 @@ METRICS.register("accuracy")(
         better="max",
         percent=True,
         formula=r"\frac{1}{N} \sum_n [\hat{y}_n = y_n]",
-        help="What most papers compare by. It is blind to how sure a network is, and coarse: of 1000 samples each counts 0.1 %, "
-        "so that small validation splits leave many trials equal, where NLL still tells them apart.",
+        help="What most papers compare by. It is blind to how sure a network is, and coarse: of "
+        "1000 samples each counts 0.1 %, "
+        "so that small validation splits leave many trials equal, where NLL still tells them "
+        "apart.",
     )
 )
 METRICS.register("nll")(
@@ -102,12 +104,17 @@ METRICS.register("nll")(
 -\frac{1}{N} \sum_n \ln p_{n y_n}
 \qquad \text{for regression} \qquad
 \frac{1}{2N} \sum_n \left( \ln \sigma_n^2 + \frac{(y_n - \mu_n)^2}{\sigma_n^2} \right)""",
-        help="Judges the whole prediction, accuracy and calibration together, and is lowest in expectation for the true "
-        "probabilities: the default objective. A single confident error can outweigh many good answers; it is infinite where a "
-        "label has probability 0. For regression the constant ln(2π) / 2 is left out, as in the tables of Hydra+, so values may "
+        help="Judges the whole prediction, accuracy and calibration together, and is lowest in "
+        "expectation for the true "
+        "probabilities: the default objective. A single confident error can outweigh many "
+        "good answers; it is infinite where a "
+        "label has probability 0. For regression the constant ln(2π) / 2 is left out, as in "
+        "the tables of Hydra+, so values may "
         "be negative.",
-        source='Gneiting & Raftery 2007, "Strictly proper scoring rules, prediction, and estimation", '
-        "https://doi.org/10.1198/016214506000001437; for regression Lakshminarayanan et al. 2017, equation 1, "
+        source='Gneiting & Raftery 2007, "Strictly proper scoring rules, prediction, and '
+        'estimation", '
+        "https://doi.org/10.1198/016214506000001437; for regression Lakshminarayanan et al. "
+        "2017, equation 1, "
         "https://arxiv.org/abs/1612.01474.",
     )
 )
@@ -118,8 +125,10 @@ METRICS.register("ece")(
         better="min",
         percent=True,
         formula=r"\sum_b \frac{|B_b|}{N} \, \big| \mathrm{acc}(B_b) - \mathrm{conf}(B_b) \big|",
-        help="Says whether confidence can be taken at its word: of the answers given with 80 % about 80 % should be right. Do "
-        "not go by it alone: a network that always names the most frequent class, with its share as confidence, has an ECE near "
+        help="Says whether confidence can be taken at its word: of the answers given with 80 % "
+        "about 80 % should be right. Do "
+        "not go by it alone: a network that always names the most frequent class, with its "
+        "share as confidence, has an ECE near "
         "0. Few samples bias it upwards.",
         source=f"{_GUO}, equation 3, with its 15 bins.",
     )
@@ -131,21 +140,27 @@ METRICS.register("brier")(
         better="min",
         unit="none, 0 to 2",
         formula=r"\frac{1}{N} \sum_n \sum_k \big( p_{nk} - [k = y_n] \big)^2",
-        help="Judges the whole prediction as NLL does, but is bounded, so that single confident errors do not dominate. It is "
+        help="Judges the whole prediction as NLL does, but is bounded, so that single confident "
+        "errors do not dominate. It is "
         "summed over the classes; some libraries report half of it, or the mean over the classes.",
-        source='Brier 1950, "Verification of forecasts expressed in terms of probability", Monthly Weather Review 78.',
+        source='Brier 1950, "Verification of forecasts expressed in terms of probability", '
+        "Monthly Weather Review 78.",
     )
 )
 METRICS.register("oe")(
     Metric(
         title="OE",
-        meaning="overconfidence error: calibration error where confidence exceeds accuracy, weighted by confidence",
+        meaning="overconfidence error: calibration error where confidence exceeds accuracy, "
+        "weighted by confidence",
         better="min",
         percent=True,
-        formula=r"\sum_b \frac{|B_b|}{N} \, \mathrm{conf}(B_b) \, \max\!\big( \mathrm{conf}(B_b) - \mathrm{acc}(B_b), 0 \big)",
-        help="For uses where being too sure does harm and being too modest does not. It is at most the ECE; a student that is "
+        formula=r"\sum_b \frac{|B_b|}{N} \, \mathrm{conf}(B_b) \, \max\!\big( \mathrm{conf}(B_b) "
+        r"- \mathrm{acc}(B_b), 0 \big)",
+        help="For uses where being too sure does harm and being too modest does not. It is at "
+        "most the ECE; a student that is "
         "merely underconfident has an OE near 0.",
-        source='Thulasidasan et al. 2019, "On mixup training: Improved calibration and predictive uncertainty for deep neural '
+        source='Thulasidasan et al. 2019, "On mixup training: Improved calibration and predictive '
+        "uncertainty for deep neural "
         'networks", https://arxiv.org/abs/1905.11001.',
     )
 )
@@ -156,10 +171,14 @@ METRICS.register("cnll")(
         better="min",
         unit="nats",
         formula=r"-\frac{1}{N} \sum_n \ln q_{n y_n}, \qquad q_n = \mathrm{softmax}(\ln p_n / \tau)",
-        help="Compares what networks know, apart from a confidence that one number mends. On the validation split the "
-        "temperature is fitted to the very same predictions, so `val/cnll` serves to choose by, not to report. Where a "
-        "validation split has too few errors to fit it from, the prior keeps the temperature near 1, and the report says so.",
-        source='Ashukha et al. 2020, "Pitfalls of in-domain uncertainty estimation and ensembling in deep learning", '
+        help="Compares what networks know, apart from a confidence that one number mends. On the "
+        "validation split the "
+        "temperature is fitted to the very same predictions, so `val/cnll` serves to choose "
+        "by, not to report. Where a "
+        "validation split has too few errors to fit it from, the prior keeps the temperature "
+        "near 1, and the report says so.",
+        source='Ashukha et al. 2020, "Pitfalls of in-domain uncertainty estimation and ensembling '
+        'in deep learning", '
         f"https://arxiv.org/abs/2002.06470; temperature scaling: {_GUO}.",
     )
 )
@@ -171,7 +190,8 @@ METRICS.register("cece")(
         percent=True,
         objective=False,
         formula=r"\mathrm{ECE} \text{ of } q_n = \mathrm{softmax}(\ln p_n / \tau)",
-        help="The miscalibration that one temperature does not mend. An exported student answers with its temperature, so this "
+        help="The miscalibration that one temperature does not mend. An exported student answers "
+        "with its temperature, so this "
         "is its ECE. On the validation split, where the temperature is fitted, it is not recorded.",
         source=f"{_GUO}.",
     )
@@ -184,7 +204,8 @@ METRICS.register("rmse")(
         tasks=("regression",),
         unit="that of the labels",
         formula=r"\sqrt{\frac{1}{N} \sum_n (y_n - \mu_n)^2}",
-        help="The size of a typical error, with large ones counting more. It is blind to the predicted variance.",
+        help="The size of a typical error, with large ones counting more. It is blind to the "
+        "predicted variance.",
         source=f"{_CHAI}.",
     )
 )
@@ -196,7 +217,8 @@ METRICS.register("mae")(
         tasks=("regression",),
         unit="that of the labels",
         formula=r"\frac{1}{N} \sum_n |y_n - \mu_n|",
-        help="The size of the average error. Outliers move it less than RMSE; it is blind to the predicted variance.",
+        help="The size of the average error. Outliers move it less than RMSE; it is blind to the "
+        "predicted variance.",
         source=f"{_CHAI}.",
     )
 )

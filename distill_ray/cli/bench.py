@@ -19,15 +19,8 @@ if TYPE_CHECKING:
 @click.option(
     "--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs."
 )
-@click.option(
-    "--reference",
-    is_flag=True,
-    help="Also time a plain training loop like those of published repositories.",
-)
 @options.verbose(expose_value=False)
-def bench(
-    study: str, overrides: tuple[str, ...], store: str, as_machine: bool, reference: bool
-) -> None:
+def bench(study: str, overrides: tuple[str, ...], store: str, as_machine: bool) -> None:
     """Measure what training a student costs on this machine.
 
     Times a few steps each, in turn, of the student alone, with live teachers and with cached
@@ -37,7 +30,7 @@ def bench(
     \b
     Examples:
       distill-ray bench studies/quickstart.yaml
-      distill-ray bench my.yaml --reference --json | jq .ratios
+      distill-ray bench my.yaml --json | jq .ratios
     """
     loaded = options.load(study, overrides)
     from distill_ray.planning.bench import bench_study
@@ -45,30 +38,37 @@ def bench(
     from distill_ray.store import Store
 
     opened = Store.open(store)
-    found = bench_study(loaded, reference=reference)
+    found = bench_study(loaded)
     keep_bench(opened, loaded, found)
     if as_machine:
         import json
 
         click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
     else:
-        for line in _lines(found):
+        for line in lines(found):
             click.echo(line)
 
 
-def _lines(bench: Bench) -> Iterator[str]:
+def lines(bench: Bench) -> Iterator[str]:
+    """What was measured, for people."""
     yield f"{bench.machine}; {bench.device}, {bench.threads} threads"
     yield f"batch {bench.batch_size}, medians of {bench.rounds} rounds"
     yield ""
     for name, speed in bench.images_per_second.items():
         yield f"{name:<40} {speed:>9.1f} images/s {1000 * bench.steps[name]:>9.1f} ms a step"
-    yield f"{'teachers alone':<40} {bench.batch_size / bench.teachers:>9.1f} images/s {1000 * bench.teachers:>9.1f} ms a batch"
+    yield (
+        f"{'teachers alone':<40} {bench.batch_size / bench.teachers:>9.1f} images/s "
+        f"{1000 * bench.teachers:>9.1f} ms a batch"
+    )
     yield ""
     for name, ratio in bench.ratios.items():
         yield f"{name:<50} {ratio:>9.2f}"
     yield ""
     for name, share in bench.augmentation_shares.items():
-        yield f"augmentation {name:<32} {1000 * bench.augmentations[name]:>9.2f} ms a batch {100 * share:>9.1f} % of a step"
+        yield (
+            f"augmentation {name:<32} {1000 * bench.augmentations[name]:>9.2f} ms a batch "
+            f"{100 * share:>9.1f} % of a step"
+        )
     yield ""
     yield f"{'a job besides its epochs':<40} {1000 * bench.per_trial:>9.0f} ms"
     yield f"{'memory of this process':<40} {bench.memory / 1e6:>9.0f} MB"

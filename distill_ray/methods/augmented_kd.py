@@ -97,7 +97,8 @@ class AugmentedKD(FromEnsemble):
         super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
         if augmentation.part_count < 2:
             raise ValueError(
-                f"method {self.name!r} needs images and augmented copies beside them; augmentation {augmentation.name!r} has none"
+                f"method {self.name!r} needs images and augmented copies beside them; "
+                f"augmentation {augmentation.name!r} has none"
             )
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:

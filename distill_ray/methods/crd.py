@@ -105,8 +105,10 @@ class CRD(AugmentedKD):
         )
         if augmentation.mixes:
             raise ValueError(
-                f"method {self.name!r} tells images apart, and augmentation {augmentation.name!r} makes one of two; "
-                f"augmentation: {{name: additional, scheme: {augmentation.name}}} keeps the images beside the mixed ones"
+                f"method {self.name!r} tells images apart, and augmentation "
+                f"{augmentation.name!r} makes one of two; "
+                f"augmentation: {{name: additional, scheme: {augmentation.name}}} keeps the "
+                "images beside the mixed ones"
             )
 
     def live_teachers(self, augmentation: Augmentation) -> bool:

@@ -151,7 +151,8 @@ class StochasticStudent(nn.Module):
         super().__init__()
         if not isinstance(network, Network):
             raise ValueError(
-                f"only a network of the catalogue can have a classifier with noise, found {type(network).__name__}"
+                "only a network of the catalogue can have a classifier with noise, found "
+                f"{type(network).__name__}"
             )
         self.seed = network.seed
         self.task = network.task

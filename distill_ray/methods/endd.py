@@ -84,7 +84,8 @@ class EnDD(Method):
         super().__post_init__()
         if self.anneal_until is not None and self.anneal_until <= self.anneal_from:
             raise ValueError(
-                f"anneal_until must be above anneal_from, {self.anneal_from}, found {self.anneal_until}"
+                f"anneal_until must be above anneal_from, {self.anneal_from}, found "
+                f"{self.anneal_until}"
             )
 
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
@@ -94,7 +95,8 @@ class EnDD(Method):
         super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
         if teachers < 2:
             raise ValueError(
-                f"method {self.name!r} learns how teachers differ and needs at least 2 of them, found {teachers}"
+                f"method {self.name!r} learns how teachers differ and needs at least 2 of "
+                f"them, found {teachers}"
             )
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:

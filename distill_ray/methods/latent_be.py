@@ -124,7 +124,8 @@ class LatentBE(Softened):
         super().check_data(task=task, real_valued=real_valued)
         if real_valued and self.perturb != "none":
             raise ValueError(
-                f"perturb {self.perturb!r} changes pixels, and the inputs of this data set are real numbers; use none"
+                f"perturb {self.perturb!r} changes pixels, and the inputs of this data set "
+                "are real numbers; use none"
             )
 
     def live_teachers(self, augmentation: Augmentation) -> bool:

@@ -57,12 +57,15 @@ class Method(ABC):
             raise ValueError(f"method {self.name!r} learns from teachers, and there are none")
         if augmentation.picks and not self.needs_teachers:
             raise ValueError(
-                f"augmentation {augmentation.name!r} picks images with the help of teachers; method {self.name!r} has none"
+                f"augmentation {augmentation.name!r} picks images with the help of teachers; "
+                f"method {self.name!r} has none"
             )
         if augmentation.copies > 1 and not self.compares_versions:
             raise ValueError(
-                f"augmentation {augmentation.name!r} shows each image in {augmentation.copies} versions that should agree, and method {self.name!r} "
-                "does not ask that of them; turn the augmentation's consistency off, or use supervised"
+                f"augmentation {augmentation.name!r} shows each image in "
+                f"{augmentation.copies} versions that should agree, and method {self.name!r} "
+                "does not ask that of them; turn the augmentation's consistency off, or use "
+                "supervised"
             )
 
     def check_data(self, *, task: Task, real_valued: bool) -> None:
@@ -74,7 +77,8 @@ class Method(ABC):
                 sorted(name for name, method in METHODS.items() if task in method.tasks)
             )
             raise ValueError(
-                f"method {self.name!r} is for {' and '.join(self.tasks)}; for {task} there are {others}"
+                f"method {self.name!r} is for {' and '.join(self.tasks)}; for {task} there "
+                f"are {others}"
             )
 
     def live_teachers(self, augmentation: Augmentation) -> bool:

@@ -77,7 +77,8 @@ class Supervised(Method):
         float,
         Ge(0),
         Doc(
-            "weight of the consistency between versions of an image, where the augmentation has several"
+            "weight of the consistency between versions of an image, where the augmentation "
+            "has several"
         ),
     ] = 12.0
 

@@ -42,7 +42,8 @@ class TeacherDeviation:
             or np.isnan(block).any()
         ):
             raise ValueError(
-                f"log_probabilities: expected numbers of the shape (rows, classes), found {block.shape}"
+                "log_probabilities: expected numbers of the shape (rows, classes), found "
+                f"{block.shape}"
             )
         self._entropy += entropy(block).sum()
         self._samples += len(block)

@@ -41,7 +41,8 @@ def correlate(x: ArrayLike, y: ArrayLike) -> Correlation:
             or not np.isfinite(values).all()
         ):
             raise ValueError(
-                f"{name}: expected at least 3 numbers, as many in x as in y, found the shape {values.shape}"
+                f"{name}: expected at least 3 numbers, as many in x as in y, found the shape "
+                f"{values.shape}"
             )
         if (values == values[0]).all():
             raise ValueError(f"{name}: all values are equal, so that no correlation is defined")

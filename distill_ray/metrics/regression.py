@@ -28,7 +28,8 @@ def mixture(means: ArrayLike, variances: ArrayLike) -> tuple[FloatArray, Uncerta
         )
     if spreads.shape != centres.shape or not (spreads >= 0).all():
         raise ValueError(
-            f"variances: expected numbers that are not negative of the shape {centres.shape}, found {spreads.shape}"
+            f"variances: expected numbers that are not negative of the shape {centres.shape}, "
+            f"found {spreads.shape}"
         )
     disagreement = centres.var(axis=0, ddof=1) if len(centres) > 1 else np.zeros(centres.shape[1])
     noise = spreads.mean(axis=0)

@@ -79,7 +79,8 @@ def decompose_dirichlet(concentrations: ArrayLike) -> Uncertainty:
     alpha = np.asarray(concentrations, np.float64)
     if alpha.ndim != 2 or not (alpha > 0).all():
         raise ValueError(
-            f"concentrations: expected numbers above 0 of the shape (samples, classes), found {alpha.shape}"
+            "concentrations: expected numbers above 0 of the shape (samples, classes), found "
+            f"{alpha.shape}"
         )
     precision = alpha.sum(axis=1, keepdims=True)
     mean = alpha / precision
@@ -123,6 +124,7 @@ def _scores(name: str, values: ArrayLike) -> FloatArray:
     scores = np.asarray(values, np.float64)
     if scores.ndim != 1 or scores.size == 0 or np.isnan(scores).any():
         raise ValueError(
-            f"{name}: expected at least one number, none of them NaN, in the shape (samples,), found {scores.shape}"
+            f"{name}: expected at least one number, none of them NaN, in the shape "
+            f"(samples,), found {scores.shape}"
         )
     return scores

@@ -31,14 +31,16 @@ def to_batch_ensemble(network: nn.Module, members: int) -> BatchEnsemble:
         raise ValueError(f"members must be at least 1, found {members}")
     if not isinstance(network, Network):
         raise ValueError(
-            f"only a network of the catalogue can become a BatchEnsemble, found {type(network).__name__}"
+            "only a network of the catalogue can become a BatchEnsemble, found "
+            f"{type(network).__name__}"
         )
     for layer in network.modules():
         own = list(layer.parameters(recurse=False))
         plain = type(layer) in (nn.Conv2d, nn.Linear) or isinstance(layer, nn.BatchNorm2d)
         if (own and not plain) or (isinstance(layer, nn.Conv2d) and layer.padding_mode != "zeros"):
             raise ValueError(
-                f"model {network.name!r} cannot become a BatchEnsemble: its {type(layer).__name__} is neither a zero-padded "
+                f"model {network.name!r} cannot become a BatchEnsemble: its "
+                f"{type(layer).__name__} is neither a zero-padded "
                 "convolution nor a linear layer nor batch normalisation"
             )
     return BatchEnsemble(network, members)

@@ -54,7 +54,8 @@ def check_batch_ensemble(name: str) -> None:
     family, arguments = family_of(name)
     if not family.plain_layers(**arguments):
         raise ValueError(
-            f"model {name!r} cannot become a BatchEnsemble: it has layers that are neither convolutions nor linear layers nor "
+            f"model {name!r} cannot become a BatchEnsemble: it has layers that are neither "
+            "convolutions nor linear layers nor "
             "batch normalisation"
         )
 
@@ -67,7 +68,8 @@ def check_multi_head(name: str, depth: int = 0) -> None:
     units = family.units(**arguments)
     if not 0 <= depth < units:
         raise ValueError(
-            f"model {name!r} cannot become multi-head with depth {depth}: it has {units} units, and one at least must be shared"
+            f"model {name!r} cannot become multi-head with depth {depth}: it has {units} "
+            "units, and one at least must be shared"
         )
 
 
@@ -107,7 +109,8 @@ def build_model(
     std = [1.0] * channels if std is None else std
     if not len(mean) == len(std) == channels:
         raise ValueError(
-            f"mean and std need one value for each of {channels} channels, found {len(mean)} and {len(std)}"
+            f"mean and std need one value for each of {channels} channels, found {len(mean)} "
+            f"and {len(std)}"
         )
     module, function = family.builder.split(":")
     builder = getattr(importlib.import_module(module), function)
@@ -134,7 +137,8 @@ def family_of(name: str) -> tuple[ModelFamily, dict[str, Any]]:
     near = difflib.get_close_matches(name, model_names(), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(
-        f"unknown model {name!r}{hint} (known: {', '.join(family.pattern for family in model_families())})"
+        f"unknown model {name!r}{hint} (known: "
+        f"{', '.join(family.pattern for family in model_families())})"
     )
 
 

@@ -26,7 +26,8 @@ def _stages_of(
         depth = _number(text, MAX_DEPTH)
         if depth <= rest or (depth - rest) % divisor:
             raise ValueError(
-                f"depth {depth} does not fit {form}: {letter} - {rest} must be a multiple of {divisor} ({depths})"
+                f"depth {depth} does not fit {form}: {letter} - {rest} must be a multiple of "
+                f"{divisor} ({depths})"
             )
         return depth
 
@@ -92,12 +93,16 @@ NUMBER = r"[1-9]\d*"
 NUMBERS = rf"{NUMBER}(?:-{NUMBER})*"
 
 _REPDISTILLER = "as coded in [RepDistiller](https://github.com/HobbitLong/RepDistiller)"
-_RESNET = 'He et al. 2016, "Deep residual learning for image recognition", https://arxiv.org/abs/1512.03385'
+_RESNET = (
+    'He et al. 2016, "Deep residual learning for image recognition", '
+    "https://arxiv.org/abs/1512.03385"
+)
 _WIDE_RESNET = (
     'Zagoruyko & Komodakis 2016, "Wide residual networks", https://arxiv.org/abs/1605.07146'
 )
 _HYDRA_PLUS = (
-    'the code of Ferianc & Rodrigues 2022, "Simple regularisation for uncertainty-aware knowledge distillation", '
+    'the code of Ferianc & Rodrigues 2022, "Simple regularisation for uncertainty-aware '
+    'knowledge distillation", '
     "https://arxiv.org/abs/2205.09526"
 )
 
@@ -110,7 +115,8 @@ FAMILIES.register("wrn-d-k")(
         arguments=_wide_resnet,
         units=lambda depth, width: 1 + (depth - 4) // 2,
         help="Wide residual network of depth d with the widening factor k.\n\n"
-        "The depth is 4 more than a multiple of 6: 10, 16, 22, 28, 40. Three stages of (d - 4) / 6 blocks with activation before "
+        "The depth is 4 more than a multiple of 6: 10, 16, 22, 28, 40. Three stages of (d - "
+        "4) / 6 blocks with activation before "
         "the convolutions, 16k, 32k and 64k channels wide; no dropout.",
         source=f"{_WIDE_RESNET}, {_REPDISTILLER}.",
         sizes={
@@ -131,9 +137,11 @@ FAMILIES.register("pre-wrn-d-k")(
         arguments=_wide_resnet,
         units=lambda depth, width: 1 + (depth - 4) // 2,
         help="Wide residual network in the form of the LatentBE system.\n\n"
-        "As `wrn-d-k` apart from three things: shortcuts project the raw input of a block, weights are drawn from a truncated "
+        "As `wrn-d-k` apart from three things: shortcuts project the raw input of a block, "
+        "weights are drawn from a truncated "
         "normal distribution, and batch normalisation tracks the biased variance.",
-        source='the code of Nam, Lee, Heo & Lee 2022, "Improving ensemble distillation with weight averaging and diversifying '
+        source='the code of Nam, Lee, Heo & Lee 2022, "Improving ensemble distillation with '
+        "weight averaging and diversifying "
         f'perturbation", https://arxiv.org/abs/2206.15047, after {_WIDE_RESNET}.',
         sizes={
             "pre-wrn-10-1": Size(83_700, 12_507_392),
@@ -150,7 +158,8 @@ FAMILIES.register("resnet50")(
         builder="distill_ray.models.resnet:resnet50",
         units=lambda: 17,
         help="ResNet50 for small images: its stem neither strides nor pools.\n\n"
-        "Bottleneck blocks, 3, 4, 6 and 3 of them. The one for images of 224 pixels is `torchvision/resnet50`.",
+        "Bottleneck blocks, 3, 4, 6 and 3 of them. The one for images of 224 pixels is "
+        "`torchvision/resnet50`.",
         source=f"{_RESNET}, {_REPDISTILLER}.",
         sizes={"resnet50": Size(23_705_252, 1_298_014_208)},
     )
@@ -164,7 +173,8 @@ FAMILIES.register("resnetN, resnetNx4")(
         arguments=_cifar_resnet,
         units=lambda depth, widen: 1 + (depth - 2) // 2,
         help="Residual network of depth N for small images; x4 is four times as wide.\n\n"
-        "The depth is 2 more than a multiple of 6: 8, 14, 20, 32, 44, 56, 110. Three stages of (N - 2) / 6 basic blocks, 16, 32 "
+        "The depth is 2 more than a multiple of 6: 8, 14, 20, 32, 44, 56, 110. Three stages "
+        "of (N - 2) / 6 basic blocks, 16, 32 "
         "and 64 channels wide.",
         source=f"{_RESNET}, section 4.2, {_REPDISTILLER}.",
         sizes={
@@ -186,7 +196,8 @@ FAMILIES.register("basic-resnet-p1-p2-...")(
         arguments=_basic_resnet,
         units=lambda planes: 1 + 2 * len(planes),
         help="Residual network with two basic blocks of each width p1, p2, ...\n\n"
-        "Each width after the first halves the map. Hydra+ has the first example as teacher for CIFAR-10, the second as student.",
+        "Each width after the first halves the map. Hydra+ has the first example as teacher "
+        "for CIFAR-10, the second as student.",
         source=f"{_HYDRA_PLUS}.",
         sizes={
             "basic-resnet-32-64-128-256": Size(2_820_740, 139_322_368),
@@ -204,10 +215,13 @@ FAMILIES.register("vgg8, vgg13")(
         check_images=_vgg_images,
         units=lambda depth: {8: 5, 13: 10}[depth],
         help="VGG with batch normalisation and a single linear layer.\n\n"
-        "Five blocks, 64, 128, 256, 512 and 512 channels wide, of one convolution each (`vgg8`) or two (`vgg13`). The map is "
-        "halved after the first three, and after the fourth where images are 64 pixels high or more: such images have to be 16 "
+        "Five blocks, 64, 128, 256, 512 and 512 channels wide, of one convolution each "
+        "(`vgg8`) or two (`vgg13`). The map is "
+        "halved after the first three, and after the fourth where images are 64 pixels high "
+        "or more: such images have to be 16 "
         "pixels wide.",
-        source='Simonyan & Zisserman 2015, "Very deep convolutional networks for large-scale image recognition", '
+        source='Simonyan & Zisserman 2015, "Very deep convolutional networks for large-scale '
+        'image recognition", '
         f"https://arxiv.org/abs/1409.1556, {_REPDISTILLER}.",
         sizes={"vgg8": Size(3_965_028, 96_192_512), "vgg13": Size(9_462_180, 284_936_192)},
     )
@@ -220,7 +234,8 @@ FAMILIES.register("mobilenet-v2")(
         builder="distill_ray.models.mobilenet_v2:mobilenet_v2",
         units=lambda: 19,
         help="MobileNetV2 of half width: inverted residual blocks.\n\n"
-        "The map is halved five times, so that of 32 pixels one is left. ReLU instead of ReLU6, no dropout.",
+        "The map is halved five times, so that of 32 pixels one is left. ReLU instead of "
+        "ReLU6, no dropout.",
         source='Sandler et al. 2018, "MobileNetV2: Inverted residuals and linear bottlenecks", '
         f"https://arxiv.org/abs/1801.04381, {_REPDISTILLER}.",
         sizes={"mobilenet-v2": Size(812_836, 6_523_648)},
@@ -233,9 +248,12 @@ FAMILIES.register("shuffle-v1")(
         examples=("shuffle-v1",),
         builder="distill_ray.models.shufflenet_v1:shufflenet_v1",
         units=lambda: 17,
-        help="ShuffleNet V1 with three groups: grouped 1x1 convolutions, whose channels are shuffled.\n\n"
-        "The stem keeps the size of the map; three stages, 240, 480 and 960 channels wide, halve it.",
-        source='Zhang et al. 2018, "ShuffleNet: An extremely efficient convolutional neural network for mobile devices", '
+        help="ShuffleNet V1 with three groups: grouped 1x1 convolutions, whose channels are "
+        "shuffled.\n\n"
+        "The stem keeps the size of the map; three stages, 240, 480 and 960 channels wide, "
+        "halve it.",
+        source='Zhang et al. 2018, "ShuffleNet: An extremely efficient convolutional neural '
+        'network for mobile devices", '
         f"https://arxiv.org/abs/1707.01083, {_REPDISTILLER}.",
         sizes={"shuffle-v1": Size(949_258, 38_691_456)},
     )
@@ -247,9 +265,12 @@ FAMILIES.register("shuffle-v2")(
         examples=("shuffle-v2",),
         builder="distill_ray.models.shufflenet_v2:shufflenet_v2",
         units=lambda: 18,
-        help="ShuffleNet V2 of width 1: each unit convolves half of the channels and passes the other half on.\n\n"
-        "The stem keeps the size of the map; three stages, 116, 232 and 464 channels wide, halve it.",
-        source='Ma et al. 2018, "ShuffleNet V2: Practical guidelines for efficient CNN architecture design", '
+        help="ShuffleNet V2 of width 1: each unit convolves half of the channels and passes the "
+        "other half on.\n\n"
+        "The stem keeps the size of the map; three stages, 116, 232 and 464 channels wide, "
+        "halve it.",
+        source='Ma et al. 2018, "ShuffleNet V2: Practical guidelines for efficient CNN '
+        'architecture design", '
         f"https://arxiv.org/abs/1807.11164, {_REPDISTILLER}.",
         sizes={"shuffle-v2": Size(1_355_528, 44_504_448)},
     )
@@ -263,7 +284,8 @@ FAMILIES.register("mlp-w1-w2-...")(
         arguments=_mlp,
         units=lambda widths: len(widths),
         help="Fully connected network: a linear layer and ReLU for each width w1, w2, ...\n\n"
-        "Inputs are flattened, so that it also takes points. Hydra+ has the first example for `toy-spiral`, the second for "
+        "Inputs are flattened, so that it also takes points. Hydra+ has the first example for "
+        "`toy-spiral`, the second for "
         "`toy-regression`.",
         source=f"{_HYDRA_PLUS}.",
         sizes={
@@ -281,9 +303,12 @@ FAMILIES.register("lenet-p1-...-mlp-w1-...")(
         arguments=_lenet,
         check_images=_lenet_images,
         units=lambda planes, widths: len(planes) + len(widths),
-        help="LeNet-like network: a 3x3 convolution for each width p1, ..., then a linear layer for each width w1, ...\n\n"
-        "ReLU and 2x2 max-pooling follow each convolution, so that n of them need images of 2^n pixels; the maps are averaged to "
-        "4x4 before the linear layers. Hydra+ has the first example as teacher for SVHN, the second as student.",
+        help="LeNet-like network: a 3x3 convolution for each width p1, ..., then a linear layer "
+        "for each width w1, ...\n\n"
+        "ReLU and 2x2 max-pooling follow each convolution, so that n of them need images of "
+        "2^n pixels; the maps are averaged to "
+        "4x4 before the linear layers. Hydra+ has the first example as teacher for SVHN, the "
+        "second as student.",
         source=f"{_HYDRA_PLUS}.",
         sizes={
             "lenet-32-64-mlp-128": Size(163_492, 5_747_200),
@@ -300,10 +325,14 @@ FAMILIES.register("torchvision/name")(
         arguments=architecture,
         check_images=check_images,
         plain_layers=plain_layers,
-        help="Any classification network of torchvision, with weights that are drawn, not downloaded.\n\n"
-        "The last linear layer is made for the classes at hand, the first convolution for the channels; auxiliary classifiers "
-        "are left out. Most of these networks are meant for 224 pixels and leave little of an image of 32: for small images "
+        help="Any classification network of torchvision, with weights that are drawn, not "
+        "downloaded.\n\n"
+        "The last linear layer is made for the classes at hand, the first convolution for the "
+        "channels; auxiliary classifiers "
+        "are left out. Most of these networks are meant for 224 pixels and leave little of an "
+        "image of 32: for small images "
         "take one of those above.",
-        source="the papers that [torchvision](https://docs.pytorch.org/vision/stable/models.html) names.",
+        source="the papers that [torchvision](https://docs.pytorch.org/vision/stable/models.html) "
+        "names.",
     )
 )

@@ -31,7 +31,8 @@ def to_multi_head(network: nn.Module, heads: int, depth: int = 0) -> MultiHead:
     units = network.units()
     if not 0 <= depth < len(units):
         raise ValueError(
-            f"model {network.name!r} cannot become multi-head with depth {depth}: it has {len(units)} units, and one at least "
+            f"model {network.name!r} cannot become multi-head with depth {depth}: it has "
+            f"{len(units)} units, and one at least "
             "must be shared"
         )
     cut = units[-depth] if depth else len(network.features)

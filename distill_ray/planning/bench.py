@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,8 +24,9 @@ from distill_ray.execution.run_job import run_job
 from distill_ray.execution.sharing import LIVE as LIVE_TEACHERS
 from distill_ray.execution.sharing import trial_sharing
 from distill_ray.execution.teacher_cache import CachedTeachers, TeacherCache
-from distill_ray.job import Data, Job, Split
+from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.methods import METHODS, Supervised
+from distill_ray.models.network import Network
 from distill_ray.resolve import data_of, learned_from, teacher_runs
 from distill_ray.store import Store
 from distill_ray.study import Study
@@ -55,12 +56,7 @@ ROUNDS = 5
 Medians are reported.
 """
 
-STUDENT, LIVE, TEACHER_LOGITS, REFERENCE = (
-    "student alone",
-    "with live teachers",
-    "with teacher logits",
-    "plain reference",
-)
+STUDENT, LIVE, TEACHER_LOGITS = "student alone", "with live teachers", "with teacher logits"
 
 
 @dataclass(frozen=True)
@@ -118,12 +114,17 @@ class Bench:
         return asdict(self) | derived
 
 
-def bench_study(study: Study, *, reference: bool = False) -> Bench:
+Loop = Callable[[Recipe, Network, Sequence[Network], Dataset, torch.device], Iterator[float]]
+"""Another training loop, given the student's recipe, the student, its teachers and the data: without
+end, the seconds of a step in each epoch.
+"""
+
+
+def bench_study(study: Study, others: Mapping[str, Loop] | None = None) -> Bench:
     """Time the student of `study` on some of its images; teachers have the weights they start from,
     which cost the same.
 
-    Writes only into a temporary folder. With `reference` the plain loop of `reference_loop.py` is
-    timed beside the others.
+    Writes only into a temporary folder. `others` are timed beside the package's own loop.
     """
     torch.set_num_threads(study.resources.cpus_per_worker)
     data = data_of(study)
@@ -192,15 +193,11 @@ def bench_study(study: Study, *, reference: bool = False) -> Bench:
                 batches,
             )
         epochs[LIVE] = _per_step(job, few, teachers, worker, compile, batches)
-        if reference:
-            from distill_ray.planning.reference_loop import reference_epochs
-
+        for name, loop in (others or {}).items():
             networks: Any = [
                 make_network(each, dataset) for each in (alone, *(jobs[name] for name in learned))
             ]
-            epochs[REFERENCE] = reference_epochs(
-                recipe, networks[0], networks[1:], few, worker.device
-            )
+            epochs[name] = loop(recipe, networks[0], networks[1:], few, worker.device)
         augmentations = _augmentations(study, dataset)
         times: dict[str, list[float]] = {name: [] for name in (*epochs, *augmentations)}
         cpu: dict[str, list[float]] = {name: [] for name in epochs}
@@ -246,16 +243,16 @@ def _ratios(times: dict[str, list[float]]) -> dict[str, float]:
             a / b for a, b in zip(times[one][1:], times[other][1:], strict=True)
         )
 
-    found = {}
-    if REFERENCE in times:
-        found = {
-            f"images/s {name} over {REFERENCE}": ratio(REFERENCE, name)
-            for name in (TEACHER_LOGITS, LIVE)
-            if name in times
-        }
+    own = (STUDENT, TEACHER_LOGITS, LIVE)
+    ratios = {}
+    for other in times:
+        if other not in own:
+            for name in own[1:]:
+                if name in times:
+                    ratios[f"images/s {name} over {other}"] = ratio(other, name)
     if TEACHER_LOGITS in times:
-        found[f"step {TEACHER_LOGITS} over {STUDENT}"] = ratio(TEACHER_LOGITS, STUDENT)
-    return found
+        ratios[f"step {TEACHER_LOGITS} over {STUDENT}"] = ratio(TEACHER_LOGITS, STUDENT)
+    return ratios
 
 
 def some_of(dataset: Dataset, images: int) -> Dataset:

@@ -1,5 +1,6 @@
-"""What this package uses of torch that is not public. `tests/training/test_torch_internals.py` fails
-where a release of torch changes it.
+"""What this package uses of torch that is not public.
+
+`tests/training/test_torch_internals.py` fails where a release of torch changes it.
 """
 
 from __future__ import annotations

@@ -71,6 +71,7 @@ def load_split(data: Data, split: SplitName) -> Images:
     source = open_source(data.location, label=data.label)
     if source.digest != data.digest:
         raise RunError(
-            f"data set {data.location} has changed since this study began; run the same command again to begin anew"
+            f"data set {data.location} has changed since this study began; run the same "
+            "command again to begin anew"
         )
     return load_images(source, split, size=data.size, memory=data.memory_gb * 1e9)

@@ -12,7 +12,8 @@ from distill_ray.data import Pixels
 from distill_ray.training.dataset import Dataset
 
 AT_A_TIME = 1024
-"""Images that are copied to a GPU at a time: those on a disk need not fit into the host's memory."""
+"""Images that are copied to a GPU at a time: those on a disk need not fit into the host's memory.
+"""
 
 
 @functools.lru_cache(maxsize=2)

@@ -126,17 +126,6 @@ class TeacherLogits:
     error: float
     tails: tuple[Tail, ...] = ()
 
-    def of_part(self, number: int) -> np.ndarray:
-        """The logits of every teacher for all images of a part, float32 (N, positions * versions,
-        K), in the epoch's order.
-        """
-        rows = self.logits[number]
-        if self.tails:
-            rows = with_even_tail(as_tensor(rows).float(), self.tails[number]).numpy()
-        return np.ascontiguousarray(
-            rows.reshape(-1, *rows.shape[2:]).swapaxes(0, 1), dtype=np.float32
-        )
-
     def fit(self, teachers: int, positions: int, classes: int) -> bool:
         """Whether these are the logits of that many teachers, for that many positions and classes."""
         if self.tails:
@@ -181,7 +170,8 @@ def compute_teacher_logits(
         for part in batch.parts:
             if part.slots is None:
                 raise ValueError(
-                    f"augmentation {key.augmentation.name!r} does not show every image equally often, so nothing can be stored"
+                    f"augmentation {key.augmentation.name!r} does not show every image "
+                    "equally often, so nothing can be stored"
                 )
             answers = teachers(part)
             versions = len(part.images) // len(batch.positions)
@@ -221,10 +211,14 @@ def to_arrow(teacher_logits: TeacherLogits, identity: str) -> bytes:
     for number, tail in enumerate(teacher_logits.tails):
         columns[f"classes{number}"] = _column(tail.classes.numpy())
         columns[f"rest{number}"] = _column(tail.rest.numpy())
-    said = {"identity": identity, "shapes": json.dumps(shapes), "error": repr(teacher_logits.error)}
+    metadata = {
+        "identity": identity,
+        "shapes": json.dumps(shapes),
+        "error": repr(teacher_logits.error),
+    }
     if teacher_logits.tails:
-        said["num_classes"] = str(teacher_logits.tails[0].num_classes)
-    batch = pa.RecordBatch.from_pydict(columns, metadata=said)
+        metadata["num_classes"] = str(teacher_logits.tails[0].num_classes)
+    batch = pa.RecordBatch.from_pydict(columns, metadata=metadata)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as file:
         file.write_batch(batch)
@@ -240,11 +234,11 @@ def from_arrow(content: pa.Buffer, identity: str) -> TeacherLogits:
     try:
         with pa.ipc.open_file(content) as file:
             batch = file.get_batch(0)
-        said = {
+        metadata = {
             name.decode(): value.decode() for name, value in (batch.schema.metadata or {}).items()
         }
-        if said["identity"] != identity:
-            raise ValueError(f"these are teacher logits of {said['identity']}")
+        if metadata["identity"] != identity:
+            raise ValueError(f"these are teacher logits of {metadata['identity']}")
 
         def values(name: str, shape: list[int]) -> np.ndarray:
             found: np.ndarray = (
@@ -252,19 +246,19 @@ def from_arrow(content: pa.Buffer, identity: str) -> TeacherLogits:
             )
             return found
 
-        shapes = dict(enumerate(json.loads(said["shapes"])))
+        shapes = dict(enumerate(json.loads(metadata["shapes"])))
         parts = tuple(values(f"part{number}", shape) for number, shape in shapes.items())
         tails: tuple[Tail, ...] = ()
-        if "num_classes" in said:
+        if "num_classes" in metadata:
             tails = tuple(
                 Tail(
                     as_tensor(values(f"classes{number}", shape)),
                     as_tensor(values(f"rest{number}", shape[:-1])),
-                    int(said["num_classes"]),
+                    int(metadata["num_classes"]),
                 )
                 for number, shape in shapes.items()
             )
-        return TeacherLogits(parts, float(said["error"]), tails)
+        return TeacherLogits(parts, float(metadata["error"]), tails)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(f"not a file of teacher logits ({error})") from None
 

@@ -131,7 +131,8 @@ def test_weights_of_teachers() -> None:
         ({"alpha": 1.1}, "alpha must be at least 0, at most 1, found 1.1"),
         (
             {"combine": "median"},
-            "combine must be one of 'mean-softmax', 'mean-loss', 'add-loss', 'sum-softmax', 'confident', found 'median'",
+            "combine must be one of 'mean-softmax', 'mean-loss', 'add-loss', 'sum-softmax', "
+            "'confident', found 'median'",
         ),
         ({"weights": (1.0, -1.0)}, "weights must be at least 0"),
         ({"weights": (0.0, 0.0)}, "weights must not all be 0"),
@@ -154,7 +155,8 @@ def test_combinations_that_are_refused() -> None:
     picking = AUGMENTATIONS["additional"](pick="kl")
     with pytest.raises(
         ValueError,
-        match="augmentation 'additional' picks images with the help of teachers; method 'supervised' has none",
+        match="augmentation 'additional' picks images with the help of teachers; method "
+        "'supervised' has none",
     ):
         Supervised().check_fit(model="wrn-10-1", augmentation=picking, teachers=0)
     EnsembleKD().check_fit(model="wrn-10-1", augmentation=picking, teachers=1)

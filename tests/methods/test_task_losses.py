@@ -83,7 +83,8 @@ def test_each_method_says_whether_it_is_for_regression(name: str) -> None:
     else:
         with pytest.raises(
             ValueError,
-            match=r"is for classification; for regression there are drop, gauss, hydra, hydra\+, super",
+            match=r"is for classification; for regression there are drop, gauss, hydra, hydra\+, "
+            r"super",
         ):
             method.check_data(task="regression", real_valued=True)
 

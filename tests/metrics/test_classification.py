@@ -192,7 +192,8 @@ import pkgutil, sys
 import distill_ray.metrics as metrics
 for module in pkgutil.iter_modules(metrics.__path__):
     __import__(f"distill_ray.metrics.{module.name}")
-print(*sorted({name.split(".")[0] for name in sys.modules} & {"torch", "scipy", "sklearn", "pandas", "ray", "mlflow"}))
+heavy = {"torch", "scipy", "sklearn", "pandas", "ray", "mlflow"}
+print(*sorted({name.split(".")[0] for name in sys.modules} & heavy))
 """
     found = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -11,7 +11,8 @@ from distill_ray.models import FAMILIES, ModelFamily, build_model, check_model_n
 def test_names_are_checked_without_torch() -> None:
     code = (
         "import sys; from distill_ray.models import check_model_name, model_names\n"
-        "[check_model_name(name, (3, 32, 32)) for name in model_names() if not name.startswith('torchvision/')]\n"
+        "[check_model_name(name, (3, 32, 32)) for name in model_names() if not "
+        "name.startswith('torchvision/')]\n"
         "assert not {'torch', 'torchvision'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -120,9 +120,11 @@ import sys
 import torch
 from distill_ray.training import Worker
 rank = int(sys.argv[1])
-torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+address = "file://" + sys.argv[2]
+torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
 worker = Worker(torch.device("cpu"), rank, 2)
-print([worker.agreed(content if rank == 0 else b"another one") for content in (b"the first", b"", None)])
+contents = (b"the first", b"", None)
+print([worker.agreed(content if rank == 0 else b"another one") for content in contents])
 """
 
 

@@ -31,6 +31,7 @@ from distill_ray.training import (
     train,
 )
 from distill_ray.training.teacher_logits import ERROR_BOUND
+from support.logits import logits_of_part
 
 CPU = torch.device("cpu")
 DATA = Data(
@@ -240,9 +241,11 @@ def test_the_bound_is_checked_against_the_teachers_own_logits(dataset: Dataset) 
     assert 0 < half.error <= ERROR_BOUND
 
 
-def test_of_part_is_in_the_order_of_the_epoch(live: LiveTeachers, dataset: Dataset) -> None:
+def test_logits_of_a_part_are_in_the_order_of_the_epoch(
+    live: LiveTeachers, dataset: Dataset
+) -> None:
     teacher_logits = stored(key_of(AUGMENTATIONS["augmix"](consistency=True)), 1, live, dataset)
-    whole = teacher_logits.of_part(0)
+    whole = logits_of_part(teacher_logits, 0)
     assert whole.shape == (2, 44 * 3, 3)
     np.testing.assert_array_equal(whole[:, 5 * 3 + 1], teacher_logits.logits[0][5, 1])
 

@@ -97,7 +97,8 @@ def test_half_precision_makes_no_difference_beyond_seed_noise() -> None:
         spread = table[:, 0].std(ddof=1)
         difference = table[:, 1] - table[:, 0]
         print(
-            f"{name}: live {table[:, 0].mean():.4f} +- {spread:.4f}, fp16 {table[:, 1].mean():.4f}; paired {difference}"
+            f"{name}: live {table[:, 0].mean():.4f} +- {spread:.4f}, fp16 "
+            f"{table[:, 1].mean():.4f}; paired {difference}"
         )
         assert abs(difference.mean()) <= spread / np.sqrt(len(SEEDS))
         assert np.abs(difference).max() <= spread

@@ -31,6 +31,7 @@ from distill_ray.training import (
 )
 from distill_ray.training.teacher_logits import TAIL_BOUND
 from distill_ray.training.top_k import Tail, top_k, total_variation, with_even_tail
+from support.logits import logits_of_part
 
 CPU = torch.device("cpu")
 DATA = Data(
@@ -156,7 +157,7 @@ def test_stored_answers_are_those_of_the_teachers(dataset: Dataset) -> None:
             found.logsumexp(-1), wanted.logsumexp(-1), rtol=0, atol=2 * teacher_logits.error
         )
         places = batch.positions
-        np.testing.assert_array_equal(teacher_logits.of_part(0)[:, places], found.numpy())
+        np.testing.assert_array_equal(logits_of_part(teacher_logits, 0)[:, places], found.numpy())
 
 
 def test_the_file_is_smaller(dataset: Dataset) -> None:
@@ -188,7 +189,7 @@ def test_the_bound_holds_for_what_is_kept(dataset: Dataset) -> None:
         )
         off = float(
             total_variation(
-                *(torch.from_numpy(each.of_part(0)) for each in (teacher_logits, whole))
+                *(torch.from_numpy(logits_of_part(each, 0)) for each in (teacher_logits, whole))
             ).mean()
         )
         assert off <= TAIL_BOUND

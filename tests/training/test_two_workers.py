@@ -140,7 +140,8 @@ def measure(model: str, images: int, folder: Path) -> None:
     for place, kind in enumerate(("by the clock", "by processor time")):
         one, two = (statistics.median(rates[place] for rates in found[count]) for count in (1, 2))
         print(
-            f"{model}, {kind}: {one:.1f} images/s with one worker, {two:.1f} with two, {two / one:.2f} times as many"
+            f"{model}, {kind}: {one:.1f} images/s with one worker, {two:.1f} with two, "
+            f"{two / one:.2f} times as many"
         )
     print(
         {

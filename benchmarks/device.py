@@ -1,7 +1,6 @@
 """What this machine's fastest device trains in a second, without Ray, MLflow, Optuna or pydantic:
 
-    python tests/training/time_device.py --data data/cifar100 --batches 128 256 512 1024
-    --peak-tflops 989
+    python benchmarks/device.py --data data/cifar100 --batches 128 256 512 --peak-tflops 989
 
 Without --data the images are random, 50,000 of 32 by 32 and 100 classes. Each line is a student of
 one batch size: alone, with teacher logits and with live teachers, in images/s, medians of the
@@ -143,10 +142,12 @@ def main() -> None:
     operations = 3 * 2 * count_operations(student, dataset.image_shape).multiply_adds
     device = torch.cuda.get_device_name() if worker.device.type == "cuda" else "CPU"
     print(
-        f"{device}, torch {torch.__version__}, {precision_of(recipe, worker.device)}, compile {chosen.compile}"
+        f"{device}, torch {torch.__version__}, {precision_of(recipe, worker.device)}, compile "
+        f"{chosen.compile}"
     )
     print(
-        f"{chosen.student}, {operations / 1e9:.3f} GFLOP a training image; {chosen.teachers} x {chosen.teacher} teach"
+        f"{chosen.student}, {operations / 1e9:.3f} GFLOP a training image; {chosen.teachers} "
+        f"x {chosen.teacher} teach"
     )
     print(
         f"{'batch':>6} {'alone':>10} {'teacher_logits':>10} {'live':>10}   images/s"

@@ -1,9 +1,9 @@
 """What a search costs its driver: trials of a job that does nothing, with everything else as in a
 study that is run.
 
-    uv run python tests/search/time_search.py --trials 10000 --sampler random
+    uv run python benchmarks/search.py --trials 10000 --sampler random
 
-Ray Tune, Optuna's journal, the progress augmentation, the lists in the store and MLflow are the
+Ray Tune, Optuna's journal, the live view, the lists in the store and MLflow are the
 real ones; in the place of training, a trial's process answers at once with one epoch and an
 outcome. Prints a line every 500 trials: seconds and processor seconds of this process per trial,
 and its resident memory.
@@ -85,7 +85,8 @@ class Pace(Observer):
             self._last = now
             self.sizes[self._ended] = self._process.memory_info().rss / 2**20
             print(
-                f"{self._ended:6} trials   {wall:6.1f} ms   {cpu:6.1f} ms CPU   {self.sizes[self._ended]:6.1f} MiB",
+                f"{self._ended:6} trials   {wall:6.1f} ms   {cpu:6.1f} ms CPU   "
+                f"{self.sizes[self._ended]:6.1f} MiB",
                 file=sys.__stderr__,
                 flush=True,
             )
@@ -105,7 +106,7 @@ def main() -> None:
     chosen = parser.parse_args()
     runner.JobRunner = Nothing  # type: ignore[misc]
     study = load_study(
-        Path(__file__).parents[1] / "tiny.yaml",
+        Path(__file__).parents[1] / "tests" / "tiny.yaml",
         [f"search.trials={chosen.trials}", f"search.sampler={chosen.sampler}"],
     )
     data = data_of(study)
@@ -147,14 +148,17 @@ def main() -> None:
             complete = tracker.close()
         closing = time.perf_counter() - closing
         print(
-            f"{trials} trials: {took / trials * 1000:.1f} ms each, {cpu / trials * 1000:.1f} ms CPU; "
+            f"{trials} trials: {took / trials * 1000:.1f} ms each, {cpu / trials * 1000:.1f} "
+            "ms CPU; "
             f"MLflow took {closing:.1f} s more "
-            f"and has {'everything' if complete else 'not everything'}; all in all {time.perf_counter() - begun:.0f} s"
+            f"and has {'everything' if complete else 'not everything'}; all in all "
+            f"{time.perf_counter() - begun:.0f} s"
         )
         first, last = pace.sizes.get(1000), pace.sizes.get(chosen.trials)
         if first and last:
             print(
-                f"memory from trial 1000 to {chosen.trials}: {first:.0f} to {last:.0f} MiB, {last / first - 1:+.1%}"
+                f"memory from trial 1000 to {chosen.trials}: {first:.0f} to {last:.0f} MiB, "
+                f"{last / first - 1:+.1%}"
             )
 
 

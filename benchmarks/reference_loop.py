@@ -1,14 +1,19 @@
-"""The plain loop that benchmarks compare with: knowledge distillation as the published repositories
+"""How fast a student trains beside a plain loop: knowledge distillation as published repositories
 write it.
 
-float32, contiguous, a DataLoader over torchvision's PIL transforms (crop, flip, normalise), every
+    python benchmarks/reference_loop.py cifar100.yaml --set resources.cpus_per_worker=1
+
+prints what `distill-ray bench` prints, with the plain loop among the steps; --json prints it for
+programs. The plain loop: float32, contiguous, a DataLoader over torchvision's PIL transforms (crop, flip, normalise), every
 teacher on every batch, one after another, an unfused optimiser and meters that read the loss in
 each step. Nothing in it is slower than it is there.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -22,9 +27,14 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
+from distill_ray.cli.bench import lines
 from distill_ray.job import Recipe
 from distill_ray.models.network import Network
+from distill_ray.planning.bench import bench_study
+from distill_ray.study import load_study
 from distill_ray.training import Dataset
+
+REFERENCE = "plain reference"
 
 TEMPERATURE, ALPHA = 4.0, 0.9
 
@@ -124,3 +134,24 @@ def _plain(network: Network) -> nn.Module:
     return copy.deepcopy(nn.Sequential(network.features, network.classifier)).to(
         memory_format=torch.contiguous_format
     )
+
+
+def main() -> None:
+    """Time a study's student beside the plain loop."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study")
+    parser.add_argument("--set", action="append", default=[], dest="overrides", metavar="KEY=VALUE")
+    parser.add_argument("--json", action="store_true")
+    chosen = parser.parse_args()
+    study = load_study(chosen.study, chosen.overrides)
+    measured = bench_study(study, {REFERENCE: reference_epochs})
+    if chosen.json:
+        print(json.dumps(measured.to_dict(), indent=1, allow_nan=False))
+    else:
+        print("\n".join(lines(measured)))
+
+
+if __name__ == "__main__":
+    main()
