@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,14 @@ class JobRunner(tune.Trainable):
     """
 
     _messages: Generator[Message, None, None]
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        # Tune asks for the working directory, which was the driver's and may be gone
+        try:
+            os.getcwd()  # noqa: PTH109
+        except FileNotFoundError:
+            os.chdir(tempfile.gettempdir())
+        super().__init__(*arguments, **named)
 
     def setup(self, config: dict[str, Any]) -> None:
         """Begin the task of `config`."""

@@ -95,15 +95,23 @@ def find_history(
         return optuna.load_study(study_name=name, storage=storage)
 
 
-def _storage(study: Study, store: Store, storage_uri: str | None) -> BaseStorage:
-    quiet()
+def check_storage(store: Store, storage_uri: str | None) -> None:
+    """Raise `RequestError` where a search could not be kept, before its teachers are trained."""
     if storage_uri is not None:
-        return open_database(storage_uri, logger.warning)
-    if not store.is_local:
+        quiet()
+        open_database(storage_uri)
+    elif not store.is_local:
         raise RequestError(
             f"store {store.shown} is not a local folder; "
             "say where the search is kept with --search-storage"
         )
+
+
+def _storage(study: Study, store: Store, storage_uri: str | None) -> BaseStorage:
+    quiet()
+    if storage_uri is not None:
+        return open_database(storage_uri, logger.warning)
+    check_storage(store, None)
     return journal(store, journal_path(study.name))
 
 

@@ -12,6 +12,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from distill_ray.execution.runner import Forgetting, InOrder
 from distill_ray.search.history import counted
 from distill_ray.study import Study
+from distill_ray.study.sections import Asha
 
 
 def make_scheduler(study: Study, history: optuna.Study) -> TrialScheduler:
@@ -27,7 +28,7 @@ def make_scheduler(study: Study, history: optuna.Study) -> TrialScheduler:
         metric=metric,
         mode=mode,
         max_t=study.search.space.most_epochs(study.student),
-        grace_period=asha.grace_epochs,
+        grace_period=_first_rung(study, asha),
         reduction_factor=asha.reduction,
         stop_last_trials=False,
     )
@@ -45,10 +46,19 @@ def rungs(study: Study) -> frozenset[int]:
     asha = study.search.scheduler
     if asha is None:
         return frozenset()
-    last = study.search.space.most_epochs(study.student)
-    count = int(math.log(max(last / asha.grace_epochs, 1), asha.reduction)) + 2
-    epochs = (math.ceil(asha.grace_epochs * asha.reduction**power) for power in range(count))
+    last, first = study.search.space.most_epochs(study.student), _first_rung(study, asha)
+    count = int(math.log(max(last / first, 1), asha.reduction)) + 2
+    epochs = (math.ceil(first * asha.reduction**power) for power in range(count))
     return frozenset(epoch for epoch in epochs if epoch <= last)
+
+
+def _first_rung(study: Study, asha: Asha) -> int:
+    """The first epoch after which a trial may be stopped: by then it has left its warm-up, in which
+    its metrics say nothing yet, for an epoch at least.
+    """
+    warmup = study.search.space.most_warmup_epochs(study.student)
+    first = max(asha.grace_epochs, math.ceil(warmup) + 1) if warmup else asha.grace_epochs
+    return min(first, study.search.space.most_epochs(study.student))
 
 
 class _Asha(Forgetting, ASHAScheduler):

@@ -18,6 +18,7 @@ from distill_ray.job import canonical_json
 from distill_ray.progress import Progress
 from distill_ray.report.results import StudyResults
 from distill_ray.resolve import REPORT, data_of
+from distill_ray.search.history import check_storage
 from distill_ray.search.warm_start import earlier_trials
 from distill_ray.stages.collect import collect
 from distill_ray.stages.locations import Locations
@@ -63,7 +64,8 @@ def run_study(
     store = Store.open(places.store)
     check_tracking(tracking_uri, places.search_storage)
     data = data_of(study)
-    # That they are there shows before anything is begun
+    # Refused now rather than after the teachers are trained
+    check_storage(store, places.search_storage)
     earlier_trials(study, store, places.search_storage)
     with (
         Progress(console, study.search.objectives) as progress,

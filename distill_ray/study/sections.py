@@ -158,7 +158,9 @@ class Asha:
     """
 
     name: Annotated[Literal["asha"], Doc("the only scheduler there is")] = "asha"
-    grace_epochs: Annotated[int, Ge(1), Doc("epochs that every trial runs")]
+    grace_epochs: Annotated[
+        int, Ge(1), Doc("epochs that every trial runs; at least those of the warm-up and one more")
+    ]
     reduction: Annotated[int, Ge(2), Doc("one in this many trials continues at each rung")] = 3
 
 

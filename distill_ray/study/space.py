@@ -228,10 +228,18 @@ class SearchSpace:
 
     def most_epochs(self, base: Recipe) -> int:
         """The most epochs that a trial can have."""
+        return int(self._most("epochs", base.epochs))
+
+    def most_warmup_epochs(self, base: Recipe) -> float:
+        """The most epochs of warm-up that a trial can have."""
+        return self._most("warmup_epochs", base.warmup_epochs)
+
+    def _most(self, field: str, otherwise: float) -> float:
+        otherwise = self.fixed.get(field, otherwise)
         for dimension in self.dimensions:
-            if dimension.name == "epochs":
-                return max(*map(int, dimension.limits), base.epochs if dimension.when else 0)
-        return base.epochs
+            if dimension.name == field:
+                return max(*map(float, dimension.limits), otherwise if dimension.when else 0)
+        return otherwise
 
     def values(self, drawn: Mapping[str, Label]) -> dict[str, Any]:
         """The settings that the labels of a trial stand for."""

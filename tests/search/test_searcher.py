@@ -333,6 +333,25 @@ def test_asha_is_asked_after_its_rungs(history: Any) -> None:
     assert rungs(history("search.scheduler=none")[0]) == frozenset()
 
 
+@pytest.mark.parametrize(
+    ("overrides", "first"),
+    [
+        (["student.warmup_epochs=0"], 2),
+        (["student.warmup_epochs=1"], 2),
+        (["student.warmup_epochs=5"], 6),
+        (["student.warmup_epochs=4.5"], 6),
+        (["search.space={warmup_epochs: {uniform: [0, 7]}}", "search.try_first=[]"], 8),
+    ],
+)
+def test_no_trial_is_stopped_in_its_warm_up(history: Any, overrides: list[str], first: int) -> None:
+    study, past = history(
+        "student.epochs=30", "search.scheduler={name: asha, grace_epochs: 2}", *overrides
+    )
+    assert min(rungs(study)) == first
+    scheduler = make_scheduler(study, past)
+    assert {milestone for milestone, _ in scheduler._brackets[0]._rungs} == rungs(study)
+
+
 @pytest.mark.parametrize("scheduler", ["none", "{name: asha, grace_epochs: 1, reduction: 2}"])
 def test_tune_lets_go_of_trials_that_have_ended(
     history: Any, tmp_path: Path, scheduler: str
