@@ -22,7 +22,7 @@ import psutil
 from rich.console import Console
 
 from distill_ray.events import JobState, Metrics, Observer, Observers, StudyJob
-from distill_ray.execution import runner
+from distill_ray.execution import tasks
 from distill_ray.execution.cluster import Cluster
 from distill_ray.execution.job_runner import JobRunner
 from distill_ray.execution.messages import Finished
@@ -104,7 +104,7 @@ def main() -> None:
         "--profile", help="write a cProfile of the driver's main thread to this file"
     )
     chosen = parser.parse_args()
-    runner.JobRunner = Nothing  # type: ignore[misc]
+    tasks.JobRunner = Nothing  # type: ignore[misc]
     study = load_study(
         Path(__file__).parents[1] / "tests" / "tiny.yaml",
         [f"search.trials={chosen.trials}", f"search.sampler={chosen.sampler}"],

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from distill_ray.execution.runner import Forgetting, InOrder
+from distill_ray.execution.tasks import Forgetting, InOrder
 from distill_ray.search.history import counted
 from distill_ray.study import Study
 from distill_ray.study.sections import Asha

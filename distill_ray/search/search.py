@@ -16,8 +16,8 @@ from distill_ray.events import Observer, StudyJob
 from distill_ray.execution.cluster import Cluster
 from distill_ray.execution.messages import JobTask, Record
 from distill_ray.execution.resources import WorkerResources
-from distill_ray.execution.runner import run_tasks
 from distill_ray.execution.sharing import trial_sharing
+from distill_ray.execution.tasks import run_tasks
 from distill_ray.job import Data
 from distill_ray.resolve import trial_run
 from distill_ray.search.history import (

@@ -16,7 +16,7 @@ from optuna.trial import Trial, TrialState
 
 from distill_ray.errors import Failure, RunError
 from distill_ray.execution.messages import Finished, Record, Task
-from distill_ray.execution.runner import TaskSearcher
+from distill_ray.execution.tasks import TaskSearcher
 from distill_ray.search.history import ABANDONED, SOURCE, counted
 from distill_ray.search.journal import share_distributions, together
 from distill_ray.study import Search

@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from distill_ray.errors import RunError
 from distill_ray.events import JobState, Metrics, Observer, StudyJob
-from distill_ray.execution import runner
+from distill_ray.execution import tasks
 from distill_ray.execution.cluster import Cluster
 from distill_ray.resolve import data_of, teacher_runs
 from distill_ray.search import search, searcher
@@ -62,7 +62,7 @@ def test_trials_that_the_time_limit_stops_have_failed(
     teachers = [run.job.id for run in teacher_runs(study, data)]
     history, observer = open_history(study, data, teachers, store, None), HurriedClock()
     clock = SimpleNamespace(monotonic=observer.monotonic, sleep=time.sleep, time=time.time)
-    for module in (runner, search, searcher):
+    for module in (tasks, search, searcher):
         monkeypatch.setattr(module, "time", clock, raising=False)
     with Cluster() as cluster:
         cluster.connect()
