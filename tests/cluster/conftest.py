@@ -81,11 +81,11 @@ class PostgreSQL:
 
     def address(self, database: str, password: str = "") -> str:
         """The address of a database."""
-        return f"postgresql+psycopg2://me{password and f':{password}'}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://me{password and f':{password}'}@127.0.0.1:{self.port}/{database}"
 
     def start(self) -> None:
         """Start the server and wait until it answers."""
-        import psycopg2
+        import psycopg
 
         options = [
             "-D",
@@ -104,7 +104,7 @@ class PostgreSQL:
         limit = time.monotonic() + 120
         while True:
             try:
-                psycopg2.connect(
+                psycopg.connect(
                     host="127.0.0.1",
                     port=self.port,
                     user="me",
@@ -112,7 +112,7 @@ class PostgreSQL:
                     dbname="postgres",
                 ).close()
                 return
-            except psycopg2.OperationalError:
+            except psycopg.OperationalError:
                 assert self.server.poll() is None and time.monotonic() < limit, (
                     self.folder / "log"
                 ).read_text()
@@ -126,9 +126,9 @@ class PostgreSQL:
 
     def create(self, *databases: str) -> None:
         """Make empty databases."""
-        import psycopg2
+        import psycopg
 
-        connection = psycopg2.connect(
+        connection = psycopg.connect(
             host="127.0.0.1", port=self.port, user="me", password=PASSWORD, dbname="postgres"
         )
         connection.autocommit = True

@@ -36,11 +36,9 @@ QUEUED = 15
 SMALL = ["teachers.members=1", "search.trials=3", "confirm.seeds=1", "confirm.baselines=[]"]
 
 
-def opened(
-    address: str, tmp_path: Path, *overrides: str, say: Any = lambda line: None
-) -> optuna.Study:
+def opened(address: str, tmp_path: Path, *overrides: str) -> optuna.Study:
     study = load_study(str(TINY), overrides)
-    return open_history(study, DATA, ["a"], Store.open(str(tmp_path / "store")), address, say)
+    return open_history(study, DATA, ["a"], Store.open(str(tmp_path / "store")), address)
 
 
 def test_processes_that_ask_one_search(postgresql: Any, tmp_path: Path) -> None:
@@ -114,10 +112,12 @@ def test_one_driver_per_search(
         assert "waiting for the last driver of the search" in logged[0]
 
 
-def test_a_server_that_comes_back(postgresql: Any, tmp_path: Path) -> None:
+def test_a_server_that_comes_back(
+    postgresql: Any, tmp_path: Path, logged: list[str]
+) -> None:
     """What is asked while it is away is asked again; nothing is lost, nothing is there twice."""
-    study, said = load_study(str(TINY)), list[str]()
-    history = opened(postgresql.address("optuna", PASSWORD), tmp_path, say=said.append)
+    study = load_study(str(TINY))
+    history = opened(postgresql.address("optuna", PASSWORD), tmp_path)
     away = threading.Event()
 
     def restart() -> None:
@@ -148,8 +148,8 @@ def test_a_server_that_comes_back(postgresql: Any, tmp_path: Path) -> None:
     assert not [
         trial for trial in history.trials if trial.state == TrialState.RUNNING and trial.params
     ]
-    assert "does not answer; waiting" in said[0] and "answers again" in said[1]
-    assert PASSWORD not in "".join(said)
+    assert "does not answer; waiting" in logged[0] and "answers again" in logged[1]
+    assert PASSWORD not in "".join(logged)
 
 
 def test_a_server_that_stays_away(
@@ -161,7 +161,7 @@ def test_a_server_that_stays_away(
     postgresql.stop()
     with pytest.raises(
         RunError,
-        match=r"--search-storage postgresql\+psycopg2://127.0.0.1:\d+/optuna has not answered",
+        match=r"--search-storage postgresql://127.0.0.1:\d+/optuna has not answered",
     ) as error:
         history.ask()
     assert PASSWORD not in str(error.value)
