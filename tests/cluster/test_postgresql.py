@@ -112,9 +112,7 @@ def test_one_driver_per_search(
         assert "waiting for the last driver of the search" in logged[0]
 
 
-def test_a_server_that_comes_back(
-    postgresql: Any, tmp_path: Path, logged: list[str]
-) -> None:
+def test_a_server_that_comes_back(postgresql: Any, tmp_path: Path, logged: list[str]) -> None:
     """What is asked while it is away is asked again; nothing is lost, nothing is there twice."""
     study = load_study(str(TINY))
     history = opened(postgresql.address("optuna", PASSWORD), tmp_path)
