@@ -92,7 +92,10 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     confirm = read_confirm(values.get("confirm"), problems, student, search.trials, ensemble)
     published = read_published(values.get("published"), problems, ensemble, confirm)
     learns_from = _learns_from(values.get("student"), problems, ensemble)
-    _check_addresses(data.source, problems)
+    _check_address(data.source, "data set", ("data", "source"), problems)
+    for index, source in enumerate(search.warm_start):
+        place = ("search", "warm_start", index)
+        _check_address(source.partition("@")[2], "store", place, problems)
     _check_gpus(resources, problems)
     check_teachers(groups, resources.workers_per_teacher, problems)
     check_recipe(student, ("student",), resources.workers_per_trial, problems, space=search.space)
@@ -142,15 +145,16 @@ def _elsewhere(key: str) -> str:
     return f"unknown field; did you mean '{home}.{key}'?" if home else ""
 
 
-def _check_addresses(source: str, problems: Problems) -> None:
+def _check_address(address: str, what: str, path: Path, problems: Problems) -> None:
+    """A study file goes into the report and into MLflow, so that it may hold no credentials."""
     try:
-        check_scheme(source, "data set")
+        check_scheme(address, what)
     except RequestError as error:
-        problems.add(("data", "source"), str(error))
+        problems.add(path, str(error))
         return
-    if source != masked(source):
-        message = f"{masked(source)!r} must hold no password; put credentials in the environment"
-        problems.add(("data", "source"), message)
+    if address != masked(address):
+        message = f"{masked(address)!r} must hold no password; put credentials in the environment"
+        problems.add(path, message)
 
 
 def _check_gpus(resources: Resources, problems: Problems) -> None:

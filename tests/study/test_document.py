@@ -143,6 +143,9 @@ def test_credentials_are_refused_and_never_printed(
         lines = refusal(smallest, f"{field}={text}")
         assert lines
         assert not any("SECRET" in line or "KEY" in line for line in lines)
+    assert not any(
+        "SECRET" in line for line in refusal(smallest, f"search.warm_start=[a@{address}]")
+    )
     assert not any("SECRET" in line for line in refusal(smallest, address))
     assert not any("SECRET" in line for line in refusal(smallest, f"{address}=3"))
 
