@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from distill_ray.augmentation import AUGMENTATIONS, Augmentation, CropFlip
 from distill_ray.methods import METHODS, Method, Supervised
+from distill_ray.models.preprocessing import Preprocessing
 from distill_ray.settings import Doc, check
 
 SCHEMA_VERSION = 3
@@ -70,29 +71,56 @@ class Recipe:
             "or what the environment variable DISTILL_RAY_PRECISION says"
         ),
     ] = "auto"
+    weights: Annotated[
+        str | None,
+        Doc(
+            "file of trained weights to start from, safetensors or what torch.save wrote of a state "
+            "dict; docs/bring-your-own.md has what is understood; unset: drawn weights"
+        ),
+    ] = None
+    classes: Annotated[
+        tuple[str, ...],
+        Doc(
+            "names of the classes that the outputs of the weights are for, in their order, where it "
+            "is not that of the data; outputs for other classes are dropped"
+        ),
+    ] = ()
+    preprocessing: Annotated[
+        Preprocessing | None, Doc("how the weights want images; unset: as they are")
+    ] = None
 
     def __post_init__(self) -> None:
-        check(self)
+        # Only weights that are taken as they are, a teacher's, have no epochs.
+        given = self.weights is not None and self.epochs == 0
+        check(replace(self, epochs=1) if given else self)
+        if self.weights is None and (self.classes or self.preprocessing):
+            name = "classes" if self.classes else "preprocessing"
+            raise ValueError(f"{name} is for trained weights, and weights are not given")
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting as a JSON value."""
+        """Every setting as a JSON value; those for trained weights only where there are such."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return values | {
+        values |= {
             "method": self.method.to_dict(),
             "augmentation": self.augmentation.to_dict(),
             "milestones": list(self.milestones),
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
         }
+        without = () if self.weights else ("weights", "classes", "preprocessing")
+        return {name: value for name, value in values.items() if name not in without}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
         """The inverse of `to_dict`."""
         method, augmentation = dict(values["method"]), dict(values["augmentation"])
+        preprocessing = values.get("preprocessing")
         return cls(
-            **values
+            **_tuples(values)
             | {
                 "method": METHODS[method.pop("name")](**_tuples(method)),
                 "augmentation": AUGMENTATIONS[augmentation.pop("name")](**_tuples(augmentation)),
-                "milestones": tuple(values["milestones"]),
+                "preprocessing": preprocessing and Preprocessing.from_dict(preprocessing),
             }
         )
 
@@ -172,6 +200,9 @@ class Job:
     def id(self) -> str:
         """Twenty hexadecimal digits, the same on every machine and in every study."""
         identity = self.to_dict() | {"data": self.data.identity, "schema": SCHEMA_VERSION}
+        if self.recipe.weights is not None:  # by their content, whatever their file is called
+            content = self.recipe.weights.rpartition("@")[2]
+            identity["recipe"] = identity["recipe"] | {"weights": content}
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
 
     def to_dict(self) -> dict[str, Any]:

@@ -203,7 +203,7 @@ def save_job(
         ),
         "predictions-validation.parquet": _predictions_file(predictions),
     }
-    kept = epochs[kept_epoch - 1]
+    kept = next(record for record in epochs if record["epoch"] == kept_epoch)
     info: dict[str, Any] = {
         "job": job.to_dict(),
         "parameters": parameters,

@@ -11,6 +11,7 @@ sharing between studies, and safety after a crash.
     work/<job.id>/                                checkpoints of an unfinished training run
     logs/<job.id>.log                             its log
     screenings/<id>/manifest.json                 a measurement of a screening
+    weights/<digest>/manifest.json                weights that were trained elsewhere
     teacher_logits/<key>/<epoch>/manifest.json    teachers' logits for the images of an epoch;
                                                   may be evicted
     studies/<name>/                               the search's history, the report, its identity
@@ -47,7 +48,7 @@ MANIFEST = "manifest.json"
 MARK = "store.json"
 """The file that makes a folder a store. Where there is none, nothing is written or deleted."""
 
-FOLDERS = ("jobs", "work", "logs", "teacher_logits", "screenings", "studies")
+FOLDERS = ("jobs", "work", "logs", "weights", "teacher_logits", "screenings", "studies")
 """What a store consists of, beside its mark and MLflow's database."""
 
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)

@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 from distill_ray.augmentation import AUGMENTATIONS, CropFlip, Flip, Identity
 from distill_ray.job import SCHEMA_VERSION, Data, Job, Recipe, Split, canonical_json
 from distill_ray.methods import METHODS, EnsembleKD, Supervised
+from distill_ray.models.preprocessing import Preprocessing
 from distill_ray.settings import plain_type, setting_fields
 
 SPLIT = Split(validation=200, train=400, seed=3)
 DATA = Data(name="digits", digest="0123abcd", location="/data/digits", label="label", split=SPLIT)
 JOB = Job(
     recipe=Recipe(
-        model="wrn-10-1", method=EnsembleKD(temperature=6.0, weights=(1.0, 2.0)), milestones=(5, 9)
+        model="wrn-10-1",
+        method=EnsembleKD(temperature=6.0, teacher_weights=(1.0, 2.0)),
+        milestones=(5, 9),
     ),
     data=DATA,
     seed=1,
@@ -32,6 +35,12 @@ JOB = Job(
 
 def with_recipe(**changes: Any) -> Job:
     return dataclasses.replace(JOB, recipe=dataclasses.replace(JOB.recipe, **changes))
+
+
+def with_weights(**changes: Any) -> Job:
+    """A job that starts from trained weights."""
+    recipe = dataclasses.replace(JOB.recipe, weights="mine.pt@0123456789abcdef")
+    return dataclasses.replace(JOB, recipe=dataclasses.replace(recipe, **changes))
 
 
 def with_data(**changes: Any) -> Job:
@@ -59,8 +68,14 @@ EVERY_CHANGE = {
             **{name: another_value(getattr(JOB.recipe, name), plain_type(field.type))}
         )
         for name, field in setting_fields(Recipe).items()
-        if name not in ("method", "augmentation")
+        if name not in ("method", "augmentation", "weights", "classes", "preprocessing")
     },
+    "weights": with_weights(),
+    "other weights": with_weights(weights="mine.pt@0000000000000000"),
+    "classes": with_weights(classes=("a", "b")),
+    "preprocessing": with_weights(preprocessing=Preprocessing()),
+    "preprocessing.size": with_weights(preprocessing=Preprocessing(size=64)),
+    "epochs of trained weights": with_weights(epochs=0),
     **{
         f"method.{name}": with_recipe(
             method=dataclasses.replace(
@@ -100,12 +115,31 @@ def test_every_field_is_tried_above() -> None:
     assert fields - tried == {"recipe", "name", "location", "memory_gb"}
 
 
+def test_weights_are_the_same_whatever_their_file_is_called() -> None:
+    assert with_weights(weights="other.pt@0123456789abcdef").id == with_weights().id
+    again = with_weights(classes=("a",), preprocessing=Preprocessing(mean=(0.5,), std=(0.2,)))
+    assert Job.from_dict(json.loads(json.dumps(again.to_dict()))) == again
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, found 0"),
+        ({"classes": ("a",)}, "classes is for trained weights"),
+        ({"preprocessing": Preprocessing()}, "preprocessing is for trained weights"),
+    ],
+)
+def test_settings_of_weights_where_there_are_none(changes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        with_recipe(**changes)
+
+
 def test_where_and_under_which_name_the_data_lie_does_not_matter() -> None:
     assert with_data(location="s3://elsewhere", name="other", memory_gb=0.0).id == JOB.id
 
 
 def test_equal_jobs_are_one() -> None:
-    whole = with_recipe(method=EnsembleKD(temperature=6, weights=(1, 2)), momentum=0.9)
+    whole = with_recipe(method=EnsembleKD(temperature=6, teacher_weights=(1, 2)), momentum=0.9)
     assert whole == JOB
     assert whole.id == JOB.id
     assert hash(whole) == hash(JOB)
@@ -210,7 +244,7 @@ def test_flat_parameters() -> None:
     assert params["temperature"] == 6.0
     assert params["augmentation.padding"] == 2
     assert params["milestones"] == "[5, 9]"
-    assert params["weights"] == "[1.0, 2.0]"
+    assert params["teacher_weights"] == "[1.0, 2.0]"
     assert params["nesterov"] is True
     assert params["lr"] == 0.1
     assert "name" not in params

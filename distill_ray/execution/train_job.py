@@ -13,6 +13,7 @@ from distill_ray.errors import DamagedError, RunError
 from distill_ray.execution.checkpoint_writer import MIN_INTERVAL_S, CheckpointWriter, RecordBatches
 from distill_ray.execution.sharing import LIVE, Sharing, automatic_top_k
 from distill_ray.execution.teacher_cache import CachedTeachers, TeacherCache
+from distill_ray.imported_weights import stored_weights
 from distill_ray.job import Data, Job
 from distill_ray.records import JobRecord, Predictions, find_job, save_job
 from distill_ray.store import Store
@@ -71,6 +72,7 @@ def train_here(
         usage=usage,
         saved=saved,
         save=save,
+        initial=None if job.recipe.weights is None else stored_weights(store, job.recipe.weights),
         compile=compile,
     )
     outcome = yield from keeper.following(training)

@@ -36,7 +36,7 @@ class EnsembleKD(FromEnsemble):
 
     - `z`, `z_n`: logits of the student and of teacher n of N; `y`: the labels, which the student is
       compared with at T = 1.
-    - `w_n`: the teachers' `weights`, normalised to sum to 1, or 1 / N.
+    - `w_n`: the teachers' `teacher_weights`, normalised to sum to 1, or 1 / N.
     - CE and KL are summed over classes and averaged over images; no gradient reaches the teachers.
 
     That is `combine: mean-softmax`. The others replace the second term by

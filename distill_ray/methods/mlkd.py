@@ -35,7 +35,7 @@ SPREAD = (0.5, 0.75, 1.0, 1.25, 1.5)
 @dataclass(frozen=True, kw_only=True)
 class MLKD(FromEnsemble):
     r"""`labels * [CE(x) + CE(x')] + sum over five T of (images * [KD(x) + KD(x')] + pairs * B(x) +
-    classes * C(x))`.
+    class_pairs * C(x))`.
 
     ```math
     L = w_1 \big[ \mathrm{CE}(y, s(x)) + \mathrm{CE}(y', s(x')) \big] + \sum_T \Big[ a \, T^2 \big(
@@ -48,7 +48,7 @@ class MLKD(FromEnsemble):
     - `p`, `q`: softmax at T of the logits of student and teachers for x, `p'`, `q'` for x'; `P`,
       `Q`: the rows p and q of the B images in a batch, that of all workers, (B, K).
     - `T`: `temperature` times 1/2, 3/4, 1, 5/4 and 3/2.
-    - `w_1`, `a`, `b`, `c`: the settings `labels`, `images`, `pairs`, `classes`.
+    - `w_1`, `a`, `b`, `c`: the settings `labels`, `images`, `pairs`, `class_pairs`.
     - With several teachers q is their mean softmax (`combine: mean-softmax`), or the terms of each
       are averaged (`mean-loss`). Weights for each image are not defined for pairs and classes, so
       there is no `confident`.
@@ -90,14 +90,14 @@ class MLKD(FromEnsemble):
     pairs: Annotated[
         float, Ge(0), Doc("weight of the products of predictions for pairs of images")
     ] = 0.45
-    classes: Annotated[
+    class_pairs: Annotated[
         float, Ge(0), Doc("weight of the products of predictions for pairs of classes")
     ] = 0.45
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.labels + self.images + self.pairs + self.classes == 0:
-            raise ValueError("labels, images, pairs and classes must not all be 0")
+        if self.labels + self.images + self.pairs + self.class_pairs == 0:
+            raise ValueError("labels, images, pairs and class_pairs must not all be 0")
 
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
         """Besides the common rules: an augmentation of images and copies."""
@@ -119,7 +119,7 @@ class MLKD(FromEnsemble):
             losses.average(term) for term in zip(*of_copies, strict=True)
         )
         labels, by_image = labels + labels_of_copies, by_image + by_copy
-        distilled = self.images * by_image + self.pairs * pairs + self.classes * classes
+        distilled = self.images * by_image + self.pairs * pairs + self.class_pairs * classes
         return {
             "loss": self.labels * labels + distilled,
             "loss/labels": labels,

@@ -124,8 +124,8 @@ class Relational(FromEnsemble):
             others = [torch.cat(others, 1)]
         compared = [self.relations(own, other) for other in others]
         shares = [1 / len(others)] * len(others)
-        if self.weights and self.features == "each":
-            shares = [weight / sum(self.weights) for weight in self.weights]
+        if self.teacher_weights and self.features == "each":
+            shares = [weight / sum(self.teacher_weights) for weight in self.teacher_weights]
         terms = {}
         for name in compared[0]:
             weighted = [share * one[name] for share, one in zip(shares, compared, strict=True)]

@@ -74,26 +74,28 @@ class FromEnsemble(Softened):
         Literal["mean-softmax", "mean-loss", "add-loss", "sum-softmax", "confident"],
         Doc("how the teachers are combined"),
     ] = "mean-softmax"
-    weights: Annotated[
+    teacher_weights: Annotated[
         tuple[Annotated[float, Ge(0)], ...],
         Doc("relative weight of each teacher, in any unit; empty: all equal"),
     ] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weights and not any(self.weights):
-            raise ValueError("weights must not all be 0")
-        if self.weights and self.combine == "confident":
-            raise ValueError("combine 'confident' weights the teachers itself; leave weights out")
+        if self.teacher_weights and not any(self.teacher_weights):
+            raise ValueError("teacher_weights must not all be 0")
+        if self.teacher_weights and self.combine == "confident":
+            raise ValueError(
+                "combine 'confident' weights the teachers itself; leave teacher_weights out"
+            )
 
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
         """Besides the common rules: one weight per teacher, if there are weights, and two teachers
         where one is preferred to another.
         """
         super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
-        if self.weights and len(self.weights) != teachers:
+        if self.teacher_weights and len(self.teacher_weights) != teachers:
             raise ValueError(
-                f"weights must be one for each of {teachers} teachers, found {len(self.weights)}"
+                f"teacher_weights must be one for each of {teachers} teachers, found {len(self.teacher_weights)}"
             )
         if self.combine == "confident" and teachers < 2:
             raise ValueError(f"combine 'confident' needs at least 2 teachers, found {teachers}")
@@ -112,7 +114,7 @@ class FromEnsemble(Softened):
         """
         if self.combine == "confident":
             return targets.confidence(answers, part)
-        return self.weights
+        return self.teacher_weights
 
     def targets(self, answers: Tensor, part: Part, temperature: float) -> targets.Targets:
         """What the student is compared with: one softened distribution per image, or one for each

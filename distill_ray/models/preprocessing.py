@@ -16,6 +16,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and standard deviation of each channel that torchvision's weights were trained with."""
 
 
+def has_library_mean(model: str, image_shape: tuple[int, int, int]) -> bool:
+    """Whether the library that `model` is from prepares such images (C, H, W) by ImageNet's mean."""
+    return model.startswith("torchvision/") and image_shape[0] == len(IMAGENET_MEAN)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """What a network does to images (B, C, H, W) in [0, 1] before its first layer: resize them, put

@@ -111,6 +111,23 @@ def fit_weights(
     network.load_state_dict(renamed)
 
 
+def outputs_of(classes: Sequence[str], data: Sequence[str], name: str) -> list[int] | None:
+    """Which outputs of the weights `name` stand for the classes of the `data`, in their order.
+
+    `classes` has the class of each output; empty where it is the data's order. Raises
+    `RequestError` when there is no output for a class.
+    """
+    if not classes:
+        return None
+    missing = [label for label in data if label not in classes]
+    if missing:
+        raise RequestError(
+            f"weights {name}: `classes` names no output for {', '.join(missing[:_LISTED])}; the "
+            f"data has the classes {', '.join(data[:20])}"
+        )
+    return [classes.index(label) for label in data]
+
+
 def _is_safetensors(content: bytes) -> bool:
     # A length in eight bytes, then a JSON object. Zip archives and pickles begin otherwise.
     return content[8:9] == b"{"

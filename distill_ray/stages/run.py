@@ -11,9 +11,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from distill_ray.data import open_source
 from distill_ray.errors import DamagedError, RunError
 from distill_ray.events import Observers, stage
 from distill_ray.execution.cluster import Cluster
+from distill_ray.imported_weights import check_weights, keep_weights
 from distill_ray.job import canonical_json
 from distill_ray.progress import Progress
 from distill_ray.report.results import StudyResults
@@ -64,7 +66,9 @@ def run_study(
     store = Store.open(places.store)
     check_tracking(tracking_uri, places.search_storage)
     data = data_of(study)
-    # Refused now rather than after the teachers are trained
+    # All that can be refused is refused before the first job
+    if study.weight_files:
+        check_weights(study, open_source(study.data.source, label=study.data.label))
     check_storage(store, places.search_storage)
     earlier_trials(study, store, places.search_storage)
     with (
@@ -76,6 +80,7 @@ def run_study(
         record = MlflowObserver(tracker, study, data)
         record.study_started(store)
         observer = Observers((progress, StageLog(study, store), References(study, store), record))
+        keep_weights(store, study.weight_files)
         for left in reversed(range(REPAIRS + 1)):
             try:
                 # A new state each time: what it has read may be what was found damaged

@@ -55,7 +55,7 @@ def check_recipe(
         problems.add(where, f"found {shown(mine)}, {message}", about=[*about, *involved])
 
     epochs = min(reach.values("epochs"))
-    if max(reach.values("warmup_epochs")) >= epochs:
+    if epochs and max(reach.values("warmup_epochs")) >= epochs:
         wrong("warmup_epochs", f"must be below epochs ({epochs})", "epochs")
     for milestones in reach.values("milestones"):
         if any(later <= earlier for earlier, later in itertools.pairwise(milestones)):

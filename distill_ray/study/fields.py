@@ -68,6 +68,9 @@ def check_value(declared: Any, value: Any, path: Path, problems: Problems) -> An
             fields = setting_fields(plain_type(_part(declared, where[:-1])))
             problems.add_unknown((*path, *where), fields)
             continue
+        if kind == "value_error":
+            problems.add((*path, *where), detail["msg"].removeprefix("Value error, "))
+            continue
         part = _part(declared, where)
         rule = limits(part) if kind in _BEYOND_LIMITS else requirement(part)
         if kind == "finite_number":
@@ -81,12 +84,24 @@ def check_value(declared: Any, value: Any, path: Path, problems: Problems) -> An
 def json_schema(declared: Any) -> dict[str, Any]:
     """What a declared type takes, as JSON Schema; a nested section stands where it is used."""
     schema = _adapter(declared).json_schema()
-    for definition in schema.pop("$defs", {}).values():
-        schema = definition | schema
-        del schema["$ref"], schema["title"]
-    for name, nested in schema.get("properties", {}).items():
-        schema["properties"][name] = {key: nested[key] for key in nested if key != "title"}
-    return schema
+    definitions = schema.pop("$defs", {})
+    named = {f"#/$defs/{name}": part for name, part in definitions.items()}
+    inlined: dict[str, Any] = _inlined(schema, named)
+    return inlined
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:
+    """`schema` with the definitions that it refers to in the place of the references, untitled."""
+    if isinstance(schema, list):
+        return [_inlined(part, definitions) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    whole = definitions.get(schema.get("$ref", ""), {}) | schema
+    return {
+        name: _inlined(part, definitions)
+        for name, part in whole.items()
+        if name not in ("$ref", "title")
+    }
 
 
 def to_file(value: Any) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from distill_ray.addresses import check_scheme, masked
@@ -41,6 +42,7 @@ from distill_ray.study.sections import (
     is_name,
 )
 from distill_ray.study.study import Study, members
+from distill_ray.study.weights import pinned
 
 SECTIONS = (
     "name",
@@ -111,18 +113,23 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     check_baselines_fit(confirm.baselines, counts, problems)
     check_top_k_fits(resources, student, search.space, confirm.baselines.values(), problems)
     problems.raise_any()
+    files: dict[str, str] = {}
+    baselines = {name: pinned(recipe, files) for name, recipe in confirm.baselines.items()}
     return Study(
         name=name,
         data=data,
-        teachers=tuple(groups.values()),
-        student=student,
+        teachers=tuple(
+            replace(group, recipe=pinned(group.recipe, files)) for group in groups.values()
+        ),
+        student=pinned(student, files),
         learns_from=learns_from,
         screen=screen,
         search=search,
-        confirm=confirm,
+        confirm=replace(confirm, baselines=baselines),
         published=published,
         resources=resources,
         seed=seed,
+        weight_files=files,
         overrides=overrides,
         document=document,
     )
@@ -204,7 +211,14 @@ def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems
     given = section(content, path, problems)
     own = {name: value for name, value in given.items() if name in ("members", "seeds")}
     read = read_fields(GroupFields, own, path, problems)
-    members, seeds = read.get("members", 3), read.get("seeds")
+    # Weights that are taken as they are make one teacher; fine-tuned, each seed makes another.
+    as_they_are = given.get("weights") is not None and "epochs" not in given
+    members, seeds = read.get("members", 1 if as_they_are else 3), read.get("seeds")
+    if as_they_are and own and (members != 1 or len(seeds or [0]) != 1):
+        message = (
+            "weights that are taken as they are make one teacher; set epochs to fine-tune them"
+        )
+        problems.add((*path, next(iter(own))), message)
     if read.keys() != own.keys():
         seeds = ()
     elif seeds is None:
@@ -224,6 +238,8 @@ def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems
         problems.add((*path, "method"), message)
     methods = None if method is None else (method,)
     settings = read_settings(content, path, problems, methods=methods, elsewhere=tuple(fields))
+    if as_they_are:
+        settings["epochs"] = 0
     name = given.get("name", "")
     if name != "" and not is_name(name, (*path, "name"), problems):
         name = ""

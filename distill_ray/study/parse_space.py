@@ -92,6 +92,9 @@ def choice_of(values: Any, name: str) -> list[Any] | None:
 def _dimension(
     name: str, content: Any, path: Path, problems: Problems, reach: Reach
 ) -> Dimension | None:
+    if name in ("weights", "classes", "preprocessing"):
+        problems.add(path, "not searched; it goes into the student section")
+        return None
     when = content.get("when") if isinstance(content, dict) else None
     owners = reach.within(when).owners(name) or reach.owners(name)
     if name not in ("method", "augmentation") and not owners:

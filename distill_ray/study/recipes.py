@@ -21,6 +21,7 @@ from distill_ray.registry import Registry, unknown_name
 from distill_ray.settings import Setting, plain_type, setting_fields
 from distill_ray.study.fields import INVALID, check_value, section
 from distill_ray.study.problems import Path, Problems, unknown_field
+from distill_ray.study.weights import check_weights_file
 
 COMMON = tuple(name for name in setting_fields(Recipe) if name not in ("method", "augmentation"))
 """The fields that every recipe has, apart from the two that bring settings of their own."""
@@ -136,6 +137,9 @@ def read_settings(
             continue
         here = (*path, name)
         owners = setting_owners(name, methods)
+        if name == "weights" and isinstance(value, list):
+            problems.add(here, "names a file; the relative weights of teachers are teacher_weights")
+            continue
         if name == "method":
             if (method := read_method(value, here, problems)) is not None:
                 read[name] = method
@@ -146,8 +150,11 @@ def read_settings(
             problems.add(here, unknown_setting(name, methods, elsewhere))
         else:
             checked = [check_value(owner.type, value, here, problems) for owner in owners]
-            if INVALID not in checked and (name != "model" or is_model(checked[0], here, problems)):
-                read[name] = checked[0]
+            if INVALID in checked or (name == "model" and not is_model(checked[0], here, problems)):
+                continue
+            if name == "weights" and checked[0] is not None:
+                check_weights_file(checked[0], here, problems)
+            read[name] = checked[0]
     return read
 
 

@@ -11,6 +11,7 @@ from distill_ray.augmentation import AUGMENTATIONS
 from distill_ray.methods import METHODS
 from distill_ray.metric import METRICS, Metric
 from distill_ray.models import ModelFamily, family_of, model_families
+from distill_ray.models.preprocessing import Preprocessing
 from distill_ray.study import schema
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.schema import Entry, Section, paragraphs
@@ -234,6 +235,7 @@ def study_file_page() -> str:
             parts.append(_SPACE)
     parts.append(_section(schema.declared("teacher_logits", TeacherLogitsSection), 3))
     parts.append(_RECIPE + "\n".join(_table(common)) + "\n")
+    parts.append(_section(schema.declared("preprocessing", Preprocessing), 3))
     parts.append(_AUGMENTATIONS)
     for name in sorted(AUGMENTATIONS):
         parts.append(_section(schema.declared(name, AUGMENTATIONS[name]), 3))

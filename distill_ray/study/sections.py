@@ -114,7 +114,10 @@ class TeacherGroup:
         """The group as the study file writes it."""
         name = {"name": self.name} if self.name else {}
         seeds = {"members": len(self.seeds), "seeds": list(self.seeds)}
-        return {**name, **seeds, **to_file(flatten(self.recipe))}
+        settings = to_file(flatten(self.recipe))
+        if self.recipe.epochs == 0:  # weights that are taken as they are
+            del settings["epochs"]
+        return {**name, **seeds, **settings}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ class Study:
     `student` is the recipe that trials start from, and `learns_from` the groups of teachers that it
     learns from, all when empty. Seeds are derived from `seed` so that no student starts from the
     weights of a teacher: teachers count from it, trials have `trial_seed`, confirmations
-    `confirm_seeds`.
+    `confirm_seeds`. `weight_files` has the path of each file of trained weights that recipes name.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Study:
     learns_from: tuple[str, ...] = ()
     screen: Screen | None = None
     published: Published | None = None
+    weight_files: Mapping[str, str] = field(default_factory=dict, compare=False)
     overrides: tuple[str, ...] = field(default=(), compare=False)
     document: Document = field(compare=False, repr=False)
 

@@ -32,6 +32,9 @@ from distill_ray.job import Job, Recipe
 from distill_ray.methods.method import Setup, Student
 from distill_ray.metrics import diversity, validation_score
 from distill_ray.models import build_model
+from distill_ray.models.network import Network
+from distill_ray.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, has_library_mean
+from distill_ray.models.weights import fit_weights, outputs_of
 from distill_ray.training import checkpoint
 from distill_ray.training.checkpoint import TrainingState
 from distill_ray.training.compiling import Compile, CompiledForward, compiles
@@ -80,6 +83,7 @@ def train(
     usage: Usage | None = None,
     saved: bytes | None = None,
     save: Callable[[Callable[[], bytes]], None] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
     compile: Compile = "never",
 ) -> Generator[dict[str, float], None, Outcome]:
     """Train `job` on `dataset`: a generator of one record of metrics per epoch that returns the
@@ -98,6 +102,9 @@ def train(
             ends with the same weights as an undisturbed run.
         save: called after every epoch with a function that makes its checkpoint, to be called at
             once or not at all. One of several workers passes it.
+        initial: the trained weights that the recipe names, as `read_weights` reads them. The
+            network starts from them; without epochs it is validated as it is, in a record of
+            epoch 0.
         compile: whether the student is compiled, which changes the last digits of results.
 
     Yields:
@@ -109,6 +116,7 @@ def train(
     Raises:
         DivergedError: the loss, or a prediction on the validation split, is not finite.
     """
+    begun = time.perf_counter()
     recipe = job.recipe
     method = recipe.method
     worker = worker or Worker.here()
@@ -121,7 +129,12 @@ def train(
         rows=dataset.train,
         labels=dataset.labels[dataset.train],
     )
-    network = method.student(make_network(job, dataset), setup)
+    plain = make_network(job, dataset)
+    if initial is not None and recipe.weights is not None:
+        outputs = outputs_of(recipe.classes, dataset.class_names, recipe.weights)
+        fine_tuned = recipe.epochs > 0
+        fit_weights(plain, initial, recipe.weights, outputs=outputs, new_classifier=fine_tuned)
+    network = method.student(plain, setup)
     network = network.to(worker.device).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(recipe, network)
 
@@ -232,6 +245,12 @@ def train(
         deployed.load_state_dict(state.best_weights)
     if state.best_weights or log_probabilities is None:
         log_probabilities = validate(deployed)
+    if recipe.epochs == 0:
+        scores = validation_score(log_probabilities, dataset.labels[dataset.validation])
+        record = {"epoch": 0, "time": time.time(), "seconds": time.perf_counter() - begun}
+        record |= {f"val/{name}": value for name, value in scores.items()}
+        state.history.append(record)
+        yield record
     return Outcome(
         weights={
             name: tensor.detach().cpu().contiguous()
@@ -245,16 +264,24 @@ def train(
     )
 
 
-def make_network(job: Job, dataset: Dataset) -> nn.Module:
-    """The plain network that the recipe names, with its initial weights: a pure function of the job
-    and of the data's shape.
+def make_network(job: Job, dataset: Dataset) -> Network:
+    """The plain network that the recipe names, with weights drawn by the seed: a pure function of
+    the job and of the data's shape.
     """
+    recipe, preprocessing = job.recipe, job.recipe.preprocessing
+    mean, std = dataset.mean, dataset.std
+    if preprocessing is not None and preprocessing.mean and preprocessing.std:
+        mean, std = preprocessing.mean, preprocessing.std
+    elif recipe.weights is not None and has_library_mean(recipe.model, dataset.image_shape):
+        # As the library's own weights want it, and most of what was fine-tuned from them.
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
     return build_model(
-        job.recipe.model,
+        recipe.model,
         num_classes=dataset.num_classes,
         image_shape=dataset.image_shape,
-        mean=dataset.mean,
-        std=dataset.std,
+        mean=mean,
+        std=std,
+        preprocessing=preprocessing,
         seed=job.seed,
         task=dataset.task,
     )

@@ -35,7 +35,7 @@ from distill_ray.testing.methods import AUGMENTATIONS_TRIED, fitting
 
 METHODS_TRIED: tuple[Method, ...] = (
     Supervised(),
-    EnsembleKD(combine="mean-loss", weights=(1.0, 3.0)),
+    EnsembleKD(combine="mean-loss", teacher_weights=(1.0, 3.0)),
     EnsembleKD(combine="confident", standardise=True, divergence="jensen-shannon"),
     LatentBE(alpha=0.7),
     LatentBE(perturb="tdiv-sdiv", merge="mean-of-products"),
@@ -48,7 +48,7 @@ METHODS_TRIED: tuple[Method, ...] = (
     GaussianKD(samples=3),
     DKD(combine="confident"),
     NKD(temperature=2.0),
-    DIST(combine="mean-loss", weights=(1.0, 3.0), standardise=True, temperature=1.0),
+    DIST(combine="mean-loss", teacher_weights=(1.0, 3.0), standardise=True, temperature=1.0),
     MLKD(combine="mean-loss", pairs=5.0, classes=5.0),
     RKD(alpha=0.5),
     SP(features="concatenated"),

@@ -62,7 +62,7 @@ def test_terms_of_several_teachers(temperature: float, standardise: bool) -> Non
             temperature=temperature,
             standardise=standardise,
             combine=combine,
-            weights=(1.0, 2.0, 5.0),
+            teacher_weights=(1.0, 2.0, 5.0),
             intra=3.0,
         )
         terms = terms_of(method, Part(STUDENT, torch.tensor(LABELS)), teachers=TEACHERS)

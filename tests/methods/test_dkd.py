@@ -65,7 +65,7 @@ def test_terms_of_several_teachers(temperature: float, standardise: bool) -> Non
             temperature=temperature,
             standardise=standardise,
             combine=combine,
-            weights=() if combine == "confident" else weights,
+            teacher_weights=() if combine == "confident" else weights,
             labels=0.3,
             target=0.7,
             nontarget=2.0,

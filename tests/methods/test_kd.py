@@ -119,7 +119,7 @@ def test_a_step_moves_the_student_alone(method: Supervised | EnsembleKD) -> None
 
 def test_weights_of_teachers() -> None:
     batch, answers = batch_of(STUDENT), TeachersByImage(STUDENT, TEACHERS)
-    only_first = EnsembleKD(weights=(3.0, 0.0)).loss(IDENTITY_STUDENT, batch, answers)
+    only_first = EnsembleKD(teacher_weights=(3.0, 0.0)).loss(IDENTITY_STUDENT, batch, answers)
     alone = EnsembleKD().loss(IDENTITY_STUDENT, batch, TeachersByImage(STUDENT, TEACHERS[:1]))
     torch.testing.assert_close(only_first["loss"], alone["loss"])
 
@@ -134,8 +134,8 @@ def test_weights_of_teachers() -> None:
             "combine must be one of 'mean-softmax', 'mean-loss', 'add-loss', 'sum-softmax', "
             "'confident', found 'median'",
         ),
-        ({"weights": (1.0, -1.0)}, "weights must be at least 0"),
-        ({"weights": (0.0, 0.0)}, "weights must not all be 0"),
+        ({"teacher_weights": (1.0, -1.0)}, "teacher_weights must be at least 0"),
+        ({"teacher_weights": (0.0, 0.0)}, "teacher_weights must not all be 0"),
     ],
 )
 def test_settings_that_are_refused(settings: dict[str, object], message: str) -> None:
@@ -144,13 +144,17 @@ def test_settings_that_are_refused(settings: dict[str, object], message: str) ->
 
 
 def test_combinations_that_are_refused() -> None:
-    with pytest.raises(ValueError, match="weights must be one for each of 2 teachers, found 3"):
-        EnsembleKD(weights=(1.0, 2.0, 3.0)).check_fit(
+    with pytest.raises(
+        ValueError, match="teacher_weights must be one for each of 2 teachers, found 3"
+    ):
+        EnsembleKD(teacher_weights=(1.0, 2.0, 3.0)).check_fit(
             model="wrn-10-1", augmentation=Identity(), teachers=2
         )
     with pytest.raises(ValueError, match="method 'kd' learns from teachers, and there are none"):
         EnsembleKD().check_fit(model="wrn-10-1", augmentation=Identity(), teachers=0)
-    EnsembleKD(weights=(1.0, 2.0)).check_fit(model="wrn-10-1", augmentation=Identity(), teachers=2)
+    EnsembleKD(teacher_weights=(1.0, 2.0)).check_fit(
+        model="wrn-10-1", augmentation=Identity(), teachers=2
+    )
     Supervised().check_fit(model="wrn-10-1", augmentation=Identity(), teachers=0)
     picking = AUGMENTATIONS["additional"](pick="kl")
     with pytest.raises(

@@ -65,11 +65,11 @@ def test_terms_of_several_teachers(combine: str, standardise: bool) -> None:
     method = MLKD(
         standardise=standardise,
         combine=combine,
-        weights=(1.0, 2.0, 5.0),
+        teacher_weights=(1.0, 2.0, 5.0),
         labels=0.2,
         images=0.7,
         pairs=0.3,
-        classes=1.5,
+        class_pairs=1.5,
     )
     terms = terms_of(method, PART, COPY)
     expected = {"labels": labels, "images": images, "pairs": pairs, "classes": classes}
@@ -93,7 +93,7 @@ def test_default_weights_are_those_that_the_published_code_has_in_effect() -> No
     """Its mask of half the images multiplies a mean, and so halves 0.9."""
     method = MLKD()
     assert (method.labels, method.images) == (0.1, 0.9)
-    assert method.pairs == method.classes == np.mean([0.0, 0.9])
+    assert method.pairs == method.class_pairs == np.mean([0.0, 0.9])
 
 
 def test_gradient() -> None:
@@ -103,7 +103,7 @@ def test_gradient() -> None:
 
 def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="must not all be 0"):
-        MLKD(labels=0.0, images=0.0, pairs=0.0, classes=0.0)
+        MLKD(labels=0.0, images=0.0, pairs=0.0, class_pairs=0.0)
     MLKD().check_fit(model="wrn-10-1", augmentation=AUGMENTATIONS["additional"](), teachers=1)
     with pytest.raises(ValueError, match="'mlkd' needs images and augmented copies beside them"):
         MLKD().check_fit(model="wrn-10-1", augmentation=AUGMENTATIONS["crop-flip"](), teachers=1)

@@ -71,7 +71,10 @@ def test_terms_of_several_teachers(temperature: float, standardise: bool) -> Non
     for combine, (target, nontarget) in expected.items():
         weights = () if combine == "confident" else (1.0, 2.0, 5.0)
         method = NKD(
-            temperature=temperature, standardise=standardise, combine=combine, weights=weights
+            temperature=temperature,
+            standardise=standardise,
+            combine=combine,
+            teacher_weights=weights,
         )
         terms = terms_of(method)
         assert terms["loss/target"].item() == pytest.approx(float(target.mean()), rel=1e-9)

@@ -157,7 +157,7 @@ def test_other_divergences_of_kd(divergence: str, of: object, temperature: float
     }
     for combine, value in expected.items():
         method = EnsembleKD(
-            temperature=temperature, combine=combine, weights=weights, divergence=divergence
+            temperature=temperature, combine=combine, teacher_weights=weights, divergence=divergence
         )
         assert distilled(method) == pytest.approx(float(temperature**2 * value), rel=1e-12)
 
@@ -211,8 +211,8 @@ def test_which_methods_have_which_settings() -> None:
     ("settings", "message"),
     [
         (
-            {"combine": "confident", "weights": (1.0, 2.0)},
-            "combine 'confident' weights the teachers itself; leave weights out",
+            {"combine": "confident", "teacher_weights": (1.0, 2.0)},
+            "combine 'confident' weights the teachers itself; leave teacher_weights out",
         ),
         (
             {"combine": "sum-softmax", "divergence": "reverse"},

@@ -75,11 +75,17 @@ def study(
             "student.augmentation.pool: found 1, must be at least 2",
         ),
         (
-            "model: wrn-10-1, weights: [1, 2]",
-            "student.weights: weights must be one for each of 3 teachers, found 2",
+            "model: wrn-10-1, teacher_weights: [1, 2]",
+            "student.teacher_weights: teacher_weights must be one for each of 3 teachers, found 2",
         ),
-        ("model: wrn-10-1, weights: [1, -2, 1]", "student.weights.1: found -2, must be at least 0"),
-        ("model: wrn-10-1, weights: [0, 0, 0]", "student.weights: weights must not all be 0"),
+        (
+            "model: wrn-10-1, teacher_weights: [1, -2, 1]",
+            "student.teacher_weights.1: found -2, must be at least 0",
+        ),
+        (
+            "model: wrn-10-1, teacher_weights: [0, 0, 0]",
+            "student.teacher_weights: teacher_weights must not all be 0",
+        ),
         (
             "model: wrn-10-1, method: hydra+, diversity: -1",
             "student.diversity: found -1, must be at least 0",
@@ -188,19 +194,19 @@ def test_what_needs_the_logits_of_all_classes(
 
 def test_what_is_wrong_whatever_is_drawn_is_wrong_with_the_student(refusal: Refusal) -> None:
     rest = "search: {space: {augmentation: {choice: [flip, crop]}}}\n"
-    assert refusal(study("model: wrn-10-1, weights: [1, 2]", rest=rest)) == [
-        "study.yaml:3: student.weights: weights must be one for each of 3 teachers, found 2"
+    assert refusal(study("model: wrn-10-1, teacher_weights: [1, 2]", rest=rest)) == [
+        "study.yaml:3: student.teacher_weights: teacher_weights must be one for each of 3 teachers, found 2"
     ]
 
 
 def test_a_setting_that_is_searched_is_named(refusal: Refusal) -> None:
     rest = (
-        "search: {space: {weights: {choice: [[1, 2, 3], [1, 2]]}, augmentation: {choice: "
+        "search: {space: {teacher_weights: {choice: [[1, 2, 3], [1, 2]]}, augmentation: {choice: "
         "[flip, crop]}}}\n"
     )
     assert refusal(study("model: wrn-10-1", rest=rest)) == [
-        "study.yaml:5: search.space.weights: weights must be one for each of 3 teachers, found 2 "
-        "(met with weights [1.0, 2.0], augmentation flip and 1 more; use 'when', or search less)"
+        "study.yaml:5: search.space.teacher_weights: teacher_weights must be one for each of 3 teachers, found 2 "
+        "(met with teacher_weights [1.0, 2.0], augmentation flip and 1 more; use 'when', or search less)"
     ]
 
 

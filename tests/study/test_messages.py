@@ -82,8 +82,14 @@ STUDENT = "student: {model: wrn-10-1}\n"
             "augmentation: {name: identity, padding: 3}",
             "student.augmentation.padding: augmentation 'identity' has no settings",
         ),
-        ("weights: [0, 0, 0]", "student.weights: weights must not all be 0"),
-        ("weights: [1, 2]", "student.weights: weights must be one for each of 3 teachers, found 2"),
+        (
+            "teacher_weights: [0, 0, 0]",
+            "student.teacher_weights: teacher_weights must not all be 0",
+        ),
+        (
+            "teacher_weights: [1, 2]",
+            "student.teacher_weights: teacher_weights must be one for each of 3 teachers, found 2",
+        ),
     ],
 )
 def test_student(refusal: Refusal, fields: str, message: str) -> None:
@@ -286,8 +292,8 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
             "confirm.baselines.scratch.temperature: no setting of method supervised",
         ),
         (
-            "confirm: {baselines: {hot: {weights: [1]}}}",
-            "confirm.baselines.hot: weights must be one for each of 3 teachers, found 1",
+            "confirm: {baselines: {hot: {teacher_weights: [1]}}}",
+            "confirm.baselines.hot: teacher_weights must be one for each of 3 teachers, found 1",
         ),
     ],
 )
@@ -501,8 +507,8 @@ def test_search(refusal: Refusal, search: str, message: str) -> None:
             "momentum: found [0.0, 0.9], must be above 0 with nesterov: true",
         ),
         (
-            "weights: {choice: [[], [1, 1]]}",
-            "weights: weights must be one for each of 3 teachers, found 2 (met with weights [1.0, "
+            "teacher_weights: {choice: [[], [1, 1]]}",
+            "teacher_weights: teacher_weights must be one for each of 3 teachers, found 2 (met with teacher_weights [1.0, "
             "1.0];",
         ),
     ],

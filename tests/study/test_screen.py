@@ -131,10 +131,14 @@ def test_students_learn_from_the_groups_that_are_named(load: Load) -> None:
 def test_weights_are_counted_against_the_teachers_that_a_student_has(
     load: Load, refusal: Refusal
 ) -> None:
-    only = ("screen=null", "search.space={temperature: {log: [1, 20]}}", "student.weights=[1, 2]")
+    only = (
+        "screen=null",
+        "search.space={temperature: {log: [1, 20]}}",
+        "student.teacher_weights=[1, 2]",
+    )
     load(SCREENED, *only, "student.teachers=[plain]")
     line = refusal(SCREENED, *only)[0]
-    assert "weights must be one for each of 3 teachers, found 2" in line
+    assert "teacher_weights must be one for each of 3 teachers, found 2" in line
 
 
 def test_ensembles_are_listed_or_written(load: Load) -> None:

@@ -46,7 +46,7 @@ CASES: dict[str, tuple[Method, Augmentation]] = {
     "crd": (CRD(negatives=50), AUGMENTATIONS["crop-flip"]()),
     "drop that picks": (METHODS["drop"](), Additional(pick="kl")),
     "kd of some more than others": (
-        EnsembleKD(combine="mean-loss", weights=(1.0, 2.0)),
+        EnsembleKD(combine="mean-loss", teacher_weights=(1.0, 2.0)),
         AUGMENTATIONS["mixup"](),
     ),
     "latent-be with tdiv-sdiv": (LatentBE(perturb="tdiv-sdiv"), AUGMENTATIONS["crop-flip"]()),

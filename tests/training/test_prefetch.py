@@ -98,7 +98,7 @@ def test_on_a_cpu_they_come_as_they_are_asked_for(small_dataset: Dataset) -> Non
         (EnsembleKD(), CropFlip()),
         (EnsembleKD(), CutMix()),
         (EnsembleKD(), AugMix()),
-        (EnsembleKD(combine="mean-loss", weights=(1.0, 2.0)), CropFlip()),
+        (EnsembleKD(combine="mean-loss", teacher_weights=(1.0, 2.0)), CropFlip()),
         (CRD(negatives=50), CropFlip()),
         (DropoutKD(), CropFlip()),
         (GaussianKD(), CropFlip()),
