@@ -56,18 +56,21 @@ class Study:
         return cls(studies.load_study(path, overrides))
 
     def plan(
-        self, store: str = DEFAULT_STORE, *, search_storage: str | None = None
+        self,
+        store: str = DEFAULT_STORE,
+        *,
+        tracking_uri: str | None = None,
+        search_storage: str | None = None,
     ) -> list[StagePlan]:
         """What it would train, and about how long that takes on this machine, stage by stage,
         without running it.
         """
         from distill_ray.planning.plan import plan_study
-        from distill_ray.resolve import data_of
-        from distill_ray.stages.state import StudyState
-        from distill_ray.store import Store
+        from distill_ray.stages.locations import Locations
+        from distill_ray.stages.request import check_request
 
-        data = data_of(self.definition)
-        return plan_study(StudyState(self.definition, data, Store.at(store), search_storage))
+        locations = Locations(store, tracking_uri, search_storage)
+        return plan_study(check_request(self.definition, locations))
 
     def run(
         self,

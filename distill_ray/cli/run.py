@@ -108,25 +108,30 @@ def validate(study: str, overrides: tuple[str, ...]) -> None:
 
 @click.command()
 @options.study
-@options.store
-@options.search_storage
+@options.places
 @options.verbose(expose_value=False)
-def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str | None) -> None:
+def plan(
+    study: str,
+    overrides: tuple[str, ...],
+    store: str,
+    tracking_uri: str | None,
+    search_storage: str | None,
+) -> None:
     """Estimate jobs, images and time without running the study.
 
-    The time on this machine is estimated from a few training steps, which are not kept.
+    The time on this machine is estimated from a few training steps, which are not kept. What would
+    keep `run` from starting is said here too.
     """
     loaded = options.load(study, overrides)
     from distill_ray.planning.plan import plan_study
     from distill_ray.report.format import duration
-    from distill_ray.resolve import data_of
-    from distill_ray.search.warm_start import earlier_trials
-    from distill_ray.stages.state import StudyState
-    from distill_ray.store import Store
+    from distill_ray.search.warm_start import earlier_trials, note_of_trials_set_aside
+    from distill_ray.stages.locations import Locations
+    from distill_ray.stages.request import check_request
 
-    opened = Store.at(store)
-    known = len(earlier_trials(loaded, opened, search_storage))
-    stages = plan_study(StudyState(loaded, data_of(loaded), opened, search_storage))
+    state = check_request(loaded, Locations(store, tracking_uri, search_storage))
+    known = len(earlier_trials(loaded, state.store, search_storage))
+    stages = plan_study(state)
     click.echo(f"{'stage':<8} {'jobs':>6} {'done':>6} {'images':>12} {'time':>9}")
     for stage in stages:
         click.echo(
@@ -145,9 +150,12 @@ def plan(study: str, overrides: tuple[str, ...], store: str, search_storage: str
                 )
             )
     if known:
-        click.echo(
-            f"search: begins with what {known} trials of {', '.join(loaded.search.warm_start)} say"
-        )
+        sources = for_terminal(", ".join(loaded.search.warm_start))
+        click.echo(f"search: warm-started with {known} trials of {sources}")
+    if note := note_of_trials_set_aside(
+        state.study, state.data, state.teacher_ids, state.store, search_storage
+    ):
+        click.echo(note)
     if all(stage.done == stage.jobs for stage in stages):
         click.echo("nothing is left to train")
     else:

@@ -8,7 +8,7 @@ is of another kind, and is left out altogether.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,10 @@ from optuna.storages import BaseStorage
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from distill_ray.addresses import masked
+from distill_ray.job import Data
+from distill_ray.resolve import search_name
 from distill_ray.search.history import SOURCE, journal_path, quiet
+from distill_ray.search.history import counted as finished_trials
 from distill_ray.search.journal import journal
 from distill_ray.search.storage import open_database
 from distill_ray.store import Store
@@ -66,6 +69,35 @@ def earlier_trials(
             if search.study_name != besides:
                 found += _translated(search, source, study)
     return found
+
+
+def note_of_trials_set_aside(
+    study: Study,
+    data: Data,
+    teachers: Sequence[str],
+    store: Store,
+    search_storage: str | None,
+) -> str:
+    """A sentence on the trials of earlier versions of the study that its search begins without.
+
+    Empty when there are none, or when the study is warm-started from itself. A search goes on only
+    as long as its trials can be compared: another student, space, data set or teacher makes a new
+    one.
+    """
+    if study.name in study.search.warm_start:
+        return ""
+    current = search_name(study, data, teachers)
+    counts = {
+        search.study_name: len(finished_trials(search))
+        for search in _searches(study.name, study, store, search_storage)
+    }
+    set_aside = sum(count for name, count in counts.items() if name != current)
+    if counts.get(current) or not set_aside:
+        return ""
+    return (
+        f"search: begins anew, since the study was changed; {set_aside} trials of its earlier "
+        f"versions are set aside (search.warm_start: [{study.name}] lets it begin from them)"
+    )
 
 
 def _translated(search: optuna.Study, source: str, study: Study) -> Iterator[FrozenTrial]:

@@ -21,7 +21,7 @@ from distill_ray.report.cautions import cautions
 from distill_ray.report.table import row_of
 from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH
 from distill_ray.search.history import JOB_STATES
-from distill_ray.search.warm_start import warm_start
+from distill_ray.search.warm_start import note_of_trials_set_aside, warm_start
 from distill_ray.stages.contenders import teacher_contenders
 from distill_ray.stages.lock import search_lock
 from distill_ray.stages.screen import measurement, run_screenings, screening_sharing
@@ -103,7 +103,11 @@ def _search(context: RunContext) -> None:
         stage(context.observer, SEARCH, state.study.search.trials),
     ):
         if not state.search_is_over:
-            warm_start(history, state.study, state.store, state.search_storage)
+            place = state.store, state.search_storage
+            note = note_of_trials_set_aside(state.study, state.data, state.teacher_ids, *place)
+            if note:
+                logger.info("%s", note)
+            warm_start(history, state.study, *place)
         tell_of_trials(state, context.observer)
         _train_lost(context)
         if not state.search_is_over:

@@ -11,28 +11,25 @@ from pathlib import Path
 
 from rich.console import Console
 
-from distill_ray.data import open_source
 from distill_ray.errors import DamagedError, RunError
 from distill_ray.events import Observers, stage
 from distill_ray.execution.cluster import Cluster
-from distill_ray.imported_weights import check_weights, keep_weights
+from distill_ray.imported_weights import keep_weights
 from distill_ray.job import canonical_json
 from distill_ray.progress import Progress
 from distill_ray.report.results import StudyResults
-from distill_ray.resolve import REPORT, data_of
-from distill_ray.search.history import check_storage
-from distill_ray.search.warm_start import earlier_trials
+from distill_ray.resolve import REPORT
 from distill_ray.stages.collect import collect
 from distill_ray.stages.locations import Locations
 from distill_ray.stages.lock import study_lock
 from distill_ray.stages.mlflow_observer import MlflowObserver, study_tracker
 from distill_ray.stages.pipeline import RunContext, run_stages
 from distill_ray.stages.references import References
+from distill_ray.stages.request import check_request
 from distill_ray.stages.stage_log import StageLog
 from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
 from distill_ray.study import Study
-from distill_ray.tracking import check_tracking
 
 logger = logging.getLogger(__name__)
 
@@ -62,15 +59,8 @@ def run_study(
     something fails while it runs; what was finished by then is kept, and the same call resumes from
     there. `TrackingIncompleteError` is one of these, with the results.
     """
-    tracking_uri = places.tracking_uri()
-    store = Store.open(places.store)
-    check_tracking(tracking_uri, places.search_storage)
-    data = data_of(study)
-    # All that can be refused is refused before the first job
-    if study.weight_files:
-        check_weights(study, open_source(study.data.source, label=study.data.label))
-    check_storage(store, places.search_storage)
-    earlier_trials(study, store, places.search_storage)
+    state = check_request(study, places, running=True)
+    tracking_uri, store, data = places.tracking_uri(), state.store, state.data
     with (
         Progress(console, study.search.objectives) as progress,
         study_lock(store, study.name),
