@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +25,7 @@ class JobRunner(tune.Trainable):
     _messages: Generator[Message, None, None]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        # Tune asks for the working directory, which was the driver's and may be gone
-        try:
-            os.getcwd()  # noqa: PTH109
-        except FileNotFoundError:
-            os.chdir(tempfile.gettempdir())
+        leave_vanished_directory()
         super().__init__(*arguments, **named)
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -65,3 +60,13 @@ class JobRunner(tune.Trainable):
     def cleanup(self) -> None:
         """Let go of the job, whose last checkpoint is in the store."""
         self._messages.close()
+
+
+def leave_vanished_directory() -> None:
+    """Move to a directory that stays if the working directory is gone: Tune asks for it on the
+    driver and in each process, and fails without one.
+    """
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        os.chdir("/")

@@ -23,7 +23,7 @@ from ray.tune.search import Searcher
 from distill_ray.errors import Failure
 from distill_ray.execution._ray_internals import error_of, forget_ended
 from distill_ray.execution.cluster import ON_THE_HEAD
-from distill_ray.execution.job_runner import JobRunner
+from distill_ray.execution.job_runner import JobRunner, leave_vanished_directory
 from distill_ray.execution.messages import Finished, Record, Task
 from distill_ray.execution.resources import WorkerResources
 
@@ -106,6 +106,7 @@ def run_tasks(
         deadline: the end by the monotonic clock, which is nobody's to set. Tasks that are under way
             then are stopped without a word to the searcher.
     """
+    leave_vanished_directory()
     here = {"CPU": resources.cpus, "GPU": resources.gpus} if workers == 1 else ON_THE_HEAD
     folder = tempfile.mkdtemp(prefix="distill-ray-tune-")
     tuner = tune.Tuner(
@@ -200,6 +201,7 @@ class _End(tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
+        leave_vanished_directory()  # Tune asks in each of its steps whether to stop
         return self._searcher.error is not None or time.monotonic() > self._deadline
 
 
