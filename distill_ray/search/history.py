@@ -110,7 +110,7 @@ def check_storage(store: Store, storage_uri: str | None) -> None:
 def _storage(study: Study, store: Store, storage_uri: str | None) -> BaseStorage:
     quiet()
     if storage_uri is not None:
-        return open_database(storage_uri, logger.warning)
+        return open_database(storage_uri)
     check_storage(store, None)
     return journal(store, journal_path(study.name))
 

@@ -19,6 +19,13 @@ from optuna.distributions import BaseDistribution
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalStorage
 
 from distill_ray.errors import StoreError
+from distill_ray.search._optuna_internals import (
+    backend_of,
+    entries_read,
+    keep_last_offset,
+    kept_trial,
+    storage_of,
+)
 from distill_ray.store import Store
 
 
@@ -34,7 +41,7 @@ def together(history: optuna.Study) -> contextlib.AbstractContextManager[None]:
     """A block whose entries are written as one where `history` lies in a file: each by itself is a
     wait for the disk.
     """
-    backend = getattr(history._storage, "_backend", None)
+    backend = backend_of(storage_of(history))
     return backend.together() if isinstance(backend, _Journal) else contextlib.nullcontext()
 
 
@@ -47,8 +54,9 @@ def share_distributions(
     Optuna keeps all trials in memory, and reads the distributions of each of them anew. `spaces`
     collects those that differ.
     """
-    if isinstance(history._storage, JournalStorage):
-        kept = history._storage.get_trial(trial._trial_id)
+    storage = storage_of(history)
+    if isinstance(storage, JournalStorage):
+        kept = kept_trial(storage, trial)
         if kept.distributions not in spaces:
             spaces.append(kept.distributions)
         kept.distributions = spaces[spaces.index(kept.distributions)]
@@ -63,8 +71,7 @@ class _Storage(JournalStorage):
         except (StoreError, optuna.exceptions.OptunaError):
             raise
         except Exception as error:  # what an entry lacks, or has wrong, shows in many ways
-            backend: Any = self._backend
-            raise backend.damaged(self._replay_result.log_number_read, error) from None
+            raise backend_of(self).damaged(entries_read(self), error) from None
 
 
 class _Journal(JournalFileBackend):
@@ -96,19 +103,17 @@ class _Journal(JournalFileBackend):
             except (ValueError, TypeError, AttributeError) as error:
                 raise self.damaged(line, error) from None
             yield entry
-        begins = self._log_number_offset
-        last = max(begins)
-        self._log_number_offset = {0: 0, last: begins[last]}
-        self._check_rest(last)
+        self._check_rest(*keep_last_offset(self))
 
-    def _check_rest(self, lines: int) -> None:
-        """Raise `StoreError` when a whole line that is no JSON follows the `lines` that were read.
+    def _check_rest(self, lines: int, end: int) -> None:
+        """Raise `StoreError` when a whole line that is no JSON follows the `lines` that were read,
+        which end at byte `end`.
 
         Optuna passes over one at the end, since it may be half written; whole ones end with a line
         break.
         """
         with open(self._file_path, "rb") as content:
-            content.seek(self._log_number_offset[lines])
+            content.seek(end)
             line = content.readline()
         if line.endswith(b"\n"):
             try:

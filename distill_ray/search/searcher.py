@@ -17,6 +17,7 @@ from optuna.trial import Trial, TrialState
 from distill_ray.errors import Failure, RunError
 from distill_ray.execution.messages import Finished, Record, Task
 from distill_ray.execution.tasks import TaskSearcher
+from distill_ray.search._optuna_internals import running_trial
 from distill_ray.search.history import ABANDONED, SOURCE, counted
 from distill_ray.search.journal import share_distributions, together
 from distill_ray.study import Search
@@ -196,7 +197,7 @@ def settle_abandoned(study: optuna.Study) -> int:
         settings = trial.system_attrs.get("fixed_params", {}) | trial.params
         if settings and trial.number not in queued:
             study.enqueue_trial(settings, user_attrs={INSTEAD_OF: trial.number})
-        Trial(study, trial._trial_id).set_user_attr("reason", ABANDONED)
+        running_trial(study, trial).set_user_attr("reason", ABANDONED)
         study.tell(trial.number, state=TrialState.FAIL)
     return len(abandoned)
 

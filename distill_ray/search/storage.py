@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from optuna.storages import BaseStorage
 
@@ -11,9 +11,8 @@ from distill_ray.addresses import masked, masked_text
 from distill_ray.errors import RequestError
 
 
-def open_database(storage_uri: str, say: Callable[[str], None] = lambda line: None) -> BaseStorage:
-    """Optuna's storage in the database at `storage_uri`; `say` hears when that goes away later, and
-    when it is back.
+def open_database(storage_uri: str) -> BaseStorage:
+    """Optuna's storage in the database at `storage_uri`.
 
     Raises `RequestError` when it cannot be used.
     """
@@ -21,7 +20,7 @@ def open_database(storage_uri: str, say: Callable[[str], None] = lambda line: No
         # SQLAlchemy: seconds that a journal does not need
         from distill_ray.search.database import Database
 
-        return Database(storage_uri, say)
+        return Database(storage_uri)
 
 
 @contextlib.contextmanager

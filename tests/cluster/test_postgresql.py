@@ -153,7 +153,7 @@ def test_a_server_that_comes_back(postgresql: Any, tmp_path: Path, logged: list[
 def test_a_server_that_stays_away(
     postgresql: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "PATIENCE", 3.0)
+    monkeypatch.setattr(database, "PATIENCE_S", 3.0)
     history = opened(postgresql.address("optuna", PASSWORD), tmp_path)
     history.ask()
     postgresql.stop()
