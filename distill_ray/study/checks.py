@@ -12,7 +12,7 @@ from distill_ray.methods import Method
 from distill_ray.metric import objectives
 from distill_ray.models import check_model_name, trains_on_one_image
 from distill_ray.study.compatibility import combinations
-from distill_ray.study.problems import Path, Problems, dotted, shown
+from distill_ray.study.problems import Path, Problems, dotted, quoted
 from distill_ray.study.sections import TeacherGroup
 from distill_ray.study.space import Range, SearchSpace
 from distill_ray.study.study import Study
@@ -52,7 +52,7 @@ def check_recipe(
     def wrong(name: str, message: str, *others: str) -> None:
         where, mine = reach.place(name)
         involved = [reach.place(other)[0] for other in (name, *others)]
-        problems.add(where, f"found {shown(mine)}, {message}", about=[*about, *involved])
+        problems.add(where, f"found {quoted(mine)}, {message}", about=[*about, *involved])
 
     epochs = min(reach.values("epochs"))
     if epochs and max(reach.values("warmup_epochs")) >= epochs:
@@ -258,7 +258,7 @@ def _inputs(
     """
     listed = isinstance(study.document.values["teachers"], list)
     space = study.search.space
-    found: dict[tuple[str, str], str] = {}
+    places: dict[tuple[str, str], str] = {}
 
     def check(recipe: Recipe, section: str, place: Callable[[str], str]) -> None:
         refusals = {
@@ -273,7 +273,7 @@ def _inputs(
         }
         for field, refusal in refusals.items():
             if refusal is not None:
-                found.setdefault((section, refusal), place(field))
+                places.setdefault((section, refusal), place(field))
 
     for index, group in enumerate(study.teachers):
         place = f"teachers.{index}" if listed else "teachers"
@@ -290,8 +290,8 @@ def _inputs(
     for augmentation in study.screen.candidates if study.screen else ():
         refusal = _augmentation_refused(augmentation, image_shape, task, real_valued)
         if refusal is not None:
-            found.setdefault(("student", refusal), "screen.candidates")
-    return [(place, refusal) for (_, refusal), place in found.items()]
+            places.setdefault(("student", refusal), "screen.candidates")
+    return [(place, refusal) for (_, refusal), place in places.items()]
 
 
 def _model_refused(model: str, image_shape: tuple[int, int, int]) -> str | None:

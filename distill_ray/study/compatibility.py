@@ -114,21 +114,21 @@ def combinations(space: SearchSpace) -> Iterator[dict[str, Label]]:
 
     Of whole numbers these are the lowest and the highest.
     """
-    minded = [
+    relevant = [
         dimension
         for dimension in space.dimensions
         if dimension.name not in NEUTRAL and (isinstance(dimension, Choice) or dimension.whole)
     ]
-    return itertools.islice(_combinations(space, minded, {}), MAX_COMBINATIONS)
+    return itertools.islice(_combinations(space, relevant, {}), MAX_COMBINATIONS)
 
 
 def _combinations(
-    space: SearchSpace, minded: Sequence[Dimension], drawn: dict[str, Label]
+    space: SearchSpace, relevant: Sequence[Dimension], drawn: dict[str, Label]
 ) -> Iterator[dict[str, Label]]:
-    if not minded:
+    if not relevant:
         yield drawn
-    elif not space.is_active(minded[0], drawn):
-        yield from _combinations(space, minded[1:], drawn)
+    elif not space.is_active(relevant[0], drawn):
+        yield from _combinations(space, relevant[1:], drawn)
     else:
-        for label in minded[0].labels if isinstance(minded[0], Choice) else minded[0].limits:
-            yield from _combinations(space, minded[1:], drawn | {minded[0].name: label})
+        for label in relevant[0].labels if isinstance(relevant[0], Choice) else relevant[0].limits:
+            yield from _combinations(space, relevant[1:], drawn | {relevant[0].name: label})

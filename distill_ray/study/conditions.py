@@ -22,14 +22,14 @@ def read_when(
     path: Path,
     problems: Problems,
     dimensions: Mapping[str, Dimension],
-    given: Mapping[str, Any],
+    written: Mapping[str, Any],
 ) -> tuple[Condition, ...]:
     """The conditions of dimension `name`: those of its `when`, and that the method or augmentation
     that is drawn has the setting at all.
 
-    `given` is the space as the file has it, `dimensions` what of it is valid.
+    `written` is the space as the file has it, `dimensions` what of it is valid.
     """
-    conditions = _written(name, when, path, problems, dimensions, given)
+    conditions = _written(name, when, path, problems, dimensions, written)
     conditions += _implied(name, {condition.field for condition in conditions}, dimensions)
     _check_owned(name, conditions, path, problems, dimensions)
     return tuple(conditions)
@@ -41,14 +41,14 @@ def _written(
     path: Path,
     problems: Problems,
     dimensions: Mapping[str, Dimension],
-    given: Mapping[str, Any],
+    written: Mapping[str, Any],
 ) -> list[Condition]:
     conditions = []
     for field, values in section(when, path, problems).items():
         here = (*path, field)
         parent = dimensions.get(field)
         if not isinstance(parent, Choice):
-            if parent is not None or field not in given:
+            if parent is not None or field not in written:
                 choices = [
                     other
                     for other, dimension in dimensions.items()

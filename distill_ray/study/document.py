@@ -14,7 +14,7 @@ import yaml
 
 from distill_ray.addresses import masked_text
 from distill_ray.errors import RequestError
-from distill_ray.study.problems import Path, Problems, dotted, one_line, shown
+from distill_ray.study.problems import Path, Problems, dotted, one_line, quoted
 
 MAX_BYTES = 100_000
 MAX_VALUES = 20_000
@@ -106,7 +106,7 @@ def parse_document(text: str, source: str, overrides: Sequence[str] = ()) -> Doc
                 "like"
             )
     if not isinstance(values, dict):
-        found = shown(values)
+        found = quoted(values)
         raise RequestError(
             f"{source}:{origins[()]}: a study file is a mapping of sections (name, data, ...), "
             f"found {found}"
@@ -206,7 +206,7 @@ class _Reader:
         try:
             return self._scalar(node, path)
         except (ValueError, KeyError):
-            message = f"found {shown(node.value)}, must be a number or true, false or null"
+            message = f"found {quoted(node.value)}, must be a number or true, false or null"
             self._problems.add_unreadable(path, message)
             return None
 
@@ -216,7 +216,7 @@ class _Reader:
         if node.tag in _TEXT_TAGS:
             if _UNPRINTABLE.search(text):
                 self._problems.add_unreadable(
-                    path, f"found {shown(text)}, which holds a control character"
+                    path, f"found {quoted(text)}, which holds a control character"
                 )
                 return None
             return text
@@ -231,7 +231,9 @@ class _Reader:
         base = {"0o": 8, "0x": 16}.get(text[:2], 10)
         number = int(text, base) if len(text) <= 100 else MAX_NUMBER
         if abs(number) >= MAX_NUMBER:
-            self._problems.add_unreadable(path, f"found {shown(text)}, which is too large a number")
+            self._problems.add_unreadable(
+                path, f"found {quoted(text)}, which is too large a number"
+            )
             return None
         return number
 
@@ -245,7 +247,7 @@ class _Reader:
                         merged = source | merged
                     else:
                         self._problems.add(path, "<< must name a mapping or a list of them")
-        own: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         for key, value in node.value:
             if key.tag == _PREFIX + "merge":
                 continue
@@ -255,19 +257,19 @@ class _Reader:
                 self._problems.add(path, f"found {text} as the name of a field, {rule}")
                 continue
             if _UNPRINTABLE.search(key.value):
-                message = f"found {shown(key.value)} as the name of a field: a control character"
+                message = f"found {quoted(key.value)} as the name of a field: a control character"
                 self._problems.add(path, message)
                 continue
             name = str(key.value)
-            if name in own:
+            if name in fields:
                 line = self._origins[*path, name]
                 self._problems.add(
                     (*path, name), f"given twice, on lines {line} and {key.start_mark.line + 1}"
                 )
                 continue
             self._note((*path, name), key.start_mark.line + 1)
-            own[name] = self._value(value, (*path, name), depth + 1)
-        return merged | own
+            fields[name] = self._value(value, (*path, name), depth + 1)
+        return merged | fields
 
 
 def _apply(
@@ -275,10 +277,10 @@ def _apply(
 ) -> None:
     field, equals, text = override.partition("=")
     path = _path(field.strip())
-    label = f"--set {_quoted(field.strip())}"
+    label = f"--set {_option(field.strip())}"
     if not equals or "" in path or re.search(r"\?|//|:/", field):  # an address, perhaps
         raise RequestError(
-            f"--set {_quoted(override)}: write it as field=value, such as --set search.trials=4"
+            f"--set {_option(override)}: write it as field=value, such as --set search.trials=4"
         )
     if len(path) > MAX_DEPTH:
         raise RequestError(f"{label}: has {len(path)} parts; a study file is not that deep")
@@ -295,8 +297,8 @@ def _apply(
             path = (*path[:depth], int(key), *path[depth + 1 :])
         elif not isinstance(target, dict):
             raise RequestError(
-                f"{label}: {_quoted(dotted(path[:depth]))} is {shown(target)}, "
-                f"which has no {shown(key)}; set it as a whole"
+                f"{label}: {_option(dotted(path[:depth]))} is {quoted(target)}, "
+                f"which has no {quoted(key)}; set it as a whole"
             )
         here = path[: depth + 1]
         if not last:
@@ -310,7 +312,7 @@ def _apply(
         target[here[-1]] = _Reader(label, origins, problems, option=True).read(text, here)
 
 
-def _quoted(text: str) -> str:
+def _option(text: str) -> str:
     """What an option said, on one line and without secrets."""
     return one_line(masked_text(text))
 

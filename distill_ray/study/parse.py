@@ -185,17 +185,17 @@ def _name(values: Mapping[str, Any], problems: Problems) -> str:
 
 
 def _teachers(values: Mapping[str, Any], seed: int, problems: Problems) -> dict[Path, TeacherGroup]:
-    given = values.get("teachers")
-    if given is None or given == []:
+    content = values.get("teachers")
+    if content is None or content == []:
         problems.add(
             ("teachers",), "missing; name at least their model: {model: wrn-16-2, members: 3}"
         )
         return {}
     groups: dict[Path, TeacherGroup] = {}
-    for index, content in enumerate(given if isinstance(given, list) else [given]):
-        path: Path = ("teachers", index) if isinstance(given, list) else ("teachers",)
+    for index, group in enumerate(content if isinstance(content, list) else [content]):
+        path: Path = ("teachers", index) if isinstance(content, list) else ("teachers",)
         first = seed + sum(len(group.seeds) for group in groups.values())
-        groups[path] = _teacher_group(content, path, first, problems)
+        groups[path] = _teacher_group(group, path, first, problems)
     named = [group.name for group in groups.values() if group.name]
     for path, group in groups.items():
         if named.count(group.name) > 1:
@@ -208,26 +208,26 @@ def _teachers(values: Mapping[str, Any], seed: int, problems: Problems) -> dict[
 
 def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems) -> TeacherGroup:
     fields = setting_fields(GroupFields)
-    given = section(content, path, problems)
-    own = {name: value for name, value in given.items() if name in ("members", "seeds")}
-    read = read_fields(GroupFields, own, path, problems)
+    written = section(content, path, problems)
+    seeding = {name: value for name, value in written.items() if name in ("members", "seeds")}
+    read = read_fields(GroupFields, seeding, path, problems)
     # Weights that are taken as they are make one teacher; fine-tuned, each seed makes another.
-    as_they_are = given.get("weights") is not None and "epochs" not in given
+    as_they_are = written.get("weights") is not None and "epochs" not in written
     members, seeds = read.get("members", 1 if as_they_are else 3), read.get("seeds")
-    if as_they_are and own and (members != 1 or len(seeds or [0]) != 1):
+    if as_they_are and seeding and (members != 1 or len(seeds or [0]) != 1):
         message = (
             "weights that are taken as they are make one teacher; set epochs to fine-tune them"
         )
-        problems.add((*path, next(iter(own))), message)
-    if read.keys() != own.keys():
+        problems.add((*path, next(iter(seeding))), message)
+    if read.keys() != seeding.keys():
         seeds = ()
     elif seeds is None:
         seeds = tuple(range(first_seed, first_seed + members))
     elif not seeds or len(set(seeds)) < len(seeds):
         problems.refuse(
-            (*path, "seeds"), given["seeds"], "must be at least one seed, all different"
+            (*path, "seeds"), written["seeds"], "must be at least one seed, all different"
         )
-    elif "members" in own and members != len(seeds):
+    elif "members" in seeding and members != len(seeds):
         rule = f"but there are {len(seeds)} seeds; leave one of the two out"
         problems.refuse((*path, "members"), members, rule)
     method = own_method(content, "supervised")
@@ -240,7 +240,7 @@ def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems
     settings = read_settings(content, path, problems, methods=methods, elsewhere=tuple(fields))
     if as_they_are:
         settings["epochs"] = 0
-    name = given.get("name", "")
+    name = written.get("name", "")
     if name != "" and not is_name(name, (*path, "name"), problems):
         name = ""
     recipe = _recipe(settings, content, method or "supervised", path, problems)
@@ -253,8 +253,8 @@ def _learns_from(
     """The groups of teachers that students learn from; all of them when the section does not name
     any.
     """
-    given = student.get("teachers") if isinstance(student, dict) else None
-    return () if given is None else read_groups(given, ("student", "teachers"), problems, groups)
+    names = student.get("teachers") if isinstance(student, dict) else None
+    return () if names is None else read_groups(names, ("student", "teachers"), problems, groups)
 
 
 def _student(values: Mapping[str, Any], problems: Problems) -> tuple[Recipe, dict[str, Any], Reach]:

@@ -41,10 +41,10 @@ def read_confirm(
     values: Any, problems: Problems, student: Recipe, trials: int, groups: Sequence[TeacherGroup]
 ) -> Confirm:
     """The confirm section, with a default for all that it leaves out."""
-    given = section(values, CONFIRM, problems)
+    fields = section(values, CONFIRM, problems)
     read = read_fields(Confirm, values, CONFIRM, problems, elsewhere=("baselines",))
     path = (*CONFIRM, "baselines")
-    contents = _listed(given.get("baselines", list(BASELINES)), path, problems)
+    contents = _listed(fields.get("baselines", list(BASELINES)), path, problems)
     built_in = {
         "scratch": replace(student, method=Supervised()),
         "default-kd": replace(student, method=EnsembleKD()),
@@ -73,15 +73,15 @@ def read_confirm(
 
 
 def read_groups(
-    given: Any, path: Path, problems: Problems, groups: Sequence[TeacherGroup]
+    listed: Any, path: Path, problems: Problems, groups: Sequence[TeacherGroup]
 ) -> tuple[str, ...]:
     """The groups of teachers that a student learns from, by name."""
     known = [group.name for group in groups if group.name]
-    names = check_value(tuple[str, ...], given, path, problems)
+    names = check_value(tuple[str, ...], listed, path, problems)
     if names is INVALID:
         return ()
     if not names or len(set(names)) < len(names):
-        problems.refuse(path, given, "must be at least one group of teachers, each once")
+        problems.refuse(path, listed, "must be at least one group of teachers, each once")
     for place, name in enumerate(names):
         if name not in known:
             message = "no group of teachers has a name"
@@ -91,19 +91,19 @@ def read_groups(
     return tuple(names)
 
 
-def _listed(given: Any, path: Path, problems: Problems) -> Mapping[str, Any]:
-    if isinstance(given, dict):
-        return given
-    if not isinstance(given, list):
+def _listed(listed: Any, path: Path, problems: Problems) -> Mapping[str, Any]:
+    if isinstance(listed, dict):
+        return listed
+    if not isinstance(listed, list):
         rule = f"must be a list of {', '.join(BUILT_IN)}, or {_OTHERS}"
-        problems.refuse(path, given, rule)
+        problems.refuse(path, listed, rule)
         return {}
-    for index, name in enumerate(given):
+    for index, name in enumerate(listed):
         if name not in BUILT_IN:
             names = f"{', '.join(BASELINES)} or {STUDENT_ENSEMBLE}"
             rule = f"must be {names}; others are written {_OTHERS}"
             problems.refuse((*path, index), name, rule)
-    return {name: None for name in given if name in BUILT_IN}
+    return {name: None for name in listed if name in BUILT_IN}
 
 
 def _is_mean(name: str, content: Any) -> bool:
@@ -133,8 +133,8 @@ def _mean(
     """The ensemble that `content` describes: of one contender's runs, or of several contenders."""
     for unknown in content.keys() - {"ensemble", "shares"}:
         problems.add((*path, unknown), "an ensemble has no such field (known: ensemble, shares)")
-    given, in_ensemble = content.get("ensemble", list(confirm.found[:1])), (*path, "ensemble")
-    of = check_value(_MEAN["of"].type, given, in_ensemble, problems)
+    listed, in_ensemble = content.get("ensemble", list(confirm.best_names[:1])), (*path, "ensemble")
+    of = check_value(_MEAN["of"].type, listed, in_ensemble, problems)
     in_shares = (*path, "shares")
     shares = check_value(_MEAN["shares"].type, content.get("shares", []), in_shares, problems)
     if of is INVALID or shares is INVALID:
@@ -166,7 +166,7 @@ def _runs(confirm: Confirm, groups: Sequence[TeacherGroup]) -> dict[str, int]:
     """How many networks there are of everything that an ensemble can be made of."""
     teachers = {"teacher": sum(len(group.seeds) for group in groups)}
     teachers |= {f"teacher-{group.name}": len(group.seeds) for group in groups if group.name}
-    return teachers | dict.fromkeys([*confirm.baselines, *confirm.found], confirm.seeds)
+    return teachers | dict.fromkeys([*confirm.baselines, *confirm.best_names], confirm.seeds)
 
 
 def read_published(
@@ -175,7 +175,7 @@ def read_published(
     """The published section; `None` when there is none."""
     if values is None:
         return None
-    given = section(values, PUBLISHED, problems)
+    fields = section(values, PUBLISHED, problems)
     read = read_fields(Published, values, PUBLISHED, problems, elsewhere=("rows",))
     for name, what in (
         ("source", "where the table was published"),
@@ -184,11 +184,11 @@ def read_published(
         if not read.setdefault(name, "").strip():
             problems.add((*PUBLISHED, name), f"missing; say {what}")
     path = (*PUBLISHED, "rows")
-    rows = section(given.get("rows"), path, problems)
+    rows = section(fields.get("rows"), path, problems)
     if not rows:
         problems.add(path, "missing; write the table as {name: {metric: value}}")
     named = [f"teacher-{group.name}" for group in groups if group.name]
-    others = (*confirm.baselines, *confirm.ensembles, *confirm.found)
+    others = (*confirm.baselines, *confirm.ensembles, *confirm.best_names)
     contenders = ["ensemble", "teacher", *named, *others]
     return Published(
         **read,

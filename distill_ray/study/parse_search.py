@@ -16,7 +16,7 @@ from distill_ray.metric import objectives as optimised
 from distill_ray.registry import unknown_name
 from distill_ray.study.fields import INVALID, read_fields, section
 from distill_ray.study.parse_space import Reach, read_setting, read_space
-from distill_ray.study.problems import Path, Problems, shown
+from distill_ray.study.problems import Path, Problems, quoted
 from distill_ray.study.recipes import read_augmentation
 from distill_ray.study.sections import NAME, Asha, Screen, Search
 from distill_ray.study.space import Choice, Label, SearchSpace
@@ -46,7 +46,7 @@ def read_search(
         reach: the methods and augmentations that trials can have.
         study_seed: the default of the sampler's seed.
     """
-    given = section(values, SEARCH, problems)
+    fields = section(values, SEARCH, problems)
     special = ("objectives", "scheduler", "time_limit", "try_first", "space")
     read = read_fields(Search, values, SEARCH, problems, elsewhere=special)
     trials = read.setdefault("trials", 20)
@@ -55,21 +55,21 @@ def read_search(
         if not NAME.fullmatch(name) or (at and not place):
             path = (*SEARCH, "warm_start", index)
             problems.refuse(path, source, "must be the name of a study, or NAME@STORE")
-    objectives = _objectives(given, problems)
-    space = SearchSpace(dimensions=_dimensions(given, problems, reach), fixed=fixed)
+    objectives = _objectives(fields, problems)
+    space = SearchSpace(dimensions=_dimensions(fields, problems, reach), fixed=fixed)
     return Search(
         **{"seed": study_seed, "max_failed_trials": max(3, trials // 4)} | read,
         objectives=objectives,
-        scheduler=_scheduler(given, problems, student, space, len(objectives)),
-        time_limit=_time_limit(given, problems),
+        scheduler=_scheduler(fields, problems, student, space, len(objectives)),
+        time_limit=_time_limit(fields, problems),
         space=space,
-        try_first=_try_first(given, problems, space, reach, trials),
+        try_first=_try_first(fields, problems, space, reach, trials),
     )
 
 
-def _objectives(given: Mapping[str, Any], problems: Problems) -> dict[str, str]:
+def _objectives(fields: Mapping[str, Any], problems: Problems) -> dict[str, str]:
     path = (*SEARCH, "objectives")
-    objectives = given.get("objectives", {"val/nll": "min"})
+    objectives = fields.get("objectives", {"val/nll": "min"})
     if not isinstance(objectives, dict) or not objectives:
         rule = "must be metrics with their direction, such as {val/nll: min}"
         problems.refuse(path, objectives, rule)
@@ -85,14 +85,14 @@ def _objectives(given: Mapping[str, Any], problems: Problems) -> dict[str, str]:
 
 
 def _scheduler(
-    given: Mapping[str, Any],
+    fields: Mapping[str, Any],
     problems: Problems,
     student: Recipe,
     space: SearchSpace,
     objectives: int,
 ) -> Asha | None:
     path = (*SEARCH, "scheduler")
-    content = given.get("scheduler", "asha" if objectives == 1 else "none")
+    content = fields.get("scheduler", "asha" if objectives == 1 else "none")
     name = content.get("name") if isinstance(content, dict) else content
     if name not in ("asha", "none") or (name == "none" and isinstance(content, dict)):
         rule = "must be asha, none, or {name: asha, grace_epochs: 3, reduction: 3}"
@@ -116,8 +116,8 @@ def _scheduler(
     return Asha(**asha)
 
 
-def _time_limit(given: Mapping[str, Any], problems: Problems) -> float | None:
-    text = given.get("time_limit")
+def _time_limit(fields: Mapping[str, Any], problems: Problems) -> float | None:
+    text = fields.get("time_limit")
     if text is None:
         return None
     seconds = 0.0
@@ -130,10 +130,10 @@ def _time_limit(given: Mapping[str, Any], problems: Problems) -> float | None:
     return seconds
 
 
-def _dimensions(given: Mapping[str, Any], problems: Problems, reach: Reach) -> tuple[Any, ...]:
+def _dimensions(fields: Mapping[str, Any], problems: Problems, reach: Reach) -> tuple[Any, ...]:
     path = (*SEARCH, "space")
     default = {name: content for name, content in DEFAULT_SPACE.items() if reach.owners(name)}
-    content = given.get("space", default)
+    content = fields.get("space", default)
     if not content:
         example = "{lr: {log: [0.01, 0.3]}}"
         problems.add(
@@ -143,10 +143,10 @@ def _dimensions(given: Mapping[str, Any], problems: Problems, reach: Reach) -> t
 
 
 def _try_first(
-    given: Mapping[str, Any], problems: Problems, space: SearchSpace, reach: Reach, trials: int
+    fields: Mapping[str, Any], problems: Problems, space: SearchSpace, reach: Reach, trials: int
 ) -> tuple[Mapping[str, Label], ...]:
     path = (*SEARCH, "try_first")
-    listed = given.get("try_first", [])
+    listed = fields.get("try_first", [])
     if not isinstance(listed, list):
         rule = "must be a list of configurations, such as [{temperature: 4}]"
         problems.refuse(path, listed, rule)
@@ -165,19 +165,19 @@ def _configuration(
 ) -> dict[str, Label]:
     labels: dict[str, Label] = {}
     dimensions = {dimension.name: dimension for dimension in space.dimensions}
-    for name, given in section(content, path, problems).items():
+    for name, written in section(content, path, problems).items():
         here = (*path, name)
         if name not in dimensions:
             message = f"not in the search space, which has {', '.join(dimensions) or 'no field'}"
             problems.add(here, message, about=[(*SEARCH, "space")])
             continue
-        value = read_setting(name, given, here, problems, reach.owners(name))
+        value = read_setting(name, written, here, problems, reach.owners(name))
         if value is INVALID:
             continue
         label = dimensions[name].label(value)
         if label is None:
             rule = f"which is outside the search space: {dimensions[name].described()}"
-            problems.refuse(here, given, rule)
+            problems.refuse(here, written, rule)
         else:
             labels[name] = label
     for name in labels:
@@ -195,7 +195,7 @@ def read_screen(
     """The screen section; `None` when there is none."""
     if values is None:
         return None
-    given = section(values, SCREEN, problems)
+    fields = section(values, SCREEN, problems)
     read = read_fields(Screen, values, SCREEN, problems, elsewhere=("candidates",))
     choices: tuple[Augmentation, ...] = (student.augmentation,)
     for dimension in space.dimensions:
@@ -203,8 +203,8 @@ def read_screen(
             choices = dimension.values
     candidates = tuple(augmentation for augmentation in choices if not augmentation.asks_student)
     path = (*SCREEN, "candidates")
-    if "candidates" in given:
-        candidates = _candidates(given["candidates"], path, problems)
+    if "candidates" in fields:
+        candidates = _candidates(fields["candidates"], path, problems)
     elif not candidates:
         message = (
             "no augmentation of the search can be measured with the teachers alone: "
@@ -223,17 +223,17 @@ def read_screen(
     return screen
 
 
-def _candidates(given: Any, path: Path, problems: Problems) -> tuple[Augmentation, ...]:
-    if not isinstance(given, list) or not given:
-        problems.refuse(path, given, "must be a list of at least one augmentation")
+def _candidates(listed: Any, path: Path, problems: Problems) -> tuple[Augmentation, ...]:
+    if not isinstance(listed, list) or not listed:
+        problems.refuse(path, listed, "must be a list of at least one augmentation")
         return ()
     augmentations: dict[Augmentation, None] = {}
-    for place, content in enumerate(given):
+    for place, content in enumerate(listed):
         augmentation = read_augmentation(content, (*path, place), problems)
         if augmentation is None:
             continue
         if augmentation in augmentations:
-            problems.add((*path, place), f"found {shown(content)} a second time")
+            problems.add((*path, place), f"found {quoted(content)} a second time")
         elif augmentation.asks_student:
             message = (
                 f"augmentation {augmentation.name!r} picks images by the student, and there is "

@@ -20,7 +20,7 @@ from distill_ray.settings import (
 )
 from distill_ray.study.conditions import ordered, read_when
 from distill_ray.study.fields import INVALID, check_value, section
-from distill_ray.study.problems import Path, Problems, shown, unknown_field
+from distill_ray.study.problems import Path, Problems, quoted, unknown_field
 from distill_ray.study.recipes import (
     is_model,
     read_augmentation,
@@ -65,15 +65,15 @@ class Reach:
 def read_space(values: Any, path: Path, problems: Problems, reach: Reach) -> tuple[Dimension, ...]:
     """The valid dimensions of the space, each after those that its conditions ask for."""
     dimensions: dict[str, Dimension] = {}
-    given = section(values, path, problems)
-    for name, content in given.items():
+    written = section(values, path, problems)
+    for name, content in written.items():
         dimension = _dimension(name, content, (*path, name), problems, reach)
         if dimension is not None:
             dimensions[name] = dimension
     conditioned = {}
     for name, dimension in dimensions.items():
         here = (*path, name, "when")
-        when = read_when(name, given[name].get("when"), here, problems, dimensions, given)
+        when = read_when(name, written[name].get("when"), here, problems, dimensions, written)
         conditioned[name] = replace(dimension, when=when)
     return ordered(conditioned, path, problems)
 
@@ -148,13 +148,13 @@ def _range(
         problems.add(path, f"{name} takes whole numbers; use {hint} instead of {kind}")
         return None
     # The numbers by themselves
-    given, here = content[kind], (*path, kind)
-    if not isinstance(given, list) or len(given) != 2:
-        problems.refuse(here, given, "must be the lower and the upper limit: [1, 8]")
+    pair, here = content[kind], (*path, kind)
+    if not isinstance(pair, list) or len(pair) != 2:
+        problems.refuse(here, pair, "must be the lower and the upper limit: [1, 8]")
         return None
     whole = kind == "int"
     low, high = (
-        _limit(limit, whole, owners, (*here, place), problems) for place, limit in enumerate(given)
+        _limit(limit, whole, owners, (*here, place), problems) for place, limit in enumerate(pair)
     )
     step = None
     if "step" in content:
@@ -167,9 +167,9 @@ def _range(
     # The numbers together
     log = kind == "log" or content.get("log") is True
     if low >= high:
-        problems.refuse(here, given, "the lower limit must be below the upper one")
+        problems.refuse(here, pair, "the lower limit must be below the upper one")
     elif log and low <= 0:
-        problems.refuse(here, given, "the limits of a logarithmic range must be above 0")
+        problems.refuse(here, pair, "the limits of a logarithmic range must be above 0")
     elif step is not None and log:
         problems.add((*path, "step"), "a logarithmic range has no steps")
     elif step is not None and (step <= 0 or not _divides(step, high - low)):
@@ -221,7 +221,7 @@ def _choice(
     distinct = set()
     for place, value in enumerate(read):
         if value in distinct:
-            problems.add((*path, place), f"found {shown(listed[place])} a second time")
+            problems.add((*path, place), f"found {quoted(listed[place])} a second time")
         distinct.add(value)
     return Choice(name=name, values=tuple(read)) if len(distinct) == len(read) else None
 

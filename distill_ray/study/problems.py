@@ -62,7 +62,7 @@ class Problems:
 
     def refuse(self, path: Path, value: Any, rule: str, *, about: Iterable[Path] = ()) -> None:
         """Note that the value at `path` breaks a rule: `"must be above 0"`."""
-        self.add(path, f"found {shown(value)}, {rule}", about=about)
+        self.add(path, f"found {quoted(value)}, {rule}", about=about)
 
     def add_unreadable(self, path: Path, message: str) -> None:
         """Note that `path` has no value that could be checked; nothing else is said of it."""
@@ -123,7 +123,7 @@ def one_line(text: str) -> str:
     return visible if len(text) <= MAX_LINE else f"{visible}..."
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """A value of the file as a message quotes it: on one line, shortened, without secrets."""
     if value is None:
         return "nothing"

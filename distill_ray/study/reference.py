@@ -27,8 +27,8 @@ _STUDY_FILE = f"""\
 {_MADE.format(of="the declarations")}
 
 A study file is YAML: a mapping of sections. `name`, `teachers` and `student` are required,
-everything else has a default. Values are taken as written: `"3"` is text, `1e-3` a number; numbers are those of YAML 1.2.
-`distill-ray validate FILE` lists all errors at once.
+everything else has a default. Values are taken as written: `"3"` is text, `1e-3` a number; numbers
+are those of YAML 1.2. `distill-ray validate FILE` lists all errors at once.
 
 For completion and checks while you type, write the schema to a file, `distill-ray schema >
 study.schema.json`, and name it in the first line of the study file, for editors with a YAML

@@ -18,7 +18,7 @@ from distill_ray.augmentation import Augmentation
 from distill_ray.job import Recipe, Split
 from distill_ray.settings import Doc
 from distill_ray.study.fields import to_file
-from distill_ray.study.problems import Path, Problems, shown
+from distill_ray.study.problems import Path, Problems, quoted
 from distill_ray.study.recipes import flatten
 from distill_ray.study.space import Label, SearchSpace
 
@@ -46,7 +46,7 @@ def is_name(value: Any, path: Path, problems: Problems) -> bool:
     """Whether `value` can name a study or a group of teachers; a problem when not."""
     if isinstance(value, str) and NAME.fullmatch(value):
         return True
-    problems.add(path, f"found {shown(value)}, must be {NAME_RULE}")
+    problems.add(path, f"found {quoted(value)}, must be {NAME_RULE}")
     return False
 
 
@@ -285,7 +285,7 @@ class Confirm:
     learns_from: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
-    def found(self) -> tuple[str, ...]:
+    def best_names(self) -> tuple[str, ...]:
         """The names of the contenders that the search finds, the best first."""
         if self.top == 1:
             return ("best",)
