@@ -79,7 +79,9 @@ def confirm_runs(
     study: Study, data: Data, teachers: Sequence[str], found: Sequence[Recipe]
 ) -> list[StudyJob]:
     """The baselines and the configurations that the search found, best first, each once per seed."""
-    contenders = dict(study.confirm.baselines) | dict(zip(study.confirm.best_names, found, strict=False))
+    contenders = dict(study.confirm.baselines) | dict(
+        zip(study.confirm.best_names, found, strict=False)
+    )
     return [
         StudyJob(
             f"confirm/{role}/{seed}",
