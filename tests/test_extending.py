@@ -15,50 +15,7 @@ import pytest
 
 PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 
-RUN = """
-import json, sys
-from distill_ray import Study
-
-study = Study.load("study.yaml").definition
-light = sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "numpy", "ray", "mlflow", "my_lab"})
-
-import torch
-from distill_ray.data import load_images, open_source
-from distill_ray.metric import METRICS
-from distill_ray.records import Predictions
-from distill_ray.report.results import Contender, StudyResults
-from distill_ray.report.page import Report
-from distill_ray.report.table import as_text
-from distill_ray.resolve import data_of, teacher_runs, trial_run
-from distill_ray.study.reference import pages
-from distill_ray.study.schema import study_schema
-from distill_ray.training import LiveTeachers, Worker, load_dataset, load_network, train
-
-def finish(job, teachers=None):
-    epochs, generator = [], train(job, dataset, teachers, worker=here)
-    while True:
-        try:
-            epochs.append(next(generator))
-        except StopIteration as end:
-            return end.value, epochs
-
-data, here = data_of(study), Worker(torch.device("cpu"))
-dataset = load_dataset(data)
-runs = teacher_runs(study, data)
-networks = [load_network(run.job, finish(run.job)[0].weights, dataset) for run in runs]
-drawn = {"temperature": 2.0, "augmentation.lowest": 0.25}
-trial = trial_run(study, data, [run.job.id for run in runs], 0, drawn)
-outcome, epochs = finish(trial.job, LiveTeachers(networks, here.device, "fp32"))
-predictions = Predictions(outcome.log_probabilities, outcome.labels)
-contender = Contender("best", "best found", {}, outcome.parameters, (0,), (predictions,))
-results = StudyResults(name="extended", digest="", study_file="", created="", status="running",
-                       objectives=dict(study.search.objectives), contenders=(contender,))
-print(json.dumps({
-    "light": light, "epochs": epochs, "job": trial.job.to_dict(), "table": as_text(results.rows, 200),
-    "page": Report.of(results).html(), "schema": json.dumps(study_schema()), "columns": list(METRICS),
-    "pages": pages(),
-}))
-"""
+RUN = Path(__file__).parent / "support" / "extended.py"
 
 
 def blocks(language: str) -> list[str]:
@@ -102,7 +59,7 @@ def environment(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 def said(installed: Path, environment: dict[str, str]) -> dict[str, Any]:
     """What the page's study gives: one trial trained after its teachers, and what is shown of it."""
     done = subprocess.run(
-        [sys.executable, "-c", RUN],
+        [sys.executable, RUN],
         cwd=installed,
         env=environment,
         capture_output=True,
