@@ -20,7 +20,7 @@ from distill_ray.cli.run import plan, run, validate
 from distill_ray.cli.schema import schema
 from distill_ray.cli.store import gc, sync
 from distill_ray.cli.uncertainty import uncertainty
-from distill_ray.errors import DistillRayError
+from distill_ray.errors import DistillRayError, RequestError
 from distill_ray.log_printing import log_printed, printable
 
 
@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _accept_any_character()
     try:
+        if any("\0" in argument for argument in arguments):
+            raise RequestError("an argument holds a NUL character, which no path can have")
         code = commands.main(args=list(arguments), prog_name="distill-ray", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except click.ClickException as error:

@@ -6,18 +6,14 @@ probabilities (N, K).
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from distill_ray.export.load import GRAPH, PROGRAM, check_installed
+from distill_ray.export.load import GRAPH, PROGRAM, check_installed, quietly
 from distill_ray.tracking.champion import (
     WEIGHTS,
     StudentModel,
@@ -58,7 +54,7 @@ def write_torch_export(champion: StudentModel, folder: Path) -> None:
     that wrote it.
     """
     classifier, examples = _classifier(champion, folder)
-    with _quietly():
+    with quietly():
         program = torch.export.export(
             classifier, (examples,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},)
         )
@@ -73,7 +69,7 @@ def write_onnx(champion: StudentModel, folder: Path) -> None:
     """
     check_installed("onnx", "onnxscript", "onnxruntime")
     classifier, examples = _classifier(champion, folder)
-    with _quietly():
+    with quietly():
         torch.onnx.export(
             classifier,
             (examples,),
@@ -131,20 +127,3 @@ def _classifier(champion: StudentModel, folder: Path) -> tuple[Classifier, Tenso
     if len(examples) == 1:  # which torch.export would take for the only number there is
         examples = examples.expand(2, -1, -1, -1)
     return Classifier(network, champion.temperature).eval(), examples
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what the exporters print of their own work."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,7 +74,7 @@ class Model:
             )
         batches = [np.empty((0, len(self.class_names)), np.float32)]
         for start in range(0, len(images), IMAGES_PER_BATCH):
-            batch = np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH])
+            batch = np.array(images[start : start + IMAGES_PER_BATCH])
             batches.append(self._checked(self.run(batch), len(batch)))
         return np.concatenate(batches)
 
@@ -122,12 +126,30 @@ def open_model(
     return Model(description.class_names, description.preprocessing, runners[description.file]())
 
 
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without what torch logs and prints while it writes or reads a graph."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def check_installed(*packages: str) -> None:
     """Raise `RequestError` when a package for ONNX is missing."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
         raise RequestError(
-            f"format onnx needs {' and '.join(missing)}, not installed here; pip install 'distill-ray[onnx]'"
+            f"format onnx needs {' and '.join(missing)}, not installed here; "
+            "pip install 'distill-ray[onnx]'"
         )
 
 
@@ -141,7 +163,8 @@ def _program(folder: Path) -> Runner:
     import torch
 
     try:
-        module = torch.export.load(folder / PROGRAM).module()
+        with quietly():
+            module = torch.export.load(folder / PROGRAM).module()
     except Exception as error:  # of whatever kind the archive's content leads to
         raise _unreadable(folder / PROGRAM, error) from None
 

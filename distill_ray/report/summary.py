@@ -192,7 +192,7 @@ def facts(rows: Sequence[Row]) -> list[Fact]:
     if best is None:
         return []
     numbers = [
-        Fact(*_parts(best, metric), _calibrated(best, metric))
+        Fact(*_parts(best, metric), _calibrated(best, f"c{metric}"))
         for metric in ("accuracy", "nll", "ece", "rmse", "mae")
         if metric in best.cells
     ]

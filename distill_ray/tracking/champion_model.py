@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distill_ray.errors import RequestError, first_line
+from distill_ray.escaping import for_terminal
 from distill_ray.extensions import require
 from distill_ray.methods import METHODS
 from distill_ray.models import build_model
@@ -40,9 +41,9 @@ class ChampionModel:
         """
         batches = []
         for start in range(0, len(images), IMAGES_PER_BATCH):
-            batch = torch.from_numpy(
-                np.ascontiguousarray(images[start : start + IMAGES_PER_BATCH])
-            ).to(self.device)
+            # A copy, since torch complains of arrays that cannot be written to
+            pixels = np.array(images[start : start + IMAGES_PER_BATCH])
+            batch = torch.from_numpy(pixels).to(self.device)
             with autocast(self.device, "fp32"):
                 logits = self.network(scaled(batch))
             batches.append(torch.softmax(logits.float() / self.temperature, dim=1).cpu().numpy())
@@ -73,16 +74,20 @@ def load_student(
     extension that is neither installed nor, with `load_extensions`, importable.
     """
     description = read_description(folder)
-    for extension in description.network["extensions"]:
-        require(extension, load=load_extensions)
+    shown = for_terminal(str(folder))
     try:
+        for extension in description.network["extensions"]:
+            require(extension, load=load_extensions)
         network = _network(description)
         network.load_state_dict(load_file(folder / description.file))
         target = torch.device(_device(device))
         return ChampionModel(network, description.temperature, target)
+    except RequestError as error:
+        raise RequestError(f"{shown}: {error}") from None
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = for_terminal(first_line(error))
         raise RequestError(
-            f"{folder}: this model cannot be loaded ({first_line(error)}); export it again"
+            f"{shown}: this model cannot be loaded ({reason}); export it again"
         ) from None
 
 

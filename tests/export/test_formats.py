@@ -30,7 +30,9 @@ STUDENTS += [
 
 
 def champion_of(method: str, model: str, sharpness: float = 1.0) -> StudentModel:
-    """A student that was never trained; `sharpness` multiplies the logits, as training would."""
+    """A student that was never trained; its temperature makes its predictions as sharp as training
+    would.
+    """
     job = Job(recipe=Recipe(model=model, method=METHODS[method]()), data=DATA, seed=3)
     plain = build_model(
         model,
@@ -40,11 +42,9 @@ def champion_of(method: str, model: str, sharpness: float = 1.0) -> StudentModel
         std=(0.2, 0.3, 0.2),
         seed=3,
     )
-    weights = {
-        name: tensor * sharpness if "classifier" in name else tensor.contiguous()
-        for name, tensor in job.recipe.method.deployed_like(plain).state_dict().items()
-    }
-    return StudentModel(job, save(weights), tuple("abcd"), IMAGES[:2], 1.7)
+    network = job.recipe.method.deployed_like(plain)
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    return StudentModel(job, save(weights), tuple("abcd"), IMAGES[:2], 1.7 / sharpness)
 
 
 class Calibration(CalibrationDataReader):

@@ -99,6 +99,8 @@ def test_facts_hold_the_share_of_the_ensembles_lead(study: StudyResults) -> None
     kept = (rows["best"] - rows["scratch"]) / (rows["ensemble"] - rows["scratch"])
     found = {fact.name: fact for fact in facts(study.rows)}
     assert found["of the ensemble's lead"].value == f"{100 * kept:.0f} %"
+    assert found["accuracy"].remark == ""
+    assert found["NLL"].remark == "0.121 ± 0.003 after temperature scaling"
     assert found["parameters"].remark == "the ensemble has 3 times as many"
     assert facts(study.rows[:2]) == []
     assert (
