@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distill_ray.augmentation import Augmentation
@@ -260,33 +260,30 @@ def _inputs(
     space = study.search.space
     places: dict[tuple[str, str], str] = {}
 
-    def check(recipe: Recipe, section: str, place: Callable[[str], str]) -> None:
+    def check(recipe: Recipe, section: str, place: str, searched: Mapping[str, str]) -> None:
         refusals = {
             "model": _model_refused(recipe.model, image_shape),
             "augmentation": _augmentation_refused(
                 recipe.augmentation, image_shape, task, real_valued
             ),
             "method": _method_refused(recipe.method, task, real_valued),
-            "keep": "counts correct answers, and regression has none; use best-nll or last"
-            if task == "regression" and recipe.keep == "best-accuracy"
-            else None,
         }
+        if task == "regression" and recipe.keep == "best-accuracy":
+            refusals["keep"] = (
+                "counts correct answers, and regression has none; use best-nll or last"
+            )
         for field, refusal in refusals.items():
             if refusal is not None:
-                places.setdefault((section, refusal), place(field))
+                places.setdefault((section, refusal), searched.get(field, f"{place}.{field}"))
 
     for index, group in enumerate(study.teachers):
         place = f"teachers.{index}" if listed else "teachers"
-        check(group.recipe, place, lambda field, place=place: f"{place}.{field}")  # type: ignore[misc]
+        check(group.recipe, place, place, {})
     for drawn in combinations(space):
         searched = {name.split(".")[0]: f"search.space.{name}" for name in reversed(drawn)}
-        check(
-            space.recipe(study.student, drawn),
-            "student",
-            lambda field, searched=searched: searched.get(field, f"student.{field}"),  # type: ignore[misc]
-        )
+        check(space.recipe(study.student, drawn), "student", "student", searched)
     for name, baseline in study.confirm.baselines.items():
-        check(baseline, "student", lambda field, name=name: f"confirm.baselines.{name}.{field}")  # type: ignore[misc]
+        check(baseline, "student", f"confirm.baselines.{name}", {})
     for augmentation in study.screen.candidates if study.screen else ():
         refusal = _augmentation_refused(augmentation, image_shape, task, real_valued)
         if refusal is not None:

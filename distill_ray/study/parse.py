@@ -72,6 +72,7 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     wrong with it.
     """
     values, problems = document.values, document.problems
+    # Every section for itself
     for key in values:
         if key in SECTIONS:
             continue
@@ -94,6 +95,7 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     confirm = read_confirm(values.get("confirm"), problems, student, search.trials, ensemble)
     published = read_published(values.get("published"), problems, ensemble, confirm)
     learns_from = _learns_from(values.get("student"), problems, ensemble)
+    # What the sections ask of each other
     _check_address(data.source, "data set", ("data", "source"), problems)
     for index, source in enumerate(search.warm_start):
         place = ("search", "warm_start", index)
@@ -113,6 +115,7 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     check_baselines_fit(confirm.baselines, counts, problems)
     check_top_k_fits(resources, student, search.space, confirm.baselines.values(), problems)
     problems.raise_any()
+    # Weights from files, by their content
     files: dict[str, str] = {}
     baselines = {name: pinned(recipe, files) for name, recipe in confirm.baselines.items()}
     return Study(
