@@ -8,6 +8,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -38,6 +39,12 @@ from distill_ray.training import (
 
 TIMED_BATCHES = 4
 
+TIMING_S = 15.0
+"""Seconds of timing after which what was not timed yet is judged by similar jobs."""
+
+TYPICAL_START_UP_S, LONGEST_START_UP_S = 6.0, 60.0
+"""Seconds until a process is ready to train; a process older than the second is no measure of it."""
+
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
@@ -45,7 +52,7 @@ class StagePlan:
 
     `images` counts training images over all epochs, `job_seconds` the time of all jobs in sequence,
     each on one worker of this machine, and `seconds` that of the stage with as many jobs in
-    parallel as fit here. Early stopping makes the search shorter than this. `teacher_logits` says
+    parallel as fit here, start-up included. Early stopping makes the search shorter than this. `teacher_logits` says
     what teacher logits cost in it, which is part of these times.
     """
 
@@ -63,94 +70,157 @@ def plan_study(state: StudyState) -> list[StagePlan]:
     no Ray, trains nothing.
 
     Students and their teachers take the time that `bench` has measured here, if it has; everything
-    else is timed for some steps.
+    else is timed for some steps, for about `TIMING_S` in all.
     """
-    study, data = state.study, state.data
-    bench = kept_bench(state.store, study)
-    dataset = load_dataset(data)
-    resources = WorkerResources.of(study, LIVE_TEACHERS)
-    worker = resources.worker()
-    gpus = torch.cuda.device_count() if worker.device.type == "cuda" else 0
-    places = int(Machines({"CPU": os.cpu_count() or 1, "GPU": gpus}).workers(resources))
-    teachers, ids = state.teachers, state.teacher_ids
-    networks = {run.job.id: make_network(run.job, dataset) for run in teachers}
-    recipes = {run.job.id: run.job.recipe for run in teachers}
-    per_epoch: dict[tuple[Recipe, tuple[str, ...]], float] = {}
+    study, plan = state.study, _Plan(state)
+    wanted = study.resources
 
-    def answering(teachers: Sequence[str]) -> LiveTeachers:
-        precision = precision_of_teachers((recipes[teacher] for teacher in teachers), worker.device)
-        return LiveTeachers([networks[teacher] for teacher in teachers], worker.device, precision)
-
-    def seconds(job: Job) -> float:
-        timed = dataclasses.replace(job.recipe, epochs=2, warmup_epochs=0.0, milestones=())
-        if (timed, job.teachers) not in per_epoch:
-            alike = dataclasses.replace(job, recipe=timed)
-            known = _benched_seconds(bench, job, study, dataset) if bench is not None else None
-            per_epoch[timed, job.teachers] = known or _epoch_seconds(
-                alike, dataset, answering(job.teachers), worker
-            )
-        return per_epoch[timed, job.teachers] * job.recipe.epochs
-
-    def stage(
-        name: str, jobs: list[Job], done: int, workers: int, sharing: Sharing | None = None
-    ) -> StagePlan:
-        total = sum(map(seconds, jobs))
-        teacher_logits = None
-        if sharing and (learning := [job for job in jobs if job.teachers]):
-            teacher_logits = plan_teacher_logits(
-                learning, sharing, dataset, answering(learning[0].teachers), worker, bench
-            )
-            total = max(total - teacher_logits.spared, 0.0)
-        beside = max(1, min(places // workers, len(jobs)))
-        images = sum(job.recipe.epochs for job in jobs) * len(dataset.train)
-        return StagePlan(
-            name, len(jobs) + done, done, images, total, total / beside, teacher_logits
-        )
-
-    def screen_stage(asked: Sequence[Screening]) -> StagePlan:
-        missing = [screening for screening in asked if state.screened(screening) is None]
-        shown = [
-            screening.epochs * min(screening.images or len(dataset.train), len(dataset.train))
-            for screening in missing
-        ]
-        total = sum(
-            images * _measured_seconds(screening, dataset, answering(screening.teachers), worker)
-            for screening, images in zip(missing, shown, strict=True)
-        )
-        beside = max(1, min(places, len(missing)))
-        return StagePlan(
-            SCREEN, len(asked), len(asked) - len(missing), sum(shown), total, total / beside
-        )
+    to_teach = [run.job for run in state.teachers if state.record(run) is None]
+    taught = len(state.teachers) - len(to_teach)
+    stages = [plan.stage(TEACH, to_teach, taught, wanted.workers_per_teacher)]
+    if state.screenings:
+        stages.append(plan.screen_stage())
 
     trial = Job(
         recipe=study.student,
-        data=data,
+        data=state.data,
         seed=study.trial_seed,
-        teachers=tuple(learned_from(study, ids)),
+        teachers=tuple(learned_from(study, state.teacher_ids)),
     )
     ended = len(counted(state.history)) if state.history else 0
-    trials = 0 if state.search_is_over else study.search.trials - ended
-    confirmations = list(state.confirmations)
-    # What it will find is not known, nor whether the store has it: it counts as the student
-    if not state.search_is_over:
-        confirmations = confirm_runs(study, data, ids, [study.student] * study.confirm.top)
-    guessed = (
-        set()
-        if state.search_is_over
-        else {run.role for run in confirmations} - set(study.confirm.baselines)
+    left = 0 if state.search_is_over else study.search.trials - ended
+    stages.append(
+        plan.stage(SEARCH, [trial] * left, ended, wanted.workers_per_trial, trial_sharing(study))
     )
-    to_teach = [run.job for run in teachers if state.record(run) is None]
-    to_confirm = [
-        run.job for run in confirmations if run.role in guessed or state.record(run) is None
-    ]
-    confirmed = len(confirmations) - len(to_confirm)
-    wanted = study.resources
-    return [
-        stage(TEACH, to_teach, len(teachers) - len(to_teach), wanted.workers_per_teacher),
-        *([screen_stage(state.screenings)] if state.screenings else []),
-        stage(SEARCH, [trial] * trials, ended, wanted.workers_per_trial, trial_sharing(study)),
-        stage(CONFIRM, to_confirm, confirmed, wanted.workers_per_trial, confirm_sharing(study)),
-    ]
+
+    to_confirm, confirmed = _to_confirm(state)
+    stages.append(
+        plan.stage(CONFIRM, to_confirm, confirmed, wanted.workers_per_trial, confirm_sharing(study))
+    )
+    return stages
+
+
+def _to_confirm(state: StudyState) -> tuple[list[Job], int]:
+    """The jobs that confirm is missing, and the number of those that are finished.
+
+    What the search will find is not known, nor whether the store has it: it counts as the student.
+    """
+    study, runs = state.study, list(state.confirmations)
+    found = set[str]()
+    if not state.search_is_over:
+        recipes = [study.student] * study.confirm.top
+        runs = confirm_runs(study, state.data, state.teacher_ids, recipes)
+        found = {run.role for run in runs} - set(study.confirm.baselines)
+    missing = [run.job for run in runs if run.role in found or state.record(run) is None]
+    return missing, len(runs) - len(missing)
+
+
+class _Plan:
+    """What is needed to estimate the stages of a study, and the timings so far."""
+
+    def __init__(self, state: StudyState) -> None:
+        self.state = state
+        self.study = state.study
+        self.bench = kept_bench(state.store, self.study)
+        self.dataset = load_dataset(state.data)
+        resources = WorkerResources.of(self.study, LIVE_TEACHERS)
+        self.worker = resources.worker()
+        gpus = torch.cuda.device_count() if self.worker.device.type == "cuda" else 0
+        machine = Machines({"CPU": os.cpu_count() or 1, "GPU": gpus})
+        self.places = int(machine.workers(resources))
+        self.networks = {run.job.id: make_network(run.job, self.dataset) for run in state.teachers}
+        self.recipes = {run.job.id: run.job.recipe for run in state.teachers}
+        self.start_up = _start_up_seconds()
+        self.ray_runs = False
+        self.timed: dict[tuple[Recipe, tuple[str, ...]], float] = {}
+        self.timing = 0.0
+
+    def answering(self, teachers: Sequence[str]) -> LiveTeachers:
+        """The teachers with these ids, untrained."""
+        recipes = (self.recipes[teacher] for teacher in teachers)
+        precision = precision_of_teachers(recipes, self.worker.device)
+        networks = [self.networks[teacher] for teacher in teachers]
+        return LiveTeachers(networks, self.worker.device, precision)
+
+    def seconds(self, job: Job) -> float:
+        """The time of a job on one worker, its teachers live."""
+        recipe = dataclasses.replace(job.recipe, epochs=2, warmup_epochs=0.0, milestones=())
+        kind = recipe, job.teachers
+        if kind not in self.timed:
+            seconds = None
+            if self.bench is not None:
+                seconds = _benched_seconds(self.bench, job, self.study, self.dataset)
+            self.timed[kind] = seconds or self._alike(recipe) or self._timed(job, recipe)
+        return self.timed[kind] * job.recipe.epochs
+
+    def _timed(self, job: Job, recipe: Recipe) -> float:
+        begun = time.perf_counter()
+        few_epochs = dataclasses.replace(job, recipe=recipe)
+        teachers = self.answering(job.teachers)
+        seconds = _epoch_seconds(few_epochs, self.dataset, teachers, self.worker)
+        self.timing += time.perf_counter() - begun
+        return seconds
+
+    def _alike(self, recipe: Recipe) -> float | None:
+        """When timing has taken long enough: the time of an epoch of the most similar job so far."""
+        if self.timing < TIMING_S:
+            return None
+        alike = [
+            seconds for (other, _), seconds in self.timed.items() if other.model == recipe.model
+        ]
+        return max(alike, default=max(self.timed.values(), default=None))
+
+    def stage(
+        self, name: str, jobs: list[Job], done: int, workers: int, sharing: Sharing | None = None
+    ) -> StagePlan:
+        """A stage that trains `jobs`, of which `done` others are finished."""
+        total = sum(map(self.seconds, jobs))
+        teacher_logits = None
+        learning = [job for job in jobs if job.teachers]
+        if sharing and learning:
+            teachers = self.answering(learning[0].teachers)
+            teacher_logits = plan_teacher_logits(
+                learning, sharing, self.dataset, teachers, self.worker, self.bench
+            )
+            total = max(total - teacher_logits.spared, 0.0)
+        images = sum(job.recipe.epochs for job in jobs) * len(self.dataset.train)
+        seconds = self._with_start_up(total, len(jobs), workers)
+        return StagePlan(name, len(jobs) + done, done, images, total, seconds, teacher_logits)
+
+    def screen_stage(self) -> StagePlan:
+        """The stage that measures augmentations."""
+        screenings, train = self.state.screenings, len(self.dataset.train)
+        missing = [each for each in screenings if self.state.screened(each) is None]
+        images, total = 0, 0.0
+        for screening in missing:
+            shown = screening.epochs * min(screening.images or train, train)
+            teachers = self.answering(screening.teachers)
+            total += shown * _measured_seconds(screening, self.dataset, teachers, self.worker)
+            images += shown
+        done, seconds = len(screenings) - len(missing), self._with_start_up(total, len(missing), 1)
+        return StagePlan(SCREEN, len(screenings), done, images, total, seconds)
+
+    def _with_start_up(self, total: float, jobs: int, workers: int) -> float:
+        """The time of a stage whose jobs take `total` one after the other.
+
+        As many as fit run in parallel. Ray starts once, with processes that later stages take over;
+        those of a stage load what is new in it.
+        """
+        if not jobs:
+            return 0.0
+        starts = 1 if self.ray_runs else 3
+        self.ray_runs = True
+        return total / max(1, min(self.places // workers, jobs)) + starts * self.start_up
+
+
+def _start_up_seconds() -> float:
+    """The time in which a process loads torch and what training needs, as this one just has."""
+    status = Path("/proc/self/stat")
+    if not status.exists():
+        return TYPICAL_START_UP_S
+    begun = int(status.read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - begun
+    return age if age < LONGEST_START_UP_S else TYPICAL_START_UP_S
 
 
 def _benched_seconds(bench: Bench, job: Job, study: Study, dataset: Dataset) -> float | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -169,3 +172,42 @@ def test_the_plan_counts_with_what_bench_has_measured(
         live - teacher_logits.live_seconds + teacher_logits.seconds
     )
     assert teacher_logits.pays_from == 3
+
+
+def test_start_up_counts_once_for_ray_and_once_for_each_stage(
+    tiny_study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine where a process is ready after 1000 s, training tiny networks is nothing."""
+    monkeypatch.setattr(plan, "_start_up_seconds", lambda: 1000.0)
+    teach, search, confirm = planned(tiny_study(), Store.at(str(tmp_path)))
+    assert [round(stage.seconds, -3) for stage in (teach, search, confirm)] == [3000, 1000, 1000]
+    assert teach.job_seconds < 500
+
+
+def test_timing_ends_and_the_rest_is_judged_by_what_is_alike(
+    tiny_study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[str] = []
+
+    def epoch_seconds(job: Job, *others: Any) -> float:
+        timed.append(job.recipe.model)
+        return 7.0
+
+    monkeypatch.setattr(plan, "_epoch_seconds", epoch_seconds)
+    study = tiny_study("teachers.model=wrn-10-2")
+    stages = planned(study, Store.at(str(tmp_path)))
+    assert timed == ["wrn-10-2", "wrn-10-1", "wrn-10-1"]
+    timed.clear()
+    monkeypatch.setattr(plan, "TIMING_S", 0.0)
+    bounded = planned(study, Store.at(str(tmp_path)))
+    assert timed == ["wrn-10-2"]
+    assert [stage.images for stage in bounded] == [stage.images for stage in stages]
+    assert bounded[0].job_seconds == stages[0].job_seconds == 2 * 7.0
+
+
+def test_start_up_is_what_this_process_took() -> None:
+    code = "import time; time.sleep(1.5); from distill_ray.planning import plan; "
+    code += "print(plan._start_up_seconds())"
+    begun = time.monotonic()
+    seconds = float(subprocess.check_output([sys.executable, "-c", code], text=True))
+    assert 1.5 < seconds < time.monotonic() - begun + 0.1
