@@ -16,11 +16,11 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from distill_ray.data.decoding import ColourFoundError, Shape, cores, decode, de
 from distill_ray.data.finding import open_source
 from distill_ray.data.source import Source, SplitName
 from distill_ray.data.statistics import PixelSums
-from distill_ray.errors import RequestError, RunError
+from distill_ray.errors import DistillRayError, Failure, RequestError, RunError
 
 IMAGES, LABELS = "images.npy", "labels.npy"
 
@@ -39,8 +39,6 @@ PROCESS_BYTES = 500e6
 """What a decoding process takes at most, where encoded images are of the size of ImageNet's."""
 
 CHUNK = 1 << 22
-
-Failure = Literal["request", "colour", "disk", "run"]
 
 
 @dataclass(frozen=True)
@@ -191,21 +189,11 @@ def _in_processes(tasks: list[DecodeTask]) -> Iterator[DecodedRows]:
                     f"{tasks[0].location}: a process that decoded its images ended with status "
                     f"{status}{cause}; run the same command again"
                 ) from None
-            _raise(content)
+            if "colour" in content:
+                raise ColourFoundError(content["colour"])
+            if "fault" in content:
+                raise Failure(**content).error()
             yield DecodedRows(**content)
-
-
-def _raise(answer: Mapping[str, object]) -> None:
-    """Raise the error that a process answers with, if it does."""
-    failure, message = answer.get("failure"), str(answer.get("message"))
-    if failure == "request":
-        raise RequestError(message)
-    if failure == "colour":
-        raise ColourFoundError(message)
-    if failure == "disk":
-        raise OSError(answer["errno"], message)
-    if failure == "run":
-        raise RunError(message)
 
 
 def serve() -> None:
@@ -220,17 +208,13 @@ def serve() -> None:
         source = open_source(task.location, label=task.label)
         with decoder(1) as thread:
             answer = asdict(_decode(task, source, thread))
-    except RequestError as error:
-        answer = {"failure": "request", "message": str(error)}
     except ColourFoundError as error:
-        answer = {"failure": "colour", "message": str(error)}
-    except OSError as error:
-        answer = {"failure": "disk", "message": error.strerror or str(error), "errno": error.errno}
+        answer = {"colour": str(error)}
+    except (DistillRayError, OSError) as error:
+        answer = asdict(Failure.of(error))
     except Exception as error:
-        answer = {
-            "failure": "run",
-            "message": f"{task.location} could not be decoded: {type(error).__name__}: {error}",
-        }
+        reason = f"{task.location} could not be decoded: {type(error).__name__}: {error}"
+        answer = asdict(Failure.of(RunError(reason)))
     sys.stdout.write(json.dumps(answer))
 
 
