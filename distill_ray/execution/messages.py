@@ -7,14 +7,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from distill_ray.errors import Failure
-
-if TYPE_CHECKING:
-    from distill_ray.execution.resources import WorkerResources
-    from distill_ray.job import Job
-    from distill_ray.store import Store
 
 Record = dict[str, float]
 """The metrics of an epoch by name, with its number as `epoch`."""
@@ -59,36 +54,6 @@ class Task(ABC):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # Tune copies the configuration of a trial again and again
-
-
-@dataclass(frozen=True, eq=False)
-class JobTask(Task):
-    """Run `job` as `run_job` does, stopping to ask after the epochs in `stops`."""
-
-    name: str
-    job: Job = field(repr=False)
-    store: Store = field(repr=False)
-    resources: WorkerResources = field(repr=False)
-    read_test: bool = False
-    stops: frozenset[int] = field(default=frozenset(), repr=False)
-
-    @property
-    def epochs(self) -> int:  # type: ignore[override]
-        return self.job.recipe.epochs
-
-    def release(self) -> None:
-        if self.job.workers > 1:
-            from distill_ray.execution.placement_group import release  # Ray
-
-            release(self.job.id)
-
-    def work(self) -> Work:
-        # Torch: seconds that the driver need not spend
-        from distill_ray.execution.run_job import run_job
-
-        return run_job(
-            self.store, self.job, self.resources, read_test=self.read_test, stops=self.stops
-        )
 
 
 def messages(task: Task) -> Generator[Message, None, None]:

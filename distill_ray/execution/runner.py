@@ -9,7 +9,8 @@ from typing import Protocol
 
 from distill_ray.errors import Failure, RunError
 from distill_ray.events import JobState, Observer, StudyJob
-from distill_ray.execution.messages import Finished, JobTask, Record, Task
+from distill_ray.execution.job_task import JobTask
+from distill_ray.execution.messages import Finished, Record, Task
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.tasks import TaskSearcher, run_tasks
 from distill_ray.records import log_path

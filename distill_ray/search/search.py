@@ -14,7 +14,8 @@ from optuna.trial import Trial, TrialState
 from distill_ray.errors import RunError
 from distill_ray.events import Observer, StudyJob
 from distill_ray.execution.cluster import Cluster
-from distill_ray.execution.messages import JobTask, Record
+from distill_ray.execution.job_task import JobTask
+from distill_ray.execution.messages import Record
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import trial_sharing
 from distill_ray.execution.tasks import run_tasks
