@@ -36,18 +36,25 @@ class Recipe:
     epochs: Annotated[int, Ge(1), Doc("passes over the training split")] = 12
     batch_size: Annotated[int, Ge(1), Doc("images per step, over all workers together")] = 64
     lr: Annotated[float, Gt(0), Doc("peak learning rate")] = 0.1
-    optimizer: Annotated[Literal["sgd", "adam"], Doc("momentum and nesterov apply to sgd only")] = (
-        "sgd"
-    )
+    optimizer: Annotated[
+        Literal["sgd", "adam", "adamw"],
+        Doc("momentum and nesterov apply to sgd only; adamw decays weights apart from gradients"),
+    ] = "sgd"
     momentum: Annotated[float, Ge(0), Lt(1), Doc("SGD momentum")] = 0.9
     nesterov: Annotated[bool, Doc("Nesterov momentum")] = True
     weight_decay: Annotated[
-        float, Ge(0), Doc("L2 penalty on every parameter; its gradient counts towards clip_norm")
+        float,
+        Ge(0),
+        Doc("L2 penalty, whose gradient counts towards clip_norm; decoupled decay for adamw"),
     ] = 5e-4
+    decay_norms: Annotated[
+        bool, Doc("whether weight_decay also applies to normalisation layers and biases")
+    ] = True
     schedule: Annotated[Literal["cosine", "step"], Doc("how the learning rate decays")] = "cosine"
     schedule_every: Annotated[
         Literal["step", "epoch"], Doc("how often the cosine schedule is updated")
     ] = "step"
+    final_lr: Annotated[float, Ge(0), Doc("learning rate at the end of the cosine schedule")] = 0.0
     warmup_epochs: Annotated[float, Ge(0), Doc("epochs of linear warm-up from 0")] = 0.0
     milestones: Annotated[
         tuple[Annotated[int, Ge(1)], ...],
@@ -60,6 +67,15 @@ class Recipe:
         float | None, Gt(0), Doc("limit of the global gradient norm; unset: none")
     ] = None
     drop_last: Annotated[bool, Doc("drop the last, smaller batch of each epoch")] = False
+    ema: Annotated[
+        float | None,
+        Gt(0),
+        Lt(1),
+        Doc(
+            "decay per step of a moving average of the weights, which is what is validated, kept "
+            "and exported, such as 0.999; unset: none"
+        ),
+    ] = None
     keep: Annotated[
         Literal["last", "best-accuracy", "best-nll"],
         Doc("which epoch's weights are kept, judged on the validation split"),

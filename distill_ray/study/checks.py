@@ -64,6 +64,9 @@ def check_recipe(
             wrong("milestones", f"must be below epochs ({epochs})", "epochs")
         elif milestones and "step" not in reach.values("schedule"):
             wrong("milestones", "which is for schedule: step", "schedule")
+    lowest = min(reach.values("lr"))
+    if max(reach.values("final_lr")) > lowest:
+        wrong("final_lr", f"must be at most lr ({lowest})", "lr")
     if (
         "sgd" in reach.values("optimizer")
         and min(reach.values("momentum")) == 0

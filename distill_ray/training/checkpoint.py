@@ -30,11 +30,18 @@ class TrainingState:
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-def pack(state: TrainingState, student: nn.Module, optimizer: torch.optim.Optimizer) -> bytes:
-    """The state of a run at the end of an epoch. No pickle: tensors as safetensors, the rest as
-    JSON in its header.
+def pack(
+    state: TrainingState,
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None = None,
+) -> bytes:
+    """The state of a run at the end of an epoch, with the moving `average` of its weights if it has
+    one. No pickle: tensors as safetensors, the rest as JSON in its header.
     """
     tensors = {f"student/{name}": tensor for name, tensor in student.state_dict().items()}
+    if average is not None:
+        tensors |= {f"average/{name}": tensor for name, tensor in average.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in state.best_weights.items()}
     for name, parameter in student.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -65,13 +72,20 @@ def is_intact(content: bytes, job_id: str) -> bool:
         return False
 
 
-def unpack(content: bytes, student: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Put the state of an intact checkpoint back into `student` and `optimizer`, and return how far
-    the run had come.
+def unpack(
+    content: bytes,
+    student: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None = None,
+) -> TrainingState:
+    """Put the state of an intact checkpoint back into `student`, `optimizer` and `average`, and
+    return how far the run had come.
     """
     body = content[_DIGEST_BYTES:]
     header, tensors = _header(body), load(body)
     student.load_state_dict(_under("student/", tensors))
+    if average is not None:
+        average.load_state_dict(_under("average/", tensors))
     parameters = dict(student.named_parameters())
     for path, value in _under("optimizer/", tensors).items():
         key, name = path.split("/", 1)

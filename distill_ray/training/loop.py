@@ -36,6 +36,7 @@ from distill_ray.models.network import Network
 from distill_ray.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, has_library_mean
 from distill_ray.models.weights import fit_weights, outputs_of
 from distill_ray.training import checkpoint
+from distill_ray.training.averaging import AveragedWeights
 from distill_ray.training.checkpoint import TrainingState
 from distill_ray.training.compiling import Compile, CompiledForward, compiles
 from distill_ray.training.dataset import Dataset
@@ -137,11 +138,14 @@ def train(
     network = method.student(plain, setup)
     network = network.to(worker.device).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(recipe, network)
+    average = None if recipe.ema is None else AveragedWeights(network, recipe.ema)
+    averaged = None if average is None else average.network
+    result = averaged or network  # what is validated, kept and exported
 
     # ---- Where an interrupted run was ------------------------------------------------------------
     state = TrainingState(job_id=job.id)
     if saved is not None:
-        state = checkpoint.unpack(saved, network, optimizer)
+        state = checkpoint.unpack(saved, network, optimizer, averaged)
         yield from state.history
 
     steps = steps_per_epoch(len(dataset.train), recipe.batch_size, recipe.drop_last)
@@ -196,12 +200,16 @@ def train(
             clip_gradients(recipe, network)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if average is not None:
+                average.update(network, step + 1)
             # Summed where they are computed: reading one would make the host wait for a GPU.
             for name, term in terms.items():
                 losses[name] = losses.get(name, 0) + term.detach() * batch.weight
 
         del answers  # a GPU need not hold the teacher logits of two epochs
         worker.average_buffers(network)
+        if averaged is not None:
+            worker.average_buffers(averaged)
         means = {
             f"train/{name}": worker.mean(total / steps).item() for name, total in losses.items()
         }
@@ -212,7 +220,7 @@ def train(
         # An epoch whose weights may be kept is judged in float32, which the deployed network will
         # compute in; the others in the precision that is fast here.
         may_be_kept = recipe.keep != "last" or epoch == recipe.epochs
-        deployed = method.deploy(network)
+        deployed = method.deploy(result)
         log_probabilities = validate(deployed, precision="fp32" if may_be_kept else precision)
         if not np.isfinite(log_probabilities).all():
             raise DivergedError(
@@ -231,16 +239,16 @@ def train(
         }
         record |= means | {f"val/{name}": value for name, value in scores.items()}
         if epoch == recipe.epochs:
-            record |= _diversity(network, dataset, worker)
+            record |= _diversity(result, dataset, worker)
         if usage is not None:
             record |= usage.since_last()
         state.history.append(record)
         if save is not None:
-            save(functools.partial(checkpoint.pack, state, network, optimizer))
+            save(functools.partial(checkpoint.pack, state, network, optimizer, averaged))
         yield record
 
     # ---- Weights and predictions of the epoch that is kept ---------------------------------------
-    deployed = method.deploy(network)
+    deployed = method.deploy(result)
     if state.best_weights:
         deployed.load_state_dict(state.best_weights)
     if state.best_weights or log_probabilities is None:

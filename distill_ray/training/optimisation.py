@@ -12,18 +12,25 @@ from distill_ray.training import _torch_internals
 
 
 def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    """SGD (momentum without dampening) or Adam (betas 0.9 and 0.999), as the recipe says.
+    """SGD (momentum without dampening), Adam or AdamW (betas 0.9 and 0.999), as the recipe says.
 
-    Weight decay is an L2 penalty, for Adam too (Kingma & Ba 2015, not AdamW), on every parameter
-    but those of layers that are not `decayed`. With a `clip_norm` it is left to `clip_gradients`.
+    Weight decay is an L2 penalty, for Adam too (Kingma & Ba 2015); with a `clip_norm` it is left to
+    `clip_gradients`. AdamW shrinks weights by lr * weight_decay in each step instead, whatever
+    their gradients (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101). Parameters of
+    layers that are not `decayed` are exempt, and without `decay_norms` all of one dimension:
+    biases, and the scales of normalisation.
     """
-    penalised, others = _by_decay(network)
-    decay = recipe.weight_decay if recipe.clip_norm is None else 0.0
+    penalised, others = _by_decay(recipe, network)
+    decay = recipe.weight_decay
+    if recipe.clip_norm is not None and recipe.optimizer != "adamw":
+        decay = 0.0
     groups = [{"params": penalised, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     make = _torch_internals.optimizer_without_compiler
     if recipe.optimizer == "adam":
         return make(torch.optim.Adam, groups, lr=recipe.lr, fused=True)
+    if recipe.optimizer == "adamw":
+        return make(torch.optim.AdamW, groups, lr=recipe.lr, fused=True)
     nesterov = recipe.nesterov and recipe.momentum > 0
     return make(
         torch.optim.SGD,
@@ -35,13 +42,15 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def _by_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters that are penalised, and the others."""
+def _by_decay(recipe: Recipe, network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters that weight decay applies to, and the others."""
     exempt: set[int] = set()
     for layer in network.modules():
         if not getattr(layer, "decayed", True):
             exempt |= {id(parameter) for parameter in layer.parameters()}
     parameters = list(network.parameters())
+    if not recipe.decay_norms:
+        exempt |= {id(parameter) for parameter in parameters if parameter.ndim <= 1}
     penalised = [parameter for parameter in parameters if id(parameter) not in exempt]
     others = [parameter for parameter in parameters if id(parameter) in exempt]
     return penalised, others
@@ -50,7 +59,7 @@ def _by_decay(network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """The learning rate of 0-based `step`.
 
-    A linear warm-up from 0, then either half a cosine down to 0 at the last step (Loshchilov &
+    A linear warm-up from 0, then either half a cosine down to `final_lr` at the end (Loshchilov &
     Hutter 2017, no restarts; with 5 warm-up epochs the schedule of LatentBE), or a staircase: `lr *
     decay^m` with m the number of milestones that lie before the current epoch, so that a
     milestone's own epoch still runs at the higher rate. With `schedule_every: epoch` all steps of
@@ -66,19 +75,22 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     if recipe.schedule_every == "epoch":
         step -= step % steps_per_epoch
     progress = max(step - warmup, 0) / (recipe.epochs * steps_per_epoch - warmup)
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    share = 0.5 * (1 + math.cos(math.pi * progress))
+    return recipe.final_lr + (recipe.lr - recipe.final_lr) * share
 
 
 def clip_gradients(recipe: Recipe, network: nn.Module) -> None:
     """Scale down the gradients to the global norm `clip_norm`, where the recipe has one and they
     exceed it.
 
-    They are those of the whole loss, the penalty of weight decay included, as in Hydra+.
+    They are those of the whole loss, the penalty of weight decay included, as in Hydra+; the decay
+    of AdamW is no part of the loss.
     """
     if recipe.clip_norm is None:
         return
-    with torch.no_grad():
-        for parameter in _by_decay(network)[0]:
-            if parameter.grad is not None:
-                parameter.grad.add_(parameter, alpha=recipe.weight_decay)
+    if recipe.optimizer != "adamw":
+        with torch.no_grad():
+            for parameter in _by_decay(recipe, network)[0]:
+                if parameter.grad is not None:
+                    parameter.grad.add_(parameter, alpha=recipe.weight_decay)
     nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)

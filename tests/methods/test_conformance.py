@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import cycle
 
-from distill_ray.augmentation import AUGMENTATIONS, AugMix
+from distill_ray.augmentation import AUGMENTATIONS, AugMix, CropFlip
 from distill_ray.job import Job
 from distill_ray.methods import (
     CRD,
@@ -62,12 +62,16 @@ class TestMethods(MethodConformance):
     methods = METHODS_TRIED
 
     def jobs_of_two_workers(self) -> list[Job]:
-        """Picking needs the images of both workers: each pick with several methods."""
+        """Picking needs the images of both workers: each pick with several methods. Besides,
+        recipes that keep more than the weights.
+        """
         picks = [augmentation for augmentation in AUGMENTATIONS_TRIED if augmentation.picks] * 4
         jobs = super().jobs_of_two_workers()
         for method, augmentation in zip(cycle(METHODS_TRIED), picks, strict=False):
             if augmentation in fitting(method):
                 jobs.append(small_job(method, augmentation))
+        jobs.append(small_job(Supervised(), CropFlip(), ema=0.8))
+        jobs.append(small_job(LatentBE(), CropFlip(), ema=0.8, optimizer="adamw", lr=0.001))
         return jobs
 
 

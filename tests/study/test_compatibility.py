@@ -110,8 +110,8 @@ def study(
         ),
         ("model: wrn-10-1, clip_norm: 0", "student.clip_norm: found 0, must be above 0"),
         (
-            "model: wrn-10-1, optimizer: adamw",
-            "student.optimizer: found 'adamw', must be one of sgd, adam",
+            "model: wrn-10-1, optimizer: adamax",
+            "student.optimizer: found 'adamax', must be one of sgd, adam, adamw",
         ),
     ],
 )

@@ -168,3 +168,76 @@ def test_gaussian_layers_are_not_decayed(limit: float | None) -> None:
     optimizer.zero_grad()
     for name, parameter in network.named_parameters():
         torch.testing.assert_close(parameter, before[name] * (0.95 if name.startswith("0.") else 1))
+
+
+@pytest.mark.parametrize(("limit", "decay_norms"), [(None, True), (None, False), (0.5, True)])
+def test_adamw_is_torchs(limit: float | None, decay_norms: bool) -> None:
+    """With gradients clipped before it, and decay apart from them."""
+    recipe = Recipe(
+        model="x",
+        optimizer="adamw",
+        lr=0.01,
+        weight_decay=0.1,
+        clip_norm=limit,
+        decay_norms=decay_norms,
+    )
+    torch.manual_seed(0)
+    ours, theirs = (nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4)) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    one = make_optimizer(recipe, ours)
+    vectors = [parameter for parameter in theirs.parameters() if parameter.ndim == 1]
+    matrices = [parameter for parameter in theirs.parameters() if parameter.ndim > 1]
+    groups = [
+        {"params": matrices, "weight_decay": 0.1},
+        {"params": vectors, "weight_decay": 0.1 if decay_norms else 0.0},
+    ]
+    other = torch.optim.AdamW(groups, lr=0.01)
+    for images in torch.randn(4, 5, 3):
+        for network in (ours, theirs):
+            network(images).pow(3).sum().backward()
+        clip_gradients(recipe, ours)
+        if limit is not None:
+            nn.utils.clip_grad_norm_(theirs.parameters(), limit)
+        for optimizer in (one, other):
+            optimizer.step()
+            optimizer.zero_grad()
+    for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("limit", [None, 1e9])
+@pytest.mark.parametrize("decay_norms", [True, False])
+def test_norms_and_biases_may_be_exempt_from_the_penalty(
+    limit: float | None, decay_norms: bool
+) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    recipe = Recipe(
+        model="x",
+        lr=0.1,
+        momentum=0.0,
+        nesterov=False,
+        weight_decay=0.5,
+        clip_norm=limit,
+        decay_norms=decay_norms,
+    )
+    optimizer = make_optimizer(recipe, network)
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    clip_gradients(recipe, network)
+    optimizer.step()
+    for name, parameter in network.named_parameters():
+        shrinks = decay_norms or name == "0.weight"
+        torch.testing.assert_close(parameter, before[name] * (0.95 if shrinks else 1))
+
+
+def test_the_cosine_ends_at_the_final_rate() -> None:
+    """As torch's own CosineAnnealingLR does."""
+    recipe = Recipe(model="x", epochs=5, lr=0.2, final_lr=0.02)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=0.02)
+    for step in range(20):
+        assert learning_rate(recipe, step, 4) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        schedule.step()
+    assert learning_rate(recipe, 20, 4) == pytest.approx(0.02)
