@@ -15,6 +15,7 @@ from pyarrow import fs
 
 from distill_ray.data.cache import remembered_digest
 from distill_ray.errors import RequestError
+from distill_ray.escaping import for_terminal
 from distill_ray.folders import walk
 
 CHUNK = 1 << 20
@@ -97,7 +98,8 @@ class Folder:
 
     def shown(self, path: str) -> str:
         """How `path`, somewhere in this folder, is shown to the user."""
-        return self.location.partition("?")[0].rstrip("/") + path.removeprefix(self.path)
+        location = self.location.partition("?")[0].rstrip("/")
+        return for_terminal(location + path.removeprefix(self.path))
 
     def read(self, path: str, limit: int) -> bytes:
         """The content of one file of at most `limit` bytes."""

@@ -20,6 +20,7 @@ from distill_ray.data.source import (
     pick_label,
 )
 from distill_ray.errors import RequestError
+from distill_ray.escaping import for_terminal
 
 ENDINGS = (
     ".png",
@@ -148,7 +149,7 @@ def _by_class(folder: Folder, split: str) -> tuple[Files, list[str]]:
             files.setdefault(path.partition("/")[0], []).append(entry)
         else:
             left_out[reason] += 1
-            examples.setdefault(reason, path)
+            examples.setdefault(reason, for_terminal(path))
     remarks = [
         f"left out {count} of the files below {split}: {reason}, such as {split}/{examples[reason]}"
         for reason, count in left_out.items()
@@ -178,7 +179,7 @@ def _reason_to_leave_out(path: str, entry: fs.FileInfo) -> str | None:
         return "in no class folder"
     if not path.lower().endswith(ENDINGS):
         ending = posixpath.splitext(path)[1]
-        return f"not images by their ending ({ending or 'none'})"
+        return f"not images by their ending ({for_terminal(ending) or 'none'})"
     return None
 
 
