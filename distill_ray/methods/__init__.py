@@ -2,12 +2,14 @@
 loss is computed.
 """
 
+from distill_ray.methods.attention_transfer import AttentionTransfer
 from distill_ray.methods.augmented_kd import AugmentedKD
 from distill_ray.methods.crd import CRD
 from distill_ray.methods.dist import DIST
 from distill_ray.methods.dkd import DKD
 from distill_ray.methods.drop_gauss import DropoutKD, GaussianKD
 from distill_ray.methods.endd import EnDD
+from distill_ray.methods.fitnet import FitNet
 from distill_ray.methods.hydra import Hydra, HydraPlus
 from distill_ray.methods.kd import EnsembleKD
 from distill_ray.methods.latent_be import LatentBE
@@ -30,10 +32,12 @@ __all__ = [
     "PKT",
     "RKD",
     "SP",
+    "AttentionTransfer",
     "AugmentedKD",
     "DropoutKD",
     "EnDD",
     "EnsembleKD",
+    "FitNet",
     "GaussianKD",
     "Hydra",
     "HydraPlus",

@@ -11,7 +11,7 @@ from distill_ray.models.network import Network
 
 
 class FeaturesKept(nn.Module):
-    """A network that keeps the features (B, D) of every pass in training, in `kept`.
+    """A network that keeps the features (B, D) of its last pass in training, in `kept`.
 
     Images (B, C, H, W) to logits (B, K). Raises `ValueError` for networks outside of the catalogue.
     """
@@ -19,13 +19,13 @@ class FeaturesKept(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = of_catalogue(network)
-        self.kept: list[Tensor] = []
+        self.kept = torch.empty(0)
 
     def forward(self, images: Tensor) -> Tensor:
         """The logits of the network."""
         features = self.network.features(self.network.normalise(images))
         if self.training:
-            self.kept.append(features)
+            self.kept = features
         logits: Tensor = self.network.classifier(features)
         return logits
 

@@ -144,13 +144,14 @@ class Setup:
 
     `networks` holds the teachers themselves where the method wants them live, and is empty
     otherwise. `rows` says which images of the data set are the training split, and `labels` are
-    theirs.
+    theirs; `image_shape` is that of one image, (channels, height, width).
     """
 
     teachers: int = 0
     networks: Sequence[nn.Module] = ()
     rows: Sequence[int] | NDArray[np.int64] = ()
     labels: Sequence[int] | NDArray[np.int64] = ()
+    image_shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

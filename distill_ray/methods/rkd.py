@@ -46,7 +46,7 @@ class RKD(Relational):
       well, as in the published code, with differences of 0.
     - `KD`: the second term of `kd`, at `temperature` and with `combine`. `w_1`, `w_2`, `d`, `a`: the
       settings `labels`, `alpha`, `distance`, `angle`.
-    - With several teachers the terms of each are averaged by their `weights`, or their features are
+    - With several teachers the terms of each are averaged by `teacher_weights`, or their features are
       one vector (`features: concatenated`).
 
     The features are those before the classifier. Angles take memory for B³ numbers; `angle: 0`
@@ -75,7 +75,7 @@ class RKD(Relational):
     angle: Annotated[float, Ge(0), Doc("weight of the angles between three images")] = 50.0
 
     @property
-    def relation_weights(self) -> Mapping[str, float]:
+    def feature_weights(self) -> Mapping[str, float]:
         return {"distance": self.distance, "angle": self.angle}
 
     def relations(self, student: Tensor, teacher: Tensor) -> Mapping[str, Tensor]:

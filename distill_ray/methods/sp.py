@@ -37,7 +37,7 @@ class SP(Relational):
     - `f_i`, `g_i`: the student's and a teacher's features of image i of B, those of all workers.
     - `KD`: the second term of `kd`, at `temperature` and with `combine`. `w_1`, `w_2`, `s`: the
       settings `labels`, `alpha`, `similarity`.
-    - With several teachers the terms of each are averaged by their `weights`, or their features are
+    - With several teachers the terms of each are averaged by `teacher_weights`, or their features are
       one vector (`features: concatenated`).
 
     The features are those before the classifier, after pooling; the published code takes the maps
@@ -64,7 +64,7 @@ class SP(Relational):
     similarity: Annotated[float, Ge(0), Doc("weight of the similarities of images")] = 3000.0
 
     @property
-    def relation_weights(self) -> Mapping[str, float]:
+    def feature_weights(self) -> Mapping[str, float]:
         return {"similarity": self.similarity}
 
     def relations(self, student: Tensor, teacher: Tensor) -> Mapping[str, Tensor]:

@@ -11,6 +11,7 @@ from distill_ray.models.catalogue import (
     model_families,
     model_names,
     trains_on_one_image,
+    unit_count,
 )
 from distill_ray.models.family import FAMILIES, ModelFamily, Size
 
@@ -26,4 +27,5 @@ __all__ = [
     "model_families",
     "model_names",
     "trains_on_one_image",
+    "unit_count",
 ]

@@ -73,6 +73,12 @@ def check_multi_head(name: str, depth: int = 0) -> None:
         )
 
 
+def unit_count(name: str) -> int:
+    """How many units the features of the network called `name` are a chain of."""
+    family, arguments = family_of(name)
+    return family.units(**arguments)
+
+
 def model_names() -> list[str]:
     """Examples of every family, sorted: every name of those with fixed names, typical ones of those
     with numbers.

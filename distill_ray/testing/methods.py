@@ -95,7 +95,11 @@ class MethodConformance(Conformance):
                 for parameter in network.parameters()
             ]
             setup = Setup(
-                len(job.teachers), teachers.networks, dataset.train, dataset.labels[dataset.train]
+                len(job.teachers),
+                teachers.networks,
+                dataset.train,
+                dataset.labels[dataset.train],
+                dataset.image_shape,
             )
             network = method.student(make_network(job, dataset), setup).train()
 

@@ -129,6 +129,7 @@ def train(
         networks=_live_networks(recipe, teachers),
         rows=dataset.train,
         labels=dataset.labels[dataset.train],
+        image_shape=dataset.image_shape,
     )
     plain = make_network(job, dataset)
     if initial is not None and recipe.weights is not None:

@@ -74,7 +74,7 @@ every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: met
 def test_relations(method: Relational) -> None:
     found = method.relations(OWN, OTHER)
     expected = ORACLES[method.name](exact(OWN), exact(OTHER))
-    assert found.keys() == expected.keys() == method.relation_weights.keys()
+    assert found.keys() == expected.keys() == method.feature_weights.keys()
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(float(value), rel=1e-5, abs=1e-9), name
 
@@ -121,7 +121,7 @@ def test_pkt_by_hand() -> None:
 def test_gradient(method: Relational) -> None:
     def loss(own: Tensor) -> Tensor:
         terms = method.relations(own, OTHER)
-        return sum(weight * terms[name] for name, weight in method.relation_weights.items())
+        return sum(weight * terms[name] for name, weight in method.feature_weights.items())
 
     own = OWN.clone().requires_grad_()
     loss(own).backward()
@@ -228,7 +228,7 @@ def test_what_is_refused(method: Relational) -> None:
     assert method.live_teachers(Identity())
     with pytest.raises(ValueError, match="learns from teachers, and there are none"):
         method.check_fit(model="wrn-10-1", augmentation=Identity(), teachers=0)
-    nothing = dict.fromkeys(["labels", "alpha", *method.relation_weights], 0.0)
+    nothing = dict.fromkeys(["labels", "alpha", *method.feature_weights], 0.0)
     with pytest.raises(ValueError, match="must not all be 0"):
         type(method)(**nothing)
     with pytest.raises(ValueError, match="only networks of the catalogue show their features"):

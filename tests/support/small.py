@@ -24,6 +24,7 @@ SUITABLE: dict[str, dict[str, Any]] = {
     "crd": {"method": CRD(negatives=50)},
     "endd": {"lr": 0.01},
     "dist": {"lr": 0.002},
+    "fitnet": {"lr": 0.005},
     "mlkd": {"augmentation": Additional()},
 }
 """What a method needs to learn from sixty images."""

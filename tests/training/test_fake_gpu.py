@@ -44,6 +44,7 @@ CASES: dict[str, tuple[Method, Augmentation]] = {
         Additional(pick="student-entropy"),
     ),
     "crd": (CRD(negatives=50), AUGMENTATIONS["crop-flip"]()),
+    "mlkd": (METHODS["mlkd"](), Additional()),
     "drop that picks": (METHODS["drop"](), Additional(pick="kl")),
     "kd of some more than others": (
         EnsembleKD(combine="mean-loss", teacher_weights=(1.0, 2.0)),
@@ -177,6 +178,7 @@ def step(
         live.networks if method.live_teachers(augmentation) else (),
         dataset.train,
         dataset.labels[dataset.train],
+        dataset.image_shape,
     )
     with unset_fake_temporarily():
         plain = method.student(network(dataset), setup)
