@@ -54,7 +54,7 @@ METHODS_TRIED: tuple[Method, ...] = (
     MLKD(combine="mean-loss", pairs=5.0, classes=5.0),
     RKD(alpha=0.5),
     SP(features="concatenated"),
-    PKT(weights=(1.0, 3.0)),
+    PKT(teacher_weights=(1.0, 3.0)),
     FitNet(),
     AttentionTransfer(attention=10.0, alpha=0.5),
     ProxyEnDD(),

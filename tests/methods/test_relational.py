@@ -191,7 +191,7 @@ def test_several_teachers(kind: type[Relational]) -> None:
     for name in joined:
         for settings, expected in (
             ({}, (each[0][name] + each[1][name]) / 2),
-            ({"weights": (1.0, 3.0)}, (each[0][name] + 3 * each[1][name]) / 4),
+            ({"teacher_weights": (1.0, 3.0)}, (each[0][name] + 3 * each[1][name]) / 4),
             ({"features": "concatenated"}, joined[name]),
         ):
             terms, _ = terms_of(kind(**settings))

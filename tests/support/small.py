@@ -9,7 +9,7 @@ import numpy as np
 
 from distill_ray.augmentation import Additional, CropFlip
 from distill_ray.job import Data, Job, Recipe, Split
-from distill_ray.methods import CRD, METHODS
+from distill_ray.methods import CRD, METHODS, FitNet
 from distill_ray.testing.jobs import CPU, train_to_end
 from distill_ray.training import Dataset, LiveTeachers, Outcome
 from distill_ray.training.loop import make_network
@@ -24,7 +24,7 @@ SUITABLE: dict[str, dict[str, Any]] = {
     "crd": {"method": CRD(negatives=50)},
     "endd": {"lr": 0.01},
     "dist": {"lr": 0.002},
-    "fitnet": {"lr": 0.005},
+    "fitnet": {"method": FitNet(hint=1.0), "lr": 0.01},
     "mlkd": {"augmentation": Additional()},
 }
 """What a method needs to learn from sixty images."""
