@@ -38,7 +38,7 @@ def on_loopback() -> None:
 
 
 def read_token_again() -> None:
-    """Let this process use the token that its environment has now; Ray keeps the first that it saw."""
+    """Let this process use the token of its environment; Ray keeps the first that it has seen."""
     from ray import _raylet
 
     compiled: Any = _raylet  # its stubs leave these out
@@ -47,9 +47,13 @@ def read_token_again() -> None:
 
 
 @contextlib.contextmanager
-def patient_start() -> Iterator[None]:
-    """While Ray starts, wait for its raylet as long as that lives, where Ray waits 30 seconds."""
+def patient_start(seconds: float) -> Iterator[None]:
+    """While Ray starts, wait for its raylet as long as that lives, at most `seconds`. Ray itself
+    waits for 30.
+    """
     from ray._private import services
+
+    deadline = time.monotonic() + seconds
 
     impatient: Any = services.get_node
 
@@ -59,7 +63,8 @@ def patient_start() -> Iterator[None]:
             try:
                 return impatient(*arguments)
             except RuntimeError:
-                if not any(_is_raylet(process) for process in processes_of_ray()):
+                lives = any(_is_raylet(process) for process in processes_of_ray())
+                if not lives or time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
 
@@ -105,8 +110,9 @@ def _is_raylet(process: Any) -> bool:
 
 
 def job_config() -> Any:
-    """What a driver passes to `ray.init` so that workers find modules where it does itself: Ray puts
-    the working directory first on their path, where a `torch.py` would be taken for the real one.
+    """What a driver passes to `ray.init` so that workers find modules where it does itself. Ray
+    puts the working directory first on their path, where a `torch.py` would be taken for the real
+    one.
     """
     from ray.job_config import JobConfig
 

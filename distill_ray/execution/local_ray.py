@@ -26,8 +26,13 @@ logger = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 200 * 2**20
 """Shared memory. Jobs pass records of epochs through it; images are memory-mapped files."""
 
-STARTS = 2
-"""How often Ray is started before it is given up: something else may have taken a port."""
+STARTS = 3
+"""How often Ray is started before it is given up: something else may have taken a port, or one of
+its processes may hang.
+"""
+
+START_TIMEOUT_S = 600.0
+"""Seconds after which a start counts as hanging. Under a load of 20 on two cores it takes 60."""
 
 NOTICE_S = 10.0
 """Seconds after which it is said what is being waited for."""
@@ -40,7 +45,6 @@ _SETTINGS = {
     "RAY_gcs_rpc_server_connect_timeout_s": "60",
     "RAY_gcs_server_port_wait_time_s": "600",
     "RAY_gcs_server_request_timeout_seconds": "600",
-    "RAY_raylet_client_connect_timeout_milliseconds": "600000",
     "RAY_raylet_start_wait_time_s": "600",
     "RAY_worker_register_timeout_seconds": "1800",
     # Only holders of this token are served, whatever other users of the machine try
@@ -52,8 +56,9 @@ _SETTINGS = {
 def start_ray(*, verbose: bool = False) -> Iterator[None]:
     """A context in which Ray runs on this machine, listening on the loopback interface only.
 
-    However busy the machine is, it waits for Ray's processes as long as they live. Raises
-    `RunError` with cause and remedy when they do not start; none of them is left behind.
+    However busy the machine is, it waits for Ray's processes as long as they live, up to
+    `START_TIMEOUT_S`. Raises `RunError` with cause and remedy when they do not start; none of them
+    is left behind.
     """
     with contextlib.ExitStack() as cleanup:
         import ray
@@ -82,7 +87,7 @@ def _start(level: int, verbose: bool) -> None:
     for attempt in range(1, STARTS + 1):
         before = processes_of_ray()
         try:
-            with patient_start():
+            with patient_start(START_TIMEOUT_S):
                 ray.init(
                     address="local",
                     include_dashboard=False,
@@ -105,6 +110,7 @@ def _start(level: int, verbose: bool) -> None:
                     f"Ray did not start on this machine, tried {STARTS} times: "
                     f"{first_line(error)}; its logs are in {_folder()}/session_latest/logs"
                 ) from None
+            logger.warning("Ray did not start (%s); starting it again", first_line(error))
 
 
 def _explained(error: OSError) -> str:

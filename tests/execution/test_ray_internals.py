@@ -50,7 +50,7 @@ def test_a_node_is_waited_for_as_long_as_its_raylet_lives(
         return {"node": "here"}
 
     monkeypatch.setattr(services, "get_node", get_node)
-    with internals.patient_start():
+    with internals.patient_start(600):
         assert services.get_node("address", "id") == {"node": "here"}
         assert asked == [("address", "id")] * 3
         asked.clear()
@@ -60,6 +60,18 @@ def test_a_node_is_waited_for_as_long_as_its_raylet_lives(
             services.get_node("address", "id")
         assert len(asked) == 1
     assert services.get_node is get_node
+
+
+def test_a_raylet_that_hangs_is_given_up(
+    raylet: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def get_node(*arguments: Any) -> dict[str, str]:
+        raise RuntimeError("no such node yet")
+
+    monkeypatch.setattr(services, "get_node", get_node)
+    with internals.patient_start(0.1), pytest.raises(RuntimeError, match="no such node"):
+        services.get_node("address", "id")
+    assert raylet.poll() is None
 
 
 def test_the_constants_are_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
