@@ -26,6 +26,9 @@ _COMPLETE = re.compile(rf"({_LETTERS}://)(.*)", re.DOTALL)
 _MISTYPED = re.compile(
     rf"((?:{'|'.join(_SCHEMES)})(?:\+\w+)?(?::/{{0,3}}|//))(.*)", re.DOTALL | re.IGNORECASE
 )
+_MODEL = re.compile(r"models:/[^/@:]+(@[\w.-]+)?:?$")
+"""A model in MLflow's registry, by name and alias: there is no secret in `models:/name@champion`."""
+
 _IN_TEXT = re.compile(
     rf"(?<!\w)(?:{_LETTERS}:/|(?:{'|'.join(_SCHEMES)})(?:\+\w+)?(?::|//))[^\s'\"`]*", re.IGNORECASE
 )
@@ -42,6 +45,8 @@ def masked(address: str) -> str:
 
     A local path is returned as it is. Mistyped addresses (`s3//KEY:SECRET@bucket`) are masked too.
     """
+    if _MODEL.match(address):
+        return address
     match = _COMPLETE.match(address) or _MISTYPED.match(address)
     if match is None:
         return _masked_path(address)
@@ -72,7 +77,8 @@ def masked_text(text: str, *addresses: str) -> str:
         for secret in _secrets(address):
             text = text.replace(secret, "***")
     text = _IN_TEXT.sub(lambda match: masked(match[0]), text)
-    return _SECRET_OPTION.sub(r"\1***", _PAIR.sub("***@", text))
+    text = _PAIR.sub(lambda pair: pair[0] if _MODEL.match(f"{pair[0]}x") else "***@", text)
+    return _SECRET_OPTION.sub(r"\1***", text)
 
 
 def _secrets(address: str) -> list[str]:

@@ -141,3 +141,9 @@ def test_drivers_of_databases_are_part_of_the_scheme() -> None:
     check_scheme("postgresql+psycopg://db/x", "search storage", ("postgresql", "sqlite"))
     with pytest.raises(RequestError, match="'mysql\\+x' is not"):
         check_scheme("mysql+x://db/x", "search storage", ("postgresql", "sqlite"))
+
+
+def test_a_model_in_the_registry_holds_no_secret() -> None:
+    for text in ("models:/digits@champion", "models:/digits@champion: MLflow cannot load it"):
+        assert masked_text(text) == text
+    assert "s3cret" not in masked_text("models:/a:s3cret@host/x")

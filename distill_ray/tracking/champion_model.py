@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,6 @@ from distill_ray.methods import METHODS
 from distill_ray.models import build_model
 from distill_ray.tracking.champion import AUTO
 from distill_ray.tracking.description import Description, read_description
-from distill_ray.training.device import autocast
 
 IMAGES_PER_BATCH = 256
 
@@ -44,10 +45,22 @@ class ChampionModel:
             # A copy, since torch complains of arrays that cannot be written to
             pixels = np.array(images[start : start + IMAGES_PER_BATCH])
             batch = torch.from_numpy(pixels).to(self.device)
-            with autocast(self.device, "fp32"):
+            with _float32():
                 logits = self.network(scaled(batch))
             batches.append(torch.softmax(logits.float() / self.temperature, dim=1).cpu().numpy())
         return np.concatenate(batches)
+
+
+@contextmanager
+def _float32() -> Iterator[None]:
+    """Convolutions and products in all digits of float32, in a process that may want others."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def scaled(images: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def test_everything_is_there_once(
     (study,) = [run for run in runs if run.data.tags["stage"] == "study"]
     description = study.data.tags["mlflow.note.content"]
     for words in (
-        "The best student found gets",
+        "The best student classifies",
         "| student from scratch&nbsp;",
         "[best student](#/models/tiny)",
         "report/report.html",
@@ -82,8 +82,8 @@ def test_everything_is_there_once(
     assert {run.data.tags["store"] for run in stores} == {str(moved), str(other)}
     sync[3] = str(moved)
 
-    # Another version of the study has runs of its own; each list shows those of the last version
-    # alone.
+    # Another version of the study has a run of its own, and shares those of its jobs; each list
+    # shows the jobs of the last version alone.
     assert main([*sync, "--set", "search.trials=5"]) == 0
     assert capsys.readouterr().out.endswith("has all of study tiny, which is not finished\n")
     experiment = client.get_experiment_by_name("tiny")
@@ -94,6 +94,7 @@ def test_everything_is_there_once(
         ]
         for name in ("trials", "jobs")
     }
-    assert len(client.search_runs([experiment.experiment_id], "tags.stage = 'search'")) == 12
+    assert len(client.search_runs([experiment.experiment_id], "tags.stage = 'search'")) == 8
+    assert len(client.search_runs([experiment.experiment_id], "tags.stage = 'study'")) == 3
     assert len(client.search_runs([experiment.experiment_id], filters["trials"])) == 4
     assert len(client.search_runs([experiment.experiment_id], filters["jobs"])) == 6
