@@ -2,8 +2,8 @@
 cheap: torch loads with the first batch.
 
 `distill_ray.augmentation.epoch.epoch_batches` makes the batches of an epoch from an augmentation
-and the training images, and `distill_ray.augmentation.picking.pick` picks images where a part asks
-for it. `kernels` holds the tensor code.
+and the training images, and `distill_ray.augmentation.picking.pick` picks images out of a pool.
+`kernels` holds the tensor code.
 """
 
 from distill_ray.augmentation.additional import Additional

@@ -33,8 +33,8 @@ else:
 @AUGMENTATIONS.register("additional")
 @dataclass(frozen=True, kw_only=True)
 class Additional(StandardAugmentation):
-    """Two parts: the images x after the usual augmentation, and x' made from x by one of seven
-    schemes.
+    """Every image in two augmented versions: x by crop, flip and rotation, and x' made from x by
+    one of seven schemes.
 
     With a `pick`, x' is picked from a pool of `pool` independently drawn versions of the batch, as
     many images as x has: CutMixPick, if the scheme is cutmix.
@@ -90,7 +90,7 @@ class Additional(StandardAugmentation):
             check_colours(channels)
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
-        """x, and x' or the pool for it."""
+        """x, and x' or the pool that it is picked from."""
         images = crop_flip.images(source, self.usual)
         standard, *_ = plain(images, source)
         if self.pick == "none":

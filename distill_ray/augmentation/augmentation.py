@@ -135,7 +135,7 @@ class Augmentation(ABC):
 
     @property
     def mixes_labels(self) -> bool:
-        """Whether any part mixes pairs of images, and with them the probabilities of their classes."""
+        """Whether any part mixes pairs of images, and with them their classes' probabilities."""
         return self.mixes
 
     def check_task(self, task: Task) -> None:

@@ -1,4 +1,4 @@
-"""One epoch of training batches: the order of the images, and each worker's share of every batch."""
+"""One epoch of training batches: the order of the images, and each worker's share of a batch."""
 
 from __future__ import annotations
 

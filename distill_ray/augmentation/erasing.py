@@ -25,7 +25,7 @@ else:
 @AUGMENTATIONS.register("cutout")
 @dataclass(frozen=True, kw_only=True)
 class Cutout(StandardAugmentation):
-    """The usual augmentation, then square holes in the mean colour, centred on any pixel and
+    """Crop, flip and rotation, then square holes in the mean colour, centred on any pixel and
     clipped at the borders.
 
     Source: DeVries and Taylor 2017, "Cutout", applied after normalisation, so that a hole is 0 to
@@ -46,7 +46,6 @@ class Cutout(StandardAugmentation):
         check_size(self.size, height, width)
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
-        """One part."""
         images = geometry.unit(crop_flip.images(source, self.usual))
         side = hole_size(self.size, *images.shape[2:])
         return (Part(boxes.cutout(source, images, side, self.holes, self.per), source.labels()),)

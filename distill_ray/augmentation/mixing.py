@@ -24,7 +24,7 @@ else:
 @AUGMENTATIONS.register("mixup")
 @dataclass(frozen=True, kw_only=True)
 class Mixup(StandardAugmentation):
-    """The usual augmentation, then weighted means of pairs of images and of their labels.
+    """Crop, flip and rotation, then weighted means of pairs of images and of their labels.
 
     Source: Zhang et al. 2018, "mixup".
     """
@@ -38,7 +38,7 @@ class Mixup(StandardAugmentation):
     )
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
-        """One part, with partner labels and the weight of the own label."""
+        """The mixed images, with their partners' labels and the weight of their own."""
         return (
             mixing.mix(
                 source,
@@ -54,7 +54,7 @@ class Mixup(StandardAugmentation):
 @AUGMENTATIONS.register("cutmix")
 @dataclass(frozen=True, kw_only=True)
 class CutMix(StandardAugmentation):
-    """The usual augmentation, then a box of another image pasted in, and the labels mixed by area.
+    """Crop, flip and rotation, then a box of another image pasted in, and the labels mixed by area.
 
     Source: Yun et al. 2019, "CutMix".
     """
@@ -70,7 +70,7 @@ class CutMix(StandardAugmentation):
     )
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
-        """One part, with partner labels and the weight of the own label."""
+        """The mixed images, with their partners' labels and the weight of their own."""
         return (
             mixing.mix(
                 source,

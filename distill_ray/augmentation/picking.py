@@ -1,4 +1,4 @@
-"""CutMixPick: out of a pool of augmented images, those that the networks find hardest to classify."""
+"""CutMixPick: of a pool of augmented images, those that the networks find hardest to classify."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def as_they_are(logits: Tensor) -> Tensor:
 
 
 def pool(parts: Sequence[Part], choice: Pick) -> Part:
-    """One part of the images of several, for `choice` to be made among them."""
+    """The images of several parts as one pool, for `choice` to be made among them."""
 
     def joined(tensors: Sequence[Tensor | None]) -> Tensor | None:
-        found = [tensor for tensor in tensors if tensor is not None]
-        return torch.cat(found) if found else None
+        present = [tensor for tensor in tensors if tensor is not None]
+        return torch.cat(present) if present else None
 
     return Part(
         torch.cat([part.images for part in parts]).contiguous(memory_format=torch.channels_last),

@@ -29,8 +29,8 @@ else:
 @AUGMENTATIONS.register("autoaugment")
 @dataclass(frozen=True, kw_only=True)
 class AutoAugment(StandardAugmentation):
-    """The usual augmentation, then one of 25 learned pairs of operations, each applied with its own
-    probability.
+    """Crop, flip and rotation, then one of 25 learned pairs of operations, each applied with its
+    own probability.
 
     Source: Cubuk et al. 2019, "AutoAugment"; magnitudes and rounding as in torchvision.
     """
@@ -48,7 +48,6 @@ class AutoAugment(StandardAugmentation):
         check_colours(channels)
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
-        """One part."""
         return plain(
             policy.auto_augment(
                 source, crop_flip.images(source, self.usual), self.policy, self.per
@@ -68,7 +67,7 @@ def check_colours(channels: int) -> None:
 @AUGMENTATIONS.register("augmix")
 @dataclass(frozen=True, kw_only=True)
 class AugMix(StandardAugmentation):
-    """The usual augmentation (rotation first), then the image mixed with chains of operations.
+    """Rotation, flip and crop, then the image mixed with chains of operations.
 
     Source: Hendrycks et al. 2020, "AugMix".
     """
@@ -97,7 +96,7 @@ class AugMix(StandardAugmentation):
         return 3 if self.consistency else 1
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
-        """One part; with `consistency` it holds the clean images and two independent mixes of each."""
+        """The mixed images or, with `consistency`, the clean ones and two independent mixes."""
         images = crop_flip.images(source, self.usual)
         mixed = [
             augmix.augmix(source, images, self.severity, self.chains, self.depth, f"{version} ")

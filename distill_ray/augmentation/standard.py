@@ -1,5 +1,5 @@
-"""The usual augmentation: crop, flip, rotation, drawn per image. Alone it is an augmentation, and
-stronger augmentations start from it.
+"""Crop, flip and rotation, drawn per image: augmentations of their own, and what the stronger ones
+start from.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ else:
 
 @dataclass(frozen=True, kw_only=True)
 class StandardAugmentation(Augmentation):
-    """Base of the augmentations that change images which the usual augmentation has been applied
-    to.
-    """
+    """Base of the augmentations that first crop, flip and rotate."""
 
     padding: Annotated[
         int | None,
@@ -39,7 +37,7 @@ class StandardAugmentation(Augmentation):
 
     @property
     def usual(self) -> crop_flip.CropFlipRotate:
-        """The augmentation that comes first."""
+        """The crop, flip and rotation that come first."""
         return crop_flip.CropFlipRotate(self.padding, self.flip, self.rotation)
 
     def check_images(self, channels: int, height: int, width: int) -> None:
@@ -56,7 +54,7 @@ def check_padding(padding: int | None, height: int, width: int) -> None:
 
 
 def plain(images: Tensor, source: BatchSource) -> tuple[Part, ...]:
-    """One part of uint8 images (B, C, H, W) with their own labels; its images are in [0, 1]."""
+    """uint8 images (B, C, H, W) with their own labels as the one part of a batch, in [0, 1]."""
     return (Part(geometry.unit(images), source.labels()),)
 
 
@@ -69,7 +67,6 @@ class Identity(Augmentation):
     real_valued = True
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
-        """One part: every image of the share, unchanged."""
         return plain(source.images(), source)
 
 
@@ -81,7 +78,6 @@ class Flip(Augmentation):
     name = "flip"
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
-        """One part, drawn per image."""
         return plain(crop_flip.images(source, crop_flip.CropFlipRotate(flip=True)), source)
 
 
@@ -102,7 +98,6 @@ class Crop(Augmentation):
         check_padding(self.padding, height, width)
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
-        """One part, drawn per image."""
         return plain(
             crop_flip.images(source, crop_flip.CropFlipRotate(self.padding, flip=self.mirrored)),
             source,
@@ -112,9 +107,7 @@ class Crop(Augmentation):
 @AUGMENTATIONS.register("crop-flip")
 @dataclass(frozen=True, kw_only=True)
 class CropFlip(Crop):
-    """A crop of the black-padded image, then a horizontal flip: the usual augmentation of small
-    images.
-    """
+    """A crop of the black-padded image, then a horizontal flip: the standard for small images."""
 
     name = "crop-flip"
     mirrored = True
@@ -135,5 +128,4 @@ class Rotation(StandardAugmentation):
     rotation: Annotated[float, Gt(0), Le(180), Doc("maximum rotation in degrees")] = 15.0
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
-        """One part, drawn per image."""
         return plain(crop_flip.images(source, self.usual), source)

@@ -40,7 +40,7 @@ class AugmentedKD(FromEnsemble):
     \mathrm{softmax}(s(x) / T) \big)
     ```
 
-    - `x`, `x'`: the images after the usual augmentation, and copies that are augmented more
+    - `x`, `x'`: the images after crop, flip and rotation, and copies that are augmented more
       strongly, the two parts of the augmentation; `y`, `y'`: their labels, mixed ones for mixed
       copies.
     - `s`, `t`: logits of the student and of the teachers; several are combined, and

@@ -43,7 +43,7 @@ class MLKD(FromEnsemble):
     P^\top \big\Vert_F^2 + \frac{c}{K} \big\Vert Q^\top Q - P^\top P \big\Vert_F^2 \Big]
     ```
 
-    - `x`, `x'`: the images after the usual augmentation, and copies that are augmented more
+    - `x`, `x'`: the images after crop, flip and rotation, and copies that are augmented more
       strongly, the two parts of the augmentation `additional`.
     - `p`, `q`: softmax at T of the logits of student and teachers for x, `p'`, `q'` for x'; `P`,
       `Q`: the rows p and q of the B images in a batch, that of all workers, (B, K).

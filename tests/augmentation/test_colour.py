@@ -1,4 +1,4 @@
-"""Colour operations on batches, against torchvision's tensor kernels and Pillow, pixel for pixel."""
+"""Colour operations on batches against torchvision's tensor kernels and Pillow, pixel for pixel."""
 
 from collections.abc import Callable
 

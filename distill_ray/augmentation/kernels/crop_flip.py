@@ -15,7 +15,7 @@ from distill_ray.augmentation.source import BatchSource
 
 @dataclass(frozen=True)
 class CropFlipRotate:
-    """Settings of the usual augmentation: in this order a crop out of a black border of `padding`
+    """Settings of crop, flip and rotation: in this order a crop out of a black border of `padding`
     pixels (unset: an eighth of the shorter side), a flip with probability one half, a rotation by
     up to `rotation` degrees; or in the opposite order.
     """
@@ -32,7 +32,7 @@ def images(
     positions: NDArray[np.int64] | None = None,
     stream: str | None = None,
 ) -> Tensor:
-    """The share's images, or those of `positions` (B,), after the usual augmentation: uint8 (B, C,
+    """The share's images, or those of `positions` (B,), after crop, flip and rotation: uint8 (B, C,
     H, W).
 
     Every image gets the draws of its own position, the same in whatever share it is asked for; with

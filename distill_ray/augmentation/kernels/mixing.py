@@ -31,8 +31,8 @@ def mix(
     per: Per,
     stream: str = "",
 ) -> Part:
-    """The share's uint8 `images` (B, C, H, W), which the usual augmentation by `settings` has gone
-    over, mixed with partners.
+    """The share's uint8 `images` (B, C, H, W), already cropped, flipped and rotated by `settings`,
+    mixed with partners.
 
     Per batch, one weight, one box and one order of the batch are drawn, and the partner of an image
     is the one that comes to its place. Under mixup an image may meet itself, under CutMix it never

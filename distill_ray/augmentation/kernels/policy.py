@@ -36,25 +36,25 @@ Policy = Literal["cifar10", "imagenet"]
 
 POLICIES: dict[Policy, str] = {
     "cifar10": """
-        invert .1, contrast .2 6;       rotate .7 2, translate-x .3 9;    sharpness .8 1, sharpness .9 3
-        shear-y .5 8, translate-y .7 9; autocontrast .5, equalize .9;     shear-y .2 7, posterize .3 7
-        color .4 3, brightness .6 7;    sharpness .3 9, brightness .7 9;  equalize .6, equalize .5
-        contrast .6 7, sharpness .6 5;  color .7 7, translate-x .5 8;     equalize .3, autocontrast .4
-        translate-y .4 3, sharpness .2 6; brightness .9 6, color .2 8;    solarize .5 2, invert 0
-        equalize .2, autocontrast .6;   equalize .2, equalize .6;         color .9 9, equalize .6
-        autocontrast .8, solarize .2 8; brightness .1 3, color .7 0;      solarize .4 5, autocontrast .9
+        invert .1, contrast .2 6; rotate .7 2, translate-x .3 9; sharpness .8 1, sharpness .9 3
+        shear-y .5 8, translate-y .7 9; autocontrast .5, equalize .9; shear-y .2 7, posterize .3 7
+        color .4 3, brightness .6 7; sharpness .3 9, brightness .7 9; equalize .6, equalize .5
+        contrast .6 7, sharpness .6 5; color .7 7, translate-x .5 8; equalize .3, autocontrast .4
+        translate-y .4 3, sharpness .2 6; brightness .9 6, color .2 8; solarize .5 2, invert 0
+        equalize .2, autocontrast .6; equalize .2, equalize .6; color .9 9, equalize .6
+        autocontrast .8, solarize .2 8; brightness .1 3, color .7 0; solarize .4 5, autocontrast .9
         translate-y .9 9, translate-y .7 9; autocontrast .9, solarize .8 3; equalize .8, invert .1
         translate-y .7 9, autocontrast .9
     """,
     "imagenet": """
-        posterize .4 8, rotate .6 9;    solarize .6 5, autocontrast .6;   equalize .8, equalize .6
-        posterize .6 7, posterize .6 6; equalize .4, solarize .2 4;       equalize .4, rotate .8 8
-        solarize .6 3, equalize .6;     posterize .8 5, equalize 1;       rotate .2 3, solarize .6 8
-        equalize .6, posterize .4 6;    rotate .8 8, color .4 0;          rotate .4 9, equalize .6
-        equalize 0, equalize .8;        invert .6, equalize 1;            color .6 4, contrast 1 8
-        rotate .8 8, color 1 2;         color .8 8, solarize .8 7;        sharpness .4 7, invert .6
-        shear-x .6 5, equalize 1;       color .4 0, equalize .6;          equalize .4, solarize .2 4
-        solarize .6 5, autocontrast .6; invert .6, equalize 1;            color .6 4, contrast 1 8
+        posterize .4 8, rotate .6 9; solarize .6 5, autocontrast .6; equalize .8, equalize .6
+        posterize .6 7, posterize .6 6; equalize .4, solarize .2 4; equalize .4, rotate .8 8
+        solarize .6 3, equalize .6; posterize .8 5, equalize 1; rotate .2 3, solarize .6 8
+        equalize .6, posterize .4 6; rotate .8 8, color .4 0; rotate .4 9, equalize .6
+        equalize 0, equalize .8; invert .6, equalize 1; color .6 4, contrast 1 8
+        rotate .8 8, color 1 2; color .8 8, solarize .8 7; sharpness .4 7, invert .6
+        shear-x .6 5, equalize 1; color .4 0, equalize .6; equalize .4, solarize .2 4
+        solarize .6 5, autocontrast .6; invert .6, equalize 1; color .6 4, contrast 1 8
         equalize .8, equalize .6
     """,
 }
