@@ -74,9 +74,10 @@ def read_document(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Do
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        reason = getattr(error, "strerror", None) or str(error)
         raise RequestError(
-            f"{source}: cannot read the study file: {(error.strerror or str(error)).lower()}"
+            f"{_option(source)}: cannot read the study file: {reason.lower()}"
         ) from None
     if len(content) > MAX_BYTES:
         raise RequestError(f"{source}: larger than 100 kB; a study file is a page of text")

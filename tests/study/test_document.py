@@ -243,6 +243,13 @@ def test_binary_missing_and_huge_files(tmp_path: Path) -> None:
         assert str(caught.value) == f"{path}{message}"
 
 
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000, "s3//KEY:SECRET@b/x", "s3:/KEY:SECRET@b/x"])
+def test_paths_that_no_file_can_have(path: str) -> None:
+    with pytest.raises(RequestError, match="cannot read the study file: ") as caught:
+        load_study(path)
+    assert "SECRET" not in str(caught.value) and "\0" not in str(caught.value)
+
+
 def test_a_byte_order_mark_and_crlf_are_fine(tmp_path: Path, smallest: str) -> None:
     path = tmp_path / "windows.yaml"
     path.write_bytes(b"\xef\xbb\xbf" + smallest.replace("\n", "\r\n").encode())
