@@ -234,7 +234,7 @@ FAMILIES.register("mobilenet-v2")(
         builder="distill_ray.models.mobilenet_v2:mobilenet_v2",
         units=lambda: 19,
         help="MobileNetV2 of half width: inverted residual blocks.\n\n"
-        "The map is halved five times, so that of 32 pixels one is left. ReLU instead of "
+        "The map is halved four times, so that of 32 pixels two are left. ReLU instead of "
         "ReLU6, no dropout.",
         source='Sandler et al. 2018, "MobileNetV2: Inverted residuals and linear bottlenecks", '
         f"https://arxiv.org/abs/1801.04381, {_REPDISTILLER}.",

@@ -4,8 +4,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from distill_ray.models import FAMILIES, ModelFamily, build_model, check_model_name, model_names
+from distill_ray.models import (
+    FAMILIES,
+    ModelFamily,
+    build_model,
+    check_model_name,
+    model_names,
+    trains_on_one_image,
+)
 
 
 def test_names_are_checked_without_torch() -> None:
@@ -64,3 +72,34 @@ def test_another_package_adds_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build_model("flat-6", num_classes=2, image_shape=(1, 2, 2), seed=0)
     assert network.classifier.in_features == 6
     assert network.name == "flat-6"
+
+
+@pytest.mark.parametrize(
+    ("name", "image_shape", "possible"),
+    [
+        ("mobilenet-v2", (3, 16, 16), False),  # its last map has one pixel
+        ("mobilenet-v2", (3, 32, 32), True),
+        ("wrn-10-1", (3, 4, 4), False),
+        ("wrn-10-1", (3, 8, 8), True),
+        ("vgg8", (3, 8, 8), False),
+        ("mlp-8", (3, 1, 1), True),
+        ("lenet-4-mlp-6", (3, 2, 2), True),
+    ],
+)
+def test_which_networks_train_on_one_image(
+    name: str, image_shape: tuple[int, int, int], possible: bool
+) -> None:
+    """Batch normalisation of a map of one pixel needs two of them."""
+    state = torch.random.get_rng_state()
+    assert trains_on_one_image(name, image_shape) == possible
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mlp-" + "9" * 30, "wrn-100000006-100", "wrn-16-9999", "mlp" + "-8" * 20_000, "resnet20000"],
+)
+def test_networks_that_no_computer_holds_are_refused(name: str) -> None:
+    with pytest.raises(ValueError) as raised:
+        check_model_name(name)
+    assert len(str(raised.value)) < 300

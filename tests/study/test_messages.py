@@ -57,6 +57,8 @@ STUDENT = "student: {model: wrn-10-1}\n"
         ),
         ("milestones: [3, 6]", "student.milestones: found [3, 6], which is for schedule: step"),
         ("warmup_epochs: 12", "student.warmup_epochs: found 12.0, must be below epochs (12)"),
+        ("lr: 0.1, final_lr: 0.2", "student.final_lr: found 0.2, must be at most lr (0.1)"),
+        ("ema: 1.5", "student.ema: found 1.5, must be above 0, below 1"),
         ("momentum: 0", "student.momentum: found 0.0, must be above 0 with nesterov: true"),
         ("method: kdd", "student.method: unknown method 'kdd'; did you mean 'kd'?"),
         ("method: 3", "student.method: found 3, must be the name of a method: "),
