@@ -154,7 +154,7 @@ class MethodConformance(Conformance):
 
     def test_half_precision_changes_little(self, method: Method) -> None:
         """What is trained stays float32, and so do losses; only forward passes are rounded."""
-        job = small_job(method, fitting(method)[-1], epochs=1, lr=0.001, precision="fp32")
+        job = small_job(method, fitting(method)[-1], epochs=1, lr=0.0003, precision="fp32")
         half = dataclasses.replace(job, recipe=dataclasses.replace(job.recipe, precision="bf16"))
         dataset = small_dataset()
         teachers = untrained_teachers(job, dataset) if job.teachers else None

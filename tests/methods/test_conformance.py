@@ -51,7 +51,7 @@ METHODS_TRIED: tuple[Method, ...] = (
     DKD(combine="confident"),
     NKD(temperature=2.0),
     DIST(combine="mean-loss", teacher_weights=(1.0, 3.0), standardise=True, temperature=1.0),
-    MLKD(combine="mean-loss", pairs=5.0, classes=5.0),
+    MLKD(combine="mean-loss", pairs=5.0, class_pairs=5.0),
     RKD(alpha=0.5),
     SP(features="concatenated"),
     PKT(teacher_weights=(1.0, 3.0)),
