@@ -211,10 +211,12 @@ class Results:
         from distill_ray.report.table import as_text
 
         rows = self.report.rows
-        return f"study {self.collected.name}, {self.collected.status}\n\n{as_text(rows) if rows else 'no results yet'}"
+        table = as_text(rows) if rows else "no results yet"
+        return f"study {self.collected.name}, {self.collected.status}\n\n{table}"
 
     def _repr_markdown_(self) -> str:
         from distill_ray.report.table import as_markdown
 
         rows = self.report.rows
-        return f"**{self.collected.name}**, {self.collected.status}\n\n{as_markdown(rows) if rows else 'no results yet'}"
+        table = as_markdown(rows) if rows else "no results yet"
+        return f"**{self.collected.name}**, {self.collected.status}\n\n{table}"

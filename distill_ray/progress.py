@@ -97,9 +97,9 @@ class Progress(Observer):
         shown = _scores(metrics or last, self._objective)
         done = sum(self._counts.values())
         if self._live is None or state == JobState.FAILED:
-            self._print(
-                f"[{self._stage} {done}/{self._jobs}] {describe(run)} {state}{': ' + reason if reason else ''} {shown}".rstrip()
-            )
+            why = f": {reason}" if reason else ""
+            place = f"[{self._stage} {done}/{self._jobs}]"
+            self._print(f"{place} {describe(run)} {state}{why} {shown}".rstrip())
 
     def measured(self, measurement: Measurement) -> None:
         self._reused += measurement.reused
@@ -109,9 +109,8 @@ class Progress(Observer):
             self._lowest = (deviation, measurement.augmentation)
         if self._live is None and not measurement.reused:
             done = sum(self._counts.values())
-            self._print(
-                f"[{self._stage} {done}/{self._jobs}] {measurement.augmentation} T. stddev {deviation:.6f}"
-            )
+            place = f"[{self._stage} {done}/{self._jobs}]"
+            self._print(f"{place} {measurement.augmentation} T. stddev {deviation:.6f}")
 
     def stage_ended(self, stage: str) -> None:
         trained = sum(self._counts.values()) - self._reused
@@ -126,9 +125,8 @@ class Progress(Observer):
             parts.append(f"best {self._objective} {self._best[0]:.4f} ({self._best[1]})")
         if self._lowest:
             parts.append(f"lowest T. stddev {self._lowest[0]:.6f} ({self._lowest[1]})")
-        self._print(
-            f"{stage:<8} {_duration(time.monotonic() - self._begun):>8}   {', '.join(parts)}".rstrip()
-        )
+        seconds = _duration(time.monotonic() - self._begun)
+        self._print(f"{stage:<8} {seconds:>8}   {', '.join(parts)}".rstrip())
         self._stage = ""
 
     def _compare(self, run: StudyJob, metrics: Metrics) -> None:

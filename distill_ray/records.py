@@ -80,7 +80,7 @@ class JobRecord:
         return dict(self.record.info["metrics"])
 
     def epochs(self) -> list[dict[str, float]]:
-        """One record of metrics per epoch, in order. Raises `DamagedError` as `Record.read` does."""
+        """The metrics of each epoch, in order. Raises `DamagedError` as `Record.read` does."""
         rows = _table(self.record.read(EPOCHS)).to_pylist()
         return [{name: value for name, value in row.items() if value is not None} for row in rows]
 

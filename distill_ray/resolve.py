@@ -69,7 +69,7 @@ def teacher_runs(study: Study, data: Data) -> list[StudyJob]:
 def trial_run(
     study: Study, data: Data, teachers: Sequence[str], number: int, drawn: Mapping[str, Label]
 ) -> StudyJob:
-    """The trial that has drawn these settings. Raises `ValueError` when they do not fit each other."""
+    """The trial that has drawn these settings. Raises `ValueError` when they are incompatible."""
     recipe = study.search.space.recipe(study.student, drawn)
     job = _student(study, recipe, data, learned_from(study, teachers), study.trial_seed)
     return StudyJob(f"trial/{number}", SEARCH, "trial", job, number, study.shown(drawn))
@@ -78,7 +78,7 @@ def trial_run(
 def confirm_runs(
     study: Study, data: Data, teachers: Sequence[str], found: Sequence[Recipe]
 ) -> list[StudyJob]:
-    """The baselines and the configurations that the search found, best first, each once per seed."""
+    """The baselines and the best configurations of the search in order, each once per seed."""
     contenders = dict(study.confirm.baselines) | dict(
         zip(study.confirm.best_names, found, strict=False)
     )

@@ -226,13 +226,21 @@ def test_reports_are_the_same_however_the_store_is_written(
     assert said[0]["study"]["tracking_uri"] == f"sqlite:///{finished_study.store.uri}/mlflow.db"
 
 
+class TrackingIncompleteError(RunError):
+    """In the place of the one that comes with the results."""
+
+
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Any]], None]:
     """Puts another function in the place of `run_study`, and nothing in the place of Ray."""
 
     def engine(run_study: Callable[..., Any]) -> None:
         module = types.ModuleType("distill_ray.stages.run")
-        module.__dict__.update(run_study=run_study, report_path=lambda study: "report")
+        module.__dict__.update(
+            run_study=run_study,
+            report_path=lambda study: "report",
+            TrackingIncompleteError=TrackingIncompleteError,
+        )
         monkeypatch.setitem(sys.modules, "distill_ray.stages.run", module)
 
     return engine

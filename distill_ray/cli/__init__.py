@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _accept_any_character() -> None:
-    """Have characters that the terminal's encoding lacks replaced, instead of ending in an error."""
+    """Replace characters that the terminal's encoding lacks, instead of failing on them."""
     codecs.register_error("distill-ray", _replaced)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":

@@ -113,7 +113,8 @@ def logs(
     content = opened.read(log_path(job_id))
     if content is None:
         raise RequestError(
-            f"job {job_id} has no log in {opened.shown}: it has hardly begun, or was trained elsewhere"
+            f"job {job_id} has no log in {opened.shown}: it has hardly begun, or was trained "
+            "elsewhere"
         )
     click.echo(printable(content.decode(errors="replace")), nl=False)
 

@@ -60,14 +60,16 @@ search_storage = click.option(
     metavar="URL",
     envvar="DISTILL_RAY_SEARCH_STORAGE",
     show_envvar=True,
-    help="Optuna storage of the search, such as postgresql://host/db.  [default: a journal in the store]",
+    help="Optuna storage of the search, such as postgresql://host/db.  "
+    "[default: a journal in the store]",
 )
 overrides = click.option(
     "--set",
     "overrides",
     metavar="FIELD=VALUE",
     multiple=True,
-    help="Override a field of the study file, in YAML; may be repeated. Example: --set search.trials=4",
+    help="Override a field of the study file, in YAML; may be repeated. "
+    "Example: --set search.trials=4",
 )
 study = several(click.argument("study", metavar="STUDY"), overrides)
 places = several(store, tracking, search_storage)

@@ -15,6 +15,7 @@ from distill_ray.cli import options
 from distill_ray.escaping import for_terminal
 
 if TYPE_CHECKING:
+    from distill_ray.planning.plan_teacher_logits import TeacherLogitsPlan
     from distill_ray.study import Study
 
 
@@ -134,21 +135,11 @@ def plan(
     stages = plan_study(state)
     click.echo(f"{'stage':<8} {'jobs':>6} {'done':>6} {'images':>12} {'time':>9}")
     for stage in stages:
-        click.echo(
-            f"{stage.stage:<8} {stage.jobs:>6} {stage.done:>6} {stage.images:>12,} {duration(stage.seconds):>9}"
-        )
+        counts = f"{stage.stage:<8} {stage.jobs:>6} {stage.done:>6} {stage.images:>12,}"
+        click.echo(f"{counts} {duration(stage.seconds):>9}")
     for stage in stages:
-        if (teacher_logits := stage.teacher_logits) is not None:
-            choice = "stored" if teacher_logits.stored else "live"
-            click.echo(
-                f"{stage.stage}: teachers answer {choice}; stored once {duration(teacher_logits.seconds)} and "
-                f"{teacher_logits.bytes / 1e6:,.0f} MB on disk, live in every job {duration(teacher_logits.live_seconds)}; "
-                + (
-                    f"storing pays from {teacher_logits.pays_from:g} jobs on"
-                    if teacher_logits.pays_from < math.inf
-                    else "no two share answers"
-                )
-            )
+        if stage.teacher_logits is not None:
+            click.echo(f"{stage.stage}: {_teacher_logits(stage.teacher_logits)}")
     if known:
         sources = for_terminal(", ".join(loaded.search.warm_start))
         click.echo(f"search: warm-started with {known} trials of {sources}")
@@ -159,9 +150,23 @@ def plan(
     if all(stage.done == stage.jobs for stage in stages):
         click.echo("nothing is left to train")
     else:
-        click.echo(
-            f"about {duration(sum(stage.seconds for stage in stages))} on this machine, less with early stopping"
-        )
+        total = duration(sum(stage.seconds for stage in stages))
+        click.echo(f"about {total} on this machine, less with early stopping")
+
+
+def _teacher_logits(plan: TeacherLogitsPlan) -> str:
+    """What the teachers' logits cost a stage, cached or live."""
+    from distill_ray.report.format import duration
+
+    if plan.pays_from < math.inf:
+        cheaper = f"caching is cheaper from {plan.pays_from:g} jobs on"
+    else:
+        cheaper = "no two jobs share them"
+    return (
+        f"teacher logits {'cached' if plan.stored else 'live'}; "
+        f"cached: {duration(plan.seconds)} once and {plan.bytes / 1e6:,.0f} MB on disk, "
+        f"live: {duration(plan.live_seconds)} over all jobs; {cheaper}"
+    )
 
 
 def _summary(study: Study) -> Iterator[str]:
@@ -169,20 +174,27 @@ def _summary(study: Study) -> Iterator[str]:
     yield f"study     {study.name}, digest {study.digest}"
     for group in study.teachers:
         recipe = group.recipe
-        yield f"teachers  {len(group.seeds)} x {recipe.model}, {recipe.epochs} epochs, {recipe.augmentation.name}"
-    yield f"student   {study.student.model}, {study.student.method.name}, {study.student.epochs} epochs"
+        training = f"{recipe.epochs} epochs, {recipe.augmentation.name}"
+        yield f"teachers  {len(group.seeds)} x {recipe.model}, {training}"
+    student = study.student
+    yield f"student   {student.model}, {student.method.name}, {student.epochs} epochs"
     if study.screen is not None:
         kept = f", the best {study.screen.keep} are searched" if study.screen.keep else ""
         yield f"screen    {len(study.screen.candidates)} augmentations by T. stddev{kept}"
     objectives = ", ".join(
         f"{name} {direction}" for name, direction in study.search.objectives.items()
     )
-    warm = f", told of {' and '.join(study.search.warm_start)}" if study.search.warm_start else ""
+    warm = (
+        f", warm-started from {' and '.join(study.search.warm_start)}"
+        if study.search.warm_start
+        else ""
+    )
     yield f"search    {study.search.trials} trials by {study.search.sampler}, {objectives}{warm}"
     for dimension in study.search.space.dimensions:
         when = " and ".join(
             f"{each.field} is {' or '.join(map(str, each.labels))}" for each in dimension.when
         )
-        yield f"          {dimension.name}: {dimension.described()}{f' when {when}' if when else ''}"
+        condition = f" when {when}" if when else ""
+        yield f"          {dimension.name}: {dimension.described()}{condition}"
     confirmed = ", ".join([*study.confirm.baselines, *study.confirm.ensembles])
     yield f"confirm   best {study.confirm.top}, {confirmed}; {study.confirm.seeds} seeds each"

@@ -115,8 +115,8 @@ class Bench:
 
 
 Loop = Callable[[Recipe, Network, Sequence[Network], Dataset, torch.device], Iterator[float]]
-"""Another training loop, given the student's recipe, the student, its teachers and the data: without
-end, the seconds of a step in each epoch.
+"""Another training loop, given the student's recipe, the student, its teachers and the data. It
+yields without end: the seconds of a step in each epoch.
 """
 
 

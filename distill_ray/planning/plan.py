@@ -43,7 +43,7 @@ TIMING_S = 15.0
 """Seconds of timing after which what was not timed yet is judged by similar jobs."""
 
 TYPICAL_START_UP_S, LONGEST_START_UP_S = 6.0, 60.0
-"""Seconds until a process is ready to train; a process older than the second is no measure of it."""
+"""Seconds until a process is ready to train; one older than the second is no measure of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +52,8 @@ class StagePlan:
 
     `images` counts training images over all epochs, `job_seconds` the time of all jobs in sequence,
     each on one worker of this machine, and `seconds` that of the stage with as many jobs in
-    parallel as fit here, start-up included. Early stopping makes the search shorter than this. `teacher_logits` says
-    what teacher logits cost in it, which is part of these times.
+    parallel as fit here, start-up included. Early stopping makes the search shorter than this.
+    `teacher_logits` says what teacher logits cost in it, which is part of these times.
     """
 
     stage: str
@@ -162,7 +162,7 @@ class _Plan:
         return seconds
 
     def _alike(self, recipe: Recipe) -> float | None:
-        """When timing has taken long enough: the time of an epoch of the most similar job so far."""
+        """An epoch's time by the most similar job so far; None while there is time for timing."""
         if self.timing < TIMING_S:
             return None
         alike = [

@@ -62,10 +62,10 @@ class Contender:
     `test` is empty as long as the test split has not been read. An ensemble is one run, with the
     seed and the jobs of its members in `seeds` and `job_ids`. `members` counts the networks behind
     one run, and `averaged` says that it is a mean of what other contenders predict, of one alone
-    perhaps: no job of its own. `t_stddev` is what the screening measured of the augmentation it was trained with, if
-    it did, and it learned from teachers. `diversity` says, run by run, how much the members or
-    heads inside one network disagree on the validation split (see `metrics.diversity`), for methods
-    whose students have such.
+    perhaps: no job of its own. `t_stddev` is what the screening measured of the augmentation it
+    was trained with, if it did, and it learned from teachers. `diversity` says, run by run, how
+    much the members or heads inside one network disagree on the validation split (see
+    `metrics.diversity`), for methods whose students have such.
     """
 
     name: str
@@ -147,8 +147,8 @@ class StudyResults:
     says in words what the study learned from, `log_scale` names the searched settings that were
     drawn on a logarithmic scale, `warm_start` counts the trials of earlier studies that the search
     was given. `computations` counts the jobs that each kind of device, with its precision and
-    threads, has computed. Credentials in URIs (`user:password@`) are taken out of the study file, the command
-    and the tracking URI.
+    threads, has computed. Credentials in URIs (`user:password@`) are taken out of the study file,
+    the command and the tracking URI.
     """
 
     name: str
@@ -203,5 +203,5 @@ class StudyResults:
 
     @property
     def split(self) -> Literal["test", "validation"]:
-        """The split that the report compares on: test as soon as a contender was evaluated there."""
+        """The split to compare on: test as soon as a contender was evaluated there."""
         return "test" if any(contender.test for contender in self.contenders) else "validation"

@@ -87,7 +87,8 @@ def collect(state: StudyState, locations: Locations) -> StudyResults:
         champion=champion,
         screening=screening,
         published=study.published,
-        data=f"{data.name}, digest {data.digest[:12]}, {data.split.validation} validation images, {data.split.rule} split",
+        data=f"{data.name}, digest {data.digest[:12]}, "
+        f"{data.split.validation} validation images, {data.split.rule} split",
         class_names=tuple(source.class_names),
         task=source.task,
         log_scale=frozenset(

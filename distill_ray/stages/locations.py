@@ -29,13 +29,14 @@ class Locations:
         """
         if (uri := self._tracking()) is None:
             raise RequestError(
-                f"store {masked(self.store)} is not a local folder; say where MLflow is with --tracking-uri"
+                f"store {masked(self.store)} is not a local folder; "
+                "say where MLflow is with --tracking-uri"
             )
         return uri
 
     def recorded_uri(self) -> str:
-        """The same for who only reads. Raises `RequestError` also when nothing has been recorded
-        there.
+        """Like `tracking_uri`, for read-only commands. Raises `RequestError` also when nothing has
+        been recorded there.
         """
         uri = self.tracking_uri()
         database = sqlite_file(uri)

@@ -49,7 +49,8 @@ def study_lock(store: Store, name: str) -> Iterator[None]:
     either of them has done anything.
     """
     busy = RequestError(
-        f"study {name} is being run on store {store.shown} by another process; wait for it, or choose another --store"
+        f"study {name} is being run on store {store.shown} by another process; "
+        "wait for it, or choose another --store"
     )
     path = lock_path(name)
     if store.is_local:
@@ -84,8 +85,8 @@ def search_lock(history: optuna.Study, store: Store) -> Iterator[None]:
     own = {"store": store.shown, "host": socket.gethostname(), "place": _place(store)}
     found = _driver_of(history)
     busy = RequestError(
-        f"search {history.study_name} is being run on store {found.get('store')} by another process on {found.get('host')}; wait "
-        "for it, or give the study another name"
+        f"search {history.study_name} is being run on store {found.get('store')} by another "
+        f"process on {found.get('host')}; wait for it, or give the study another name"
     )
     if found and found.get("place") != own["place"]:
         logger.info(
@@ -130,8 +131,7 @@ def _known_as_driver(
     read: Callable[[], dict[str, Any]],
     write: Callable[[dict[str, Any]], None],
 ) -> Iterator[None]:
-    """Says again and again, by `write`, that a driver with these properties lives, and in the end
-    that there is none.
+    """Renews the lock with `write` until the block ends, then clears it.
 
     Raises `busy` when `read` finds another one that came in the same second, and interrupts what
     runs with a `RunError` when another one has taken over, as one may after this machine was cut
@@ -177,8 +177,8 @@ def _known_as_driver(
     except KeyboardInterrupt:
         if usurper:
             raise RunError(
-                f"another driver, on {usurper.get('host')}, runs the study since this one was not heard of for {EXPIRY:g} s; "
-                "it goes on there"
+                f"another driver, on {usurper.get('host')}, runs the study, since this one gave no "
+                f"sign of life for {EXPIRY:g} s; it goes on there"
             ) from None
         raise
     finally:
@@ -192,7 +192,7 @@ def _known_as_driver(
 
 
 def _place(store: Store) -> str:
-    """What tells stores apart whose addresses read alike."""
+    """Identifies the store, even where two machines use the same path."""
     machine = socket.gethostname() if store.is_local else ""
     return hashlib.sha256(f"{machine} {store.uri}".encode()).hexdigest()[:16]
 
@@ -220,7 +220,7 @@ def _wait_until_free(store: Store, name: str, busy: RequestError) -> None:
 
 
 def _age(store: Store, name: str) -> float | None:
-    """Seconds since the last sign of life, by the store's own clock; None when there is no driver."""
+    """Seconds since the last sign of life, by the store's clock; None when there is no driver."""
     path = lock_path(name)
     probe = f"{path}-{secrets.token_hex(4)}"
     store.write(probe, b"")

@@ -72,7 +72,8 @@ class MlflowObserver(Observer):
         study = self._study
         self._tracker.start_study(
             f"study {study.name}",
-            description=f"Ensemble distillation study `{study.name}` on {self._data.name}, under way.",
+            description=f"Ensemble distillation study `{study.name}` on {self._data.name}, "
+            "under way.",
             params={
                 "teachers": sum(len(group.seeds) for group in study.teachers),
                 "trials": study.search.trials,

@@ -167,7 +167,7 @@ def _train(
     resources: WorkerResources | None = None,
     observer: Observer | None = None,
 ) -> None:
-    """Have those of the jobs trained that are not in the store, and tell the observer of the others.
+    """Train those of the jobs that are not in the store, and tell the observer of the others.
 
     With `read_test` their networks also predict the test split.
     """

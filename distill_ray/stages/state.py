@@ -201,7 +201,7 @@ class StudyState:
 
     @property
     def confirmations(self) -> tuple[StudyJob, ...]:
-        """The jobs that confirm what the search found, and the baselines; empty until it is over."""
+        """The jobs that confirm the search's best, and the baselines; empty until it is over."""
         if not self._confirmations and self.history is not None and self.search_is_over:
             study = self.study
             recipes = best_recipes(study, self.history, study.confirm.top)

@@ -56,6 +56,7 @@ def sync_study(study: Study, places: Locations) -> bool:
             whole = tracker.close(LONGEST)
     if not whole:
         raise RunError(
-            f"MLflow at {places.shown_tracking()} has not taken everything; run the same command again"
+            f"MLflow at {places.shown_tracking()} has not taken everything; "
+            "run the same command again"
         )
     return results.status == "finished"

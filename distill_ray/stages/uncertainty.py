@@ -136,7 +136,8 @@ def _sets(data: Data, foreign: Sequence[str], shifts: bool, resize: bool) -> Ite
     others = [(name, _foreign(name, images, resize)) for name in foreign]
     if shifts and images.dtype != np.uint8:
         raise RequestError(
-            f"{data.name}: its inputs are real numbers, which cannot be shifted or turned as images can"
+            f"{data.name}: its inputs are real numbers, which cannot be shifted or turned as "
+            "images can"
         )
     yield Shown(TEST, images, labels)
     for kind, amounts in LEVELS.items() if shifts else ():
