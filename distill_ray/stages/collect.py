@@ -17,6 +17,7 @@ from pathlib import Path
 
 from distill_ray.data import open_source
 from distill_ray.events import JobState
+from distill_ray.extensions import extensions_of, versions_of
 from distill_ray.job import Computation, Data
 from distill_ray.metrics import fit_temperature
 from distill_ray.report.results import (
@@ -97,7 +98,8 @@ def collect(state: StudyState, locations: Locations) -> StudyResults:
             if isinstance(dimension, Range) and dimension.log
         ),
         versions={"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in _PACKAGES},
+        | {name: importlib.metadata.version(name) for name in _PACKAGES}
+        | _extension_versions(state),
         git_commit=git_commit(),
         seeds=study.confirm_seeds,
         computations=_computations(state),
@@ -206,6 +208,12 @@ def _trials(state: StudyState) -> tuple[TrialRow, ...]:
             )
         )
     return tuple(rows)
+
+
+def _extension_versions(state: StudyState) -> dict[str, str]:
+    """The packages of others that the study's jobs use, with their versions."""
+    recipes = [job.job.recipe for job in (*state.teachers, *state.confirmations)]
+    return versions_of(each for recipe in recipes for each in extensions_of(recipe))
 
 
 def git_commit(package: Path = Path(__file__).parents[1]) -> str | None:

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from distill_ray.tracking.record import read_recorded
 from optuna.trial import TrialState
 
 from distill_ray.errors import DistillRayError, RunError
@@ -38,6 +37,7 @@ from distill_ray.stages.stage_log import StageLog, stage_rows
 from distill_ray.store import MANIFEST, Store
 from distill_ray.study import load_study
 from distill_ray.tracking import Tracker
+from distill_ray.tracking.run_update import StudyName, runs_in_database
 from distill_ray.training import Worker
 from distill_ray.training.checkpoint import is_intact
 
@@ -244,7 +244,9 @@ class SettingAside:
 
 
 class Recording:
-    """MLflow's database, made and filled with the record of a job."""
+    """MLflow's database, made and filled with the run of a job."""
+
+    name = StudyName("small", "abc", "1")
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -262,12 +264,12 @@ class Recording:
 
     def look(self) -> None:
         if self.file.exists():
-            read_recorded(self.file, "abc")
+            runs_in_database(self.file, self.name)
 
     def finished(self) -> object:
-        found = read_recorded(self.file, "abc")
-        assert found is not None
-        return {key: (run.status, run.metrics) for key, run in found.items()}
+        runs = runs_in_database(self.file, self.name)
+        assert runs is not None
+        return {key: (run.state, run.metrics) for key, run in runs.items()}
 
 
 WORKS: dict[str, Callable[[Path], Work]] = {

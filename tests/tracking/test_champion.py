@@ -18,6 +18,7 @@ from safetensors.torch import save
 
 from distill_ray.cli import main
 from distill_ray.events import JobState
+from distill_ray.export import open_model
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.models import build_model
 from distill_ray.tracking import StudentModel, Tracker
@@ -234,3 +235,28 @@ def test_a_job_is_registered_once_and_the_alias_follows_the_best(
     np.testing.assert_allclose(list(answer["probabilities"].values()), probabilities[0], atol=1e-6)
     assert main(["predict", "models:/other@champion", str(tmp_path / "image.png"), *there]) == 2
     assert "models:/other@champion: MLflow cannot load this model" in capsys.readouterr().err
+
+
+def test_a_registry_of_its_own_is_written_and_read(
+    champion_and_probabilities: tuple[StudentModel, np.ndarray],
+    tracking_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`MLFLOW_REGISTRY_URI` counts for registering and for looking up alike."""
+    from mlflow import MlflowClient
+
+    registry = f"sqlite:///{tmp_path / 'registry.db'}"
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", registry)
+    champion, probabilities = champion_and_probabilities
+    artifacts = str(tmp_path / "artifacts")
+    with Tracker(tracking_uri, "apart", "abc", artifacts=artifacts) as tracker:
+        tracker.start_study("apart")
+        tracker.start_job("confirm/3", "confirm/3", {}, {})
+        tracker.finish_job("confirm/3", JobState.FINISHED)
+        tracker.log_champion("confirm/3", champion)
+        tracker.finish_study(JobState.FINISHED)
+    assert tracker.complete
+    assert MlflowClient(tracking_uri, tracking_uri).search_registered_models() == []
+    model = open_model("models:/apart@champion", tracking_uri=tracking_uri)
+    np.testing.assert_allclose(model.predict(IMAGES), probabilities, atol=1e-6)
