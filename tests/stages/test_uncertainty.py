@@ -5,6 +5,7 @@ foreign images.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from distill_ray.augmentation.kernels.shifts import LEVELS, shifted
 from distill_ray.cli import main
 from distill_ray.data import load_images, open_source
 from distill_ray.errors import RequestError
+from distill_ray.events import StudyJob
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.run_job import run_job
 from distill_ray.execution.train_job import cached_dataset
@@ -33,13 +35,24 @@ from distill_ray.records import find_job
 from distill_ray.report.results import Contender
 from distill_ray.resolve import confirm_runs, data_of, teacher_runs
 from distill_ray.stages.contenders import student_contenders, teacher_contenders
+from distill_ray.stages.state import StudyState
 from distill_ray.stages.uncertainty import UncertaintyRow, uncertainties
 from distill_ray.store import Store
-from distill_ray.study import load_study
+from distill_ray.study import Study, load_study
 from distill_ray.training import Worker, load_network, predict
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 BASELINES = "confirm={seeds: 1, baselines: {kd: {}, hydra: {method: hydra, heads: 3, lr: 0.02}, endd: {method: endd, lr: 0.01}}}"
+
+
+class Confirmed(StudyState):
+    """A study without a search, whose confirmations are given."""
+
+    def __init__(
+        self, study: Study, data: Data, store: Store, confirmations: Sequence[StudyJob]
+    ) -> None:
+        super().__init__(study, data, store, None)
+        self._confirmations = tuple(confirmations)
 
 
 @dataclass(frozen=True)
@@ -59,12 +72,9 @@ class Trained:
         for run in (*teachers, *students):
             for _ in run_job(store, run.job, WorkerResources(), read_test=True):
                 pass
-        records = [record for run in teachers if (record := find_job(store, run.job.id))]
-        return cls(
-            store,
-            data,
-            teacher_contenders(study, teachers, records) + student_contenders(students, store, {}),
-        )
+        state = Confirmed(study, data, store, students)
+        contenders = teacher_contenders(study, teachers, state.finished(teachers))
+        return cls(store, data, contenders + student_contenders(state))
 
     def ask(self, **settings: object) -> dict[tuple[str, str], UncertaintyRow]:
         rows = uncertainties(self.contenders, self.store, self.data, **settings)  # type: ignore[arg-type]
