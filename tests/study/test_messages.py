@@ -257,8 +257,8 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
         ),
         ("teachers: {model: 3}", "teachers.model: found 3, must be text"),
         (
-            "teachers: {model: wrn-10-1, temperature: 4}",
-            "teachers.temperature: no setting of method supervised (augmented-kd, ",
+            "teachers: {model: wrn-10-1, anneal_until: 4}",
+            "teachers.anneal_until: no setting of method supervised (endd has it)",
         ),
         (
             "teachers: [{model: wrn-10-1, seeds: [0]}, {model: wrn-10-1, seeds: [0]}]",
