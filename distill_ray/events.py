@@ -92,6 +92,17 @@ class Measurement:
 class Observer:
     """Receives the events of a study; by itself it does nothing. No method blocks for long or
     raises.
+
+    The order of events::
+
+        for each stage:
+            stage_started
+                past                    for each job that had ended before
+                measured                for each augmentation that is screened, or was before
+                started                 for each other job, as many at a time as fit
+                    epoch               for each of its epochs, again where it was started again
+                ended
+            stage_ended                 whatever happens
     """
 
     def stage_started(self, stage: str, jobs: int) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from distill_ray.errors import RequestError, RunError
+from distill_ray.errors import RequestError, RunError, StoreError
 from distill_ray.store import Store
 
 if TYPE_CHECKING:
@@ -220,13 +220,27 @@ def _wait_until_free(store: Store, name: str, busy: RequestError) -> None:
 
 
 def _age(store: Store, name: str) -> float | None:
-    """Seconds since the last sign of life, by the store's clock; None when there is no driver."""
+    """Seconds since the last sign of life, by the store's clock; None when there is no driver.
+
+    In a store that may only be read, this machine's clock has to do.
+    """
     path = lock_path(name)
+    changed = _changes(store, path)
+    if path not in changed:
+        return None
     probe = f"{path}-{secrets.token_hex(4)}"
-    store.write(probe, b"")
-    times = {found: changed for found, _, changed in store.tree(posixpath.dirname(path))}
+    try:
+        store.write(probe, b"")
+    except StoreError:
+        return max(0.0, time.time() - changed[path])
+    changed = _changes(store, path)
     store.delete(probe)
-    return times[probe] - times[path] if path in times and probe in times else None
+    return changed[probe] - changed[path] if path in changed and probe in changed else None
+
+
+def _changes(store: Store, path: str) -> dict[str, float]:
+    """When the files beside `path` were last changed, by the store's clock."""
+    return {name: changed for name, _, changed in store.tree(posixpath.dirname(path))}
 
 
 def _write(store: Store, path: str, content: dict[str, Any]) -> None:

@@ -144,7 +144,7 @@ class StudyState:
     @property
     def study(self) -> Study:
         """The study, with the search space that a complete screening leaves."""
-        if self._narrowed is None and self.can_search:
+        if self._narrowed is None and self.screenings and self.can_search:
             self._narrowed = narrowed(self._study, self.deviation)
         return self._narrowed or self._study
 
