@@ -63,8 +63,8 @@ class TeacherCache:
     others.
 
     While somebody else computes an epoch, later ones are computed, so that parallel runs divide the
-    work. When teacher logits cannot be kept, because the disk or the `limit` is full, this is logged
-    once; from then on `of_epoch` returns None for epochs that are not there, and live teachers are
+    work. When teacher logits cannot be kept, because the disk or the `limit` is full, that is
+    logged once; from then on `of_epoch` returns None for epochs that are not there, and live teachers are
     needed.
     """
 
@@ -118,7 +118,7 @@ class TeacherCache:
         return False
 
     def opened(self, epoch: int) -> TeacherLogits | None:
-        """The teacher logits of `epoch` if they are there, checked; what is damaged is set aside."""
+        """The teacher logits of `epoch` if they are there and intact; damaged ones are set aside."""
         record = self._store.get(self._path(epoch))
         if record is None:
             return None

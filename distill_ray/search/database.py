@@ -1,4 +1,4 @@
-"""Optuna's storage in a database that may be down for a while: calls are retried until it is back."""
+"""Optuna's storage in a database that may be down for a while: calls wait until it is back."""
 
 from __future__ import annotations
 

@@ -82,9 +82,8 @@ def run_search(
             for trial in counted(history)
             if trial.state == TrialState.FAIL
         }
-        raise RunError(
-            f"no trial of the search came to its end: {'; '.join(sorted(reasons)) or 'all were stopped'}"
-        )
+        reason = "; ".join(sorted(reasons)) or "all were stopped"
+        raise RunError(f"no trial of the search came to its end: {reason}")
 
 
 class _Trials:

@@ -1,4 +1,4 @@
-"""Searches that are kept in a database: opened, and what is wrong with its address said in a line."""
+"""Searches that are kept in a database, and one line about an address that does not work."""
 
 from __future__ import annotations
 

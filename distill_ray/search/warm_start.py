@@ -176,4 +176,7 @@ def _missing(source: str, study: Study, store: Store, search_storage: str | None
     name, _, place = source.partition("@")
     where = masked(place or search_storage or store.uri)
     objectives = ", ".join(study.search.objectives)
-    return f"study {name} has no search by {objectives} in {where}; name one that has run there, or write {name}@STORE"
+    return (
+        f"study {name} has no search by {objectives} in {where}; "
+        f"name one that has run there, or write {name}@STORE"
+    )

@@ -1,4 +1,4 @@
-"""Weights that no network can compute with, in records whose checksums are right: one clear line."""
+"""Weights that no network can compute with, in records with right checksums: one clear line."""
 
 from __future__ import annotations
 

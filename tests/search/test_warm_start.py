@@ -26,7 +26,10 @@ from distill_ray.search.warm_start import earlier_trials, overlap, warm_start
 from distill_ray.store import Store
 from distill_ray.study import Study, load_study
 
-SPACE = "temperature: {log: [1, 20]}, alpha: {uniform: [0.1, 1.0]}, augmentation: {choice: [identity, crop]}"
+SPACE = (
+    "temperature: {log: [1, 20]}, alpha: {uniform: [0.1, 1.0]}, "
+    "augmentation: {choice: [identity, crop]}"
+)
 Make = Callable[..., Study]
 
 
@@ -47,7 +50,8 @@ def make(tmp_path: Path) -> Make:
     ) -> Study:
         file = tmp_path / f"{name}.yaml"
         file.write_text(
-            f"name: {name}\nteachers: {{model: wrn-10-1}}\nstudent: {{model: wrn-10-1, epochs: 8}}\n"
+            f"name: {name}\nteachers: {{model: wrn-10-1}}\n"
+            "student: {model: wrn-10-1, epochs: 8}\n"
             f"search:\n  trials: {trials}\n  scheduler: none\n  objectives: {objectives}\n"
             f"  warm_start: {warm}\n  space: {{{space}}}\n"
         )
