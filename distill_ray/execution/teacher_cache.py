@@ -64,8 +64,8 @@ class TeacherCache:
 
     While somebody else computes an epoch, later ones are computed, so that parallel runs divide the
     work. When teacher logits cannot be kept, because the disk or the `limit` is full, that is
-    logged once; from then on `of_epoch` returns None for epochs that are not there, and live teachers are
-    needed.
+    logged once; from then on `of_epoch` returns None for epochs that are not there, and live
+    teachers are needed.
     """
 
     def __init__(
