@@ -114,6 +114,9 @@ def faulty(folder: Path, finished: Store, error: Exception | None, times: int) -
                     raise error
             return super().get(key)
 
+        def __reduce__(self) -> Any:
+            return type(self), (self.uri,)
+
     return Faulty(uri)
 
 
@@ -121,10 +124,11 @@ ALWAYS = 1000
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_fault_of_the_machine_is_tried_again(kind: str, run: Any) -> None:
+def test_a_fault_of_the_machine_is_tried_again(kind: str, run: Any, tmp_path: Path) -> None:
     ends = Ends()
     run(kind, OSError(5, "Input/output error"), 1, ends)
     assert (ends.finished, ends.failed) == (1, [])
+    assert len(list((tmp_path / "counts").iterdir())) == 1, "there was no fault"
 
 
 @pytest.mark.parametrize("kind", KINDS)
