@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import io
 import logging
-import pickle
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -19,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
-from distill_ray.errors import RequestError
+from distill_ray.errors import RequestError, first_line
 from distill_ray.models.network import Network
 
 logger = logging.getLogger(__name__)
@@ -144,17 +143,14 @@ def _unpickled(content: bytes, name: str) -> Mapping[str, object]:
     """The state dict in what `torch.save` wrote, however deep a checkpoint keeps it."""
     try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # Truncated archives are told apart from those that hold more than tensors.
-        if "Unsupported" in str(error) or "GLOBAL" in str(error) or "weights_only" in str(error):
+    except Exception as error:  # whatever the file makes the reader run into, it is not readable
+        reason = first_line(error)
+        if any(sign in str(error) for sign in ("Unsupported", "GLOBAL", "weights_only")):
             raise RequestError(
                 f"weights {name}: reading it could run code, so it is refused. Where you trust "
                 "it, load it once and save the tensors alone: "
                 "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
             ) from None
-        raise RequestError(f"weights {name}: not readable, perhaps truncated ({error})") from None
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RequestError(f"weights {name}: not readable, perhaps truncated ({reason})") from None
     while isinstance(found, Mapping):
         inner = next((key for key in NESTED if isinstance(found.get(key), Mapping)), None)
