@@ -35,7 +35,7 @@ def remove(path: Path, root: Path) -> None:
     A link goes, what it leads to stays. A folder may stay if others write into it meanwhile.
 
     Raises:
-        ValueError: a link to a folder lies between `root` and `path`, or `path` is not below `root`.
+        ValueError: a link to a folder lies between `root` and `path`, or `path` is elsewhere.
         OSError: it cannot be removed.
     """
     if ".." in path.parts or root not in path.parents:

@@ -181,6 +181,7 @@ def test_cutout_without_the_mean_colour_is_refused() -> None:
 
 
 def test_importing_augmentations_does_not_import_torch() -> None:
-    code = "import sys; from distill_ray.augmentation import AUGMENTATIONS; [augmentation() for augmentation in AUGMENTATIONS.values()]; "
+    code = "import sys; from distill_ray.augmentation import AUGMENTATIONS; "
+    code += "[augmentation() for augmentation in AUGMENTATIONS.values()]; "
     code += "sys.exit(bool({'torch', 'numpy'} & {*sys.modules}))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

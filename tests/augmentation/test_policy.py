@@ -21,10 +21,21 @@ from distill_ray.augmentation.kernels.policy import (
 )
 
 NAMES = {
-    "ShearX": "shear-x", "ShearY": "shear-y", "TranslateX": "translate-x", "TranslateY": "translate-y", "Rotate": "rotate",
-    "Brightness": "brightness", "Color": "color", "Contrast": "contrast", "Sharpness": "sharpness", "Posterize": "posterize",
-    "Solarize": "solarize", "AutoContrast": "autocontrast", "Equalize": "equalize", "Invert": "invert",
-}  # fmt: skip
+    "ShearX": "shear-x",
+    "ShearY": "shear-y",
+    "TranslateX": "translate-x",
+    "TranslateY": "translate-y",
+    "Rotate": "rotate",
+    "Brightness": "brightness",
+    "Color": "color",
+    "Contrast": "contrast",
+    "Sharpness": "sharpness",
+    "Posterize": "posterize",
+    "Solarize": "solarize",
+    "AutoContrast": "autocontrast",
+    "Equalize": "equalize",
+    "Invert": "invert",
+}
 
 
 def reference(image: torch.Tensor, name: str, amount: float) -> torch.Tensor:

@@ -1,6 +1,10 @@
+from __future__ import annotations
+
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,14 +14,14 @@ from PIL import Image
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     folder = tmp_path / "cache"
     monkeypatch.setenv("DISTILL_RAY_CACHE", str(folder))
     return folder
 
 
 @pytest.fixture
-def shared_data():
+def shared_data() -> Any:
     folder = Path(__file__).parents[3] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("needs the images in ../shared/data")
@@ -25,8 +29,8 @@ def shared_data():
 
 
 @pytest.fixture
-def encode():
-    def encode(pixels, kind="PNG"):
+def encode() -> Any:
+    def encode(pixels: Any, kind: Any = "PNG") -> Any:
         file = io.BytesIO()
         Image.fromarray(np.asarray(pixels, np.uint8)).save(file, kind)
         return file.getvalue()
@@ -35,12 +39,17 @@ def encode():
 
 
 @pytest.fixture
-def write_shard(encode):
+def write_shard(encode: Callable[..., bytes]) -> Any:
     """Writes one Parquet file of images (arrays, encoded bytes or None) and label columns."""
 
     def write(
-        path, images, names=("cat", "dog"), image_column="img", row_group_size=None, **labels
-    ):
+        path: Any,
+        images: Any,
+        names: Any = ("cat", "dog"),
+        image_column: Any = "img",
+        row_group_size: Any = None,
+        **labels: Any,
+    ) -> Any:
         path.parent.mkdir(parents=True, exist_ok=True)
         encoded = [encode(image) if isinstance(image, np.ndarray) else image for image in images]
         struct = pa.array(
@@ -66,10 +75,12 @@ def write_shard(encode):
 
 
 @pytest.fixture
-def pictures():
+def pictures() -> Any:
     """`count` random images of one size."""
 
-    def pictures(count, height=6, width=5, channels=3, seed=0):
+    def pictures(
+        count: Any, height: Any = 6, width: Any = 5, channels: Any = 3, seed: Any = 0
+    ) -> Any:
         shape = (count, height, width) if channels == 1 else (count, height, width, channels)
         return list(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
 
@@ -77,7 +88,7 @@ def pictures():
 
 
 @pytest.fixture
-def small(tmp_path, write_shard, pictures):
+def small(tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any]) -> Any:
     """A data set of 8 training images in two shards and 4 test images."""
     folder = tmp_path / "small"
     images = pictures(12)

@@ -1,9 +1,14 @@
+from __future__ import annotations
+
 import errno
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +19,12 @@ from distill_ray.data.parquet import ParquetSource
 from distill_ray.errors import RequestError, RunError
 
 
-def decoded(cache):
+def decoded(cache: Path) -> Any:
     """The folders of decoded images, complete or not."""
     return [path for path in (cache / "images").iterdir() if path.is_dir()]
 
 
-def test_decoded_once(small, cache, monkeypatch):
+def test_decoded_once(small: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_images(open_source(str(small)), "train")
     monkeypatch.setattr(ParquetSource, "batches", lambda *_: pytest.fail("decoded again"))
     second = load_images(open_source(str(small)), "train")
@@ -29,7 +34,7 @@ def test_decoded_once(small, cache, monkeypatch):
     assert len(decoded(cache)) == 1
 
 
-def test_writing_to_the_pixels_changes_no_other_process(small):
+def test_writing_to_the_pixels_changes_no_other_process(small: Path) -> None:
     mine, theirs = (load_images(open_source(str(small)), "train").images for _ in range(2))
     before = mine.copy()
     mine[:] = 0
@@ -38,7 +43,7 @@ def test_writing_to_the_pixels_changes_no_other_process(small):
 
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "about.json"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "emptied", "removed"])
-def test_damage_is_repaired(small, cache, name, damage):
+def test_damage_is_repaired(small: Path, cache: Path, name: Any, damage: Any) -> None:
     expected = load_images(open_source(str(small)), "train")
     pixels = expected.images.copy()
     path = decoded(cache)[0] / name
@@ -56,12 +61,12 @@ def test_damage_is_repaired(small, cache, name, damage):
     assert load_images(open_source(str(small)), "train").mean == expected.mean
 
 
-def test_two_processes_decode_once(small, cache, tmp_path):
+def test_two_processes_decode_once(small: Path, cache: Path, tmp_path: Path) -> None:
     code = """
 import sys, time, pathlib
 from distill_ray.data import images, load_images, open_source
 whole = images.decode_split
-def slow(*arguments):
+def slow(*arguments: Any) -> Any:
     with open(sys.argv[2], "a") as file:
         file.write("decoding\\n")
     time.sleep(1)
@@ -87,13 +92,13 @@ print(load_images(source, "train").images.sum())
     assert len(decoded(cache)) == 1
 
 
-def test_a_killed_process_leaves_nothing_that_counts(small, cache):
+def test_a_killed_process_leaves_nothing_that_counts(small: Path, cache: Path) -> None:
     code = """
 import sys, time
 from distill_ray.data import load_images, open_source
 from distill_ray.data.parquet import ParquetSource
 whole = ParquetSource.batches
-def stuck(self, split, first=0, last=None):
+def stuck(self, split: Any, first: Any = 0, last: Any = None) -> Any:
     yield next(whole(self, split))
     print("half way", flush=True)
     time.sleep(60)
@@ -110,8 +115,10 @@ load_images(open_source(sys.argv[1]), "train")
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk(small, cache, monkeypatch, number):
-    def full(*_):
+def test_a_full_disk(
+    small: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, number: Any
+) -> None:
+    def full(*_: Any) -> Any:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
@@ -123,7 +130,9 @@ def test_a_full_disk(small, cache, monkeypatch, number):
     assert decoded(cache) == []
 
 
-def test_a_cache_that_cannot_be_written(small, cache, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written(
+    small: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache.write_text("a file")
     with pytest.raises(
         RequestError, match=rf"cache folder {cache} cannot be made .*; set DISTILL_RAY_CACHE"
@@ -136,7 +145,9 @@ def test_a_cache_that_cannot_be_written(small, cache, tmp_path, monkeypatch):
         load_images(open_source(str(small)), "train", elsewhere)
 
 
-def test_the_default_cache_is_refused_when_it_is_somebody_elses(small, tmp_path, monkeypatch):
+def test_the_default_cache_is_refused_when_it_is_somebody_elses(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("DISTILL_RAY_CACHE")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert len(load_images(open_source(str(small)), "train").images) == 8
@@ -149,7 +160,9 @@ def test_the_default_cache_is_refused_when_it_is_somebody_elses(small, tmp_path,
         load_images(open_source(str(small)), "train")
 
 
-def test_a_column_name_is_never_a_path(tmp_path, cache, write_shard, pictures):
+def test_a_column_name_is_never_a_path(
+    tmp_path: Path, cache: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any]
+) -> None:
     name = "../../../escaped"
     write_shard(tmp_path / "d" / "train.parquet", pictures(2), **{name: [0, 1]})
     load_images(open_source(str(tmp_path / "d")), "train")
@@ -157,7 +170,7 @@ def test_a_column_name_is_never_a_path(tmp_path, cache, write_shard, pictures):
     assert not (tmp_path.parent / "escaped").exists()
 
 
-def test_unchanged_files_are_hashed_once(small, monkeypatch):
+def test_unchanged_files_are_hashed_once(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = open_source(str(small)).digest
     hashed = []
     whole = Folder._file_digest
@@ -172,7 +185,9 @@ def test_unchanged_files_are_hashed_once(small, monkeypatch):
     assert len(hashed) == 3
 
 
-def test_changed_data_are_decoded_again(small, write_shard, pictures):
+def test_changed_data_are_decoded_again(
+    small: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any]
+) -> None:
     first = load_images(open_source(str(small)), "train")
     shutil.rmtree(small)
     write_shard(small / "train.parquet", pictures(8, seed=5), label=[0] * 8)

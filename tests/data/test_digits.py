@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ from distill_ray.data import load_images, open_source, split_indices
 
 
 @pytest.mark.slow
-def test_digits_are_those_of_scikit_learn():
+def test_digits_are_those_of_scikit_learn() -> None:
     from sklearn.datasets import load_digits
 
     source = open_source("digits")
@@ -21,7 +23,7 @@ def test_digits_are_those_of_scikit_learn():
         assert (images.labels == labels[index]).all()
 
 
-def test_rows_and_classes():
+def test_rows_and_classes() -> None:
     source = open_source("digits")
     for split in ("train", "test"):
         images = load_images(source, split)
@@ -32,13 +34,13 @@ def test_rows_and_classes():
     assert source.num_classes == images.num_classes == 10
 
 
-def test_the_digest_never_changes():
+def test_the_digest_never_changes() -> None:
     source = open_source("digits")
     assert source.digest == "1b7a9e50206c70124bfd62ef5dc7e622"
     assert source._compute_digest() == source.digest
 
 
-def test_the_package_imports_nothing_heavy():
+def test_the_package_imports_nothing_heavy() -> None:
     heavy = {"numpy", "pyarrow", "PIL", "sklearn", "torch", "filelock"}
     code = f"import sys, distill_ray.data; print(sorted({heavy} & set(sys.modules)))"
     assert (
@@ -49,9 +51,10 @@ def test_the_package_imports_nothing_heavy():
     )
 
 
-def test_checking_digits_never_imports_scikit_learn():
+def test_checking_digits_never_imports_scikit_learn() -> None:
     code = (
-        "import sys; from distill_ray.data import load_images, open_source; s = open_source('digits'); s.rows('train'), s.digest;"
+        "import sys; from distill_ray.data import load_images, open_source; "
+        "s = open_source('digits'); s.rows('train'), s.digest;"
         "load_images(s, 'test'); print('sklearn' in sys.modules, 'pyarrow' in sys.modules)"
     )
     assert (

@@ -1,3 +1,9 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -6,7 +12,7 @@ from distill_ray.errors import RequestError
 
 
 @pytest.fixture
-def tree(tmp_path, encode, pictures):
+def tree(tmp_path: Path, encode: Callable[..., bytes], pictures: Callable[..., Any]) -> Any:
     """Six training and two test images of dogs and cats, one of them in a deeper folder."""
     files = [
         "train/dog/b.png",
@@ -26,7 +32,7 @@ def tree(tmp_path, encode, pictures):
     return tmp_path / "tree"
 
 
-def test_classes_and_rows_are_sorted_by_name(tree, pictures):
+def test_classes_and_rows_are_sorted_by_name(tree: Path, pictures: Callable[..., Any]) -> None:
     source = open_source(str(tree))
     images = pictures(8)
     train = load_images(source, "train")
@@ -37,14 +43,16 @@ def test_classes_and_rows_are_sorted_by_name(tree, pictures):
     assert (source.rows("train"), source.rows("test"), source.label) == (6, 2, "label")
 
 
-def test_a_class_whose_name_begins_with_another(tmp_path, encode, pictures):
+def test_a_class_whose_name_begins_with_another(
+    tmp_path: Path, encode: Callable[..., bytes], pictures: Callable[..., Any]
+) -> None:
     for name in ("a-b", "a"):
         (tmp_path / "tree" / "train" / name).mkdir(parents=True)
         (tmp_path / "tree" / "train" / name / "1.png").write_bytes(encode(pictures(1)[0]))
     assert open_source(str(tmp_path / "tree")).class_names == ("a", "a-b")
 
 
-def test_the_digest_counts_class_and_content(tree):
+def test_the_digest_counts_class_and_content(tree: Path) -> None:
     digest = open_source(str(tree)).digest
     (tree / "train" / "cat" / "2.png").rename(tree / "train" / "cat" / "20.png")
     assert open_source(str(tree)).digest == digest
@@ -52,7 +60,7 @@ def test_the_digest_counts_class_and_content(tree):
     assert open_source(str(tree)).digest != digest
 
 
-def test_errors_name_the_file(tree):
+def test_errors_name_the_file(tree: Path) -> None:
     with pytest.raises(RequestError, match="unknown label column 'labels'; did you mean 'label'"):
         open_source(str(tree), label="labels")
     (tree / "train" / "dog" / "b.png").write_text("nonsense")
@@ -63,7 +71,7 @@ def test_errors_name_the_file(tree):
         open_source(str(tree))
 
 
-def test_a_tree_without_images(tmp_path):
+def test_a_tree_without_images(tmp_path: Path) -> None:
     (tmp_path / "tree" / "train" / "cat").mkdir(parents=True)
     with pytest.raises(RequestError, match="no images in train/<class>/"):
         open_source(str(tmp_path / "tree"))

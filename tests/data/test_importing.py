@@ -1,7 +1,12 @@
+from __future__ import annotations
+
 import hashlib
 import json
 import pickle
 import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,22 +17,24 @@ from distill_ray.data.importing import ROWS_PER_SHARD
 from distill_ray.errors import RequestError, RunError
 
 
-def md5(path):
+def md5(path: Any) -> Any:
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 @pytest.fixture
-def rng():
+def rng() -> Any:
     return np.random.default_rng(0)
 
 
 @pytest.fixture
-def cifar(tmp_path, rng, monkeypatch):
+def cifar(tmp_path: Path, rng: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Writes the official pickled files of a tiny CIFAR, and makes torchvision take their checksums
     for the official ones.
     """
 
-    def write(name, train_files, test_files, label_key, names_key, names):
+    def write(
+        name: Any, train_files: Any, test_files: Any, label_key: Any, names_key: Any, names: Any
+    ) -> Any:
         import torchvision.datasets
 
         dataset = getattr(torchvision.datasets, name)
@@ -54,7 +61,7 @@ def cifar(tmp_path, rng, monkeypatch):
     return write
 
 
-def test_cifar10(tmp_path, cifar):
+def test_cifar10(tmp_path: Path, cifar: Any) -> None:
     root, parts = cifar(
         "CIFAR10",
         ["data_batch_1", "data_batch_2"],
@@ -77,7 +84,7 @@ def test_cifar10(tmp_path, cifar):
     ]
 
 
-def test_cifar100(tmp_path, cifar):
+def test_cifar100(tmp_path: Path, cifar: Any) -> None:
     root, parts = cifar(
         "CIFAR100", ["train"], ["test"], "fine_labels", "fine_label_names", ["apple", "bear", "bee"]
     )
@@ -87,7 +94,7 @@ def test_cifar100(tmp_path, cifar):
     assert load_images(source, "test").labels.tolist() == parts["test"][1]
 
 
-def test_svhn(tmp_path, rng, monkeypatch):
+def test_svhn(tmp_path: Path, rng: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import scipy.io
     import torchvision.datasets
 
@@ -112,7 +119,7 @@ def test_svhn(tmp_path, rng, monkeypatch):
     assert source.class_names == tuple("0123456789")
 
 
-def test_fashion_mnist(tmp_path, rng):
+def test_fashion_mnist(tmp_path: Path, rng: Any) -> None:
     raw = tmp_path / "root" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     parts = {}
@@ -138,7 +145,9 @@ def test_fashion_mnist(tmp_path, rng):
     assert source.class_names[:2] == ("T-shirt/top", "Trouser")
 
 
-def test_a_tree_keeps_its_bytes(tmp_path, encode, pictures):
+def test_a_tree_keeps_its_bytes(
+    tmp_path: Path, encode: Callable[..., bytes], pictures: Callable[..., Any]
+) -> None:
     files = {"train/dog/1.png": 0, "train/cat/1.png": 1, "test/cat/1.png": 2}
     for name, number in files.items():
         path = tmp_path / "tree" / name
@@ -158,7 +167,12 @@ def test_a_tree_keeps_its_bytes(tmp_path, encode, pictures):
     assert source.rows("test") == 1
 
 
-def test_large_splits_are_sharded(tmp_path, encode, pictures, monkeypatch):
+def test_large_splits_are_sharded(
+    tmp_path: Path,
+    encode: Callable[..., bytes],
+    pictures: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("distill_ray.data.importing.ROWS_PER_SHARD", 2000)
     monkeypatch.setattr("distill_ray.data.importing.ROWS_PER_GROUP", 300)
     image = encode(pictures(1)[0])
@@ -174,7 +188,9 @@ def test_large_splits_are_sharded(tmp_path, encode, pictures, monkeypatch):
     assert ROWS_PER_SHARD > 2000
 
 
-def test_nothing_is_overwritten_by_accident(small, tmp_path, encode, pictures):
+def test_nothing_is_overwritten_by_accident(
+    small: Path, tmp_path: Path, encode: Callable[..., bytes], pictures: Callable[..., Any]
+) -> None:
     path = tmp_path / "tree" / "train" / "cat" / "1.png"
     path.parent.mkdir(parents=True)
     path.write_bytes(encode(pictures(1)[0]))
@@ -192,7 +208,9 @@ def test_nothing_is_overwritten_by_accident(small, tmp_path, encode, pictures):
     assert import_dataset(str(tmp_path / "tree"), tmp_path / "empty").rows("train") == 1
 
 
-def test_a_failed_import_leaves_nothing(tmp_path, encode, pictures):
+def test_a_failed_import_leaves_nothing(
+    tmp_path: Path, encode: Callable[..., bytes], pictures: Callable[..., Any]
+) -> None:
     for name, content in (("1.png", encode(pictures(1)[0])), ("2.png", b"nonsense")):
         path = tmp_path / "tree" / "train" / "cat" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +220,7 @@ def test_a_failed_import_leaves_nothing(tmp_path, encode, pictures):
     assert list((tmp_path / "made").iterdir()) == []
 
 
-def test_unusable_sources(tmp_path, monkeypatch):
+def test_unusable_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match="unknown data set 'cifar1O'; did you mean 'cifar10'"):
         import_dataset("cifar1O", tmp_path / "out")
     with pytest.raises(RequestError, match="does not hold the official files of cifar10"):
@@ -215,7 +233,7 @@ def test_unusable_sources(tmp_path, monkeypatch):
 
     import torchvision.datasets.cifar
 
-    def unreachable(*_, **__):
+    def unreachable(*_: Any, **__: Any) -> Any:
         raise OSError("<urlopen error [Errno -2] Name or service not known>")
 
     monkeypatch.setattr(torchvision.datasets.cifar, "download_and_extract_archive", unreachable)

@@ -2,13 +2,17 @@
 is asked for.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,26 +29,26 @@ INTERRUPTED = SUPPORT / "interrupted_decoding.py"
 
 
 @pytest.fixture
-def several(monkeypatch):
+def several(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Lets three processes decode, however few rows and cores there are."""
     monkeypatch.setattr(decode_split, "ROWS_PER_PROCESS", 1)
     monkeypatch.setattr(decode_split, "cores", lambda: 3)
 
 
 @pytest.fixture
-def photographs(tmp_path, encode):
+def photographs(tmp_path: Path, encode: Callable[..., bytes]) -> Any:
     """Makes a folder of JPEG of many sizes, 60 to 200 pixels a side, some grey: two shards of
     several row groups.
     """
 
-    def smooth(rng):
+    def smooth(rng: Any) -> Any:
         side = [int(number) for number in rng.integers(60, 200, 2)]
         image = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).resize(
             side, Image.Resampling.BICUBIC
         )
         return np.asarray(image.convert("L") if rng.random() < 0.1 else image)
 
-    def make(write_shard, count=60):
+    def make(write_shard: Callable[..., Any], count: Any = 60) -> Any:
         rng = np.random.default_rng(0)
         images = [encode(smooth(rng), "JPEG") for _ in range(count)]
         half = count // 2 + 5
@@ -66,7 +70,13 @@ def photographs(tmp_path, encode):
     return make
 
 
-def test_processes_decode_what_one_would(photographs, write_shard, several, tmp_path, monkeypatch):
+def test_processes_decode_what_one_would(
+    photographs: Callable[..., Any],
+    write_shard: Callable[..., Any],
+    several: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     folder, _, labels = photographs(write_shard)
     together = load_images(open_source(str(folder)), "train", tmp_path / "together", size=48)
     monkeypatch.setattr(decode_split, "ROWS_PER_PROCESS", 10**9)
@@ -80,7 +90,9 @@ def test_processes_decode_what_one_would(photographs, write_shard, several, tmp_
 
 
 @pytest.mark.parametrize("size", [20, 48, 90])
-def test_size_takes_the_square_in_the_middle(photographs, write_shard, size, tmp_path):
+def test_size_takes_the_square_in_the_middle(
+    photographs: Callable[..., Any], write_shard: Callable[..., Any], size: Any, tmp_path: Path
+) -> None:
     folder, encoded, _ = photographs(write_shard, 20)
     images = load_images(open_source(str(folder)), "train", size=size).images
     for row, content in enumerate(encoded):
@@ -98,7 +110,7 @@ def test_size_takes_the_square_in_the_middle(photographs, write_shard, size, tmp
             assert off <= (0.5 if min(original.size) < 4 * size else 4)
 
 
-def test_images_of_the_size_are_left_alone(small, pictures):
+def test_images_of_the_size_are_left_alone(small: Path, pictures: Callable[..., Any]) -> None:
     square = np.stack([image[:5] for image in pictures(8)])
     assert load_images(open_source(str(small)), "train").images.shape == (8, 6, 5, 3)
     images = load_images(open_source(str(small)), "train", size=5).images
@@ -109,7 +121,13 @@ def test_images_of_the_size_are_left_alone(small, pictures):
 @pytest.mark.parametrize(
     ("first", "last"), [(0, 60), (0, 3), (5, 38), (36, 41), (40, 60), (59, 60)]
 )
-def test_reading_can_begin_at_any_row(photographs, write_shard, tmp_path, first, last):
+def test_reading_can_begin_at_any_row(
+    photographs: Callable[..., Any],
+    write_shard: Callable[..., Any],
+    tmp_path: Path,
+    first: Any,
+    last: Any,
+) -> None:
     folder, encoded, labels = photographs(write_shard)
     tree = tmp_path / "tree"
     for row, content in enumerate(encoded):
@@ -130,7 +148,13 @@ def test_reading_can_begin_at_any_row(photographs, write_shard, tmp_path, first,
     ]
 
 
-def test_what_a_process_finds_wrong_names_its_row(tmp_path, write_shard, pictures, encode, several):
+def test_what_a_process_finds_wrong_names_its_row(
+    tmp_path: Path,
+    write_shard: Callable[..., Any],
+    pictures: Callable[..., Any],
+    encode: Callable[..., bytes],
+    several: None,
+) -> None:
     images = [encode(image) for image in pictures(40)]
     images[33] = b"not an image"
     write_shard(tmp_path / "d" / "train.parquet", images, label=[0, 1] * 20, row_group_size=6)
@@ -141,7 +165,9 @@ def test_what_a_process_finds_wrong_names_its_row(tmp_path, write_shard, picture
         load_images(open_source(str(tmp_path / "e")), "train")
 
 
-def test_colour_found_by_a_process_makes_all_rgb(tmp_path, write_shard, pictures, several):
+def test_colour_found_by_a_process_makes_all_rgb(
+    tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any], several: None
+) -> None:
     write_shard(
         tmp_path / "d" / "train.parquet",
         [*pictures(20, channels=1), *pictures(4)],
@@ -150,7 +176,7 @@ def test_colour_found_by_a_process_makes_all_rgb(tmp_path, write_shard, pictures
     assert load_images(open_source(str(tmp_path / "d")), "train").images.shape == (24, 6, 5, 3)
 
 
-def test_a_killed_process_is_said(small, cache):
+def test_a_killed_process_is_said(small: Path, cache: Path) -> None:
     ended = subprocess.run(
         [sys.executable, INTERRUPTED, str(small), "child"],
         capture_output=True,
@@ -163,7 +189,7 @@ def test_a_killed_process_is_said(small, cache):
     assert [path.name for path in (cache / "images").iterdir() if path.is_dir()] == []
 
 
-def test_processes_end_with_the_one_that_started_them(small):
+def test_processes_end_with_the_one_that_started_them(small: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, INTERRUPTED, str(small), "parent"], stdout=subprocess.PIPE, text=True
     )
@@ -178,7 +204,7 @@ def test_processes_end_with_the_one_that_started_them(small):
         time.sleep(0.1)
 
 
-def is_running(process):
+def is_running(process: Any) -> Any:
     try:
         with open(f"/proc/{process}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
@@ -187,7 +213,7 @@ def is_running(process):
 
 
 @pytest.fixture
-def on_disk(tmp_path):
+def on_disk(tmp_path: Path) -> Any:
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 3, 3), np.uint8)
     np.save(tmp_path / "images.npy", images)
     return images, PixelsOnDisk(tmp_path / "images.npy")
@@ -196,7 +222,7 @@ def on_disk(tmp_path):
 @pytest.mark.parametrize(
     "rows", [[], [0], [49], [3, 4, 5, 9, 8, 9], range(50), [7] * 5, [*range(10, 30), 2]]
 )
-def test_rows_on_the_disk_are_those_of_the_array(on_disk, rows):
+def test_rows_on_the_disk_are_those_of_the_array(on_disk: Any, rows: Any) -> None:
     images, pixels = on_disk
     wanted = np.array(rows, np.int64)
     assert pixels[wanted].dtype == np.uint8
@@ -206,7 +232,7 @@ def test_rows_on_the_disk_are_those_of_the_array(on_disk, rows):
     assert (pixels[:7] == images[:7]).all() and (pixels[45:99] == images[45:]).all()
 
 
-def test_rows_that_are_not_there_are_refused(on_disk, tmp_path):
+def test_rows_that_are_not_there_are_refused(on_disk: Any, tmp_path: Path) -> None:
     _, pixels = on_disk
     for rows in ([50], [-1], [0, 77]):
         with pytest.raises(IndexError, match="rows must be 0 to 49"):
@@ -218,7 +244,7 @@ def test_rows_that_are_not_there_are_refused(on_disk, tmp_path):
         PixelsOnDisk(tmp_path / "images.npy")
 
 
-def test_a_large_split_stays_on_the_disk(small):
+def test_a_large_split_stays_on_the_disk(small: Path) -> None:
     source = open_source(str(small))
     mapped = load_images(source, "train", memory=8 * 6 * 5 * 3)
     left = load_images(source, "train", memory=8 * 6 * 5 * 3 - 1)
@@ -226,7 +252,9 @@ def test_a_large_split_stays_on_the_disk(small):
     assert (left.images[np.arange(8)] == mapped.images).all()
 
 
-def test_the_validation_split_stands_in_for_a_test_split(small, tmp_path, encode, pictures):
+def test_the_validation_split_stands_in_for_a_test_split(
+    small: Path, tmp_path: Path, encode: Callable[..., bytes], pictures: Callable[..., Any]
+) -> None:
     (small / "test-00000-of-00001.parquet").rename(small / "validation-00000-of-00001.parquet")
     assert open_source(str(small)).rows("test") == 4
     for name in ("train/cat/1.png", "val/cat/1.png", "val/cat/2.png"):
@@ -236,7 +264,7 @@ def test_the_validation_split_stands_in_for_a_test_split(small, tmp_path, encode
     assert open_source(str(tmp_path / "tree")).rows("test") == 2
 
 
-def peak(*arguments):
+def peak(*arguments: Any) -> Any:
     """What `support/memory.py` prints for these arguments."""
     environment = os.environ | {"MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, SUPPORT / "memory.py", *arguments]
@@ -246,7 +274,9 @@ def peak(*arguments):
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_data_set(tmp_path, encode):
+def test_memory_does_not_grow_with_the_data_set(
+    tmp_path: Path, encode: Callable[..., bytes]
+) -> None:
     """Importing, decoding, training and testing, with a set of a hundred and one of ten thousand
     photographs.
     """

@@ -1,3 +1,9 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,18 +18,24 @@ LIKE_ANYWHERE = settings(
 
 @settings(LIKE_ANYWHERE, max_examples=300)
 @given(data=st.data())
-def test_whatever_the_bytes_it_is_one_clear_line(tmp_path, write_shard, pictures, data):
+def test_whatever_the_bytes_it_is_one_clear_line(
+    tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any], data: Any
+) -> None:
     check_mutated(tmp_path, write_shard, pictures, data)
 
 
 @pytest.mark.slow
 @settings(LIKE_ANYWHERE, max_examples=3000)
 @given(data=st.data())
-def test_thousands_of_mutated_files_are_one_clear_line_each(tmp_path, write_shard, pictures, data):
+def test_thousands_of_mutated_files_are_one_clear_line_each(
+    tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any], data: Any
+) -> None:
     check_mutated(tmp_path, write_shard, pictures, data)
 
 
-def check_mutated(tmp_path, write_shard, pictures, data):
+def check_mutated(
+    tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any], data: Any
+) -> Any:
     template = tmp_path / "template.parquet"
     if not template.exists():
         write_shard(template, pictures(4), label=[0, 1, 1, 0], other=[3, 4, 5, 6], row_group_size=2)

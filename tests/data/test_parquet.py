@@ -1,4 +1,9 @@
+from __future__ import annotations
+
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,13 +14,15 @@ from distill_ray.data import channel_statistics, load_images, open_source
 from distill_ray.errors import RequestError
 
 
-def refused(match, folder, split="train", **settings):
+def refused(match: Any, folder: Any, split: Any = "train", **settings: Any) -> Any:
     with pytest.raises(RequestError, match=match) as caught:
         load_images(open_source(str(folder), **settings), split)
     assert "\n" not in str(caught.value)
 
 
-def test_rows_keep_their_order_over_shards_and_row_groups(small, pictures):
+def test_rows_keep_their_order_over_shards_and_row_groups(
+    small: Path, pictures: Callable[..., Any]
+) -> None:
     source = open_source(str(small))
     train, test = load_images(source, "train"), load_images(source, "test")
     assert (train.images == np.stack(pictures(12)[:8])).all()
@@ -33,7 +40,12 @@ def test_rows_keep_their_order_over_shards_and_row_groups(small, pictures):
     assert source.location == str(small)
 
 
-def test_batches_are_bounded_and_counted_on(tmp_path, write_shard, encode, pictures):
+def test_batches_are_bounded_and_counted_on(
+    tmp_path: Path,
+    write_shard: Callable[..., Any],
+    encode: Callable[..., bytes],
+    pictures: Callable[..., Any],
+) -> None:
     images = [encode(pictures(1)[0])] * 2500
     images[2400] = b"not an image"
     write_shard(tmp_path / "d" / "train.parquet", images, label=[0] * 2500)
@@ -46,7 +58,9 @@ def test_batches_are_bounded_and_counted_on(tmp_path, write_shard, encode, pictu
     )
 
 
-def test_a_relative_path_is_made_absolute(small, tmp_path, monkeypatch):
+def test_a_relative_path_is_made_absolute(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "beside").mkdir()
     for path in ("small", "./small/", "beside/../small"):
@@ -57,12 +71,12 @@ def test_a_relative_path_is_made_absolute(small, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
 
 
-def test_a_uri_is_the_same_data(small):
+def test_a_uri_is_the_same_data(small: Path) -> None:
     assert open_source(small.as_uri()).digest == open_source(str(small)).digest
     assert load_images(open_source(small.as_uri()), "test").labels.tolist() == [0, 0, 1, 1]
 
 
-def test_the_digest_is_of_the_content(small, tmp_path):
+def test_the_digest_is_of_the_content(small: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(small, tmp_path / "elsewhere")
     assert open_source(str(moved)).digest == open_source(str(small)).digest
     (moved / "train-00000-of-00002.parquet").rename(moved / "kept")
@@ -71,7 +85,9 @@ def test_the_digest_is_of_the_content(small, tmp_path):
     assert open_source(str(moved)).digest != open_source(str(small)).digest
 
 
-def test_which_label_column(tmp_path, write_shard, pictures):
+def test_which_label_column(
+    tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any]
+) -> None:
     images = pictures(4)
     write_shard(
         tmp_path / "c" / "train.parquet", images, coarse_label=[0, 0, 1, 1], fine_label=[0, 1, 0, 1]
@@ -98,7 +114,9 @@ def test_which_label_column(tmp_path, write_shard, pictures):
         )
 
 
-def test_without_class_names_labels_are_counted(tmp_path, write_shard, pictures):
+def test_without_class_names_labels_are_counted(
+    tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any]
+) -> None:
     write_shard(
         tmp_path / "d" / "train.parquet",
         pictures(4),
@@ -119,7 +137,9 @@ def test_without_class_names_labels_are_counted(tmp_path, write_shard, pictures)
     refused("label is -1 in some rows, but classes count from 0", tmp_path / "n")
 
 
-def test_images_in_a_plain_binary_column(tmp_path, encode, pictures):
+def test_images_in_a_plain_binary_column(
+    tmp_path: Path, encode: Callable[..., bytes], pictures: Callable[..., Any]
+) -> None:
     (tmp_path / "d").mkdir()
     images = [encode(image) for image in pictures(3)]
     pq.write_table(
@@ -138,12 +158,20 @@ def test_images_in_a_plain_binary_column(tmp_path, encode, pictures):
         ([0, 0, 1, None], r"row 3: label is missing"),
     ],
 )
-def test_wrong_labels_name_their_row(tmp_path, write_shard, pictures, labels, message):
+def test_wrong_labels_name_their_row(
+    tmp_path: Path,
+    write_shard: Callable[..., Any],
+    pictures: Callable[..., Any],
+    labels: Any,
+    message: Any,
+) -> None:
     write_shard(tmp_path / "d" / "train.parquet", pictures(4), label=labels, row_group_size=2)
     refused(message, tmp_path / "d")
 
 
-def test_mixed_sizes_name_both(tmp_path, write_shard, pictures):
+def test_mixed_sizes_name_both(
+    tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any]
+) -> None:
     write_shard(
         tmp_path / "d" / "train.parquet", [*pictures(3), *pictures(1, height=7)], label=[0, 1, 0, 1]
     )
@@ -154,7 +182,9 @@ def test_mixed_sizes_name_both(tmp_path, write_shard, pictures):
 
 
 @pytest.mark.parametrize("first", ["grey", "colour"])
-def test_one_colour_image_makes_all_of_them_rgb(tmp_path, write_shard, pictures, first):
+def test_one_colour_image_makes_all_of_them_rgb(
+    tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any], first: Any
+) -> None:
     grey, colour = pictures(1100, channels=1), pictures(2, seed=1)
     images = [*grey, *colour] if first == "grey" else [*colour, *grey]
     write_shard(tmp_path / "d" / "train.parquet", images, label=[0] * len(images))
@@ -165,10 +195,12 @@ def test_one_colour_image_makes_all_of_them_rgb(tmp_path, write_shard, pictures,
     assert (loaded == expected).all()
 
 
-def test_test_images_are_like_training_images(tmp_path, write_shard, pictures):
+def test_test_images_are_like_training_images(
+    tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any]
+) -> None:
     grey, colour = pictures(3, channels=1), pictures(3)
 
-    def dataset(name, train, test):
+    def dataset(name: Any, train: Any, test: Any) -> Any:
         write_shard(tmp_path / name / "train.parquet", train, label=[0, 1, 0])
         write_shard(tmp_path / name / "test.parquet", test, label=[0, 1, 0])
         return tmp_path / name
@@ -194,7 +226,9 @@ def test_test_images_are_like_training_images(tmp_path, write_shard, pictures):
     )
 
 
-def test_grey_stays_one_channel_and_alpha_is_dropped(tmp_path, write_shard, pictures):
+def test_grey_stays_one_channel_and_alpha_is_dropped(
+    tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any]
+) -> None:
     write_shard(tmp_path / "g" / "train.parquet", pictures(3, channels=1), label=[0, 1, 0])
     assert load_images(open_source(str(tmp_path / "g")), "train").images.shape == (3, 6, 5, 1)
     write_shard(tmp_path / "a" / "train.parquet", pictures(3, channels=4), label=[0, 1, 0])
@@ -202,7 +236,12 @@ def test_grey_stays_one_channel_and_alpha_is_dropped(tmp_path, write_shard, pict
     assert (loaded == np.stack(pictures(3, channels=4))[..., :3]).all()
 
 
-def test_images_that_cannot_be_decoded(tmp_path, write_shard, encode, pictures):
+def test_images_that_cannot_be_decoded(
+    tmp_path: Path,
+    write_shard: Callable[..., Any],
+    encode: Callable[..., bytes],
+    pictures: Callable[..., Any],
+) -> None:
     whole = encode(pictures(1, 40, 40)[0])
     for number, broken in enumerate(
         [b"", whole[:-200], whole[:300] + b"\xff" + whole[301:], encode(pictures(1)[0], "PCX")]
@@ -213,7 +252,7 @@ def test_images_that_cannot_be_decoded(tmp_path, write_shard, encode, pictures):
     refused("row 1: there is no image in this row", tmp_path / "none")
 
 
-def test_sixteen_bits_are_refused(tmp_path, write_shard):
+def test_sixteen_bits_are_refused(tmp_path: Path, write_shard: Callable[..., Any]) -> None:
     import io
 
     from PIL import Image
@@ -224,10 +263,11 @@ def test_sixteen_bits_are_refused(tmp_path, write_shard):
     refused(r"row 0: .* \(images of mode I;16 are not supported; convert", tmp_path / "d")
 
 
-def test_folders_that_hold_no_data_set(tmp_path, small):
+def test_folders_that_hold_no_data_set(tmp_path: Path, small: Path) -> None:
     known = "digits, toy-regression, toy-regression-outside, toy-spiral, toy-spiral-grid"
     refused(
-        rf"unknown data set 'digts'; did you mean 'digits'\? \(known: {known}\), and no such folder exists",
+        rf"unknown data set 'digts'; did you mean 'digits'\? \(known: {known}\), and no such "
+        "folder exists",
         "digts",
     )
     refused(f"there is no folder {tmp_path}/none; name the one", tmp_path / "none")
@@ -246,7 +286,9 @@ def test_folders_that_hold_no_data_set(tmp_path, small):
     refused("'~nobody-of-this-name' cannot be reached", "~nobody-of-this-name")
 
 
-def test_shards_must_agree(small, write_shard, pictures):
+def test_shards_must_agree(
+    small: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any]
+) -> None:
     write_shard(small / "train-00001-of-00002.parquet", pictures(3), category=[0, 1, 0])
     refused("train-00001-of-00002.parquet: column label is missing", small)
     write_shard(small / "train-00001-of-00002.parquet", pictures(3), label=["a", "b", "c"])
@@ -255,23 +297,26 @@ def test_shards_must_agree(small, write_shard, pictures):
         small / "train-00001-of-00002.parquet", pictures(3), names=("dog", "cat"), label=[0, 1, 0]
     )
     refused(
-        "train-00001-of-00002.parquet: the classes of label are not those of .*train-00000-of-00002",
+        "train-00001-of-00002.parquet: the classes of label are not those of "
+        ".*train-00000-of-00002",
         small,
     )
 
 
-def test_truncated_parquet_names_the_file(small):
+def test_truncated_parquet_names_the_file(small: Path) -> None:
     path = small / "train-00001-of-00002.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     refused("train-00001-of-00002.parquet cannot be read as Parquet", small)
 
 
-def test_fewer_rows_than_announced(small, monkeypatch):
+def test_fewer_rows_than_announced(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distill_ray.data.parquet.ParquetSource.rows", lambda *_: 9)
     refused("the train split holds 8 rows, not the 9 it announces", small)
 
 
-def test_a_damaged_page_is_noticed(tmp_path, write_shard, pictures):
+def test_a_damaged_page_is_noticed(
+    tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any]
+) -> None:
     path = write_shard(tmp_path / "d" / "train.parquet", pictures(20, 30, 30), label=[0, 1] * 10)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -279,7 +324,7 @@ def test_a_damaged_page_is_noticed(tmp_path, write_shard, pictures):
     refused("train.parquet cannot be read as Parquet", tmp_path / "d")
 
 
-def test_statistics_are_exact(small):
+def test_statistics_are_exact(small: Path) -> None:
     images = load_images(open_source(str(small)), "train")
     scaled = images.images.astype(np.float64) / 255
     assert images.mean == pytest.approx(scaled.mean((0, 1, 2)), rel=1e-14)

@@ -1,3 +1,8 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -13,7 +18,9 @@ from distill_ray.data import load_images, open_source
         ("notmnist", (0, 10_000), (28, 28, 1), 10),
     ],
 )
-def test_every_class_has_its_share(shared_data, name, rows, shape, classes):
+def test_every_class_has_its_share(
+    shared_data: Path, name: Any, rows: Any, shape: Any, classes: Any
+) -> None:
     source = open_source(str(shared_data / name))
     assert (source.rows("train"), source.rows("test"), source.num_classes) == (*rows, classes)
     test = load_images(source, "test")
@@ -21,7 +28,7 @@ def test_every_class_has_its_share(shared_data, name, rows, shape, classes):
     assert np.bincount(test.labels).tolist() == [rows[1] // classes] * classes
 
 
-def test_cifar100_has_the_known_means_and_order(shared_data):
+def test_cifar100_has_the_known_means_and_order(shared_data: Path) -> None:
     """Means and deviations of the training split as the literature prints them; first labels of the
     official test file.
     """

@@ -1,4 +1,7 @@
+from __future__ import annotations
+
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ GOLDEN_VALIDATION = [0, 1, 5, 9, 10]
 GOLDEN_LARGE = "4bae733045c9d82bb3914cf54241f7b27c28bf4e0fb7dfa0e320ef3a56e25ddc"
 
 
-def test_the_stratified_cut_never_changes():
+def test_the_stratified_cut_never_changes() -> None:
     labels = np.arange(12) % 3
     train, validation = split_indices(labels, validation=5, seed=7)
     assert validation.tolist() == GOLDEN_VALIDATION
@@ -21,7 +24,7 @@ def test_the_stratified_cut_never_changes():
     assert hashlib.sha256(large.astype("<i8").tobytes()).hexdigest() == GOLDEN_LARGE
 
 
-def test_last_takes_index_ranges():
+def test_last_takes_index_ranges() -> None:
     train, validation = split_indices(np.zeros(50_000, np.int64), validation=5000, rule="last")
     assert (train == np.arange(45_000)).all()
     assert (validation == np.arange(45_000, 50_000)).all()
@@ -34,7 +37,7 @@ def test_last_takes_index_ranges():
     seed=st.integers(),
     keep=st.floats(0.3, 1),
 )
-def test_classes_keep_their_shares(sizes, part, seed, keep):
+def test_classes_keep_their_shares(sizes: Any, part: Any, seed: Any, keep: Any) -> None:
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)) * 3, sizes))
     count = len(labels)
     validation = max(1, min(count - 1, round(part * count)))
@@ -53,7 +56,7 @@ def test_classes_keep_their_shares(sizes, part, seed, keep):
     assert np.abs(found - validation * np.array(sizes) / count).max() < 1
 
 
-def test_largest_remainders_are_rounded_up():
+def test_largest_remainders_are_rounded_up() -> None:
     labels = np.repeat([0, 1, 2], [50, 30, 20])
     _, validation = split_indices(labels, validation=11)
     assert np.bincount(labels[validation]).tolist() == [6, 3, 2]  # 5.5, 3.3, 2.2
@@ -61,7 +64,7 @@ def test_largest_remainders_are_rounded_up():
     assert np.bincount(labels[validation]).tolist() == [6, 4, 3]  # 6.5, 3.9, 2.6
 
 
-def test_a_smaller_training_split_leaves_validation_alone():
+def test_a_smaller_training_split_leaves_validation_alone() -> None:
     labels = np.arange(1000) % 10
     _, whole = split_indices(labels, validation=200, seed=3)
     train, validation = split_indices(labels, validation=200, train=100, seed=3)
@@ -69,7 +72,7 @@ def test_a_smaller_training_split_leaves_validation_alone():
     assert np.bincount(labels[train]).tolist() == [10] * 10
 
 
-def test_seeds_give_different_cuts():
+def test_seeds_give_different_cuts() -> None:
     labels = np.arange(1000) % 10
     cuts = [
         tuple(split_indices(labels, validation=100, seed=seed)[1]) for seed in (0, 1, -1, 2**80)
@@ -88,6 +91,6 @@ def test_seeds_give_different_cuts():
         ({"validation": 19}, "data.train: 1 of 20 images"),
     ],
 )
-def test_impossible_cuts_name_the_field(settings, message):
+def test_impossible_cuts_name_the_field(settings: Any, message: Any) -> None:
     with pytest.raises(RequestError, match=message):
         split_indices(np.arange(20) % 2, **settings)
