@@ -40,7 +40,7 @@ TEST = "test"
 
 
 @dataclass(frozen=True)
-class Shown:
+class ImageSet:
     """Images (N, H, W, C) to evaluate networks on, with their labels (N,), or None where they
     belong to no class.
 
@@ -54,8 +54,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class UncertaintyRow:
-    """One contender on one set of images: mean and spread over its runs of every measure that there
-    is.
+    """One contender on one set of images: mean and spread of every measure over its runs.
 
     - accuracy, nll, ece and the other scores, where images have labels;
     - total, aleatoric, epistemic: means over the images. In nats for classification, where the
@@ -94,43 +93,52 @@ def uncertainties(
     Raises `RequestError` for a data set that cannot be shown to the networks, `StoreError` for a
     network that is gone.
     """
-    asked = [each for each in contenders if each.name == ENSEMBLE or not each.averaged]
-    networks = {job: _Network.of(store, job) for each in asked for job in each.job_ids}
-    sets = _sets(data, foreign, shifts, resize)
+    evaluated = [each for each in contenders if each.name == ENSEMBLE or each.members == 1]
+    networks = {job: _Network.of(store, job) for each in evaluated for job in each.job_ids}
+    # Of every contender its uncertainty on the test split, run by run
     familiar: dict[str, list[Uncertainty]] = {}
-    values: dict[tuple[str, str], list[list[dict[str, float]]]] = {}
-    for shown in sets:
-        answers = {job: network.answers(shown.images) for job, network in networks.items()}
+    # Of every set of images and contender, for each level of a shift, the measures run by run
+    measures: dict[tuple[str, str], list[list[dict[str, float]]]] = {}
+    for images in _sets(data, foreign, shifts, resize):
+        predictions = {job: network.predict(images.images) for job, network in networks.items()}
         reference: Uncertainty | None = None
-        for each in asked:
-            pooled = each.name == ENSEMBLE
-            runs = [list(each.job_ids)] if pooled else [[job] for job in each.job_ids]
-            own = [
-                _judge([answers[job] for job in jobs], networks[jobs[0]], shown.labels)
-                for jobs in runs
-            ]
-            if shown.name == TEST:
-                familiar[each.name] = [uncertainty for _, uncertainty in own]
-            reference = own[0][1] if pooled else reference
-            for (scores, uncertainty), before in zip(own, familiar[each.name], strict=True):
-                scores |= _means(uncertainty)
-                if shown.name != TEST:
-                    scores |= _revealed(before, uncertainty)
-                if (
-                    reference is not None
-                    and not pooled
-                    and networks[each.job_ids[0]].task == "classification"
-                ):
-                    scores |= _fidelity(uncertainty, reference, networks[each.job_ids[0]].classes)
-            values.setdefault((shown.name, each.name), []).append([scores for scores, _ in own])
-    labels = {each.name: each.label for each in asked}
+        for contender in evaluated:
+            network = networks[contender.job_ids[0]]
+            runs = _judge_runs(contender, network, predictions, images.labels)
+            uncertainty = [each for _, each in runs]
+            if images.name == TEST:
+                familiar[contender.name] = uncertainty
+            if contender.name == ENSEMBLE:
+                reference = uncertainty[0]
+            measured = []
+            for (scores, found), before in zip(runs, familiar[contender.name], strict=True):
+                values = scores | _means(found)
+                if images.name != TEST:
+                    values |= _separation(before, found)
+                if contender.name != ENSEMBLE and reference is not None:
+                    values |= _fidelity(found, reference, network)
+                measured.append(values)
+            measures.setdefault((images.name, contender.name), []).append(measured)
+    labels = {contender.name: contender.label for contender in evaluated}
     return [
         UncertaintyRow(name, labels[name], on, _cells(levels))
-        for (on, name), levels in values.items()
+        for (on, name), levels in measures.items()
     ]
 
 
-def _sets(data: Data, foreign: Sequence[str], shifts: bool, resize: bool) -> Iterator[Shown]:
+def _judge_runs(
+    contender: Contender,
+    network: _Network,
+    predictions: Mapping[str, np.ndarray],
+    labels: np.ndarray | None,
+) -> list[tuple[dict[str, float], Uncertainty]]:
+    """The scores and the uncertainty of every run; an ensemble is one run of all its members."""
+    jobs = contender.job_ids
+    runs = [list(jobs)] if contender.name == ENSEMBLE else [[job] for job in jobs]
+    return [_judge([predictions[job] for job in run], network, labels) for run in runs]
+
+
+def _sets(data: Data, foreign: Sequence[str], shifts: bool, resize: bool) -> Iterator[ImageSet]:
     test = load_split(data, "test")
     images, labels = test.images[:], test.labels  # a test split fits into memory
     others = [(name, _foreign(name, images, resize)) for name in foreign]
@@ -139,12 +147,12 @@ def _sets(data: Data, foreign: Sequence[str], shifts: bool, resize: bool) -> Ite
             f"{data.name}: its inputs are real numbers, which cannot be shifted or turned as "
             "images can"
         )
-    yield Shown(TEST, images, labels)
+    yield ImageSet(TEST, images, labels)
     for kind, amounts in LEVELS.items() if shifts else ():
         for amount in amounts:
-            yield Shown(kind, shifted(images, kind, amount), labels)
+            yield ImageSet(kind, shifted(images, kind, amount), labels)
     for name, pixels in others:
-        yield Shown(name, pixels, None)
+        yield ImageSet(name, pixels, None)
 
 
 def _foreign(name: str, like: np.ndarray, resize: bool) -> np.ndarray:
@@ -165,10 +173,10 @@ def _foreign(name: str, like: np.ndarray, resize: bool) -> np.ndarray:
             f"--foreign {name}: {shapes} (height, width, channels); --resize makes them alike"
         )
     height, width, channels = like.shape[1:]
-    shown = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
-    if shown.shape[1] != channels:
-        shown = shown.float().mean(1, keepdim=True).round().byte().expand(-1, channels, -1, -1)
-    resized = nn.functional.interpolate(shown, (height, width), mode="bilinear", antialias=True)
+    images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
+    if images.shape[1] != channels:
+        images = images.float().mean(1, keepdim=True).round().byte().expand(-1, channels, -1, -1)
+    resized = nn.functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
     return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
 
 
@@ -183,22 +191,22 @@ class _Network:
 
     @classmethod
     def of(cls, store: Store, job_id: str) -> _Network:
-        found = find_job(store, job_id)
-        if found is None:
+        record = find_job(store, job_id)
+        if record is None:
             raise StoreError(f"store {store.shown}: job {job_id} is gone; run the study again")
-        dataset, worker = cached_dataset(found.job.data), Worker.here()
-        network = load_network(found.job, found.weights(), dataset).to(worker.device)
+        dataset, worker = cached_dataset(record.job.data), Worker.here()
+        network = load_network(record.job, record.weights(), dataset).to(worker.device)
         module = network.members if isinstance(network, MeanPrediction) else network
-        method = found.job.recipe.method
+        method = record.job.recipe.method
         return cls(module, isinstance(method, EnDD), dataset.task, dataset.num_classes)
 
-    def answers(self, images: np.ndarray) -> np.ndarray:
+    def predict(self, images: np.ndarray) -> np.ndarray:
         """Log-probabilities, or means and log-variances, of each member (M, N, K); raw logits of a
         Dirichlet distribution. In float32, as the network is deployed.
         """
         worker = Worker(Worker.here().device)
         raw: Task = "regression" if self.dirichlet else self.task
-        answers = predict(
+        outputs = predict(
             self.module,
             images,
             np.arange(len(images)),
@@ -206,47 +214,52 @@ class _Network:
             task=raw,
             batch_size=250,
         )
-        return answers.transpose(1, 0, 2) if answers.ndim == 3 else answers[None]
+        return outputs.transpose(1, 0, 2) if outputs.ndim == 3 else outputs[None]
 
 
 def _judge(
-    answers: Sequence[np.ndarray], network: _Network, labels: np.ndarray | None
+    outputs: Sequence[np.ndarray], network: _Network, labels: np.ndarray | None
 ) -> tuple[dict[str, float], Uncertainty]:
     """The scores of the mean prediction, none without labels, and the uncertainty (N,) with its
     sources.
     """
-    members = np.concatenate(answers).astype(np.float64)
+    members = np.concatenate(outputs).astype(np.float64)
     if network.task == "regression":
         mean, deviations = mixture(members[..., 0], np.exp(members[..., 1]))
         prediction = np.stack([mean, 2 * np.log(deviations.total)], axis=1)
         return {} if labels is None else score(prediction, labels), deviations
     if network.dirichlet:
-        found = decompose_dirichlet(np.exp(members[0]))
+        uncertainty = decompose_dirichlet(np.exp(members[0]))
         members = members - np.logaddexp.reduce(members, axis=-1, keepdims=True)
     else:
-        found = decompose(members)
-    return {} if labels is None else score(mean_log_probabilities(members), labels), found
+        uncertainty = decompose(members)
+    return {} if labels is None else score(mean_log_probabilities(members), labels), uncertainty
 
 
-def _means(found: Uncertainty) -> dict[str, float]:
+def _means(uncertainty: Uncertainty) -> dict[str, float]:
     return {
-        name: float(getattr(found, name).mean()) for name in ("total", "aleatoric", "epistemic")
+        name: float(getattr(uncertainty, name).mean())
+        for name in ("total", "aleatoric", "epistemic")
     }
 
 
-def _revealed(before: Uncertainty, found: Uncertainty) -> dict[str, float]:
-    values = {"auroc": auroc(before.total, found.total)}
-    return values | (
-        {"epistemic-auroc": auroc(before.epistemic, found.epistemic)}
-        if found.epistemic.any()
-        else {}
-    )
+def _separation(before: Uncertainty, uncertainty: Uncertainty) -> dict[str, float]:
+    """How well the uncertainty tells these images from the test split."""
+    values = {"auroc": auroc(before.total, uncertainty.total)}
+    if uncertainty.epistemic.any():
+        values["epistemic-auroc"] = auroc(before.epistemic, uncertainty.epistemic)
+    return values
 
 
-def _fidelity(found: Uncertainty, reference: Uncertainty, classes: int) -> dict[str, float]:
-    highest = float(np.log(classes))
+def _fidelity(
+    uncertainty: Uncertainty, reference: Uncertainty, network: _Network
+) -> dict[str, float]:
+    """How far the histograms over images are from those of the ensemble; nothing for regression."""
+    if network.task != "classification":
+        return {}
+    highest = float(np.log(network.classes))
     return {
-        f"{name}-tv": total_variation(getattr(found, name), getattr(reference, name), highest)
+        f"{name}-tv": total_variation(getattr(uncertainty, name), getattr(reference, name), highest)
         for name in ("total", "epistemic")
     }
 
