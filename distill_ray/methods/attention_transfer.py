@@ -35,8 +35,8 @@ class AttentionTransfer(Tapped):
     \qquad Q(f)_{hw} \propto \sum_c f_{chw}^2, \; \Vert Q(f) \Vert = 1
     ```
 
-    - `f_u`, `g_u`: maps at the ends of a unit of the student and of a teacher, for B images, H by W;
-      the larger of two maps of different size is averaged down first.
+    - `f_u`, `g_u`: maps at the ends of a unit of the student and of a teacher, for B images, H by
+      W; the larger of two maps of different size is averaged down first.
     - `KD`: the second term of `kd`, at `temperature` and with `combine`. `w_1`, `w_2`, `b`: the
       settings `labels`, `alpha`, `attention`.
     - With several teachers the terms of each are averaged by `teacher_weights`.

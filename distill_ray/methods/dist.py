@@ -36,7 +36,8 @@ class DIST(FromEnsemble):
 
     ```math
     L = w_1 \, \mathrm{CE}(y, z) + T^2 \Big[ b \, \frac{1}{B} \sum_i \big( 1 - \rho(p_{i \cdot},
-    q_{i \cdot}) \big) + c \, \frac{1}{K} \sum_k \big( 1 - \rho(p_{\cdot k}, q_{\cdot k}) \big) \Big]
+    q_{i \cdot}) \big) + c \, \frac{1}{K} \sum_k \big( 1 - \rho(p_{\cdot k}, q_{\cdot k}) \big)
+    \Big]
     ```
 
     - `p_ik`, `q_ik`: softmax at the temperature T of the logits of student and teachers for image i

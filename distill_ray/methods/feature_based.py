@@ -59,7 +59,7 @@ class FeatureBased(FromEnsemble):
     def compare(
         self, student: Student, batch: Batch, of_teachers: Sequence[Any]
     ) -> Mapping[str, Tensor]:
-        """The terms by name, scalars, of the student's last pass; one of weight 0 may be left out."""
+        """The terms by name, of the student's last pass; one of weight 0 may be left out."""
 
     def live_teachers(self, augmentation: Augmentation) -> bool:
         """Their features are needed, not only their predictions."""

@@ -31,8 +31,8 @@ class FitNet(Tapped):
 
     - `f`, `g`: maps at the ends of a unit of the student and of a teacher, for B images, C channels
       of the teacher, H by W.
-    - `r`: a trained 1x1 convolution where the widths differ; it is left out of what is deployed. The
-      larger of two maps of different size is averaged down.
+    - `r`: a trained 1x1 convolution where the widths differ; it is left out of what is deployed.
+      The larger of two maps of different size is averaged down.
     - `KD`: the second term of `kd`, at `temperature` and with `combine`. `w_1`, `w_2`, `h`: the
       settings `labels`, `alpha`, `hint`.
     - With several teachers the terms of each are averaged by `teacher_weights`; each has an `r` of

@@ -38,8 +38,8 @@ class PKT(Relational):
     - `f_i`, `g_i`: the student's and a teacher's features of image i of B, those of all workers.
     - `KD`: the second term of `kd`, at `temperature` and with `combine`. `w_1`, `w_2`, `n`: the
       settings `labels`, `alpha`, `neighbours`.
-    - With several teachers the terms of each are averaged by `teacher_weights`, or their features are
-      one vector (`features: concatenated`).
+    - With several teachers the terms of each are averaged by `teacher_weights`, or their features
+      are one vector (`features: concatenated`).
 
     As in the published code an image is a neighbour of itself and the sum is divided by B²; the
     paper leaves out i = j and sums. The features are those before the classifier. Teachers run in

@@ -47,8 +47,9 @@ class ProxyEnDD(Method):
     That is `direction: reverse`, KL(student || proxy) over the precision of the proxy, less a
     constant. The published code divides by b_0, as done here, where the divergence itself has
     `\tilde b`. The gradients of `endd` are largest for classes of low probability; these are not.
-    `direction: forward` is KL(proxy || student), which the command in the published README runs; its
-    gradients grow with the precision of the proxy, and on digits it stayed at uniform predictions.
+    `direction: forward` is KL(proxy || student), which the command in the published README runs;
+    its gradients grow with the precision of the proxy, and on digits it stayed at uniform
+    predictions.
 
     The mean of the student's distribution is a_c / a_0, and so the deployed network outputs the
     logarithms of the a_c, `log(1 + exp(z))`.

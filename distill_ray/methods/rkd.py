@@ -26,8 +26,8 @@ SHORTEST = 1e-6
 @METHODS.register("rkd")
 @dataclass(frozen=True, kw_only=True)
 class RKD(Relational):
-    r"""`labels * CE + alpha * KD + distance * (distances between features) + angle * (angles between
-    features)`.
+    r"""`labels * CE + alpha * KD + distance * (distances between features) + angle * (angles
+    between features)`.
 
     ```math
     L = w_1 \, \mathrm{CE} + w_2 \, \mathrm{KD} + \frac{d}{B^2} \sum_{ij} h\big( \delta_{ij}(f),
@@ -38,16 +38,17 @@ class RKD(Relational):
     \delta_{ij}(f) = \frac{ \Vert f_i - f_j \Vert }{ \mu(f) }
     \qquad \alpha_{ijk}(f) = \Big\langle \frac{f_i - f_j}{\Vert f_i - f_j \Vert},
     \frac{f_k - f_j}{\Vert f_k - f_j \Vert} \Big\rangle
-    \qquad h(u, v) = \tfrac{1}{2} (u - v)^2 \text{ up to } 1, \; |u - v| - \tfrac{1}{2} \text{ beyond}
+    \qquad h(u, v) = \tfrac{1}{2} (u - v)^2 \text{ up to } 1, \; |u - v| - \tfrac{1}{2}
+    \text{ beyond}
     ```
 
     - `f_i`, `g_i`: the student's and a teacher's features of image i of B, those of all workers;
       `μ`: the mean of the distances that are not 0. Pairs and triples with repeated images count as
       well, as in the published code, with differences of 0.
-    - `KD`: the second term of `kd`, at `temperature` and with `combine`. `w_1`, `w_2`, `d`, `a`: the
-      settings `labels`, `alpha`, `distance`, `angle`.
-    - With several teachers the terms of each are averaged by `teacher_weights`, or their features are
-      one vector (`features: concatenated`).
+    - `KD`: the second term of `kd`, at `temperature` and with `combine`. `w_1`, `w_2`, `d`, `a`:
+      the settings `labels`, `alpha`, `distance`, `angle`.
+    - With several teachers the terms of each are averaged by `teacher_weights`, or their features
+      are one vector (`features: concatenated`).
 
     The features are those before the classifier. Angles take memory for B³ numbers; `angle: 0`
     leaves them out. Teachers run in every step.

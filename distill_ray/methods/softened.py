@@ -95,7 +95,8 @@ class FromEnsemble(Softened):
         super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
         if self.teacher_weights and len(self.teacher_weights) != teachers:
             raise ValueError(
-                f"teacher_weights must be one for each of {teachers} teachers, found {len(self.teacher_weights)}"
+                f"teacher_weights must be one for each of {teachers} teachers, found "
+                f"{len(self.teacher_weights)}"
             )
         if self.combine == "confident" and teachers < 2:
             raise ValueError(f"combine 'confident' needs at least 2 teachers, found {teachers}")

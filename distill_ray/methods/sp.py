@@ -37,8 +37,8 @@ class SP(Relational):
     - `f_i`, `g_i`: the student's and a teacher's features of image i of B, those of all workers.
     - `KD`: the second term of `kd`, at `temperature` and with `combine`. `w_1`, `w_2`, `s`: the
       settings `labels`, `alpha`, `similarity`.
-    - With several teachers the terms of each are averaged by `teacher_weights`, or their features are
-      one vector (`features: concatenated`).
+    - With several teachers the terms of each are averaged by `teacher_weights`, or their features
+      are one vector (`features: concatenated`).
 
     The features are those before the classifier, after pooling; the published code takes the maps
     before it. Teachers run in every step.

@@ -1,4 +1,4 @@
-"""Distillation into a proxy Dirichlet distribution against the formulas, in SciPy and by sampling."""
+"""Distillation into a proxy Dirichlet distribution against the formulas, in SciPy."""
 
 import numpy as np
 import pytest

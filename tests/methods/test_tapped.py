@@ -1,4 +1,4 @@
-"""Maps inside of networks: which are compared, and the losses of `fitnet` and `attention-transfer`."""
+"""Maps inside of networks: which are compared, and the losses of the methods that compare them."""
 
 from collections.abc import Mapping
 
