@@ -54,7 +54,7 @@ def cluster() -> Iterator[Cluster]:
 def run(
     tiny_study: Callable[..., Study], finished_study: Any, tmp_path: Path, cluster: Cluster
 ) -> Callable[..., tuple[Ends, list[Any]]]:
-    """Runs a job of a kind on a store that meets an error on workers; the trials' states as well."""
+    """Runs a job of a kind on a store that meets an error on workers; returns trials' states."""
 
     def run_kind(
         kind: str, error: Exception | None, times: int, ends: Ends, retries: int = 1
