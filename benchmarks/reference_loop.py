@@ -4,9 +4,9 @@ write it.
     python benchmarks/reference_loop.py cifar100.yaml --set resources.cpus_per_worker=1
 
 prints what `distill-ray bench` prints, with the plain loop among the steps; --json prints it for
-programs. The plain loop: float32, contiguous, a DataLoader over torchvision's PIL transforms (crop, flip, normalise), every
-teacher on every batch, one after another, an unfused optimiser and meters that read the loss in
-each step. Nothing in it is slower than it is there.
+programs. The plain loop: float32, contiguous, a DataLoader over torchvision's PIL transforms (crop,
+flip, normalise), every teacher on every batch, one after another, an unfused optimiser and meters
+that read the loss in each step. Nothing in it is slower than it is there.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ _MISTYPED = re.compile(
     rf"((?:{'|'.join(_SCHEMES)})(?:\+\w+)?(?::/{{0,3}}|//))(.*)", re.DOTALL | re.IGNORECASE
 )
 _MODEL = re.compile(r"models:/[^/@:]+(@[\w.-]+)?:?$")
-"""A model in MLflow's registry, by name and alias: there is no secret in `models:/name@champion`."""
+"""A model in MLflow's registry by name and alias: `models:/name@champion` holds no secret."""
 
 _IN_TEXT = re.compile(
     rf"(?<!\w)(?:{_LETTERS}:/|(?:{'|'.join(_SCHEMES)})(?:\+\w+)?(?::|//))[^\s'\"`]*", re.IGNORECASE

@@ -90,15 +90,15 @@ class Recipe:
     weights: Annotated[
         str | None,
         Doc(
-            "file of trained weights to start from, safetensors or what torch.save wrote of a state "
-            "dict; docs/bring-your-own.md has what is understood; unset: drawn weights"
+            "file of trained weights to start from, safetensors or what torch.save wrote of a "
+            "state dict; docs/bring-your-own.md has what is understood; unset: drawn weights"
         ),
     ] = None
     classes: Annotated[
         tuple[str, ...],
         Doc(
-            "names of the classes that the outputs of the weights are for, in their order, where it "
-            "is not that of the data; outputs for other classes are dropped"
+            "names of the classes that the outputs of the weights are for, in their order, where "
+            "it is not that of the data; outputs for other classes are dropped"
         ),
     ] = ()
     preprocessing: Annotated[

@@ -1,4 +1,4 @@
-"""Predictions as logarithms of probabilities, which losses and the picking of images compute with."""
+"""Predictions as log-probabilities, as losses and the picking of images compute with them."""
 
 from __future__ import annotations
 

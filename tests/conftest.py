@@ -156,7 +156,8 @@ name: toy
 data: {source: toy-spiral, validation: 30}
 teachers: {members: 2, model: mlp-8, epochs: 1, batch_size: 60, augmentation: identity}
 student: {model: mlp-8, method: hydra, heads: 2, epochs: 1, batch_size: 60, augmentation: identity}
-search: {trials: 3, objectives: {val/nll: min}, scheduler: none, space: {temperature: {log: [1, 20]}}}
+search:
+  {trials: 3, objectives: {val/nll: min}, scheduler: none, space: {temperature: {log: [1, 20]}}}
 confirm: {seeds: 2, baselines: [scratch]}
 """
 

@@ -46,7 +46,10 @@ HEAVY = {
 
 def imported_by(*arguments: str) -> set[str]:
     """The packages that the command line has imported when it is done."""
-    code = "import sys; from distill_ray.cli import main; main(sys.argv[1:]); print('|', *sys.modules, sep=' ')"
+    code = (
+        "import sys; from distill_ray.cli import main; main(sys.argv[1:]); "
+        "print('|', *sys.modules, sep=' ')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,

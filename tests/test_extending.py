@@ -57,7 +57,7 @@ def environment(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 @pytest.fixture(scope="module")
 def said(installed: Path, environment: dict[str, str]) -> dict[str, Any]:
-    """What the page's study gives: one trial trained after its teachers, and what is shown of it."""
+    """What the page's study gives: one trial trained after its teachers, and what it shows."""
     done = subprocess.run(
         [sys.executable, RUN],
         cwd=installed,
@@ -101,8 +101,8 @@ def test_the_schema_knows_them(said: dict[str, Any]) -> None:
 def test_the_reference_pages_have_them(said: dict[str, Any]) -> None:
     pages = said["pages"]
     assert (
-        "| [tiny-conv-w](#tiny-conv-w) | `tiny-conv-4` | One convolution of width w, pooled to 2x2. |"
-        in pages["models.md"]
+        "| [tiny-conv-w](#tiny-conv-w) | `tiny-conv-4` "
+        "| One convolution of width w, pooled to 2x2. |" in pages["models.md"]
     )
     assert "`val/sure-wrong: min`" in pages["metrics.md"]
     assert "an error is harmless as long as the network was not sure" in pages["metrics.md"]

@@ -32,7 +32,10 @@ def results(finished_study: FinishedStudy) -> Results:
 def test_importing_the_package_and_loading_a_study_imports_no_heavy_package(
     finished_study: FinishedStudy,
 ) -> None:
-    code = "import sys, distill_ray; light = set(sys.modules); distill_ray.Study.load(sys.argv[1]); print(*light, '|', *sys.modules)"
+    code = (
+        "import sys, distill_ray; light = set(sys.modules); "
+        "distill_ray.Study.load(sys.argv[1]); print(*light, '|', *sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, str(finished_study.file)],
         capture_output=True,

@@ -23,7 +23,7 @@ def run_of(small_data: Data) -> Callable[[int], StudyJob]:
 
 
 def tell(progress: Progress, run_of: Callable[[int], StudyJob]) -> None:
-    """Three of four trials: one found in the store, one that finishes, one pruned; a fourth begins."""
+    """Three of four trials: one from the store, one that finishes, one pruned; a fourth begins."""
     progress.stage_started("search", 4)
     progress.past(run_of(0), JobState.FINISHED, list, {"val/nll": 0.5, "val/accuracy": 0.8}, "")
     for number in (1, 2, 3):

@@ -118,7 +118,7 @@ class TeacherCache:
         return False
 
     def opened(self, epoch: int) -> TeacherLogits | None:
-        """The teacher logits of `epoch` if they are there and intact; damaged ones are set aside."""
+        """The teacher logits of `epoch` if present and intact; damaged ones are set aside."""
         record = self._store.get(self._path(epoch))
         if record is None:
             return None

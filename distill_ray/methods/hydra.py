@@ -78,7 +78,7 @@ class Hydra(Softened):
     ] = 0
 
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
-        """Besides the common rules: a model that has units for the heads and for what they share."""
+        """Besides the common rules: the model has units for the heads and for the shared part."""
         super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
         check_multi_head(model, self.depth)
 

@@ -16,7 +16,7 @@ class Coefficient:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Pearson's r (linear), Spearman's rho and Kendall's tau-b (both of ranks) of the same points."""
+    """Pearson's r (linear), Spearman's rho and Kendall's tau-b (of ranks) of the same points."""
 
     pearson: Coefficient
     spearman: Coefficient

@@ -30,7 +30,7 @@ def conv_norm(
 
 
 def draw_fan_out(module: nn.Module) -> None:
-    """Draw the weights of every convolution from N(0, 2 / (k * k * out)) and set their biases to 0."""
+    """Draw the weights of every convolution from N(0, 2 / (k * k * out)) and zero its biases."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -39,7 +39,7 @@ def draw_fan_out(module: nn.Module) -> None:
 
 
 def draw_fan_out_and_small(module: nn.Module) -> None:
-    """Draw convolutions as `draw_fan_out` does, and linear layers from N(0, 0.01²) with biases 0."""
+    """Draw convolutions as `draw_fan_out` does, linear layers from N(0, 0.01²) with biases 0."""
     draw_fan_out(module)
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
@@ -89,7 +89,7 @@ class ChannelShuffle(HeadwiseOperation):
 
 
 class ChannelHalves(HeadwiseOperation):
-    """Maps (B, C, H, W) to the first and the second half of their channels, (B, C / 2, H, W) each."""
+    """Splits (B, C, H, W) into the halves of its channels, (B, C / 2, H, W) each."""
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         first, second = self.split(maps, 2, -1).unbind(4)

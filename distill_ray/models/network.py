@@ -76,7 +76,7 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def as_constructed(module: nn.Module) -> None:
-    """The rule of architectures whose weights are drawn as PyTorch draws them when a layer is made."""
+    """The rule of architectures that keep the weights PyTorch draws when a layer is made."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def has_library_mean(model: str, image_shape: tuple[int, int, int]) -> bool:
-    """Whether the library that `model` is from prepares such images (C, H, W) by ImageNet's mean."""
+    """Whether the library of `model` prepares images of this shape (C, H, W) by ImageNet's mean."""
     return model.startswith("torchvision/") and image_shape[0] == len(IMAGENET_MEAN)
 
 

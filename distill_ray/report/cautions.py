@@ -1,4 +1,4 @@
-"""What makes the results of a study doubtful: teachers that know nothing, ensembles that do harm."""
+"""What makes a study's results doubtful: teachers that know nothing, ensembles that do harm."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distill_ray.report.results import ENSEMBLE
 from distill_ray.report.table import Row
 
 DEVIATIONS = 2.33
-"""So many standard errors above guessing, exceeded by chance once in a hundred, count as learned."""
+"""Standard errors above guessing that count as learned: chance exceeds them once in a hundred."""
 
 
 def cautions(rows: Sequence[Row]) -> list[str]:

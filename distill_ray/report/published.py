@@ -39,13 +39,13 @@ class SideBySide:
         """How to read it."""
         return (
             f"Published: {self.source}. These numbers are quoted, not measured by this study. What "
-            f"differs: {self.difference} Lines that begin with 'here' are this study's own runs, in "
-            "the same units; a dash marks a missing number."
+            f"differs: {self.difference} Lines that begin with 'here' are this study's own runs, "
+            "in the same units; a dash marks a missing number."
         )
 
 
 def side_by_side(table: Published, rows: Sequence[Row]) -> SideBySide:
-    """Every published row, and below it the contender that corresponds to it, as far as it was run."""
+    """Every published row, and below it the contender that corresponds to it, if it was run."""
     metrics = list(dict.fromkeys(name for row in table.rows for name in row.values))
     by_name = {row.contender.name: row for row in rows}
     lines = []

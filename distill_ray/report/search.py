@@ -35,7 +35,7 @@ class Influence:
 
 
 def searched(results: StudyResults) -> list[str]:
-    """The searched settings that took more than one value, in the order of their first appearance."""
+    """The searched settings that took more than one value, in order of first appearance."""
     names = dict.fromkeys(name for trial in results.trials for name in trial.params)
     return [
         name

@@ -96,7 +96,8 @@ class Row:
 
 
 def rows_of(results: StudyResults) -> list[Row]:
-    """The table, to be had from `StudyResults.rows`: one row per contender, in the order of `results.contenders`.
+    """The table behind `StudyResults.rows`: a row per contender, in the order of
+    `results.contenders`.
 
     The rows compare on `results.split`. While that is still the validation split there are no cnll
     and cece, since the temperature was fitted on the very same predictions.

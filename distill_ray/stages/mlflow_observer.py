@@ -213,8 +213,8 @@ def _description(results: StudyResults, rows: list[Row]) -> str:
 
 
 def _key(key: str, job_id: str) -> str:
-    """The key of a job in MLflow. Versions of a study number their trials alike, whatever jobs those
-    are: a job that is the same has one run for all of them, another job has another.
+    """The key of a job in MLflow. Versions of a study number their trials alike, whatever jobs
+    those are: a job that is the same has one run for all of them, another job has another.
     """
     return key if job_id in key else f"{key}/{job_id[:10]}"
 

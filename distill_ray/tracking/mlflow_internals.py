@@ -1,5 +1,5 @@
-"""What this package knows of MLflow's inside, beyond its public API, and nowhere else: the layout of
-its database, the revision of that layout, how a database is made, and how its page is served.
+"""What this package knows of MLflow's inside, beyond its public API, and nowhere else: the layout
+of its database, the revision of that layout, how a database is made, and how its page is served.
 
 A test of each fails when MLflow changes it.
 """
@@ -110,7 +110,7 @@ def known_revisions() -> tuple[str, frozenset[str]]:
 
 @dataclass(frozen=True)
 class Layout:
-    """What tells whose database this is: its tables, and the revision of its layout if it has one."""
+    """What tells whose database this is: its tables, and its layout's revision if it has one."""
 
     tables: frozenset[str]
     revision: str | None

@@ -1,4 +1,4 @@
-"""The runs of a study in MLflow: fed by the driver as things happen, written by a separate thread."""
+"""The runs of a study in MLflow: fed by the driver as things happen, written by a thread."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many outputs a network has: one per class, or mean and log-variance for regression."""
+        """How many outputs a network has: one per class; mean and log-variance for regression."""
         return len(self.class_names if self.task == "classification" else GAUSSIAN)
 
     @property

@@ -127,7 +127,7 @@ class TeacherLogits:
     tails: tuple[Tail, ...] = ()
 
     def fit(self, teachers: int, positions: int, classes: int) -> bool:
-        """Whether these are the logits of that many teachers, for that many positions and classes."""
+        """Whether the logits are of so many teachers, positions and classes."""
         if self.tails:
             return all(
                 part.shape == (positions, part.shape[1], teachers, part.shape[3])

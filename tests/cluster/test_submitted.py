@@ -126,16 +126,13 @@ def test_submitted_followed_stopped_and_submitted_again(
     assert sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials) == 4
     assert all(trial.state.is_finished() for trial in trials)
     status = subprocess.run(
-        [sys.executable, "-m", "distill_ray", "status", str(TINY), "--store", object_store, "--search-storage", storage],
+        [sys.executable, "-m", "distill_ray", "status", str(TINY),
+         "--store", object_store, "--search-storage", storage],
         env=machines.environment, capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     assert "tiny: finished" in status.stdout
-    assert json.loads(
-        store.read(
-            f"studies/tiny/{next(n for n in store.names('studies/tiny') if n.startswith('stages-'))}"
-        )
-        or b""
-    )
+    stages = next(name for name in store.names("studies/tiny") if name.startswith("stages-"))
+    assert json.loads(store.read(f"studies/tiny/{stages}") or b"")
 
 
 def test_jobs_on_workers_of_two_nodes_and_more_than_fit(machines: Any, tmp_path: Path) -> None:
@@ -160,6 +157,6 @@ def test_jobs_on_workers_of_two_nodes_and_more_than_fit(machines: Any, tmp_path:
     )
     assert refused.returncode == 2
     assert (
-        "3 workers of 1 CPU and 0 GPU do not fit the cluster, which has 2 CPU and 0 GPU in 3 machines"
-        in refused.stderr
+        "3 workers of 1 CPU and 0 GPU do not fit the cluster, "
+        "which has 2 CPU and 0 GPU in 3 machines" in refused.stderr
     )

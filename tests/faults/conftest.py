@@ -1,4 +1,4 @@
-"""A study whose jobs are the same in every run, run undisturbed once, and the means to disturb it."""
+"""A study with the same jobs in every run, run undisturbed once, and the means to disturb it."""
 
 from __future__ import annotations
 

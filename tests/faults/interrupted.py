@@ -63,7 +63,7 @@ class Work(Protocol):
         """What must hold at any time."""
 
     def finished(self) -> object:
-        """What must hold when it is done, and what must be equal however often it was interrupted."""
+        """What must hold when it is done, and be equal however often it was interrupted."""
 
 
 SAMPLED = {"mlflow": 6}

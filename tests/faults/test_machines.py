@@ -42,7 +42,8 @@ def test_the_head_killed_started_again_and_the_study_with_it(
         began = time.monotonic()
         assert driver.ended(300) not in (0, 2), "".join(study.printed)
     print(
-        f"without its head the driver ended after {time.monotonic() - began:.0f} s: {study.printed[-3:]}"
+        f"without its head the driver ended after {time.monotonic() - began:.0f} s: "
+        f"{study.printed[-3:]}"
     )
     machines.start_head()
     machines.start("--address", machines.address, *JOINING)

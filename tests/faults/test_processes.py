@@ -18,7 +18,7 @@ from distill_ray.store import Store
 
 
 def test_a_loss_that_is_not_finite_fails_its_trial_alone(undisturbed: Any) -> None:
-    """The reason is kept, the search goes on, and nothing that would happen again is tried again."""
+    """The reason is kept, the search goes on, and what would only fail again is not retried."""
     states = [trial.state for trial in undisturbed.trials()]
     assert states == [
         TrialState.COMPLETE,
@@ -35,7 +35,7 @@ def test_a_loss_that_is_not_finite_fails_its_trial_alone(undisturbed: Any) -> No
 
 
 def test_workers_killed_while_they_train(steady: Any, undisturbed: Any) -> None:
-    """The processes of the teachers, then the actors of the trials, each in the middle of its job."""
+    """The processes of the teachers, then the actors of the trials, each amid its job."""
     study = steady()
     with study.running() as driver:
         before = driver.kill_worker("Trainable")
@@ -148,7 +148,8 @@ def test_how_soon_a_killed_study_trains_again(
     with study.running() as driver:
         driver.until(new_steps)
     print(
-        f"{line}: first new training step {min(new_steps()) - moment:.1f} s after the study was started again"
+        f"{line}: first new training step {min(new_steps()) - moment:.1f} s "
+        "after the study was started again"
     )
     for name, times in before.items():
         assert study.under_way()[name][: len(times)] == times

@@ -88,7 +88,8 @@ def test_a_storm_of_kills(steady: Any, tmp_path: Any) -> None:
     took = time.monotonic() - began
     epochs = sum(map(len, study.epochs().values()))
     print(
-        f"{sum(kills.values())} kills ({dict(kills)}), {starts} starts, {epochs} epochs: nothing was lost"
+        f"{sum(kills.values())} kills ({dict(kills)}), {starts} starts, {epochs} epochs: "
+        "nothing was lost"
     )
     print(f"{took:.0f} s, and {calm:.0f} s without kills")
 

@@ -247,8 +247,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def test_mlflow_away_for_a_minute_then_for_good_and_synchronised_later(
     steady: Any, longer: Any, mlflow_server: Any
 ) -> None:
-    """The study is finished without it, and says so; `sync` then sends what is missing, and a second
-    time nothing.
+    """The study is finished without it, and says so; `sync` then sends what is missing, and a
+    second time nothing.
     """
     uri, process = mlflow_server()
     study = steady(*longer.options, "--tracking-uri", uri)

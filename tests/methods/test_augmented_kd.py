@@ -1,4 +1,4 @@
-"""Distillation on images and augmented copies against the oracle of the good-augmentation system."""
+"""Distillation on images and augmented copies, against the good-augmentation system's oracle."""
 
 import functools
 

@@ -208,8 +208,9 @@ def test_parameters_of_the_published_student() -> None:
 
 
 TRANSFORMABLE = {
-    "wrn-10-1": 8, "pre-wrn-10-1": 8, "resnet8": 8, "basic-resnet-4-6": 8, "vgg8": 8, "mobilenet-v2": 16,
-    "shuffle-v1": 8, "shuffle-v2": 8, "mlp-20-10": 8, "lenet-4-6-mlp-12": 8, "torchvision/squeezenet1_1": 33,
+    "wrn-10-1": 8, "pre-wrn-10-1": 8, "resnet8": 8, "basic-resnet-4-6": 8, "vgg8": 8,
+    "mobilenet-v2": 16, "shuffle-v1": 8, "shuffle-v2": 8, "mlp-20-10": 8, "lenet-4-6-mlp-12": 8,
+    "torchvision/squeezenet1_1": 33,
 }  # fmt: skip
 
 

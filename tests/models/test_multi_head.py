@@ -78,8 +78,8 @@ def test_rows_of_the_head_weights(task: str, terms: int) -> None:
 
 
 SMALL = {
-    "wrn-10-1": 8, "pre-wrn-10-1": 8, "resnet8": 8, "basic-resnet-4-6": 8, "vgg8": 8, "mobilenet-v2": 16,
-    "shuffle-v1": 8, "shuffle-v2": 8, "mlp-20-10": 8, "lenet-4-6-mlp-12": 8,
+    "wrn-10-1": 8, "pre-wrn-10-1": 8, "resnet8": 8, "basic-resnet-4-6": 8, "vgg8": 8,
+    "mobilenet-v2": 16, "shuffle-v1": 8, "shuffle-v2": 8, "mlp-20-10": 8, "lenet-4-6-mlp-12": 8,
 }  # fmt: skip
 CASES = [
     *((name, side, 1) for name, side in SMALL.items()),

@@ -1,4 +1,4 @@
-"""Weights that were trained elsewhere: which files are read, and how they are fitted to a network."""
+"""Weights trained elsewhere: which files are read, and how they are fitted to a network."""
 
 import io
 import pickle
@@ -22,7 +22,7 @@ SHAPE = (3, 32, 32)
 
 
 def trained(architecture: str = "resnet18") -> nn.Module:
-    """A torchvision network as plain PyTorch code has it, with statistics that are not the first."""
+    """A torchvision network as plain PyTorch code has it, with statistics unlike the first."""
     torch.manual_seed(3)
     network = torchvision.models.get_model(architecture, weights=None, num_classes=CLASSES)
     network.train()(torch.rand(8, *SHAPE))

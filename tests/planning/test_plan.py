@@ -1,4 +1,4 @@
-"""The plan: what is to be trained, what the store has already, and what the teachers' answers cost."""
+"""The plan: what is to be trained, what the store has, and what the teachers' answers cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How diverse networks are, between seeds and inside one network, and what the report shows of it."""
+"""How diverse networks are, between seeds and inside one, and what the report shows of it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The page *Bring your own*, followed word by word: teachers trained in plain PyTorch take part in a
-study and answer as they do outside of it.
+"""The page *Bring your own*, followed word by word: teachers trained in plain PyTorch take part
+in a study and answer as they do outside of it.
 """
 
 from __future__ import annotations

@@ -39,7 +39,10 @@ from distill_ray.study import Study
 from distill_ray.training import Dataset, load_dataset, train
 
 CPU = torch.device("cpu")
-SPACE = "search.space={augmentation: {choice: [identity, crop, cutout]}, augmentation.size: {int: [2, 4]}, temperature: {log: [1, 20]}}"
+SPACE = (
+    "search.space={augmentation: {choice: [identity, crop, cutout]}, "
+    "augmentation.size: {int: [2, 4]}, temperature: {log: [1, 20]}}"
+)
 
 
 class Confident:

@@ -119,7 +119,8 @@ def test_status_says_of_a_running_job_where_it_is(
     assert lines[:3] == [
         "tiny: running",
         "  teach    1/2, 1 running",
-        "           teacher 0 · wrn-10-1 · seed 0  2026-01-01 12:00:01  epoch 3  val/nll 1.2  val/accuracy 0.5",
+        "           teacher 0 · wrn-10-1 · seed 0  2026-01-01 12:00:01  "
+        "epoch 3  val/nll 1.2  val/accuracy 0.5",
     ]
 
 

@@ -42,7 +42,10 @@ from distill_ray.study import Study, load_study
 from distill_ray.training import Worker, load_network, predict
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
-BASELINES = "confirm={seeds: 1, baselines: {kd: {}, hydra: {method: hydra, heads: 3, lr: 0.02}, endd: {method: endd, lr: 0.01}}}"
+BASELINES = (
+    "confirm={seeds: 1, baselines: {kd: {}, hydra: {method: hydra, heads: 3, lr: 0.02}, "
+    "endd: {method: endd, lr: 0.01}}}"
+)
 
 
 class Confirmed(StudyState):
@@ -172,7 +175,8 @@ def test_foreign_images_have_no_labels(trained: Trained, tmp_path: Path) -> None
     )
     with pytest.raises(
         RequestError,
-        match=r"--foreign .*: its images are \(12, 10, 3\), those of the study \(8, 8, 1\).*--resize",
+        match=r"--foreign .*: its images are \(12, 10, 3\), "
+        r"those of the study \(8, 8, 1\).*--resize",
     ):
         trained.ask(foreign=[noise])
     with pytest.raises(

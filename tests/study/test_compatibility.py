@@ -195,7 +195,8 @@ def test_what_needs_the_logits_of_all_classes(
 def test_what_is_wrong_whatever_is_drawn_is_wrong_with_the_student(refusal: Refusal) -> None:
     rest = "search: {space: {augmentation: {choice: [flip, crop]}}}\n"
     assert refusal(study("model: wrn-10-1, teacher_weights: [1, 2]", rest=rest)) == [
-        "study.yaml:3: student.teacher_weights: teacher_weights must be one for each of 3 teachers, found 2"
+        "study.yaml:3: student.teacher_weights: teacher_weights must be one for each of 3 "
+        "teachers, found 2"
     ]
 
 
@@ -205,8 +206,9 @@ def test_a_setting_that_is_searched_is_named(refusal: Refusal) -> None:
         "[flip, crop]}}}\n"
     )
     assert refusal(study("model: wrn-10-1", rest=rest)) == [
-        "study.yaml:5: search.space.teacher_weights: teacher_weights must be one for each of 3 teachers, found 2 "
-        "(met with teacher_weights [1.0, 2.0], augmentation flip and 1 more; use 'when', or search less)"
+        "study.yaml:5: search.space.teacher_weights: teacher_weights must be one for each of 3 "
+        "teachers, found 2 (met with teacher_weights [1.0, 2.0], augmentation flip and 1 more; "
+        "use 'when', or search less)"
     ]
 
 

@@ -510,8 +510,8 @@ def test_search(refusal: Refusal, search: str, message: str) -> None:
         ),
         (
             "teacher_weights: {choice: [[], [1, 1]]}",
-            "teacher_weights: teacher_weights must be one for each of 3 teachers, found 2 (met with teacher_weights [1.0, "
-            "1.0];",
+            "teacher_weights: teacher_weights must be one for each of 3 teachers, found 2 (met "
+            "with teacher_weights [1.0, 1.0];",
         ),
     ],
 )

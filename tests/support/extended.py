@@ -1,5 +1,5 @@
-"""What the study of docs/extending.md gives: one trial trained after its teachers, and what is shown
-of it, as JSON. Run in the folder of the study, with the page's package installed.
+"""What the study of docs/extending.md gives: one trial trained after its teachers, and what is
+shown of it, as JSON. Run in the folder of the study, with the page's package installed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compiled training in a process that has no compiler: the same as without, and a warning says so."""
+"""Compiled training in a process without a compiler: the same as uncompiled, with a warning."""
 
 from __future__ import annotations
 

@@ -199,7 +199,10 @@ def test_one_database_for_mlflow_and_optuna_is_refused(tracking: str, search: st
 
 
 def test_importing_the_package_loads_neither_mlflow_nor_torch() -> None:
-    code = "import sys, distill_ray.tracking; print([m for m in ('mlflow', 'torch', 'numpy', 'ray') if m in sys.modules])"
+    code = (
+        "import sys, distill_ray.tracking; "
+        "print([m for m in ('mlflow', 'torch', 'numpy', 'ray') if m in sys.modules])"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

@@ -63,7 +63,10 @@ def champion_and_probabilities() -> tuple[StudentModel, np.ndarray]:
     return champion, torch.softmax(logits / TEMPERATURE, dim=1).numpy()
 
 
-QUICK = "from distill_ray.tracking.champion_model import _load_pyfunc as load; model = load({folder!r} + '/data/student')"
+QUICK = (
+    "from distill_ray.tracking.champion_model import _load_pyfunc as load; "
+    "model = load({folder!r} + '/data/student')"
+)
 WHOLE = "import mlflow.pyfunc; model = mlflow.pyfunc.load_model({folder!r})"
 STRANGER = """
 import json, sys
@@ -71,14 +74,16 @@ sys.path[:] = [path for path in sys.path if path and (path != {repository!r})] +
 import numpy as np
 {load}
 images = np.load({images!r})
-answers = {{"all": model.predict(images).tolist(), "one": model.predict(images[:1]).tolist(), "refused": ""}}
+answers = {{"all": model.predict(images).tolist(), "one": model.predict(images[:1]).tolist()}}
+answers["refused"] = ""
 try:
     model.predict(images.astype(np.float32))
 except Exception as error:
     answers["refused"] = str(error)
 import distill_ray
 answers["code"] = distill_ray.__file__
-answers["loaded"] = [name for name in ("ray", "optuna", "sklearn", "matplotlib") if name in sys.modules]
+heavy = ("ray", "optuna", "sklearn", "matplotlib")
+answers["loaded"] = [name for name in heavy if name in sys.modules]
 print(json.dumps(answers))
 """
 

@@ -59,7 +59,8 @@ class Database:
             "SELECT replace(substr(k.value, instr(k.value, '/') + 1), 'study/1', 'study'), "
             "r.status, s.value FROM runs r "
             "JOIN tags k ON k.run_uuid = r.run_uuid AND k.key = 'distill_ray.key' "
-            "JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'status' WHERE r.lifecycle_stage = 'active'"
+            "JOIN tags s ON s.run_uuid = r.run_uuid AND s.key = 'status' "
+            "WHERE r.lifecycle_stage = 'active'"
         )
         found = {key: (status, word) for key, status, word in rows}
         assert len(found) == len(rows), f"a key occurs twice: {rows}"
@@ -70,8 +71,8 @@ class Database:
         key = "study/1" if key == "study" else key
         return dict(
             self.query(
-                f"SELECT t.key, t.value FROM {table} t JOIN tags k ON k.run_uuid = t.run_uuid AND k.key = 'distill_ray.key' "
-                "WHERE k.value LIKE ?",
+                f"SELECT t.key, t.value FROM {table} t JOIN tags k "
+                "ON k.run_uuid = t.run_uuid AND k.key = 'distill_ray.key' WHERE k.value LIKE ?",
                 f"%/{key}",
             )
         )
@@ -79,7 +80,8 @@ class Database:
     def history(self, key: str, metric: str) -> list[tuple[int, int, float]]:
         """(step, milliseconds, value) of a metric of the run with this key."""
         return self.query(
-            "SELECT step, timestamp, m.value FROM metrics m JOIN tags k ON k.run_uuid = m.run_uuid AND k.key = 'distill_ray.key' "
+            "SELECT step, timestamp, m.value FROM metrics m "
+            "JOIN tags k ON k.run_uuid = m.run_uuid AND k.key = 'distill_ray.key' "
             "WHERE k.value LIKE ? AND m.key = ? ORDER BY step, timestamp",
             f"%/{key}",
             metric,

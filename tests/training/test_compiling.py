@@ -1,4 +1,4 @@
-"""Compiled training learns the same, and where there is no compiler training goes on without one."""
+"""Compiled training learns the same, and without a compiler training goes on uncompiled."""
 
 from __future__ import annotations
 

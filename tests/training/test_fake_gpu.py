@@ -97,7 +97,7 @@ def moved(
     device: object = None,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> nn.Module:
-    """`module` with all of its tensors on the GPU; those of a real one cannot become fake in place."""
+    """`module` with all tensors on the GPU; those of a real one cannot become fake in place."""
     if device == "meta":
         return module
     for layer in module.modules():

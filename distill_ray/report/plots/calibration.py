@@ -23,25 +23,28 @@ FEWEST_SAMPLES = 5
 
 
 def calibration_panels(rows: Sequence[Row]) -> list[Panel]:
-    """A reliability diagram with its confidence histogram for every contender that was evaluated."""
+    """A reliability diagram and a confidence histogram for every contender that was evaluated."""
     rows = [row for row in rows if row.runs]
     if not rows:
         return []
     colors = contender_colors(tuple(row.contender for row in rows))
     scaled = rows[0].split == "test"
     after = (
-        "Squares with a broken line are the same predictions at the temperature T fitted on validation (temperature scaling): "
-        "where they move onto the diagonal, one number repairs the calibration."
+        "Squares with a broken line are the same predictions at the temperature T fitted on "
+        "validation (temperature scaling): where they move onto the diagonal, one number repairs "
+        "the calibration."
         if scaled
         else "Temperature scaling is shown once there are test predictions to apply it to."
     )
     return [
         Panel(
             "Reliability and confidence",
-            f"Above: accuracy among predictions of about equal confidence, {rows[0].split} split, all runs of a contender "
-            "together. Points on the diagonal mean what they say, points below it are overconfident; bars are 95 % intervals for "
-            f"the samples of one run, and bins of fewer than {FEWEST_SAMPLES} predictions are left out. {after} Below: how many "
-            "predictions have that confidence; a peak at the right is a network that is nearly always sure.",
+            f"Above: accuracy among predictions of about equal confidence, {rows[0].split} split, "
+            "all runs of a contender together. Points on the diagonal mean what they say, points "
+            "below it are overconfident; bars are 95 % intervals for the samples of one run, and "
+            f"bins of fewer than {FEWEST_SAMPLES} predictions are left out. {after} Below: how "
+            "many predictions have that confidence; a peak at the right is a network that is "
+            "nearly always sure.",
             tuple(
                 _diagram(row, colors[row.contender.name], index, size_of(len(rows)))
                 for index, row in enumerate(rows)

@@ -46,9 +46,9 @@ def curve_panel(results: StudyResults) -> Panel | None:
         shown = (best, *shown)
     return Panel(
         "Training curves of the trials",
-        "One line per trial; grey ones that end in a cross were pruned, red ones failed. Pruned trials should have been on the "
-        "way to a bad value: many that were cut while still closing in on the best say that pruning is too eager."
-        f"{strong}{fewer}",
+        "One line per trial; grey ones that end in a cross were pruned, red ones failed. Pruned "
+        "trials should have been on the way to a bad value: many that were cut while still "
+        f"closing in on the best say that pruning is too eager.{strong}{fewer}",
         tuple(_curves(shown, best, metric, size_of(len(metrics))) for metric in metrics),
     )
 

@@ -55,18 +55,19 @@ def diversity_panels(rows: Sequence[Row]) -> list[Panel]:
     colors = contender_colors(tuple(row.contender for row in rows))
     inside = any(each.inside for each in found)
     heads = (
-        " Diamonds are the members or heads inside one network on the validation split, before they are made one; near zero "
-        "they have become copies of each other."
+        " Diamonds are the members or heads inside one network on the validation split, before "
+        "they are made one; near zero they have become copies of each other."
         if inside
         else ""
     )
     panels = [
         Panel(
             "How often networks of one kind disagree",
-            f"Dots are the networks of one contender, {evaluated[0].split} split. Left: how often two of them name different "
-            "classes. Right: mutual information, which also sees different probabilities for the same class. Teachers that never "
-            "disagree make an ensemble no better than one of them; distilled students usually agree more with each other than "
-            f"students from scratch, since they were told the same.{heads}",
+            f"Dots are the networks of one contender, {evaluated[0].split} split. Left: how often "
+            "two of them name different classes. Right: mutual information, which also sees "
+            "different probabilities for the same class. Teachers that never disagree make an "
+            "ensemble no better than one of them; distilled students usually agree more with each "
+            f"other than students from scratch, since they were told the same.{heads}",
             (
                 _dots(found, "disagreement", "% of samples on which two disagree", 100, colors),
                 _dots(found, "information", "mutual information in nats", 1, colors),
@@ -174,8 +175,9 @@ def _matrix(teachers: Row, names: Sequence[str]) -> Panel:
     words = f"{said}, {names[apart[0]]} and {names[apart[1]]} most ({most:.1f} %)."
     return Panel(
         "Which teachers are alike",
-        "In percent, how often two teachers name different classes. A pair that stands out by a low number adds little to the "
-        f"ensemble; a row that stands out by high ones is a teacher of its own kind, or a bad one. {words}",
+        "In percent, how often two teachers name different classes. A pair that stands out by a "
+        "low number adds little to the ensemble; a row that stands out by high ones is a teacher "
+        f"of its own kind, or a bad one. {words}",
         (Plot("teachers-alike", "Disagreement of pairs of teachers", words, canvas),),
     )
 

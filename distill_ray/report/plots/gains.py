@@ -31,9 +31,10 @@ def gain_panel(compared: Sequence[Comparison], contenders: tuple[Contender, ...]
     colors = contender_colors(contenders)
     return Panel(
         "How large and how sure the differences are",
-        "Best student minus the other. The thick bar is the 95 % interval over test samples (another test set of this size), the "
-        "thin line the one over seeds (another training run). Where both keep off the zero line, on the side of the arrow, the "
-        "student is clearly better. ECE and RMSE are no means over samples and have the thin line only.",
+        "Best student minus the other. The thick bar is the 95 % interval over test samples "
+        "(another test set of this size), the thin line the one over seeds (another training "
+        "run). Where both keep off the zero line, on the side of the arrow, the student is "
+        "clearly better. ECE and RMSE are no means over samples and have the thin line only.",
         tuple(
             _gains(compared, metric, colors)
             for metric in SHOWN
@@ -80,7 +81,8 @@ def _gains(compared: Sequence[Comparison], metric: str, colors: dict[str, str]) 
         better = "better →" if ordered[0].gains[metric].better_up else "← better"
         axes.set_xlabel(f"difference{' in points' if percent else ''}, {better}")
     words = "; ".join(
-        f"against {each.other.label} {metric_text(metric, each.gains[metric].difference, sign=True)}"
+        f"against {each.other.label} "
+        f"{metric_text(metric, each.gains[metric].difference, sign=True)}"
         for each in ordered
     )
     return Plot(f"gain-{metric}", f"Difference in {title_of(metric)}", words, canvas)

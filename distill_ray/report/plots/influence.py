@@ -43,8 +43,9 @@ def influence_panel(results: StudyResults) -> Panel | None:
     words = "; ".join(f"{share.name} {100 * share.explained:.0f} %" for share in reversed(shares))
     return Panel(
         "How much each setting matters",
-        "What part of the differences between complete trials each setting explains on its own (by a curve of second degree, or "
-        "by the means of categories). The mark is what a setting without any effect reaches in 5 % of cases: only bars past it "
-        f"mean something, and settings that work only together are not seen. {verdict}",
+        "What part of the differences between complete trials each setting explains on its own "
+        "(by a curve of second degree, or by the means of categories). The mark is what a setting "
+        "without any effect reaches in 5 % of cases: only bars past it mean something, and "
+        f"settings that work only together are not seen. {verdict}",
         (Plot("influence", "Influence of each searched setting", words, canvas),),
     )

@@ -27,8 +27,9 @@ def pareto_panel(results: StudyResults) -> Panel | None:
     )
     return Panel(
         "Trade-off between the objectives",
-        "Every complete trial. No other trial beats those in colour in all objectives at once, so the choice is among them "
-        f"({counted(len(front), 'trial')}: {numbers}). The arrow points to where both objectives are best.",
+        "Every complete trial. No other trial beats those in colour in all objectives at once, so "
+        f"the choice is among them ({counted(len(front), 'trial')}: {numbers}). The arrow points "
+        "to where both objectives are best.",
         tuple(_trade_off(results, front, first, other) for other in others),
     )
 

@@ -12,7 +12,7 @@ from distill_ray.report.screening import TITLES, Relation, relation_sentence
 
 
 def screen_panel(found: Sequence[Relation]) -> Panel | None:
-    """Trials with their means by augmentation, and confirmed students; None while there is neither."""
+    """Trials with their means by augmentation, and confirmed students; None without either."""
     by_kind = {relation.of: relation for relation in found}
     drawn = [relation for relation in found if relation.of != "augmentations"]
     if not drawn:
@@ -20,9 +20,9 @@ def screen_panel(found: Sequence[Relation]) -> Panel | None:
     size = size_of(len(drawn))
     return Panel(
         "Did the teachers tell which augmentation helps?",
-        "One point per trial (small) with the mean by augmentation (large), or per confirmed student. A good proxy rises from "
-        "left to right: a lower T. stddev goes with a lower loss. "
-        + " ".join(relation_sentence(relation) for relation in found),
+        "One point per trial (small) with the mean by augmentation (large), or per confirmed "
+        "student. A good proxy rises from left to right: a lower T. stddev goes with a lower "
+        "loss. " + " ".join(relation_sentence(relation) for relation in found),
         tuple(
             _scatter(
                 relation, by_kind.get("augmentations") if relation.of == "trials" else None, size

@@ -62,8 +62,9 @@ def _history(results: StudyResults) -> Panel:
         found = f"The best, trial {best.number}, reached {best.values[objective]:.4g}. {after}"
     return Panel(
         "Search history",
-        "Every trial in the order in which it was started, and the best value so far as a line: where it has long been flat, the "
-        f"search had settled. Crosses are pruned trials at their last value, red marks failed ones; {EDGE} {found}",
+        "Every trial in the order in which it was started, and the best value so far as a line: "
+        "where it has long been flat, the search had settled. Crosses are pruned trials at their "
+        f"last value, red marks failed ones; {EDGE} {found}",
         tuple(_history_of(results, objective) for objective in results.objectives),
     )
 
@@ -207,10 +208,11 @@ def _slices(results: StudyResults) -> Panel | None:
     )
     return Panel(
         f"{title[0].upper()}{title[1:]} against each searched setting",
-        f"One picture per setting, the same trials in each; {better} is good. Look for a valley or a slope: a good region at an "
-        "edge says that the range should be widened, a cloud without shape that the setting matters little. The ringed point is "
-        f"the best trial, crosses are pruned trials at their last value; {EDGE} Lines are the medians of categories. A setting "
-        "that only some trials have is shown for those.",
+        f"One picture per setting, the same trials in each; {better} is good. Look for a valley "
+        "or a slope: a good region at an edge says that the range should be widened, a cloud "
+        "without shape that the setting matters little. The ringed point is the best trial, "
+        f"crosses are pruned trials at their last value; {EDGE} Lines are the medians of "
+        "categories. A setting that only some trials have is shown for those.",
         tuple(
             _slice(results, name, objective, index, size_of(len(names)))
             for index, name in enumerate(names)
