@@ -114,8 +114,11 @@ class Progress(Observer):
 
     def stage_ended(self, stage: str) -> None:
         trained = sum(self._counts.values()) - self._reused
-        parts = [f"{trained} run" + ("" if trained == 1 else "s")] if trained else []
-        parts += [f"{self._reused} found in the store"] if self._reused else []
+        parts = []
+        if trained:
+            parts.append("1 run" if trained == 1 else f"{trained} runs")
+        if self._reused:
+            parts.append(f"{self._reused} found in the store")
         parts += [
             f"{count} {state}"
             for state, count in self._counts.items()
@@ -176,4 +179,8 @@ def _scores(metrics: Metrics, objective: str) -> str:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    if minutes:
+        return f"{minutes}m{rest:02}s"
+    return f"{rest}s"

@@ -54,13 +54,12 @@ def check_images(image_shape: tuple[int, int, int], architecture: str) -> None:
         image_shape,
     )
     _, height, width = image_shape
-    patch = (
-        224
-        if architecture == "maxvit_t"
-        else int(architecture[-2:])
-        if architecture.startswith("vit_")
-        else 1
-    )
+    if architecture == "maxvit_t":
+        patch = 224
+    elif architecture.startswith("vit_"):
+        patch = int(architecture[-2:])
+    else:
+        patch = 1
     if patch > 1 and (height != width or height % patch):
         raise ValueError(
             f"takes square images with a side that is a multiple of {patch}, found {height}x{width}"

@@ -74,13 +74,11 @@ def _pooled(
     """The mean prediction: of one group's runs, or of several groups run by run; nothing while some
     of them is missing.
     """
-    runs = (
-        [groups[0]]
-        if len(groups) == 1
-        else list(zip(*groups, strict=True))
-        if len(set(map(len, groups))) == 1
-        else []
-    )
+    runs: list[Sequence[Predictions]] = []
+    if len(groups) == 1:
+        runs = [groups[0]]
+    elif len(set(map(len, groups))) == 1:
+        runs = list(zip(*groups, strict=True))
     return tuple(
         Predictions(
             mean_prediction(

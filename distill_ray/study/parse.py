@@ -149,9 +149,10 @@ def _elsewhere(key: str) -> str:
         "resources": Resources,
     }
     home = next((name for name, cls in homes.items() if key in setting_fields(cls)), None)
-    home = home or (
-        "teachers" if key == "members" else "student" if setting_owners(key, None) else None
-    )
+    if home is None and key == "members":
+        home = "teachers"
+    elif home is None and setting_owners(key, None):
+        home = "student"
     return f"unknown field; did you mean '{home}.{key}'?" if home else ""
 
 

@@ -92,23 +92,23 @@ class Range:
 
     def described(self) -> str:
         """The range on one line, `log [1, 20]`."""
-        kind = ("log " if self.log else "") + (
-            "int" if self.whole else "" if self.log else "uniform"
-        )
-        return f"{kind.strip()} [{self.low:g}, {self.high:g}]" + (
-            f" step {self.step:g}" if self.step else ""
-        )
+        step = f" step {self.step:g}" if self.step else ""
+        return f"{self._kind()} [{self.low:g}, {self.high:g}]{step}"
+
+    def _kind(self) -> str:
+        if self.whole:
+            return "log int" if self.log else "int"
+        return "log" if self.log else "uniform"
 
     def to_file(self) -> dict[str, Any]:
         """The range as the study file writes it."""
-        written: dict[str, Any] = {
-            "int" if self.whole else "log" if self.log else "uniform": [self.low, self.high]
-        }
-        return (
-            written
-            | ({"log": True} if self.whole and self.log else {})
-            | ({"step": self.step} if self.step else {})
-        )
+        kind = "int" if self.whole else self._kind()
+        written: dict[str, Any] = {kind: [self.low, self.high]}
+        if self.whole and self.log:
+            written["log"] = True
+        if self.step:
+            written["step"] = self.step
+        return written
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,9 @@ def ahead(batches: Iterator[Batch], stream: torch.cuda.Stream | None = None) -> 
     def make() -> tuple[Batch, torch.cuda.Event | None] | None:
         with torch.cuda.stream(stream):  # for None it does nothing
             batch = next(batches, None)
-            return None if batch is None else (batch, stream.record_event() if stream else None)
+            if batch is None:
+                return None
+            return batch, stream.record_event() if stream else None
 
     with ThreadPoolExecutor(1, thread_name_prefix="augmentations") as thread:
         coming = thread.submit(make)

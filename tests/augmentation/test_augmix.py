@@ -59,13 +59,7 @@ class Source:
         )
 
     def uniform(self, purpose: str, count: int) -> np.ndarray:
-        return (
-            self.chain
-            if "chain " in purpose
-            else np.ones((1, count))
-            if "chains" in purpose
-            else np.full((1, count), 1.0)
-        )
+        return self.chain if "chain " in purpose else np.ones((1, count))
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array)

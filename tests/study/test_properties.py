@@ -8,6 +8,7 @@ import contextlib
 import copy
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -125,13 +126,11 @@ VALUES = st.recursive(
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The paths of everything in `value`."""
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
     return [path] + [place for key, inner in items for place in places(inner, (*path, key))]
 
 

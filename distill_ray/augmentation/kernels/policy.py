@@ -121,13 +121,11 @@ def amounts(
             result[where] = 255 - 255 * strength
         else:
             signed = np.where(negative[where], -1, 1) * strength * largest.get(name, 0.9)
-            result[where] = (
-                1 + signed
-                if name not in largest
-                else np.trunc(signed)
-                if "translate" in name
-                else signed
-            )
+            if name not in largest:
+                signed = 1 + signed
+            elif "translate" in name:
+                signed = np.trunc(signed)
+            result[where] = signed
     return result
 
 

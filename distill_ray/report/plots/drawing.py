@@ -129,18 +129,16 @@ class Panel:
     @property
     def layout(self) -> Literal["single", "pair", "row"]:
         """How many plots stand beside each other on a wide page: one, two, or as many as fit."""
-        return (
-            "single"
-            if len(self.plots) == 1
-            else "pair"
-            if size_of(len(self.plots)) == NARROW
-            else "row"
-        )
+        if len(self.plots) == 1:
+            return "single"
+        return "pair" if size_of(len(self.plots)) == NARROW else "row"
 
 
 def size_of(plots: int) -> tuple[int, int]:
     """The size of each of a panel's plots, so that they fill its rows."""
-    return WIDE if plots == 1 else NARROW if plots in (2, 4) else SMALL
+    if plots == 1:
+        return WIDE
+    return NARROW if plots in (2, 4) else SMALL
 
 
 @contextmanager
