@@ -91,6 +91,8 @@ def environment_without_mlflow() -> None:
     """
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
         del os.environ[name]
+    if "mlflow" in sys.modules:
+        sys.modules["mlflow"].set_registry_uri(None)
 
 
 @pytest.fixture(scope="session")

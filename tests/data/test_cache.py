@@ -66,7 +66,7 @@ def test_two_processes_decode_once(small: Path, cache: Path, tmp_path: Path) -> 
 import sys, time, pathlib
 from distill_ray.data import images, load_images, open_source
 whole = images.decode_split
-def slow(*arguments: Any) -> Any:
+def slow(*arguments):
     with open(sys.argv[2], "a") as file:
         file.write("decoding\\n")
     time.sleep(1)
@@ -98,7 +98,7 @@ import sys, time
 from distill_ray.data import load_images, open_source
 from distill_ray.data.parquet import ParquetSource
 whole = ParquetSource.batches
-def stuck(self, split: Any, first: Any = 0, last: Any = None) -> Any:
+def stuck(self, split, first=0, last=None):
     yield next(whole(self, split))
     print("half way", flush=True)
     time.sleep(60)

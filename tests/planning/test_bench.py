@@ -60,7 +60,9 @@ def test_a_bench_of_everything(
     tiny_study: Callable[..., Study],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "ROUNDS", 1)
     monkeypatch.setattr(module, "BATCHES", 1)
     assert main(["bench", str(Path(__file__).parents[1] / "tiny.yaml"), "--json"]) == 0

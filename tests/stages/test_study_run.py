@@ -59,9 +59,10 @@ def test_it_ends_with_the_table(finished: Finished) -> None:
         "distill-ray ui",
     ):
         assert words in finished.printed
-    assert "ray" not in finished.printed.lower().replace("distill-ray", "").replace(
-        "distill_ray", ""
-    )
+    # A busy machine makes us wait for Ray; of Ray's own output there is nothing.
+    lines = [line for line in finished.printed.splitlines() if "waiting for Ray" not in line]
+    printed = "\n".join(lines).lower()
+    assert "ray" not in printed.replace("distill-ray", "").replace("distill_ray", "")
 
 
 def test_the_report_for_machines_has_everything(finished: Finished) -> None:
