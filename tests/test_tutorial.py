@@ -26,4 +26,5 @@ def test_every_cell_runs_and_shows_what_it_promises(tmp_path: Path) -> None:
     for contender in ("ensemble", "student from scratch", "default KD", "best found"):
         assert contender in text
     assert "'weights.safetensors'" in text
-    assert any("image/png" in output.get("data", {}) for output in outputs)
+    pages = [output.get("data", {}).get("text/html", "") for output in outputs]
+    assert any("image/svg+xml" in page for page in pages)
