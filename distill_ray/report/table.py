@@ -174,8 +174,8 @@ def _prior(rows: Sequence[Row]) -> str:
     if not labels or rows[0].split != "test":
         return ""
     return (
-        f" The validation predictions of {', '.join(labels)} determine no temperature, with hardly "
-        "an error among them; a prior keeps it near 1."
+        f" The validation predictions of {', '.join(labels)} determine no temperature, being right "
+        "almost always or no better than chance; a prior keeps it near 1."
     )
 
 
