@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 
 import pytest
 
@@ -86,15 +85,17 @@ def test_a_dead_driver_is_not_waited_for_long(
 def test_of_two_that_begin_together_one_goes_on(remote: Store) -> None:
     ran, refused = [], []
     both = threading.Barrier(2)
+    other_is_refused = threading.Event()
 
     def begin(number: int) -> None:
         both.wait()
         try:
             with study_lock(Store(remote.uri), "mine"):
                 ran.append(number)
-                time.sleep(3)
+                other_is_refused.wait(120)
         except RequestError:
             refused.append(number)
+            other_is_refused.set()
 
     threads = [threading.Thread(target=begin, args=(number,)) for number in range(2)]
     for thread in threads:
