@@ -31,12 +31,18 @@ class Metric:
 
     Another package adds a metric by an entry point of group `distill_ray.metric` that loads an
     instance of this class.
+
+    `detail` says that it is not shown in the table but beside it, and computed only for what is
+    evaluated in the end, not after every epoch. `decimals` are the digits behind the point that
+    people read: by default three, one where it is shown in percent.
     """
 
     title: str
     meaning: str
     better: Literal["min", "max"]
     percent: bool = False
+    detail: bool = False
+    decimals: int | None = None
     tasks: tuple[Task, ...] = ("classification",)
     objective: bool = True
     function: Callable[[np.ndarray, np.ndarray], float] | None = None
@@ -50,20 +56,45 @@ METRICS: Registry[Metric] = Registry("metric")
 """Every metric by name, in the order of a table's columns."""
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What the deployed network takes: `meaning` says what is counted or measured, in which
+    `unit`; `whole` that it is counted.
+    """
+
+    title: str
+    meaning: str
+    unit: str
+    whole: bool = False
+
+
+COSTS = {
+    "parameters": Cost("parameters", "trained numbers of the deployed network", "", whole=True),
+    "macs": Cost("multiply-adds", "multiplications with an addition for one image", "", whole=True),
+    "megabytes": Cost("megabytes", "size of the weights in float32", "MB"),
+    "latency-ms": Cost("latency", "median time of one batch on this machine", "ms"),
+}
+"""What a search can minimise as `cost/<name>`, beside a metric, or limit. All are known before a
+network is trained; fewer is better.
+"""
+
+
 def objectives(task: Task | None = None) -> dict[str, str]:
     """What a search can optimise (with that task), and the direction in which it is better:
-    `{"val/nll": "min", ...}`.
+    `{"val/nll": "min", ..., "cost/parameters": "min", ...}`.
     """
-    return {
+    metrics: dict[str, str] = {
         f"val/{name}": metric.better
         for name, metric in METRICS.items()
         if metric.objective and (task is None or task in metric.tasks)
     }
+    return metrics | {f"cost/{name}": "min" for name in COSTS}
 
 
 def title_of(name: str) -> str:
-    """The display name of metric `name`; the name itself when there is no such metric."""
-    return METRICS[name].title if name in METRICS else name
+    """The display name of metric or cost `name`; the name itself when there is no such metric."""
+    known = METRICS[name] if name in METRICS else COSTS.get(name)
+    return name if known is None else known.title
 
 
 def is_percent(name: str) -> bool:
@@ -86,6 +117,7 @@ METRICS.register("accuracy")(
         meaning="share of the samples that are classified correctly",
         better="max",
         percent=True,
+        decimals=2,
         formula=r"\frac{1}{N} \sum_n [\hat{y}_n = y_n]",
         help="What most papers compare by. It is blind to how sure a network is, and coarse: of "
         "1000 samples each counts 0.1 %, "
@@ -194,6 +226,141 @@ METRICS.register("cece")(
         "with its temperature, so this "
         "is its ECE. On the validation split, where the temperature is fitted, it is not recorded.",
         source=f"{_GUO}.",
+    )
+)
+METRICS.register("classwise-ece")(
+    Metric(
+        title="class-wise ECE",
+        meaning="calibration error of the probabilities of all classes, averaged over the classes",
+        better="min",
+        percent=True,
+        detail=True,
+        objective=False,
+        decimals=2,
+        formula=r"\frac{1}{K} \sum_k \sum_b \frac{|B_{kb}|}{N} \, \Big| \frac{1}{|B_{kb}|} "
+        r"\sum_{n \in B_{kb}} \big( [y_n = k] - p_{nk} \big) \Big|",
+        help="Where every probability counts, not only the largest: the bins $B_{kb}$ are those of "
+        "`p_nk`. With many classes most probabilities are near 0 and so are these errors, so "
+        "compare it only between networks for the same classes.",
+        source='Kull et al. 2019, "Beyond temperature scaling", https://arxiv.org/abs/1910.12656.',
+    )
+)
+METRICS.register("adaptive-ece")(
+    Metric(
+        title="adaptive ECE",
+        meaning="the ECE in 15 bins that hold equally many samples",
+        better="min",
+        percent=True,
+        detail=True,
+        objective=False,
+        formula=r"\sum_b \frac{|B_b|}{N} \, \big| \mathrm{acc}(B_b) - \mathrm{conf}(B_b) \big|, "
+        r"\qquad |B_b| \approx N / 15",
+        help="Networks that are nearly always sure put most samples into the last bin of equal "
+        "width, where errors of both signs cancel; here they do not. Equal confidences share a "
+        "bin.",
+        source="Nguyen & O'Connor 2015, \"Posterior calibration and exploratory analysis for "
+        'natural language processing models", https://arxiv.org/abs/1508.05154.',
+    )
+)
+METRICS.register("debiased-ece")(
+    Metric(
+        title="debiased ECE",
+        meaning="the ECE less what the choice of samples adds to it by chance",
+        better="min",
+        percent=True,
+        detail=True,
+        objective=False,
+        formula=r"\mathrm{ECE} - \sum_b \frac{|B_b|}{N} \big( \mathbb{E}|X_b| - |d_b| \big), "
+        r"\qquad X_b \sim \mathcal{N}\!\left( d_b, "
+        r"\tfrac{\mathrm{acc}(B_b) (1 - \mathrm{acc}(B_b))}{|B_b|} \right)",
+        help="A perfectly calibrated network has an ECE above 0 on few samples; this estimate is "
+        "nearer 0. $d_b$ is the gap of a bin, conf - acc. Where it is far below the ECE, the test "
+        "split is too small for the ECE to say much.",
+        source='Kumar, Liang & Ma 2019, "Verified uncertainty calibration", '
+        "https://arxiv.org/abs/1909.10155, in closed form.",
+    )
+)
+METRICS.register("aurc")(
+    Metric(
+        title="AURC",
+        meaning="area under the risk-coverage curve: the error rate of the most confident answers, "
+        "averaged over their share",
+        better="min",
+        percent=True,
+        detail=True,
+        objective=False,
+        decimals=2,
+        formula=r"\frac{1}{N} \sum_{n=1}^{N} r_n, \qquad r_n = \text{error rate of the } n "
+        r"\text{ most confident answers}",
+        help="For uses where a network may decline to answer. It falls with better accuracy and "
+        "with errors that are less confident than correct answers; equally confident answers "
+        "count as their mean.",
+        source='Geifman, Uziel & El-Yaniv 2019, "Bias-reduced uncertainty estimation for deep '
+        'neural classifiers", https://arxiv.org/abs/1805.08206.',
+    )
+)
+METRICS.register("excess-aurc")(
+    Metric(
+        title="excess AURC",
+        meaning="AURC less that of the same answers with all errors ranked last",
+        better="min",
+        percent=True,
+        detail=True,
+        objective=False,
+        decimals=2,
+        formula=r"\mathrm{AURC} - \frac{1}{N} \sum_{e=1}^{E} \frac{e}{N - E + e}, "
+        r"\qquad E = \text{number of errors}",
+        help="How well confidence ranks answers, apart from how many are right.",
+        source="Geifman et al. 2019, https://arxiv.org/abs/1805.08206, with the exact optimum.",
+    )
+)
+for _share in (80, 90, 95):
+    METRICS.register(f"accuracy-at-{_share}")(
+        Metric(
+            title=f"accuracy at {_share} %",
+            meaning=f"accuracy of the {_share} % most confident answers",
+            better="max",
+            percent=True,
+            detail=True,
+            objective=False,
+            decimals=2,
+            formula=rf"1 - r_{{\lceil 0.{_share} N \rceil}}",
+            help="What is gained by leaving the others to somebody else.",
+            source="Geifman et al. 2019, https://arxiv.org/abs/1805.08206.",
+        )
+    )
+METRICS.register("balanced-accuracy")(
+    Metric(
+        title="balanced accuracy",
+        meaning="accuracy by class, averaged over the classes",
+        better="max",
+        percent=True,
+        detail=True,
+        objective=False,
+        decimals=2,
+        formula=r"\frac{1}{K} \sum_k \frac{\sum_n [y_n = k] [\hat{y}_n = k]}{\sum_n [y_n = k]}",
+        help="For imbalanced data, where accuracy is mostly that of the frequent classes. Classes "
+        "without samples are left out.",
+        source='Brodersen et al. 2010, "The balanced accuracy and its posterior distribution", '
+        "https://doi.org/10.1109/ICPR.2010.764.",
+    )
+)
+METRICS.register("macro-f1")(
+    Metric(
+        title="macro F1",
+        meaning="F1 score by class, the harmonic mean of precision and recall, averaged over the "
+        "classes",
+        better="max",
+        percent=True,
+        detail=True,
+        objective=False,
+        decimals=2,
+        formula=r"\frac{1}{K} \sum_k \frac{2 \sum_n [y_n = k] [\hat{y}_n = k]}"
+        r"{\sum_n [y_n = k] + \sum_n [\hat{y}_n = k]}",
+        help="As balanced accuracy, but naming a rare class too often costs too. Classes that "
+        "neither occur nor are named are left out.",
+        source='Opitz & Burst 2019, "Macro F1 and macro F1", https://arxiv.org/abs/1911.03347: the '
+        "mean of the F1 scores.",
     )
 )
 METRICS.register("rmse")(

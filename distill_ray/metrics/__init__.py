@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from distill_ray.metric import METRICS
-from distill_ray.metrics import calibration, regression
+from distill_ray.metrics import calibration, regression, selective
+from distill_ray.metrics.binning import adaptive_ece, classwise_ece, debiased_ece
 from distill_ray.metrics.calibration import (
     Binning,
     determines_temperature,
@@ -20,7 +21,14 @@ from distill_ray.metrics.calibration import (
     reliability,
     with_temperature,
 )
-from distill_ray.metrics.classification import brier, checked, nll, top_labels
+from distill_ray.metrics.classification import (
+    balanced_accuracy,
+    brier,
+    checked,
+    macro_f1,
+    nll,
+    top_labels,
+)
 from distill_ray.metrics.ensemble import mean_log_probabilities
 from distill_ray.metrics.uncertainty import diversity
 from distill_ray.task import GAUSSIAN, Task, task_of
@@ -28,6 +36,7 @@ from distill_ray.task import GAUSSIAN, Task, task_of
 __all__ = [
     "Binning",
     "calibrated_score",
+    "detailed_score",
     "determines_temperature",
     "diversity",
     "final_score",
@@ -68,18 +77,45 @@ def validation_score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, flo
     The temperature is fitted to these same predictions, so cnll is for selection, not for
     reporting. Raises ValueError as `score` does.
     """
-    scores = final_score(predictions, labels, fit_temperature(predictions, labels))
-    return {name: value for name, value in scores.items() if name != "cece"}
+    scores = score(predictions, labels)
+    if _is_regression(predictions, labels):
+        return scores
+    temperature = fit_temperature(predictions, labels)
+    return scores | {"cnll": nll(with_temperature(predictions, temperature), labels)}
 
 
 def final_score(predictions: ArrayLike, labels: ArrayLike, temperature: float) -> dict[str, float]:
-    """What `score` returns, and for classification also what `calibrated_score` returns."""
-    scores = score(predictions, labels)
+    """What `detailed_score` returns, and for classification also what `calibrated_score` does."""
+    scores = detailed_score(predictions, labels)
     return (
         scores
         if _is_regression(predictions, labels)
         else scores | calibrated_score(predictions, labels, temperature)
     )
+
+
+def detailed_score(predictions: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """What `score` returns, and for classification the metrics that are details (`Metric.detail`):
+    other estimates of the calibration error, risk against coverage, means over classes.
+    """
+    scores = score(predictions, labels)
+    if _is_regression(predictions, labels):
+        return scores
+    predicted, truth = checked(predictions, labels)
+    risk = selective.risks(predicted, truth)
+    return scores | {
+        "classwise-ece": classwise_ece(predicted, truth),
+        "adaptive-ece": adaptive_ece(predicted, truth),
+        "debiased-ece": debiased_ece(predicted, truth),
+        "aurc": selective.aurc(risk),
+        "excess-aurc": selective.excess_aurc(risk),
+        **{
+            f"accuracy-at-{share}": selective.accuracy_at(risk, share / 100)
+            for share in (80, 90, 95)
+        },
+        "balanced-accuracy": balanced_accuracy(predicted, truth),
+        "macro-f1": macro_f1(predicted, truth),
+    }
 
 
 def fit_temperature(

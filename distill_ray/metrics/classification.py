@@ -1,4 +1,6 @@
-"""Accuracy, negative log-likelihood and Brier score of per-sample log-probabilities."""
+"""Accuracy, negative log-likelihood, Brier score and the means over classes of per-sample
+log-probabilities.
+"""
 
 from typing import Any
 
@@ -39,6 +41,37 @@ def brier(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
         squares += float(probabilities @ probabilities)
     of_labels = np.exp(_of_classes(predicted, truth)).sum()
     return float((squares - 2 * of_labels) / len(truth) + 1)
+
+
+def balanced_accuracy(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """Mean over the classes that occur among the labels of the share of their samples that is
+    classified correctly; (N, K) and (N,).
+    """
+    hits, true, _ = _counts(log_probabilities, labels)
+    present = true > 0
+    return float((hits[present] / true[present]).mean())
+
+
+def macro_f1(log_probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """Mean of the F1 scores of the classes that occur among the labels or the predictions; (N, K)
+    and (N,).
+    """
+    hits, true, named = _counts(log_probabilities, labels)
+    occurring = true + named > 0
+    return float((2 * hits[occurring] / (true + named)[occurring]).mean())
+
+
+def _counts(
+    log_probabilities: ArrayLike, labels: ArrayLike
+) -> tuple[IntegerArray, IntegerArray, IntegerArray]:
+    """By class (K,): samples classified correctly, samples with that label, samples so named."""
+    predicted, truth = checked(log_probabilities, labels)
+    top, classes = predicted.argmax(axis=1), predicted.shape[1]
+    return (
+        np.bincount(truth[top == truth], minlength=classes),
+        np.bincount(truth, minlength=classes),
+        np.bincount(top, minlength=classes),
+    )
 
 
 def top_labels(

@@ -1,17 +1,25 @@
 """Whether one measure predicts another: three correlation coefficients with their p-values."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+NORMAL = 1.959963984540054
+"""The quantile of the normal distribution for 95 %."""
+
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A correlation coefficient from -1 to 1 and its two-sided p-value against independence."""
+    """A correlation coefficient from -1 to 1, its two-sided p-value against independence, and its
+    95 % confidence interval; None of too few points for one, and where it is 1 or -1.
+    """
 
     value: float
     p_value: float
+    interval: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,8 @@ class Correlation:
 
 def correlate(x: ArrayLike, y: ArrayLike) -> Correlation:
     """The three correlations of points (N,), (N,), N >= 3, with SciPy's p-values (exact for Kendall
-    without ties).
+    without ties) and intervals by Fisher's z. Its variance is 1 / (N - 3) for Pearson,
+    (1 + r² / 2) / (N - 3) for Spearman and 0.437 / (N - 4) for Kendall (Bonett & Wright 2000).
 
     Raises ValueError, naming the argument, for shapes that differ, NaN, and values that are all
     equal (nothing is defined).
@@ -46,8 +55,24 @@ def correlate(x: ArrayLike, y: ArrayLike) -> Correlation:
             )
         if (values == values[0]).all():
             raise ValueError(f"{name}: all values are equal, so that no correlation is defined")
-    found = (
+    pearson, spearman, kendall = (
         test(points["x"], points["y"])
         for test in (stats.pearsonr, stats.spearmanr, stats.kendalltau)
     )
-    return Correlation(*(Coefficient(float(each.statistic), float(each.pvalue)) for each in found))
+    samples, rho = len(points["x"]), float(spearman.statistic)
+    return Correlation(
+        _coefficient(pearson, 1.0, samples - 3),
+        _coefficient(spearman, 1 + rho**2 / 2, samples - 3),
+        _coefficient(kendall, 0.437, samples - 4),
+    )
+
+
+def _coefficient(result: Any, scale: float, degrees: int) -> Coefficient:
+    """What SciPy found, with the interval of a coefficient whose z has the variance `scale` /
+    `degrees`.
+    """
+    value, interval = float(result.statistic), None
+    if degrees > 0 and abs(value) < 1:
+        z, half = math.atanh(value), NORMAL * math.sqrt(scale / degrees)
+        interval = math.tanh(z - half), math.tanh(z + half)
+    return Coefficient(value, float(result.pvalue), interval)

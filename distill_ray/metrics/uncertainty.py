@@ -2,6 +2,7 @@
 that reveals foreign data.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,6 +104,44 @@ def auroc(familiar: ArrayLike, foreign: ArrayLike) -> float:
         np.searchsorted(inside, outside, side="right"),
     )
     return float((below + not_above).mean() / 2 / len(inside))
+
+
+def average_precision(positive: ArrayLike, negative: ArrayLike) -> float:
+    """The area under the precision-recall curve (AUPR) of telling positive samples by their higher
+    scores, (P,) and (N,), as average precision: the precision at each step of the recall.
+
+    Samples of equal scores are taken together. Raises ValueError as `auroc` does.
+    """
+    high, low = np.sort(_scores("positive", positive)), np.sort(_scores("negative", negative))
+    thresholds, counts = np.unique(high, return_counts=True)
+    true_positives = len(high) - np.searchsorted(high, thresholds, side="left")
+    wrong = len(low) - np.searchsorted(low, thresholds, side="left")
+    return float((counts * true_positives / (true_positives + wrong)).sum() / len(high))
+
+
+def fpr_at_tpr(familiar: ArrayLike, foreign: ArrayLike, tpr: float = 0.95) -> float:
+    """The share of foreign samples that are taken for familiar at the uncertainty up to which a
+    share `tpr` of the familiar ones are accepted; (N,) and (P,).
+
+    Source: Liang, Li & Srikant 2018 (ODIN), whose positives are the familiar samples. Raises
+    ValueError as `auroc` does.
+    """
+    inside, outside = np.sort(_scores("familiar", familiar)), _scores("foreign", foreign)
+    accepted = inside[math.ceil(tpr * len(inside) - 1e-9) - 1]
+    return float((outside <= accepted).mean())
+
+
+def separation(familiar: ArrayLike, foreign: ArrayLike) -> dict[str, float]:
+    """How well an uncertainty tells foreign samples (P,) from familiar ones (N,): `auroc`;
+    `aupr-foreign` and `aupr-test`, average precision with either as the positives; `fpr95`.
+    """
+    inside, outside = _scores("familiar", familiar), _scores("foreign", foreign)
+    return {
+        "auroc": auroc(inside, outside),
+        "aupr-foreign": average_precision(outside, inside),
+        "aupr-test": average_precision(-inside, -outside),
+        "fpr95": fpr_at_tpr(inside, outside),
+    }
 
 
 def total_variation(first: ArrayLike, second: ArrayLike, highest: float, bins: int = 50) -> float:

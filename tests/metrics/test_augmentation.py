@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy.special import log_softmax
 
-from distill_ray.metrics.augmentation import TeacherDeviation
+from distill_ray.metrics.augmentation import BLOCKS, Deviation, TeacherDeviation, not_behind
 from distill_ray.metrics.classification import FloatArray
 
 # Oracle of good-augmentation, section 12: three groups of two original and two augmented rows.
@@ -99,3 +99,62 @@ def test_blocks_that_do_not_fit_are_refused(block: FloatArray, before: int) -> N
     deviation = feed(np.log(GROUPS[:before]), 2)
     with pytest.raises(ValueError, match=r"^log_probabilities: "):
         deviation.update(block)
+
+
+def measured(generator: np.random.Generator, mixing: float = 0.0) -> Deviation:
+    """600 images of three classes, each predicted anew in three epochs, in groups of 40 rows;
+    `mixing` draws predictions towards their mean.
+    """
+    images = generator.dirichlet([0.3] * 3, 600)
+    images = (1 - mixing) * images + mixing / 3
+    places = np.arange(600) % BLOCKS
+    deviation = TeacherDeviation(blocks=2, images=BLOCKS)
+    for _ in range(3):
+        for rows in np.split(generator.permutation(600), 30):
+            deviation.update(np.log(images[rows]), places[rows])
+    return Deviation(deviation.value, deviation.without_images)
+
+
+def test_the_error_over_images_is_at_least_that_of_drawing_others() -> None:
+    """The spread of T. stddev over 150 draws of the images, beside the mean of what each says."""
+    generator = np.random.default_rng(0)
+    draws = [measured(generator) for _ in range(150)]
+    spread = np.std([draw.value for draw in draws], ddof=1)
+    errors = [error for draw in draws if (error := draw.over_images) is not None]
+    assert spread < np.mean(errors) < 1.55 * spread
+    intervals = [interval for draw in draws if (interval := draw.interval) is not None]
+    mean = np.mean([draw.value for draw in draws])
+    covered = [low <= mean <= high for low, high in intervals]
+    assert np.mean(covered) > 0.93
+
+
+def test_without_a_group_of_images_by_hand() -> None:
+    """Two groups of blocks of two rows; without image 1 one row of the first is left out."""
+    first, second = np.array([[0.6, 0.4], [0.8, 0.2]]), np.array([[0.5, 0.5], [0.1, 0.9]])
+    deviation = TeacherDeviation(blocks=1, images=2)
+    deviation.update(np.log(first), [0, 1])
+    deviation.update(np.log(second), [0, 0])
+    expected = np.std([0.6, 0.3], ddof=1) * np.sqrt(1 / 2)
+    assert_allclose(deviation.without_images[1], expected)
+
+
+def test_what_is_behind_beyond_chance() -> None:
+    generator = np.random.default_rng(1)
+    plain, again = measured(generator), measured(generator)
+    mixed = measured(generator, mixing=0.5)
+    assert not_behind({"plain": plain, "again": again}) == ["plain", "again"]
+    assert not_behind({"plain": plain, "mixed": mixed, "again": again}) == ["mixed"]
+    # Whatever both share cancels: a small lead in every group of images is a sure one
+    shifted = Deviation(plain.value + 1e-4, tuple(np.array(plain.without_images) + 1e-4))
+    assert not_behind({"plain": plain, "shifted": shifted}) == ["plain"]
+    assert not_behind({}) == []
+
+
+def test_teachers_that_disagree_widen_the_interval() -> None:
+    images = tuple(0.1 + np.linspace(-0.001, 0.001, 20))
+    alone, several = Deviation(0.1, images), Deviation(0.1, images, (0.09, 0.1, 0.12))
+    assert alone.over_teachers is None
+    # By hand: mean 0.10333, squares 0.000467, times 2 / 3
+    assert several.over_teachers == pytest.approx((0.00046667 * 2 / 3) ** 0.5, rel=1e-4)
+    assert alone.interval is not None and several.interval is not None
+    assert several.interval[1] - several.interval[0] > alone.interval[1] - alone.interval[0]

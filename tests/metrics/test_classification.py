@@ -14,7 +14,12 @@ from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 from distill_ray.metric import METRICS as DECLARED
-from distill_ray.metrics import calibrated_score, mean_log_probabilities, score
+from distill_ray.metrics import (
+    calibrated_score,
+    detailed_score,
+    mean_log_probabilities,
+    score,
+)
 from distill_ray.metrics.calibration import ece, oe
 from distill_ray.metrics.classification import FloatArray, IntegerArray, accuracy, brier, nll
 
@@ -47,12 +52,16 @@ def one_hot(labels: IntegerArray, classes: int) -> FloatArray:
 
 def test_every_metric_has_a_direction_and_a_conformance_test() -> None:
     assert set(METRICS) == {
-        name for name, metric in DECLARED.items() if "classification" in metric.tasks
+        name
+        for name, metric in DECLARED.items()
+        if "classification" in metric.tasks and not metric.detail
     }
     logs, labels = random_predictions(3)
     scores = score(logs, labels) | calibrated_score(logs, labels, 2.5)
     assert set(scores) == set(METRICS)
     assert scores == {name: metric(logs, labels) for name, metric in METRICS.items()}
+    details = {name for name, metric in DECLARED.items() if metric.detail}
+    assert set(detailed_score(logs, labels)) == set(score(logs, labels)) | details
 
 
 def test_multi_head_oracle_of_the_mean_prediction() -> None:

@@ -2,14 +2,13 @@
 published.
 """
 
-from dataclasses import astuple
-
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import ArrayLike
+from scipy.stats import pearsonr
 
-from distill_ray.metrics.correlation import correlate
+from distill_ray.metrics.correlation import Correlation, correlate
 
 # T. stddev and student test loss in the order identity, flip, crop-flip, cutout, autoaugment,
 # mixup, cutmix, cutmixpick by the student's and by the teacher's entropy; then coefficient and
@@ -68,10 +67,16 @@ PUBLISHED: dict[str, tuple[list[float], list[float], list[tuple[float, float]]]]
 }
 
 
+def values(found: Correlation) -> list[tuple[float, float]]:
+    """The coefficients with their p-values."""
+    each = (found.pearson, found.spearman, found.kendall)
+    return [(coefficient.value, coefficient.p_value) for coefficient in each]
+
+
 @pytest.mark.parametrize("pair", PUBLISHED)
 def test_published_correlations(pair: str) -> None:
     deviations, losses, expected = PUBLISHED[pair]
-    found = astuple(correlate(deviations, losses))
+    found = values(correlate(deviations, losses))
     assert [(round(value, 4), round(100 * p, 2)) for value, p in found] == expected
 
 
@@ -96,14 +101,14 @@ def test_published_correlations(pair: str) -> None:
     ids=["first column", "no ties", "ties"],
 )
 def test_oracle(x: ArrayLike, y: ArrayLike, expected: list[tuple[float, float]]) -> None:
-    found = astuple(correlate(x, y))
+    found = values(correlate(x, y))
     assert_allclose(found, expected, rtol=2e-9, atol=5e-9)
 
 
 def test_the_order_of_points_and_monotone_changes() -> None:
     x, y = np.random.default_rng(0).normal(size=(2, 12))
     order = np.random.default_rng(1).permutation(12)
-    assert_allclose(astuple(correlate(x[order], y[order])), astuple(correlate(x, y)), rtol=1e-12)
+    assert_allclose(values(correlate(x[order], y[order])), values(correlate(x, y)), rtol=1e-12)
     bent = correlate(np.exp(x), y)
     assert bent.spearman == correlate(x, y).spearman and bent.kendall == correlate(x, y).kendall
     assert bent.pearson != correlate(x, y).pearson
@@ -124,3 +129,16 @@ def test_the_order_of_points_and_monotone_changes() -> None:
 def test_wrong_arguments_are_named(x: ArrayLike, y: ArrayLike, argument: str) -> None:
     with pytest.raises(ValueError, match=f"^{argument}: "):
         correlate(x, y)
+
+
+def test_intervals_are_those_of_fisher() -> None:
+    """Pearson's as SciPy has it; that of nine points by hand; none of three."""
+    x, y = np.random.default_rng(0).normal(size=(2, 12)).cumsum(axis=0)
+    found, interval = correlate(x, y), pearsonr(x, y).confidence_interval()
+    assert found.pearson.interval == pytest.approx((interval.low, interval.high))
+    assert found.spearman.interval is not None
+    z = np.arctanh(found.spearman.value)
+    half = 1.959964 * np.sqrt((1 + found.spearman.value**2 / 2) / 9)
+    assert found.spearman.interval == pytest.approx((np.tanh(z - half), np.tanh(z + half)))
+    few = correlate([1, 2, 3], [1, 3, 2])
+    assert (few.pearson.interval, few.kendall.interval) == (None, None)

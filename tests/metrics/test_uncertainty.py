@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_allclose
 from scipy import stats
 from scipy.special import log_softmax
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from distill_ray.metrics.classification import FloatArray
 from distill_ray.metrics.uncertainty import (
@@ -17,6 +17,7 @@ from distill_ray.metrics.uncertainty import (
     decompose,
     decompose_dirichlet,
     entropy,
+    separation,
     total_variation,
 )
 
@@ -131,6 +132,31 @@ def test_auroc_of_the_extremes() -> None:
     assert auroc([0, 1, 2], [3, 4]) == 1
     assert auroc([3, 4], [0, 1, 2]) == 0
     assert auroc([1, 1], [1, 1, 1]) == 0.5
+
+
+def test_separation_agrees_with_scikit_learn_ties_included() -> None:
+    generator = np.random.default_rng(0)
+    familiar, foreign = generator.integers(0, 9, 300) / 8, generator.integers(2, 12, 200) / 8
+    is_foreign, scores = np.repeat([0, 1], [300, 200]), np.concatenate([familiar, foreign])
+    found = separation(familiar, foreign)
+    assert found["auroc"] == pytest.approx(roc_auc_score(is_foreign, scores))
+    assert found["aupr-foreign"] == pytest.approx(average_precision_score(is_foreign, scores))
+    assert found["aupr-test"] == pytest.approx(average_precision_score(1 - is_foreign, -scores))
+    false, true, _ = roc_curve(1 - is_foreign, -scores, drop_intermediate=False)
+    assert found["fpr95"] == pytest.approx(false[np.argmax(true >= 0.95)])
+
+
+def test_a_set_against_itself_is_not_told_apart() -> None:
+    scores = np.random.default_rng(1).normal(size=200)
+    found = separation(scores, scores)
+    assert found == {
+        "auroc": 0.5,
+        "aupr-foreign": pytest.approx(0.5, abs=0.02),
+        "aupr-test": pytest.approx(0.5, abs=0.02),
+        "fpr95": pytest.approx(0.95),
+    }
+    # By hand: 1 of 2 foreign ones is the most uncertain, then a familiar one, then the other
+    assert separation([2.0, 0.0], [3.0, 1.0])["aupr-foreign"] == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_total_variation_of_the_extremes() -> None:
