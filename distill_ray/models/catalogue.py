@@ -73,6 +73,12 @@ def check_multi_head(name: str, depth: int = 0) -> None:
         )
 
 
+def is_dense(name: str) -> bool:
+    """Whether the network called `name` spends its time in products of large matrices."""
+    family, arguments = family_of(name)
+    return family.dense(**arguments)
+
+
 def unit_count(name: str) -> int:
     """How many units the features of the network called `name` are a chain of."""
     family, arguments = family_of(name)
@@ -137,11 +143,13 @@ def family_of(name: str) -> tuple[ModelFamily, dict[str, Any]]:
     `ValueError` for other names.
     """
     for family in model_families():
-        found = re.fullmatch(family.expression, name)
-        if found:
-            return family, family.arguments(*found.groups())
+        match = re.fullmatch(family.expression, name)
+        if match:
+            return family, family.arguments(*match.groups())
     near = difflib.get_close_matches(name, model_names(), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    if own := re.fullmatch(r"([A-Za-z_]\w*)/\w+(@\w+)?", name):
+        hint += f"; a network in a file of yours needs --extension {own[1]}.py"
     raise ValueError(
         f"unknown model {name!r}{hint} (known: "
         f"{', '.join(family.pattern for family in model_families())})"

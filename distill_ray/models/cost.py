@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,15 @@ def count_operations(network: nn.Module, image_shape: tuple[int, int, int]) -> O
     shapes alone go through it.
     """
     network = copy.deepcopy(network).to("meta").eval()
-    with torch.no_grad(), _Counter() as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as flops, _Counter() as counter:
         network(torch.empty(1, *image_shape, device="meta"))
-    return Operations(counter.multiply_adds, counter.multiply_adds + counter.others)
+    multiply_adds = flops.get_total_flops() // 2
+    return Operations(multiply_adds, multiply_adds + counter.others)
 
 
 class _Counter(TorchDispatchMode):
     def __init__(self) -> None:
         TorchDispatchMode.__init__(self)
-        self.multiply_adds = 0
         self.others = 0
 
     def __torch_dispatch__(
@@ -53,12 +54,8 @@ class _Counter(TorchDispatchMode):
         name = func.overloadpacket.__name__.removesuffix("_")
         output = result[0] if isinstance(result, tuple) else result
         if name == "convolution":
-            self.multiply_adds += output.numel() * args[1][0].numel()
             self.others += output.numel() if args[2] is not None else 0
-        elif name in ("mm", "bmm"):
-            self.multiply_adds += output.numel() * args[0].shape[-1]
         elif name in ("addmm", "baddbmm"):
-            self.multiply_adds += output.numel() * args[1].shape[-1]
             self.others += output.numel()
         elif name in OUTPUTS:
             self.others += OUTPUTS[name] * output.numel()

@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from distill_ray.models.family import FAMILIES, ModelFamily, Size, at_least
-from distill_ray.models.torchvision_names import NAMES, architecture, check_images, plain_layers
+from distill_ray.models import timm_names
+from distill_ray.models.family import FAMILIES, ModelFamily, Size, at_least, never
+from distill_ray.models.torchvision_names import (
+    NAMES,
+    architecture,
+    check_images,
+    dense,
+    plain_layers,
+)
 
 MAX_DEPTH = 1000
 MAX_WIDENING = 100
@@ -233,6 +240,7 @@ FAMILIES.register("mobilenet-v2")(
         examples=("mobilenet-v2",),
         builder="distill_ray.models.mobilenet_v2:mobilenet_v2",
         units=lambda: 19,
+        dense=never,
         help="MobileNetV2 of half width: inverted residual blocks.\n\n"
         "The map is halved four times, so that of 32 pixels two are left. ReLU instead of "
         "ReLU6, no dropout.",
@@ -248,6 +256,7 @@ FAMILIES.register("shuffle-v1")(
         examples=("shuffle-v1",),
         builder="distill_ray.models.shufflenet_v1:shufflenet_v1",
         units=lambda: 17,
+        dense=never,
         help="ShuffleNet V1 with three groups: grouped 1x1 convolutions, whose channels are "
         "shuffled.\n\n"
         "The stem keeps the size of the map; three stages, 240, 480 and 960 channels wide, "
@@ -265,6 +274,7 @@ FAMILIES.register("shuffle-v2")(
         examples=("shuffle-v2",),
         builder="distill_ray.models.shufflenet_v2:shufflenet_v2",
         units=lambda: 18,
+        dense=never,
         help="ShuffleNet V2 of width 1: each unit convolves half of the channels and passes the "
         "other half on.\n\n"
         "The stem keeps the size of the map; three stages, 116, 232 and 464 channels wide, "
@@ -283,6 +293,7 @@ FAMILIES.register("mlp-w1-w2-...")(
         builder="distill_ray.models.mlp:mlp",
         arguments=_mlp,
         units=lambda widths: len(widths),
+        dense=lambda widths: max(widths) >= 512,
         help="Fully connected network: a linear layer and ReLU for each width w1, w2, ...\n\n"
         "Inputs are flattened, so that it also takes points. Hydra+ has the first example for "
         "`toy-spiral`, the second for "
@@ -316,6 +327,23 @@ FAMILIES.register("lenet-p1-...-mlp-w1-...")(
         },
     )
 )
+FAMILIES.register("timm/name")(
+    ModelFamily(
+        pattern="timm/name",
+        expression=r"timm/([\w.-]+)",
+        examples=("timm/resnet26d", "timm/efficientnet_lite0"),
+        builder="distill_ray.models.timm_classifier:timm_classifier",
+        arguments=timm_names.architecture,
+        plain_layers=never,
+        dense=never,
+        help="Any classification network of timm, which comes with `distill-ray[timm]`.\n\n"
+        "Names are timm's, `timm.list_models()`, perhaps with a tag; weights come from a file or "
+        "are drawn. Networks that are made for one size of images, such as vision transformers, "
+        "are made for that of the data where they can be. Which images a network takes, and "
+        "whether it shows the features that some methods need, is found out by building it.",
+        source="the papers that [timm](https://huggingface.co/docs/timm) names.",
+    )
+)
 FAMILIES.register("torchvision/name")(
     ModelFamily(
         pattern="torchvision/name",
@@ -325,6 +353,7 @@ FAMILIES.register("torchvision/name")(
         arguments=architecture,
         check_images=check_images,
         plain_layers=plain_layers,
+        dense=dense,
         help="Any classification network of torchvision, with weights that are drawn, not "
         "downloaded.\n\n"
         "The last linear layer is made for the classes at hand, the first convolution for the "

@@ -23,6 +23,11 @@ def always(**arguments: Any) -> bool:
     return True
 
 
+def never(**arguments: Any) -> bool:
+    """For families none of whose members has a property."""
+    return False
+
+
 def at_least(side: int, image_shape: tuple[int, int, int]) -> None:
     """Raise `ValueError` when images (C, H, W) are smaller than `side` in either direction."""
     _, height, width = image_shape
@@ -59,6 +64,10 @@ class ModelFamily:
     that all units after the first have such layers only, and tell channels apart by nothing but
     these and a `layers.HeadwiseOperation`, so that heads can be computed side by side.
 
+    `dense` tells whether networks spend their time in products of large matrices, which half
+    precision speeds up on a CPU, and not in grouped or depthwise convolutions. It takes the
+    arguments.
+
     What `docs/models.md` says, in Markdown: `help` tells what the family is, its first paragraph in
     one sentence for the overview, the others in detail; `source` names the paper, or the code that
     it follows; `sizes` has those examples whose size is known.
@@ -75,6 +84,7 @@ class ModelFamily:
     check_images: Callable[..., None] = any_images
     units: Callable[..., int] = one_unit
     plain_layers: Callable[..., bool] = always
+    dense: Callable[..., bool] = always
     help: str = ""
     source: str = ""
     sizes: Mapping[str, Size] = field(default_factory=dict)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_ray.models.layers import HeadwiseOperation
-from distill_ray.models.network import Network
+from distill_ray.models.network import Network, with_features
 from distill_ray.task import Task
 
 
@@ -28,6 +28,7 @@ def to_multi_head(network: nn.Module, heads: int, depth: int = 0) -> MultiHead:
         raise ValueError(
             f"only a network of the catalogue can become multi-head, found {type(network).__name__}"
         )
+    network = with_features(network)
     units = network.units()
     if not 0 <= depth < len(units):
         raise ValueError(
@@ -105,13 +106,13 @@ def side_by_side(heads: list[nn.Sequential]) -> nn.Sequential:
     """
     together = copy.deepcopy(heads[0])
     for path, layer in list(together.named_modules()):
-        each = [head.get_submodule(path) for head in heads]
+        layers = [head.get_submodule(path) for head in heads]
         for name, values in (
             *layer.named_parameters(recurse=False),
             *layer.named_buffers(recurse=False),
         ):
             if values.dim() > 0:
-                stacked = torch.cat([getattr(other, name).detach() for other in each])
+                stacked = torch.cat([getattr(other, name).detach() for other in layers])
                 setattr(
                     layer,
                     name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ class Network(nn.Module):
     `features` is a chain of modules that ends in one vector per image, (B, D). `name` is the name
     in the catalogue, `seed` what the weights were drawn with and `draw` the architecture's rule for
     drawing them. For the `task` regression the outputs are mean and log-variance, (B, 2).
+
+    A network of the user's own that does not end in a linear layer is whole in `features`, and its
+    `classifier` passes on what it gets: `with_features` refuses it.
     """
 
     def __init__(
@@ -36,7 +40,7 @@ class Network(nn.Module):
         self.draw = architecture.draw
         self.normalise = normalise
         self.features = architecture.features
-        self.classifier = architecture.classifier
+        self.classifier = cast("nn.Linear", architecture.classifier)
         self.library_classifier = architecture.library_classifier
 
     def forward(self, images: Tensor) -> Tensor:
@@ -61,15 +65,31 @@ class Network(nn.Module):
 
         Auxiliary classifiers, which the network does not have, are left out.
         """
-        if not self.library_classifier:
+        if self.library_classifier is None:
             return dict(state)
-        renamed = {}
+        own, renamed = self.state_dict(), {}
         for key, tensor in state.items():
-            if key.startswith(f"{self.library_classifier}."):
+            if self.library_classifier and key.startswith(f"{self.library_classifier}."):
                 renamed["classifier" + key.removeprefix(self.library_classifier)] = tensor
-            elif not key.startswith(_AUXILIARY):
+            elif not key.startswith(_AUXILIARY) or f"features.0.{key}" in own:
                 renamed[f"features.0.{key}"] = tensor
         return renamed
+
+
+def with_features(network: nn.Module) -> Network:
+    """`network`, or `ValueError` with the reason where its features cannot be told from its
+    classifier.
+    """
+    if not isinstance(network, Network):
+        raise ValueError(
+            f"only networks of the catalogue show their features, found {type(network).__name__}"
+        )
+    if not isinstance(network.classifier, nn.Linear):
+        raise ValueError(
+            f"model {network.name!r} does not show its features: this method needs a network "
+            "that ends in a linear layer, whose inputs are one vector per image"
+        )
+    return network
 
 
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
@@ -86,13 +106,14 @@ class Architecture:
 
     `draw` is applied to either part, and later to parts of them: it must not rely on what surrounds
     a layer. `library_classifier` is the path of the classifier in the network of another library
-    whose other modules are all in `features[0]`; empty for networks of this package.
+    whose other modules are all in `features[0]`; empty where it is there as well, None for networks
+    of this package.
     """
 
     features: nn.Sequential
-    classifier: nn.Linear
+    classifier: nn.Linear | nn.Identity
     draw: Callable[[nn.Module], None] = as_constructed
-    library_classifier: str = ""
+    library_classifier: str | None = None
 
 
 class Normalise(nn.Module):

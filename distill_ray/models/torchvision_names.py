@@ -66,6 +66,14 @@ def check_images(image_shape: tuple[int, int, int], architecture: str) -> None:
         )
 
 
+def dense(architecture: str) -> bool:
+    """Whether the architecture spends its time in large products.
+
+    Those for mobile devices convolve each channel, or each group of a few, for itself.
+    """
+    return not architecture.startswith(("efficientnet", "mnasnet", "mobilenet", "shufflenet"))
+
+
 def plain_layers(architecture: str) -> bool:
     """Whether all trained parameters are in convolutions, linear layers and batch normalisation."""
     return not architecture.startswith(("convnext", "maxvit", "swin", "vit"))

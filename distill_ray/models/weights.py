@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import io
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -19,6 +20,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from distill_ray.errors import RequestError, first_line
+from distill_ray.escaping import for_terminal
 from distill_ray.models.network import Network
 
 logger = logging.getLogger(__name__)
@@ -85,6 +87,11 @@ def fit_weights(
     expected = network.state_dict()
     renamed = _best_match(state, network, expected)
     _adopt_classifier(renamed, expected)
+    if outputs is not None and "classifier.weight" not in expected:
+        raise RequestError(
+            f"weights {name}: `classes` puts the rows of the last linear layer in order, and model "
+            f"{network.name} does not end in one; bring the classes of the data in its order"
+        )
     if outputs is not None:
         for key in ("classifier.weight", "classifier.bias"):
             if key in renamed and max(outputs, default=-1) < len(renamed[key]):
@@ -121,10 +128,14 @@ def outputs_of(classes: Sequence[str], data: Sequence[str], name: str) -> list[i
     missing = [label for label in data if label not in classes]
     if missing:
         raise RequestError(
-            f"weights {name}: `classes` names no output for {', '.join(missing[:_LISTED])}; the "
-            f"data has the classes {', '.join(data[:20])}"
+            f"weights {name}: `classes` names no output for {_listed(missing[:_LISTED])}; the "
+            f"data has the classes {_listed(data[:20])}"
         )
     return [classes.index(label) for label in data]
+
+
+def _listed(classes: Sequence[str]) -> str:
+    return ", ".join(map(for_terminal, classes))
 
 
 def _is_safetensors(content: bytes) -> bool:
@@ -142,7 +153,9 @@ def _safetensors(content: bytes, name: str) -> Mapping[str, object]:
 def _unpickled(content: bytes, name: str) -> Mapping[str, object]:
     """The state dict in what `torch.save` wrote, however deep a checkpoint keeps it."""
     try:
-        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is then refused, or understood
+            nested = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the file makes the reader run into, it is not readable
         reason = first_line(error)
         if any(sign in str(error) for sign in ("Unsupported", "GLOBAL", "weights_only")):
@@ -152,14 +165,14 @@ def _unpickled(content: bytes, name: str) -> Mapping[str, object]:
                 "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')"
             ) from None
         raise RequestError(f"weights {name}: not readable, perhaps truncated ({reason})") from None
-    while isinstance(found, Mapping):
-        inner = next((key for key in NESTED if isinstance(found.get(key), Mapping)), None)
+    while isinstance(nested, Mapping):
+        inner = next((key for key in NESTED if isinstance(nested.get(key), Mapping)), None)
         if inner is None:
-            return found
+            return nested
         logger.info("weights %s: taken from %r in the checkpoint", name, inner)
-        found = found[inner]
+        nested = nested[inner]
     raise RequestError(
-        f"weights {name}: holds {type(found).__name__}, not named tensors; save model.state_dict()"
+        f"weights {name}: holds {type(nested).__name__}, not named tensors; save model.state_dict()"
     )
 
 
@@ -203,7 +216,7 @@ def _adopt_classifier(renamed: dict[str, Tensor], expected: Mapping[str, Tensor]
     """Take the one layer that is left over for the classifier where that is missing and it could
     be one, whatever it is called.
     """
-    if "classifier.weight" in renamed:
+    if "classifier.weight" in renamed or "classifier.weight" not in expected:
         return
     left = [key for key in renamed if key not in expected]
     stems = {key.rpartition(".")[0] for key in left}

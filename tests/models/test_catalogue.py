@@ -21,7 +21,7 @@ def test_names_are_checked_without_torch() -> None:
         "import sys; from distill_ray.models import check_model_name, model_names\n"
         "[check_model_name(name, (3, 32, 32)) for name in model_names() if not "
         "name.startswith('torchvision/')]\n"
-        "assert not {'torch', 'torchvision'} & set(sys.modules)"
+        "assert not {'torch', 'torchvision', 'timm'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -43,6 +43,7 @@ def test_every_example_is_a_name(name: str) -> None:
         ("resnet18", "torchvision/resnet18"),
         ("vgg16", "did you mean 'vgg13'?"),
         ("mobilenetv2", "did you mean 'mobilenet-v2'?"),
+        ("timm/resnet27d", "did you mean 'timm/resnet26d'?"),
         ("torchvision/resnet19", "did you mean 'torchvision/resnet18'?"),
     ],
 )

@@ -1,0 +1,1 @@
+"""What a deployed network costs: counted before it is trained, and timed."""
