@@ -16,9 +16,10 @@ from distill_ray.augmentation.augmentation import (
     Pick,
 )
 from distill_ray.augmentation.draws import Draws
-from distill_ray.augmentation.erasing import Cutout
+from distill_ray.augmentation.erasing import Cutout, RandomErasing
 from distill_ray.augmentation.mixing import CutMix, Mixup
-from distill_ray.augmentation.policies import AugMix, AutoAugment
+from distill_ray.augmentation.photographs import ColourJitter, Photo, RandomResizedCrop
+from distill_ray.augmentation.policies import AugMix, AutoAugment, RandAugment, TrivialAugment
 from distill_ray.augmentation.standard import Crop, CropFlip, Flip, Identity, Rotation
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Augmentation",
     "AutoAugment",
     "Batch",
+    "ColourJitter",
     "Criterion",
     "Crop",
     "CropFlip",
@@ -38,6 +40,11 @@ __all__ = [
     "Identity",
     "Mixup",
     "Part",
+    "Photo",
     "Pick",
+    "RandAugment",
+    "RandomErasing",
+    "RandomResizedCrop",
     "Rotation",
+    "TrivialAugment",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -87,7 +88,7 @@ class Additional(StandardAugmentation):
         if self.scheme == "cutout":
             check_size(self.size, height, width)
         if self.scheme == "autoaugment":
-            check_colours(channels)
+            check_colours("autoaugment", channels)
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         """x, and x' or the pool that it is picked from."""
@@ -103,7 +104,8 @@ class Additional(StandardAugmentation):
     def _changed(self, source: BatchSource, images: Tensor, stream: str) -> Part:
         height, width = images.shape[2:]
         if self.scheme in ("mixup", "cutmix"):
-            return mixing.mix(source, images, self.usual, self.scheme, self.alpha, self.per, stream)
+            make = functools.partial(crop_flip.images, source, self.usual)
+            return mixing.mix(source, images, make, self.scheme, self.alpha, self.per, stream)
         if self.scheme == "cutout":
             size = hole_size(self.size, height, width)
             return Part(

@@ -49,6 +49,10 @@ class Part:
     separates them. With a `pick` the images are a pool, out of which
     `distill_ray.augmentation.picking.pick` chooses those to train on.
 
+    `label_smoothing` is the share of a label's probability that a loss spreads evenly over all
+    classes, and `class_weights` (K,) are what the probability of each class of a label counts, 1
+    unless given; the training loop sets both.
+
     `number` counts the parts of a batch from 0. `slots` (B,), int64 on the CPU, or on the device of
     images that were picked there, are where the teacher logits of these images are stored. Images
     that are changed after the augmentation made them have none.
@@ -60,11 +64,13 @@ class Part:
     label_weight: Tensor | None = None
     copies: int = 1
     pick: Pick | None = None
+    label_smoothing: float = 0.0
+    class_weights: Tensor | None = None
     number: int = 0
     slots: Tensor | None = None
 
     def targets(self, num_classes: int) -> Tensor:
-        """Class probabilities that the labels stand for, float32 (B, K)."""
+        """Class probabilities that the labels stand for, float32 (B, K), without smoothing."""
         own = torch.nn.functional.one_hot(self.labels, num_classes).float()
         if self.partner_labels is None or self.label_weight is None:
             return own
@@ -115,7 +121,8 @@ class Batch:
 class Augmentation(ABC):
     """A way to present the training images; its settings are its fields.
 
-    An augmentation is batched tensor code on the training device. Every random number comes from
+    An augmentation is batched tensor code on the training device, and OpenCV's for photographs on a
+    CPU. Every random number comes from
     `source`, addressed by (seed, epoch, position), so that a resumed run, another number of
     workers, and teacher and student all see the same images.
 
@@ -132,6 +139,10 @@ class Augmentation(ABC):
     real_valued: ClassVar[bool] = False
     """Whether the augmentation accepts inputs that are real numbers, not pixels."""
     mixes: ClassVar[bool] = False
+    crops_whole: ClassVar[bool] = False
+    """Whether it crops from whole images, where these are not square, and not from the squares in
+    their middle.
+    """
 
     @property
     def mixes_labels(self) -> bool:

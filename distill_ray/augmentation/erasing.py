@@ -1,11 +1,11 @@
-"""Cutout: images with holes."""
+"""Cutout and random erasing: images with holes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 
 from distill_ray._lazy import LazyModule
 from distill_ray.augmentation.augmentation import AUGMENTATIONS, Part
@@ -49,6 +49,41 @@ class Cutout(StandardAugmentation):
         images = geometry.unit(crop_flip.images(source, self.usual))
         side = hole_size(self.size, *images.shape[2:])
         return (Part(boxes.cutout(source, images, side, self.holes, self.per), source.labels()),)
+
+
+AREAS = (0.02, 0.33)
+"""Smallest and largest area of an erased rectangle, as shares of the image."""
+
+
+@AUGMENTATIONS.register("random-erasing")
+@dataclass(frozen=True, kw_only=True)
+class RandomErasing(StandardAugmentation):
+    """Crop, flip and rotation, then by chance a rectangle in the mean colour, which lies within the
+    image.
+
+    Source: Zhong et al. 2020, "Random erasing data augmentation",
+    https://arxiv.org/abs/1708.04896; as in torchvision, applied after normalisation with value 0.
+    """
+
+    name = "random-erasing"
+
+    chance: Annotated[float, Ge(0), Le(1), Doc("probability of a rectangle")] = 0.5
+    smallest: Annotated[
+        float, Gt(0), Le(1), Doc("smallest area of the rectangle, as a share of the image")
+    ] = AREAS[0]
+    largest: Annotated[float, Gt(0), Le(1), Doc("its largest area")] = AREAS[1]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.smallest > self.largest:
+            raise ValueError(
+                f"smallest must be at most largest ({self.largest}), found {self.smallest}"
+            )
+
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        images = geometry.unit(crop_flip.images(source, self.usual))
+        areas = (self.smallest, self.largest)
+        return (Part(boxes.erased(source, images, self.chance, areas), source.labels()),)
 
 
 def hole_size(size: int | None, height: int, width: int) -> int:

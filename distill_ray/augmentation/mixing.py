@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +44,7 @@ class Mixup(StandardAugmentation):
             mixing.mix(
                 source,
                 crop_flip.images(source, self.usual),
-                self.usual,
+                functools.partial(crop_flip.images, source, self.usual),
                 "mixup",
                 self.alpha,
                 self.per,
@@ -75,7 +76,7 @@ class CutMix(StandardAugmentation):
             mixing.mix(
                 source,
                 crop_flip.images(source, self.usual),
-                self.usual,
+                functools.partial(crop_flip.images, source, self.usual),
                 "cutmix",
                 self.alpha,
                 self.per,

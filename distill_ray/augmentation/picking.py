@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -65,12 +66,13 @@ def pick(
     def taken(rows: Tensor | None) -> Tensor | None:
         return None if rows is None else gather(rows).index_select(0, chosen)
 
-    picked = Part(
-        take(gather(part.images), chosen),
-        gather(part.labels).index_select(0, chosen),
-        taken(part.partner_labels),
-        taken(part.label_weight),
-        number=part.number,
+    picked = replace(
+        part,
+        images=take(gather(part.images), chosen),
+        labels=gather(part.labels).index_select(0, chosen),
+        partner_labels=taken(part.partner_labels),
+        label_weight=taken(part.label_weight),
+        pick=None,
         slots=None if part.slots is None else taken(to_device(part.slots, chosen.device)),
     )
     if answers is None:

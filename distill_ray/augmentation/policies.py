@@ -1,4 +1,6 @@
-"""AutoAugment and AugMix: operations on place and colour, drawn from a list."""
+"""AutoAugment, RandAugment, TrivialAugment and AugMix: operations on place and colour, drawn from a
+list.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,7 @@ class AutoAugment(StandardAugmentation):
     def check_images(self, channels: int, height: int, width: int) -> None:
         """Besides the crop's border: grey or colour images."""
         super().check_images(channels, height, width)
-        check_colours(channels)
+        check_colours(self.name, channels)
 
     def parts(self, source: BatchSource) -> tuple[Part, ...]:
         return plain(
@@ -56,11 +58,65 @@ class AutoAugment(StandardAugmentation):
         )
 
 
-def check_colours(channels: int) -> None:
-    """Raise `ValueError` for images that have no brightness and saturation."""
+Operations = Annotated[int, Ge(1), Le(16), Doc("rand-augment: operations in a row")]
+Magnitude = Annotated[
+    int, Ge(0), Le(30), Doc("rand-augment: their strength, in thirtieths of the largest")
+]
+
+
+@AUGMENTATIONS.register("rand-augment")
+@dataclass(frozen=True, kw_only=True)
+class RandAugment(StandardAugmentation):
+    """Crop, flip and rotation, then randomly drawn operations, all of one strength.
+
+    Source: Cubuk et al. 2020, "RandAugment", https://arxiv.org/abs/1909.13719; operations and
+    strengths as in torchvision.
+    """
+
+    name = "rand-augment"
+
+    operations: Operations = 2
+    magnitude: Magnitude = 9
+
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        """Besides the crop's border: grey or colour images."""
+        super().check_images(channels, height, width)
+        check_colours(self.name, channels)
+
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        images = crop_flip.images(source, self.usual)
+        return plain(policy.rand_augment(source, images, self.operations, self.magnitude), source)
+
+
+@AUGMENTATIONS.register("trivial-augment")
+@dataclass(frozen=True, kw_only=True)
+class TrivialAugment(StandardAugmentation):
+    """Crop, flip and rotation, then one randomly drawn operation of random strength, from a wide
+    range.
+
+    Source: Müller & Hutter 2021, "TrivialAugment", https://arxiv.org/abs/2103.10158, the wide
+    space; operations and strengths as in torchvision.
+    """
+
+    name = "trivial-augment"
+
+    def check_images(self, channels: int, height: int, width: int) -> None:
+        """Besides the crop's border: grey or colour images."""
+        super().check_images(channels, height, width)
+        check_colours(self.name, channels)
+
+    def parts(self, source: BatchSource) -> tuple[Part, ...]:
+        images = crop_flip.images(source, self.usual)
+        return plain(policy.trivial_augment(source, images), source)
+
+
+def check_colours(name: str, channels: int) -> None:
+    """Raise `ValueError` for images that have no brightness and saturation, which the augmentation
+    of that name changes.
+    """
     if channels not in (1, 3):
         raise ValueError(
-            f"autoaugment changes colours, so images must have 1 or 3 channels, found {channels}"
+            f"{name} changes colours, so images must have 1 or 3 channels, found {channels}"
         )
 
 

@@ -16,10 +16,13 @@ from distill_ray.augmentation import (
     Augmentation,
     AugMix,
     AutoAugment,
+    ColourJitter,
     CropFlip,
     CutMix,
     Cutout,
     Mixup,
+    Photo,
+    RandAugment,
     Rotation,
 )
 from distill_ray.testing import AugmentationConformance
@@ -37,6 +40,9 @@ PER_IMAGE: list[Augmentation] = [
     Cutout(holes=2, size=3),
     AutoAugment(policy="imagenet"),
     AugMix(consistency=True, rotation=10, depth=2, chains=1),
+    RandAugment(operations=3, magnitude=20, rotation=10),
+    ColourJitter(grey=0.2, blur=0.5, padding=0),
+    Photo(policy="trivial-augment", hue=0.1, blur=0.3, erasing=0.4, interpolation="bicubic"),
     *(
         Additional(scheme=scheme, per="image")
         for scheme in ("flip", "crop-flip", "autoaugment", "mixup", "cutmix")
@@ -47,6 +53,7 @@ PER_BATCH: list[Augmentation] = [
     CutMix(per="batch"),
     Cutout(per="batch"),
     AutoAugment(per="batch"),
+    Photo(policy="rand-augment", erasing=0.3, mixup=0.8, cutmix=1.0),
     *(
         Additional(scheme=scheme)
         for scheme in ("identity", "flip", "crop-flip", "cutout", "autoaugment", "mixup", "cutmix")
@@ -106,6 +113,16 @@ GOLDEN = {
     "additional,scheme=mixup": 14823133498,
     "additional": 14833571885,
     "additional,pick=kl,pool=3": 29560032635,
+    "random-erasing": 7434854778,
+    "rand-augment": 6658069176,
+    "trivial-augment": 5804766984,
+    "random-resized-crop": 8240834078,
+    "colour-jitter": 7499020038,
+    "photo": 8240834078,
+    "rand-augment,rotation=10,operations=3,magnitude=20": 5932063869,
+    "colour-jitter,padding=0,grey=0.2,blur=0.5": 8438103595,
+    "photo,interpolation=bicubic,policy=trivial-augment,hue=0.1,blur=0.3,erasing=0.4": 6621210676,
+    "photo,policy=rand-augment,erasing=0.3,mixup=0.8,cutmix=1.0": 7676052227,
 }
 
 

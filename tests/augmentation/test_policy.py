@@ -1,14 +1,10 @@
 """AutoAugment: the table, what its magnitudes mean, and whole sub-policies against torchvision."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torchvision.transforms import AutoAugment as Reference
 from torchvision.transforms import AutoAugmentPolicy
-from torchvision.transforms.v2 import functional
 
 from distill_ray.augmentation import AutoAugment
 from distill_ray.augmentation.epoch import epoch_batches
@@ -19,63 +15,7 @@ from distill_ray.augmentation.kernels.policy import (
     auto_augment,
     sub_policies,
 )
-
-NAMES = {
-    "ShearX": "shear-x",
-    "ShearY": "shear-y",
-    "TranslateX": "translate-x",
-    "TranslateY": "translate-y",
-    "Rotate": "rotate",
-    "Brightness": "brightness",
-    "Color": "color",
-    "Contrast": "contrast",
-    "Sharpness": "sharpness",
-    "Posterize": "posterize",
-    "Solarize": "solarize",
-    "AutoContrast": "autocontrast",
-    "Equalize": "equalize",
-    "Invert": "invert",
-}
-
-
-def reference(image: torch.Tensor, name: str, amount: float) -> torch.Tensor:
-    """One operation by torchvision: colours on the tensor, places on the Pillow image, whose
-    nearest pixel is well defined.
-    """
-    if name in ("rotate", "shear-x", "shear-y", "translate-x", "translate-y"):
-        picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-        if name == "rotate":
-            moved = functional.rotate(picture, amount)
-        elif name.startswith("shear"):
-            degrees = math.degrees(math.atan(amount))
-            moved = functional.affine(
-                picture,
-                0,
-                [0, 0],
-                1,
-                [degrees, 0] if name == "shear-x" else [0, degrees],
-                center=[0, 0],
-            )
-        else:
-            moved = functional.affine(
-                picture,
-                0,
-                [int(amount), 0] if name == "translate-x" else [0, int(amount)],
-                1,
-                [0, 0],
-            )
-        return torch.from_numpy(np.asarray(moved).copy()).permute(2, 0, 1)
-    return {
-        "brightness": lambda: functional.adjust_brightness(image, amount),
-        "color": lambda: functional.adjust_saturation(image, amount),
-        "contrast": lambda: functional.adjust_contrast(image, amount),
-        "sharpness": lambda: functional.adjust_sharpness(image, amount),
-        "posterize": lambda: functional.posterize(image, int(amount)),
-        "solarize": lambda: functional.solarize(image, amount),
-        "autocontrast": lambda: functional.autocontrast(image),
-        "equalize": lambda: functional.equalize(image),
-        "invert": lambda: functional.invert(image),
-    }[name]()
+from support.operations import NAMES, reference
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -97,7 +37,7 @@ def test_magnitudes_are_those_of_torchvision(name: str) -> None:
         expected = np.trunc(expected)
     elif name in ("Brightness", "Color", "Contrast", "Sharpness"):
         expected = 1 + expected
-    levels = np.arange(10)
+    levels = np.arange(10) / 9
     found = amounts(np.full(10, NAMES[name]), levels, np.full(10, True), 40, 32)
     assert found == pytest.approx(expected, abs=1e-4)
     if name in ("Brightness", "Color", "Contrast", "Sharpness"):
@@ -136,7 +76,7 @@ def test_every_sub_policy_gives_what_torchvision_gives(policy: Policy) -> None:
         for turn, (name, chance, level) in enumerate(table[int(row[0] * 25)]):
             if row[1 + turn] < chance:
                 amount = amounts(
-                    np.array([name]), np.array([level]), row[3 + turn : 4 + turn] < 0.5, 24, 20
+                    np.array([name]), np.array([level / 9]), row[3 + turn : 4 + turn] < 0.5, 24, 20
                 )[0]
                 image = reference(image, name, float(amount))
         assert torch.equal(result, image)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill_ray.augmentation.draws import integers, shares
+from distill_ray.augmentation.kernels import opencv
 from distill_ray.augmentation.kernels.geometry import Floats, unit
 from distill_ray.augmentation.kernels.policy import Names, apply
 
@@ -52,7 +53,10 @@ def augmix(
     interpolating between pixels.
     """
     batch = len(images)
-    chains = images.contiguous().repeat(width, 1, 1, 1)
+    photographs = opencv.suits(images)
+    chains = (
+        torch.cat([images] * width) if photographs else images.contiguous().repeat(width, 1, 1, 1)
+    )
     drawn = [source.uniform(f"{stream}chain {chain}", 1 + 3 * LONGEST) for chain in range(width)]
     per_chain = np.concatenate(drawn)
     length = (
@@ -72,6 +76,8 @@ def augmix(
         shares(source.uniform(f"{stream}chains", width - 1)) if width > 1 else np.ones((batch, 1))
     )
     share = source.uniform(f"{stream}share", 1)[:, 0]
+    if photographs:
+        return opencv.blend(images, chains, weights, share)
     return blend(
         unit(images),
         unit(chains).view(width, batch, *images.shape[1:]),

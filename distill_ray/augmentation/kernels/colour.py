@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from distill_ray.augmentation.kernels.geometry import divisor
 
@@ -31,6 +32,11 @@ def contrast(images: Tensor, factor: Tensor) -> Tensor:
     mean = grey.sum((1, 2, 3), keepdim=True, dtype=torch.int64).float() / divisor(
         grey[0].numel(), images.device
     )
+    return contrast_about(images, mean, factor)
+
+
+def contrast_about(images: Tensor, mean: Tensor, factor: Tensor) -> Tensor:
+    """Blended with a level each, `mean` (B, 1, 1, 1)."""
     return _blend(images, mean, factor)
 
 
@@ -40,10 +46,10 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """
     wide = images.int()
     lines = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
-    around = lines[..., :-2] + lines[..., 1:-1] + lines[..., 2:]
+    neighbours = lines[..., :-2] + lines[..., 1:-1] + lines[..., 2:]
     centre = wide[..., 1:-1, 1:-1]
     # A thirteenth, rounded; never half-way
-    smooth = (2 * (around + 4 * centre) + 13).div(26, rounding_mode="floor")
+    smooth = (2 * (neighbours + 4 * centre) + 13).div(26, rounding_mode="floor")
     result = images.clone()
     result[..., 1:-1, 1:-1] = _pixels(_fused(centre, smooth - centre, factor))
     return result
@@ -89,21 +95,84 @@ def equalize(images: Tensor) -> Tensor:
     counts = values.new_zeros((*values.shape[:2], 256)).scatter_add_(
         2, values, values.new_ones(1).expand_as(values)
     )
-    highest = values.amax(2, keepdim=True)
-    step = (values.shape[2] - counts.gather(2, highest)).div(255, rounding_mode="floor")
+    return _look_up(images, equalizing_table(counts))
+
+
+def equalizing_table(counts: Tensor) -> Tensor:
+    """What `equalize` makes of every level, uint8 (B, C, 256), where levels occur `counts` (B, C,
+    256) times, int64.
+    """
+    levels = torch.arange(256, device=counts.device)
+    highest = torch.where(counts > 0, levels, 0).amax(2, keepdim=True)
+    total = counts.sum(2, keepdim=True)
+    step = (total - counts.gather(2, highest)).div(255, rounding_mode="floor")
     below = counts.cumsum(2) - counts
     table = (
         (below + step.div(2, rounding_mode="floor"))
         .div(step.clamp(min=1), rounding_mode="floor")
         .clamp_(max=255)
     )
-    levels = torch.arange(256, device=images.device)
-    return _look_up(images, torch.where(step == 0, levels, table).to(images.dtype))
+    return torch.where(step == 0, levels, table).to(torch.uint8)
 
 
 def invert(images: Tensor) -> Tensor:
     """White for black."""
     return 255 - images
+
+
+def grey(images: Tensor) -> Tensor:
+    """Their grey version, in every channel."""
+    return images if images.shape[1] == 1 else _grey(images).to(images.dtype).expand_as(images)
+
+
+def hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Hues moved round the circle by `shift`, in turns; grey images stay as they are.
+
+    Computed from channel values in closed form, without HSV in between: where torchvision rounds in
+    another order, the result can be one level off.
+    """
+    if images.shape[1] == 1:
+        return images
+    values = images.float()
+    highest, lowest = values.amax(1), values.amin(1)
+    spread = highest - lowest
+    red, green, blue = values.unbind(1)
+    sector = torch.where(
+        highest == red,
+        (green - blue) / spread,
+        torch.where(highest == green, 2 + (blue - red) / spread, 4 + (red - green) / spread),
+    )
+    turned = torch.where(spread == 0, 0, sector) + 6 * shift.float().view(-1, 1, 1)
+    channels = []
+    for place in (5, 3, 1):
+        distance = (place + turned).remainder(6)
+        share = torch.minimum(distance, 4 - distance).clamp(0, 1)
+        channels.append(highest - spread * share)
+    return _pixels(torch.stack(channels, dim=1).add_(0.5 - 1e-3))
+
+
+def blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur with standard deviation `sigma` in pixels, whose kernel spans a tenth of the
+    shorter side (at least 3 pixels, an odd number); the border is mirrored.
+
+    Where torchvision sums in another order, the result can be one level off.
+    """
+    batch, channels, height, width = images.shape
+    reach = blur_reach(height, width)
+    places = torch.arange(-reach, reach + 1, device=images.device, dtype=torch.float64)
+    kernel = (-0.5 * (places / sigma.double().view(-1, 1)).square()).exp()
+    kernel = (kernel / kernel.sum(1, keepdim=True)).float()
+    weights = kernel.repeat_interleave(channels, 0).view(-1, 1, 1, 2 * reach + 1)
+    values = images.float().reshape(1, batch * channels, height, width)
+    values = functional.pad(values, (reach,) * 4, mode="reflect")
+    values = functional.conv2d(values, weights, groups=batch * channels)
+    values = functional.conv2d(values, weights.transpose(2, 3), groups=batch * channels)
+    return _pixels(values.view_as(images).round_())
+
+
+def blur_reach(height: int, width: int) -> int:
+    """How many pixels the kernel of a blur reaches to each side."""
+    return max(1, min(height, width) // 20)
 
 
 def _per_image(amount: Tensor) -> Tensor:

@@ -95,8 +95,8 @@ class Grid:
         pixel = torch.where(
             self.inside, self.rows * width + self.columns + _first_pixels(images), black
         )
-        shown = torch.cat([flat, flat.new_zeros(1, channels)]).index_select(0, pixel.view(-1))
-        return shown.view(batch, height, width, channels).permute(0, 3, 1, 2)
+        sampled = torch.cat([flat, flat.new_zeros(1, channels)]).index_select(0, pixel.view(-1))
+        return sampled.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def fixed_point(matrices: Floats) -> NDArray[np.int64]:

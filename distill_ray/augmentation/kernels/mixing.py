@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -11,28 +12,31 @@ from torch import Tensor
 
 from distill_ray.augmentation.augmentation import Part
 from distill_ray.augmentation.draws import Draws, beta, integers, order_of
-from distill_ray.augmentation.kernels import boxes, crop_flip
+from distill_ray.augmentation.kernels import boxes
 from distill_ray.augmentation.kernels.geometry import take, unit
 
 if TYPE_CHECKING:
     from distill_ray.augmentation.draws import Per
-    from distill_ray.augmentation.kernels.crop_flip import CropFlipRotate
     from distill_ray.augmentation.source import BatchSource
 
 Scheme = Literal["mixup", "cutmix"]
+
+Make = Callable[[NDArray[np.int64], str | None], Tensor]
+"""What makes the augmented images of any positions (B,), by their own draws or by those of a name.
+"""
 
 
 def mix(
     source: BatchSource,
     images: Tensor,
-    settings: CropFlipRotate,
+    make: Make,
     scheme: Scheme,
     alpha: float,
     per: Per,
     stream: str = "",
 ) -> Part:
-    """The share's uint8 `images` (B, C, H, W), already cropped, flipped and rotated by `settings`,
-    mixed with partners.
+    """The share's `images` (B, C, H, W), already augmented, uint8 or float in [0, 1], mixed with
+    partners that `make` augments alike.
 
     Per batch, one weight, one box and one order of the batch are drawn, and the partner of an image
     is the one that comes to its place. Under mixup an image may meet itself, under CutMix it never
@@ -41,7 +45,7 @@ def mix(
     """
     if per == "image":
         positions = integers(source.uniform(f"{stream}partner", 1)[:, 0], source.epoch_size)
-        partners = crop_flip.images(source, settings, positions, f"{stream}partner's ")
+        partners = make(positions, f"{stream}partner's ")
     else:
         order = batch_order(
             source.draws,
@@ -52,11 +56,7 @@ def mix(
         )
         positions = source.first + order[source.start - source.first : source.stop - source.first]
         whole = len(source) == len(order)
-        partners = (
-            take(images, source.tensor(order))
-            if whole
-            else crop_flip.images(source, settings, positions)
-        )
+        partners = take(images, source.tensor(order)) if whole else make(positions, None)
     weight = beta(source.uniform(f"{stream}weight", 1, per)[:, 0], alpha)
     if scheme == "mixup":
         mixed = mixup(unit(images), unit(partners), source.tensor(weight.astype(np.float32)))

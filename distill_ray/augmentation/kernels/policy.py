@@ -1,4 +1,6 @@
-"""Operations that differ from image to image, applied to a batch, and AutoAugment made of them."""
+"""Operations that differ from image to image, applied to a batch, and the policies made of them:
+AutoAugment, RandAugment and TrivialAugment.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill_ray.augmentation.draws import integers
-from distill_ray.augmentation.kernels import colour
+from distill_ray.augmentation.kernels import colour, opencv
 from distill_ray.augmentation.kernels.geometry import MAPS, Floats, Grid, bilinear, fixed_point
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ COLOURS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "autocontrast-by-table": lambda images, _: colour.autocontrast_by_table(images),
     "equalize": lambda images, _: colour.equalize(images),
     "invert": lambda images, _: colour.invert(images),
+    "grey": lambda images, _: colour.grey(images),
+    "hue": colour.hue,
+    "blur": colour.blur,
 }
 
 Policy = Literal["cifar10", "imagenet"]
@@ -67,16 +72,16 @@ def sub_policies(policy: Policy) -> list[list[tuple[str, float, int]]]:
     """The sub-policies of `policy` as name, probability and magnitude (0 ... 9) of their two
     operations.
     """
-    found = []
+    pairs = []
     for sub_policy in POLICIES[policy].strip().replace("\n", ";").split(";"):
         operations = [operation.split() for operation in sub_policy.split(",")]
-        found.append(
+        pairs.append(
             [
                 (name, float(chance), int(level[0]) if level else 0)
                 for name, chance, *level in operations
             ]
         )
-    return found
+    return pairs
 
 
 def auto_augment(
@@ -85,7 +90,7 @@ def auto_augment(
     """uint8 `images` of the share, each (or all alike, per batch) under a randomly drawn
     sub-policy.
     """
-    table, images = sub_policies(policy), images.contiguous()
+    table, images = sub_policies(policy), _laid_out(images)
     drawn = source.uniform(f"{stream}autoaugment", 5, per)
     chosen = integers(drawn[:, 0], len(table))
     for turn in (0, 1):
@@ -94,39 +99,113 @@ def auto_augment(
         levels = np.array([sub_policy[turn][2] for sub_policy in table])[chosen]
         negative = drawn[:, 3 + turn] < 0.5
         names = np.where(drawn[:, 1 + turn] < chances, names, "")
-        images = apply(source, images, names, amounts(names, levels, negative, *images.shape[2:]))
+        strengths = levels / 9
+        images = apply(
+            source, images, names, amounts(names, strengths, negative, *images.shape[2:])
+        )
     return images
 
 
+ANY = np.array(
+    [
+        "",
+        "shear-x",
+        "shear-y",
+        "translate-x",
+        "translate-y",
+        "rotate",
+        "brightness",
+        "color",
+        "contrast",
+        "sharpness",
+        "posterize",
+        "solarize",
+        "autocontrast",
+        "equalize",
+    ]
+)
+"""The operations that RandAugment and TrivialAugment draw from, none among them."""
+
+
+def rand_augment(
+    source: BatchSource,
+    images: Tensor,
+    operations: int,
+    magnitude: int,
+    at: NDArray[np.int64] | None = None,
+) -> Tensor:
+    """uint8 `images` of the share, or of the positions `at`, each under `operations` randomly drawn
+    ones of `ANY`, all of strength `magnitude` / 30 of AutoAugment's largest.
+
+    Source: Cubuk et al. 2020, "RandAugment", as in torchvision.
+    """
+    images = _laid_out(images)
+    drawn = source.uniform("randaugment", 2 * operations, positions=at)
+    strength = np.full(len(images), magnitude / 30)
+    for which, sign in drawn.reshape(len(drawn), operations, 2).transpose(1, 2, 0):
+        names = ANY[integers(which, len(ANY))]
+        amount = amounts(names, strength, sign < 0.5, *images.shape[2:])
+        images = apply(source, images, names, amount)
+    return images
+
+
+def trivial_augment(
+    source: BatchSource, images: Tensor, at: NDArray[np.int64] | None = None
+) -> Tensor:
+    """uint8 `images` of the share, or of the positions `at`, each under one operation of `ANY` of a
+    strength of its own, 0 to 30 thirtieths of a range wider than AutoAugment's.
+
+    Source: Müller & Hutter 2021, "TrivialAugment", the wide space, as in torchvision.
+    """
+    images = _laid_out(images)
+    which, level, sign = source.uniform("trivialaugment", 3, positions=at).T
+    names = ANY[integers(which, len(ANY))]
+    amount = amounts(names, integers(level, 31) / 30, sign < 0.5, *images.shape[2:], wide=True)
+    return apply(source, images, names, amount)
+
+
 def amounts(
-    names: Names, levels: NDArray[np.int64], negative: NDArray[np.bool_], height: int, width: int
+    names: Names,
+    strengths: Floats,
+    negative: NDArray[np.bool_],
+    height: int,
+    width: int,
+    *,
+    wide: bool = False,
 ) -> Floats:
-    """What magnitudes 0 ... 9 mean for each operation, in its own unit; `negative` turns those
-    round that have a direction.
+    """What `strengths` (n,) from 0 to 1 mean for each operation, in its own unit; `negative` turns
+    those round that have a direction. The largest are AutoAugment's, or TrivialAugment's `wide`
+    ones.
     """
     largest = {
-        "shear-x": 0.3,
-        "shear-y": 0.3,
-        "translate-x": 150 / 331 * width,
-        "translate-y": 150 / 331 * height,
-        "rotate": 30.0,
+        "shear-x": 0.99 if wide else 0.3,
+        "shear-y": 0.99 if wide else 0.3,
+        "translate-x": 32.0 if wide else 150 / 331 * width,
+        "translate-y": 32.0 if wide else 150 / 331 * height,
+        "rotate": 135.0 if wide else 30.0,
     }
     result = np.zeros(len(names))
     for name in np.unique(names):
         where = names == name
-        strength = levels[where] / 9
+        strength = strengths[where]
         if name == "posterize":
-            result[where] = 8 - np.round(4 * strength)
+            result[where] = 8 - np.round((6 if wide else 4) * strength)
         elif name == "solarize":
             result[where] = 255 - 255 * strength
         else:
-            signed = np.where(negative[where], -1, 1) * strength * largest.get(name, 0.9)
+            most = largest.get(name, 0.99 if wide else 0.9)
+            signed = np.where(negative[where], -1, 1) * strength * most
             if name not in largest:
                 signed = 1 + signed
             elif "translate" in name:
                 signed = np.trunc(signed)
             result[where] = signed
     return result
+
+
+def _laid_out(images: Tensor) -> Tensor:
+    """`images` as `apply` goes through them fastest: channel by channel, or channels last."""
+    return images if opencv.suits(images) else images.contiguous()
 
 
 def apply(
@@ -140,9 +219,23 @@ def apply(
     """uint8 `images` (B, C, H, W), each changed by the operation of its name (B,) by its amount
     (B,); `""` changes nothing.
 
-    Affine maps take the nearest pixel, or interpolate `between_pixels`. The images of one operation
-    are changed together.
+    Affine maps take the nearest pixel, or interpolate `between_pixels`. Photographs on a CPU are
+    changed one by one with OpenCV.
     """
+    if opencv.suits(images):
+        return opencv.apply(images, names, amount, between_pixels)
+    return apply_together(source, images, names, amount, between_pixels=between_pixels)
+
+
+def apply_together(
+    source: BatchSource,
+    images: Tensor,
+    names: Names,
+    amount: Floats,
+    *,
+    between_pixels: bool = False,
+) -> Tensor:
+    """`apply` in tensor code, on any device: the images of one operation are changed together."""
     height, width = images.shape[2:]
     result = images.clone()
     maps = np.isin(names, list(MAPS))

@@ -44,9 +44,9 @@ def _down(images: np.ndarray, share: float) -> np.ndarray:
 
 
 def _clockwise(images: np.ndarray, degrees: float) -> np.ndarray:
-    shown = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+    batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
     matrices = rotation(np.array([-degrees]), *images.shape[1:3])
-    turned = Grid.of(shown).affine(torch.from_numpy(fixed_point(matrices))).show(shown)
+    turned = Grid.of(batch).affine(torch.from_numpy(fixed_point(matrices))).show(batch)
     return turned.permute(0, 2, 3, 1).numpy()
 
 
