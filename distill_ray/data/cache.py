@@ -12,14 +12,17 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
 
 from distill_ray.errors import RequestError, RunError
 
 VARIABLE = "DISTILL_RAY_CACHE"
+
+T = TypeVar("T")
 
 
 def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -81,6 +84,45 @@ def _digest_in(path: Path) -> str:
         known = path.read_text("ascii", errors="replace")
         return known if len(known) == 32 else ""
     return ""
+
+
+def made_once(folder: Path, read: Callable[[], T | None], make: Callable[[], None]) -> T:
+    """What `read` finds in a folder of the cache; where that is None, after `make` has made it.
+
+    Processes that ask at the same time wait for the one that makes it.
+
+    Raises:
+        RequestError: the folder cannot be written, or does not keep what is written to it.
+        RunError: the disk is full.
+    """
+    content = read()
+    if content is None:
+        with writing(folder.parent, f"set {VARIABLE} to a folder on another disk"):
+            folder.parent.mkdir(exist_ok=True)
+            with FileLock(folder.with_suffix(".lock")):
+                content = read()
+                if content is None:
+                    for left_over in folder.parent.glob(f"{folder.name}.partial-*"):
+                        shutil.rmtree(left_over)
+                    make()
+                    content = read()
+    if content is None:
+        raise RequestError(
+            f"cache folder {folder.parent.parent} does not keep what is written to it; set "
+            f"{VARIABLE} to one that does"
+        )
+    return content
+
+
+def facts(folder: Path, names: Iterable[str]) -> str:
+    """Changes whenever one of these files of `folder` does."""
+    files = [(folder / name).stat() for name in names]
+    return repr(
+        [
+            str(folder),
+            *((file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in files),
+        ]
+    )
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from distill_ray.data.source import EncodedBatch
 from distill_ray.errors import RequestError
 
-FORMATS = ("PNG", "JPEG", "WEBP", "PPM", "BMP", "GIF", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "PPM", "BMP", "GIF", "TIFF", "AVIF")
 
 MAX_PIXELS = 50_000_000
 """Width times height of the largest image that is decoded, which takes up to 400 MB."""
@@ -27,7 +27,9 @@ TOO_MANY = f"pixels, more than the {MAX_PIXELS // 10**6} million that are decode
 LARGE = 4_000_000
 """Pixels from which on a process decodes only one image at a time."""
 
-GREY = frozenset({"1", "L", "LA"})
+SIXTEEN_BITS = frozenset({"I;16", "I;16B", "I;16L"})
+"""Grey with 16 bits per pixel, of which the high byte is kept. (Pillow does so with colours.)"""
+GREY = frozenset({"1", "L", "LA"}) | SIXTEEN_BITS
 PALETTE = frozenset({"P", "PA"})
 COLOUR = frozenset({"RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}) | PALETTE
 PER_TASK = 32
@@ -140,11 +142,51 @@ def pixels_of(image: Image.Image, height: int, width: int, channels: int) -> np.
     turned = orientation(image)
     if upright_size(image) != (width, height):
         image.draft(None, (2 * width, 2 * height) if turned < 5 else (2 * height, 2 * width))
-    mode = "L" if channels == 1 else "RGB"
-    result: Image.Image = image if image.mode == mode else image.convert(mode)
+    result = as_mode(image, "L" if channels == 1 else "RGB")
     if turned in UPRIGHT:
         result = result.transpose(UPRIGHT[turned])
     return np.asarray(_fitted(result, height, width)).reshape(height, width, channels)
+
+
+def strips_of(image: Image.Image, side: int, channels: int) -> tuple[int, np.ndarray]:
+    """What `pixels_of` crops off an opened image to make a square of that side: the margin, and the
+    pixels of both strips, one after the other and flat, uint8 (2 * |margin| * side * channels,).
+
+    The margin is the width of each strip, or the height as a negative number where image is taller
+    than wide. Strips are at the scale of the square, so that both and it are the image, resized
+    until its shorter side fits, but for less than a pixel at each end. None is longer than `side`.
+    """
+    width, height = upright_size(image)
+    if width == height:
+        return 0, np.empty(0, np.uint8)
+    turned = orientation(image)
+    image.draft(None, (2 * side, 2 * side))
+    result = as_mode(image, "L" if channels == 1 else "RGB")
+    if turned in UPRIGHT:
+        result = result.transpose(UPRIGHT[turned])
+    shorter, longer = sorted(result.size)
+    margin = min(side, (longer * side // shorter - side) // 2)
+    scale = shorter / side
+    begin, end = (longer - shorter) / 2, (longer + shorter) / 2
+    parts = []
+    for first, last in ((begin - margin * scale, begin), (end, end + margin * scale)):
+        first, last = max(0.0, first), min(float(longer), last)
+        if width > height:
+            size, box = (margin, side), (first, 0.0, last, float(shorter))
+        else:
+            size, box = (side, margin), (0.0, first, float(shorter), last)
+        if margin:
+            strip = result.resize(size, Image.Resampling.BILINEAR, box=box)
+            parts.append(np.asarray(strip).reshape(-1))
+    pixels = np.concatenate(parts) if parts else np.empty(0, np.uint8)
+    return (margin if width > height else -margin), pixels
+
+
+def as_mode(image: Image.Image, mode: str) -> Image.Image:
+    """An opened image as `L` or `RGB`, 8 bits per channel."""
+    if image.mode in SIXTEEN_BITS:  # Pillow would make 255 of all that is above
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _fitted(image: Image.Image, height: int, width: int) -> Image.Image:
@@ -205,6 +247,18 @@ def decode(batch: EncodedBatch, shape: Shape, threads: ThreadPoolExecutor) -> np
     for _ in threads.map(decode_some, tasks):
         pass
     return pixels
+
+
+def decode_strips(
+    batch: EncodedBatch, side: int, channels: int, threads: ThreadPoolExecutor
+) -> list[tuple[int, np.ndarray]]:
+    """`strips_of` every image of `batch`. Raises `RequestError` as `decode` does."""
+
+    def decode_one(row: int) -> tuple[int, np.ndarray]:
+        with _image(batch, row) as image:
+            return strips_of(image, side, channels)
+
+    return list(threads.map(decode_one, range(len(batch.encoded))))
 
 
 def check(batch: EncodedBatch, threads: ThreadPoolExecutor) -> set[tuple[int, int]]:

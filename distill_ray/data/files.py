@@ -50,6 +50,11 @@ class Folder:
                 filesystem = fs.LocalFileSystem()
                 path = location = str(Path(path_or_uri).expanduser().absolute())
             kind = filesystem.get_file_info(path).type
+        except ImportError:
+            raise RequestError(
+                f"data set {path_or_uri!r}: hf:// is read by huggingface_hub; pip install "
+                "'distill-ray[hf]'"
+            ) from None
         except (pa.ArrowException, OSError, ValueError, RuntimeError) as error:
             raise RequestError(
                 f"data set {path_or_uri!r} cannot be reached: {one_line(error)}"
@@ -62,11 +67,23 @@ class Folder:
             )
         return cls(filesystem, path, location)
 
+    def below(self, name: str) -> Folder:
+        """The sub-folder `name`."""
+        place, mark, options = self.location.partition("?")
+        location = f"{place.rstrip('/')}/{name}{mark}{options}"
+        return Folder(self.filesystem, f"{self.path.rstrip('/')}/{name}", location)
+
     def entries(self, below: str = "") -> list[fs.FileInfo]:
-        """What the folder (or its sub-folder `below`) holds, by path."""
+        """The files and folders in the folder (or its sub-folder `below`), by path. Others are left
+        out: who opened a pipe would wait for ever.
+        """
         selector = fs.FileSelector(f"{self.path}/{below}" if below else self.path)
         with reading(self.location, "listed"):
-            return sorted(self.filesystem.get_file_info(selector), key=lambda entry: entry.path)
+            entries = self.filesystem.get_file_info(selector)
+        kinds = (fs.FileType.File, fs.FileType.Directory)
+        return sorted(
+            (entry for entry in entries if entry.type in kinds), key=lambda entry: entry.path
+        )
 
     def walk(self, below: str) -> list[fs.FileInfo]:
         """Every file below the sub-folder `below`, however deep, by path; links to files are files.
@@ -76,9 +93,9 @@ class Folder:
         """
         with reading(self.location, "listed"):
             if isinstance(self.filesystem, fs.LocalFileSystem):
-                entries = [_about(entry) for entry in walk(f"{self.path}/{below}")]
+                entries = [_about(entry) for entry in walk(f"{self.path}/{below}".rstrip("/"))]
             else:
-                selector = fs.FileSelector(f"{self.path}/{below}", recursive=True)
+                selector = fs.FileSelector(f"{self.path}/{below}".rstrip("/"), recursive=True)
                 entries = self.filesystem.get_file_info(selector)
         files = [entry for entry in entries if entry.type != fs.FileType.Directory]
         return sorted(files, key=lambda entry: entry.path)

@@ -8,14 +8,12 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 
-from distill_ray.data.cache import VARIABLE, cache_root, new_folder, remembered_digest, writing
+from distill_ray.data.cache import cache_root, facts, made_once, new_folder, remembered_digest
 from distill_ray.data.decode_split import IMAGES, LABELS, DecodedRows, decode_split, is_undamaged
 from distill_ray.data.decoding import ColourFoundError, Shape, shape_of
 from distill_ray.data.pixels import Images, PixelsOnDisk
@@ -61,35 +59,27 @@ def load_images(
     if isinstance(source, Generated):
         return source.images(split)
     if source.rows(split) == 0:
-        raise RequestError(f"data.source: {source.location} has no {split} split")
+        raise RequestError(f"{source.location} has no {split} split")
     key = json.dumps([FORMAT, source.digest, source.label, split, size])
     root = cache_root(cache_dir)
     folder = root / "images" / hashlib.sha256(key.encode()).hexdigest()[:32]
-    images = _from_cache(folder, source, memory)
-    if images is None:
-        with writing(folder.parent, f"set {VARIABLE} to a folder on another disk"):
-            folder.parent.mkdir(exist_ok=True)
-            with FileLock(folder.with_suffix(".lock")):
-                images = _from_cache(folder, source, memory)
-                if images is None:
-                    _decode_into_cache(source, split, folder, root, size, memory)
-                    images = _from_cache(folder, source, memory)
-    if images is None:
-        raise RequestError(
-            f"cache folder {root} does not keep what is written to it; set {VARIABLE} to one that "
-            "does"
-        )
-    return images
+    return made_once(
+        folder,
+        lambda: _from_cache(folder, source, memory),
+        lambda: _decode_into_cache(source, split, folder, root, size, memory),
+    )
 
 
-def image_shape(source: Source, size: int | None = None) -> tuple[int, int, int]:
-    """Channels, height and width of the first training image; that the others are alike shows when
-    they are decoded.
+def image_shape(
+    source: Source, size: int | None = None, split: SplitName = "train"
+) -> tuple[int, int, int]:
+    """Channels, height and width of the first image of a split; that the others are alike shows
+    when they are decoded.
     """
     if isinstance(source, Generated):
-        _, height, width, channels = source.images("train").images.shape
+        _, height, width, channels = source.images(split).images.shape
         return channels, height, width
-    shape = _first_shape(source, "train", size)
+    shape = _first_shape(source, split, size)
     return shape.channels, shape.height, shape.width
 
 
@@ -102,7 +92,8 @@ def _from_cache(folder: Path, source: Source, memory: float) -> Images | None:
         parts = [DecodedRows(**part) for part in about["parts"]]
         pixels = PixelsOnDisk(folder / IMAGES)
         labels = np.load(folder / LABELS)
-        sound = remembered_digest(_facts(folder), lambda: _soundness(folder, parts, pixels))
+        files = facts(folder, (ABOUT, IMAGES, LABELS))
+        sound = remembered_digest(files, lambda: _soundness(folder, parts, pixels))
         if sound != SOUND or labels.shape != pixels.shape[:1]:
             return None
         mapped = np.load(folder / IMAGES, mmap_mode="c") if pixels.nbytes <= memory else pixels
@@ -110,17 +101,6 @@ def _from_cache(folder: Path, source: Source, memory: float) -> Images | None:
         return None
     return Images(
         mapped, labels, source.class_names, source.digest, tuple(about["mean"]), tuple(about["std"])
-    )
-
-
-def _facts(folder: Path) -> str:
-    """Changes whenever a file of `folder` does."""
-    files = [(folder / name).stat() for name in (ABOUT, IMAGES, LABELS)]
-    return repr(
-        [
-            str(folder),
-            *((file.st_ino, file.st_size, file.st_mtime_ns, file.st_ctime_ns) for file in files),
-        ]
     )
 
 
@@ -134,8 +114,6 @@ def _decode_into_cache(
 ) -> None:
     for remark in source.remarks:
         logger.warning("%s: %s", source.location, remark)
-    for left_over in folder.parent.glob(f"{folder.name}.partial-*"):
-        shutil.rmtree(left_over)
     like_training = split == "test" and source.rows("train") > 0
     shape = (
         _shape_of_training_images(source, root, size, memory)

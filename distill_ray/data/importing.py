@@ -17,9 +17,8 @@ from distill_ray.data.cache import new_folder, writing
 from distill_ray.data.decoding import check, decoder
 from distill_ray.data.files import Folder
 from distill_ray.data.finding import open_source
-from distill_ray.data.image_folder import ImageTree
-from distill_ray.data.parquet import SHARD
-from distill_ray.data.source import EncodedBatch, Source, SplitName
+from distill_ray.data.parquet import SHARD, ParquetSource
+from distill_ray.data.source import EncodedBatch, Part, Source, SplitName
 from distill_ray.data.torchvision_sets import ORIGINALS, Original
 from distill_ray.errors import RequestError
 from distill_ray.registry import unknown_name
@@ -56,6 +55,7 @@ def import_dataset(
     source: str,
     out: str | os.PathLike[str],
     *,
+    label: str | None = None,
     root: str | os.PathLike[str] | None = None,
     download: bool = True,
     overwrite: bool = False,
@@ -69,8 +69,10 @@ def import_dataset(
 
     Args:
         source: `cifar10`, `cifar100`, `svhn` or `fashion-mnist`, which torchvision reads and which
-            are written as PNG; or an image tree with the folders `train/<class>` and `test/<class>`
-            (or `val/<class>`), whose files are kept byte for byte.
+            are written as PNG; or a folder that `open_source` reads and that is not Parquet: an
+            image tree, tar files as webdataset writes them, images that a table lists. Its images
+            are kept byte for byte.
+        label: The label column to write, where a folder has several.
         out: The folder to write, which must not exist, or be empty, unless `overwrite`.
         root: Where torchvision finds the original files, or puts them. Default: a folder in the
             cache.
@@ -86,22 +88,22 @@ def import_dataset(
     target = Path(out).expanduser().absolute()
     _check_target(target, overwrite)
     images: LabelledImages = (
-        Original(source, root, download=download) if source in ORIGINALS else _tree(source)
+        Original(source, root, download=download) if source in ORIGINALS else _folder(source, label)
     )
     if isinstance(images, Source):
         for remark in images.remarks:
             logger.warning("%s: %s", images.location, remark)
     with writing(target, "choose another folder"), new_folder(target) as partial:
-        for split in ("train", "test"):
-            if images.rows(split):
-                sizes = _write_split(images, split, partial)
+        for part, rows, batches in _parts(images):
+            if rows:
+                sizes = _write_part(images, part, rows, batches, partial)
                 if len(sizes) > 1:
                     smallest, *_, largest = (
                         f"{width}x{height}" for width, height in sorted(sizes, key=math.prod)
                     )
                     logger.warning(
                         "%s: images from %s to %s; a study has to set data.size",
-                        split,
+                        part,
                         smallest,
                         largest,
                     )
@@ -122,27 +124,46 @@ def _check_target(target: Path, overwrite: bool) -> None:
         )
 
 
-def _tree(source: str) -> ImageTree:
-    folder = Folder.find(source)
-    if folder is None:
+def _folder(source: str, label: str | None) -> Source:
+    if Folder.find(source) is None:
         raise RequestError(
             f"{unknown_name('data set', source, list(ORIGINALS))}, and no such folder exists"
         )
-    return ImageTree(folder, None)
+    images = open_source(source, label=label, named_by="SOURCE")
+    if isinstance(images, ParquetSource):
+        raise RequestError(f"{source} is Parquet already; a study reads it as it is")
+    return images
 
 
-def _write_split(images: LabelledImages, split: SplitName, folder: Path) -> set[tuple[int, int]]:
-    """Write the files of a split; the sizes of its images."""
-    rows = images.rows(split)
+def _parts(images: LabelledImages) -> Iterator[tuple[Part, int, Iterator[EncodedBatch]]]:
+    """The splits that the data set comes with, each with its number of rows and these."""
+    train = images.rows("train")
+    if isinstance(images, Source) and images.validation_rows:
+        first = train - images.validation_rows
+        yield "train", first, images.batches("train", 0, first)
+        yield "validation", images.validation_rows, images.batches("train", first)
+    else:
+        yield "train", train, images.batches("train")
+    yield "test", images.rows("test"), images.batches("test")
+
+
+def _write_part(
+    images: LabelledImages,
+    part: Part,
+    rows: int,
+    batches: Iterator[EncodedBatch],
+    folder: Path,
+) -> set[tuple[int, int]]:
+    """Write the files of a part; the sizes of its images."""
     shards = -(-rows // ROWS_PER_SHARD)
     schema = _schema(images)
     sizes: set[tuple[int, int]] = set()
-    groups = _row_groups(images.batches(split))
+    groups = _row_groups(batches)
     group = next(groups, None)
     done = 0
     with decoder() as threads:
         for shard in range(shards):
-            path = folder / f"{split}-{shard:05d}-of-{shards:05d}.parquet"
+            path = folder / f"{part}-{shard:05d}-of-{shards:05d}.parquet"
             with pq.ParquetWriter(
                 path,
                 schema,

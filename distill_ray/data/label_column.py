@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from distill_ray.data.source import USUAL_LABELS, pick_label
+from distill_ray.data.source import USUAL_LABELS, Part, pick_label
 from distill_ray.errors import RequestError
 
 MOST_CLASSES = 0.5
@@ -90,19 +90,23 @@ def values_of(column: pa.Array) -> np.ndarray:
     return np.asarray(column.cast(pa.large_string()).to_numpy(zero_copy_only=False), object)
 
 
-def classes_in(train: set[Any], test: set[Any], rows: int, column: str, location: str) -> list[Any]:
+def classes_in(
+    values_of_parts: Mapping[Part, set[Any]], rows: int, column: str, location: str
+) -> list[Any]:
     """The values that are classes, sorted, where no metadata name them: those of the training split
     or, without one, of the test split.
 
     Raises:
-        RequestError: they are no labels, or the test split has some that the training split lacks.
+        RequestError: they are no labels, or another split has some that the training split lacks.
     """
-    values = sorted(train or test)
-    if train and test - train:
-        raise RequestError(
-            f"{location}: test has a {column} {min(test - train)!r} that train does not have; "
-            "correct it or remove its rows"
-        )
+    train = values_of_parts["train"]
+    values = sorted(train or values_of_parts["test"])
+    for part, others in values_of_parts.items():
+        if train and others - train:
+            raise RequestError(
+                f"{location}: {part} has a {column} {min(others - train)!r} that train does not "
+                "have; correct it or remove its rows"
+            )
     if values and not isinstance(values[0], str) and values[0] < 0:
         raise RequestError(
             f"{location}: {column} is {values[0]} in some rows, but classes count from 0; correct "

@@ -21,16 +21,25 @@ from distill_ray.data.label_column import (
     classes_in,
     values_of,
 )
-from distill_ray.data.source import MAX_ENCODED, SPLIT_NAMES, EncodedBatch, Source, SplitName
+from distill_ray.data.source import (
+    MAX_ENCODED,
+    PART_NAMES,
+    PARTS,
+    EncodedBatch,
+    Part,
+    Source,
+    SplitName,
+    parts_among,
+)
 from distill_ray.errors import RequestError
 
 SHARD = re.compile(
-    rf"(?P<split>{'|'.join(name for names in SPLIT_NAMES.values() for name in names)})"
+    rf"(?P<split>{'|'.join(name for names in PART_NAMES.values() for name in names)})"
     r"(-(?P<index>\d+)-of-(?P<count>\d+)(-[0-9a-f]+)?)?\.parquet"
 )
 NUMBERED = re.compile(r"\d{1,6}\.parquet")
 """A file in the folder of its split, as the Hugging Face Hub converts data sets."""
-_SPLIT_FOLDERS = frozenset(name for names in SPLIT_NAMES.values() for name in names)
+_SPLIT_FOLDERS = frozenset(name for names in PART_NAMES.values() for name in names)
 
 ROWS_PER_BATCH, BYTES_PER_BATCH = 128, 32_000_000
 """A batch ends with so many rows or so many encoded bytes, whichever comes first."""
@@ -66,13 +75,14 @@ class ParquetSource(Source):
 
     reopens = True
 
-    def __init__(self, folder: Folder, label: str | None) -> None:
+    def __init__(self, folder: Folder, label: str | None, cuts_test: bool = False) -> None:
         self.name = folder.path.rstrip("/").rpartition("/")[2]
         self.location = folder.location
         self._folder = folder
+        self.cuts_test = cuts_test
         self._shards = {
-            split: [self._open(entry) for entry in files]
-            for split, files in _files_by_split(folder).items()
+            part: [self._open(entry) for entry in files]
+            for part, files in _files_by_part(folder, cuts_test).items()
         }
         every = self._every_shard()
         first = every[0]
@@ -86,6 +96,9 @@ class ParquetSource(Source):
 
     def _every_shard(self) -> list[Shard]:
         return [shard for shards in self._shards.values() for shard in shards]
+
+    def _shards_of(self, split: SplitName) -> list[Shard]:
+        return [shard for part in PARTS[split] for shard in self._shards[part]]
 
     def _check_agrees(self, shard: Shard, first: Shard) -> None:
         for column in (self._image, self.label):
@@ -104,13 +117,21 @@ class ParquetSource(Source):
 
     def rows(self, split: SplitName) -> int:
         """The number of images in `split`."""
-        return sum(shard.rows for shard in self._shards[split])
+        return sum(shard.rows for shard in self._shards_of(split))
+
+    @property
+    def validation_rows(self) -> int:
+        return sum(shard.rows for shard in self._shards["validation"])
 
     @cached_property
     def digest(self) -> str:
         """Digest of the files, in order."""
         return self._folder.digest(
-            [(split, [shard.entry for shard in shards]) for split, shards in self._shards.items()]
+            [
+                (part, [shard.entry for shard in shards])
+                for part, shards in self._shards.items()
+                if shards or part != "validation"
+            ]
         )
 
     def check_unchanged(self) -> None:
@@ -127,13 +148,13 @@ class ParquetSource(Source):
     @cached_property
     def _values(self) -> list[Any]:
         """What the label column holds for each class, where the metadata name none."""
-        values: dict[SplitName, set[Any]] = {"train": set(), "test": set()}
-        for split, shards in self._shards.items():
+        values: dict[Part, set[Any]] = {part: set() for part in self._shards}
+        for part, shards in self._shards.items():
             for shard in shards:
                 for start, batch in self._read(shard, [self.label]):
-                    values[split].update(np.unique(self._column(batch, shard, start)).tolist())
+                    values[part].update(np.unique(self._column(batch, shard, start)).tolist())
         rows = self.rows("train") or self.rows("test")
-        return classes_in(values["train"], values["test"], rows, self.label, self.location)
+        return classes_in(values, rows, self.label, self.location)
 
     def batches(
         self, split: SplitName, first: int = 0, last: int | None = None
@@ -141,10 +162,19 @@ class ParquetSource(Source):
         """The rows of `split` from `first` to before `last`, at most 128 at a time. Other row
         groups are not read.
         """
-        for shard in self._shards[split]:
+        for shard in self._shards_of(split):
             if first < shard.rows and (last is None or last > 0):
                 yield from self._batches(shard, max(0, first), last)
             first, last = first - shard.rows, None if last is None else last - shard.rows
+
+    def labels(self, split: SplitName) -> np.ndarray:
+        return np.concatenate(
+            [
+                self._numbers(self._column(rows, shard, start), shard, start)
+                for shard in self._shards_of(split)
+                for start, rows in self._read(shard, [self.label])
+            ]
+        )
 
     def _batches(self, shard: Shard, first: int, last: int | None) -> Iterator[EncodedBatch]:
         is_struct = pa.types.is_struct(shard.schema.field(self._image).type)
@@ -179,12 +209,12 @@ class ParquetSource(Source):
             yield batch()
 
     def _open(self, entry: fs.FileInfo) -> Shard:
-        shown = self._folder.shown(entry.path)
+        location = self._folder.shown(entry.path)
         with (
-            reading(shown, "read as Parquet"),
+            reading(location, "read as Parquet"),
             pq.ParquetFile(entry.path, filesystem=self._folder.filesystem) as file,
         ):
-            return Shard(entry, shown, file.metadata.num_rows, file.schema_arrow)
+            return Shard(entry, location, file.metadata.num_rows, file.schema_arrow)
 
     def _read(
         self,
@@ -241,33 +271,38 @@ class ParquetSource(Source):
         names = class_label_names(self._features.get(self.label))
         if names and values.dtype != object:
             return values
-        numbers = {value: number for number, value in enumerate(names or self._values)}
-        found = [numbers.get(value, -1) for value in values.tolist()]
-        if -1 in found:
-            row = found.index(-1)
+        numbers = [self._number_of.get(value, -1) for value in values.tolist()]
+        if -1 in numbers:
+            row = numbers.index(-1)
             raise RequestError(
                 f"{_row_of(shard.shown, start, row)}: {self.label} is {values[row]!r}, which is "
                 "none of the classes; correct it or remove the row"
             )
-        return np.array(found, np.int64)
+        return np.array(numbers, np.int64)
+
+    @cached_property
+    def _number_of(self) -> Mapping[Any, int]:
+        """The class's number for each value of the label column."""
+        names = class_label_names(self._features.get(self.label))
+        return {value: number for number, value in enumerate(names or self._values)}
 
     def _image_column(self, shard: Shard) -> str:
         declared = [name for name, feature in self._features.items() if _kind(feature) == "Image"]
         for name in [*declared, "img", "image"]:
             if name in shard.schema.names and _holds_bytes(shard.schema.field(name).type):
                 return name
-        found = ", ".join(map(repr, shard.schema.names))
+        names = ", ".join(map(repr, shard.schema.names))
         raise RequestError(
             f"{shard.shown}: no column of encoded images (img or image, with a field bytes) among "
-            f"{found}"
+            f"{names}"
         )
 
 
-def _row_of(shown: str, start: int, row: int) -> str:
-    return f"{shown}, row {start + row}"
+def _row_of(location: str, start: int, row: int) -> str:
+    return f"{location}, row {start + row}"
 
 
-def _unpacked_size(group: pq.RowGroupMetaData, column: str, shown: str) -> int:
+def _unpacked_size(group: pq.RowGroupMetaData, column: str, location: str) -> int:
     """Bytes of `column` in a row group. Raises `RequestError` for what no encoded images are."""
     for number in range(group.num_columns):
         about = group.column(number)
@@ -276,9 +311,9 @@ def _unpacked_size(group: pq.RowGroupMetaData, column: str, shown: str) -> int:
             continue
         if unpacked > max(MAX_UNPACKED, MAX_RATIO * packed):
             raise RequestError(
-                f"{shown}: {column} unpacks from {packed / 1e6:.1f} to {unpacked / 1e6:.0f} MB in "
-                "one row group, as encoded images do not; write the file anew without what is no "
-                "image"
+                f"{location}: {column} unpacks from {packed / 1e6:.1f} to {unpacked / 1e6:.0f} MB "
+                "in one row group, as encoded images do not; write the file anew without what "
+                "is no image"
             )
         return int(unpacked)
     return 0
@@ -297,11 +332,11 @@ def holds_parquet(folder: Folder) -> bool:
     )
 
 
-def _files_by_split(folder: Folder) -> dict[SplitName, list[fs.FileInfo]]:
-    """The Parquet files of each split in order. Raises `RequestError` when there are none or a
+def _files_by_part(folder: Folder, cuts_test: bool) -> dict[Part, list[fs.FileInfo]]:
+    """The Parquet files of each part in order. Raises `RequestError` when there are none or a
     shard is missing.
     """
-    files: dict[SplitName, list[fs.FileInfo]] = {"train": [], "test": []}
+    files: dict[Part, list[fs.FileInfo]] = {"train": [], "test": [], "validation": []}
     named: dict[str, list[tuple[int, int, fs.FileInfo]]] = {}
     for entry in folder.entries():
         if (match := SHARD.fullmatch(entry.base_name)) and entry.is_file:
@@ -316,14 +351,14 @@ def _files_by_split(folder: Folder) -> dict[SplitName, list[fs.FileInfo]]:
             for file in numbered:
                 shard = (int(file.base_name.partition(".")[0]), len(numbered), file)
                 named.setdefault(entry.base_name, []).append(shard)
-    for split, names in SPLIT_NAMES.items():
-        shards = next((named[name] for name in names if name in named), [])
-        files[split] = [entry for _, _, entry in shards]
+    for part, name in parts_among(named, cuts_test=cuts_test).items():
+        shards = named[name]
+        files[part] = [entry for _, _, entry in shards]
         counts = {count for _, count, _ in shards}
         if shards and [index for index, _, _ in shards] != list(range(max(counts))):
-            shown = ", ".join(entry.base_name for entry in files[split][:8])
+            some = ", ".join(entry.base_name for entry in files[part][:8])
             raise RequestError(
-                f"{folder.location}: the {split} files are not one complete set ({shown}); get "
+                f"{folder.location}: the {name} files are not one complete set ({some}); get "
                 "the others"
             )
     if not any(files.values()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 
 SplitName = Literal["train", "test"]
 
-SPLIT_NAMES: dict[SplitName, tuple[str, ...]] = {
+Part = Literal["train", "validation", "test"]
+"""The splits that a data set may come with."""
+
+PART_NAMES: dict[Part, tuple[str, ...]] = {
     "train": ("train",),
-    "test": ("test", "validation", "valid", "val"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
 }
-"""What the files or the folder of a split may be called. The first that is there counts, since many
-sets hide the test labels.
+"""What the files or the folder of a part may be called. The first that is there counts."""
+
+PARTS: dict[SplitName, tuple[Part, ...]] = {"train": ("train", "validation"), "test": ("test",)}
+"""The parts of a split, in the order of its rows. A validation split that the data set comes with
+is the end of `train`, from which another one would be cut.
 """
 
 USUAL_LABELS = ("label", "fine_label")
@@ -61,6 +68,24 @@ class EncodedBatch:
             )
 
 
+def parts_among(present: Collection[str], *, cuts_test: bool) -> dict[Part, str]:
+    """What is called how among the splits that are `present`.
+
+    Where there is no test split, the validation split is taken for it, since many sets hide the
+    test labels; but not with `cuts_test`, where test images are cut from the training split.
+    """
+    parts: dict[Part, str] = {}
+    for part, names in PART_NAMES.items():
+        name = next((name for name in names if name in present), None)
+        if name is not None:
+            parts[part] = name
+    if "validation" in parts and "test" not in parts and not cuts_test:
+        parts["test"] = parts.pop("validation")
+    if "train" not in parts:
+        parts.pop("validation", None)
+    return parts
+
+
 class Source(ABC):
     """A data set that was found: its columns, classes and row counts, and a way to read its rows in
     order.
@@ -80,9 +105,11 @@ class Source(ABC):
     """Whether inputs are real numbers, not pixels."""
     remarks: tuple[str, ...] = ()
     """What the user should know of it, such as what was left out; one line each."""
+    cuts_test = False
+    """Whether test images are to be cut from the training split; see `parts_among`."""
     reopens = False
-    """Whether another process can find it by `location` and `label`, and its `batches` can begin at
-    any row.
+    """Whether another process can find it by `location`, `label` and `cuts_test`, and its `batches`
+    can begin at any row.
     """
 
     @cached_property
@@ -101,6 +128,11 @@ class Source(ABC):
     def rows(self, split: SplitName) -> int:
         """The number of images in `split`; 0 where the data set has no such split."""
 
+    @property
+    def validation_rows(self) -> int:
+        """How many rows at the end of `train` are a validation split that the data set has."""
+        return 0
+
     @cached_property
     @abstractmethod
     def digest(self) -> str:
@@ -117,6 +149,14 @@ class Source(ABC):
         Those that can be reopened are also asked for the rows from `first` to before `last`.
         """
 
+    def labels(self, split: SplitName) -> np.ndarray:
+        """The labels of `split`, (N,), in the order of its rows. Raises as `batches`, which it
+        reads: sources whose labels lie apart from the images do better.
+        """
+        import numpy as np
+
+        return np.concatenate([batch.labels for batch in self.batches(split)])
+
     def check_unchanged(self) -> None:
         """Raise `RequestError` when the files are no longer those that were found."""
         return
@@ -132,6 +172,9 @@ class Generated(Source):
     @abstractmethod
     def images(self, split: SplitName) -> Images:
         """`split`, ready to use."""
+
+    def labels(self, split: SplitName) -> np.ndarray:
+        return self.images(split).labels
 
     def batches(
         self, split: SplitName, first: int = 0, last: int | None = None
@@ -154,7 +197,7 @@ def pick_label(asked: str | None, columns: Sequence[str], location: str) -> str:
     if usual or len(columns) == 1:
         return (usual or list(columns))[0]
     if not columns:
-        raise RequestError(f"data.source: {location} has no column of integers or text to learn")
+        raise RequestError(f"{location} has no column of integers or text to learn")
     raise RequestError(
         f"data.label: {location} has several label columns, name one: "
         f"{', '.join(map(repr, columns))}"

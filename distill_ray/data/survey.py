@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Mapping
 
 from distill_ray.data.decoding import (
     UnreadableImageError,
@@ -18,18 +19,33 @@ PLACES, ROWS = 8, 8
 """Images that are opened: so many rows at so many places of the training split."""
 
 
-def survey(source: Source, size: int | None) -> list[str]:
+def survey(
+    source: Source,
+    size: int | None,
+    resize: int | None = None,
+    counts: Mapping[str, int] | None = None,
+) -> list[str]:
     """Sentences about the images of `source`, of which a few are opened and none decoded.
+
+    Args:
+        source: the data set.
+        size: the side of the squares that are made of images.
+        resize: their side before networks see their middle.
+        counts: how many images a study has for what; by default, how many there are.
 
     Raises:
         RequestError: an image that was opened cannot be used, or they differ in size and `size` is
             None.
     """
-    counts = [f"{source.rows('train'):,} training"] if source.rows("train") else []
-    counts += [f"{source.rows('test'):,} test"] if source.rows("test") else []
+    if counts is None:
+        own = source.validation_rows
+        train, test = source.rows("train") - own, source.rows("test")
+        counts = {"training": train, "validation": own, "test": test}
+    numbers = [f"{count:,} {use}" for use, count in counts.items() if count]
     classes = f" of {source.num_classes} classes" if source.class_names else ""
     kind = "inputs" if isinstance(source, Generated) else "images"
-    sentences = [f"{' and '.join(counts)} {kind}{classes}", *source.remarks]
+    listed = " and ".join(filter(None, [", ".join(numbers[:-1]), *numbers[-1:]]))
+    sentences = [f"{listed} {kind}{classes}", *source.remarks]
     if isinstance(source, Generated):
         return sentences
     opened = turned = grey = 0
@@ -58,7 +74,10 @@ def survey(source: Source, size: int | None) -> list[str]:
     if sizes:
         smallest, largest = min(sizes, key=_area), max(sizes, key=_area)
         to = "" if smallest == largest else f" to {largest[0]}x{largest[1]}"
-        made = "" if size is None else f", resized and cropped to {size}x{size}"
+        kept = resize or size
+        made = "" if size is None else f", resized and cropped to {kept}x{kept}"
+        if resize is not None:
+            made += f", of which networks see {size}x{size}"
         colours = {0: "in colour", opened: "grey"}.get(grey, "grey and in colour")
         sentences.append(
             f"{smallest[0]}x{smallest[1]}{to} pixels, {colours}{made} ({opened} images opened)"
@@ -68,6 +87,16 @@ def survey(source: Source, size: int | None) -> list[str]:
             f"{turned} of {opened} images opened are turned upright, as their EXIF orientation says"
         )
     return sentences
+
+
+def sampled_sizes(source: Source) -> list[tuple[int, int]]:
+    """Width and height, once upright, of some images from all over the training split."""
+    sizes = []
+    for batch in _sample(source, "train"):
+        for encoded in batch.encoded:
+            with contextlib.suppress(UnreadableImageError), opened_image(encoded or b"") as image:
+                sizes.append(upright_size(image))
+    return sizes
 
 
 def _area(size: tuple[int, int]) -> int:

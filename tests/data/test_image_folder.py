@@ -37,7 +37,7 @@ def test_classes_and_rows_are_sorted_by_name(tree: Path, pictures: Callable[...,
     images = pictures(8)
     train = load_images(source, "train")
     assert source.class_names == ("cat", "dog")
-    assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert train.labels.tolist() == [0, 0, 0, 1, 1, 1] == source.labels("train").tolist()
     assert (train.images == np.stack([images[i] for i in (2, 1, 5, 3, 0, 4)])).all()
     assert load_images(source, "test").labels.tolist() == [0, 1]
     assert (source.rows("train"), source.rows("test"), source.label) == (6, 2, "label")

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import webdataset
+from PIL import Image
 
 from distill_ray.data import import_dataset, load_images, open_source
 from distill_ray.data.importing import ROWS_PER_SHARD
@@ -165,6 +167,97 @@ def test_a_tree_keeps_its_bytes(
         "label": {"_type": "ClassLabel", "names": ["cat", "dog"]},
     }
     assert source.rows("test") == 1
+
+
+@pytest.fixture
+def shards(tmp_path: Path, encode: Callable[..., bytes], pictures: Callable[..., Any]) -> Path:
+    """Five training, two validation and two test images in tar files, with two labels each."""
+    images = iter(pictures(9))
+    for name, rows in (("train-0", 3), ("train-1", 2), ("val-0", 2), ("test-0", 2)):
+        (tmp_path / "shards").mkdir(exist_ok=True)
+        with webdataset.TarWriter(str(tmp_path / "shards" / f"{name}.tar")) as writer:
+            for row in range(rows):
+                values = {"species": ("wren", "owl")[row % 2], "year": 1990 + row}
+                image = encode(next(images))
+                writer.write({"__key__": f"{row}", "png": image, "json": values})
+    return tmp_path / "shards"
+
+
+def test_tar_files_keep_rows_bytes_and_splits(shards: Path, tmp_path: Path) -> None:
+    source = import_dataset(str(shards), tmp_path / "out", label="species")
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [
+        f"{part}-00000-of-00001.parquet" for part in ("test", "train", "validation")
+    ]
+    assert (source.label, source.class_names) == ("species", ("owl", "wren"))
+    assert (source.rows("train"), source.validation_rows, source.rows("test")) == (7, 2, 2)
+    table = pq.read_table(tmp_path / "out" / "train-00000-of-00001.parquet")
+    written = [
+        sample["png"]
+        for sample in webdataset.WebDataset(
+            [str(shards / f"train-{number}.tar") for number in (0, 1)], shardshuffle=False
+        )
+    ]
+    assert [image["bytes"] for image in table["img"].to_pylist()] == written
+    assert table["species"].to_pylist() == [1, 0, 1, 1, 0]
+
+
+def test_a_label_column_is_named_where_there_are_several(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"several label columns, name one: 'species', 'year'"):
+        import_dataset(str(shards), tmp_path / "out")
+    with pytest.raises(RequestError, match="unknown label column 'specie'; did you mean 'species'"):
+        import_dataset(str(shards), tmp_path / "out", label="specie")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_broken_image_in_a_tar_file_is_named(shards: Path, tmp_path: Path) -> None:
+    with webdataset.TarWriter(str(shards / "train-1.tar")) as writer:
+        writer.write({"__key__": "bad", "png": b"nonsense", "json": {"species": "owl"}})
+    with pytest.raises(RequestError, match=r"train-1\.tar, bad: the image cannot be decoded"):
+        import_dataset(str(shards), tmp_path / "out", label="species")
+    assert not (tmp_path / "out").exists()
+
+
+def test_listed_images_are_imported(
+    tmp_path: Path, encode: Callable[..., bytes], pictures: Callable[..., Any]
+) -> None:
+    folder = tmp_path / "listed" / "train"
+    folder.mkdir(parents=True)
+    for number, image in enumerate(pictures(3)):
+        (folder / f"{number}.png").write_bytes(encode(image))
+    (folder / "metadata.csv").write_text("file_name,label\n2.png,b\n0.png,a\n1.png,b\n")
+    source = import_dataset(str(tmp_path / "listed"), tmp_path / "out")
+    images = load_images(source, "train")
+    assert images.labels.tolist() == [1, 0, 1]
+    assert (images.images == np.stack(pictures(3))[[2, 0, 1]]).all()
+
+
+def test_parquet_is_left_as_it_is(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="is Parquet already; a study reads it as it is"):
+        import_dataset(str(small), tmp_path / "out")
+
+
+def test_avif_images_are_read_and_imported(tmp_path: Path, pictures: Callable[..., Any]) -> None:
+    """And turned upright. AVIF has losses even at the highest quality, of a few levels in noise."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    settings: dict[str, Any] = {"quality": 100, "subsampling": "4:4:4"}
+    images = pictures(2, 8, 8)
+    for name, image, exif in (("cat", images[0], None), ("dog", images[1], turned)):
+        path = tmp_path / "tree" / "train" / name / "1.AVIF"
+        path.parent.mkdir(parents=True)
+        options = settings if exif is None else settings | {"exif": exif}
+        Image.fromarray(image).save(path, "AVIF", **options)
+    expected = np.stack([images[0], np.rot90(images[1], -1)]).astype(int)
+    source = import_dataset(str(tmp_path / "tree"), tmp_path / "out")
+    for opened in (source, open_source(str(tmp_path / "tree"))):
+        read = load_images(opened, "train").images.astype(int)
+        assert np.abs(read - expected).max() <= 8
+    content = (tmp_path / "tree" / "train" / "cat" / "1.AVIF").read_bytes()
+    table = pq.read_table(tmp_path / "out" / "train-00000-of-00001.parquet")
+    assert table["img"][0]["bytes"].as_py() == content
+    (tmp_path / "tree" / "train" / "cat" / "1.AVIF").write_bytes(content[: len(content) // 2])
+    with pytest.raises(RequestError, match=r"1\.AVIF: the image cannot be decoded"):
+        load_images(open_source(str(tmp_path / "tree")), "train")
 
 
 def test_large_splits_are_sharded(

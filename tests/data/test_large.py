@@ -277,8 +277,8 @@ def peak(*arguments: Any) -> Any:
 def test_memory_does_not_grow_with_the_data_set(
     tmp_path: Path, encode: Callable[..., bytes]
 ) -> None:
-    """Importing, decoding, training and testing, with a set of a hundred and one of ten thousand
-    photographs.
+    """Importing, decoding, training and testing, with a set of a thousand and one of five thousand
+    photographs: left on the disk, and mapped.
     """
     rng = np.random.default_rng(0)
     originals = []
@@ -289,7 +289,7 @@ def test_memory_does_not_grow_with_the_data_set(
         )
         originals.append(encode((image + rng.integers(-40, 40, image.shape)).clip(0, 255), "JPEG"))
     peaks = {}
-    for count in (100, 10_000):
+    for count in (1_000, 5_000):
         tree = tmp_path / f"tree-{count}"
         for split, share in (("train", count), ("val", count // 5)):
             for number in range(share):
@@ -299,17 +299,17 @@ def test_memory_does_not_grow_with_the_data_set(
         out = str(tmp_path / f"set-{count}")
         peaks[count] = {
             "import": peak("import", tree, out),
-            "train": peak("train", out, str(count // 10), "0.1"),
+            "train": peak("train", out, str(count // 10), "0.004"),
             "mapped": peak("train", out, str(count // 10), "4.0"),
         }
         assert peaks[count]["train"]["weights"] == peaks[count]["mapped"]["weights"]
-    pixels = 10_000 * 96 * 96 * 3 / 2**20
-    encoded = sum(map(len, originals)) * 100 / 2**20
+    pixels = 4_000 * 96 * 96 * 3 / 2**20
+    encoded = sum(map(len, originals)) * 40 / 2**20
     print(
         json.dumps(peaks, indent=1),
         f"{pixels:.0f} MB of pixels, {encoded:.0f} MB encoded, {cores()} cores",
     )
-    few, many = peaks[100], peaks[10_000]
+    few, many = peaks[1_000], peaks[5_000]
     assert many["import"]["own"] - few["import"]["own"] < 0.5 * encoded
     assert many["train"]["own"] - few["train"]["own"] < 0.2 * pixels
     assert many["train"]["others"] < decode_split.PROCESS_BYTES / 2**20

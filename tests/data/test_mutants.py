@@ -1,5 +1,5 @@
-"""Ten thousand damaged data sets and stores: each command ends in time, in few words, with exit
-code 0, 1 or 2, and touches nothing outside the store.
+"""Ten thousand damaged data sets, stores and exported folders: each command ends in time, in few
+words, with exit code 0, 1 or 2, and touches nothing outside the store.
 
     uv run pytest --no-cov -n0 -m slow tests/data/test_mutants.py
 
@@ -29,12 +29,14 @@ from PIL import Image
 from distill_ray.cli import main
 from distill_ray.data import load_images, open_source
 from distill_ray.errors import DistillRayError
+from distill_ray.export import FORMATS
 from distill_ray.store import Store, _seal
 
 FIRST = int(os.environ.get("DISTILL_RAY_MUTANT_SEED", "0"))
 NUMBER = int(os.environ.get("DISTILL_RAY_MUTANTS", "10000"))
 LIMIT_S = 60
 """Seconds after which a command hangs."""
+LIMIT_OF_ALL_S = 2 * 3600
 
 STUDY = """
 name: mutant
@@ -159,8 +161,9 @@ def make_shards(folder: Path, draw: random.Random) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize(("make", "share"), [(make_tree, 0.35), (make_shards, 0.35)])
+@pytest.mark.timeout(LIMIT_OF_ALL_S)
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize(("make", "share"), [(make_tree, 0.3), (make_shards, 0.3)])
 def test_mutated_data_sets(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], make: Any, share: float
 ) -> None:
@@ -182,22 +185,23 @@ def test_mutated_data_sets(
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
 
 
-def mutate_store(store: Path, draw: random.Random) -> None:
-    """Damage up to four files of a store: bytes, values under a seal that is right, links."""
-    files = sorted(path for path in store.rglob("*") if path.is_file() and path.suffix != ".db")
-    for path in draw.sample(files, draw.randint(1, 4)):
+def damage_files(folder: Path, draw: random.Random) -> None:
+    """Damage up to four files: bytes, values, under a right seal where there is one, and links."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".db")
+    for path in draw.sample(files, min(len(files), draw.randint(1, 4))):
         content = path.read_bytes()
         match draw.randrange(6):
             case 0 | 1 if content:
                 path.write_bytes(changed(content, draw))
             case 2 if path.suffix == ".json":
                 manifest = json.loads(content)
-                manifest.pop("sha256", None)
+                is_sealed = manifest.pop("sha256", None) is not None
                 owner, key = manifest, draw.choice(sorted(manifest) or ["x"])
                 while isinstance(owner.get(key), dict) and owner[key] and draw.random() < 0.8:
                     owner, key = owner[key], draw.choice(sorted(owner[key]))
                 owner[key] = draw.choice(VALUES)
-                path.write_text(json.dumps(manifest | {"sha256": _seal(manifest)}))
+                seal = {"sha256": _seal(manifest)} if is_sealed else {}
+                path.write_text(json.dumps(manifest | seal))
             case 3:
                 lines = content.splitlines(keepends=True) or [b""]
                 line = draw.choice([b"{", b"[]\n", b'{"op_code": 99}\n', b"\xff\n", b"null\n"])
@@ -205,12 +209,13 @@ def mutate_store(store: Path, draw: random.Random) -> None:
                 path.write_bytes(b"".join(lines))
             case 4:
                 path.unlink()
-                path.symlink_to(draw.choice(["..", "nowhere", "/", store.parent / "outside"]))
+                path.symlink_to(draw.choice(["..", "nowhere", "/", folder.parent / "outside"]))
             case _:
                 path.unlink()
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(LIMIT_OF_ALL_S)
 @pytest.mark.timeout(7200)
 def test_mutated_stores(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], finished_study: Any
@@ -219,11 +224,11 @@ def test_mutated_stores(
     outside.mkdir()
     (outside / "precious").write_text("mine")
     os.utime(outside / "precious", (0, 0))
-    for seed in range(FIRST, FIRST + round(NUMBER * 0.3)):
+    for seed in range(FIRST, FIRST + round(NUMBER * 0.2)):
         draw = random.Random(seed)
         shutil.copytree(finished_study.store.uri, store)
         Store.open(str(store))
-        mutate_store(store, draw)
+        damage_files(store, draw)
         command = draw.choice([["status", finished_study.file], ["gc", "--yes"], ["gc"]])
         if draw.random() < 0.1:
             command = ["report", finished_study.file]
@@ -231,3 +236,22 @@ def test_mutated_stores(
         assert [path.name for path in outside.iterdir()] == ["precious"]
         shutil.rmtree(store)
     assert (outside / "precious").read_text() == "mine"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LIMIT_OF_ALL_S)
+@pytest.mark.timeout(7200)
+def test_mutated_exports(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], finished_study: Any
+) -> None:
+    export = ["export", str(finished_study.file), "--store", finished_study.store.uri]
+    for name in FORMATS:
+        assert main([*export, "--format", name, "--out", str(tmp_path / name)]) == 0
+    image, folder = tmp_path / "image.png", tmp_path / "folder"
+    Image.fromarray(np.full((8, 8), 128, np.uint8)).save(image)
+    for seed in range(FIRST, FIRST + round(NUMBER * 0.2)):
+        draw = random.Random(seed)
+        shutil.copytree(tmp_path / draw.choice(FORMATS), folder)
+        damage_files(folder, draw)
+        check(["predict", str(folder), str(image)], seed, capfd)
+        shutil.rmtree(folder)

@@ -16,7 +16,7 @@ LIKE_ANYWHERE = settings(
 )
 
 
-@settings(LIKE_ANYWHERE, max_examples=300)
+@settings(LIKE_ANYWHERE, max_examples=100)
 @given(data=st.data())
 def test_whatever_the_bytes_it_is_one_clear_line(
     tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any], data: Any
@@ -25,7 +25,7 @@ def test_whatever_the_bytes_it_is_one_clear_line(
 
 
 @pytest.mark.slow
-@settings(LIKE_ANYWHERE, max_examples=3000)
+@settings(LIKE_ANYWHERE, max_examples=800)
 @given(data=st.data())
 def test_thousands_of_mutated_files_are_one_clear_line_each(
     tmp_path: Path, write_shard: Callable[..., Any], pictures: Callable[..., Any], data: Any

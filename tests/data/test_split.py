@@ -9,9 +9,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from distill_ray.data import split_indices
+from distill_ray.data.split import cut_rows, long_tail
 from distill_ray.errors import RequestError
 
 GOLDEN_VALIDATION = [0, 1, 5, 9, 10]
+GOLDEN_TAIL = [0, 2, 3, 6, 12, 15, 21, 25, 27, 30, 36, 39, 40, 42, 45, 48, 51, 52, 57]
 GOLDEN_LARGE = "4bae733045c9d82bb3914cf54241f7b27c28bf4e0fb7dfa0e320ef3a56e25ddc"
 
 
@@ -94,3 +96,32 @@ def test_seeds_give_different_cuts() -> None:
 def test_impossible_cuts_name_the_field(settings: Any, message: Any) -> None:
     with pytest.raises(RequestError, match=message):
         split_indices(np.arange(20) % 2, **settings)
+
+
+def test_long_tails_are_those_of_the_field() -> None:
+    """The images per class, and their sums, of CIFAR-10-LT and CIFAR-100-LT."""
+    ten = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    assert long_tail([5000] * 10, 100) == ten
+    assert sum(ten) == 12_406
+    assert sum(long_tail([500] * 100, 100)) == 10_847
+    assert long_tail([30, 3, 30], 30) == [21, 3, 1], "what a class does not have is not made up"
+    assert long_tail([8], 100) == [8]
+
+
+@pytest.mark.parametrize("rule", ["stratified", "last", "own"])
+def test_the_tail_is_cut_from_training_alone(rule: Any) -> None:
+    labels = np.arange(1300) % 10
+    whole = cut_rows(labels, validation=200, rule=rule, seed=3, test=100)
+    tail = cut_rows(labels, validation=200, rule=rule, seed=3, test=100, imbalance=10)
+    longer = cut_rows(labels, validation=200, rule=rule, seed=3, test=100, imbalance=50)
+    assert (tail.validation == whole.validation).all() and (tail.test == whole.test).all()
+    assert np.bincount(labels[tail.train]).tolist() == long_tail([100] * 10, 10)
+    assert set(longer.train) < set(tail.train) < set(whole.train)
+    assert (np.diff(tail.train) > 0).all()
+    other = cut_rows(labels, validation=200, rule=rule, seed=4, test=100, imbalance=10)
+    assert set(other.train) != set(tail.train)
+
+
+def test_the_long_tail_never_changes() -> None:
+    cut = cut_rows(np.arange(60) % 3, validation=15, seed=7, imbalance=15)
+    assert cut.train.tolist() == GOLDEN_TAIL
