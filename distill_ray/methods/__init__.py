@@ -18,6 +18,7 @@ from distill_ray.methods.mlkd import MLKD
 from distill_ray.methods.nkd import NKD
 from distill_ray.methods.pkt import PKT
 from distill_ray.methods.proxy_endd import ProxyEnDD
+from distill_ray.methods.reviewkd import ReviewKD
 from distill_ray.methods.rkd import RKD
 from distill_ray.methods.sp import SP
 from distill_ray.methods.supervised import Supervised
@@ -44,5 +45,6 @@ __all__ = [
     "LatentBE",
     "Method",
     "ProxyEnDD",
+    "ReviewKD",
     "Supervised",
 ]

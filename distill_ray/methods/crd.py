@@ -75,6 +75,7 @@ class CRD(AugmentedKD):
     """
 
     name = "crd"
+    needs_features = True
     needed = "contrast, labels and alpha, or original, mixed_labels and augmented"
 
     labels: Annotated[float, Ge(0), Doc("weight of the label loss on the images")] = 1.0

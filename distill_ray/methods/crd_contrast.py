@@ -16,7 +16,7 @@ from torch.nn import functional
 from distill_ray.augmentation.augmentation import Batch
 from distill_ray.device import to_device
 from distill_ray.methods.method import Setup
-from distill_ray.models.network import Network
+from distill_ray.models.network import with_features
 
 
 class ContrastiveStudent(nn.Module):
@@ -34,7 +34,7 @@ class ContrastiveStudent(nn.Module):
 
     def __init__(self, network: nn.Module, setup: Setup, width: int) -> None:
         super().__init__()
-        student, *teachers = (_of_catalogue(each) for each in (network, *setup.networks))
+        student, *teachers = (with_features(member) for member in (network, *setup.networks))
         stream = int.from_bytes(hashlib.sha256(f"contrast {student.seed}".encode()).digest()[:7])
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(stream)
@@ -106,9 +106,9 @@ class ContrastiveStudent(nn.Module):
     ) -> Tensor:
         """Log of the mean of exp(similarity), of the first batch of the run ever after."""
         everywhere = gather(similarity.logsumexp(1))
-        found = everywhere.logsumexp(0) - math.log(len(everywhere) * similarity.shape[1])
+        log_mean = everywhere.logsumexp(0) - math.log(len(everywhere) * similarity.shape[1])
         self.log_means[side] = torch.where(
-            self.log_means[side].isnan(), found, self.log_means[side]
+            self.log_means[side].isnan(), log_mean, self.log_means[side]
         )
         return self.log_means[side].clone()
 
@@ -139,10 +139,10 @@ def remember(bank: Tensor, slots: Tensor, vectors: Tensor, momentum: float) -> T
 
 def features_of(networks: Sequence[nn.Module], images: Tensor) -> Tensor:
     """The concatenated features of several networks, (B, sum of D)."""
-    found = [
-        network.features(network.normalise(images)) for network in map(_of_catalogue, networks)
+    features = [
+        network.features(network.normalise(images)) for network in map(with_features, networks)
     ]
-    return torch.cat(found, 1)
+    return torch.cat(features, 1)
 
 
 class Candidates(nn.Module):
@@ -193,11 +193,3 @@ class Candidates(nn.Module):
         places = (uniform * (len(self.labels) - (stop - first))).long()
         places += (places >= first) * (stop - first)
         return own, self.by_class.index_select(0, places.view(-1)).view_as(places)
-
-
-def _of_catalogue(network: nn.Module) -> Network:
-    if not isinstance(network, Network):
-        raise ValueError(
-            f"only networks of the catalogue show their features, found {type(network).__name__}"
-        )
-    return network

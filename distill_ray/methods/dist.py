@@ -84,6 +84,11 @@ class DIST(FromEnsemble):
         if self.labels + self.inter + self.intra == 0:
             raise ValueError("labels, inter and intra must not all be 0")
 
+    @property
+    def takes_unlabelled(self) -> bool:
+        """Only the cross-entropy needs labels."""
+        return True
+
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The weighted sum and its components, averaged over the parts of the batch."""
         terms = [

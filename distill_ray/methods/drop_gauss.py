@@ -40,6 +40,8 @@ class SampledHeads(Softened):
     Source: Ferianc & Rodrigues 2022, as coded.
     """
 
+    needs_features = True
+
     even_tail = True
     tasks = ("classification", "regression")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from distill_ray.device import to_device
-from distill_ray.models.network import Network
+from distill_ray.models.network import Network, with_features
 
 FLOOR = 1e-8
 """Variances of outputs below this count as this; part of the published definition."""
@@ -154,6 +154,7 @@ class StochasticStudent(nn.Module):
                 "only a network of the catalogue can have a classifier with noise, found "
                 f"{type(network).__name__}"
             )
+        network = with_features(network)
         self.seed = network.seed
         self.task = network.task
         self.trunk = nn.Sequential(network.normalise, network.features)

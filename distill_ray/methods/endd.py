@@ -99,6 +99,11 @@ class EnDD(Method):
                 f"them, found {teachers}"
             )
 
+    @property
+    def takes_unlabelled(self) -> bool:
+        """It needs no label."""
+        return True
+
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The mean over the parts of the batch."""
         temperature = self.temperature_at(batch.draws.epoch - 1)

@@ -35,6 +35,8 @@ class FeatureBased(FromEnsemble):
     features and logits. A subclass trains a module whose `network` is what is deployed.
     """
 
+    needs_features = True
+
     labels: Annotated[float, Ge(0), Doc("weight of the labels")] = 1.0
     alpha: Annotated[float, Ge(0), Doc("weight of distillation by outputs, T² KL as in kd")] = 0.0
 
@@ -64,6 +66,11 @@ class FeatureBased(FromEnsemble):
     def live_teachers(self, augmentation: Augmentation) -> bool:
         """Their features are needed, not only their predictions."""
         return True
+
+    @property
+    def takes_unlabelled(self) -> bool:
+        """Unless teachers are weighted by the labels."""
+        return self.combine != "confident"
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The weighted sum and its components, averaged over the parts of the batch."""

@@ -69,6 +69,7 @@ class Hydra(Softened):
     """
 
     name = "hydra"
+    needs_features = True
     even_tail = True
     tasks = ("classification", "regression")
 
@@ -90,12 +91,12 @@ class Hydra(Softened):
 
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The mean over the parts of the batch."""
-        shown = [student.pick(part, teachers) for part in batch.parts]
+        picked = [student.pick(part, teachers) for part in batch.parts]
         terms = [
             task_losses.task_losses(part).individuality(
                 self.comparable(student(part.images)), self.comparable(answers), self.temperature
             )
-            for part, answers in shown
+            for part, answers in picked
         ]
         return {"loss": losses.average(terms)}
 

@@ -103,6 +103,11 @@ class EnsembleKD(FromEnsemble):
                 f"for it, found {self.divergence!r}"
             )
 
+    @property
+    def takes_unlabelled(self) -> bool:
+        """Unless teachers are weighted by the labels."""
+        return self.combine != "confident"
+
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The weighted sum, with its two components as `"loss/labels"` and `"loss/teachers"`,
         averaged over the parts.

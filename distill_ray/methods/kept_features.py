@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from distill_ray.models.network import Network
+from distill_ray.models.network import with_features
 
 
 class FeaturesKept(nn.Module):
@@ -18,7 +18,7 @@ class FeaturesKept(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = of_catalogue(network)
+        self.network = with_features(network)
         self.kept = torch.empty(0)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -34,16 +34,7 @@ class FeaturesKept(nn.Module):
 def of_teachers(networks: Sequence[nn.Module], images: Tensor) -> tuple[list[Tensor], Tensor]:
     """The features (B, D) of each of N networks, and their logits (N, B, K), in one pass."""
     features, logits = [], []
-    for network in map(of_catalogue, networks):
+    for network in map(with_features, networks):
         features.append(network.features(network.normalise(images)))
         logits.append(network.classifier(features[-1]))
     return features, torch.stack(logits)
-
-
-def of_catalogue(network: nn.Module) -> Network:
-    """`network`, or `ValueError` where it is none of the catalogue."""
-    if not isinstance(network, Network):
-        raise ValueError(
-            f"only networks of the catalogue show their features, found {type(network).__name__}"
-        )
-    return network

@@ -88,6 +88,15 @@ def cross_entropy(logits: Tensor, part: Part) -> Tensor:
     With logits (B, M, K) of M members or heads, the mean over them too. A mixed image costs w
     CE(first label) + (1 - w) CE(second label), which is the cross-entropy against the mixed
     probabilities. Source: Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix).
+
+    With `part.label_smoothing` s it is (1 - s) of that and s of the mean over classes of -log p.
+    Source: Szegedy et al. 2016, "Rethinking the Inception architecture", section 7,
+    https://arxiv.org/abs/1512.00567.
+
+    With `part.class_weights` w it is -sum_k w_k t_k log p_k for the mixed and smoothed label t,
+    averaged over images and not over weights, so that batches add up.
+
+    Images whose label is -1 have none: the mean is over the others, and 0 where there are none.
     """
     logits = at_least_float32(logits)
     labels, partner_labels, label_weight = part.labels, part.partner_labels, part.label_weight
@@ -100,12 +109,27 @@ def cross_entropy(logits: Tensor, part: Part) -> Tensor:
                 partner_labels.repeat_interleave(members),
                 label_weight.repeat_interleave(members),
             )
-    if partner_labels is None or label_weight is None:
-        return functional.cross_entropy(logits, labels)
+    unmixed = partner_labels is None or label_weight is None
+    if unmixed and part.class_weights is None:
+        mean = functional.cross_entropy(
+            logits, labels, ignore_index=-1, label_smoothing=part.label_smoothing
+        )
+        return torch.where((labels >= 0).any(), mean, torch.zeros_like(mean))
     log_p = logits.log_softmax(-1)
-    own = functional.nll_loss(log_p, labels, reduction="none")
-    partner = functional.nll_loss(log_p, partner_labels, reduction="none")
-    return torch.lerp(partner, own, label_weight.to(log_p.dtype)).mean()
+    if part.class_weights is not None:
+        log_p = log_p * part.class_weights.to(log_p.dtype)
+    if partner_labels is None or label_weight is None:
+        partner_labels, label_weight = labels, torch.ones_like(log_p[:, 0])
+    weight = label_weight.to(log_p.dtype)
+    own = functional.nll_loss(log_p, labels, reduction="none", ignore_index=-1)
+    partner = functional.nll_loss(log_p, partner_labels, reduction="none", ignore_index=-1)
+    # How much of each image's label is known: exactly 1 where both are
+    known = torch.lerp((partner_labels >= 0).to(log_p.dtype), (labels >= 0).to(log_p.dtype), weight)
+    share = known.mean().clamp(min=1e-6)
+    mixed = torch.lerp(partner, own, weight).mean() / share
+    if part.label_smoothing == 0:
+        return mixed
+    return mixed.lerp(-(log_p * known.unsqueeze(1)).mean() / share, part.label_smoothing)
 
 
 def jensen_shannon(*logits: Tensor) -> Tensor:

@@ -41,10 +41,21 @@ class Method(ABC):
     augmentation shows several.
     """
     tasks: ClassVar[tuple[Task, ...]] = ("classification",)
+    needs_features: ClassVar[bool] = False
+    """Whether the method looks at the features before the classifier, or gives the student other
+    classifiers.
+    """
     even_tail: ClassVar[bool] = False
     """Whether a teacher's largest logits are enough, with the mass of all others spread evenly over
     them.
     """
+
+    @property
+    def takes_unlabelled(self) -> bool:
+        """Whether the method also learns from images without a label, which have the label -1:
+        terms against the labels leave them out, as `losses.cross_entropy` does.
+        """
+        return False
 
     def __post_init__(self) -> None:
         check(self)
@@ -67,6 +78,11 @@ class Method(ABC):
                 "does not ask that of them; turn the augmentation's consistency off, or use "
                 "supervised"
             )
+
+    def check_teachers(self, models: Sequence[str]) -> None:  # noqa: B027  (most take all)
+        """Raise `ValueError` with the reason when the method cannot learn from teachers of these
+        models.
+        """
 
     def check_data(self, *, task: Task, real_valued: bool) -> None:
         """Raise `ValueError` with the reason when the method is not for that task, or not for

@@ -108,6 +108,11 @@ class MLKD(FromEnsemble):
                 f"{augmentation.name!r} has none, additional has"
             )
 
+    @property
+    def takes_unlabelled(self) -> bool:
+        """Only the cross-entropy needs labels."""
+        return True
+
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The weighted sum and its components, each summed over temperatures."""
         images, *offered = batch.parts

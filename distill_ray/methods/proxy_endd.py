@@ -89,6 +89,11 @@ class ProxyEnDD(Method):
                 f"found {teachers}"
             )
 
+    @property
+    def takes_unlabelled(self) -> bool:
+        """It needs no label."""
+        return True
+
     def loss(self, student: Student, batch: Batch, teachers: Teachers) -> Mapping[str, Tensor]:
         """The mean over the parts of the batch."""
         divergence = proxy_dirichlet.DIVERGENCES[self.direction]

@@ -61,7 +61,7 @@ class Relational(FeatureBased):
         """The mean over teachers of each relation, over the batch of all workers."""
         own = losses.at_least_float32(cast("kept_features.FeaturesKept", student.network).kept)
         own = whole_batch.of_all_workers(student, batch, own)
-        others = [student.gather(losses.at_least_float32(each)) for each in of_teachers]
+        others = [student.gather(losses.at_least_float32(features)) for features in of_teachers]
         if self.features == "concatenated":
             return self.relations(own, torch.cat(others, 1))
         compared = [self.relations(own, other) for other in others]

@@ -64,26 +64,35 @@ class Tapped(FeatureBased):
     def check_fit(self, *, model: str, augmentation: Augmentation, teachers: int) -> None:
         """Besides the common rules: a student that has the units that are named."""
         super().check_fit(model=model, augmentation=augmentation, teachers=teachers)
-        count = unit_count(model)
-        if any(unit > count for unit in self.student_units):
-            raise ValueError(
-                f"student_units must be at most {count} for model {model!r}, found "
-                f"{list(self.student_units)}"
-            )
+        _check_units("student_units", self.student_units, model)
+
+    def check_teachers(self, models: Sequence[str]) -> None:
+        """Besides the common rules: teachers that have the units that are named."""
+        super().check_teachers(models)
+        for model in models:
+            _check_units("teacher_units", self.teacher_units, model)
 
     def student(self, network: nn.Module, setup: Setup) -> nn.Module:
         """The network, which keeps its maps. Raises `ValueError` for networks outside of the
         catalogue, and for units that are not there or cannot be paired.
         """
-        pairs = []
+        return taps.TappedStudent(
+            network,
+            setup.networks,
+            self.pairs(network, setup),
+            setup.image_shape,
+            project=self.projects,
+        )
+
+    def pairs(self, network: nn.Module, setup: Setup) -> list[Sequence[taps.Pair]]:
+        """The units that are compared, for each teacher."""
+        pairs: list[Sequence[taps.Pair]] = []
         for teacher in setup.networks:
-            found = taps.pairs(
+            paired = taps.pairs(
                 network, teacher, setup.image_shape, self.student_units, self.teacher_units
             )
-            pairs.append(found if self.student_units else self.chosen(found))
-        return taps.TappedStudent(
-            network, setup.networks, pairs, setup.image_shape, project=self.projects
-        )
+            pairs.append(paired if self.student_units else self.chosen(paired))
+        return pairs
 
     def read_teachers(
         self, student: nn.Module, networks: Sequence[nn.Module], images: Tensor
@@ -108,3 +117,11 @@ class Tapped(FeatureBased):
         weighted = [share * term for share, term in zip(shares, terms, strict=True)]
         (name,) = self.feature_weights
         return {name: torch.stack(weighted).sum()}
+
+
+def _check_units(field: str, units: Sequence[int], model: str) -> None:
+    """Raise `ValueError` when a network called `model` has fewer units than that."""
+    if units and max(units) > unit_count(model):
+        raise ValueError(
+            f"{field} must be at most {unit_count(model)} for model {model!r}, found {list(units)}"
+        )

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from distill_ray.methods.kept_features import of_catalogue
-from distill_ray.models.network import Network
+from distill_ray.models.network import Network, with_features
 
 Pair = tuple[int, int]
 """A unit of the student and one of a teacher, counted from 0."""
@@ -57,11 +57,11 @@ def sizes(network: Network, image_shape: tuple[int, ...]) -> dict[int, tuple[int
         shapes[id(buffer)] = torch.empty(buffer.shape, dtype=buffer.dtype, device="meta")
     shadow = copy.deepcopy(network, shapes).eval()
     maps, _ = maps_of_units(shadow, torch.empty(1, *image_shape, device="meta"))
-    found = {}
+    sizes_of_units = {}
     for unit, values in maps.items():
         if unit >= 0:  # layers before the first unit belong to none
-            found[unit] = (values.shape[1], values.shape[2], values.shape[3])
-    return found
+            sizes_of_units[unit] = (values.shape[1], values.shape[2], values.shape[3])
+    return sizes_of_units
 
 
 def pairs(
@@ -76,22 +76,29 @@ def pairs(
 
     Raises `ValueError` when a unit is not there, has no maps, or no sizes agree.
     """
-    student, teacher = of_catalogue(student), of_catalogue(teacher)
+    student, teacher = with_features(student), with_features(teacher)
     of_student, of_teacher = sizes(student, image_shape), sizes(teacher, image_shape)
     if student_units:
-        for network, shapes, units in (
-            (student, of_student, student_units),
-            (teacher, of_teacher, teacher_units),
+        for name, network, shapes, units in (
+            ("student_units", student, of_student, student_units),
+            ("teacher_units", teacher, of_teacher, teacher_units),
         ):
             for unit in units:
                 if unit - 1 not in shapes:
                     having = ", ".join(str(known + 1) for known in shapes) or "none"
                     raise ValueError(
-                        f"unit {unit} of {network.name!r} has no maps (units with maps: {having})"
+                        f"{name} names unit {unit} of {network.name!r}, which has no maps (units "
+                        f"with maps: {having})"
                     )
         return [
             (own - 1, other - 1) for own, other in zip(student_units, teacher_units, strict=True)
         ]
+    for network, shapes in ((student, of_student), (teacher, of_teacher)):
+        if not shapes:
+            raise ValueError(
+                f"{network.name!r} has nothing to compare: no unit of it ends in maps of more than "
+                "one pixel"
+            )
     last_of_student = {shape[1:]: unit for unit, shape in of_student.items()}
     last_of_teacher = {shape[1:]: unit for unit, shape in of_teacher.items()}
     common = [size for size in last_of_student if size in last_of_teacher]
@@ -121,16 +128,14 @@ class TappedStudent(nn.Module):
         project: bool,
     ) -> None:
         super().__init__()
-        self.network = of_catalogue(network)
+        self.network = with_features(network)
         self.pairs = pairs_of_teachers
         self.units = sorted({own for chosen in self.pairs for own, _ in chosen})
         self.kept: list[list[Tensor]] = []
         widths = sizes(self.network, image_shape)
-        seed = hashlib.sha256(f"projections {self.network.seed}".encode()).digest()[:7]
         projections = []
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(int.from_bytes(seed))
-            for teacher, chosen in zip(map(of_catalogue, teachers), self.pairs, strict=True):
+        with drawn_from_seed_of(self.network, "projections"):
+            for teacher, chosen in zip(map(with_features, teachers), self.pairs, strict=True):
                 wanted = sizes(teacher, image_shape)
                 projections += [
                     _projection(widths[own][0], wanted[other][0], project) for own, other in chosen
@@ -144,11 +149,24 @@ class TappedStudent(nn.Module):
             return logits
         maps, logits = run(self.network, images, self.units)
         of_unit = dict(zip(self.units, maps, strict=True))
-        projections = iter(self.projections)
-        self.kept = [
-            [next(projections)(of_unit[own]) for own, _ in chosen] for chosen in self.pairs
-        ]
+        self.kept = self.adapted([[of_unit[own] for own, _ in chosen] for chosen in self.pairs])
         return logits
+
+    def adapted(self, maps: list[list[Tensor]]) -> list[list[Tensor]]:
+        """The maps, `[teacher][pair]`, as they are compared: projected."""
+        projections = iter(self.projections)
+        return [[next(projections)(one) for one in of_teacher] for of_teacher in maps]
+
+
+@contextmanager
+def drawn_from_seed_of(network: Network, purpose: str) -> Iterator[None]:
+    """Weights made inside are drawn from the network's seed and `purpose`, whatever was drawn
+    before.
+    """
+    seed = hashlib.sha256(f"{purpose} {network.seed}".encode()).digest()[:7]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int.from_bytes(seed))
+        yield
 
 
 @torch.no_grad()
@@ -157,10 +175,10 @@ def of_teachers(
 ) -> tuple[list[list[Tensor]], Tensor]:
     """The maps of each teacher that its pairs name, in their order, and the logits (N, B, K)."""
     maps, logits = [], []
-    for network, chosen in zip(map(of_catalogue, networks), student.pairs, strict=True):
+    for network, chosen in zip(map(with_features, networks), student.pairs, strict=True):
         units = [other for _, other in chosen]
-        found, answers = run(network, images, units)
-        maps.append(found)
+        features, answers = run(network, images, units)
+        maps.append(features)
         logits.append(answers)
     return maps, torch.stack(logits)
 

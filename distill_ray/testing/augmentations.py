@@ -13,6 +13,7 @@ from torch import Tensor
 
 from distill_ray.augmentation import AUGMENTATIONS, Augmentation, Batch
 from distill_ray.augmentation.epoch import epoch_batches
+from distill_ray.augmentation.versions import Versions
 from distill_ray.testing.cases import Conformance, settings_label
 
 NUM_CLASSES = 7
@@ -47,6 +48,17 @@ class AugmentationConformance(Conformance):
         batches = batches_of(augmentation)
         assert not same(batches, batches_of(augmentation, epoch=3))
         assert not same(batches, batches_of(augmentation, seed=6))
+
+    def test_a_version_is_the_same_for_every_seed(self, augmentation: Augmentation) -> None:
+        versions = Versions(1, seed=3)
+        if augmentation.by_batch:
+            with pytest.raises(ValueError, match="versions"):
+                batches_of(augmentation, versions=versions)
+            return
+        batches = batches_of(augmentation, versions=versions)
+        others = batches_of(augmentation, versions=versions, seed=6, epoch=1, batch_size=20)
+        for one, other in zip(_by_row(batches), _by_row(others), strict=True):
+            assert torch.equal(one, other)
 
     @pytest.mark.parametrize("workers", [2, 3])
     def test_the_shares_of_the_workers_make_up_the_batch(
@@ -138,6 +150,11 @@ def same(first: Sequence[Batch], second: Sequence[Batch]) -> bool:
     return all(
         torch.equal(one, other) for one, other in zip(_joined(first), _joined(second), strict=True)
     )
+
+
+def _by_row(batches: Sequence[Batch]) -> list[Tensor]:
+    rows = torch.cat([batch.rows for batch in batches if batch.rows is not None])
+    return [tensor[rows.argsort()] for tensor in _joined(batches)]
 
 
 def _joined(batches: Sequence[Batch]) -> list[Tensor]:

@@ -45,6 +45,7 @@ class DataConformance(Conformance):
             images = load_images(data, split, tmp_path)
             shapes.add(images.images.shape[1:])
             assert len(images.images) == len(images.labels) == data.rows(split)
+            assert np.array_equal(data.labels(split), images.labels)
             if data.task == "classification":
                 assert images.labels.dtype == np.int64
                 assert 0 <= images.labels.min() <= images.labels.max() < data.num_classes

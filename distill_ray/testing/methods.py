@@ -176,8 +176,12 @@ class MethodConformance(Conformance):
         check_two_workers(self.jobs_of_two_workers(), tmp_path)
 
     def jobs_of_two_workers(self) -> list[Job]:
-        """What two workers train together: each method with the first augmentation that fits."""
-        return [small_job(method, fitting(method)[0]) for method in self.methods]
+        """What two workers train together: each method with the first augmentation that fits.
+        Layers that normalise over a batch, which the method may add, see the images of both.
+        """
+        return [
+            small_job(method, fitting(method)[0], sync_batch_norm=True) for method in self.methods
+        ]
 
 
 def check_two_workers(jobs: Sequence[Job], folder: Path) -> None:

@@ -17,7 +17,7 @@ from distill_ray.job import Job
 from distill_ray.testing.jobs import CPU, result_of
 from distill_ray.training import Worker
 
-PATIENCE_S = 280
+PATIENCE_S = 1500
 
 
 def results_of_two_workers(

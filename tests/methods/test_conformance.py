@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from itertools import cycle
+from pathlib import Path
+
+import pytest
 
 from distill_ray.augmentation import AUGMENTATIONS, AugMix, CropFlip
 from distill_ray.job import Job
@@ -28,6 +31,7 @@ from distill_ray.methods import (
     LatentBE,
     Method,
     ProxyEnDD,
+    ReviewKD,
     Supervised,
 )
 from distill_ray.testing import MethodConformance
@@ -57,6 +61,7 @@ METHODS_TRIED: tuple[Method, ...] = (
     PKT(teacher_weights=(1.0, 3.0)),
     FitNet(),
     AttentionTransfer(attention=10.0, alpha=0.5),
+    ReviewKD(),
     ProxyEnDD(),
     ProxyEnDD(direction="forward"),
 )
@@ -64,6 +69,10 @@ METHODS_TRIED: tuple[Method, ...] = (
 
 class TestMethods(MethodConformance):
     methods = METHODS_TRIED
+
+    @pytest.mark.slow
+    def test_two_workers_train_what_one_does(self, tmp_path: Path) -> None:
+        super().test_two_workers_train_what_one_does(tmp_path)
 
     def jobs_of_two_workers(self) -> list[Job]:
         """Picking needs the images of both workers: each pick with several methods. Besides,
@@ -76,6 +85,10 @@ class TestMethods(MethodConformance):
                 jobs.append(small_job(method, augmentation))
         jobs.append(small_job(Supervised(), CropFlip(), ema=0.8))
         jobs.append(small_job(LatentBE(), CropFlip(), ema=0.8, optimizer="adamw", lr=0.001))
+        jobs.append(small_job(Supervised(), CropFlip(), accumulate=2, clip_norm=0.5))
+        for model in ("resnet8", "pre-wrn-10-1"):
+            shared = {"model": model, "sync_batch_norm": True, "lr": 0.002}
+            jobs.append(small_job(Supervised(), CropFlip(), **shared))
         return jobs
 
 

@@ -1,5 +1,6 @@
 """The losses against the oracles of the published systems, and against what must hold of them."""
 
+import dataclasses
 import math
 from typing import get_args
 
@@ -314,3 +315,16 @@ def test_jensen_shannon_oracle() -> None:
     assert losses.jensen_shannon(versions[0], versions[0]).item() == pytest.approx(0, abs=1e-15)
     bounds = torch.tensor([[1e4, 0.0], [0.0, 1e4]]).chunk(2)
     assert losses.jensen_shannon(*bounds).item() == pytest.approx(math.log(2))
+
+
+def test_smoothed_labels_are_those_of_torch_also_where_they_are_mixed() -> None:
+    logits = random_logits(5, 4, seed=3)
+    mixed = labelled([0, 1, 2, 3, 0], [1, 1, 0, 2, 3], [0.3, 0.5, 1.0, 0.0, 0.9])
+    for part in (labelled([0, 1, 2, 3, 0]), mixed):
+        smoothed = dataclasses.replace(part, label_smoothing=0.1)
+        expected = torch.nn.functional.cross_entropy(
+            logits, part.targets(4).double(), label_smoothing=0.1
+        )
+        torch.testing.assert_close(losses.cross_entropy(logits, smoothed), expected)
+        members = torch.stack([logits, logits], dim=1)
+        torch.testing.assert_close(losses.cross_entropy(members, smoothed), expected)

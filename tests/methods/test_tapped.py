@@ -86,13 +86,13 @@ def test_pairs_by_size_are_the_last_of_each() -> None:
 def test_units_that_cannot_be_paired_are_refused() -> None:
     student, teacher = network_of("wrn-10-1"), network_of("wrn-16-2")
     with pytest.raises(
-        ValueError, match=r"unit 5 of 'wrn-10-1' has no maps \(units with maps: 1, "
+        ValueError, match=r"student_units names unit 5 of 'wrn-10-1', which has no maps \(units w"
     ):
         pairs(student, teacher, SHAPE, (5,), (3,))
-    with pytest.raises(ValueError, match="unit 9 of 'wrn-16-2' has no maps"):
+    with pytest.raises(ValueError, match="teacher_units names unit 9 of 'wrn-16-2', which"):
         pairs(student, teacher, SHAPE, (1,), (9,))
     for other in ("mlp-6", "torchvision/resnet18"):
-        with pytest.raises(ValueError, match=f"has maps of the size of one of '{other}'.*; none"):
+        with pytest.raises(ValueError, match=f"'{other}' has nothing to compare"):
             pairs(student, network_of(other), SHAPE)
     with pytest.raises(ValueError, match="only networks of the catalogue show their features"):
         pairs(nn.Linear(2, 2), teacher, SHAPE)
@@ -203,6 +203,10 @@ def test_settings_and_studies_that_are_refused() -> None:
     with pytest.raises(ValueError, match="student_units must be at most 4 for model 'wrn-10-1'"):
         method.check_fit(model="wrn-10-1", augmentation=Identity(), teachers=1)
     method.check_fit(model="wrn-16-1", augmentation=Identity(), teachers=1)
+    method = FitNet(student_units=(1,), teacher_units=(5,))
+    method.check_teachers(["wrn-16-1"])
+    with pytest.raises(ValueError, match="teacher_units must be at most 4 for model 'wrn-10-1'"):
+        method.check_teachers(["wrn-16-1", "wrn-10-1"])
     assert method.live_teachers(Identity())
     with pytest.raises(ValueError, match="must not all be 0"):
         AttentionTransfer(labels=0.0, attention=0.0)
