@@ -12,27 +12,33 @@ if TYPE_CHECKING:
     from distill_ray.training.loop import DivergedError, Outcome, load_network, make_network, train
     from distill_ray.training.prediction import predict
     from distill_ray.training.teacher_logits import (
+        ShardedTeachers,
         StoredTeachers,
         TeacherLogits,
-        TeacherLogitsKey,
         compute_teacher_logits,
         from_arrow,
+        given_teacher_logits,
+        shows_the_same,
         to_arrow,
     )
-    from distill_ray.training.teachers import EpochTeachers, LiveTeachers
+    from distill_ray.training.teacher_logits_key import TeacherLogitsKey
+    from distill_ray.training.teachers import CalibratedTeachers, EpochTeachers, LiveTeachers
 
 __all__ = [
+    "CalibratedTeachers",
     "Dataset",
     "DivergedError",
     "EpochTeachers",
     "LiveTeachers",
     "Outcome",
+    "ShardedTeachers",
     "StoredTeachers",
     "TeacherLogits",
     "TeacherLogitsKey",
     "Worker",
     "compute_teacher_logits",
     "from_arrow",
+    "given_teacher_logits",
     "load_dataset",
     "load_network",
     "load_split",
@@ -40,6 +46,7 @@ __all__ = [
     "precision_of",
     "precision_of_teachers",
     "predict",
+    "shows_the_same",
     "to_arrow",
     "train",
 ]
@@ -47,17 +54,20 @@ __all__ = [
 __getattr__ = names_from(
     __name__,
     {
+        "CalibratedTeachers": "teachers",
         "Dataset": "dataset",
         "DivergedError": "loop",
         "EpochTeachers": "teachers",
         "LiveTeachers": "teachers",
         "Outcome": "loop",
-        "TeacherLogitsKey": "teacher_logits",
+        "TeacherLogitsKey": "teacher_logits_key",
         "TeacherLogits": "teacher_logits",
+        "ShardedTeachers": "teacher_logits",
         "StoredTeachers": "teacher_logits",
         "Worker": "device",
         "compute_teacher_logits": "teacher_logits",
         "from_arrow": "teacher_logits",
+        "given_teacher_logits": "teacher_logits",
         "load_dataset": "dataset",
         "load_network": "loop",
         "load_split": "dataset",
@@ -65,6 +75,7 @@ __getattr__ = names_from(
         "precision_of": "device",
         "precision_of_teachers": "device",
         "predict": "prediction",
+        "shows_the_same": "teacher_logits",
         "to_arrow": "teacher_logits",
         "train": "loop",
     },

@@ -18,6 +18,13 @@ def cpu_has_amx() -> bool:
     return bool(torch.cpu._is_amx_tile_supported())
 
 
+def cpu_has_avx512_bf16() -> bool:
+    """Whether this processor multiplies vectors of bfloat16, twice as many numbers at a time as in
+    float32.
+    """
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
 def keep_compiled_programs(count: int) -> None:
     """Let this process keep so many compiled programs of the same code; torch keeps eight."""
     torch._dynamo.config.recompile_limit = count

@@ -17,16 +17,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from distill_ray.augmentation.epoch import epoch_batches, steps_per_epoch
+from distill_ray.augmentation.augmentation import Batch
+from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.errors import RunError
 from distill_ray.job import Job, Recipe
 from distill_ray.methods.method import Setup, Student
@@ -40,12 +43,14 @@ from distill_ray.training.averaging import AveragedWeights
 from distill_ray.training.checkpoint import TrainingState
 from distill_ray.training.compiling import Compile, CompiledForward, compiles
 from distill_ray.training.dataset import Dataset
-from distill_ray.training.device import Worker, autocast, precision_of
+from distill_ray.training.device import Worker, autocast, gradients_kept, precision_of
+from distill_ray.training.fine_tuning import Frozen
 from distill_ray.training.on_device import on_device
-from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer
+from distill_ray.training.optimisation import Steps, clip_gradients, learning_rate, make_optimizer
 from distill_ray.training.prediction import predict
 from distill_ray.training.prefetch import prefetched
 from distill_ray.training.resource_usage import Usage
+from distill_ray.training.shared_statistics import with_shared_statistics
 from distill_ray.training.teachers import NO_TEACHERS, EpochTeachers
 
 REMEDIES = "try a lower lr, more warmup_epochs, a clip_norm or precision: fp32"
@@ -131,14 +136,12 @@ def train(
         labels=dataset.labels[dataset.train],
         image_shape=dataset.image_shape,
     )
-    plain = make_network(job, dataset)
-    if initial is not None and recipe.weights is not None:
-        outputs = outputs_of(recipe.classes, dataset.class_names, recipe.weights)
-        fine_tuned = recipe.epochs > 0
-        fit_weights(plain, initial, recipe.weights, outputs=outputs, new_classifier=fine_tuned)
-    network = method.student(plain, setup)
+    network = method.student(make_network(job, dataset, initial), setup)
+    if recipe.sync_batch_norm and worker.world_size > 1:
+        network = with_shared_statistics(network)
     network = network.to(worker.device).to(memory_format=torch.channels_last)
     optimizer = make_optimizer(recipe, network)
+    frozen, rate = Frozen(recipe, network), 0.0
     average = None if recipe.ema is None else AveragedWeights(network, recipe.ema)
     averaged = None if average is None else average.network
     result = averaged or network  # what is validated, kept and exported
@@ -149,13 +152,23 @@ def train(
         state = checkpoint.unpack(saved, network, optimizer, averaged)
         yield from state.history
 
-    steps = steps_per_epoch(len(dataset.train), recipe.batch_size, recipe.drop_last)
+    steps_of = Steps.of(recipe, len(dataset.train))
+    steps = steps_of.per_epoch
     forward: Callable[[Tensor], Tensor]
-    if compiles(compile, worker, recipe.epochs * steps):
+    if compiles(compile, worker, recipe.epochs * steps_of.batches):
         forward = CompiledForward(network, worker.device)
     else:
         forward = worker.parallel(network)
     student = Student(network, forward, functools.partial(autocast, worker.device, precision))
+
+    class_weights = None
+    if job.data.class_weights is not None:
+        class_weights = torch.tensor(dataset.balanced_weights, device=worker.device)
+    with_labels = functools.partial(
+        _with_label_settings,
+        label_smoothing=recipe.label_smoothing,
+        class_weights=class_weights,
+    )
 
     log_probabilities: np.ndarray | None = None
     validate = functools.partial(
@@ -173,6 +186,7 @@ def train(
         # Nothing below depends on what was drawn before: batches and the noise of layers are
         # functions of seed and epoch. That is why a checkpoint needs no state of any generator.
         network.train()
+        frozen.hold_statistics(epoch)
         losses: dict[str, Tensor] = {}
         answers = (teachers or NO_TEACHERS).of_epoch(epoch)
         softened = functools.partial(method.softened, epoch=epoch)
@@ -181,6 +195,8 @@ def train(
             *on_device(dataset, worker.device),
             rows=dataset.train,
             mean=dataset.mean,
+            shape=dataset.image_shape[1:],
+            strips=dataset.strips,
             seed=job.seed,
             epoch=epoch,
             batch_size=recipe.batch_size,
@@ -188,24 +204,35 @@ def train(
             rank=worker.rank,
             world_size=worker.world_size,
             drop_last=recipe.drop_last,
+            versions=recipe.image_versions,
         )
         _seed_layers(job, epoch, worker)
-        for step, batch in enumerate(prefetched(batches, worker.device), start=(epoch - 1) * steps):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, step, steps)
+        used = itertools.islice(batches, steps_of.batches)
+        for number, batch in enumerate(prefetched(used, worker.device)):
+            ends_step = steps_of.is_last(number)
             gather = functools.partial(worker.gather, shares=batch.shares)
-            terms = method.loss(replace(student, gather=gather, softened=softened), batch, answers)
+            at_work = replace(student, gather=gather, softened=softened)
             # Workers average their gradients, whatever their shares of the batch: `weight` makes
-            # that the gradient of the whole batch's mean.
-            (terms["loss"] * batch.weight).backward()
+            # that the gradient of the whole batch's mean, and `share` of the mean over a step.
+            weight = batch.weight * steps_of.share(number, sum(batch.shares))
+            with gradients_kept(forward) if not ends_step else nullcontext():
+                terms = method.loss(at_work, with_labels(batch), answers)
+                (terms["loss"] * weight).backward()
+            # Summed where they are computed: reading one would make the host wait for a GPU.
+            for name, term in terms.items():
+                losses[name] = losses.get(name, 0) + term.detach() * weight
+            if not ends_step:
+                continue
+            step = (epoch - 1) * steps + number // recipe.accumulate
+            rate = learning_rate(recipe, step, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["factor"]
+            frozen.drop_gradients(epoch)
             clip_gradients(recipe, network)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if average is not None:
                 average.update(network, step + 1)
-            # Summed where they are computed: reading one would make the host wait for a GPU.
-            for name, term in terms.items():
-                losses[name] = losses.get(name, 0) + term.detach() * batch.weight
 
         del answers  # a GPU need not hold the teacher logits of two epochs
         worker.average_buffers(network)
@@ -236,7 +263,7 @@ def train(
             "epoch": epoch,
             "time": time.time(),
             "seconds": time.perf_counter() - started,
-            "lr": optimizer.param_groups[0]["lr"],
+            "lr": rate,
         }
         record |= means | {f"val/{name}": value for name, value in scores.items()}
         if epoch == recipe.epochs:
@@ -273,18 +300,24 @@ def train(
     )
 
 
-def make_network(job: Job, dataset: Dataset) -> Network:
+def make_network(
+    job: Job, dataset: Dataset, initial: Mapping[str, Tensor] | None = None
+) -> Network:
     """The plain network that the recipe names, with weights drawn by the seed: a pure function of
     the job and of the data's shape.
+
+    With the weights that the recipe names, `initial`, it starts from these. Raises `RequestError`
+    when they do not fit.
     """
-    recipe, preprocessing = job.recipe, job.recipe.preprocessing
+    recipe = job.recipe
+    preprocessing = recipe.prepared(dataset.image_shape[0])
     mean, std = dataset.mean, dataset.std
     if preprocessing is not None and preprocessing.mean and preprocessing.std:
         mean, std = preprocessing.mean, preprocessing.std
     elif recipe.weights is not None and has_library_mean(recipe.model, dataset.image_shape):
         # As the library's own weights want it, and most of what was fine-tuned from them.
         mean, std = IMAGENET_MEAN, IMAGENET_STD
-    return build_model(
+    network = build_model(
         recipe.model,
         num_classes=dataset.num_classes,
         image_shape=dataset.image_shape,
@@ -294,6 +327,11 @@ def make_network(job: Job, dataset: Dataset) -> Network:
         seed=job.seed,
         task=dataset.task,
     )
+    if initial is not None and recipe.weights is not None:
+        outputs = outputs_of(recipe.classes, dataset.class_names, recipe.weights)
+        fine_tuned = recipe.epochs > 0
+        fit_weights(network, initial, recipe.weights, outputs=outputs, new_classifier=fine_tuned)
+    return network
 
 
 def load_network(job: Job, weights: Mapping[str, Tensor], dataset: Dataset) -> nn.Module:
@@ -304,13 +342,13 @@ def load_network(job: Job, weights: Mapping[str, Tensor], dataset: Dataset) -> n
     """
     network = job.recipe.method.deployed_like(make_network(job, dataset))
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    misfits = sorted(name for name, _ in expected.items() ^ found.items())
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    misfits = sorted(name for name, _ in expected.items() ^ shapes.items())
     if misfits:
         name = misfits[0]
         raise RunError(
             f"the weights of job {job.id} are not those of {job.recipe.model} for "
-            f"{dataset.num_classes} classes: {name} is {found.get(name, 'missing')}, "
+            f"{dataset.num_classes} classes: {name} is {shapes.get(name, 'missing')}, "
             f"expected {expected.get(name, 'nothing of that name')}"
         )
     network.load_state_dict(dict(weights))
@@ -322,6 +360,19 @@ def _live_networks(recipe: Recipe, teachers: EpochTeachers | None) -> Sequence[n
     if teachers is None or not recipe.method.live_teachers(recipe.augmentation):
         return ()
     return teachers.networks
+
+
+def _with_label_settings(
+    batch: Batch, label_smoothing: float, class_weights: Tensor | None
+) -> Batch:
+    """`batch` whose parts say how their labels count."""
+    if not label_smoothing and class_weights is None:
+        return batch
+    parts = [
+        replace(part, label_smoothing=label_smoothing, class_weights=class_weights)
+        for part in batch.parts
+    ]
+    return replace(batch, parts=tuple(parts))
 
 
 def _seed_layers(job: Job, epoch: int, worker: Worker) -> None:

@@ -20,18 +20,17 @@ AT_A_TIME = 1024
 def on_device(
     dataset: Dataset, device: torch.device
 ) -> tuple[Pixels | Tensor, np.ndarray | Tensor]:
-    """Images and labels where batches are made of them: on a GPU if they take no more than a
+    """Whole images and labels where batches are made of them: on a GPU if they take no more than a
     quarter of what is free there.
 
     They stay for the next job that this process trains on the same data.
     """
-    if device.type != "cuda" or not fits(dataset.images.nbytes, device):
-        return dataset.images, dataset.labels
-    images = torch.empty(
-        dataset.images.shape, dtype=torch.tensor(dataset.images[:1]).dtype, device=device
-    )
+    whole = dataset.whole_images
+    if device.type != "cuda" or not fits(whole.nbytes, device):
+        return whole, dataset.labels
+    images = torch.empty(whole.shape, dtype=torch.tensor(whole[:1]).dtype, device=device)
     for first in range(0, len(images), AT_A_TIME):
-        images[first : first + AT_A_TIME] = torch.tensor(dataset.images[first : first + AT_A_TIME])
+        images[first : first + AT_A_TIME] = torch.tensor(whole[first : first + AT_A_TIME])
     return images, torch.tensor(dataset.labels, device=device)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from distill_ray.augmentation.epoch import steps_per_epoch
 from distill_ray.job import Recipe
 from distill_ray.training import _torch_internals
+from distill_ray.training.fine_tuning import rate_factors
 
 
 def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
@@ -18,14 +22,24 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
     `clip_gradients`. AdamW shrinks weights by lr * weight_decay in each step instead, whatever
     their gradients (Loshchilov & Hutter 2019, https://arxiv.org/abs/1711.05101). Parameters of
     layers that are not `decayed` are exempt, and without `decay_norms` all of one dimension:
-    biases, and the scales of normalisation.
+    biases, and the scales of normalisation. With `layer_decay` each group of parameters has its
+    `factor` of the learning rate.
     """
     penalised, others = _by_decay(recipe, network)
     decay = recipe.weight_decay
     if recipe.clip_norm is not None and recipe.optimizer != "adamw":
         decay = 0.0
-    groups = [{"params": penalised, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
+    layer_decay = 1.0 if recipe.layer_decay is None else recipe.layer_decay
+    factors = {} if layer_decay == 1 else rate_factors(network, layer_decay)
+    groups: list[dict[str, Any]] = []
+    for parameters, weight_decay in ((penalised, decay), (others, 0.0)):
+        by_factor: dict[float, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            by_factor.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+        groups += [
+            {"params": alike, "weight_decay": weight_decay, "factor": factor}
+            for factor, alike in by_factor.items()
+        ]
     make = _torch_internals.optimizer_without_compiler
     if recipe.optimizer == "adam":
         return make(torch.optim.Adam, groups, lr=recipe.lr, fused=True)
@@ -40,6 +54,42 @@ def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
         nesterov=nesterov,
         fused=True,
     )
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How the batches of an epoch make steps of the optimizer: `accumulate` of them together."""
+
+    images: int
+    batch_size: int
+    accumulate: int
+    drop_last: bool
+
+    @classmethod
+    def of(cls, recipe: Recipe, images: int) -> Steps:
+        """Those of a training split of so many images."""
+        return cls(images, recipe.batch_size, recipe.accumulate, recipe.drop_last)
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of the optimizer."""
+        return steps_per_epoch(self.images, self.batch_size * self.accumulate, self.drop_last)
+
+    @property
+    def batches(self) -> int:
+        """Batches that they are made of: with `drop_last` only those of whole steps."""
+        batches = steps_per_epoch(self.images, self.batch_size, self.drop_last)
+        return min(batches, self.per_epoch * self.accumulate)
+
+    def is_last(self, number: int) -> bool:
+        """Whether the 0-based batch is the last of its step."""
+        return (number + 1) % self.accumulate == 0 or number + 1 == self.batches
+
+    def share(self, number: int, size: int) -> float:
+        """The share of the 0-based batch, of `size` images, in its step's images."""
+        first = number - number % self.accumulate
+        whole = self.batch_size * self.accumulate
+        return size / min(whole, self.images - first * self.batch_size)
 
 
 def _by_decay(recipe: Recipe, network: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

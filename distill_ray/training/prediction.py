@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distill_ray.augmentation.kernels.geometry import unit
-from distill_ray.data.pixels import Pixels, PixelsOnDisk
+from distill_ray.data.pixels import Pixels
 from distill_ray.device import to_device
 from distill_ray.task import Task
 from distill_ray.training.device import Precision, Worker, autocast
@@ -39,17 +39,22 @@ def predict(
     share = np.array_split(rows, worker.world_size)[worker.rank]
     pixels = PIXELS_ON_A_GPU if worker.device.type == "cuda" else PIXELS
     size = max(1, min(batch_size, pixels // (images.shape[1] * images.shape[2])))
-    outputs = []
+    # Laid out at once: what is kept from every batch lies between the buffers of the batches, and
+    # the C library can then use none of these again.
+    outputs: Tensor | None = None
     with torch.inference_mode():
         for first in range(0, len(share), size):
-            if isinstance(images, PixelsOnDisk):
+            if not isinstance(images, np.ndarray):
                 images.will_read(share[first + size : first + 2 * size])
             batch = torch.from_numpy(images[share[first : first + size]])
             with autocast(worker.device, precision):
                 answers = network(unit(to_device(batch, worker.device).permute(0, 3, 1, 2))).float()
-            outputs.append(
+            if outputs is None:
+                outputs = answers.new_empty(len(share), *answers.shape[1:])
+            outputs[first : first + size] = (
                 torch.log_softmax(answers, dim=-1) if task == "classification" else answers
             )
-        gathered = worker.gather(torch.cat(outputs))
+        assert outputs is not None, "there is at least a row for each worker"
+        gathered = worker.gather(outputs)
     predictions: np.ndarray = gathered.cpu().numpy()
     return predictions

@@ -52,22 +52,22 @@ class Usage:
             * self._worker.mean(torch.tensor(self._share * joules, device=device)).item()
         )
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        found = {
+        usage = {
             "cpu_utilization_percentage": 100 * busy / passed,
             "memory_usage_megabytes": peak / (1e6 if sys.platform == "darwin" else 1e3),
         }
         if device.type == "cuda":
-            found["gpu_memory_usage_megabytes"] = torch.cuda.max_memory_allocated(device) / 1e6
+            usage["gpu_memory_usage_megabytes"] = torch.cuda.max_memory_allocated(device) / 1e6
             torch.cuda.reset_peak_memory_stats(device)
         if self._gpu is not None:
             nvml, handle = self._gpu
             with suppress(nvml.NVMLError):
-                found["gpu_utilization_percentage"] = float(
+                usage["gpu_utilization_percentage"] = float(
                     nvml.nvmlDeviceGetUtilizationRates(handle).gpu
                 )
         if math.isfinite(joules):
-            found |= {"energy_joules": joules, "power_usage_watts": joules / passed}
-        return {f"system/{name}": value for name, value in found.items()}
+            usage |= {"energy_joules": joules, "power_usage_watts": joules / passed}
+        return {f"system/{name}": value for name, value in usage.items()}
 
     def _now(self) -> tuple[float, float, float]:
         return time.perf_counter(), time.process_time(), self._energy()

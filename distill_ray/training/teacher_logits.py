@@ -1,16 +1,18 @@
-"""Teacher logits: the logits of every teacher for every image of one epoch, computed once and read
-by every student.
+"""Teacher logits: the logits of every teacher for every image of one epoch, or of one version of
+the images, computed once and read by every student.
 
 An augmentation is a pure function of (seed, epoch, position), so all students with the same
 augmentation and seed see the same images, and one file can hold the raw logits of all teachers for
-all images of an epoch. Temperature, weights and the rule that combines the teachers are applied to
-them later and stay searchable.
+all images of an epoch. With versions it is one of (seed, version, place in the training split), for
+students of any seed, and each version is stored in shards. Temperature, weights and the rule that
+combines the teachers are applied to logits later and stay searchable.
 """
 
 from __future__ import annotations
 
-import hashlib
+import base64
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,19 +21,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from distill_ray.augmentation.augmentation import Augmentation, Part
-from distill_ray.augmentation.epoch import epoch_batches
+from distill_ray.augmentation.augmentation import Batch, Part
+from distill_ray.augmentation.epoch import epoch_batches, version_batches
 from distill_ray.device import as_tensor, to_device
-from distill_ray.job import Data, Job, canonical_json
 from distill_ray.training.dataset import Dataset
 from distill_ray.training.on_device import fits, on_device
+from distill_ray.training.teacher_logits_key import TeacherLogitsKey
 from distill_ray.training.teachers import LiveTeachers
 from distill_ray.training.top_k import Tail, top_k, total_variation, with_even_tail
-
-SCHEMA_VERSION = 1
-"""Part of the identity of teacher logits. Raise it when a change of code changes what the same key
-stands for.
-"""
 
 ERROR_BOUND = 2.0**-6
 """The largest rounding error of a logit in half precision, met up to a magnitude of 64; beyond
@@ -50,81 +47,35 @@ BATCH = 128
 not depend on who computes them.
 """
 
+PROBED, GRID = 8, 4
+"""How many images of a shard are probed, and at how many rows and columns of pixels."""
 
-@dataclass(frozen=True, kw_only=True)
-class TeacherLogitsKey:
-    """Everything that decides the teacher logits of all epochs of a run. `batch_size` is None where
-    the augmentation does not depend on it.
-
-    `precision` is that of the teachers' forward passes, `exact` says that logits are always stored
-    in float32, and `top_k` how many of the largest logits are stored per prediction, all if None.
-    Whether a last, smaller batch is dropped does not matter, since its images are included.
-    """
-
-    teachers: tuple[str, ...]
-    data: Data
-    augmentation: Augmentation
-    seed: int
-    batch_size: int | None
-    precision: str
-    exact: bool = False
-    top_k: int | None = None
-
-    @classmethod
-    def of(
-        cls, job: Job, precision: str, exact: bool = False, top_k: int | None = None
-    ) -> TeacherLogitsKey:
-        """The key of the teacher logits that `job` needs."""
-        augmentation = job.recipe.augmentation
-        return cls(
-            teachers=job.teachers,
-            data=job.data,
-            augmentation=augmentation,
-            seed=job.seed,
-            batch_size=job.recipe.batch_size if augmentation.by_batch else None,
-            precision=precision,
-            exact=exact,
-            top_k=top_k,
-        )
-
-    def identity(self, epoch: int) -> str:
-        """The key and the epoch as canonical JSON; it is written into the file and compared when
-        that is read.
-        """
-        return canonical_json(self._values() | {"epoch": epoch})
-
-    @property
-    def id(self) -> str:
-        """Twenty hexadecimal digits that stand for the key."""
-        return hashlib.sha256(canonical_json(self._values()).encode()).hexdigest()[:20]
-
-    def _values(self) -> dict[str, Any]:
-        largest = {} if self.top_k is None else {"top_k": self.top_k}
-        return largest | {
-            "schema": SCHEMA_VERSION,
-            "teachers": list(self.teachers),
-            "data": self.data.identity,
-            "augmentation": self.augmentation.to_dict(),
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "precision": self.precision,
-            "exact": self.exact,
-        }
+PROBE_BOUND = 2.0**-5
+"""How far a pixel may be from where a probe found it: devices round differently."""
 
 
 @dataclass(frozen=True, eq=False)
 class TeacherLogits:
-    """Raw logits for one epoch: for each part of the augmentation an array (positions, versions, N,
-    K) of float16 or float32.
+    """Raw logits for one epoch, or one shard of a version: for each part of the augmentation an
+    array (positions, copies, N, K) of float16 or float32.
 
     `error` is the largest difference between a stored logit and the teacher's. Where only the
     largest logits of each prediction are kept, there are fewer than K, and `tails` has the rest for
-    each part; it is empty otherwise.
+    each part; it is empty otherwise. `probe` has some pixels of the images of a shard, float16, by
+    which it is known again that the augmentation still makes the same ones.
     """
 
     logits: tuple[np.ndarray, ...]
     error: float
     tails: tuple[Tail, ...] = ()
+    probe: np.ndarray | None = None
+
+    def all_classes(self, number: int) -> np.ndarray:
+        """The logits of a part for every class, float32 (positions, copies, N, K)."""
+        kept = as_tensor(self.logits[number]).float()
+        if not self.tails:
+            return np.asarray(kept)
+        return np.asarray(with_even_tail(kept, self.tails[number]))
 
     def fit(self, teachers: int, positions: int, classes: int) -> bool:
         """Whether the logits are of so many teachers, positions and classes."""
@@ -141,32 +92,28 @@ class TeacherLogits:
 
 def compute_teacher_logits(
     key: TeacherLogitsKey,
-    epoch: int,
+    number: int,
     teachers: LiveTeachers,
     dataset: Dataset,
     device: torch.device,
+    shard: int | None = None,
 ) -> TeacherLogits:
-    """Run the teachers on every image of `epoch` as the augmentation presents it.
+    """Run the teachers on every image of epoch or version `number` as the augmentation presents it,
+    or on those of a `shard`.
 
     Logits become float16, except in parts where that would change one by more than `ERROR_BOUND`,
     or if the key asks for float32. If it asks for the largest only and spreading the others evenly
     would change predictions by more than `TAIL_BOUND`, all are kept. Raises `ValueError` for an
     augmentation whose images cannot be told apart by position.
     """
-    batches = epoch_batches(
-        key.augmentation,
-        *on_device(dataset, device),
-        rows=dataset.train,
-        mean=dataset.mean,
-        seed=key.seed,
-        epoch=epoch,
-        batch_size=key.batch_size or min(BATCH, len(dataset.train)),
-        device=device,
-    )
+    batches = _batches(key, number, dataset, device, shard)
     pieces: dict[int, list[np.ndarray]] = {}
     tails: dict[int, list[Tail]] = {}
     error, moved, answered = 0.0, 0.0, 0
+    probe = None
     for batch in batches:
+        if probe is None and key.versioned:
+            probe = _probe(batch)
         for part in batch.parts:
             if part.slots is None:
                 raise ValueError(
@@ -174,15 +121,15 @@ def compute_teacher_logits(
                     "equally often, so nothing can be stored"
                 )
             answers = teachers(part)
-            versions = len(part.images) // len(batch.positions)
-            rows = answers.unflatten(1, (versions, -1)).permute(2, 1, 0, 3).contiguous().cpu()
+            copies = len(part.images) // len(batch.positions)
+            rows = answers.unflatten(1, (copies, -1)).permute(2, 1, 0, 3).contiguous().cpu()
             if key.top_k is not None and key.top_k < rows.shape[-1]:
                 largest, tail = top_k(rows, key.top_k)
                 moved += float(total_variation(rows, with_even_tail(largest, tail)).sum())
                 answered += rows.shape[:-1].numel()
                 if not moved <= TAIL_BOUND * answered:
                     return compute_teacher_logits(
-                        replace(key, top_k=None), epoch, teachers, dataset, device
+                        replace(key, top_k=None), number, teachers, dataset, device, shard
                     )
                 rows = largest
                 tails.setdefault(part.number, []).append(tail)
@@ -196,7 +143,81 @@ def compute_teacher_logits(
         tuple(np.concatenate(pieces[number]) for number in sorted(pieces)),
         error,
         tuple(Tail.joined(tails[number]) for number in sorted(tails)),
+        probe,
     )
+
+
+def given_teacher_logits(
+    key: TeacherLogitsKey,
+    number: int,
+    shard: int,
+    logits: Sequence[np.ndarray],
+    dataset: Dataset,
+) -> TeacherLogits:
+    """Logits that were computed elsewhere, for each part float32 (positions, copies, N, K), as a
+    shard of a version.
+    """
+    error, kept = 0.0, []
+    for part in logits:
+        halves = part.astype(np.float16)
+        off = float(np.abs(halves.astype(np.float32) - part).max())
+        exact = key.exact or not off <= ERROR_BOUND
+        error = error if exact else max(error, off)
+        kept.append(part.astype(np.float32) if exact else halves)
+    first = next(_batches(key, number, dataset, torch.device("cpu"), shard, PROBED))
+    return TeacherLogits(tuple(kept), error, probe=_probe(first))
+
+
+def _batches(
+    key: TeacherLogitsKey,
+    number: int,
+    dataset: Dataset,
+    device: torch.device,
+    shard: int | None = None,
+    images: int | None = None,
+) -> Iterator[Batch]:
+    """The images that teachers answer for, or the first `images` of them."""
+    count = len(dataset.train)
+    first, last = (0, count) if shard is None else key.shards(count)[shard]
+    last = last if images is None else min(last, first + images)
+    where = on_device(dataset, device)
+    settings: dict[str, Any] = {"rows": dataset.train, "mean": dataset.mean}
+    settings |= {"seed": key.seed, "device": device, "shape": dataset.image_shape[1:]}
+    settings |= {"strips": dataset.strips}
+    if key.versioned:
+        return version_batches(
+            key.augmentation,
+            *where,
+            version=number,
+            batch_size=BATCH,
+            first=first,
+            last=last,
+            **settings,
+        )
+    size = key.batch_size or min(BATCH, count)
+    return epoch_batches(key.augmentation, *where, epoch=number, batch_size=size, **settings)
+
+
+def shows_the_same(
+    key: TeacherLogitsKey, number: int, shard: int, probe: np.ndarray, dataset: Dataset
+) -> bool:
+    """Whether the augmentation still makes the images of a shard that `probe` was taken of, and not
+    others since its code was changed.
+    """
+    batch = next(_batches(key, number, dataset, torch.device("cpu"), shard, PROBED))
+    now = _probe(batch)
+    return now.shape == probe.shape and bool(np.abs(now - probe).max() <= PROBE_BOUND)
+
+
+def _probe(batch: Batch) -> np.ndarray:
+    """Some pixels of the first images of a batch, float16 (parts * images * channels * pixels,)."""
+    images = min(PROBED, len(batch.positions))
+    pixels = []
+    for part in batch.parts:
+        height, width = part.images.shape[2:]
+        rows, columns = max(1, height // GRID), max(1, width // GRID)
+        pixels.append(part.images[:images, :, rows // 2 :: rows, columns // 2 :: columns])
+    return torch.cat([some.flatten() for some in pixels]).half().cpu().numpy()
 
 
 def to_arrow(teacher_logits: TeacherLogits, identity: str) -> bytes:
@@ -218,6 +239,8 @@ def to_arrow(teacher_logits: TeacherLogits, identity: str) -> bytes:
     }
     if teacher_logits.tails:
         metadata["num_classes"] = str(teacher_logits.tails[0].num_classes)
+    if teacher_logits.probe is not None:
+        metadata["probe"] = base64.b64encode(teacher_logits.probe.tobytes()).decode()
     batch = pa.RecordBatch.from_pydict(columns, metadata=metadata)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as file:
@@ -241,10 +264,10 @@ def from_arrow(content: pa.Buffer, identity: str) -> TeacherLogits:
             raise ValueError(f"these are teacher logits of {metadata['identity']}")
 
         def values(name: str, shape: list[int]) -> np.ndarray:
-            found: np.ndarray = (
+            logits: np.ndarray = (
                 batch.column(name).flatten().to_numpy().reshape(batch.num_rows, *shape)
             )
-            return found
+            return logits
 
         shapes = dict(enumerate(json.loads(metadata["shapes"])))
         parts = tuple(values(f"part{number}", shape) for number, shape in shapes.items())
@@ -258,7 +281,10 @@ def from_arrow(content: pa.Buffer, identity: str) -> TeacherLogits:
                 )
                 for number, shape in shapes.items()
             )
-        return TeacherLogits(parts, float(metadata["error"]), tails)
+        probe = None
+        if "probe" in metadata:
+            probe = np.frombuffer(base64.b64decode(metadata["probe"]), np.float16)
+        return TeacherLogits(parts, float(metadata["error"]), tails, probe)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise ValueError(f"not a file of teacher logits ({error})") from None
 
@@ -300,3 +326,30 @@ class StoredTeachers:
         if self._tails:
             answers = with_even_tail(answers, self._tails[part.number].at(slots).sent(self._device))
         return answers.transpose(0, 1).contiguous()
+
+
+class ShardedTeachers:
+    """Teachers that answer from the shards of a version."""
+
+    networks = ()
+
+    def __init__(self, shards: Sequence[TeacherLogits], device: torch.device) -> None:
+        # All shards but the last have as many images
+        self._images = len(shards[0].logits[0])
+        self._copies = [part.shape[1] for part in shards[0].logits]
+        self._shards = [StoredTeachers(shard, device) for shard in shards]
+
+    def __call__(self, part: Part) -> Tensor:
+        """As `StoredTeachers`."""
+        if len(self._shards) == 1 or part.slots is None:
+            return self._shards[0](part)
+        size = self._images * self._copies[part.number]
+        of_shard = part.slots // size
+        pieces, places = [], []
+        for shard in of_shard.unique().tolist():
+            inside = (of_shard == shard).nonzero()[:, 0]
+            within = part.slots.index_select(0, inside) - shard * size
+            pieces.append(self._shards[shard](replace(part, slots=within)))
+            places.append(inside)
+        order = to_device(torch.cat(places).argsort(), pieces[0].device)
+        return torch.cat(pieces, dim=1).index_select(1, order)

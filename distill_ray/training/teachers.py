@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,9 @@ class LiveTeachers:
     grouped convolutions or under a vectorised map (BENCHMARKS.md).
     """
 
+    images: ClassVar[int] = 0
+    """How many images the teachers of this process have answered for, all members together once."""
+
     def __init__(self, networks: Sequence[nn.Module], device: torch.device, precision: str) -> None:
         self.networks = [
             network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
@@ -49,9 +52,48 @@ class LiveTeachers:
         return self
 
     def __call__(self, part: Part) -> Tensor:
+        LiveTeachers.images += len(part.images)
         with torch.inference_mode(), autocast(self._device, self._precision):
             answers = torch.stack([network(part.images).float() for network in self.networks])
         return answers.clone()  # autograd saves no inference tensors for the backward pass
+
+
+class CalibratedTeachers:
+    """Teachers, live or stored, whose logits are divided by temperatures, one for each, before a
+    method sees them.
+
+    Source: Kim, Park, Lee & Kwak 2025, "The role of teacher calibration in knowledge distillation"
+    (arXiv 2508.20224), with temperature scaling. `networks` stay as they are: methods take
+    features and directions from them, and targets from the logits.
+    """
+
+    def __init__(
+        self, teachers: EpochTeachers, temperatures: Sequence[float], device: torch.device
+    ) -> None:
+        self._teachers = teachers
+        self._temperatures = torch.tensor(temperatures, device=device)[:, None, None]
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """The teachers themselves."""
+        return self._teachers.networks
+
+    def of_epoch(self, epoch: int) -> Teachers:
+        """The teachers of the 1-based `epoch`."""
+        return _Calibrated(self._teachers.of_epoch(epoch), self._temperatures)
+
+
+class _Calibrated:
+    def __init__(self, teachers: Teachers, temperatures: Tensor) -> None:
+        self._teachers = teachers
+        self._temperatures = temperatures
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        return self._teachers.networks
+
+    def __call__(self, part: Part) -> Tensor:
+        return self._teachers(part) / self._temperatures
 
 
 NO_TEACHERS = LiveTeachers((), torch.device("cpu"), "fp32")

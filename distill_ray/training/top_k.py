@@ -93,5 +93,5 @@ def total_variation(logits: Tensor, others: Tensor, temperature: float = 1.0) ->
     """Half the sum over classes of |p - q| for the softened predictions of logits (..., K): (...),
     from 0 to 1.
     """
-    p, q = ((each.float() / temperature).softmax(-1) for each in (logits, others))
+    p, q = ((values.float() / temperature).softmax(-1) for values in (logits, others))
     return 0.5 * (p - q).abs().sum(-1)

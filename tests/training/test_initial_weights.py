@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
@@ -32,8 +33,9 @@ def plain(num_classes: int = 3) -> nn.Module:
 
 
 def job(method: Method | None = None, **settings: Any) -> Job:
-    settings = {"weights": NAME, "epochs": 0, "keep": "last", "precision": "fp32"} | settings
-    return small_job(method or Supervised(), Identity(), model="torchvision/resnet18", **settings)
+    usual = {"weights": NAME, "epochs": 0, "keep": "last", "precision": "fp32"}
+    settings = {"model": "torchvision/resnet18"} | usual | settings
+    return small_job(method or Supervised(), Identity(), **settings)
 
 
 def run(
@@ -62,6 +64,18 @@ def test_without_epochs_the_predictions_are_those_of_plain_torch() -> None:
     assert record["epoch"] == outcome.kept_epoch == 0
     assert record["val/accuracy"] == scores["accuracy"]
     assert record["val/nll"] == pytest.approx(scores["nll"], abs=1e-6)
+
+
+def test_a_network_of_timm_gets_images_as_timm_prepares_them() -> None:
+    """At its size, by its interpolation, mean and deviation, unless the study says otherwise."""
+    torch.manual_seed(5)
+    network = timm.create_model("test_resnet", num_classes=3).eval()
+    _, outcome = run(job(model="timm/test_resnet"), network)
+    images = torch.from_numpy(DATA.images[DATA.validation]).permute(0, 3, 1, 2).float() / 255
+    images = nn.functional.interpolate(images, (160, 160), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        expected = network((images - 0.5) / 0.5).log_softmax(1).numpy()
+    np.testing.assert_allclose(outcome.log_probabilities, expected, rtol=0, atol=1e-6)
 
 
 def test_outputs_follow_the_order_of_the_classes() -> None:

@@ -4,13 +4,17 @@ published systems.
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
 from distill_ray.job import Recipe
 from distill_ray.methods.drop_gauss_layers import GaussianClassifier
-from distill_ray.training.optimisation import clip_gradients, learning_rate, make_optimizer
+from distill_ray.training.optimisation import Steps, clip_gradients, learning_rate, make_optimizer
+from support.small import DATA, finish, small_dataset, tiny_job
 
 LATENT_BE = Recipe(model="wrn-28-4", epochs=200, lr=0.1, warmup_epochs=5, schedule="cosine")
 GOOD_DA = Recipe(model="wrn-16-2", epochs=240, lr=0.05, schedule="step", milestones=(150, 180, 210))
@@ -241,3 +245,31 @@ def test_the_cosine_ends_at_the_final_rate() -> None:
         optimizer.step()
         schedule.step()
     assert learning_rate(recipe, 20, 4) == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"clip_norm": 0.1, "ema": 0.9}, {"optimizer": "adamw"}])
+def test_accumulated_batches_are_one_larger_batch(drop_last: bool, settings: Any) -> None:
+    """44 images: 16, 16 and 12 at once, or in batches of 4. The network has no batch statistics."""
+    common = {"model": "mlp-16", "drop_last": drop_last, "lr": 0.01, "precision": "fp32"} | settings
+    dataset = small_dataset()
+    for method in ("kd", "latent-be"):
+        large = tiny_job(DATA, method, batch_size=16, **common)
+        small = tiny_job(DATA, method, batch_size=4, accumulate=4, **common)
+        (expected, whole), (records, parts) = finish(large, dataset), finish(small, dataset)
+        for record, other in zip(records, expected, strict=True):
+            assert record["train/loss"] == pytest.approx(other["train/loss"], rel=1e-4)
+            assert record["lr"] == other["lr"]
+        for name, weight in whole.weights.items():
+            torch.testing.assert_close(parts.weights[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_the_images_of_every_step_count_once() -> None:
+    for images, size, accumulate, drop_last in itertools.product(
+        (7, 12, 13), (1, 4), (1, 2, 5), (False, True)
+    ):
+        steps = Steps(images, size, accumulate, drop_last)
+        sizes = [min(size, images - first) for first in range(0, images, size)]
+        shares = [steps.share(number, sizes[number]) for number in range(steps.batches)]
+        assert sum(shares) == pytest.approx(steps.per_epoch)
+        assert sum(map(steps.is_last, range(steps.batches))) == steps.per_epoch

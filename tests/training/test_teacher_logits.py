@@ -15,18 +15,21 @@ import torch
 from distill_ray.augmentation import AUGMENTATIONS, Augmentation, Identity
 from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.augmentation.picking import pick
+from distill_ray.augmentation.versions import Versions
 from distill_ray.job import Data, Job, Recipe, Split
 from distill_ray.methods import METHODS
 from distill_ray.models import build_model
 from distill_ray.training import (
     Dataset,
     LiveTeachers,
+    ShardedTeachers,
     StoredTeachers,
     TeacherLogits,
     TeacherLogitsKey,
     Worker,
     compute_teacher_logits,
     from_arrow,
+    teacher_logits_key,
     to_arrow,
     train,
 )
@@ -90,6 +93,47 @@ def stored(
     teacher_logits = compute_teacher_logits(key, epoch, live, dataset, CPU)
     identity = key.identity(epoch)
     return from_arrow(pa.py_buffer(to_arrow(teacher_logits, identity)), identity)
+
+
+@pytest.mark.parametrize(
+    "augmentation",
+    augmentations(),
+    ids=lambda augmentation: "-".join(map(str, augmentation.to_dict().values())),
+)
+def test_shards_of_a_version_answer_for_every_seed(
+    augmentation: Augmentation,
+    live: LiveTeachers,
+    dataset: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In any order of the images: other seeds show the same version in other epochs."""
+    if augmentation.by_batch:
+        pytest.skip("its images depend on their batch, which versions refuse")
+    monkeypatch.setattr(teacher_logits_key, "SHARD", 16)
+    key = replace(key_of(augmentation), versioned=True, seed=7)
+    versions = Versions(2, seed=7)
+    shards = [
+        compute_teacher_logits(key, 2, live, dataset, CPU, shard)
+        for shard in range(len(key.shards(len(dataset.train))))
+    ]
+    answering = ShardedTeachers(shards, CPU)
+    for seed in (3, 4):
+        (epoch,) = (epoch for epoch in (1, 2) if versions.shown_in(epoch, seed) == 2)
+        batches = epoch_batches(
+            augmentation,
+            dataset.images,
+            dataset.labels,
+            rows=dataset.train,
+            mean=dataset.mean,
+            seed=seed,
+            epoch=epoch,
+            batch_size=20,
+            device=CPU,
+            versions=versions,
+        )
+        for batch in batches:
+            for part in batch.parts:
+                torch.testing.assert_close(answering(part), live(part), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ print("torch._dynamo" in sys.modules)
     assert ended.stdout == "False\n"
 
 
-def test_processors_say_whether_they_have_amx() -> None:
+def test_processors_say_what_they_have_for_bfloat16() -> None:
     """As Linux lists it among their flags."""
     try:
         with open("/proc/cpuinfo") as file:
@@ -66,6 +66,7 @@ def test_processors_say_whether_they_have_amx() -> None:
     except OSError:
         pytest.skip("only Linux lists the flags of processors")
     assert _torch_internals.cpu_has_amx() in (False, "amx_tile" in flags)
+    assert _torch_internals.cpu_has_avx512_bf16() in (False, "avx512_bf16" in flags)
 
 
 def test_the_number_of_compiled_programs_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
