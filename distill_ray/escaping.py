@@ -50,8 +50,10 @@ def without_controls(document: str) -> str:
 
 def for_markdown(text: str) -> str:
     """`text` as words within a paragraph or a table cell: no markup, link, image or HTML."""
-    shown = for_terminal(" ".join(text.split()))
-    escaped = "".join(f"\\{each}" if each in _MARKDOWN else each for each in shown)
+    line = for_terminal(" ".join(text.split()))
+    escaped = "".join(
+        f"\\{character}" if character in _MARKDOWN else character for character in line
+    )
     # GitHub makes links of bare addresses
     escaped = _AUTOLINK.sub(r"\1\\", escaped)
     return _BLOCK_START.sub(r"\1\\\2", escaped)
@@ -59,11 +61,11 @@ def for_markdown(text: str) -> str:
 
 def code_span(text: str) -> str:
     """`text` as code within a line of Markdown."""
-    shown = for_terminal(" ".join(text.split())) or " "
-    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
-    gap = " " if shown.startswith("`") or shown.endswith("`") else ""
+    line = for_terminal(" ".join(text.split())) or " "
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    gap = " " if line.startswith("`") or line.endswith("`") else ""
     # A cell of a table ends at a bar, in code too
-    return f"{fence}{gap}{shown}{gap}{fence}".replace("|", "\\|")
+    return f"{fence}{gap}{line}{gap}{fence}".replace("|", "\\|")
 
 
 def code_block(text: str, language: str = "") -> str:

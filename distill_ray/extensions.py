@@ -17,6 +17,12 @@ from distill_ray.errors import RequestError, first_line
 from distill_ray.job import Recipe
 from distill_ray.methods import METHODS, Method
 from distill_ray.models import FAMILIES, family_of
+from distill_ray.models.own_modules import (
+    ModuleFile,
+    load_module_files,
+    loaded_module_files,
+    module_file_of,
+)
 from distill_ray.registry import Registry
 
 _REGISTRIES: dict[str, Registry[Any]] = {
@@ -49,6 +55,11 @@ class Extension:
         """The package or module to import, as it lies in a folder of `sys.path`."""
         return self.value.partition(":")[0].partition(".")[0]
 
+    @property
+    def module_file(self) -> ModuleFile | None:
+        """The file of `--extension` that it is, where it is one."""
+        return next((file for file in loaded_module_files() if _named(file) == self), None)
+
     def code(self) -> Path:
         """The folder or file of `top_module`."""
         spec = importlib.util.find_spec(self.top_module)
@@ -66,13 +77,15 @@ class Extension:
 def extensions_of(recipe: Recipe) -> tuple[Extension, ...]:
     """Every extension that training by `recipe` uses."""
     family, _ = family_of(recipe.model)
+    file = module_file_of(recipe.model)
+    own = () if file is None else (_named(file),)
     names = {
-        "model": next((name for name, each in FAMILIES.items() if each is family), ""),
+        "model": next((name for name, known in FAMILIES.items() if known is family), ""),
         "method": recipe.method.name,
         "augmentation": recipe.augmentation.name,
     }
-    found = [_extension(family, name) for family, name in names.items()]
-    return tuple(extension for extension in found if extension is not None)
+    extensions = [_extension(family, name) for family, name in names.items()]
+    return own + tuple(extension for extension in extensions if extension is not None)
 
 
 def extensions_for_inference(recipe: Recipe) -> tuple[Extension, ...]:
@@ -80,7 +93,7 @@ def extensions_for_inference(recipe: Recipe) -> tuple[Extension, ...]:
     where that changes the network.
     """
     families = {"model", "method"} if shapes_network(recipe.method) else {"model"}
-    return tuple(each for each in extensions_of(recipe) if each.family in families)
+    return tuple(extension for extension in extensions_of(recipe) if extension.family in families)
 
 
 def shapes_network(method: Method) -> bool:
@@ -90,7 +103,10 @@ def shapes_network(method: Method) -> bool:
 
 def versions_of(extensions: Iterable[Extension]) -> dict[str, str]:
     """The versions of the packages behind `extensions`, by package."""
-    return {each.package or each.top_module: each.version or "unknown" for each in extensions}
+    return {
+        extension.package or extension.top_module: extension.version or "unknown"
+        for extension in extensions
+    }
 
 
 def require(description: Mapping[str, Any], *, load: bool) -> None:
@@ -105,6 +121,9 @@ def require(description: Mapping[str, Any], *, load: bool) -> None:
         raise RequestError(f"extension {extension.title}: there is no such family")
     if extension.name in registry:
         return
+    if "@" in extension.name:
+        _require_file(extension, load)
+        return
     if not load:
         raise RequestError(
             f"this model needs the extension {extension.title}, which is not installed here; "
@@ -118,6 +137,27 @@ def require(description: Mapping[str, Any], *, load: bool) -> None:
         raise RequestError(f"{missing}; install it") from None
     if extension.name not in registry:  # importing it may have registered it
         registry.register(extension.name)(member)
+
+
+def _named(file: ModuleFile) -> Extension:
+    """A file of `--extension` as an extension. Its module has a name that nothing else has."""
+    name = f"{file.name}@{file.digest}"
+    return Extension("model", name, f"{file.name}_{file.digest}", f"{file.name}.py", file.digest)
+
+
+def _require_file(extension: Extension, load: bool) -> None:
+    """Run the file that `_named` describes, from wherever `sys.path` has it."""
+    spec = importlib.util.find_spec(extension.value) if load else None
+    if spec is None or spec.origin is None:
+        raise RequestError(
+            f"this model needs {extension.package} with the digest {extension.version}; name it: "
+            f"--extension {extension.package}, or export the model in the format mlflow, which "
+            "includes it"
+        )
+    file = ModuleFile(extension.name.partition("@")[0], Path(spec.origin).read_text("utf-8"))
+    if file.digest != extension.version:
+        raise RequestError(f"{extension.package}, which this model needs, was changed")
+    load_module_files([file])
 
 
 def _extension(family: str, name: str) -> Extension | None:

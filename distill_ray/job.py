@@ -8,20 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from distill_ray.augmentation import AUGMENTATIONS, Augmentation, CropFlip
+from distill_ray.augmentation.versions import Versions
 from distill_ray.methods import METHODS, Method, Supervised
 from distill_ray.models.preprocessing import Preprocessing
+from distill_ray.models.timm_preprocessing import completed
 from distill_ray.settings import Doc, check
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SCHEMA_VERSION = 3
 """Part of every job's identity. Raise it when a change of code changes what the same job computes.
 """
+
+
+FOR_WEIGHTS = ("weights", "freeze", "layer_decay", "classes", "preprocessing")
+"""The fields of a recipe that are about trained weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +44,14 @@ class Recipe:
     ] = CropFlip()
     epochs: Annotated[int, Ge(1), Doc("passes over the training split")] = 12
     batch_size: Annotated[int, Ge(1), Doc("images per step, over all workers together")] = 64
+    accumulate: Annotated[
+        int,
+        Ge(1),
+        Doc(
+            "batches whose gradients make one step of the optimizer, as a batch of so many times "
+            "the images would but for batch statistics and losses that compare images"
+        ),
+    ] = 1
     lr: Annotated[float, Gt(0), Doc("peak learning rate")] = 0.1
     optimizer: Annotated[
         Literal["sgd", "adam", "adamw"],
@@ -67,6 +84,21 @@ class Recipe:
         float | None, Gt(0), Doc("limit of the global gradient norm; unset: none")
     ] = None
     drop_last: Annotated[bool, Doc("drop the last, smaller batch of each epoch")] = False
+    label_smoothing: Annotated[
+        float,
+        Ge(0),
+        Lt(1),
+        Doc(
+            "share of a label's probability that is spread evenly over all classes, in "
+            "cross-entropies with the labels"
+        ),
+    ] = 0.0
+    sync_batch_norm: Annotated[
+        bool,
+        Doc(
+            "whether several workers normalise over the whole batch; otherwise each over its share"
+        ),
+    ] = False
     ema: Annotated[
         float | None,
         Gt(0),
@@ -76,6 +108,15 @@ class Recipe:
             "and exported, such as 0.999; unset: none"
         ),
     ] = None
+    versions: Annotated[
+        int | None,
+        Ge(1),
+        Doc(
+            "augmented versions of every image, shown in turn, so that all seeds and trials share "
+            "their teacher logits; unset: a new one in every epoch"
+        ),
+    ] = None
+    augmentation_seed: Annotated[int, Ge(0), Doc("seed of the versions")] = 0
     keep: Annotated[
         Literal["last", "best-accuracy", "best-nll"],
         Doc("which epoch's weights are kept, judged on the validation split"),
@@ -83,15 +124,30 @@ class Recipe:
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
         Doc(
-            "precision of forward passes in training; auto: bf16 where the device is faster in it, "
-            "or what the environment variable DISTILL_RAY_PRECISION says"
+            "precision of forward passes in training; auto: bf16 where the device is faster in it "
+            "with such a network, or what the environment variable DISTILL_RAY_PRECISION says"
         ),
     ] = "auto"
     weights: Annotated[
         str | None,
         Doc(
             "file of trained weights to start from, safetensors or what torch.save wrote of a "
-            "state dict; docs/bring-your-own.md has what is understood; unset: drawn weights"
+            "state dict, or pretrained: those of torchvision or timm; docs/bring-your-own.md has "
+            "what is understood; unset: drawn weights"
+        ),
+    ] = None
+    freeze: Annotated[
+        int,
+        Ge(0),
+        Doc("epochs at the beginning in which weights from a file stay, all but the classifier"),
+    ] = 0
+    layer_decay: Annotated[
+        float | None,
+        Gt(0),
+        Le(1),
+        Doc(
+            "factor of lr from each block of a network with weights from a file to the block "
+            "before it, such as 0.75; unset: 1"
         ),
     ] = None
     classes: Annotated[
@@ -102,19 +158,36 @@ class Recipe:
         ),
     ] = ()
     preprocessing: Annotated[
-        Preprocessing | None, Doc("how the weights want images; unset: as they are")
+        Preprocessing | None, Doc("how the network wants images; unset: as they are")
     ] = None
 
     def __post_init__(self) -> None:
         # Only weights that are taken as they are, a teacher's, have no epochs.
         given = self.weights is not None and self.epochs == 0
         check(replace(self, epochs=1) if given else self)
-        if self.weights is None and (self.classes or self.preprocessing):
-            name = "classes" if self.classes else "preprocessing"
-            raise ValueError(f"{name} is for trained weights, and weights are not given")
+        for name in ("freeze", "layer_decay", "classes"):
+            if self.weights is None and getattr(self, name):
+                raise ValueError(f"{name} is for trained weights, and weights are not given")
+
+    def prepared(self, channels: int) -> Preprocessing | None:
+        """How images with so many channels are prepared: as the recipe says, and with trained
+        weights of a library, as that does.
+        """
+        if self.weights is None:
+            return self.preprocessing
+        return completed(self.preprocessing, self.model, channels)
+
+    @property
+    def image_versions(self) -> Versions | None:
+        """The versions of the images; None where every epoch shows new ones."""
+        if self.versions is None:
+            return None
+        return Versions(self.versions, self.augmentation_seed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting as a JSON value; those for trained weights only where there are such."""
+        """Every setting as a JSON value; those for trained weights, and for versions, only where
+        there are such.
+        """
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values |= {
             "method": self.method.to_dict(),
@@ -123,7 +196,11 @@ class Recipe:
             "classes": list(self.classes),
             "preprocessing": self.preprocessing and self.preprocessing.to_dict(),
         }
-        without = () if self.weights else ("weights", "classes", "preprocessing")
+        without = set() if self.weights else set(FOR_WEIGHTS)
+        if self.preprocessing is not None:
+            without -= {"preprocessing"}
+        if self.versions is None:
+            without |= {"versions", "augmentation_seed"}
         return {name: value for name, value in values.items() if name not in without}
 
     @classmethod
@@ -164,13 +241,52 @@ class Recipe:
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """How the validation split is cut from the training split. Either `stratified` by class with a
-    seed, or the `last` images.
+    seed, or the `last` images, or the data set's `own`. Where it has no test split, `test` images
+    are cut off too. With `imbalance` the others are thinned to a long tail, see
+    `data.split.long_tail`.
     """
 
     validation: int
     train: int | None = None
-    rule: Literal["stratified", "last"] = "stratified"
+    rule: Literal["stratified", "last", "own"] = "stratified"
     seed: int = 0
+    test: int | None = None
+    imbalance: float | None = None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the result of a job; `test` and `imbalance` only where they do."""
+        unsaid = [name for name in ("test", "imbalance") if getattr(self, name) is None]
+        return {name: value for name, value in asdict(self).items() if name not in unsaid}
+
+    def training_images(self, rows: int, labels: Callable[[], np.ndarray]) -> int:
+        """How many of so many rows are trained on. Their `labels` are asked for only where classes
+        are thinned.
+        """
+        left = rows - self.validation - (self.test or 0)
+        train = left if self.train is None else self.train
+        if self.imbalance is None or train == 0:
+            return train
+        from distill_ray.data.split import cut_rows  # NumPy, which reading a study does without
+
+        return len(cut_rows(labels(), **asdict(self)).train)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unlabelled:
+    """Images without labels that are trained on too: so many of those in a folder, chosen by
+    `seed`.
+    """
+
+    digest: str
+    location: str
+    images: int
+    seed: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the result of a job, as JSON values."""
+        return {"digest": self.digest, "images": self.images, "seed": self.seed}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,8 +294,9 @@ class Data:
     """Which images a job learns from: `digest` says what they are, `location` only where they were
     found.
 
-    With a `size` they are resized and cropped to squares. `memory_gb` is what a node's memory may
-    hold of a split.
+    With a `size` they are resized and cropped to squares of that side, or of the side `resize`, of
+    which training crops and the middle have `size`. `memory_gb` is what a node's memory may
+    hold of a split. With `class_weights` the labels count by the inverse frequency of their class.
     """
 
     name: str
@@ -188,18 +305,48 @@ class Data:
     label: str
     split: Split
     size: int | None = None
+    resize: int | None = None
     memory_gb: float = 4.0
+    unlabelled: Unlabelled | None = None
+    class_weights: Literal["balanced"] | None = None
+
+    @property
+    def labelled(self) -> Data:
+        """The same without images that have no label."""
+        return replace(self, unlabelled=None)
+
+    @property
+    def crop(self) -> int | None:
+        """Side of the crops that networks see, where images are kept larger."""
+        return None if self.resize is None else self.size
+
+    @property
+    def cuts_test(self) -> bool:
+        """Whether test images are cut from the training split."""
+        return self.split.test is not None
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the result of a job, as JSON values."""
-        sized = {} if self.size is None else {"size": self.size}
-        return {"digest": self.digest, "label": self.label, "split": asdict(self.split)} | sized
+        sized: dict[str, Any] = {} if self.size is None else {"size": self.size}
+        sized |= {} if self.resize is None else {"resize": self.resize}
+        sized |= {} if self.unlabelled is None else {"unlabelled": self.unlabelled.identity}
+        sized |= {} if self.class_weights is None else {"class_weights": self.class_weights}
+        return {"digest": self.digest, "label": self.label, "split": self.split.identity} | sized
+
+    def seen_by(self, augmentation: Augmentation) -> dict[str, Any]:
+        """What decides the images that `augmentation` makes, as JSON values: `identity`, and
+        whether it crops from what lies outside the squares too.
+        """
+        whole = self.size is not None and augmentation.crops_whole
+        return self.identity | ({"whole": True} if whole else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Data:
         """The inverse of `dataclasses.asdict`."""
-        return cls(**dict(values) | {"split": Split(**values["split"])})
+        more = values.get("unlabelled")
+        unlabelled = more and Unlabelled(**more)
+        return cls(**dict(values) | {"split": Split(**values["split"]), "unlabelled": unlabelled})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,26 +357,37 @@ class Job:
     data: Data
     seed: int
     teachers: tuple[str, ...] = ()
+    calibrated: tuple[str, ...] = ()
+    """Those of its teachers whose logits are divided by a temperature first, which is fitted to
+    what they predict for the validation split.
+    """
     workers: int = 1
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether it takes trained weights as they are, and trains nothing."""
+        return self.recipe.weights is not None and self.recipe.epochs == 0
 
     @property
     def id(self) -> str:
         """Twenty hexadecimal digits, the same on every machine and in every study."""
-        identity = self.to_dict() | {"data": self.data.identity, "schema": SCHEMA_VERSION}
+        data = self.data.seen_by(self.recipe.augmentation)
+        identity = self.to_dict() | {"data": data, "schema": SCHEMA_VERSION}
         if self.recipe.weights is not None:  # by their content, whatever their file is called
             content = self.recipe.weights.rpartition("@")[2]
             identity["recipe"] = identity["recipe"] | {"weights": content}
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]
 
     def to_dict(self) -> dict[str, Any]:
-        """The job as JSON values."""
+        """The job as JSON values; `calibrated` only where there are such teachers."""
+        calibrated = {"calibrated": list(self.calibrated)} if self.calibrated else {}
         return {
             "recipe": self.recipe.to_dict(),
             "data": asdict(self.data),
             "seed": self.seed,
             "teachers": list(self.teachers),
             "workers": self.workers,
-        }
+        } | calibrated
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Job:
@@ -239,6 +397,7 @@ class Job:
             data=Data.from_dict(values["data"]),
             seed=values["seed"],
             teachers=tuple(values["teachers"]),
+            calibrated=tuple(values.get("calibrated", ())),
             workers=values["workers"],
         )
 

@@ -63,7 +63,8 @@ def setting_fields(cls: type) -> dict[str, Setting]:
             default = field.default
             if field.default_factory is not dataclasses.MISSING:
                 default = field.default_factory()
-            settings[field.name] = Setting(field.name, hints[field.name], default)
+            name = field.name.removesuffix("_")  # `from_` stands for a word of Python
+            settings[name] = Setting(name, hints[field.name], default)
         _declared[cls] = settings
     return _declared[cls]
 

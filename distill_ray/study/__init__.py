@@ -3,7 +3,6 @@
 from distill_ray.study.checks import check_against_data
 from distill_ray.study.parse import load_study
 from distill_ray.study.sections import (
-    Asha,
     Confirm,
     DataSection,
     MeanOf,
@@ -15,10 +14,9 @@ from distill_ray.study.sections import (
     TeacherGroup,
 )
 from distill_ray.study.space import Choice, Condition, Dimension, Label, Range, SearchSpace, Trial
-from distill_ray.study.study import Study, members
+from distill_ray.study.study import StudyDefinition, members
 
 __all__ = [
-    "Asha",
     "Choice",
     "Condition",
     "Confirm",
@@ -33,7 +31,7 @@ __all__ = [
     "Screen",
     "Search",
     "SearchSpace",
-    "Study",
+    "StudyDefinition",
     "TeacherGroup",
     "Trial",
     "check_against_data",

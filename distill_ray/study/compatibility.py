@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+from distill_ray.augmentation.versions import check_versions
 from distill_ray.job import Recipe
 from distill_ray.settings import setting_fields
 from distill_ray.study.problems import Path, Problems
@@ -13,7 +14,7 @@ from distill_ray.study.sections import Resources, TeacherGroup
 from distill_ray.study.space import Choice, Dimension, Label, SearchSpace
 
 MAX_COMBINATIONS = 1000
-NEUTRAL = tuple(name for name in COMMON if name != "model")
+NEUTRAL = tuple(name for name in COMMON if name not in ("model", "versions"))
 """Fields that no method minds."""
 
 
@@ -21,16 +22,19 @@ def check_teachers_fit(groups: Mapping[Path, TeacherGroup], problems: Problems) 
     """The methods that the teachers are trained with."""
     for path, group in groups.items():
         try:
-            _check_fit(group.recipe, 0)
+            _check_fit(group.recipe, [])
         except ValueError as error:
             problems.add((*path, "method"), str(error), about=[path])
+        if group.recipe.versions is not None:
+            rule = "but teachers answer for versions and learn from labels; it is for the student"
+            problems.refuse((*path, "versions"), group.recipe.versions, rule)
 
 
 def check_students_fit(
-    student: Recipe, space: SearchSpace, teachers: int, problems: Problems
+    student: Recipe, space: SearchSpace, teachers: Sequence[str], problems: Problems
 ) -> None:
-    """The method of every trial, in all combinations of the choices that it might mind, as far as
-    they can be counted.
+    """The method of every trial, which learns from teachers of these models, in all combinations of
+    the choices that it might mind, as far as they can be counted.
     """
     met: dict[str, list[str]] = {}
     every = list(combinations(space))
@@ -67,9 +71,9 @@ def named_setting(reason: str, settings: Collection[str]) -> set[str]:
 
 
 def check_baselines_fit(
-    baselines: Mapping[str, Recipe], teachers: Mapping[str, int], problems: Problems
+    baselines: Mapping[str, Recipe], teachers: Mapping[str, Sequence[str]], problems: Problems
 ) -> None:
-    """The methods of the baselines, each of which learns from so many teachers."""
+    """The methods of the baselines, each of which learns from teachers of these models."""
     for name, recipe in baselines.items():
         try:
             _check_fit(recipe, teachers[name])
@@ -104,8 +108,12 @@ def check_top_k_fits(
             return
 
 
-def _check_fit(recipe: Recipe, teachers: int) -> None:
-    recipe.method.check_fit(model=recipe.model, augmentation=recipe.augmentation, teachers=teachers)
+def _check_fit(recipe: Recipe, teachers: Sequence[str]) -> None:
+    method = recipe.method
+    if recipe.versions is not None:
+        check_versions(recipe.augmentation)
+    method.check_fit(model=recipe.model, augmentation=recipe.augmentation, teachers=len(teachers))
+    method.check_teachers(teachers)
 
 
 def combinations(space: SearchSpace) -> Iterator[dict[str, Label]]:

@@ -107,10 +107,10 @@ def parse_document(text: str, source: str, overrides: Sequence[str] = ()) -> Doc
                 "like"
             )
     if not isinstance(values, dict):
-        found = quoted(values)
+        value = quoted(values)
         raise RequestError(
             f"{source}:{origins[()]}: a study file is a mapping of sections (name, data, ...), "
-            f"found {found}"
+            f"found {value}"
         )
     for override in overrides:
         _apply(override, values, origins, problems)
@@ -146,8 +146,10 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else 1
-            what = ", ".join(filter(None, (error.context, error.problem)))
-            raise RequestError(f"{self._place(line)}: not valid YAML: {one_line(what)}") from None
+            problem = ", ".join(filter(None, (error.context, error.problem)))
+            raise RequestError(
+                f"{self._place(line)}: not valid YAML: {one_line(problem)}"
+            ) from None
         except yaml.reader.ReaderError as error:
             line = text[: error.position].count("\n") + 1
             raise RequestError(

@@ -5,14 +5,14 @@ other.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from distill_ray.addresses import check_scheme, masked
 from distill_ray.augmentation import AUGMENTATIONS, CropFlip
 from distill_ray.errors import RequestError
-from distill_ray.job import Recipe
+from distill_ray.job import FOR_WEIGHTS, Recipe
 from distill_ray.methods import METHODS
 from distill_ray.settings import setting_fields
 from distill_ray.study.checks import check_recipe, check_teachers
@@ -28,7 +28,7 @@ from distill_ray.study.fields import INVALID, check_value, read_fields, section
 from distill_ray.study.parse_confirm import read_confirm, read_groups, read_published
 from distill_ray.study.parse_search import read_screen, read_search
 from distill_ray.study.parse_space import Reach, choice_of
-from distill_ray.study.problems import Path, Problems
+from distill_ray.study.problems import Path, Problems, check_address
 from distill_ray.study.recipes import COMMON, assemble, own_method, read_settings, setting_owners
 from distill_ray.study.sections import (
     NAME_RULE,
@@ -41,7 +41,7 @@ from distill_ray.study.sections import (
     TeacherGroup,
     is_name,
 )
-from distill_ray.study.study import Study, members
+from distill_ray.study.study import StudyDefinition, members
 from distill_ray.study.weights import pinned
 
 SECTIONS = (
@@ -58,16 +58,29 @@ SECTIONS = (
 )
 
 
-def load_study(path: str | pathlib.Path, overrides: Sequence[str] = ()) -> Study:
+Earlier = Callable[[str], Mapping[str, Any]]
+"""What finds the network that `from` names: its settings for the study file, `model`, `weights` and
+perhaps `preprocessing`. Raises `RequestError` when there is none.
+"""
+
+
+def load_study(
+    path: str | pathlib.Path, overrides: Sequence[str] = (), earlier: Earlier | None = None
+) -> StudyDefinition:
     """The study in file `path`, with overrides such as `"search.trials=4"` applied.
+
+    `earlier` finds the teachers that the file takes from earlier studies, where it is known which
+    store has them.
 
     Raises `RequestError` with one line for everything that is wrong: file and line, field, what was
     found, what is allowed.
     """
-    return read_study(read_document(path, overrides), tuple(overrides))
+    return read_study(read_document(path, overrides), tuple(overrides), earlier)
 
 
-def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
+def read_study(
+    document: Document, overrides: tuple[str, ...] = (), earlier: Earlier | None = None
+) -> StudyDefinition:
     """The study that `document` describes. Raises `RequestError` with a line for everything that is
     wrong with it.
     """
@@ -87,38 +100,48 @@ def read_study(document: Document, overrides: tuple[str, ...] = ()) -> Study:
     resources = Resources(
         **read_fields(Resources, values.get("resources"), ("resources",), problems)
     )
-    groups = _teachers(values, seed, problems)
+    groups = _teachers(values, seed, problems, earlier)
     student, fixed, reach = _student(values, problems)
     search = read_search(values.get("search"), problems, student, fixed, reach, seed)
     screen = read_screen(values.get("screen"), problems, student, search.space)
     ensemble = list(groups.values())
-    confirm = read_confirm(values.get("confirm"), problems, student, search.trials, ensemble)
+    confirm = read_confirm(values.get("confirm"), problems, student, search, ensemble)
     published = read_published(values.get("published"), problems, ensemble, confirm)
     learns_from = _learns_from(values.get("student"), problems, ensemble)
     # What the sections ask of each other
-    _check_address(data.source, "data set", ("data", "source"), problems)
+    if data.resize is not None and (data.size is None or data.resize < data.size):
+        least = (
+            "is for images with a size" if data.size is None else f"must be at least {data.size}"
+        )
+        message = f"found {data.resize}, {least}, the side that networks see"
+        problems.add(("data", "resize"), message, about=[("data", "size")])
+    check_address(data.source, "data set", ("data", "source"), problems)
     for index, source in enumerate(search.warm_start):
         place = ("search", "warm_start", index)
-        _check_address(source.partition("@")[2], "store", place, problems)
+        check_address(source.partition("@")[2], "store", place, problems)
     _check_gpus(resources, problems)
+    if search.budget and search.budget.gpu_hours and not resources.gpus_per_worker:
+        message = "trials have no GPUs here (resources.gpus_per_worker: 0); use budget.epochs"
+        about: list[Path] = [("resources", "gpus_per_worker")]
+        problems.add(("search", "budget", "gpu_hours"), message, about=about)
     check_teachers(groups, resources.workers_per_teacher, problems)
     check_recipe(student, ("student",), resources.workers_per_trial, problems, space=search.space)
     for baseline, recipe in confirm.baselines.items():
         path = ("confirm", "baselines", baseline)
         check_recipe(recipe, path, resources.workers_per_trial, problems, about=[("student",)])
     check_teachers_fit(groups, problems)
-    check_students_fit(student, search.space, len(members(ensemble, learns_from)), problems)
-    counts = {
-        name: len(members(ensemble, confirm.learns_from.get(name, learns_from)))
+    check_students_fit(student, search.space, _models(ensemble, learns_from), problems)
+    teachers = {
+        name: _models(ensemble, confirm.learns_from.get(name, learns_from))
         for name in confirm.baselines
     }
-    check_baselines_fit(confirm.baselines, counts, problems)
+    check_baselines_fit(confirm.baselines, teachers, problems)
     check_top_k_fits(resources, student, search.space, confirm.baselines.values(), problems)
     problems.raise_any()
     # Weights from files, by their content
     files: dict[str, str] = {}
     baselines = {name: pinned(recipe, files) for name, recipe in confirm.baselines.items()}
-    return Study(
+    return StudyDefinition(
         name=name,
         data=data,
         teachers=tuple(
@@ -156,18 +179,6 @@ def _elsewhere(key: str) -> str:
     return f"unknown field; did you mean '{home}.{key}'?" if home else ""
 
 
-def _check_address(address: str, what: str, path: Path, problems: Problems) -> None:
-    """A study file goes into the report and into MLflow, so that it may hold no credentials."""
-    try:
-        check_scheme(address, what)
-    except RequestError as error:
-        problems.add(path, str(error))
-        return
-    if address != masked(address):
-        message = f"{masked(address)!r} must hold no password; put credentials in the environment"
-        problems.add(path, message)
-
-
 def _check_gpus(resources: Resources, problems: Problems) -> None:
     path: Path = ("resources", "gpus_per_worker")
     gpus = resources.gpus_per_worker
@@ -188,7 +199,9 @@ def _name(values: Mapping[str, Any], problems: Problems) -> str:
     return str(values.get("name"))
 
 
-def _teachers(values: Mapping[str, Any], seed: int, problems: Problems) -> dict[Path, TeacherGroup]:
+def _teachers(
+    values: Mapping[str, Any], seed: int, problems: Problems, earlier: Earlier | None
+) -> dict[Path, TeacherGroup]:
     content = values.get("teachers")
     if content is None or content == []:
         problems.add(
@@ -199,7 +212,10 @@ def _teachers(values: Mapping[str, Any], seed: int, problems: Problems) -> dict[
     for index, group in enumerate(content if isinstance(content, list) else [content]):
         path: Path = ("teachers", index) if isinstance(content, list) else ("teachers",)
         first = seed + sum(len(group.seeds) for group in groups.values())
-        groups[path] = _teacher_group(group, path, first, problems)
+        taken = _taken_from(group, path, problems, earlier)
+        read = _teacher_group(taken, path, first, problems)
+        source = group.get("from") if isinstance(group, dict) else None
+        groups[path] = replace(read, source=source) if isinstance(source, str) else read
     named = [group.name for group in groups.values() if group.name]
     for path, group in groups.items():
         if named.count(group.name) > 1:
@@ -210,11 +226,39 @@ def _teachers(values: Mapping[str, Any], seed: int, problems: Problems) -> dict[
     return groups
 
 
+def _taken_from(content: Any, path: Path, problems: Problems, earlier: Earlier | None) -> Any:
+    """The section of a group with the settings that `from` stands for in its place."""
+    if not isinstance(content, dict) or "from" not in content:
+        return content
+    here, source = (*path, "from"), content["from"]
+    left = {name: value for name, value in content.items() if name != "from"}
+    doubled = [name for name in ("model", "weights", "classes") if name in content]
+    if not isinstance(source, str) or not source:
+        problems.refuse(here, source, "must be a study, such as older@STORE, or job ID")
+    elif doubled:
+        problems.add((*path, doubled[0]), "comes with `from`; leave it out")
+    elif earlier is None:
+        problems.add(here, "names a network in a store, and no store is known here")
+    else:
+        try:
+            return {**earlier(source), **left}
+        except RequestError as error:
+            problems.add(here, str(error))
+    return {"model": "wrn-10-1", **left}  # for the checks that follow
+
+
+def _models(groups: Sequence[TeacherGroup], names: Sequence[str]) -> list[str]:
+    """The models of the teachers in the groups of these names; of all teachers without names."""
+    models = [group.recipe.model for group in groups for _ in group.seeds]
+    return [models[place] for place in members(groups, names)]
+
+
 def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems) -> TeacherGroup:
     fields = setting_fields(GroupFields)
     written = section(content, path, problems)
-    seeding = {name: value for name, value in written.items() if name in ("members", "seeds")}
-    read = read_fields(GroupFields, seeding, path, problems)
+    own = {name: written[name] for name in ("members", "seeds", "calibrate") if name in written}
+    read = read_fields(GroupFields, own, path, problems)
+    seeding = {name: value for name, value in own.items() if name != "calibrate"}
     # Weights that are taken as they are make one teacher; fine-tuned, each seed makes another.
     as_they_are = written.get("weights") is not None and "epochs" not in written
     members, seeds = read.get("members", 1 if as_they_are else 3), read.get("seeds")
@@ -223,7 +267,7 @@ def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems
             "weights that are taken as they are make one teacher; set epochs to fine-tune them"
         )
         problems.add((*path, next(iter(seeding))), message)
-    if read.keys() != seeding.keys():
+    if not seeding.keys() <= read.keys():
         seeds = ()
     elif seeds is None:
         seeds = tuple(range(first_seed, first_seed + members))
@@ -232,7 +276,7 @@ def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems
             (*path, "seeds"), written["seeds"], "must be at least one seed, all different"
         )
     elif "members" in seeding and members != len(seeds):
-        rule = f"but there are {len(seeds)} seeds; leave one of the two out"
+        rule = f"but `seeds` has {len(seeds)}; leave one of the two out"
         problems.refuse((*path, "members"), members, rule)
     method = own_method(content, "supervised")
     if method and METHODS[method].needs_teachers:
@@ -248,7 +292,8 @@ def _teacher_group(content: Any, path: Path, first_seed: int, problems: Problems
     if name != "" and not is_name(name, (*path, "name"), problems):
         name = ""
     recipe = _recipe(settings, content, method or "supervised", path, problems)
-    return TeacherGroup(recipe=recipe, seeds=seeds, name=name)
+    calibrate = read.get("calibrate", False)
+    return TeacherGroup(recipe=recipe, seeds=seeds, calibrate=calibrate, name=name)
 
 
 def _learns_from(
@@ -321,5 +366,9 @@ def _recipe(
     try:
         return assemble(filled)
     except ValueError as error:
-        problems.add((*path, *(named_setting(str(error), settings) or {"method"})), str(error))
+        reason = str(error)
+        named = named_setting(reason, settings) or {*FOR_WEIGHTS} & {reason.partition(" ")[0]}
+        written = content if isinstance(content, dict) else {}
+        mentioned = [(*path, name) for name in re.findall(r"\w+", reason) if name in written]
+        problems.add((*path, *(named or {"method"})), reason, about=mentioned)
         return Recipe(model="")

@@ -9,23 +9,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from distill_ray.addresses import masked
 from distill_ray.job import Recipe
 from distill_ray.methods import EnsembleKD, Supervised
 from distill_ray.registry import unknown_name
 from distill_ray.settings import setting_fields
 from distill_ray.study.fields import INVALID, check_value, read_fields, section
-from distill_ray.study.problems import Path, Problems
+from distill_ray.study.problems import Path, Problems, check_address
 from distill_ray.study.recipes import change, own_method, read_settings
 from distill_ray.study.sections import (
     BASELINES,
+    BASELINES_WITH_WEIGHTS,
     BUILT_IN,
     NAME,
     NAME_RULE,
     STUDENT_ENSEMBLE,
     Confirm,
+    ForeignSection,
     MeanOf,
     Published,
     PublishedRow,
+    Search,
     TeacherGroup,
 )
 
@@ -38,17 +42,20 @@ _MEAN = setting_fields(MeanOf)
 
 
 def read_confirm(
-    values: Any, problems: Problems, student: Recipe, trials: int, groups: Sequence[TeacherGroup]
+    values: Any, problems: Problems, student: Recipe, search: Search, groups: Sequence[TeacherGroup]
 ) -> Confirm:
     """The confirm section, with a default for all that it leaves out."""
     fields = section(values, CONFIRM, problems)
     read = read_fields(Confirm, values, CONFIRM, problems, elsewhere=("baselines",))
     path = (*CONFIRM, "baselines")
-    contents = _listed(fields.get("baselines", list(BASELINES)), path, problems)
-    built_in = {
-        "scratch": replace(student, method=Supervised()),
-        "default-kd": replace(student, method=EnsembleKD()),
-    }
+    _check_foreign(read.get("foreign"), problems)
+    usual = BASELINES if student.weights is None else BASELINES_WITH_WEIGHTS
+    contents = _listed(fields.get("baselines", list(usual)), path, problems, student)
+    alone = replace(student, method=Supervised(), versions=None)
+    built_in = {"scratch": alone, "default-kd": replace(student, method=EnsembleKD())}
+    if student.weights is not None:
+        drawn = replace(alone, weights=None, freeze=0, layer_decay=None, classes=())
+        built_in |= {"scratch": drawn, "fine-tuned": alone}
     means, baselines, learns_from = {}, {}, {}
     for name, content in contents.items():
         here = (*path, name)
@@ -62,6 +69,11 @@ def read_confirm(
         if isinstance(content, dict) and "teachers" in content:
             names = read_groups(content["teachers"], (*here, "teachers"), problems, groups)
             learns_from[name] = names
+    searches = len(search.each)
+    if searches and read.setdefault("top", searches) != searches:
+        rule = f"but the best of each {search.for_each} is confirmed; leave it out"
+        problems.refuse((*CONFIRM, "top"), read["top"], rule, about=[("search", "for_each")])
+    trials = search.trials
     confirm = Confirm(**read, baselines=baselines, learns_from=learns_from)
     if confirm.top > trials:
         rule = f"but the search has only {trials} trials"
@@ -70,6 +82,21 @@ def read_confirm(
     for name, content in means.items():
         ensembles[name] = _mean(content, (*path, name), problems, confirm, groups)
     return replace(confirm, ensembles=ensembles)
+
+
+def _check_foreign(foreign: ForeignSection | None, problems: Problems) -> None:
+    if foreign is None:
+        return
+    path = (*CONFIRM, "foreign")
+    named = (*foreign.near, *foreign.far)
+    if not named:
+        problems.add(path, "names no data set; list some as near or far")
+    for kind, places in (("near", foreign.near), ("far", foreign.far)):
+        for index, place in enumerate(places):
+            if named.count(place) > 1:
+                message = f"{masked(place)!r} is named more than once; name each set once"
+                problems.add((*path, kind, index), message)
+            check_address(place, "data set", (*path, kind, index), problems)
 
 
 def read_groups(
@@ -91,7 +118,7 @@ def read_groups(
     return tuple(names)
 
 
-def _listed(listed: Any, path: Path, problems: Problems) -> Mapping[str, Any]:
+def _listed(listed: Any, path: Path, problems: Problems, student: Recipe) -> Mapping[str, Any]:
     if isinstance(listed, dict):
         return listed
     if not isinstance(listed, list):
@@ -100,9 +127,12 @@ def _listed(listed: Any, path: Path, problems: Problems) -> Mapping[str, Any]:
         return {}
     for index, name in enumerate(listed):
         if name not in BUILT_IN:
-            names = f"{', '.join(BASELINES)} or {STUDENT_ENSEMBLE}"
+            names = f"{', '.join(BUILT_IN[:-1])} or {BUILT_IN[-1]}"
             rule = f"must be {names}; others are written {_OTHERS}"
             problems.refuse((*path, index), name, rule)
+        elif name == "fine-tuned" and student.weights is None:
+            rule = "but the student has no weights to start from"
+            problems.refuse((*path, index), name, rule, about=[("student",)])
     return {name: None for name in listed if name in BUILT_IN}
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distill_ray.augmentation import AUGMENTATIONS
+from distill_ray.job import FOR_WEIGHTS
 from distill_ray.settings import (
     Setting,
     admits,
@@ -22,9 +23,9 @@ from distill_ray.study.conditions import ordered, read_when
 from distill_ray.study.fields import INVALID, check_value, section
 from distill_ray.study.problems import Path, Problems, quoted, unknown_field
 from distill_ray.study.recipes import (
-    is_model,
     read_augmentation,
     read_method,
+    read_model,
     setting_owners,
     unknown_setting,
 )
@@ -92,7 +93,7 @@ def choice_of(values: Any, name: str) -> list[Any] | None:
 def _dimension(
     name: str, content: Any, path: Path, problems: Problems, reach: Reach
 ) -> Dimension | None:
-    if name in ("weights", "classes", "preprocessing"):
+    if name in FOR_WEIGHTS and name != "layer_decay":
         problems.add(path, "not searched; it goes into the student section")
         return None
     when = content.get("when") if isinstance(content, dict) else None
@@ -235,6 +236,6 @@ def read_setting(
     if name == "augmentation":
         return read_augmentation(value, path, problems) or INVALID
     read = [check_value(owner.type, value, path, problems) for owner in owners]
-    if INVALID in read or (name == "model" and not is_model(read[0], path, problems)):
+    if INVALID in read:
         return INVALID
-    return read[0]
+    return read_model(read[0], path, problems) if name == "model" else read[0]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from distill_ray.addresses import masked_text
+from distill_ray.addresses import check_scheme, masked, masked_text
 from distill_ray.errors import RequestError
 
 Path = tuple[str | int, ...]
@@ -143,9 +143,23 @@ def unknown_field(name: str, known: Iterable[str]) -> str:
 def nearest(name: Any, known: Iterable[str]) -> str:
     """`"; did you mean 'crop-flip'?"` for a name that is nearly one of `known`, else nothing."""
     text, names = str(name)[:MAX_LINE], list(known)
+    if text.lower() in ("none", "null"):  # meant as such, and like no other name
+        return ""
     first, dot, setting = text.partition(".")
     if first in RENAMED and text not in names:
         return f"; it is called {RENAMED[first] + dot + setting!r} now"
     longer = [other for other in names if len(text) > 2 and other.startswith(text)]
     near = difflib.get_close_matches(text, names, n=1) or longer
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def check_address(address: str, what: str, path: Path, problems: Problems) -> None:
+    """A study file goes into the report and into MLflow, so that it may hold no credentials."""
+    try:
+        check_scheme(address, what)
+    except RequestError as error:
+        problems.add(path, str(error))
+        return
+    if address != masked(address):
+        message = f"{masked(address)!r} must hold no password; put credentials in the environment"
+        problems.add(path, message)

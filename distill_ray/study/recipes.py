@@ -17,6 +17,7 @@ from distill_ray.augmentation import AUGMENTATIONS, Augmentation
 from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
 from distill_ray.models import check_model_name
+from distill_ray.models.own_modules import pinned_model
 from distill_ray.registry import Registry, unknown_name
 from distill_ray.settings import Setting, plain_type, setting_fields
 from distill_ray.study.fields import INVALID, check_value, section
@@ -150,7 +151,9 @@ def read_settings(
             problems.add(here, unknown_setting(name, methods, elsewhere))
         else:
             checked = [check_value(owner.type, value, here, problems) for owner in owners]
-            if INVALID in checked or (name == "model" and not is_model(checked[0], here, problems)):
+            if name == "model" and INVALID not in checked:
+                checked = [read_model(checked[0], here, problems)]
+            if INVALID in checked:
                 continue
             if name == "weights" and checked[0] is not None:
                 check_weights_file(checked[0], here, problems)
@@ -225,14 +228,15 @@ def own_method(content: Any, default: str) -> str | None:
     return name if isinstance(name, str) and name in METHODS else None
 
 
-def is_model(name: str, path: Path, problems: Problems) -> bool:
-    """Whether there is a model of that name; a problem when not."""
+def read_model(value: str, path: Path, problems: Problems) -> Any:
+    """The model called `value` as recipes hold it, or `INVALID`."""
     try:
+        name = pinned_model(value)
         check_model_name(name)
     except ValueError as error:
         problems.add(path, str(error))
-        return False
-    return True
+        return INVALID
+    return name
 
 
 def _is_member(registry: Registry[Any], value: Any, path: Path, problems: Problems) -> bool:

@@ -15,7 +15,14 @@ from distill_ray.models.preprocessing import Preprocessing
 from distill_ray.study import schema
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.schema import Entry, Section, paragraphs
-from distill_ray.study.sections import NAME_RULE, TeacherLogitsSection
+from distill_ray.study.sections import (
+    NAME_RULE,
+    Budget,
+    ForeignSection,
+    Latency,
+    Stop,
+    TeacherLogitsSection,
+)
 
 _MADE = (
     "<!-- Made by `distill-ray schema --pages docs`; edit {of} in distill_ray, not this page. -->"
@@ -28,7 +35,8 @@ _STUDY_FILE = f"""\
 
 A study file is YAML: a mapping of sections. `name`, `teachers` and `student` are required,
 everything else has a default. Values are taken as written: `"3"` is text, `1e-3` a number; numbers
-are those of YAML 1.2. `distill-ray validate FILE` lists all errors at once.
+are those of YAML 1.2. `distill-ray validate FILE` lists the errors of the file,
+or else those with the data, up to 20 at a time.
 
 For completion and checks while you type, write the schema to a file, `distill-ray schema >
 study.schema.json`, and name it in the first line of the study file, for editors with a YAML
@@ -47,24 +55,64 @@ language server:
 _DATA = """\
 ### Folders with a data set
 
-`source` may name a folder, or a URI such as `s3://bucket/folder`, in one of two forms. Where there
-is no test split, the one called `validation`, `valid` or `val` is taken for it.
+`source` may name a folder, or a URI such as `s3://bucket/folder`, in one of four forms.
+`distill-ray data check FOLDER` looks at all of it: broken files, duplicates across splits, classes.
 
 - **Parquet**: `train-00000-of-00002.parquet` and so on, `train.parquet`, or `train/0000.parquet` as
-  the Hugging Face Hub converts data sets. The images are encoded, in a column `img` or `image` or
-  the one that the metadata declare. The label is the column that the metadata declare as
-  ClassLabel; without metadata the one called `label` or `fine_label`, of integers or text, or the
-  only one. Where several could be meant, `label` must name one: nothing is guessed.
-- **Image folders**: `train/<class>/*.png`, at any depth below the class; also .jpg, .jpeg, .jfif,
-  .webp, .ppm, .pgm, .bmp, .gif, .tif and .tiff. Files with other endings, hidden files and folders,
+  the Hugging Face Hub converts data sets, in the folder itself or its folder `data`;
+  `hf://datasets/OWNER/NAME` with `pip install 'distill-ray[hf]'`. The images are encoded, in a
+  column `img` or `image` or the one that the metadata declare. The label is the column that the
+  metadata declare as ClassLabel; without metadata the one called `label` or `fine_label`, of
+  integers or text, or the only one. Where several could be meant, `label` must name one: nothing is
+  guessed.
+- **Tables of image files**: `train/metadata.csv` or `train/metadata.jsonl`, or `train.csv` beside
+  the folder `train`; a column `file_name`, `filename`, `file`, `path`, `image` or `image_path` has
+  the files, relative to the folder of the table or of the split, and the label is found as in
+  Parquet. Where there are class folders too, they count, unless a table has a label of a usual
+  name.
+- **Tar files** as webdataset writes them: `train-000000.tar` and so on, each sample an image and a
+  member `.cls`, a number or text, or `.json`, in which the label is a value; uncompressed.
+- **Image folders**: `train/<class>/*.png`, at any depth below the class, or `<class>/*.png` alone,
+  which are training images all; also .jpg, .jpeg, .jfif, .webp, .avif, .ppm, .pgm, .bmp, .gif,
+  .tif and .tiff. Files with other endings, hidden files and folders,
   folders of tools such as `__MACOSX`, and class folders without images are left out, and `validate`
   and `run` say how many. Links to files are followed; of folders only `train` and `test` themselves
   may be links, all others are left out.
 
-Images are turned upright as their EXIF orientation says, alpha is dropped, and grey images become
-RGB if any image has colours. An image may have up to 50 million pixels and 100 MB; a row group of
-Parquet whose images unpack to more than 32 MB must not unpack to more than 100 times its size in
-the file. Larger ones are refused before they take the memory.
+The splits are called `train`, `test`, and `validation`, `valid`, `val` or `dev`. A validation split
+is used as it is where `validation` is unset; with a number, so many images are cut from training
+and validation images together. Where there is no test split, the validation split is taken for it
+and another one cut from the training images, since many data sets hide the labels of their test
+images. Where that is not wanted, or there is only a training split, `test` holds images of the
+training split out, stratified by class like a validation split, for `confirm` to judge by. Nothing
+is cross-validated.
+
+`unlabelled` names a folder of more images, however they lie in it, without labels. They join the
+training images of every student whose method can learn from them ([methods](methods/README.md)
+say so): the teachers teach them, and the cross-entropy with the labels is averaged over the
+others. `unlabelled_ratio` says how many there are for each training image, on average over the
+batches; a fixed choice of them is made. Teachers, screening and other baselines see none. With
+`train: 0` the students learn from no label at all; then the teachers must have been trained before,
+and every baseline must take images without labels too.
+
+`imbalance: 100` makes a long tail of the training images, as Cui et al. 2019
+(https://arxiv.org/abs/1901.05555): with n training images and K classes, class k (from 0, in the
+order of the labels) keeps n / K · 100^(-k / (K - 1)) of its images, at least one, chosen by `seed`.
+Validation and test images stay as they are. It is part of what a job is, like the rest of the
+split.
+
+`class_weights: balanced` counts an image of class k with n / (C n_k) for n training images, n_k of
+them of that class, and C classes, in every cross-entropy with the labels, of teachers and students.
+Validation and test scores count all images alike; balanced accuracy and macro F1 are among them.
+What is no cross-entropy with the labels is not weighted: the terms against the teachers, which
+includes `target` of `dkd` and of `nkd`. `hydra`, `endd` and `proxy-endd` have no other terms, so
+that only their teachers change.
+
+Images are turned upright as their EXIF orientation says, alpha is dropped, of 16 bits per channel
+the high byte is kept, and grey images become RGB if any image has colours. An image may have up to
+50 million pixels and 100 MB; a row group of Parquet whose images unpack to more than 32 MB must not
+unpack to more than 100 times its size in the file. Larger ones are refused before they take the
+memory.
 """
 
 
@@ -126,7 +174,8 @@ What `model` names in a study file. A letter in the pattern of a name stands for
 is `wrn-16-2`, `wrn-40-2` and so on: up to 1,000 layers, 100 times as wide, 10,000 units in a layer.
 `distill-ray validate` says what is wrong with a name, or with the size of the images for it.
 
-Every network starts from weights that its seed draws; none are downloaded. It takes images with any
+Every network starts from weights that its seed draws, unless
+[`weights`](bring-your-own.md) says otherwise. It takes images with any
 number of channels and normalises them by the mean and standard deviation of the training images. It
 ends in a linear layer with an output per class or, for regression, with mean and log-variance. A
 family of your own: [extending](extending.md#a-model).
@@ -193,7 +242,10 @@ _OTHER_NUMBERS = """\
 - **T. stddev**, of a screening: how much the teachers' mean prediction varies from one group of
   batches to the next. A group is five batches and their augmented copies; the standard deviation
   over the groups is averaged over the classes. A lower one promises a better student (Wang et al.
-  2022, https://arxiv.org/abs/2012.02909). Only equal batch sizes can be compared.
+  2022, https://arxiv.org/abs/2012.02909). Only equal batch sizes can be compared. Its interval
+  (95 %) is by the jackknife: T. stddev again without each of 20 groups of images and without each
+  teacher. Two augmentations are compared by the differences of these, since both were measured with
+  the same images and teachers.
 - **Disagreement**, in the report: the share of the samples for which two networks, or two heads of
   one, name different classes; the mean over all pairs.
 - **Mutual information**, in the report: the entropy of the mean prediction less the mean entropy of
@@ -201,8 +253,35 @@ _OTHER_NUMBERS = """\
 - **Total, aleatoric and epistemic**, of `distill-ray uncertainty`: the entropy of the prediction,
   the mean entropy of the members, and their difference, in nats; for regression standard deviations
   (Depeweg et al. 2018, https://arxiv.org/abs/1710.07283).
-- **AUROC**, of `distill-ray uncertainty`: the probability that, of a foreign image and one of the
-  test split, the foreign one is the more uncertain.
+- **AUROC**, of `confirm.foreign` and `distill-ray uncertainty`: the probability that, of a foreign
+  image and one of the test split, the foreign one is the more uncertain; 0.5 for a set against
+  itself. Uncertainty is the entropy of the prediction, and besides the largest probability (MSP),
+  the energy `-ln(sum exp logit)` (Liu et al. 2020, https://arxiv.org/abs/2010.03759) and the mutual
+  information of members, heads or samples.
+- **FPR95**, of the same: the share of foreign images taken for familiar at the threshold that
+  accepts 95 % of the test split. **AUPR**: the average precision with foreign images, or those of
+  the test split, as the ones to find. Tables have these for the entropy, the JSON of `report` and
+  `uncertainty` and MLflow for every doubt: `auroc`, `msp-fpr95`, `energy-aupr-foreign`,
+  `epistemic-aupr-test`. Of sets that a study names each network keeps its prediction, energy and
+  mutual information for every image in the store, so that all this is computed anew from there.
+- **Corruptions**, of `distill-ray uncertainty --corruptions`: accuracy, NLL, ECE and the others on
+  test images under fourteen of the fifteen corruptions of Hendrycks & Dietterich 2019
+  (https://arxiv.org/abs/1903.12261) at five severities: gaussian-noise, shot-noise, impulse-noise,
+  defocus-blur, glass-blur, motion-blur, zoom-blur, snow, fog, brightness, contrast, elastic,
+  pixelate and jpeg; each value is the mean over the severities, and `corruptions` the mean over
+  all. Frost is left out: it needs the authors' photographs of frost. Parameters are those of
+  CIFAR-10-C for images of up to 64 pixels and those of ImageNet-C above; lengths in pixels stay
+  as they are. What is random depends on corruption, severity and the number of the image alone, so
+  every contender sees the same images. They are not the published files: other random numbers,
+  motion blur (also of snow) by the formula of ImageMagick instead of its code, and no second JPEG
+  compression as in ImageNet-C. Figures for comparison with a paper come from its files, with
+  `--shifted`. Images with 1 and 3 channels are corrupted alike; those with a side below 16 pixels
+  are refused, since the parameters are made for 32 and more.
+- **mCE**, of the same: the errors summed over the severities, relative to those of the student from
+  scratch (`mce-scratch`), or of the ensemble in a study without it (`mce-ensemble`), and the mean
+  over the fourteen corruptions, so it is not the mCE over fifteen of papers. The reference has 1;
+  less is better. It is left out where the reference makes no error under some corruption. Published
+  mCE are relative to AlexNet, and in percent.
 - **params**, in the table: the weights of what is deployed; for an ensemble, those of all members.
 """
 
@@ -219,6 +298,14 @@ def pages() -> dict[str, str]:
     } | methods
 
 
+_WITHIN: dict[str, dict[str, type]] = {
+    "search": {"latency": Latency, "stop": Stop, "budget": Budget},
+    "confirm": {"foreign": ForeignSection},
+    "resources": {"teacher_logits": TeacherLogitsSection},
+}
+"""The sections within sections, which stand below these."""
+
+
 def study_file_page() -> str:
     """`docs/study-file.md`: every section, field by field."""
     recipe = schema.recipe_entries()
@@ -233,7 +320,8 @@ def study_file_page() -> str:
             parts.append(_DATA)
         if section.name == "search":
             parts.append(_SPACE)
-    parts.append(_section(schema.declared("teacher_logits", TeacherLogitsSection), 3))
+        for name, declared in _WITHIN.get(section.name, {}).items():
+            parts.append(_section(schema.declared(name, declared), 3))
     parts.append(_RECIPE + "\n".join(_table(common)) + "\n")
     parts.append(_section(schema.declared("preprocessing", Preprocessing), 3))
     parts.append(_AUGMENTATIONS)
@@ -253,6 +341,8 @@ def method_pages() -> dict[str, str]:
         about, _, example = (inspect.getdoc(method) or "").partition("\n\nExample:\n\n")
         entries = schema.declared(name, method).entries
         teachers = "Learns from teachers" if method.needs_teachers else "Needs no teachers"
+        if method().takes_unlabelled:
+            teachers += ", and from images without labels (`data.unlabelled`)"
         parts = [
             f"# {name}",
             _MADE.format(of="the docstring of the method"),
@@ -271,6 +361,8 @@ def models_page() -> str:
     """
     overview, sections = _MODELS, []
     for family in model_families():
+        if "@" in family.examples[0]:
+            continue  # a user's own file, which this process happens to have read
         brief, *details = family.help.split("\n\n")
         link = f"[{family.pattern}](#{anchor(family.pattern)})"
         overview += f"| {link} | `{family.examples[0]}` | {_cell(brief)} |\n"

@@ -10,27 +10,28 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from distill_ray.augmentation import AUGMENTATIONS
 from distill_ray.job import Recipe
 from distill_ray.methods import METHODS
-from distill_ray.metric import objectives
+from distill_ray.metric import COSTS, objectives
 from distill_ray.settings import Setting, plain_type, requirement, setting_fields
 from distill_ray.study.fields import json_schema, to_file
-from distill_ray.study.parse_search import DURATION
+from distill_ray.study.parse_search import COUNT, DURATION
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.sections import (
     BUILT_IN,
     NAME,
-    Asha,
     Confirm,
     DataSection,
+    EarlyStopping,
     Form,
     GroupFields,
     MeanOf,
     Published,
     Resources,
+    SchedulerName,
     Screen,
     Search,
     Seed,
@@ -109,7 +110,11 @@ def study_schema() -> Schema:
         "$schema": DIALECT,
         "title": "distill-ray study",
         "required": ["name", "teachers", "student"],
-        "$defs": {"augmentation": _augmentation(), "teachers": groups.schema()}
+        "$defs": {
+            "augmentation": _augmentation(),
+            "teachers": groups.schema()
+            | {"anyOf": [{"required": ["model"]}, {"required": ["from"]}]},
+        }
         | {f"setting.{name}": entry.schema for name, entry in recipe_entries().items()},
     }
 
@@ -122,7 +127,7 @@ def sections() -> list[Section]:
     student = declared("student", StudentFields, teachers=_NAMES)
     published = declared("published", Published, rows=_published_rows())
     return [
-        dataclasses.replace(groups, entries=groups.entries + recipe, required=("model",)),
+        dataclasses.replace(groups, entries=groups.entries + recipe),
         declared("data", DataSection),
         dataclasses.replace(student, entries=student.entries + recipe, required=("model",)),
         declared("screen", Screen, candidates=_list(_AUGMENTATION)),
@@ -130,10 +135,17 @@ def sections() -> list[Section]:
             "search",
             Search,
             objectives=_objectives(),
-            scheduler={"anyOf": [{"enum": ["asha", "none"]}, declared("", Asha).schema()]},
+            limits=_limits(),
+            scheduler={
+                "anyOf": [
+                    {"enum": [*get_args(SchedulerName), "none"]},
+                    declared("", EarlyStopping).schema(),
+                ]
+            },
             time_limit={
                 "anyOf": [{"type": "string", "pattern": f"^{DURATION}$"}, {"type": "null"}]
             },
+            prior=_trial(settings),
             try_first={"type": "array", "items": _trial(settings)},
             space=_object(_space(settings)) | {"minProperties": 1},
         ),
@@ -279,6 +291,16 @@ def _objectives() -> Schema:
         for name, better in objectives().items()
     }
     return _object(directions) | {"minProperties": 1}
+
+
+def _limits() -> Schema:
+    number: Schema = {"type": "number", "exclusiveMinimum": 0}
+    count: Schema = {"anyOf": [number, {"type": "string", "pattern": f"^{COUNT}$"}]}
+    costs = {}
+    for name, cost in COSTS.items():
+        unit = f", in {cost.unit}" if cost.unit else ""
+        costs[name] = (count if cost.whole else number) | {"description": cost.meaning + unit}
+    return _object(costs)
 
 
 def _baselines(recipe: tuple[Entry, ...]) -> Schema:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le, Lt
 
 from distill_ray.augmentation import Augmentation
 from distill_ray.job import Recipe, Split
@@ -20,7 +20,7 @@ from distill_ray.settings import Doc
 from distill_ray.study.fields import to_file
 from distill_ray.study.problems import Path, Problems, quoted
 from distill_ray.study.recipes import flatten
-from distill_ray.study.space import Label, SearchSpace
+from distill_ray.study.space import Choice, Label, SearchSpace
 
 MAX_SEED = 2**31 - 1
 Seed = Annotated[int, Ge(0), Le(MAX_SEED)]
@@ -29,8 +29,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 NAME_RULE = "letters, digits and . _ -, first a letter or digit, at most 100 of them"
 
 BASELINES = ("scratch", "default-kd")
+BASELINES_WITH_WEIGHTS = ("fine-tuned", "default-kd")
+"""Those of a student that starts from drawn weights, and of one that starts from trained ones."""
+
 STUDENT_ENSEMBLE = "student-ensemble"
-BUILT_IN = (*BASELINES, STUDENT_ENSEMBLE)
+BUILT_IN = ("scratch", "fine-tuned", "default-kd", STUDENT_ENSEMBLE)
 """Baselines that can be listed by name alone."""
 
 
@@ -58,66 +61,161 @@ class DataSection:
         str, Doc("digits, toy-spiral, toy-regression, or a data set's folder or URI")
     ] = "digits"
     validation: Annotated[
-        int | None, Ge(1), Doc("images held out for model selection; unset: one tenth")
+        int | None,
+        Ge(1),
+        Doc(
+            "images held out for model selection; unset: the data set's own validation split, or "
+            "one tenth"
+        ),
     ] = None
-    train: Annotated[int | None, Ge(1), Doc("images to train on; unset: all others")] = None
+    test: Annotated[
+        int | None,
+        Ge(1),
+        Doc(
+            "images of the training split held out as test split, where the data set has none; "
+            "unset: its own"
+        ),
+    ] = None
+    train: Annotated[
+        int | None,
+        Ge(0),
+        Doc("images to train on; 0 for unlabelled images alone; unset: all others"),
+    ] = None
     split: Annotated[Literal["stratified", "last"], Doc("how the validation images are chosen")] = (
         "stratified"
     )
     label: Annotated[str | None, Doc("label column, where a data set has several")] = None
-    seed: Annotated[Seed, Doc("random seed of the stratified split")] = 0
+    imbalance: Annotated[
+        float | None,
+        Gt(1),
+        Doc(
+            "how many times the images of the rarest class the most frequent one has in training: "
+            "classes are thinned exponentially in their order; unset: as they are"
+        ),
+    ] = None
+    seed: Annotated[Seed, Doc("random seed of the stratified split, and of what is left out")] = 0
     size: Annotated[
         int | None,
         Ge(1),
         Le(4096),
         Doc("side that images are resized and cropped to; unset: all already have one size"),
     ] = None
+    resize: Annotated[
+        int | None,
+        Ge(1),
+        Le(4096),
+        Doc(
+            "shorter side that images are kept at, such as 256 with size: 224: random resized "
+            "crops come from all of an image, other training crops from the square in its middle, "
+            "and evaluation takes the middle of that; unset: size"
+        ),
+    ] = None
+    unlabelled: Annotated[
+        str | None,
+        Doc(
+            "folder or URI of images without labels, of which terms of the loss that need none "
+            "learn too"
+        ),
+    ] = None
+    unlabelled_ratio: Annotated[
+        float | None,
+        Gt(0),
+        Doc("unlabelled images for each training image, as far as there are so many; unset: all"),
+    ] = None
+    class_weights: Annotated[
+        Literal["balanced"] | None,
+        Doc(
+            "balanced: images count in cross-entropies with the labels by the inverse frequency of "
+            "their class; unset: all alike"
+        ),
+    ] = None
     memory_gb: Annotated[
         float,
         Ge(0),
         Doc(
-            "memory of a node for the images of a split; a larger split stays on its disk and is "
-            "read batch by batch"
+            "memory of a node for the images of a split, with what random resized crops need "
+            "beyond their squares; what is larger stays on its disk and is read batch by batch"
         ),
     ] = 4.0
 
-    def cut(self, rows: int) -> Split:
-        """The split of a training file with that many rows."""
-        validation = max(1, rows // 10) if self.validation is None else self.validation
-        return Split(validation=validation, train=self.train, rule=self.split, seed=self.seed)
+    @property
+    def cuts_test(self) -> bool:
+        """Whether test images are cut from the training split."""
+        return self.test is not None
+
+    def cut(self, rows: int, own: int = 0) -> Split:
+        """The split of a training file with that many rows, of which the last `own` are a
+        validation split that the data set came with.
+        """
+        rule: Literal["stratified", "last", "own"] = self.split
+        if self.validation is not None:
+            validation = self.validation
+        elif own:
+            validation, rule = own, "last" if rule == "last" else "own"
+        else:
+            validation = max(1, rows // 10)
+        return Split(
+            validation=validation,
+            train=self.train,
+            rule=rule,
+            seed=self.seed,
+            test=self.test,
+            imbalance=self.imbalance,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupFields:
     """The ensemble: one group of identically trained networks, or a list of such groups. Any
-    setting of a recipe can be given; `model` is required.
+    setting of a recipe can be given; `model` is required, or `from`. `calibrate` (Kim et al. 2025,
+    https://arxiv.org/abs/2508.20224) changes what students learn from, and neither the teachers nor
+    their screening, so that studies with and without it share teachers and cached logits. Report,
+    `report --json`, MLflow (`calibration/temperature` of each such teacher) and model card have the
+    temperatures.
     """
 
     members: Annotated[int, Ge(1), Le(100), Doc("number of teachers, with consecutive seeds")] = 3
     seeds: Annotated[tuple[Seed, ...] | None, Doc("one teacher per seed, instead of members")] = (
         None
     )
+    calibrate: Annotated[
+        bool,
+        Doc(
+            "whether students learn from each teacher's logits divided by a temperature that is "
+            "fitted on the validation split, as for cNLL"
+        ),
+    ] = False
     name: Annotated[str, Doc("name of the group, if there are several"), Form("text")] = ""
+    from_: Annotated[
+        str | None,
+        Doc(
+            "in place of model and weights, a network that is in a store: STUDY[/CONTENDER][@STORE]"
+            " or job ID[@STORE], such as older, older/scratch or older@s3://bucket/studies"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherGroup:
     """Members of the ensemble that are trained alike, one per seed. A `name` tells several groups
-    apart.
+    apart; `source` is what `from` names, empty where it names nothing.
     """
 
     recipe: Recipe
     seeds: tuple[int, ...]
+    calibrate: bool = False
     name: str = ""
+    source: str = field(default="", compare=False)
 
     def to_file(self) -> dict[str, Any]:
         """The group as the study file writes it."""
         name = {"name": self.name} if self.name else {}
         seeds = {"members": len(self.seeds), "seeds": list(self.seeds)}
+        calibrate = {"calibrate": True} if self.calibrate else {}
         settings = to_file(flatten(self.recipe))
         if self.recipe.epochs == 0:  # weights that are taken as they are
             del settings["epochs"]
-        return {**name, **seeds, **settings}
+        return {**name, **seeds, **calibrate, **settings}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,22 +247,112 @@ class Screen:
     keep: Annotated[
         int | None, Ge(1), Doc("how many choices of augmentation the search keeps; unset: all")
     ] = None
+    drop_behind: Annotated[
+        bool,
+        Doc("whether the search leaves out augmentations behind the best beyond chance (95 %)"),
+    ] = False
     epochs: Annotated[int, Ge(1), Doc("passes over the images")] = 10
     images: Annotated[int | None, Ge(1), Doc("training images to measure on; unset: all")] = None
     batch_size: Annotated[int, Ge(1), Doc("images per batch; five batches make a group")] = 64
 
 
+SchedulerName = Literal["asha", "hyperband", "median", "paired"]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Asha:
-    """Asynchronous successive halving: of the trials that reach a rung, one in `reduction`
-    continues.
+class EarlyStopping:
+    """What stops unpromising trials early. `asha`: asynchronous successive halving, in which of the
+    trials that reach a rung one in `reduction` continues. `hyperband`: the same with three sets of
+    rungs, the later of which begin later. `median`: a trial stops whose best value is worse than
+    the median of the others at the same epoch. `paired`: a trial stops that is surely behind the
+    best one epoch by epoch, and does not catch up in time; all trials see the same images in the
+    same order, so that their difference has less noise than their ranks.
     """
 
-    name: Annotated[Literal["asha"], Doc("the only scheduler there is")] = "asha"
+    name: Annotated[SchedulerName, Doc("which scheduler")] = "asha"
     grace_epochs: Annotated[
         int, Ge(1), Doc("epochs that every trial runs; at least those of the warm-up and one more")
     ]
-    reduction: Annotated[int, Ge(2), Doc("one in this many trials continues at each rung")] = 3
+    reduction: Annotated[
+        int | None,
+        Ge(2),
+        Doc("one in this many trials continues at each rung of asha and hyperband; default: 3"),
+    ] = None
+
+    def to_file(self) -> dict[str, Any]:
+        """The scheduler as the study file writes it."""
+        reduction = {} if self.reduction is None else {"reduction": self.reduction}
+        return {"name": self.name, "grace_epochs": self.grace_epochs} | reduction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """How `cost/latency-ms` is measured: on the processor of the machine that drives the study,
+    of the network as it is deployed, before any trial runs there.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "strict": True,
+        "allow_inf_nan": False,
+        "extra": "forbid",
+    }
+
+    engine: Annotated[Literal["torch", "onnxruntime"], Doc("what runs the network")] = "torch"
+    precision: Annotated[
+        Literal["fp32", "int8"],
+        Doc("what it computes in; int8, as `export --format onnx-int8` has it, is for onnxruntime"),
+    ] = "fp32"
+    batch_size: Annotated[int, Ge(1), Doc("images that are answered together")] = 1
+    threads: Annotated[int, Ge(1), Doc("threads of the engine")] = 1
+
+    def to_file(self) -> dict[str, Any]:
+        """The section as the study file writes it; float32 is not said, so that what was measured
+        before there was a precision keeps its identity.
+        """
+        written = dict(vars(self))
+        if self.precision == "fp32":
+            del written["precision"]
+        return written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """When a search ends before it has had its trials."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "strict": True,
+        "allow_inf_nan": False,
+        "extra": "forbid",
+    }
+
+    patience: Annotated[
+        int, Ge(1), Doc("trials in a row that improve nothing, after which the search ends")
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a search may spend, over all runs of the study. Trials that are under way when it is
+    spent come to their end.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "strict": True,
+        "allow_inf_nan": False,
+        "extra": "forbid",
+    }
+
+    epochs: Annotated[int | None, Ge(1), Doc("epochs of training, over all trials")] = None
+    gpu_hours: Annotated[
+        float | None, Gt(0), Doc("hours of trials times the GPUs that each of them has")
+    ] = None
+    kwh: Annotated[
+        float | None, Gt(0), Doc("energy of all trials, where their devices count it")
+    ] = None
+
+    def to_file(self) -> dict[str, Any]:
+        """The budget as the study file writes it; `kwh`, which came later, only where it is set."""
+        return {name: value for name, value in vars(self).items() if name != "kwh" or value}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,19 +364,29 @@ class Search:
         Mapping[str, str],
         Doc(
             "what is optimised, as docs/metrics.md defines it; several give a Pareto front, ranked "
-            "by the first"
+            "by the first, which is a metric"
         ),
         Form("metrics with their direction: {val/nll: min, val/accuracy: max}", "{val/nll: min}"),
     ]
+    limits: Annotated[
+        Mapping[str, float],
+        Doc(
+            "what a student may cost at most; one that costs more is not trained, and recorded as "
+            "infeasible"
+        ),
+        Form("costs with their limits: {parameters: 500k, latency-ms: 5}", "none"),
+    ]
+    latency: Annotated[Latency, Doc("how cost/latency-ms is measured")] = Latency()
     sampler: Annotated[
-        Literal["tpe", "random", "nsga2"], Doc("how configurations are suggested")
-    ] = "tpe"
+        Literal["auto", "tpe", "gp", "cmaes", "random", "grid", "qmc", "nsga2", "nsga3"],
+        Doc("how configurations are suggested; docs/search.md tells what auto chooses"),
+    ] = "auto"
     seed: Annotated[Seed, Doc("random seed of the sampler; default: the study's seed")]
     scheduler: Annotated[
-        Asha | None,  # None: every trial runs to its end
+        EarlyStopping | None,  # None: every trial runs to its end
         Doc("what stops unpromising trials early"),
         Form(
-            "asha, none, or {name: asha, grace_epochs: 3, reduction: 3}",
+            "asha, hyperband, median, paired, none, or {name: asha, grace_epochs: 3, reduction: 3}",
             "asha with one objective, none with several",
         ),
     ]
@@ -205,8 +403,18 @@ class Search:
         Doc("limit for the whole search"),
         Form("a length of time with its unit: 90s, 45m, 2h, 1h30m", "none"),
     ]
+    stop: Annotated[Stop | None, Doc("when the search ends early; unset: never")] = None
+    budget: Annotated[Budget | None, Doc("what the search may spend; unset: no limit")] = None
     max_concurrent: Annotated[
         int | None, Ge(1), Doc("trials run in parallel; unset: as many as fit")
+    ] = None
+    for_each: Annotated[
+        str | None,
+        Doc(
+            "a setting, such as method, each of whose choices has a search of its own with an "
+            "equal share of the trials, the best of which is confirmed; needs scheduler: none, the "
+            "default with it; unset: one search for all"
+        ),
     ] = None
     warm_start: Annotated[
         tuple[str, ...],
@@ -215,6 +423,11 @@ class Search:
             "another store"
         ),
     ] = ()
+    prior: Annotated[
+        Mapping[str, Label],
+        Doc("settings that are thought to be good; the first trials are drawn around them"),
+        Form("settings of the space with a value: {temperature: 4, alpha: 0.9}", "none"),
+    ]
     try_first: Annotated[
         tuple[Mapping[str, Label], ...],
         Doc("configurations of the first trials, in place of the sampler's"),
@@ -229,9 +442,44 @@ class Search:
         ),
     ]
 
+    @property
+    def each(self) -> tuple[Label, ...]:
+        """The choices that have searches of their own; nothing without `for_each`."""
+        if self.for_each is None:
+            return ()
+        dimension = self.space[self.for_each]
+        assert isinstance(dimension, Choice)
+        return dimension.labels
+
+    @property
+    def chosen_sampler(self) -> str:
+        """The sampler that suggests configurations: the one that is named, or what `auto` means for
+        this search.
+        """
+        return "tpe" if self.sampler == "auto" else self.sampler
+
+    @property
+    def asks_for_costs(self) -> bool:
+        """Whether a cost is an objective or limited."""
+        return bool(self.limits) or any(name.startswith("cost/") for name in self.objectives)
+
+    @property
+    def asks_for_latency(self) -> bool:
+        """Whether the latency is an objective or limited."""
+        return "latency-ms" in self.limits or "cost/latency-ms" in self.objectives
+
     def to_file(self) -> dict[str, Any]:
-        """The section as the study file writes it."""
+        """The section as the study file writes it; what has to do with costs only where it asks for
+        such.
+        """
         written = {name: to_file(value) for name, value in vars(self).items()}
+        for name in ("limits", "stop", "budget", "prior"):
+            if not getattr(self, name):
+                del written[name]
+        if self.prior:
+            written["prior"] = to_file(self.space.values(self.prior))
+        if not self.asks_for_latency:
+            del written["latency"]
         if self.scheduler is None:
             written["scheduler"] = "none"
         if self.time_limit is not None:
@@ -261,6 +509,30 @@ class MeanOf:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForeignSection:
+    """Data sets whose images belong to no class of the study, to measure out-of-distribution
+    detection on (AUROC, AUPR, FPR95; docs/metrics.md). Of each the test split is shown to teachers
+    and students after training, or the training split where there is none. What they say is stored
+    beside their predictions of the test split.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {
+        "strict": True,
+        "allow_inf_nan": False,
+        "extra": "forbid",
+    }
+
+    near: Annotated[
+        tuple[str, ...],
+        Doc("names, folders or URIs of sets much like the study's: other classes of the same kind"),
+    ] = ()
+    far: Annotated[tuple[str, ...], Doc("names, folders or URIs of sets unlike the study's")] = ()
+    resize: Annotated[
+        bool, Doc("whether images are brought to the size and channels of the study's")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Confirm:
     """What is trained again over several seeds and evaluated on the test split, which is read only
     here.
@@ -270,13 +542,22 @@ class Confirm:
         int, Ge(1), Le(100), Doc("training runs per candidate, each with its own seed")
     ] = 3
     top: Annotated[int, Ge(1), Doc("best configurations of the search to confirm")] = 1
+    coverage: Annotated[
+        float,
+        Gt(0),
+        Lt(1),
+        Doc("how often sets of classes (conformal prediction) are to hold the right one"),
+    ] = 0.9
+    foreign: Annotated[
+        ForeignSection | None, Doc("out-of-distribution images to tell from the test split")
+    ] = None
     baselines: Annotated[
         Mapping[str, Recipe],
         Doc("what the best student is compared with, besides the teachers"),
         Form(
             f"a list of {', '.join(BUILT_IN)}, or {{name: {{setting: value}}}} with what differs "
             "from the student, or {name: {ensemble: [best], shares: []}}",
-            "[scratch, default-kd]",
+            "[scratch, default-kd]; of a student with weights [fine-tuned, default-kd]",
         ),
     ]
     # `ensembles` need no training of their own: they are means of what others predict.
@@ -296,11 +577,13 @@ class Confirm:
         baselines = {name: to_file(flatten(recipe)) for name, recipe in self.baselines.items()}
         for name, groups in self.learns_from.items():
             baselines[name]["teachers"] = list(groups)
+        foreign = {} if self.foreign is None else {"foreign": to_file(self.foreign)}
         return {
             "seeds": self.seeds,
             "top": self.top,
+            "coverage": self.coverage,
             "baselines": baselines | to_file(self.ensembles),
-        }
+        } | foreign
 
 
 @dataclass(frozen=True)

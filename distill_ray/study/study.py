@@ -1,4 +1,4 @@
-"""A study: the study file, validated and resolved."""
+"""What a study file asks for, validated and resolved."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from distill_ray.study.space import Choice, Label
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class StudyDefinition:
     """What is to be found out, and within which bounds. Two studies with the same `digest` ask for
     the same.
 
@@ -88,9 +88,9 @@ class Study:
         """
         chosen = [
             value
-            for each in self.search.space.dimensions
-            if isinstance(each, Choice)
-            for value in each.values
+            for dimension in self.search.space.dimensions
+            if isinstance(dimension, Choice)
+            for value in dimension.values
         ]
         augmentations = [
             *(value for value in chosen if isinstance(value, Augmentation)),

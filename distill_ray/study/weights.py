@@ -18,10 +18,13 @@ from distill_ray.study.problems import Path, Problems
 PINNED = re.compile(r"[^/@]+@[0-9a-f]{16}")
 """Weights by name and content, which the store must have already."""
 
+PRETRAINED = "pretrained"
+"""The weights that the library of the network offers, which are downloaded."""
+
 
 def check_weights_file(value: str, path: Path, problems: Problems) -> None:
     """Note a problem when `value` names no file that can be read."""
-    if PINNED.fullmatch(value):
+    if value == PRETRAINED or PINNED.fullmatch(value):
         return
     file = FilePath(value).expanduser()
     if file.is_dir():
@@ -33,16 +36,21 @@ def check_weights_file(value: str, path: Path, problems: Problems) -> None:
 def pinned(recipe: Recipe, files: dict[str, str]) -> Recipe:
     """`recipe` with its weights named by content; `files` gets the path that each name stands for.
 
-    Raises `RequestError` when the file cannot be read.
+    Raises `RequestError` when the file cannot be read, or pretrained weights cannot be downloaded.
     """
     if recipe.weights is None or PINNED.fullmatch(recipe.weights):
         return recipe
-    file = FilePath(recipe.weights).expanduser()
+    file, title = FilePath(recipe.weights).expanduser(), ""
+    if recipe.weights == PRETRAINED:
+        from distill_ray.models.pretrained import pretrained_file
+
+        file = pretrained_file(recipe.model)
+        title = f"{recipe.model.rpartition('/')[2]}{file.suffix}"
     try:
         with file.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
         raise RequestError(f"weights {recipe.weights}: {error.strerror}") from None
-    name = f"{file.name.replace('@', '-')}@{digest[:16]}"
+    name = f"{(title or file.name).replace('@', '-')}@{digest[:16]}"
     files[name] = str(file.absolute())
     return replace(recipe, weights=name)

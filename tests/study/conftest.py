@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distill_ray.errors import RequestError
-from distill_ray.study import Study, load_study
+from distill_ray.study import StudyDefinition, load_study
 
 SMALLEST = """\
 name: small
@@ -18,10 +18,10 @@ student: {model: wrn-10-1}
 
 
 @pytest.fixture
-def load(tmp_path: Path) -> Callable[..., Study]:
+def load(tmp_path: Path) -> Callable[..., StudyDefinition]:
     """Loads a study from the text of its file, with overrides."""
 
-    def load(text: str, *overrides: str) -> Study:
+    def load(text: str, *overrides: str) -> StudyDefinition:
         path = tmp_path / "study.yaml"
         path.write_text(text, encoding="utf-8")
         return load_study(path, overrides)
@@ -30,7 +30,7 @@ def load(tmp_path: Path) -> Callable[..., Study]:
 
 
 @pytest.fixture
-def refusal(load: Callable[..., Study], tmp_path: Path) -> Callable[..., list[str]]:
+def refusal(load: Callable[..., StudyDefinition], tmp_path: Path) -> Callable[..., list[str]]:
     """The lines with which a study is refused, without the folder of the file."""
 
     def refusal(text: str, *overrides: str) -> list[str]:

@@ -13,9 +13,9 @@ import pytest
 
 from distill_ray.errors import RequestError
 from distill_ray.methods import METHODS
-from distill_ray.study import Study, check_against_data
+from distill_ray.study import StudyDefinition, check_against_data
 
-Load = Callable[..., Study]
+Load = Callable[..., StudyDefinition]
 Refusal = Callable[..., list[str]]
 
 BASELINES = "confirm: {baselines: {}}\n"
@@ -49,6 +49,10 @@ def study(
             "model: torchvision/resnet18, method: hydra+, depth: 1",
             "student: model 'torchvision/resnet18' cannot become multi-head with depth 1: it has "
             "1 units",
+        ),
+        (
+            "model: wrn-16-1, method: fitnet, student_units: [5], teacher_units: [5]",
+            "student.teacher_units: teacher_units must be at most 4 for model 'wrn-10-1'",
         ),
         (
             "model: wrn-10-1, method: augmented-kd",
@@ -109,6 +113,10 @@ def study(
             "student.anneal_until: anneal_until must be above anneal_from",
         ),
         ("model: wrn-10-1, clip_norm: 0", "student.clip_norm: found 0, must be above 0"),
+        (
+            "model: wrn-10-1, label_smoothing: 1",
+            "student.label_smoothing: found 1, must be at least 0, below 1",
+        ),
         (
             "model: wrn-10-1, optimizer: adamax",
             "student.optimizer: found 'adamax', must be one of sgd, adam, adamw",
@@ -336,6 +344,16 @@ def test_images_that_do_not_suit(
     with pytest.raises(RequestError) as caught:
         check_against_data(loaded, 100, 10, shape)
     assert [line.split("study.yaml:")[1] for line in str(caught.value).splitlines()] == messages
+
+
+def test_a_coverage_takes_validation_images(load: Load) -> None:
+    """One that was asked for; the default is reported, not refused, where it cannot be had."""
+    networks = "teachers: {model: wrn-10-1}\nstudent: {model: wrn-10-1}\n"
+    text = f"name: x\ndata: {{validation: 50}}\n{networks}"
+    loaded = load(f"{text}confirm: {{coverage: 0.99}}\n")
+    with pytest.raises(RequestError, match=r"coverage: found 0\.99, which takes at least 99 valid"):
+        check_against_data(loaded, 1000, 10, (1, 8, 8))
+    check_against_data(load(f"{text}confirm: {{coverage: 0.98}}\n"), 1000, 10, (1, 8, 8))
 
 
 REAL = "model: mlp-8, augmentation: identity"

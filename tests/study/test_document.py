@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from distill_ray.errors import RequestError
-from distill_ray.study import Study, load_study
+from distill_ray.study import StudyDefinition, load_study
 from distill_ray.study.document import parse_document
 
 Refusal = Callable[..., list[str]]
@@ -274,7 +274,7 @@ def test_tags_are_refused(refusal: Refusal, smallest: str, value: str, message: 
     assert f"study.yaml:1: {message}" in refusal(smallest.replace("small", value))
 
 
-def test_dates_are_text(load: Callable[..., Study], smallest: str) -> None:
+def test_dates_are_text(load: Callable[..., StudyDefinition], smallest: str) -> None:
     assert load(smallest.replace("small", "2025-06-01")).name == "2025-06-01"
 
 
@@ -288,7 +288,7 @@ def test_a_field_given_twice_and_names_that_are_no_text(refusal: Refusal, smalle
     ]
 
 
-def test_anchors_and_merges_work(load: Callable[..., Study]) -> None:
+def test_anchors_and_merges_work(load: Callable[..., StudyDefinition]) -> None:
     study = load(
         "name: x\n"
         "teachers:\n"

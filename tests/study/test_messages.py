@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 
 Refusal = Callable[..., list[str]]
 
@@ -24,7 +24,7 @@ STUDENT = "student: {model: wrn-10-1}\n"
         (
             "zzz: 4",
             "student.zzz: unknown field (known: teachers, model, method, augmentation, epochs, "
-            "batch_size, lr, optimizer, momentum,",
+            "batch_size, accumulate, lr, optimizer,",
         ),
         ("temperature: -1", "student.temperature: found -1, must be above 0"),
         ("temperature: '4'", "student.temperature: found '4', must be a number, above 0"),
@@ -101,6 +101,12 @@ def test_student(refusal: Refusal, fields: str, message: str) -> None:
     assert lines[0].startswith(f"study.yaml:{line}: {message}")
 
 
+def test_none_is_no_misspelling(refusal: Refusal) -> None:
+    """Though its letters are those of `cosine`, in their order."""
+    (line,) = refusal(HEAD + TEACHERS + "student: {model: wrn-10-1, schedule: none}\n")
+    assert line.endswith("found 'none', must be one of cosine, step")
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -163,6 +169,14 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
         ("dta: {}", "dta: unknown field; did you mean 'data'?"),
         ("data: digits", "data: found 'digits', must be a section with fields"),
         ("data: {validation: 0}", "data.validation: found 0, must be at least 1"),
+        (
+            "data: {resize: 256}",
+            "data.resize: found 256, is for images with a size, the side that networks see",
+        ),
+        (
+            "data: {size: 224, resize: 200}",
+            "data.resize: found 200, must be at least 224, the side that networks see",
+        ),
         (
             "data: {validation: many}",
             "data.validation: found 'many', must be a whole number or null, at least 1",
@@ -227,7 +241,7 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
         ),
         (
             "teachers: {model: wrn-10-1, members: 2, seeds: [1]}",
-            "teachers.members: found 2, but there are 1 seeds; leave one of the",
+            "teachers.members: found 2, but `seeds` has 1; leave one of the",
         ),
         (
             "teachers: {model: wrn-10-1, seeds: [1, 1]}",
@@ -268,14 +282,27 @@ def test_settings_of_another_method(refusal: Refusal) -> None:
         ("confirm: {seeds: 0}", "confirm.seeds: found 0, must be at least 1, at most 100"),
         ("confirm: {top: 21}", "confirm.top: found 21, but the search has only 20 trials"),
         (
+            "search: {for_each: alpha}",
+            "search.for_each: found 'alpha', must be a setting of search.space with choices and "
+            "without `when`: none",
+        ),
+        (
+            "search: {for_each: method, trials: 7, space: {method: {choice: [kd, dkd]}}}",
+            "search.trials: found 7, must be a multiple of 2, an equal share for each method",
+        ),
+        (
+            "search: {for_each: method, scheduler: asha, space: {method: {choice: [kd, dkd]}}}",
+            "search.scheduler: found asha, which compares the trials of every method",
+        ),
+        (
             "confirm: {baselines: [scrach]}",
-            "confirm.baselines.0: found 'scrach', must be scratch, default-kd or "
+            "confirm.baselines.0: found 'scrach', must be scratch, fine-tuned, default-kd or "
             "student-ensemble; others are written",
         ),
         (
             "confirm: {baselines: scratch}",
-            "confirm.baselines: found 'scratch', must be a list of scratch, default-kd, "
-            "student-ensemble, or",
+            "confirm.baselines: found 'scratch', must be a list of scratch, fine-tuned, "
+            "default-kd, student-ensemble, or",
         ),
         (
             "confirm: {baselines: {best: {lr: 1}}}",
@@ -328,6 +355,41 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
             "objectives.val/accuracy: found 'min', must be max: that is where val/accuracy is "
             "better",
         ),
+        (
+            "objectives: {cost/macs: min}",
+            "objectives.cost/macs: is a cost, and the first objective ranks; name a metric",
+        ),
+        (
+            "objectives: {val/nll: min, cost/macs: max}, scheduler: none",
+            "objectives.cost/macs: found 'max', must be min: fewer is better",
+        ),
+        (
+            "limits: {parameters: 500 kB}",
+            "limits.parameters: found '500 kB', must be a number above 0, or such as 500k, 2M",
+        ),
+        ("limits: {latency-ms: 5s}", "limits.latency-ms: found '5s', must be a number above 0 of"),
+        ("limits: {macs: 0}", "limits.macs: found 0, must be a number above 0"),
+        ("limits: {latency: 5}", "limits.latency: unknown cost 'latency'; did you mean 'latency-m"),
+        ("limits: 5", "limits: found 5, must be a section with fields"),
+        ("stop: {patience: 0}", "stop.patience: found 0, must be at least 1"),
+        ("stop: 10", "stop: found 10, must be a section with fields"),
+        ("budget: {}", "budget: found {}, must have epochs, gpu_hours or kwh"),
+        ("budget: {gpu_hours: 3}", "budget.gpu_hours: trials have no GPUs here (resources.gpus_p"),
+        (
+            "prior: {temperature: 40}",
+            "prior.temperature: found 40, which is outside the search space: log [1, 20]",
+        ),
+        ("prior: {lr: 0.1}", "prior.lr: not in the search space, which has temperature, alpha"),
+        ("latency: {threads: 2}", "latency: nothing asks for it; limit latency-ms, or make cost/"),
+        (
+            "limits: {latency-ms: 5}, latency: {engine: tvm}",
+            "latency.engine: found 'tvm', must be one of torch, onnxruntime",
+        ),
+        (
+            "limits: {latency-ms: 5}, latency: {precision: int8}",
+            "latency.precision: int8 runs in onnxruntime, and the engine is torch; set engine: "
+            "onnxruntime",
+        ),
         ("objectives: {val/nll: up}", "objectives.val/nll: found 'up', must be min"),
         (
             "objectives: {val/nll: min, val/accuracy: max}, scheduler: asha",
@@ -336,14 +398,42 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
         ),
         (
             "sampler: tpee",
-            "sampler: found 'tpee', must be one of tpe, random, nsga2; did you mean 'tpe'?",
+            "sampler: found 'tpee', must be one of auto, tpe, gp, cmaes, random, grid, qmc, nsga2, "
+            "nsga3; did you mean 'tpe'?",
         ),
         (
             "scheduler: ahsa",
-            "scheduler: found 'ahsa', must be asha, none, or {name: asha, grace_epochs: 3, "
-            "reduction: 3}",
+            "scheduler: found 'ahsa', must be asha, hyperband, median, paired, none, or {name: "
+            "asha, grace_epochs: 3, reduction: 3}",
         ),
-        ("scheduler:", "scheduler: found nothing, must be asha, none, or"),
+        ("scheduler:", "scheduler: found nothing, must be asha, hyperband, median, paired, none"),
+        (
+            "scheduler: {name: median, reduction: 3}",
+            "scheduler.reduction: median has no rungs; it is for asha and hyperband",
+        ),
+        (
+            "scheduler: paired, space: {epochs: {int: [5, 9]}}",
+            "scheduler: paired compares trials epoch by epoch, and they have different numbers",
+        ),
+        ("sampler: cmaes, space: {lr: {log: [0.1, 1]}}", "sampler: cmaes needs two settings"),
+        (
+            "sampler: cmaes, space: {lr: {log: [0.1, 1]}, model: {choice: [mlp-8, mlp-9]}}",
+            "sampler: cmaes searches numbers, and model are choices; use tpe or gp",
+        ),
+        (
+            "sampler: gp, space: {method: {choice: [kd, hydra]}, alpha: {uniform: [0, 1]}}",
+            "sampler: gp cannot draw what depends on another choice (alpha); use tpe",
+        ),
+        (
+            "sampler: cmaes, objectives: {val/nll: min, val/accuracy: max}, scheduler: none",
+            "sampler: cmaes has one objective, and there are 2; use tpe or nsga2",
+        ),
+        ("sampler: nsga3", "sampler: nsga3 is for several objectives, and there is one; use tpe"),
+        ("sampler: grid", "sampler: a grid needs choices, or numbers in steps, and temperature"),
+        (
+            "sampler: grid, trials: 9, space: {epochs: {int: [5, 9]}}",
+            "trials: found 9, but the grid has only 5 configurations; leave it out to try each",
+        ),
         (
             "scheduler: {name: asha, grace: 3}",
             "scheduler.grace: unknown field; did you mean 'grace_epochs'?",
@@ -385,7 +475,7 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
         ),
         (
             "trials: 1, try_first: [{}, {}]",
-            "try_first: found 2 configurations, but there are only 1 trials",
+            "try_first: found 2 configurations, but the number of trials is 1",
         ),
     ],
 )
@@ -594,7 +684,9 @@ def test_what_only_follows_from_another_mistake_is_not_reported(refusal: Refusal
     ]
 
 
-def test_a_setting_of_some_augmentations_is_drawn_for_those(load: Callable[..., Study]) -> None:
+def test_a_setting_of_some_augmentations_is_drawn_for_those(
+    load: Callable[..., StudyDefinition],
+) -> None:
     space = (
         "search:\n  space:\n    augmentation: {choice: [mixup, cutmix, flip]}\n    "
         "augmentation.alpha: {uniform: [0.1, 2]}\n"
@@ -604,7 +696,7 @@ def test_a_setting_of_some_augmentations_is_drawn_for_those(load: Callable[..., 
 
 
 def test_configurations_to_try_first_obey_conditions(
-    refusal: Refusal, load: Callable[..., Study]
+    refusal: Refusal, load: Callable[..., StudyDefinition]
 ) -> None:
     text = (
         HEAD + TEACHERS + STUDENT + "search:\n"

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import pytest
 
 from distill_ray.augmentation import CropFlip, Flip, Identity
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 
-Load = Callable[..., Study]
+Load = Callable[..., StudyDefinition]
 Refusal = Callable[..., list[str]]
 
 

@@ -20,7 +20,7 @@ from distill_ray.methods import METHODS
 from distill_ray.metric import METRICS
 from distill_ray.models import FAMILIES, ModelFamily, model_families
 from distill_ray.settings import Setting, plain_type, setting_fields
-from distill_ray.study import Study, load_study, reference
+from distill_ray.study import StudyDefinition, load_study, reference
 from distill_ray.study.document import read_document
 from distill_ray.study.fields import to_file
 from distill_ray.study.recipes import COMMON
@@ -44,7 +44,8 @@ def test_study_files_are_valid_as_written_and_with_every_default_filled_in(
     validator: Draft202012Validator, file: Path
 ) -> None:
     assert [error.message for error in validator.iter_errors(read_document(file).values)] == []
-    assert [error.message for error in validator.iter_errors(load_study(file).to_dict())] == []
+    if file.stem != "photos-small":  # whose networks a script makes first
+        assert [error.message for error in validator.iter_errors(load_study(file).to_dict())] == []
 
 
 def outside(field: Setting) -> Iterator[Any]:
@@ -77,7 +78,10 @@ SETTINGS += [
     ("method", "field"), SETTINGS, ids=lambda value: getattr(value, "name", value)
 )
 def test_what_validation_refuses_of_a_setting_the_schema_refuses(
-    validator: Draft202012Validator, load: Callable[..., Study], method: str, field: Setting
+    validator: Draft202012Validator,
+    load: Callable[..., StudyDefinition],
+    method: str,
+    field: Setting,
 ) -> None:
     owners = [setting_fields(METHODS[other]).get(field.name) for other in METHODS]
     for value in outside(field):
@@ -129,7 +133,10 @@ def test_sections_have_every_field_with_its_default(
     ],
 )
 def test_slips_are_refused_by_both(
-    validator: Draft202012Validator, load: Callable[..., Study], section: str, content: Any
+    validator: Draft202012Validator,
+    load: Callable[..., StudyDefinition],
+    section: str,
+    content: Any,
 ) -> None:
     study = {"name": "x", "teachers": {"model": "wrn-10-1"}, "student": {"model": "wrn-10-1"}}
     assert validator.is_valid(study)
@@ -156,7 +163,7 @@ def test_slips_are_refused_by_both(
     ],
 )
 def test_spaces_are_accepted_by_both(
-    validator: Draft202012Validator, load: Callable[..., Study], space: Any
+    validator: Draft202012Validator, load: Callable[..., StudyDefinition], space: Any
 ) -> None:
     study = {
         "name": "x",
@@ -183,7 +190,7 @@ def test_the_reference_pages_are_those_that_the_code_makes(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_the_page_of_a_method_has_its_formula_its_source_and_a_study_that_reads(
-    name: str, load: Callable[..., Study]
+    name: str, load: Callable[..., StudyDefinition]
 ) -> None:
     page = (DOCS / "methods" / f"{name}.md").read_text("utf-8")
     assert "```math\n" in page
@@ -201,7 +208,7 @@ def test_a_family_of_networks_says_what_it_is_where_it_comes_from_and_how_large_
     brief, *details = family.help.split("\n\n")
     assert brief.endswith(".") and details and all(text.endswith(".") for text in details)
     assert "https://" in family.source and family.source.endswith(".")
-    if not family.pattern.startswith("torchvision/"):  # its own pages have them
+    if not family.pattern.startswith(("timm/", "torchvision/")):  # its own pages have them
         assert tuple(family.sizes) == family.examples
 
 

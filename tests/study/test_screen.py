@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from distill_ray.augmentation import Additional, Crop, CutMix, Cutout
-from distill_ray.study import MeanOf, PublishedRow, Study
+from distill_ray.study import MeanOf, PublishedRow, StudyDefinition
 from distill_ray.study.recipes import short_texts
 
-Load = Callable[..., Study]
+Load = Callable[..., StudyDefinition]
 Refusal = Callable[..., list[str]]
 
 SCREENED = """\

@@ -16,9 +16,9 @@ from annotated_types import Ge, Gt, Le
 from distill_ray.augmentation import CropFlip, Flip, Identity
 from distill_ray.errors import RequestError
 from distill_ray.methods import METHODS, EnsembleKD, Supervised
-from distill_ray.study import Choice, Condition, Label, Range, SearchSpace, Study
+from distill_ray.study import Choice, Condition, Label, Range, SearchSpace, StudyDefinition
 
-Load = Callable[..., Study]
+Load = Callable[..., StudyDefinition]
 
 STUDY = """\
 name: x
