@@ -4,6 +4,8 @@ here: each function has a test that fails when Optuna has changed.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -18,6 +20,17 @@ CachedStorage = _CachedStorage
 def storage_of(study: optuna.Study) -> BaseStorage:
     """Where a study is kept."""
     return study._storage
+
+
+def only_trials(study: optuna.Study, keep: Callable[[FrozenTrial], bool]) -> optuna.Study:
+    """A view of a study for samplers, in which there are only the trials to `keep`."""
+    view = copy.copy(study)
+
+    def get_trials(*args: Any, **settings: Any) -> list[FrozenTrial]:
+        return [trial for trial in study._get_trials(*args, **settings) if keep(trial)]
+
+    view._get_trials = get_trials  # type: ignore[method-assign]
+    return view
 
 
 def backend_of(storage: BaseStorage) -> Any:

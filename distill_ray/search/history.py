@@ -18,11 +18,12 @@ from distill_ray.errors import RequestError
 from distill_ray.events import JobState
 from distill_ray.job import Data, Recipe
 from distill_ray.metrics.pareto import on_pareto_front
-from distill_ray.resolve import search_name
+from distill_ray.resolve import comparable, search_name
 from distill_ray.search.journal import journal
 from distill_ray.search.storage import explained, open_database
 from distill_ray.store import Store
-from distill_ray.study import Search, Study
+from distill_ray.study import Search, StudyDefinition
+from distill_ray.study.space import Label
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,19 @@ SECONDS = "seconds"
 been.
 """
 
+COMPARABLE = "comparable"
+"""The user attribute of the search that says with what other searches of the study its trials can
+be compared.
+"""
+
+COSTS = "costs"
+"""The user attribute of a trial with what it costs, where the search asks for costs."""
+
+INFEASIBLE_PER_TRIAL = 20
+"""Infeasible configurations per trial, over the whole search, after which it gives up: they cost no
+training, but a sampler that finds little else never ends.
+"""
+
 JOB_STATES = {
     TrialState.WAITING: JobState.WAITING,
     TrialState.RUNNING: JobState.RUNNING,
@@ -46,11 +60,20 @@ JOB_STATES = {
     TrialState.PRUNED: JobState.PRUNED,
     TrialState.FAIL: JobState.FAILED,
 }
-"""Optuna's words for the states of a job."""
+"""Optuna's words for the states of a job; `job_state` knows those with a constraint."""
+
+
+def job_state(trial: FrozenTrial) -> JobState:
+    """The state of a trial. One that breaks a constraint is PRUNED for Optuna, so that samplers
+    learn from the constraint, and was never begun.
+    """
+    if trial.state == TrialState.PRUNED and any(x > 0 for x in trial.constraints.values()):
+        return JobState.INFEASIBLE
+    return JOB_STATES[trial.state]
 
 
 def open_history(
-    study: Study,
+    study: StudyDefinition,
     data: Data,
     teachers: Sequence[str],
     store: Store,
@@ -74,11 +97,12 @@ def open_history(
         )
     if not history.get_trials(deepcopy=False):
         history.set_metric_names(list(study.search.objectives))
+        history.set_user_attr(COMPARABLE, comparable(study, data, teachers))
     return history
 
 
 def find_history(
-    study: Study,
+    study: StudyDefinition,
     data: Data,
     teachers: Sequence[str],
     store: Store,
@@ -107,7 +131,7 @@ def check_storage(store: Store, storage_uri: str | None) -> None:
         )
 
 
-def _storage(study: Study, store: Store, storage_uri: str | None) -> BaseStorage:
+def _storage(study: StudyDefinition, store: Store, storage_uri: str | None) -> BaseStorage:
     quiet()
     if storage_uri is not None:
         return open_database(storage_uri)
@@ -140,8 +164,27 @@ def begun(history: optuna.Study) -> list[FrozenTrial]:
 
 
 def counted(history: optuna.Study) -> list[FrozenTrial]:
-    """Those that have ended."""
-    return [trial for trial in begun(history) if trial.state.is_finished()]
+    """Those that have ended, without the infeasible ones, which cost nothing."""
+    return [
+        trial
+        for trial in begun(history)
+        if trial.state.is_finished() and job_state(trial) != JobState.INFEASIBLE
+    ]
+
+
+def used(history: optuna.Study, search: Search) -> list[FrozenTrial]:
+    """Those that count towards the trials of the study file: of a grid the infeasible ones too,
+    since it has no others to try instead.
+    """
+    if search.chosen_sampler == "grid":
+        return [trial for trial in begun(history) if trial.state.is_finished()]
+    return counted(history)
+
+
+def infeasible_left(history: optuna.Study, search: Search) -> int:
+    """How many infeasible configurations the search may still meet before it gives up."""
+    met = sum(job_state(trial) == JobState.INFEASIBLE for trial in begun(history))
+    return INFEASIBLE_PER_TRIAL * search.trials - met
 
 
 def known_from(history: optuna.Study) -> dict[str, int]:
@@ -155,15 +198,58 @@ def known_from(history: optuna.Study) -> dict[str, int]:
     )
 
 
+EPOCHS, GPUS, JOULES = "epochs", "gpus", "joules"
+"""The user attributes of a trial with the epochs that it had, the GPUs that it ran on, and the
+energy that it used, where its devices count that.
+"""
+
+JOULES_PER_KWH = 3.6e6
+
+
 def is_over(history: optuna.Study, search: Search) -> bool:
-    """Whether the search has had its trials, its failures or its time."""
-    trials = counted(history)
+    """Whether the search has had its trials, its failures, its time or its budget, or has found
+    nothing better for long enough.
+    """
+    trials = used(history, search)
     failed = sum(trial.state == TrialState.FAIL for trial in trials)
     return (
         len(trials) >= search.trials
+        or why_over(history, search) != ""
         or failed >= search.max_failed_trials
+        or infeasible_left(history, search) <= 0
         or time_left(history, search) <= 0
     )
+
+
+def why_over(history: optuna.Study, search: Search) -> str:
+    """Why the search ends before it has had its trials: its budget or its patience; empty when it
+    does not.
+    """
+    budget, ended = search.budget, counted(history) if search.budget or search.stop else []
+    epochs = sum(trial.user_attrs.get(EPOCHS, 0) for trial in ended)
+    hours = sum(_gpu_hours(trial) for trial in ended)
+    if budget is not None and budget.epochs is not None and epochs >= budget.epochs:
+        return f"its budget of {budget.epochs} epoch{'' if budget.epochs == 1 else 's'} is spent"
+    if budget is not None and budget.gpu_hours is not None and hours >= budget.gpu_hours:
+        return f"its budget of {budget.gpu_hours:g} GPU hours is spent"
+    if budget is not None and budget.kwh is not None and ended:
+        joules = [trial.user_attrs[JOULES] for trial in ended if JOULES in trial.user_attrs]
+        if not joules and epochs:
+            return "its budget is in kWh, and no device here counts its energy"
+        if sum(joules) >= budget.kwh * JOULES_PER_KWH:
+            return f"its budget of {budget.kwh:g} kWh is spent"
+    if search.stop is not None:
+        best = [trial.number for trial in best_trials(history, search)]
+        last = (max(best) if len(search.objectives) > 1 else best[0]) if best else -1
+        since = sum(trial.number > last for trial in ended)
+        if best and since >= search.stop.patience:
+            return f"{since} trials in a row have improved nothing"
+    return ""
+
+
+def _gpu_hours(trial: FrozenTrial) -> float:
+    hours = 0.0 if trial.duration is None else trial.duration.total_seconds() / 3600
+    return hours * float(trial.user_attrs.get(GPUS, 0))
 
 
 def time_left(history: optuna.Study, search: Search) -> float:
@@ -189,11 +275,27 @@ def best_trials(history: optuna.Study, search: Search) -> list[FrozenTrial]:
     return sorted(complete, key=lambda trial: (signs[0] * trial.values[0], trial.number))
 
 
-def best_recipes(study: Study, history: optuna.Study, top: int) -> list[Recipe]:
-    """The best `top` different recipes that the search found; fewer when it found fewer."""
+def best_recipes(study: StudyDefinition, history: optuna.Study, top: int) -> list[Recipe]:
+    """The best `top` different recipes that the search found; fewer when it found fewer.
+
+    Where a cost is an objective they are spread along the front, from the best to the cheapest,
+    since its first ones would all be large.
+
+    Where each choice of a setting has a search of its own, they are the best of each.
+    """
     recipes: list[Recipe] = []
+    seen: set[Label] = set()
     for trial in best_trials(history, study.search):
+        if study.search.for_each is not None:
+            choice = trial.params[study.search.for_each]
+            if choice in seen:
+                continue
+            seen.add(choice)
         recipe = study.search.space.recipe(study.student, trial.params)
         if recipe not in recipes:
             recipes.append(recipe)
-    return recipes[:top]
+    costs = any(name.startswith("cost/") for name in study.search.objectives)
+    if not costs or top == 1 or len(recipes) <= top:
+        return recipes[:top]
+    last = len(recipes) - 1
+    return [recipes[round(place * last / (top - 1))] for place in range(top)]

@@ -5,6 +5,7 @@ early.
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,39 +13,50 @@ import optuna
 from optuna.trial import Trial, TrialState
 
 from distill_ray.errors import RunError
-from distill_ray.events import Observer, StudyJob
+from distill_ray.events import JobState, Observer, StudyJob
 from distill_ray.execution.cluster import Cluster
 from distill_ray.execution.job_task import JobTask
 from distill_ray.execution.messages import Record
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import trial_sharing
+from distill_ray.execution.task_source import TaskSource
 from distill_ray.execution.tasks import run_tasks
 from distill_ray.job import Data
 from distill_ray.resolve import trial_run
+from distill_ray.search.costs import CostMeter, excess_text
 from distill_ray.search.history import (
+    GPUS,
     JOB_STATES,
     SECONDS,
     best_trials,
     counted,
     time_left,
     time_spent,
+    why_over,
 )
+from distill_ray.search.samplers import make_sampler
 from distill_ray.search.scheduler import make_scheduler, rungs
-from distill_ray.search.searcher import OptunaSearcher, make_sampler, queue_first, settle_abandoned
+from distill_ray.search.searcher import OptunaSearcher, queue_first, settle_abandoned
 from distill_ray.store import Store
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
+
+logger = logging.getLogger(__name__)
 
 
 def run_search(
-    study: Study,
+    study: StudyDefinition,
     data: Data,
     teachers: Sequence[str],
     history: optuna.Study,
     store: Store,
     cluster: Cluster,
     observer: Observer,
+    beside: TaskSource | None = None,
 ) -> None:
-    """Run trials until the search is over. Raises `RunError` when none of them completed."""
+    """Run trials until the search is over, and tasks `beside` them in places that they leave free.
+
+    Raises `RunError` when no trial completed.
+    """
     queue_first(history, study.search)
     settle_abandoned(history)
     search, wanted = study.search, study.resources
@@ -57,16 +69,19 @@ def run_search(
     def note_time() -> None:
         history.set_user_attr(SECONDS, spent + time.monotonic() - begun)
 
-    trials = _Trials(study, data, teachers, store, resources, observer, note_time)
+    meter = CostMeter(study, data, store)
+    trials = _Trials(study, data, teachers, store, resources, observer, note_time, meter)
     searcher = OptunaSearcher(history, search, trials, deadline)
     try:
         run_tasks(
+            cluster,
             searcher,
             resources,
             workers=wanted.workers_per_trial,
-            scheduler=make_scheduler(study, history),
+            scheduler=make_scheduler(study, history, searcher.number_of),
             max_concurrent=min(fits, search.max_concurrent or fits),
             deadline=deadline,
+            beside=beside,
         )
         if not searcher.error:
             searcher.settle_stopped()
@@ -76,6 +91,8 @@ def run_search(
             note_time()
     if searcher.error:
         raise searcher.error
+    if reason := why_over(history, search):
+        logger.info("search: ends after %d trials, as %s", len(counted(history)), reason)
     if not best_trials(history, search):
         reasons = {
             trial.user_attrs.get("reason", "")
@@ -93,13 +110,14 @@ class _Trials:
 
     def __init__(
         self,
-        study: Study,
+        study: StudyDefinition,
         data: Data,
         teachers: Sequence[str],
         store: Store,
         resources: WorkerResources,
         observer: Observer,
         note_time: Callable[[], None],
+        meter: CostMeter,
     ) -> None:
         self._study = study
         self._data = data
@@ -109,15 +127,32 @@ class _Trials:
         self._observer = observer
         self._note_time = note_time
         self._stops = rungs(study)
+        self._meter = meter
         self._runs: dict[int, StudyJob] = {}
         self._started: set[int] = set()
 
     def begin(self, trial: Trial) -> JobTask:
         """The task of a drawn trial."""
-        run = trial_run(self._study, self._data, self._teachers, trial.number, trial.params)
+        run = self._run(trial)
         self._runs[trial.number] = run
         trial.set_user_attr("job_id", run.job.id)
+        if self._study.search.budget is not None:
+            trial.set_user_attr(GPUS, run.job.workers * self._study.resources.gpus_per_worker)
         return JobTask(run.name, run.job, self._store, self._resources, stops=self._stops)
+
+    def costs(self, trial: Trial) -> Mapping[str, float]:
+        """What a drawn trial costs."""
+        return self._meter.of(trial.params)
+
+    def reject(self, trial: Trial, costs: Mapping[str, float]) -> str:
+        """A drawn trial costs more than the search allows; the reason in words."""
+        run, reason = self._run(trial), excess_text(costs, self._study.search.limits)
+        self._observer.started(run)
+        self._observer.ended(run, JobState.INFEASIBLE, costs, reason)
+        return reason
+
+    def _run(self, trial: Trial) -> StudyJob:
+        return trial_run(self._study, self._data, self._teachers, trial.number, trial.params)
 
     def start(self, number: int) -> None:
         """A process begins the trial, for the first time or again."""

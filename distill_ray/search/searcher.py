@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
@@ -15,11 +16,25 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import Trial, TrialState
 
 from distill_ray.errors import Failure, RunError
+from distill_ray.events import JobState
 from distill_ray.execution.messages import Finished, Record, Task
-from distill_ray.execution.tasks import TaskSearcher
+from distill_ray.execution.task_source import TaskSource
 from distill_ray.search._optuna_internals import running_trial
-from distill_ray.search.history import ABANDONED, SOURCE, counted
+from distill_ray.search.costs import constraints, exceeded
+from distill_ray.search.history import (
+    ABANDONED,
+    COSTS,
+    EPOCHS,
+    JOULES,
+    SOURCE,
+    begun,
+    infeasible_left,
+    job_state,
+    used,
+    why_over,
+)
 from distill_ray.search.journal import share_distributions, together
+from distill_ray.search.prior import prior_trials
 from distill_ray.study import Search
 
 OUT_OF_TIME = "the time limit of the search was reached"
@@ -34,8 +49,14 @@ behind.
 class Trials(Protocol):
     """The trials as the study knows them, by their numbers."""
 
+    def costs(self, trial: Trial) -> Mapping[str, float]:
+        """What a trial that has drawn its settings costs, as `cost/<name>`."""
+
     def begin(self, trial: Trial) -> Task:
         """The task of a trial that has drawn its settings."""
+
+    def reject(self, trial: Trial, costs: Mapping[str, float]) -> str:
+        """A trial costs more than the search allows; the reason in words."""
 
     def start(self, number: int) -> None:
         """A process begins the trial, for the first time or again."""
@@ -49,7 +70,7 @@ class Trials(Protocol):
         """A trial has come to its end."""
 
 
-class OptunaSearcher(TaskSearcher):
+class OptunaSearcher(TaskSource):
     """Hands Tune the trials that Optuna draws, and tells Optuna how each of them ended, within the
     limits of the study file.
 
@@ -72,31 +93,61 @@ class OptunaSearcher(TaskSearcher):
         trials: Trials,
         deadline: float = math.inf,
     ) -> None:
-        (metric, mode), *_ = search.objectives.items()
-        super().__init__(metric=metric, mode=mode)
         self._study = study
         self._search = search
         self._trials = trials
         self._deadline = deadline
         self._running: dict[str, Trial] = {}
         self._last_epoch: dict[str, int] = {}
+        self._joules: dict[str, float] = {}
+        self._costs: dict[str, Mapping[str, float]] = {}
         self._spaces: list[dict[str, BaseDistribution]] = []
-        past = counted(study)
+        past = used(study, search)
         self._begun = len(past)
         self._failed = sum(trial.state == TrialState.FAIL for trial in past)
+        self._infeasible_left = infeasible_left(study, search)
+
+    def number_of(self, trial_id: str) -> int:
+        """The number in Optuna of a trial that runs."""
+        return self._running[trial_id].number
 
     def next_task(self, trial_id: str) -> Task | None:
-        """The next trial, within the limits."""
-        spent = self._begun >= self._search.trials or self._failed >= self._search.max_failed_trials
-        if spent or time.monotonic() > self._deadline:
-            return None
-        with self._database_errors():
-            trial = self._running[trial_id] = self._study.ask()
-            self._begun += 1
-            with together(self._study):
-                self._search.space.suggest(trial)
-                return self._trials.begin(trial)
+        """The next trial that keeps within the limits. Those that do not are told to Optuna, and
+        cost nothing.
+        """
+        while not self._is_over():
+            with self._database_errors():
+                queue_next_choice(self._study, self._search)
+                trial = self._study.ask()
+                with together(self._study):
+                    self._search.space.suggest(trial)
+                    costs = self._trials.costs(trial)
+                    self._note_costs(trial, costs)
+                    if not exceeded(costs, self._search.limits):
+                        self._running[trial_id], self._costs[trial_id] = trial, costs
+                        self._begun += 1
+                        return self._trials.begin(trial)
+                    trial.set_user_attr("reason", self._trials.reject(trial, costs))
+                    self._study.tell(trial, state=TrialState.PRUNED)
+                self._infeasible_left -= 1
+                self._begun += self._search.chosen_sampler == "grid"
         return None
+
+    def _is_over(self) -> bool:
+        return (
+            self.error is not None
+            or self._begun >= self._search.trials
+            or self._failed >= self._search.max_failed_trials
+            or self._infeasible_left <= 0
+            or why_over(self._study, self._search) != ""
+            or time.monotonic() > self._deadline
+        )
+
+    def _note_costs(self, trial: Trial, costs: Mapping[str, float]) -> None:
+        if costs:
+            trial.set_user_attr(COSTS, dict(costs))
+        for name, value in constraints(costs, self._search.limits).items():
+            trial.set_constraint(name, value)
 
     def on_start(self, trial_id: str) -> None:
         self._trials.start(self._running[trial_id].number)
@@ -105,20 +156,28 @@ class OptunaSearcher(TaskSearcher):
         """Report the epochs of a trial, each of them once though a retried trial repeats some."""
         trial = self._running[trial_id]
         self._trials.epochs(trial.number, records)
-        if len(self._search.objectives) > 1:
-            return  # Optuna takes no intermediate values then
-        (objective,) = self._search.objectives
+        for record in records:  # those that a retried trial repeats use energy again
+            if (joules := record.get("system/energy_joules")) is not None:
+                self._joules[trial_id] = self._joules.get(trial_id, 0.0) + joules
+        objective, *others = self._search.objectives
         with self._database_errors(), together(self._study):
             for record in records:
                 epoch = int(record["epoch"])
                 if epoch > self._last_epoch.get(trial_id, 0):
                     self._last_epoch[trial_id] = epoch
-                    trial.report(record[objective], epoch)
+                    if not others:  # Optuna takes no intermediate values of several
+                        trial.report(record[objective], epoch)
 
     def on_end(self, trial_id: str, end: Finished | Failure | None) -> None:
         """Tell Optuna how a trial ended."""
         epoch = self._last_epoch.pop(trial_id, 0)
-        trial = self._running.pop(trial_id)
+        trial, joules = self._running.pop(trial_id), self._joules.pop(trial_id, None)
+        if self._search.budget is not None:
+            with self._database_errors():
+                trial.set_user_attr(EPOCHS, epoch)
+                if joules is not None:
+                    trial.set_user_attr(JOULES, joules)
+        costs = self._costs.pop(trial_id)
         match end:
             case Failure(fault="damaged" | "store"):
                 # No fault of the trial. It stays RUNNING; the next driver tries it again.
@@ -126,7 +185,7 @@ class OptunaSearcher(TaskSearcher):
             case Failure(reason=reason):
                 self._settle(trial, TrialState.FAIL, reason)
             case Finished():
-                self._finish(trial, end)
+                self._finish(trial, Finished({**end.metrics, **costs}, end.seconds))
             case None if time.monotonic() > self._deadline:
                 self._settle(trial, TrialState.FAIL, OUT_OF_TIME)
             case None:
@@ -208,22 +267,22 @@ def queue_first(study: optuna.Study, search: Search) -> None:
     """
     own = [trial for trial in study.get_trials(deepcopy=False) if SOURCE not in trial.user_attrs]
     known = [trial.system_attrs.get("fixed_params", trial.params) for trial in own]
-    for settings in search.try_first:
+    for settings in (*search.try_first, *prior_trials(search)):
         if dict(settings) not in known:
             study.enqueue_trial(dict(settings))
             known.append(dict(settings))
 
 
-def make_sampler(search: Search, past_trials: int) -> optuna.samplers.BaseSampler:
-    """The sampler of the study file. After a restart it goes on with other random numbers, not with
-    the first ones again.
+def queue_next_choice(study: optuna.Study, search: Search) -> None:
+    """Where each choice of a setting has a search of its own: queue a trial of the choice that has
+    begun fewest, unless something is queued already.
     """
-    seed = search.seed + past_trials
-    if search.sampler == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if search.sampler == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=seed)
-    startup = min(10, max(4, search.trials // 4))
-    return optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=startup, multivariate=True, group=True
+    if search.for_each is None or study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        return
+    drawn = Counter(
+        trial.params.get(search.for_each)
+        for trial in begun(study)
+        if job_state(trial) != JobState.INFEASIBLE
     )
+    fewest = min(search.each, key=lambda choice: drawn[choice])
+    study.enqueue_trial({search.for_each: fewest})

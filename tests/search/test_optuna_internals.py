@@ -67,3 +67,13 @@ def test_a_journal_reads_on_without_its_offsets(journal: JournalStorage, tmp_pat
     assert end == (tmp_path / "journal").stat().st_size
     study.ask()
     assert len(study.trials) == 2
+
+
+def test_a_view_of_a_study_has_only_the_trials_to_keep(journal: JournalStorage) -> None:
+    study = optuna.create_study(storage=journal)
+    for value in (0.0, 1.0):
+        study.enqueue_trial({"x": value})
+        study.tell(study.ask({"x": FloatDistribution(0, 1)}), value)
+    view = internals.only_trials(study, lambda trial: trial.params["x"] > 0.5)
+    assert [trial.number for trial in view.get_trials(deepcopy=False)] == [1]
+    assert len(study.get_trials()) == 2

@@ -14,15 +14,17 @@ from optuna.trial import TrialState
 
 from distill_ray.errors import RunError
 from distill_ray.events import JobState, Metrics, Observer, StudyJob
-from distill_ray.execution import tasks
+from distill_ray.execution import tune_run
 from distill_ray.execution.cluster import Cluster
+from distill_ray.execution.messages import Task
+from distill_ray.execution.task_source import TaskSource
 from distill_ray.resolve import data_of, teacher_runs
 from distill_ray.search import search, searcher
 from distill_ray.search.history import is_over, open_history
 from distill_ray.search.search import run_search
 from distill_ray.search.searcher import OUT_OF_TIME
 from distill_ray.store import Store
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 
 
 class HurriedClock(Observer):
@@ -44,17 +46,50 @@ class HurriedClock(Observer):
         self.ends.append((state, reason))
 
 
+class OneTask(TaskSource):
+    """A task that never ends, and what is told of it."""
+
+    def __init__(self) -> None:
+        self.news: list[Any] = []
+
+    def next_task(self, trial_id: str) -> Task | None:
+        if self.news:
+            return None
+        self.news.append("handed out")
+
+        class Endless(Task):
+            name, epochs = "endless", 0
+
+            def work(self) -> Any:
+                import time
+
+                yield from ()
+                time.sleep(3600)
+
+        return Endless()
+
+    def on_start(self, trial_id: str) -> None: ...
+
+    def on_epochs(self, trial_id: str, records: Any) -> None: ...
+
+    def on_end(self, trial_id: str, end: Any) -> None:
+        self.news.append(end)
+
+
 def test_trials_that_the_time_limit_stops_have_failed(
-    tiny_study: Callable[..., Study],
+    tiny_study: Callable[..., StudyDefinition],
     finished_study: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ray stops them without a word to the searcher."""
+    """Ray stops them without a word to the searcher; and what goes on beside them, which hears of
+    it.
+    """
     store = Store(str(shutil.copytree(finished_study.store.uri, tmp_path / "store")))
     study = tiny_study(
         "search.trials=50",
         "search.time_limit=1h",
+        "search.max_concurrent=1",
         "search.scheduler=none",
         "student.epochs=100000",
     )
@@ -62,14 +97,16 @@ def test_trials_that_the_time_limit_stops_have_failed(
     teachers = [run.job.id for run in teacher_runs(study, data)]
     history, observer = open_history(study, data, teachers, store, None), HurriedClock()
     clock = SimpleNamespace(monotonic=observer.monotonic, sleep=time.sleep, time=time.time)
-    for module in (tasks, search, searcher):
+    for module in (tune_run, search, searcher):
         monkeypatch.setattr(module, "time", clock, raising=False)
+    beside = OneTask()
     with Cluster() as cluster:
         cluster.connect()
         with pytest.raises(
             RunError, match=f"no trial of the search came to its end: {OUT_OF_TIME}"
         ):
-            run_search(study, data, teachers, history, store, cluster, observer)
+            run_search(study, data, teachers, history, store, cluster, observer, beside)
+    assert beside.news == ["handed out", None]
     assert {trial.state for trial in history.trials} == {TrialState.FAIL}
     assert {trial.user_attrs["reason"] for trial in history.trials} == {OUT_OF_TIME}
     assert is_over(history, study.search)

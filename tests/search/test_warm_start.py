@@ -21,16 +21,16 @@ from distill_ray.search.history import (
     known_from,
     open_history,
 )
-from distill_ray.search.searcher import make_sampler
+from distill_ray.search.samplers import make_sampler
 from distill_ray.search.warm_start import earlier_trials, overlap, warm_start
 from distill_ray.store import Store
-from distill_ray.study import Study, load_study
+from distill_ray.study import StudyDefinition, load_study
 
 SPACE = (
     "temperature: {log: [1, 20]}, alpha: {uniform: [0.1, 1.0]}, "
     "augmentation: {choice: [identity, crop]}"
 )
-Make = Callable[..., Study]
+Make = Callable[..., StudyDefinition]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def make(tmp_path: Path) -> Make:
         objectives: str = "{val/nll: min}",
         warm: str = "[]",
         trials: int = 3,
-    ) -> Study:
+    ) -> StudyDefinition:
         file = tmp_path / f"{name}.yaml"
         file.write_text(
             f"name: {name}\nteachers: {{model: wrn-10-1}}\n"
@@ -60,12 +60,15 @@ def make(tmp_path: Path) -> Make:
     return study
 
 
-def history_of(study: Study, store: Store, storage: str | None = None) -> optuna.Study:
-    return open_history(study, data_of(study), [], store, storage)
+TEACHERS = [f"teacher-{number}" for number in range(3)]
+
+
+def history_of(study: StudyDefinition, store: Store, storage: str | None = None) -> optuna.Study:
+    return open_history(study, data_of(study), TEACHERS, store, storage)
 
 
 def searched(
-    study: Study, store: Store, *trials: dict[str, object], storage: str | None = None
+    study: StudyDefinition, store: Store, *trials: dict[str, object], storage: str | None = None
 ) -> optuna.Study:
     """The study's search after these trials, with values 0.1, 0.2, ... of every objective, and
     after one that was pruned.
@@ -90,7 +93,7 @@ def test_earlier_trials_are_told_once_and_count_for_nothing(make: Make, store: S
     study = make("new", warm="[old]")
     history = history_of(study, store)
     for _ in range(2):
-        warm_start(history, study, store, None)
+        warm_start(history, study, data_of(study), store, None)
         told = history.get_trials(deepcopy=False)
         assert [trial.params for trial in told] == [GOOD, OTHER]
         assert [trial.values for trial in told] == [[0.1], [0.2]]
@@ -109,7 +112,7 @@ def test_earlier_trials_are_told_once_and_count_for_nothing(make: Make, store: S
 def test_what_was_told_is_not_passed_on(make: Make, store: Store) -> None:
     searched(make("old"), store, GOOD)
     middle = make("middle", warm="[old]")
-    warm_start(history_of(middle, store), middle, store, None)
+    warm_start(history_of(middle, store), middle, data_of(middle), store, None)
     searched(middle, store, OTHER)
     assert [
         trial.params for trial in earlier_trials(make("new", warm="[middle]"), store, None)
@@ -127,9 +130,9 @@ def test_the_sampler_goes_where_earlier_trials_were_good(make: Make, store: Stor
         )
         history.add_trial(trial)
 
-    def drawn(study: Study) -> list[float]:
+    def drawn(study: StudyDefinition) -> list[float]:
         searching = history_of(study, store)
-        warm_start(searching, study, store, None)
+        warm_start(searching, study, data_of(study), store, None)
         searching.sampler = make_sampler(study.search, 0)
         return [float(study.search.space.suggest(searching.ask())["alpha"]) for _ in range(12)]
 
