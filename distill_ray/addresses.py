@@ -92,8 +92,8 @@ def _secrets(address: str) -> list[str]:
     if at:
         secrets.add(before.rpartition("://")[2].partition(":")[2])
     values = {value for _, value in re.findall(r"[?&]([\w.-]+)=([^&#]*)", address)}
-    found = {secret for secret in secrets | values if secret and len(secret) > 2}
-    return sorted(found | {unquote(secret) for secret in found}, key=len, reverse=True)
+    telling = {secret for secret in secrets | values if secret and len(secret) > 2}
+    return sorted(telling | {unquote(secret) for secret in telling}, key=len, reverse=True)
 
 
 def check_scheme(address: str, what: str, schemes: Collection[str] = FILE_SCHEMES) -> None:

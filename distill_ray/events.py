@@ -22,6 +22,8 @@ class JobState(StrEnum):
     FINISHED = "finished"
     PRUNED = "pruned"
     """Stopped early by the search, because others were better."""
+    INFEASIBLE = "infeasible"
+    """Not trained, since it costs more than a limit of the search allows."""
     FAILED = "failed"
     INTERRUPTED = "interrupted"
     """Neither ended nor running: its driver died, or was stopped."""
@@ -29,7 +31,7 @@ class JobState(StrEnum):
     @property
     def has_ended(self) -> bool:
         """Whether the same study would not run it again."""
-        return self in (JobState.FINISHED, JobState.PRUNED, JobState.FAILED)
+        return self not in (JobState.WAITING, JobState.RUNNING, JobState.INTERRUPTED)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,15 @@ class Measurement:
     reused: bool = False
 
 
+@dataclass(frozen=True)
+class Answered:
+    """Teachers have answered for so many more images ahead of the students: `what` in words."""
+
+    what: str
+    images: int
+    seconds: float
+
+
 class Observer:
     """Receives the events of a study; by itself it does nothing. No method blocks for long or
     raises.
@@ -99,10 +110,15 @@ class Observer:
             stage_started
                 past                    for each job that had ended before
                 measured                for each augmentation that is screened, or was before
+                answered                for each share of the teachers' answers
                 started                 for each other job, as many at a time as fit
                     epoch               for each of its epochs, again where it was started again
                 ended
             stage_ended                 whatever happens
+
+    Jobs that run beside a stage, in places that it leaves free, are told of in between: `run.stage`
+    is then another one, whose own beginning comes later. What they have not told until then comes
+    in it, or in a stage between.
     """
 
     def stage_started(self, stage: str, jobs: int) -> None:
@@ -129,6 +145,9 @@ class Observer:
 
     def measured(self, measurement: Measurement) -> None:
         """An augmentation has been measured with the teachers alone."""
+
+    def answered(self, answered: Answered) -> None:
+        """Teachers have answered for some images ahead of the students."""
 
     def stage_ended(self, stage: str) -> None:
         """A stage has ended."""
@@ -182,6 +201,10 @@ class Observers(Observer):
     def measured(self, measurement: Measurement) -> None:
         for member in self.members:
             member.measured(measurement)
+
+    def answered(self, answered: Answered) -> None:
+        for member in self.members:
+            member.answered(answered)
 
     def stage_ended(self, stage: str) -> None:
         for member in self.members:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distill_ray import study as studies
 from distill_ray.stages import DEFAULT_STORE
@@ -44,16 +44,23 @@ class Study:
     `distill_ray.errors`).
     """
 
-    definition: studies.Study
+    definition: studies.StudyDefinition
 
     @classmethod
-    def load(cls, path: str | Path, *overrides: str) -> Study:
+    def load(cls, path: str | Path, *overrides: str, store: str = DEFAULT_STORE) -> Study:
         """The study in file `path`, with fields replaced as by `--set`: `Study.load("my.yaml",
-        "search.trials=4")`.
+        "search.trials=4")`. Teachers that it takes `from` earlier studies are found in `store`.
 
         Raises `RequestError` with a line for everything that is wrong with it.
         """
-        return cls(studies.load_study(path, overrides))
+
+        def earlier(source: str) -> dict[str, Any]:
+            # Torch and pyarrow, which studies without such teachers do not need
+            from distill_ray.imported_weights import network_from
+
+            return network_from(source, store)
+
+        return cls(studies.load_study(path, overrides, earlier))
 
     def plan(
         self,
@@ -88,9 +95,9 @@ class Study:
         from distill_ray.stages.locations import Locations
         from distill_ray.stages.run import TrackingIncompleteError, run_study
 
-        places = Locations(store, tracking_uri, search_storage, address)
+        locations = Locations(store, tracking_uri, search_storage, address)
         try:
-            return Results(run_study(self.definition, places, Console()))
+            return Results(run_study(self.definition, locations, Console()))
         except TrackingIncompleteError as error:
             warnings.warn(str(error), stacklevel=2)
             return Results(error.results)
@@ -106,8 +113,10 @@ class Study:
         from distill_ray.stages.collect import load_results
         from distill_ray.stages.locations import Locations
 
-        found, _, _ = load_results(self.definition, Locations(store, tracking_uri, search_storage))
-        return Results(found)
+        results, _, _ = load_results(
+            self.definition, Locations(store, tracking_uri, search_storage)
+        )
+        return Results(results)
 
     def export(
         self,

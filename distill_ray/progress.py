@@ -13,7 +13,15 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_ray.escaping import for_terminal
-from distill_ray.events import JobState, Measurement, Metrics, Observer, StudyJob, describe
+from distill_ray.events import (
+    Answered,
+    JobState,
+    Measurement,
+    Metrics,
+    Observer,
+    StudyJob,
+    describe,
+)
 from distill_ray.log_printing import log_printed, printable
 
 Objectives = Mapping[str, str]
@@ -37,8 +45,10 @@ class Progress(Observer):
         self._running: dict[str, tuple[StudyJob, Metrics]] = {}
         self._counts: dict[JobState, int] = {}
         self._reused = 0
+        self._beside = 0
         self._best: tuple[float, str] | None = None
         self._lowest: tuple[float, str] | None = None
+        self._images = 0
         self._live = (
             Live(console=console, get_renderable=self._view, refresh_per_second=4, transient=True)
             if console.is_terminal
@@ -67,7 +77,8 @@ class Progress(Observer):
 
     def stage_started(self, stage: str, jobs: int) -> None:
         self._stage, self._jobs, self._begun = stage, jobs, time.monotonic()
-        self._running, self._counts, self._reused, self._best, self._lowest = {}, {}, 0, None, None
+        self._counts, self._reused, self._beside, self._images = {}, 0, 0, 0
+        self._best, self._lowest = None, None
 
     def past(
         self,
@@ -84,7 +95,7 @@ class Progress(Observer):
     def started(self, run: StudyJob) -> None:
         self._running[run.key] = (run, {})
         if self._live is None:
-            self._print(f"[{self._stage}] {describe(run)} begins")
+            self._print(f"[{run.stage}] {describe(run)} begins")
 
     def epoch(self, run: StudyJob, record: Metrics) -> None:
         if run.key in self._running:
@@ -92,14 +103,21 @@ class Progress(Observer):
 
     def ended(self, run: StudyJob, state: JobState, metrics: Metrics, reason: str) -> None:
         _, last = self._running.pop(run.key, (run, {}))
-        self._counts[state] = self._counts.get(state, 0) + 1
-        self._compare(run, metrics)
-        shown = _scores(metrics or last, self._objective)
-        done = sum(self._counts.values())
+        scores = _scores(metrics or last, self._objective)
+        if run.stage == self._stage:
+            self._counts[state] = self._counts.get(state, 0) + 1
+            self._compare(run, metrics)
+            place = f"[{self._stage} {self._done()}/{self._jobs}]"
+        else:
+            self._beside += 1
+            place = f"[{run.stage}]"
         if self._live is None or state == JobState.FAILED:
             why = f": {reason}" if reason else ""
-            place = f"[{self._stage} {done}/{self._jobs}]"
-            self._print(f"{place} {describe(run)} {state}{why} {shown}".rstrip())
+            self._print(f"{place} {describe(run)} {state}{why} {scores}".rstrip())
+
+    def _done(self) -> int:
+        """The jobs that have ended, of those that the stage counts."""
+        return sum(self._counts.values()) - self._counts.get(JobState.INFEASIBLE, 0)
 
     def measured(self, measurement: Measurement) -> None:
         self._reused += measurement.reused
@@ -112,8 +130,16 @@ class Progress(Observer):
             place = f"[{self._stage} {done}/{self._jobs}]"
             self._print(f"{place} {measurement.augmentation} T. stddev {deviation:.6f}")
 
+    def answered(self, answered: Answered) -> None:
+        self._counts[JobState.FINISHED] = self._counts.get(JobState.FINISHED, 0) + 1
+        self._images += answered.images
+        if self._live is None:
+            place = f"[{self._stage} {self._counts[JobState.FINISHED]}/{self._jobs}]"
+            seconds = _duration(answered.seconds)
+            self._print(f"{place} {answered.what}: {answered.images:,} images in {seconds}")
+
     def stage_ended(self, stage: str) -> None:
-        trained = sum(self._counts.values()) - self._reused
+        trained = self._done() - self._reused
         parts = []
         if trained:
             parts.append("1 run" if trained == 1 else f"{trained} runs")
@@ -124,6 +150,10 @@ class Progress(Observer):
             for state, count in self._counts.items()
             if state != JobState.FINISHED
         ]
+        if self._beside:
+            parts.append(f"{self._beside} beside it")
+        if self._images:
+            parts.append(f"teachers answered for {self._images:,} images")
         if self._best:
             parts.append(f"best {self._objective} {self._best[0]:.4f} ({self._best[1]})")
         if self._lowest:
@@ -131,6 +161,10 @@ class Progress(Observer):
         seconds = _duration(time.monotonic() - self._begun)
         self._print(f"{stage:<8} {seconds:>8}   {', '.join(parts)}".rstrip())
         self._stage = ""
+        others = {
+            key: running for key, running in self._running.items() if running[0].stage != stage
+        }
+        self._running = others  # they go on in the next stage
 
     def _compare(self, run: StudyJob, metrics: Metrics) -> None:
         value = metrics.get(self._objective)
@@ -144,12 +178,12 @@ class Progress(Observer):
     def _view(self) -> RenderableType:
         if not self._stage:
             return Text("")
-        done = sum(self._counts.values())
+        done = self._done()
         elapsed = time.monotonic() - self._begun
         head = Text.assemble(
             (f"{self._stage} ", "bold"), f"{done}/{self._jobs} done, {len(self._running)} running"
         )
-        for state in (JobState.PRUNED, JobState.FAILED):
+        for state in (JobState.PRUNED, JobState.INFEASIBLE, JobState.FAILED):
             if self._counts.get(state):
                 head.append(f", {self._counts[state]} {state}")
         head.append(f"   {_duration(elapsed)}")

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 
 from distill_ray.errors import DamagedError, first_line
 from distill_ray.job import Computation, Job
+from distill_ray.metrics import fit_temperature
+from distill_ray.metrics.judgement import Judgement
 from distill_ray.store import MANIFEST, Record, Store
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights.safetensors"
 EPOCHS = "epochs.parquet"
+JUDGEMENT = "judgement.parquet"
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,6 +143,32 @@ class JobRecord:
         flat = table["log_probabilities"].combine_chunks().flatten().to_numpy()
         return Predictions(flat.reshape(table.num_rows, -1), table["label"].to_numpy())
 
+    @property
+    def temperature(self) -> float:
+        """What calibrates the network on its validation split: logits divided by it are as sure
+        as they are right there. Raises `DamagedError` as `Record.read` does.
+        """
+        predictions = self.predictions("validation")
+        assert predictions is not None  # every job saves them
+        return fit_temperature(predictions.log_probabilities, predictions.labels)
+
+    def has_judged(self, images: str) -> bool:
+        """Whether it has judged these images: `test`, or the key of a foreign set."""
+        return self._evaluation(_judged(images)) is not None
+
+    def judgement(self, images: str) -> Judgement | None:
+        """What it says of `test` or a foreign set beyond the class; None while it has not been
+        asked. Raises `DamagedError` as `Record.read` does.
+        """
+        record = self._evaluation(_judged(images))
+        if record is None:
+            return None
+        table = _table(record.read(JUDGEMENT))
+        flat = table["prediction"].combine_chunks().flatten().to_numpy()
+        prediction, epistemic = flat.reshape(table.num_rows, -1), table["epistemic"].to_numpy()
+        energy = table["energy"].to_numpy() if "energy" in table.column_names else None
+        return Judgement(prediction, epistemic, energy)
+
     def _evaluation(self, split: str) -> Record | None:
         if split not in self._evaluations:
             record = self.record.store.get(_evaluation_key(self.record.key, split))
@@ -163,10 +192,10 @@ def find_job(store: Store, job_id: str) -> JobRecord | None:
 
 
 def _is_of_a_job(record: Record) -> bool:
-    said = record.info
-    numbers = [said.get("parameters"), said.get("seconds")]
-    metrics = said.get("metrics")
-    if not isinstance(said.get("job"), dict) or not isinstance(metrics, dict):
+    info = record.info
+    numbers = [info.get("parameters"), info.get("seconds")]
+    metrics = info.get("metrics")
+    if not isinstance(info.get("job"), dict) or not isinstance(metrics, dict):
         return False
     named = {WEIGHTS, EPOCHS, "predictions-validation.parquet"} <= record.files.keys()
     checked = all({"path", "bytes", "sha256"} <= entry.keys() for entry in record.files.values())
@@ -224,6 +253,22 @@ def save_test_predictions(store: Store, job_id: str, predictions: Predictions) -
     store.put(_evaluation_key(job_key(job_id), "test"), files, {"job_id": job_id})
 
 
+def save_judgement(store: Store, job_id: str, images: str, judgement: Judgement) -> None:
+    """Store what a finished job says of `test` or a foreign set, by its key, beside it."""
+    columns = {
+        "prediction": _vectors(judgement.prediction),
+        "epistemic": pa.array(judgement.epistemic.astype(np.float32)),
+    }
+    if judgement.energy is not None:
+        columns["energy"] = pa.array(judgement.energy.astype(np.float32))
+    files = {JUDGEMENT: _parquet(pa.table(columns))}
+    store.put(_evaluation_key(job_key(job_id), _judged(images)), files, {"job_id": job_id})
+
+
+def _judged(images: str) -> str:
+    return f"judged-{images}"
+
+
 def job_key(job_id: str) -> str:
     """The folder of a job in the store."""
     return posixpath.join("jobs", job_id)
@@ -239,18 +284,35 @@ def last_epoch_path(job_id: str) -> str:
     return posixpath.join("logs", f"{job_id}.json")
 
 
+TEACHER_IMAGES = "teacher_images"
+"""Beside the metrics of a job's last epoch: how many images teachers have answered for in it."""
+
+
+def last_epoch(store: Store, job_id: str) -> dict[str, float]:
+    """What a job keeps of its last epoch; nothing where it has none yet."""
+    record = store.read_json(last_epoch_path(job_id))
+    try:
+        return {name: float(value) for name, value in record.items()}
+    except (ValueError, TypeError):
+        return {}
+
+
 def _evaluation_key(key: str, split: str) -> str:
     return posixpath.join(key, "evaluations", split)
 
 
 def _predictions_file(predictions: Predictions) -> bytes:
-    rows, classes = predictions.log_probabilities.shape
-    flat = pa.array(predictions.log_probabilities.astype(np.float32).reshape(rows * classes))
     columns = {
         "label": pa.array(predictions.labels),
-        "log_probabilities": pa.FixedSizeListArray.from_arrays(flat, classes),
+        "log_probabilities": _vectors(predictions.log_probabilities),
     }
     return _parquet(pa.table(columns))
+
+
+def _vectors(values: np.ndarray) -> pa.FixedSizeListArray:
+    """A column of vectors, from (N, K)."""
+    flat = pa.array(values.astype(np.float32).reshape(values.size))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def _table(content: bytes) -> pa.Table:

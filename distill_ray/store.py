@@ -8,12 +8,15 @@ sharing between studies, and safety after a crash.
     store.json                                    says that this is a store
     jobs/<job.id>/manifest.json                   a finished training run
     jobs/<job.id>/evaluations/test/manifest.json  its predictions on the test split
+    jobs/<job.id>/evaluations/judged-<images>/manifest.json  its judgement of test or foreign images
     work/<job.id>/                                checkpoints of an unfinished training run
     logs/<job.id>.log                             its log
     screenings/<id>/manifest.json                 a measurement of a screening
+    latencies/<id>/manifest.json                  how long an untrained network takes here
     weights/<digest>/manifest.json                weights that were trained elsewhere
     teacher_logits/<key>/<epoch>/manifest.json    teachers' logits for the images of an epoch;
                                                   may be evicted
+    teacher_logits/<key>/<version>/<shard>/       the same for a shard of a version
     studies/<name>/                               the search's history, the report, its identity
                                                   in MLflow
 """
@@ -48,7 +51,16 @@ MANIFEST = "manifest.json"
 MARK = "store.json"
 """The file that makes a folder a store. Where there is none, nothing is written or deleted."""
 
-FOLDERS = ("jobs", "work", "logs", "weights", "teacher_logits", "screenings", "studies")
+FOLDERS = (
+    "jobs",
+    "work",
+    "logs",
+    "weights",
+    "teacher_logits",
+    "screenings",
+    "latencies",
+    "studies",
+)
 """What a store consists of, beside its mark and MLflow's database."""
 
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -127,6 +139,7 @@ def _parsed(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         base, path = fs.FileSystem.from_uri(uri)
     except ValueError as error:
+        check_scheme(uri, "store")
         reason = masked_text(str(error), uri)
         raise RequestError(
             f"store {masked(uri)}: not understood ({reason}); choose another with --store"
@@ -160,6 +173,11 @@ class Store:
         probe = f"probe-{secrets.token_hex(4)}"
         try:
             store = cls.at(uri)
+            if store.is_local and Path(store.uri).exists() and not Path(store.uri).is_dir():
+                raise RequestError(
+                    f"store {store.shown}: it is a file, and a store is a folder; choose another "
+                    "with --store"
+                )
             if make:
                 store._make()
                 store._write(probe, b"distill_ray", durable=False)
@@ -189,7 +207,10 @@ class Store:
         if "://" in folder:
             return cls(folder)
         try:
-            return cls(str(Path(folder).expanduser().absolute()))
+            path = Path(folder).expanduser().absolute()
+            if ".." in path.parts:  # by the file system, where links may lie before them
+                path = path.resolve()
+            return cls(str(path))
         except RuntimeError as error:  # ~nobody
             raise RequestError(f"store {folder}: {first_line(error)}") from None
 
@@ -289,8 +310,8 @@ class Store:
             self.set_aside(path)
             return None
         with self.explained(path):
-            found = {info.path: info.size for info in self._files.get_file_info(list(sizes))}
-        if found != sizes:
+            there = {info.path: info.size for info in self._files.get_file_info(list(sizes))}
+        if there != sizes:
             self.set_aside(path)
             return None
         return record
@@ -304,6 +325,16 @@ class Store:
                     return content
             except FileNotFoundError:
                 return None
+
+    def read_json(self, path: str) -> dict[str, Any]:
+        """The object in a JSON file; empty where there is no file, or none that holds an object, as
+        on an object store while it is overwritten.
+        """
+        try:
+            content = json.loads(self.read(path) or b"{}")
+        except ValueError:
+            return {}
+        return content if isinstance(content, dict) else {}
 
     def write(self, path: str, content: bytes, *, durable: bool = False) -> None:
         """Write a file in one piece: a reader, or a run after a crash, sees the old content or the
@@ -382,8 +413,8 @@ class Store:
         left behind is not among them.
         """
         with self.explained(path):
-            found = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True))
-        return sorted(info.base_name for info in found if not info.base_name.startswith("."))
+            entries = self._files.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in entries if not info.base_name.startswith("."))
 
     def tree(self, path: str) -> list[tuple[str, int, float]]:
         """Every file under `path`, however deep: its path, its size in bytes and when it was last
@@ -393,10 +424,10 @@ class Store:
             with self.explained(path):
                 return sorted(self._local_files(path))
         with self.explained(path):
-            found = self._files.get_file_info(
+            entries = self._files.get_file_info(
                 fs.FileSelector(path, allow_not_found=True, recursive=True)
             )
-        files = (info for info in found if info.type == fs.FileType.File)
+        files = (info for info in entries if info.type == fs.FileType.File)
         return sorted(
             (info.path, info.size, info.mtime.timestamp() if info.mtime else 0.0) for info in files
         )

@@ -17,6 +17,14 @@ from typing import Any
 # Starting Ray on this machine
 
 
+def machine_offers() -> dict[str, float]:
+    """What Ray will find on this machine: `CPU` and `GPU`."""
+    from ray._private.resource_and_label_spec import ResourceAndLabelSpec
+
+    resources = ResourceAndLabelSpec().resolve(is_head=True)
+    return {"CPU": float(resources.num_cpus or 0), "GPU": float(resources.num_gpus or 0)}
+
+
 def no_uv_environments() -> None:
     """Workers share this process's environment, though Ray may have been imported before its
     variable for that was set. Under `uv run` each would otherwise make one of its own, which takes
@@ -75,20 +83,36 @@ def patient_start(seconds: float) -> Iterator[None]:
         services.get_node = impatient
 
 
+@contextlib.contextmanager
+def without_dashboard() -> Iterator[None]:
+    """While Ray starts, leave out its dashboard's process. Ray starts it even where no dashboard is
+    wanted, for statistics of its usage, and even where these are off it then asks the network which
+    cloud this is.
+    """
+    from ray._private import services
+
+    start = services.start_api_server
+    services.start_api_server = lambda *arguments, **options: ("", None)
+    try:
+        yield
+    finally:
+        services.start_api_server = start
+
+
 def processes_of_ray() -> set[Any]:
     """The processes that Ray has started from this one."""
     import psutil
     import ray  # noqa: F401 - brings psutil
 
-    found = set()
+    processes = set()
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             command = " ".join(process.cmdline())
             if process.status() != psutil.STATUS_ZOMBIE and (
                 "/ray/" in command or "ray::" in command
             ):
-                found.add(process)
-    return found
+                processes.add(process)
+    return processes
 
 
 def end_processes(processes: set[Any]) -> None:
@@ -150,6 +174,9 @@ def autoscaler_groups() -> list[tuple[Mapping[str, float], float]]:
 
 # Tune
 
+ANSWER_TIMEOUT_S = 10.0
+"""Seconds after which a process without work that does not answer counts as dead."""
+
 
 def error_of(trial: Any) -> Exception:
     """The last error of a Tune trial, from the file in which Tune keeps it for the driver."""
@@ -174,12 +201,83 @@ def forget_ended(controller: Any) -> None:
     if not ended:
         return
     trials[:] = [trial for trial in trials if trial not in ended]
-    holder = getattr(controller, "_tune_controller", controller)
+    holder = _tune_controller(controller)
     for name in ("_live_trials", "_stopped_trials", "_failed_trials", "_trials_to_cache"):
         getattr(holder, name, set()).difference_update(ended)
     for trial in ended:
         getattr(holder, "_trial_metadata", {}).pop(trial.trial_id, None)
     _drop_orders_to_nobody(getattr(holder, "_actor_manager", None))
+
+
+def keep_processes(controller: Any, resources: Any, keep: bool) -> None:
+    """Let Tune keep the processes of trials that have ended, which hold `resources` each, though no
+    other trial waits for one; or, without `keep`, end those that it has kept.
+
+    Tune keeps as many as it expects to need, which is told here to be very many.
+    """
+    cache = _tune_controller(controller)._actor_cache
+    many = 2**20
+    kept = cache._max_num_objects[resources] >= many
+    cache._may_keep_one = keep
+    if keep and not kept:
+        cache.increase_max(resources, many)
+    elif kept and not keep:
+        cache.decrease_max(resources, many)
+    if not keep:
+        # Tune would let go of them, and they would live on until Python collects their handles
+        manager = _tune_controller(controller)._actor_manager
+        for idle in cache._cached_objects.values():
+            for actor in list(idle):
+                _kill_kept(manager, cache, idle, actor)
+
+
+def drop_dead_processes(controller: Any) -> None:
+    """Forget those of the kept processes that do not answer.
+
+    Tune does not look, and counts a failure twice where a trial is given to a process that has
+    died.
+    """
+    import ray
+
+    tune_controller = _tune_controller(controller)
+    manager, cache = tune_controller._actor_manager, tune_controller._actor_cache
+    for kept in cache._cached_objects.values():
+        answers = {}
+        for actor in kept:
+            handle, _ = manager._live_actors_to_ray_actors_resources[actor]
+            answers[handle.__ray_ready__.remote()] = actor
+        if not answers:
+            continue
+        ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_TIMEOUT_S)
+        for answer, actor in answers.items():
+            try:
+                ray.get(answer, timeout=0)
+            except (ray.exceptions.RayError, TimeoutError):
+                _kill_kept(manager, cache, kept, actor)
+
+
+def _kill_kept(manager: Any, cache: Any, kept: list[Any], actor: Any) -> None:
+    """Kill one of the `kept` processes, which has no task, and forget it."""
+    kept.remove(actor)
+    cache._num_cached_objects -= 1
+    actor.set_on_stop(None)
+    actor.set_on_error(None)
+    manager.remove_actor(actor, kill=True)
+
+
+def kill_processes(controller: Any) -> None:
+    """Kill all processes of Tune's trials, so that Tune need not wait until they have stopped."""
+    import ray
+
+    if controller is not None:
+        manager = _tune_controller(controller)._actor_manager
+        for handle, _ in manager._live_actors_to_ray_actors_resources.values():
+            ray.kill(handle)
+
+
+def _tune_controller(controller: Any) -> Any:
+    """What Tune shows to schedulers is a wrapper."""
+    return getattr(controller, "_tune_controller", controller)
 
 
 def _drop_orders_to_nobody(manager: Any) -> None:

@@ -32,7 +32,7 @@ class CheckpointWriter:
     an epoch in `stops`.
 
     After each epoch the run calls `offer` with a function that makes a checkpoint; a worker that
-    writes none never calls it. With a `pace` of 0 there is a checkpoint for every epoch.
+    writes none never calls it.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class CheckpointWriter:
                     self._write(self._pack())
                 yield held
                 held, now = [], time.monotonic()
-                due = now + max(self._pace, (now - begun) / MAX_OVERHEAD) if self._pace else now
+                due = now + max(self._pace, (now - begun) / MAX_OVERHEAD)
         except Exception:
             if held:
                 yield held

@@ -13,8 +13,9 @@ import signal
 import socket
 import sys
 import threading
+from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill_ray.data.cache import VARIABLE
 from distill_ray.errors import RequestError, first_line
@@ -27,7 +28,10 @@ from distill_ray.execution.machines import (
 )
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import LIVE
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
+
+if TYPE_CHECKING:
+    from distill_ray.execution.tune_run import TuneRun
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +67,8 @@ class Cluster:
     """
 
     def __init__(self, address: str | None = None, *, verbose: bool = False) -> None:
+        self.tune_run: TuneRun | None = None
+        """What runs tasks of one worker each, and keeps their processes, once there were some."""
         self._address = address
         self._verbose = verbose
         self._checked = False
@@ -83,7 +89,14 @@ class Cluster:
         trace: TracebackType | None,
     ) -> None:
         self._done.set()
+        self.end_processes()
         self._cleanup.close()
+
+    def end_processes(self) -> None:
+        """End the processes that were kept for later tasks, whatever they are doing."""
+        if self.tune_run is not None:
+            self.tune_run.close()
+            self.tune_run = None
 
     def connect(self) -> None:
         """Start Ray here, or join the cluster at the address.
@@ -150,7 +163,20 @@ class Cluster:
         fit = max(present, workers_on(self._possible(), resources))
         return sys.maxsize if math.isinf(fit) else int(fit // workers)
 
-    def check(self, study: Study) -> None:
+    def check_machine(self, study: StudyDefinition) -> None:
+        """Raise `RequestError` when a job of the study wants more than this machine has, where Ray
+        is about to be started on it alone, which takes a while.
+        """
+        if self._connected or self._address is not None or _is_in_use():
+            return
+        from distill_ray.execution._ray_internals import machine_offers
+
+        offers = machine_offers()
+        has = f"has {offers['CPU']:g} CPU and {offers['GPU']:g} GPU"
+        resources = WorkerResources.of(study, LIVE)
+        _check_fit(study, resources, [Machines(offers)], f"this machine, which {has}")
+
+    def check(self, study: StudyDefinition) -> None:
         """Raise `RequestError` when a job of the study wants more than the cluster has or can ever
         have.
 
@@ -162,16 +188,10 @@ class Cluster:
         resources = WorkerResources.of(study, LIVE)
         present, possible = present_machines(), self._possible()
         has = _description(present, possible)
-        needed = f"{resources.cpus:g} CPU and {resources.gpus:g} GPU"
-        problems, most = [], 1
-        for field in ("workers_per_teacher", "workers_per_trial"):
-            workers = getattr(study.resources, field)
-            most = max(most, workers)
-            if self.capacity(workers, resources) < 1:
-                text = f"{workers} workers of {needed} do not fit the cluster, which {has}"
-                problems.append((f"resources.{field}", text))
-        if problems:
-            raise study.error(problems)
+        granted = study.resources
+        most = max(granted.workers_per_teacher, granted.workers_per_trial)
+        most_room = max(present, possible, key=lambda machines: workers_on(machines, resources))
+        _check_fit(study, resources, most_room, f"the cluster, which {has}")
         self._checked = True
         if not resources.gpus and total([*present, *possible], "GPU"):
             logger.info(
@@ -194,6 +214,27 @@ class Cluster:
 
     def _possible(self) -> list[Machines]:
         return [] if self._address is None else possible_machines()
+
+
+def _check_fit(
+    study: StudyDefinition, resources: WorkerResources, machines: list[Machines], where: str
+) -> None:
+    """Raise `RequestError` for the field that asks for more than the machines have."""
+    needed = f"{resources.cpus:g} CPU and {resources.gpus:g} GPU"
+    fit = workers_on(machines, resources)
+    if fit < 1:
+        without = replace(resources, gpus=0)
+        field = "gpus_per_worker" if workers_on(machines, without) >= 1 else "cpus_per_worker"
+        text = f"a worker of {needed} does not fit {where}"
+        raise study.error([(f"resources.{field}", text)])
+    problems = []
+    for field in ("workers_per_teacher", "workers_per_trial"):
+        workers = getattr(study.resources, field)
+        if fit < workers:
+            text = f"{workers} workers of {needed} do not fit {where}"
+            problems.append((f"resources.{field}", text))
+    if problems:
+        raise study.error(problems)
 
 
 @contextlib.contextmanager

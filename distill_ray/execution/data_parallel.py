@@ -17,7 +17,7 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from distill_ray.errors import DistillRayError, Failure, RunError
+from distill_ray.errors import DistillRayError, Failure, RequestError, RunError
 from distill_ray.execution.checkpoint_writer import RecordBatches
 from distill_ray.execution.cluster import ON_THE_HEAD
 from distill_ray.execution.messages import Epochs
@@ -128,7 +128,11 @@ def _resources_per_worker(job: Job, resources: WorkerResources) -> dict[str, flo
 def _work(config: dict[str, Any]) -> None:
     """What each worker does: trains, and tells of it where it is the first or has failed."""
     resources: WorkerResources = config["resources"]
-    torch.set_num_threads(max(1, int(resources.cpus)))
+    try:
+        resources.prepare()
+    except RequestError as error:
+        config["messages"].put(Failure.of(error))
+        raise
     if (device := get_device()).type == "cuda":
         torch.cuda.set_device(device)
     worker, messages, answers = resources.worker(), config["messages"], config["answers"]
@@ -141,7 +145,7 @@ def _work(config: dict[str, Any]) -> None:
             worker,
             sharing=resources.sharing,
             share=resources.share,
-            pace=0,
+            stops=range(1, config["job"].recipe.epochs + 1),
         )
         for records in epochs:
             if worker.rank == 0:
@@ -165,20 +169,20 @@ def _go_on(worker: Worker, ask: Callable[[], int]) -> bool:
     collective operation does not.
     """
     while True:
-        said = torch.tensor([ask() if worker.rank == 0 else WAIT], device=worker.device)
-        dist.broadcast(said, 0)
-        if said.item() != WAIT:
-            return said.item() == GO_ON
+        answer = torch.tensor([ask() if worker.rank == 0 else WAIT], device=worker.device)
+        dist.broadcast(answer, 0)
+        if answer.item() != WAIT:
+            return answer.item() == GO_ON
 
 
 def _answer(answers: Queue) -> int:
     try:
-        said: int = answers.get(timeout=ANSWER_TIMEOUT_S)
+        answer: int = answers.get(timeout=ANSWER_TIMEOUT_S)
     except Empty:
         return WAIT
-    if said == STOP:
+    if answer == STOP:
         answers.put(STOP)  # for workers that are started again
-    return said
+    return answer
 
 
 def _left_over(answers: Queue) -> int:

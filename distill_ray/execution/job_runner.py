@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import ray
 from ray import tune
 
 from distill_ray.execution.messages import Epochs, Finished, Message, Task, messages
@@ -22,27 +24,33 @@ class JobRunner(tune.Trainable):
     all its records; and in the last step `end`, how the task ended.
     """
 
-    _messages: Generator[Message, None, None]
+    _packed: PackedTask
+    _messages: Generator[Message, None, None] | None
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         leave_vanished_directory()
         super().__init__(*arguments, **named)
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Begin the task of `config`."""
+        """Take the task of `config`. It begins with the first step: a fault that comes before, as
+        where it cannot be unpacked here, would not be tried again by Tune.
+        """
         self.config = {}  # Tune would send it back with every result
-        task: Task = config["task"]
-        self._last_epoch = task.epochs
-        self._messages = messages(task)
+        self._packed = config["task"]
+        self._messages = None
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin another task in this process, whose imports, data and teachers stay."""
-        self._messages.close()
+        """Take another task in this process, whose imports, data and teachers stay."""
+        self.cleanup()
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         """Do the next part of the task, its end together with its last epoch."""
+        if self._messages is None:
+            task = self._packed.unpacked()
+            self._last_epoch = task.epochs
+            self._messages = messages(task)
         result: dict[str, Any] = {}
         message = next(self._messages)
         if isinstance(message, Epochs):
@@ -59,7 +67,26 @@ class JobRunner(tune.Trainable):
 
     def cleanup(self) -> None:
         """Let go of the job, whose last checkpoint is in the store."""
-        self._messages.close()
+        if self._messages is not None:
+            self._messages.close()
+
+
+@dataclass(frozen=True)
+class PackedTask:
+    """A task on its way to its process, by value where its class is no module's."""
+
+    name: str
+    content: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, task: Task) -> PackedTask:
+        """That task, packed."""
+        return cls(task.name, ray.cloudpickle.dumps(task))
+
+    def unpacked(self) -> Task:
+        """The task again."""
+        task: Task = ray.cloudpickle.loads(self.content)
+        return task
 
 
 def leave_vanished_directory() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from distill_ray.data.foreign import ForeignSet
 from distill_ray.execution.messages import Task, Work
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.job import Job
@@ -19,6 +20,7 @@ class JobTask(Task):
     store: Store = field(repr=False)
     resources: WorkerResources = field(repr=False)
     read_test: bool = False
+    foreign: tuple[ForeignSet, ...] = field(default=(), repr=False)
     stops: frozenset[int] = field(default=frozenset(), repr=False)
 
     @property
@@ -36,5 +38,10 @@ class JobTask(Task):
         from distill_ray.execution.run_job import run_job
 
         return run_job(
-            self.store, self.job, self.resources, read_test=self.read_test, stops=self.stops
+            self.store,
+            self.job,
+            self.resources,
+            read_test=self.read_test,
+            foreign=self.foreign,
+            stops=self.stops,
         )

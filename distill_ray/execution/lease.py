@@ -35,16 +35,19 @@ class Lease:
         """A context that holds the lease unless a living holder has it; yields whether it does.
         Never waits.
         """
+        # Take it, from a dead holder if need be
         token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
         if not (self._take(token) or (self._holder_is_dead() and self._take(token))):
             yield False
             return
+        # Keep it while the work is done
         done = threading.Event()
         beating = threading.Thread(target=self._beat, args=(token, done), daemon=True)
         beating.start()
         try:
             yield True
         finally:
+            # Give it back, unless somebody took this holder for dead
             done.set()
             beating.join()
             if self._holder()[0] == token:
@@ -76,18 +79,21 @@ class Lease:
             return "", 0
 
     def _holder_is_dead(self) -> bool:
-        found = self._holder()
-        if found != self._seen:
-            self._seen, self._since = found, time.monotonic()
-        host, _, rest = found[0].partition(" ")
+        holder = self._holder()
+        # Since when, by this clock, it has not touched the file
+        if holder != self._seen:
+            self._seen, self._since = holder, time.monotonic()
+        # Whether its process is known to be gone
+        host, _, rest = holder[0].partition(" ")
         process = rest.partition(" ")[0]
         gone = (
             host == socket.gethostname() and process.isdecimal() and not _is_running(int(process))
         )
         if not gone and time.monotonic() - self._since < self._expiry:
             return False
+        # Clear the way, unless another one was faster
         with contextlib.suppress(OSError):
-            if self._holder() == found:
+            if self._holder() == holder:
                 self._path.unlink()
         return True
 

@@ -19,6 +19,7 @@ from distill_ray.execution._ray_internals import (
     patient_start,
     processes_of_ray,
     read_token_again,
+    without_dashboard,
 )
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def _start(level: int, verbose: bool) -> None:
     for attempt in range(1, STARTS + 1):
         before = processes_of_ray()
         try:
-            with patient_start(START_TIMEOUT_S):
+            with patient_start(START_TIMEOUT_S), without_dashboard():
                 ray.init(
                     address="local",
                     include_dashboard=False,

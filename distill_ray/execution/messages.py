@@ -7,7 +7,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
 
 from distill_ray.errors import Failure
 
@@ -51,9 +50,6 @@ class Task(ABC):
 
     def release(self) -> None:  # noqa: B027 - most hold nothing
         """On the driver: free what processes that died have held, beside their own resources."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self  # Tune copies the configuration of a trial again and again
 
 
 def messages(task: Task) -> Generator[Message, None, None]:

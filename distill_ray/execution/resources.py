@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from distill_ray.execution.sharing import Sharing
-from distill_ray.study import Study
+from distill_ray.models.own_modules import ModuleFile, load_module_files, loaded_module_files
+from distill_ray.study import StudyDefinition
 
 if TYPE_CHECKING:
     from distill_ray.training import Worker
@@ -25,9 +26,11 @@ class WorkerResources:
     retries: int = 1
     """How often a job is started again after a fault of the machine."""
     compile: Literal["auto", "always", "never"] = "auto"
+    module_files: tuple[ModuleFile, ...] = ()
+    """Files with networks of the user's own, which the worker's machine need not have."""
 
     @classmethod
-    def of(cls, study: Study, sharing: Sharing) -> WorkerResources:
+    def of(cls, study: StudyDefinition, sharing: Sharing) -> WorkerResources:
         """What the study file grants."""
         granted = study.resources
         return cls(
@@ -36,7 +39,19 @@ class WorkerResources:
             sharing,
             granted.retries,
             granted.compile,
+            loaded_module_files(),
         )
+
+    def prepare(self) -> None:
+        """Make this process ready for jobs: run the files with networks, and set torch's number of
+        threads.
+
+        Raises `RequestError` when a file cannot be run here.
+        """
+        import torch
+
+        load_module_files(self.module_files)
+        torch.set_num_threads(max(1, int(self.cpus)))
 
     def worker(self) -> Worker:
         """This process's device: the GPU assigned by Ray, otherwise the CPU."""

@@ -10,27 +10,30 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
 
-from distill_ray.errors import DamagedError, StoreError
+from distill_ray.data.foreign import ForeignSet
+from distill_ray.errors import StoreError
 from distill_ray.execution.checkpoint_writer import RecordBatches, in_batches
+from distill_ray.execution.judging import judge_foreign
 from distill_ray.execution.messages import Finished, Record, Work
 from distill_ray.execution.resources import WorkerResources
-from distill_ray.execution.train_job import cached_dataset, train_here
+from distill_ray.execution.train_job import cached_dataset, finished_job, train_here
 from distill_ray.job import Job
 from distill_ray.records import (
-    JobRecord,
+    TEACHER_IMAGES,
     Predictions,
     find_job,
+    last_epoch,
     last_epoch_path,
     log_path,
     save_test_predictions,
 )
 from distill_ray.store import Store
-from distill_ray.training import Worker, load_network, load_split, predict
+from distill_ray.training import LiveTeachers, Worker, load_network, load_split, predict
 
 
 def run_job(
@@ -39,6 +42,7 @@ def run_job(
     resources: WorkerResources,
     *,
     read_test: bool = False,
+    foreign: Sequence[ForeignSet] = (),
     stops: Collection[int] = (),
 ) -> Work:
     """Run `job` on as many workers as it has, unless it is finished, and put its result into the
@@ -47,14 +51,14 @@ def run_job(
     The records of its epochs come about once a second, several together where epochs are short, and
     none of them later than an epoch in `stops`, after which it is decided whether the job
     continues. Those of a finished job are yielded at once. With `read_test` the finished network
-    also predicts the test split. What happens is written to the job's log file; an error is written
-    there with its traceback and raised again.
+    also predicts the test split, and judges it and the `foreign` sets. What happens is written to
+    the job's log file; an error is written there with its traceback and raised again.
     """
-    torch.set_num_threads(max(1, int(resources.cpus)))
+    resources.prepare()
     log = JobLog(store, job)
     try:
-        if (found := find_job(store, job.id)) is not None:
-            yield from in_batches(found.epochs(), stops)
+        if (record := find_job(store, job.id)) is not None:
+            yield from in_batches(record.epochs(), stops)
         elif job.workers == 1:
             alone = functools.partial(
                 train_here,
@@ -68,8 +72,10 @@ def run_job(
 
             yield from log.following(train_on_workers(store, job, resources))
         if read_test:
-            evaluate_on_test(store, job, resources.worker().device)
-        record = _finished(store, job)
+            device = resources.worker().device
+            evaluate_on_test(store, job, device)
+            judge_foreign(store, finished_job(store, job), foreign, device)
+        record = finished_job(store, job)
     except Exception:
         log.write(traceback.format_exc())
         raise
@@ -80,7 +86,7 @@ def evaluate_on_test(store: Store, job: Job, device: torch.device) -> None:
     """Let the finished network of `job` predict the test split on `device`, in float32 as it is
     deployed; nothing happens when it has.
     """
-    record = _finished(store, job)
+    record = finished_job(store, job)
     if record.has_read_test:
         return
     worker = Worker(device)
@@ -96,25 +102,18 @@ def evaluate_on_test(store: Store, job: Job, device: torch.device) -> None:
     save_test_predictions(store, job.id, Predictions(log_probabilities, test.labels))
 
 
-def _finished(store: Store, job: Job) -> JobRecord:
-    record = find_job(store, job.id)
-    if record is None:
-        raise DamagedError(
-            f"store {store.shown}: job {job.id} is gone; running the study makes it anew"
-        )
-    return record
-
-
 class JobLog:
     """The log file of a job: what it was, its epochs, and how it failed if it did.
 
-    Beside it lie the metrics of the last epoch as JSON, for `status`.
+    Beside it lie the metrics of the last epoch as JSON, for `status`, with the number of images
+    that teachers have answered for in this job, in however many attempts.
     """
 
     def __init__(self, store: Store, job: Job) -> None:
         self._store = store
         self.path = log_path(job.id)
         self._last_epoch_path = last_epoch_path(job.id)
+        self._answered = last_epoch(store, job.id).get(TEACHER_IMAGES, 0) - LiveTeachers.images
         self._lines = [
             f"job {job.id}",
             *(
@@ -134,7 +133,9 @@ class JobLog:
             with contextlib.closing(epochs):
                 for records in epochs:
                     self.write(*map(_line, records))
-                    self._store.write(self._last_epoch_path, json.dumps(records[-1]).encode())
+                    answered = {TEACHER_IMAGES: self._answered + LiveTeachers.images}
+                    last = json.dumps(records[-1] | answered)
+                    self._store.write(self._last_epoch_path, last.encode())
                     yield records
         finally:
             package.removeHandler(handler)
@@ -159,9 +160,9 @@ class _JobLogHandler(logging.Handler):
 
 
 def _line(record: Record) -> str:
-    shown = {
+    values = {
         name: value
         for name, value in record.items()
         if name != "time" and not name.startswith("system/")
     }
-    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -10,7 +10,7 @@ from typing import Literal
 
 from distill_ray.augmentation import Augmentation
 from distill_ray.job import Recipe
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 from distill_ray.study.space import Choice
 
 
@@ -34,6 +34,15 @@ class Sharing:
         return self.mode == "cached" or (
             self.mode == "auto" and self.sharers > stored_share(augmentation)
         )
+
+    def stores_for(self, recipe: Recipe) -> bool:
+        """Whether teacher logits for a job with that recipe are to be stored: its versions come
+        back in later epochs, and in other jobs.
+        """
+        if recipe.method.live_teachers(recipe.augmentation):
+            return False
+        returning = recipe.versions is not None and self.mode != "live"
+        return returning or self.stores(recipe.augmentation)
 
     def largest(self, recipe: Recipe, num_classes: int) -> int | None:
         """How many logits are kept per prediction for a job with that recipe; None: those of all
@@ -66,14 +75,14 @@ def stored_share(augmentation: Augmentation) -> float:
     ) / augmentation.part_count
 
 
-def trial_sharing(study: Study) -> Sharing:
+def trial_sharing(study: StudyDefinition) -> Sharing:
     """The sharing of the search: its trials have one seed, so those with the same augmentation
     share.
     """
     return _sharing(study, study.search.trials / distinct_augmentations(study))
 
 
-def confirm_sharing(study: Study) -> Sharing:
+def confirm_sharing(study: StudyDefinition) -> Sharing:
     """The sharing of the confirmations: candidates that learn from teachers with the student's
     augmentation share their seeds.
     """
@@ -86,7 +95,7 @@ def confirm_sharing(study: Study) -> Sharing:
     return _sharing(study, len(alike))
 
 
-def distinct_augmentations(study: Study) -> float:
+def distinct_augmentations(study: StudyDefinition) -> float:
     """How many different augmentations the search space has, infinitely many where a number of the
     augmentation is drawn.
     """
@@ -100,7 +109,7 @@ def distinct_augmentations(study: Study) -> float:
     return count
 
 
-def _sharing(study: Study, sharers: float) -> Sharing:
+def _sharing(study: StudyDefinition, sharers: float) -> Sharing:
     settings = study.resources.teacher_logits
     exact = settings.precision == "fp32"
     return Sharing(settings.mode, sharers, exact, settings.gb * 1e9, settings.top_k)

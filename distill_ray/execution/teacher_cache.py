@@ -3,6 +3,8 @@ out.
 
     teacher_logits/<key>/<epoch>/manifest.json    written last: without it the epoch has none yet
     teacher_logits/<key>/<epoch>.lease            held by the process that computes them
+
+With versions it is `<key>/<version>/<shard>` in place of `<key>/<epoch>`.
 """
 
 from __future__ import annotations
@@ -27,12 +29,14 @@ from distill_ray.store import MANIFEST, Store
 from distill_ray.training import (
     Dataset,
     LiveTeachers,
+    ShardedTeachers,
     StoredTeachers,
     TeacherLogits,
     TeacherLogitsKey,
     Worker,
     compute_teacher_logits,
     from_arrow,
+    shows_the_same,
     to_arrow,
 )
 
@@ -59,12 +63,13 @@ checkpoints.
 
 
 class TeacherCache:
-    """The teacher logits of one key, computed by whoever needs an epoch first and read by all
-    others.
+    """The teacher logits of one key, computed by whoever needs a piece first and read by all
+    others. A piece is an epoch, or a shard of a version; `epochs` says how many epochs or versions
+    there are.
 
-    While somebody else computes an epoch, later ones are computed, so that parallel runs divide the
+    While somebody else computes a piece, later ones are computed, so that parallel runs divide the
     work. When teacher logits cannot be kept, because the disk or the `limit` is full, that is
-    logged once; from then on `of_epoch` returns None for epochs that are not there, and live
+    logged once; from then on `of_epoch` returns None for pieces that are not there, and live
     teachers are needed.
     """
 
@@ -87,119 +92,183 @@ class TeacherCache:
         self._epochs = epochs
         self._limit = limit
         self._folder = posixpath.join(ROOT, key.id)
-        self._leases: dict[int, Lease] = {}
+        self._shards = key.shards(len(dataset.train))
+        self._leases: dict[tuple[int, int], Lease] = {}
+        self._probed: set[tuple[int, int]] = set()
         self._full = False
 
-    def of_epoch(self, epoch: int) -> TeacherLogits | None:
-        """The teacher logits of the 1-based `epoch`, or None where they are not there and cannot be
-        kept.
+    def shards_of(self, number: int) -> list[TeacherLogits] | None:
+        """The teacher logits of an epoch or a version, shard by shard; None where some are not
+        there and cannot be kept.
+        """
+        shards = []
+        for shard in range(len(self._shards)):
+            if (teacher_logits := self.of_epoch(number, shard)) is None:
+                return None
+            shards.append(teacher_logits)
+        return shards
+
+    def opened_shards_of(self, number: int) -> list[TeacherLogits] | None:
+        """The same, if all are there and intact."""
+        shards = []
+        for shard in range(len(self._shards)):
+            if (teacher_logits := self.opened(number, shard)) is None:
+                return None
+            shards.append(teacher_logits)
+        return shards
+
+    def of_epoch(self, number: int, shard: int = 0) -> TeacherLogits | None:
+        """The teacher logits of the 1-based epoch or version, or None where they are not there and
+        cannot be kept.
         """
         while True:
-            if (found := self.opened(epoch)) is not None or self._full:
-                return found
-            with self._lease(epoch).held() as mine:
+            teacher_logits = self.opened(number, shard)
+            if teacher_logits is not None or self._full:
+                return teacher_logits
+            with self._lease(number, shard).held() as mine:
                 if mine:
-                    return self.opened(epoch) or self._make(epoch)
-            if not self._work_ahead(epoch):
+                    return self.opened(number, shard) or self._make(number, shard)
+            if not self._work_ahead(number, shard):
                 time.sleep(POLL)
 
-    def _work_ahead(self, epoch: int) -> bool:
-        """Compute the teacher logits of one later epoch that nobody has or makes; whether there was
+    @property
+    def is_full(self) -> bool:
+        """Whether there was no room for what was computed."""
+        return self._full
+
+    def is_there(self, number: int, shard: int = 0) -> bool:
+        """Whether the store has them, intact or not."""
+        return self._store.get(self._path(number, shard)) is not None
+
+    def _work_ahead(self, number: int, shard: int) -> bool:
+        """Compute the teacher logits of one later piece that nobody has or makes; whether there was
         one.
         """
-        for later in range(epoch + 1, min(epoch + AHEAD, self._epochs) + 1):
+        later = [(number, other) for other in range(shard + 1, len(self._shards))]
+        for other in range(number + 1, min(number + AHEAD, self._epochs) + 1):
+            later += [(other, index) for index in range(len(self._shards))]
+        for piece in later:
             if self._full:
                 return False
-            if self._store.get(self._path(later)) is None:
-                with self._lease(later).held() as mine:
-                    if mine and self._store.get(self._path(later)) is None:
-                        self._make(later)
+            if not self.is_there(*piece):
+                with self._lease(*piece).held() as mine:
+                    if mine and not self.is_there(*piece):
+                        self._make(*piece)
                         return True
         return False
 
-    def opened(self, epoch: int) -> TeacherLogits | None:
-        """The teacher logits of `epoch` if present and intact; damaged ones are set aside."""
-        record = self._store.get(self._path(epoch))
+    def opened(self, number: int, shard: int = 0) -> TeacherLogits | None:
+        """The teacher logits of a piece if present and intact; damaged ones are set aside."""
+        path = self._path(number, shard)
+        record = self._store.get(path)
         if record is None:
             return None
         try:
-            teacher_logits = from_arrow(record.map(FILE), self._key.identity(epoch))
+            teacher_logits = from_arrow(record.map(FILE), self._key.identity(number, shard))
+            first, last = self._shards[shard]
             if not teacher_logits.fit(
-                len(self._key.teachers), len(self._dataset.train), self._dataset.num_classes
+                len(self._key.teachers), last - first, self._dataset.num_classes
             ):
                 raise ValueError(
                     f"they have the shapes {[part.shape for part in teacher_logits.logits]}"
                 )
+            self._check_probe(teacher_logits, number, shard)
         except (ValueError, RunError) as error:
-            self._store.set_aside(posixpath.join(self._path(epoch), MANIFEST))
+            self._store.set_aside(posixpath.join(path, MANIFEST))
+            piece = (
+                f"version {number}, shard {shard}," if self._key.versioned else f"epoch {number}"
+            )
             logger.warning(
-                "teacher logits of epoch %d were set aside and are computed anew: %s", epoch, error
+                "teacher logits of %s were set aside and are computed anew: %s", piece, error
             )
             return None
         if self._store.is_local:
             with contextlib.suppress(OSError):
-                os.utime(self._store.local_path(posixpath.join(self._path(epoch), MANIFEST)))
+                os.utime(self._store.local_path(posixpath.join(path, MANIFEST)))
         else:
             _trim(cache_root() / ROOT, self._limit)
         return teacher_logits
 
-    def _make(self, epoch: int) -> TeacherLogits:
+    def _check_probe(self, teacher_logits: TeacherLogits, number: int, shard: int) -> None:
+        """Raise `ValueError`, once in this process, where the images of a piece are others now."""
+        probe = teacher_logits.probe
+        if probe is None or (number, shard) in self._probed:
+            return
+        if not shows_the_same(self._key, number, shard, probe, self._dataset):
+            raise ValueError(
+                f"augmentation {self._key.augmentation.name} made other images then than now; its "
+                "code has changed"
+            )
+        self._probed.add((number, shard))
+
+    def _make(self, number: int, shard: int = 0) -> TeacherLogits:
         started = time.perf_counter()
-        identity = self._key.identity(epoch)
         teacher_logits = compute_teacher_logits(
-            self._key, epoch, self._teachers(), self._dataset, self._worker.device
+            self._key,
+            number,
+            self._teachers(),
+            self._dataset,
+            self._worker.device,
+            shard if self._key.versioned else None,
         )
+        self.keep(number, shard, teacher_logits, time.perf_counter() - started)
+        return teacher_logits
+
+    def keep(self, number: int, shard: int, teacher_logits: TeacherLogits, seconds: float) -> None:
+        """Put the teacher logits of a piece into the store, unless it has them or has no room."""
+        identity, path = self._key.identity(number, shard), self._path(number, shard)
         content = to_arrow(teacher_logits, identity)
-        info = {
-            "identity": identity,
-            "error": teacher_logits.error,
-            "seconds": time.perf_counter() - started,
-        }
-        if self._store.get(self._path(epoch)) is not None:
-            return teacher_logits  # another node, which has leases of its own, was faster
+        info = {"identity": identity, "error": teacher_logits.error, "seconds": seconds}
+        if self._store.get(path) is not None:
+            return  # another node, which has leases of its own, was faster
         try:
             if make_room(self._store, self._folder, len(content), self._limit):
-                self._store.delete(self._path(epoch))  # what a process that died here left behind
-                self._store.put(self._path(epoch), {FILE: content}, info)
+                self._store.delete(path)  # what a process that died here left behind
+                self._store.put(path, {FILE: content}, info)
             else:
                 self._give_up(f"there is no room for {len(content) / 1e6:.0f} MB")
         except StoreError as error:
             with contextlib.suppress(StoreError):
-                self._store.delete(self._path(epoch))
+                self._store.delete(path)
             self._give_up(str(error))
-        return teacher_logits
 
     def _give_up(self, reason: str) -> None:
         self._full = True
         logger.warning("teachers answer live where their teacher logits are not stored: %s", reason)
 
-    def _lease(self, epoch: int) -> Lease:
-        if epoch not in self._leases:
-            name = f"{self._path(epoch)}.lease"
-            self._leases[epoch] = Lease(
+    def _lease(self, number: int, shard: int = 0) -> Lease:
+        if (number, shard) not in self._leases:
+            name = f"{self._path(number, shard)}.lease"
+            self._leases[number, shard] = Lease(
                 self._store.local_path(name) if self._store.is_local else cache_root() / name
             )
-        return self._leases[epoch]
+        return self._leases[number, shard]
 
-    def _path(self, epoch: int) -> str:
-        return posixpath.join(self._folder, f"{epoch:05d}")
+    def _path(self, number: int, shard: int = 0) -> str:
+        folder = posixpath.join(self._folder, f"{number:05d}")
+        return posixpath.join(folder, f"{shard:05d}") if self._key.versioned else folder
 
 
 class CachedTeachers:
     """The teachers of a training run: from stored teacher logits where there are any, else live.
 
-    While an epoch runs, the teacher logits of the next one are opened and checked beside it if they
-    are there.
+    `number_of` says which version an epoch shows, or that it is its own number. While an epoch
+    runs, the teacher logits of the next one are opened and checked beside it if they are there.
     """
 
     def __init__(
-        self, teacher_logits: TeacherCache, teachers: Callable[[], LiveTeachers], worker: Worker
+        self,
+        teacher_logits: TeacherCache,
+        teachers: Callable[[], LiveTeachers],
+        worker: Worker,
+        number_of: Callable[[int], int] = lambda epoch: epoch,
     ) -> None:
         self._teacher_logits = teacher_logits
         self._teachers = teachers
         self._worker = worker
+        self._number_of = number_of
         self._beside = ThreadPoolExecutor(1)
-        self._next: tuple[int, Future[TeacherLogits | None]] | None = None
+        self._next: tuple[int, Future[list[TeacherLogits] | None]] | None = None
 
     @property
     def networks(self) -> Sequence[nn.Module]:
@@ -211,13 +280,17 @@ class CachedTeachers:
         opened = (
             self._next[1].result() if self._next is not None and self._next[0] == epoch else None
         )
-        teacher_logits = opened or self._teacher_logits.of_epoch(epoch)
-        self._next = (epoch + 1, self._beside.submit(self._teacher_logits.opened, epoch + 1))
-        return (
-            self._teachers()
-            if teacher_logits is None
-            else StoredTeachers(teacher_logits, self._worker.device)
+        shards = opened or self._teacher_logits.shards_of(self._number_of(epoch))
+        coming = self._number_of(epoch + 1)
+        self._next = (
+            epoch + 1,
+            self._beside.submit(self._teacher_logits.opened_shards_of, coming),
         )
+        if shards is None:
+            return self._teachers()
+        if len(shards) == 1:
+            return StoredTeachers(shards[0], self._worker.device)
+        return ShardedTeachers(shards, self._worker.device)
 
 
 def make_room(store: Store, own: str, size: int, limit: float) -> bool:

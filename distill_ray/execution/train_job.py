@@ -5,12 +5,22 @@ record in the store. Several workers of a job each do the same, with one of them
 from __future__ import annotations
 
 import functools
+import math
 import posixpath
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from distill_ray.augmentation import Augmentation
-from distill_ray.errors import DamagedError, RunError
-from distill_ray.execution.checkpoint_writer import MIN_INTERVAL_S, CheckpointWriter, RecordBatches
+from distill_ray.augmentation.versions import Versions
+from distill_ray.errors import DamagedError, RunError, StoreError
+from distill_ray.execution.checkpoint_writer import (
+    MIN_INTERVAL_S,
+    CheckpointWriter,
+    RecordBatches,
+    in_batches,
+)
 from distill_ray.execution.sharing import LIVE, Sharing, automatic_top_k
 from distill_ray.execution.teacher_cache import CachedTeachers, TeacherCache
 from distill_ray.imported_weights import stored_weights
@@ -18,11 +28,14 @@ from distill_ray.job import Data, Job
 from distill_ray.records import JobRecord, Predictions, find_job, save_job
 from distill_ray.store import Store
 from distill_ray.training import (
+    CalibratedTeachers,
     Dataset,
     EpochTeachers,
     LiveTeachers,
+    TeacherLogits,
     TeacherLogitsKey,
     Worker,
+    given_teacher_logits,
     load_dataset,
     load_network,
     precision_of_teachers,
@@ -42,11 +55,10 @@ def train_here(
     sharing: Sharing = LIVE,
     compile: Compile = "never",
     share: float = 1.0,
-    pace: float = MIN_INTERVAL_S,
     stops: Collection[int] = (),
 ) -> RecordBatches:
     """Train `job` in this process, alone or as the `worker` that it is, with a checkpoint about
-    every `pace` seconds.
+    once a second and after each of the epochs `stops`.
 
     What is yielded is in a checkpoint or in the finished record, so that an interrupted run never
     repeats an epoch that has been reported. `sharing` decides whether the teachers answer live;
@@ -59,10 +71,23 @@ def train_here(
         store.set_aside(path)
         saved = None
     saved = worker.agreed(saved)  # another driver may write a later one while these workers begin
+    if saved is None:
+        # Workers whose leader was killed live on for a moment, and may have come to the end
+        finished = first and find_job(store, job.id) is not None
+        if worker.agreed(b"finished" if finished else None) is not None:
+            yield from in_batches(finished_job(store, job).epochs(), stops)
+            return
     dataset = cached_dataset(job.data)
     teachers = teachers_of(store, job, worker, sharing) if job.teachers else None
+    if teachers is not None and job.calibrated:
+        temperatures = [
+            _temperature(store, job_id) if job_id in job.calibrated else 1.0
+            for job_id in job.teachers
+        ]
+        teachers = CalibratedTeachers(teachers, temperatures, worker.device)
     usage = Usage(worker, share)
-    keeper = CheckpointWriter(functools.partial(store.write, path), job.recipe.epochs, stops, pace)
+    write = functools.partial(store.write, path)
+    keeper = CheckpointWriter(write, job.recipe.epochs, stops, MIN_INTERVAL_S)
     save = keeper.offer if first else None
     training = train(
         job,
@@ -90,29 +115,44 @@ def train_here(
         store.delete(posixpath.dirname(path))
 
 
+def finished_job(store: Store, job: Job) -> JobRecord:
+    """The record of a job that has been finished. Raises `DamagedError` when it is gone."""
+    record = find_job(store, job.id)
+    if record is None:
+        raise DamagedError(
+            f"store {store.shown}: job {job.id} is gone; running the study makes it anew"
+        )
+    return record
+
+
 def teachers_of(
     store: Store,
     job: Job,
     worker: Worker,
     sharing: Sharing,
 ) -> EpochTeachers:
-    """The teachers that `job` learns from: stored teacher logits where `sharing` has them and the
-    method can use them, else live.
+    """The teachers that `job` learns from, not calibrated yet: stored teacher logits where
+    `sharing` has them and the method can use them, else live.
 
     Raises `RunError` when a teacher predicts other classes than the job's data has.
     """
     recipe = job.recipe
     _check_classes(store, job)
     live = functools.partial(cached_teachers, store, job.teachers, worker)
-    if recipe.method.live_teachers(recipe.augmentation) or not sharing.stores(recipe.augmentation):
+    if not sharing.stores_for(recipe):
         return live()
     dataset = cached_dataset(job.data)
     largest = sharing.largest(recipe, dataset.num_classes)
     key = TeacherLogitsKey.of(job, _precision(store, job.teachers, worker), sharing.exact, largest)
+    versions = recipe.image_versions
+    count = recipe.epochs if versions is None else versions.count
     teacher_logits = TeacherCache(
-        store, key, dataset, live, worker=worker, epochs=recipe.epochs, limit=sharing.limit
+        store, key, dataset, live, worker=worker, epochs=count, limit=sharing.limit
     )
-    return CachedTeachers(teacher_logits, live, worker)
+    if versions is None:
+        return CachedTeachers(teacher_logits, live, worker)
+    shown_in = functools.partial(versions.shown_in, seed=job.seed)
+    return CachedTeachers(teacher_logits, live, worker, shown_in)
 
 
 def _check_classes(store: Store, job: Job) -> None:
@@ -141,6 +181,7 @@ def teachers_of_augmentation(
     batch_size: int,
     epochs: int,
     sharing: Sharing,
+    versions: Versions | None = None,
 ) -> EpochTeachers:
     """The teachers for a pass without training: from the teacher logits that trials with that
     augmentation and seed also use.
@@ -151,8 +192,9 @@ def teachers_of_augmentation(
     """
     dataset = cached_dataset(data)
     live = functools.partial(cached_teachers, store, teachers, worker)
+    returning = versions is not None and sharing.mode != "live"
     if (
-        not sharing.stores(augmentation)
+        not (returning or sharing.stores(augmentation))
         or (sharing.top_k or automatic_top_k(dataset.num_classes)) < dataset.num_classes
     ):
         return live()
@@ -160,15 +202,79 @@ def teachers_of_augmentation(
         teachers=teachers,
         data=data,
         augmentation=augmentation,
-        seed=seed,
+        seed=seed if versions is None else versions.seed,
+        versioned=versions is not None,
         batch_size=batch_size if augmentation.by_batch else None,
         precision=_precision(store, teachers, worker),
         exact=sharing.exact,
     )
+    count = epochs if versions is None else versions.count
     teacher_logits = TeacherCache(
-        store, key, dataset, live, worker=worker, epochs=epochs, limit=sharing.limit
+        store, key, dataset, live, worker=worker, epochs=count, limit=sharing.limit
     )
-    return CachedTeachers(teacher_logits, live, worker)
+    if versions is None:
+        return CachedTeachers(teacher_logits, live, worker)
+    shown_in = functools.partial(versions.shown_in, seed=seed)
+    return CachedTeachers(teacher_logits, live, worker, shown_in)
+
+
+def answer_ahead(
+    store: Store,
+    key: TeacherLogitsKey,
+    pieces: Sequence[tuple[int, int]],
+    worker: Worker,
+    limit: float,
+) -> None:
+    """Let the teachers answer for versions and shards that are not stored yet, in this process, in
+    the precision that its device has. Ends early where there is no room for more.
+    """
+    live = functools.partial(cached_teachers, store, key.teachers, worker)
+    key = replace(key, precision=_precision(store, key.teachers, worker))
+    count = max(version for version, _ in pieces)
+    dataset = cached_dataset(key.data)
+    cache = TeacherCache(store, key, dataset, live, worker=worker, epochs=count, limit=limit)
+    for version, shard in pieces:
+        if not cache.is_full:
+            cache.of_epoch(version, shard)
+
+
+def stored_answers(
+    store: Store, key: TeacherLogitsKey, version: int, worker: Worker
+) -> list[TeacherLogits]:
+    """The shards of a version that is stored, in whatever precision. Raises `RunError` where one
+    was damaged.
+    """
+    for precision in (_precision(store, key.teachers, worker), "fp32", "bf16"):
+        cache = _answers_cache(store, replace(key, precision=precision), worker)
+        shards = cache.opened_shards_of(version)
+        if shards is not None:
+            return shards
+    raise RunError(f"teacher logits of version {version} are damaged; run the study again")
+
+
+def keep_answers(
+    store: Store,
+    key: TeacherLogitsKey,
+    version: int,
+    parts: Sequence[np.ndarray],
+    worker: Worker,
+) -> None:
+    """Put answers that were computed elsewhere, by part (images, copies, N, K), in the place of
+    those of this machine's teachers.
+    """
+    key = replace(key, precision=_precision(store, key.teachers, worker))
+    cache, dataset = _answers_cache(store, key, worker), cached_dataset(key.data)
+    for shard, (first, last) in enumerate(key.shards(len(dataset.train))):
+        some = [part[first:last] for part in parts]
+        cache.keep(version, shard, given_teacher_logits(key, version, shard, some, dataset), 0.0)
+    if cache.is_full:
+        raise StoreError(f"{store.shown}: there is no room for the teacher logits")
+
+
+def _answers_cache(store: Store, key: TeacherLogitsKey, worker: Worker) -> TeacherCache:
+    live = functools.partial(cached_teachers, store, key.teachers, worker)
+    dataset = cached_dataset(key.data)
+    return TeacherCache(store, key, dataset, live, worker=worker, epochs=1, limit=math.inf)
 
 
 @functools.lru_cache(maxsize=2)
@@ -184,8 +290,9 @@ def cached_teachers(store: Store, job_ids: tuple[str, ...], worker: Worker) -> L
     """
     networks = []
     for job_id in job_ids:
-        found = _teacher(store, job_id)
-        networks.append(load_network(found.job, found.weights(), cached_dataset(found.job.data)))
+        teacher = _teacher(store, job_id)
+        dataset = cached_dataset(teacher.job.data)
+        networks.append(load_network(teacher.job, teacher.weights(), dataset))
     return LiveTeachers(networks, worker.device, _precision(store, job_ids, worker))
 
 
@@ -195,10 +302,16 @@ def _precision(store: Store, teachers: tuple[str, ...], worker: Worker) -> str:
     )
 
 
+@functools.lru_cache(maxsize=64)
+def _temperature(store: Store, job_id: str) -> float:
+    """The temperature that calibrates a teacher's predictions for its validation split."""
+    return _teacher(store, job_id).temperature
+
+
 def _teacher(store: Store, job_id: str) -> JobRecord:
-    found = find_job(store, job_id)
-    if found is None:
+    teacher = find_job(store, job_id)
+    if teacher is None:
         raise DamagedError(
             f"store {store.shown}: teacher {job_id} is gone; running the study makes it anew"
         )
-    return found
+    return teacher

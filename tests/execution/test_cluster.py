@@ -14,7 +14,7 @@ from distill_ray.execution.cluster import Cluster
 from distill_ray.execution.local_ray import STARTS
 from distill_ray.execution.machines import Machines
 from distill_ray.execution.resources import WorkerResources
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 
 LATE = "The port is taken."
 
@@ -87,7 +87,7 @@ def test_a_cluster_that_does_not_answer_is_a_wrong_request(
 
 
 def test_gpus_that_a_study_leaves_alone_are_said_once(
-    tiny_study: Callable[..., Study],
+    tiny_study: Callable[..., StudyDefinition],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -111,6 +111,24 @@ def test_gpus_that_a_study_leaves_alone_are_said_once(
         Cluster().check(tiny_study("resources.gpus_per_worker=2", "resources.workers_per_trial=2"))
 
 
+def test_what_this_machine_cannot_have_is_known_before_ray_starts(
+    tiny_study: Callable[..., StudyDefinition],
+) -> None:
+    """By the field that asks for it. An address, or a cluster in use, may offer more."""
+    cluster = Cluster()
+    cluster.check_machine(tiny_study())
+    for field, needed in (("gpus", "1 CPU and 1000 GPU"), ("cpus", "1000 CPU and 0 GPU")):
+        study = tiny_study(f"resources.{field}_per_worker=1000")
+        refusal = f"resources.{field}_per_worker: a worker of {needed} does not fit this machine"
+        with pytest.raises(RequestError, match=f"{refusal}, which has "):
+            cluster.check_machine(study)
+        Cluster("auto").check_machine(study)
+    workers = "resources.workers_per_teacher=1000"
+    with pytest.raises(RequestError, match="workers_per_teacher: 1000 workers of 1 CPU and 0 GPU"):
+        cluster.check_machine(tiny_study(workers, "teachers.batch_size=1000"))
+    assert not ray.is_initialized()
+
+
 def test_ray_client_is_refused() -> None:
     with (
         Cluster("ray://head:10001") as cluster,
@@ -120,7 +138,7 @@ def test_ray_client_is_refused() -> None:
 
 
 def test_machines_without_a_limit_have_room_for_everything(
-    tiny_study: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
+    tiny_study: Callable[..., StudyDefinition], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": {"CPU": 0.0}}])
     cluster = Cluster()

@@ -143,7 +143,8 @@ def test_a_cluster_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert not [place for place in opened if not is_loopback(place[0])], opened
         assert internals.autoscaler_groups() == []
         check_error_of_trial(tmp_path)
-        assert internals.processes_of_ray()
+        commands = [" ".join(process.cmdline()) for process in internals.processes_of_ray()]
+        assert commands and not [line for line in commands if "dashboard/dashboard.py" in line]
     deadline = time.monotonic() + 60
     while internals.processes_of_ray() and time.monotonic() < deadline:
         time.sleep(0.2)

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 import support.teacher_cache as programs
-from distill_ray.augmentation import AUGMENTATIONS, Identity
+from distill_ray.augmentation import AUGMENTATIONS, Crop, Identity
 from distill_ray.execution import teacher_cache as module
 from distill_ray.execution.sharing import (
     Sharing,
@@ -32,10 +32,10 @@ from distill_ray.execution.sharing import (
 from distill_ray.execution.teacher_cache import FILE, ROOT, CachedTeachers, TeacherCache, make_room
 from distill_ray.methods import METHODS
 from distill_ray.store import MANIFEST, Store, _seal
-from distill_ray.study import Study
-from distill_ray.training import StoredTeachers, TeacherLogits, TeacherLogitsKey
+from distill_ray.study import StudyDefinition
+from distill_ray.training import StoredTeachers, TeacherLogits, TeacherLogitsKey, teacher_logits_key
 from support.logits import logits_of_part
-from support.teacher_cache import HERE, KEY, CountingTeachers, cache_of, computed, noise
+from support.teacher_cache import HERE, KEY, VERSIONS, CountingTeachers, cache_of, computed, noise
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_two_studies_fill_one_store_at_once(store: Store) -> None:
         subprocess.Popen([*command, str(seed)], stdout=subprocess.PIPE, text=True)
         for seed in (7, 8)
     ]
-    assert sum(int(process.communicate(timeout=200)[0]) for process in both) == 9
+    assert sum(int(process.communicate()[0]) for process in both) == 9
 
 
 def test_the_largest_logits_alone_are_stored_and_of_other_classes_not_taken(
@@ -397,7 +397,90 @@ def test_teacher_logits_of_a_remote_store_are_mapped_from_a_copy(
     assert teachers.asked == 2
 
 
-def test_how_much_of_an_answer_is_stored(tiny_study: Callable[..., Study]) -> None:
+@pytest.fixture
+def two_versions(
+    store: Store, teachers: CountingTeachers, monkeypatch: pytest.MonkeyPatch
+) -> TeacherCache:
+    """Two versions in three shards each."""
+    monkeypatch.setattr(teacher_logits_key, "SHARD", 16)
+    cache = cache_of(store, teachers, VERSIONS, epochs=2)
+    assert all(cache.shards_of(version) for version in (1, 2)) and teachers.asked == 6
+    return cache
+
+
+@pytest.mark.parametrize("damage", ["bit", "gone", "version", "more versions"])
+def test_only_the_shards_that_are_missing_are_computed_again(
+    damage: str, store: Store, teachers: CountingTeachers, two_versions: TeacherCache
+) -> None:
+    before = two_versions.of_epoch(2, 1)
+    assert before is not None
+    expected = before.logits[0].copy()
+    folder = store.local_path(f"{ROOT}/{VERSIONS.id}/00002")
+    (path,) = (folder / "00001").rglob(FILE)
+    if damage == "bit":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    elif damage == "gone":
+        path.unlink()
+    elif damage == "version":
+        shutil.rmtree(folder)
+    again = cache_of(store, teachers, VERSIONS, epochs=3)
+    count = 3 if damage == "more versions" else 2
+    assert all(again.shards_of(version) for version in range(1, count + 1))
+    assert teachers.asked == 6 + (3 if damage in ("version", "more versions") else 1)
+    found = again.of_epoch(2, 1)
+    assert found is not None
+    np.testing.assert_array_equal(found.logits[0], expected)
+
+
+def test_two_studies_that_want_the_same_version_share_the_work(store: Store) -> None:
+    command = [sys.executable, programs.__file__, "versions", store.uri]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert sum(int(process.communicate(timeout=200)[0]) for process in both) == 6
+
+
+def test_a_disk_that_is_full_half_way_keeps_what_is_there(
+    store: Store,
+    teachers: CountingTeachers,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """With room again, only the rest is computed."""
+    monkeypatch.setattr(teacher_logits_key, "SHARD", 16)
+    cache_of(store, teachers, VERSIONS, epochs=2).of_epoch(1, 0)
+    size = sum(size for _, size, _ in store.tree(ROOT))
+    cache = cache_of(store, teachers, VERSIONS, epochs=2, limit=2.5 * size)
+    assert cache.shards_of(1) and cache.shards_of(2) is None and cache.is_full
+    assert [record.message.split(":")[0] for record in caplog.records] == [
+        "teachers answer live where their teacher logits are not stored"
+    ]
+    asked = teachers.asked
+    again = cache_of(store, teachers, VERSIONS, epochs=2)
+    there = sum(again.is_there(version, shard) for version in (1, 2) for shard in range(3))
+    assert 2 <= there < 6
+    assert again.shards_of(1) and again.shards_of(2)
+    assert teachers.asked == asked + 6 - there
+
+
+def test_shards_of_an_augmentation_whose_code_has_changed_are_not_taken(
+    store: Store,
+    teachers: CountingTeachers,
+    two_versions: TeacherCache,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(Crop, "parts", Identity.parts)
+    assert cache_of(store, teachers, VERSIONS, epochs=2).shards_of(1)
+    assert teachers.asked == 9
+    assert (
+        "version 1, shard 0, were set aside and are computed anew: augmentation crop made other"
+        in (caplog.messages[0])
+    )
+    assert two_versions.shards_of(1) and teachers.asked == 9, "once it was looked at"
+
+
+def test_how_much_of_an_answer_is_stored(tiny_study: Callable[..., StudyDefinition]) -> None:
     kd, pool = tiny_study().student, AUGMENTATIONS["additional"](pick="kl")
     endd = replace(kd, method=METHODS["endd"]())
     assert [Sharing().largest(kd, classes) for classes in (10, 500, 501, 1000)] == [
@@ -412,7 +495,7 @@ def test_how_much_of_an_answer_is_stored(tiny_study: Callable[..., Study]) -> No
     assert [wanted.largest(kd, classes) for classes in (4, 10, 1000)] == [None, 4, 4]
 
 
-def test_auto_stores_what_several_runs_share(tiny_study: Callable[..., Study]) -> None:
+def test_auto_stores_what_several_runs_share(tiny_study: Callable[..., StudyDefinition]) -> None:
     study = tiny_study("search.trials=4")
     assert distinct_augmentations(study) == 2
     assert trial_sharing(study) == Sharing("auto", 2.0)

@@ -13,7 +13,6 @@ TINY = Path(__file__).parents[1] / "tiny.yaml"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("moment", ["[teach] ", "[search 1/"])
 def test_nothing_after_the_start_depends_on_it(tmp_path: Path, moment: str) -> None:
     here = tmp_path / "here"
