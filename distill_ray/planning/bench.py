@@ -24,12 +24,12 @@ from distill_ray.execution.run_job import run_job
 from distill_ray.execution.sharing import LIVE as LIVE_TEACHERS
 from distill_ray.execution.sharing import trial_sharing
 from distill_ray.execution.teacher_cache import CachedTeachers, TeacherCache
-from distill_ray.job import Data, Job, Recipe, Split
+from distill_ray.job import Data, Job, Recipe
 from distill_ray.methods import METHODS, Supervised
 from distill_ray.models.network import Network
 from distill_ray.resolve import data_of, learned_from, teacher_runs
 from distill_ray.store import Store
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 from distill_ray.training import (
     Dataset,
     EpochTeachers,
@@ -41,7 +41,7 @@ from distill_ray.training import (
     precision_of_teachers,
     train,
 )
-from distill_ray.training._torch_internals import cpu_has_amx
+from distill_ray.training._torch_internals import cpu_has_amx, cpu_has_avx512_bf16
 from distill_ray.training.compiling import PAYS_BACK_STEPS, Compile
 from distill_ray.training.device import device_name
 from distill_ray.training.on_device import on_device
@@ -120,7 +120,7 @@ yields without end: the seconds of a step in each epoch.
 """
 
 
-def bench_study(study: Study, others: Mapping[str, Loop] | None = None) -> Bench:
+def bench_study(study: StudyDefinition, others: Mapping[str, Loop] | None = None) -> Bench:
     """Time the student of `study` on some of its images; teachers have the weights they start from,
     which cost the same.
 
@@ -282,18 +282,18 @@ def _per_step(
         yield record["seconds"] / batches
 
 
-def _augmentations(study: Study, dataset: Dataset) -> dict[str, Augmentation]:
+def _augmentations(study: StudyDefinition, dataset: Dataset) -> dict[str, Augmentation]:
     """The student's augmentation, and every other with one part that can present such images."""
     channels, height, width = dataset.image_shape
-    found = {"of the student": study.student.augmentation}
+    augmentations = {"of the student": study.student.augmentation}
     for name, augmentation in ((name, AUGMENTATIONS[name]()) for name in AUGMENTATIONS):
         try:
             augmentation.check_images(channels, height, width)
         except ValueError:
             continue
         if augmentation.part_count == 1:
-            found[name] = augmentation
-    return found
+            augmentations[name] = augmentation
+    return augmentations
 
 
 def _making(
@@ -305,6 +305,8 @@ def _making(
             *on_device(dataset, worker.device),
             rows=dataset.train,
             mean=dataset.mean,
+            shape=dataset.image_shape[1:],
+            strips=dataset.strips,
             seed=0,
             epoch=epoch,
             batch_size=batch_size,
@@ -323,7 +325,7 @@ def _beside_epochs(
 ) -> float:
     """What a job of one step takes, without its epoch."""
     size = job.recipe.batch_size
-    split = Split(train=size, validation=data.split.validation, rule="last")
+    split = replace(data.split, train=size, rule="last")
     short = replace(
         job, recipe=replace(job.recipe, epochs=1), data=replace(data, split=split), seed=seed
     )
@@ -341,5 +343,9 @@ def _seconds(work: Callable[[], object]) -> float:
 def machine_name() -> str:
     """The processor as the operating system calls it, and what bears on speed."""
     model = device_name(torch.device("cpu"))
-    amx = "AMX" if cpu_has_amx() else "no AMX"
-    return f"{model}, {amx}, torch {torch.__version__}, NumPy {np.__version__}"
+    bf16 = "no AMX"
+    if cpu_has_amx():
+        bf16 = "AMX"
+    elif cpu_has_avx512_bf16():
+        bf16 = "AVX512-BF16"
+    return f"{model}, {bf16}, torch {torch.__version__}, NumPy {np.__version__}"

@@ -5,6 +5,8 @@ from a few timed steps.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import os
 import time
 from collections.abc import Sequence
@@ -18,26 +20,44 @@ from distill_ray.execution.sharing import LIVE as LIVE_TEACHERS
 from distill_ray.execution.sharing import Sharing, confirm_sharing, trial_sharing
 from distill_ray.job import Job, Recipe
 from distill_ray.methods import Supervised
-from distill_ray.planning.bench import LIVE, STUDENT, Bench
-from distill_ray.planning.bench_record import kept_bench
-from distill_ray.planning.plan_teacher_logits import TeacherLogitsPlan, plan_teacher_logits
-from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH, confirm_runs, learned_from
+from distill_ray.planning.bench import LIVE, STUDENT, Bench, some_of
+from distill_ray.planning.bench_record import Elsewhere, kept_bench
+from distill_ray.planning.early_stopping import trained_share
+from distill_ray.planning.plan_teacher_logits import (
+    TIMED_IMAGES,
+    TeacherLogitsPlan,
+    plan_teacher_logits,
+)
+from distill_ray.resolve import (
+    ANSWER,
+    CONFIRM,
+    SCREEN,
+    SEARCH,
+    TEACH,
+    confirm_runs,
+    data_for,
+    learned_from,
+)
+from distill_ray.search.costs import CostMeter, exceeded
 from distill_ray.search.history import counted
+from distill_ray.stages.answer import Answers
 from distill_ray.stages.screen import Screening, measure
 from distill_ray.stages.state import StudyState
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 from distill_ray.study.checks import GROUP
+from distill_ray.study.compatibility import combinations
 from distill_ray.training import (
     Dataset,
     LiveTeachers,
     Worker,
+    compute_teacher_logits,
     load_dataset,
     make_network,
     precision_of_teachers,
     train,
 )
 
-TIMED_BATCHES = 4
+TIMED_BATCHES, TIMED_LR = 4, 1e-3
 
 TIMING_S = 15.0
 """Seconds of timing after which what was not timed yet is judged by similar jobs."""
@@ -51,9 +71,11 @@ class StagePlan:
     """A stage before it is run: its jobs, how many of them the store has, and what the others cost.
 
     `images` counts training images over all epochs, `job_seconds` the time of all jobs in sequence,
-    each on one worker of this machine, and `seconds` that of the stage with as many jobs in
-    parallel as fit here, start-up included. Early stopping makes the search shorter than this.
-    `teacher_logits` says what teacher logits cost in it, which is part of these times.
+    each on one worker of the machine, and `seconds` that of the stage with as many jobs in parallel
+    as fit there, start-up included. Early stopping makes the search shorter than this:
+    `trained_share` says which part of its epochs is probably trained (None where nothing tells),
+    and `likely_seconds` how long that takes. `teacher_logits` says what teacher logits cost in it,
+    which is part of these times.
     """
 
     stage: str
@@ -63,16 +85,35 @@ class StagePlan:
     job_seconds: float
     seconds: float
     teacher_logits: TeacherLogitsPlan | None = None
+    trained_share: float | None = None
+    start_up: float = 0.0
+
+    @property
+    def likely_seconds(self) -> float:
+        """The time of the stage, with what early stopping probably saves."""
+        share = 1.0 if self.trained_share is None else self.trained_share
+        return self.start_up + share * (self.seconds - self.start_up)
 
 
-def plan_study(state: StudyState) -> list[StagePlan]:
+def plan_study(state: StudyState, elsewhere: Elsewhere | None = None) -> list[StagePlan]:
     """The plan of every stage that trains: what the store and the search have costs nothing. Starts
     no Ray, trains nothing.
 
-    Students and their teachers take the time that `bench` has measured here, if it has; everything
-    else is timed for some steps, for about `TIMING_S` in all.
+    Students and their teachers take the time that `bench` has measured on the machine, if it has;
+    everything else is timed here for some steps, for about `TIMING_S` in all, with the threads that
+    a worker has. For machines `elsewhere` these times are scaled by what the student alone takes
+    there and here.
     """
-    study, plan = state.study, _Plan(state)
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(state.study.resources.cpus_per_worker, os.cpu_count() or 1))
+    try:
+        return _stages(state, elsewhere)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _stages(state: StudyState, elsewhere: Elsewhere | None) -> list[StagePlan]:
+    study, plan = state.study, _Plan(state, elsewhere)
     wanted = study.resources
 
     to_teach = [run.job for run in state.teachers if state.record(run) is None]
@@ -81,17 +122,17 @@ def plan_study(state: StudyState) -> list[StagePlan]:
     if state.screenings:
         stages.append(plan.screen_stage())
 
-    trial = Job(
-        recipe=study.student,
-        data=state.data,
-        seed=study.trial_seed,
-        teachers=tuple(learned_from(study, state.teacher_ids)),
-    )
+    if asked := state.answers():
+        stages.append(plan.answer_stage(asked))
+
     ended = len(counted(state.history)) if state.history else 0
     left = 0 if state.search_is_over else study.search.trials - ended
-    stages.append(
-        plan.stage(SEARCH, [trial] * left, ended, wanted.workers_per_trial, trial_sharing(study))
-    )
+    kinds = _kinds_of_trials(state) if left else []
+    trials = list(itertools.islice(itertools.cycle(kinds), left))
+    search = plan.stage(SEARCH, trials, ended, wanted.workers_per_trial, trial_sharing(study))
+    at_once = max(1, plan.places // wanted.workers_per_trial)
+    share = trained_share(study, left, at_once)
+    stages.append(dataclasses.replace(search, trained_share=share))
 
     to_confirm, confirmed = _to_confirm(state)
     stages.append(
@@ -100,34 +141,64 @@ def plan_study(state: StudyState) -> list[StagePlan]:
     return stages
 
 
+def _kinds_of_trials(state: StudyState) -> list[Job]:
+    """Trials that stand for those of the search, in equal shares: the student, or one of each
+    network and method that the search draws. What exceeds a limit is not trained.
+    """
+    study, space = state.study, state.study.search.space
+    recipes = [study.student]
+    if {dimension.name for dimension in space.dimensions} & {"model", "method"}:
+        drawn = (space.recipe(study.student, labels) for labels in combinations(space))
+        one_of_each = {(recipe.model, recipe.method.name): recipe for recipe in drawn}
+        meter = CostMeter(study, state.data, state.store)
+        within = [
+            recipe
+            for recipe in one_of_each.values()
+            if not exceeded(meter.known(recipe), study.search.limits)
+        ]
+        recipes = within or recipes
+    return [
+        Job(
+            recipe=recipe,
+            data=data_for(recipe, state.data),
+            seed=study.trial_seed,
+            teachers=tuple(
+                learned_from(study, state.teacher_ids) if recipe.method.needs_teachers else ()
+            ),
+        )
+        for recipe in recipes
+    ]
+
+
 def _to_confirm(state: StudyState) -> tuple[list[Job], int]:
     """The jobs that confirm is missing, and the number of those that are finished.
 
     What the search will find is not known, nor whether the store has it: it counts as the student.
     """
     study, runs = state.study, list(state.confirmations)
-    found = set[str]()
+    confirmed_roles = set[str]()
     if not state.search_is_over:
         recipes = [study.student] * study.confirm.top
         runs = confirm_runs(study, state.data, state.teacher_ids, recipes)
-        found = {run.role for run in runs} - set(study.confirm.baselines)
-    missing = [run.job for run in runs if run.role in found or state.record(run) is None]
+        confirmed_roles = {run.role for run in runs} - set(study.confirm.baselines)
+    missing = [run.job for run in runs if run.role in confirmed_roles or state.record(run) is None]
     return missing, len(runs) - len(missing)
 
 
 class _Plan:
     """What is needed to estimate the stages of a study, and the timings so far."""
 
-    def __init__(self, state: StudyState) -> None:
+    def __init__(self, state: StudyState, elsewhere: Elsewhere | None) -> None:
         self.state = state
         self.study = state.study
-        self.bench = kept_bench(state.store, self.study)
-        self.dataset = load_dataset(state.data)
+        self.elsewhere = elsewhere
+        self.bench = elsewhere.bench if elsewhere else kept_bench(state.store, self.study)
+        self.dataset = load_dataset(state.data.labelled)
         resources = WorkerResources.of(self.study, LIVE_TEACHERS)
         self.worker = resources.worker()
         gpus = torch.cuda.device_count() if self.worker.device.type == "cuda" else 0
         machine = Machines({"CPU": os.cpu_count() or 1, "GPU": gpus})
-        self.places = int(machine.workers(resources))
+        self.places = int(elsewhere.workers(resources) if elsewhere else machine.workers(resources))
         self.networks = {run.job.id: make_network(run.job, self.dataset) for run in state.teachers}
         self.recipes = {run.job.id: run.job.recipe for run in state.teachers}
         self.start_up = _start_up_seconds()
@@ -144,7 +215,7 @@ class _Plan:
 
     def seconds(self, job: Job) -> float:
         """The time of a job on one worker, its teachers live."""
-        recipe = dataclasses.replace(job.recipe, epochs=2, warmup_epochs=0.0, milestones=())
+        recipe = _timed_form(job.recipe)
         kind = recipe, job.teachers
         if kind not in self.timed:
             seconds = None
@@ -159,7 +230,18 @@ class _Plan:
         teachers = self.answering(job.teachers)
         seconds = _epoch_seconds(few_epochs, self.dataset, teachers, self.worker)
         self.timing += time.perf_counter() - begun
-        return seconds
+        return seconds * self.scale
+
+    @functools.cached_property
+    def scale(self) -> float:
+        """How long the student alone takes where the plan is for, as a multiple of here."""
+        if self.elsewhere is None:
+            return 1.0
+        recipe = _timed_form(dataclasses.replace(self.study.student, method=Supervised()))
+        alone = Job(recipe=recipe, data=self.state.data.labelled, seed=self.study.trial_seed)
+        there = _benched_seconds(self.elsewhere.bench, alone, self.study, self.dataset)
+        here = _epoch_seconds(alone, self.dataset, self.answering(()), self.worker)
+        return 1.0 if there is None else there / here
 
     def _alike(self, recipe: Recipe) -> float | None:
         """An epoch's time by the most similar job so far; None while there is time for timing."""
@@ -182,35 +264,92 @@ class _Plan:
             teacher_logits = plan_teacher_logits(
                 learning, sharing, self.dataset, teachers, self.worker, self.bench
             )
-            total = max(total - teacher_logits.spared, 0.0)
-        images = sum(job.recipe.epochs for job in jobs) * len(self.dataset.train)
-        seconds = self._with_start_up(total, len(jobs), workers)
-        return StagePlan(name, len(jobs) + done, done, images, total, seconds, teacher_logits)
+            if learning[0].recipe.versions is not None and teacher_logits.stored:
+                # The answer stage has them
+                total, teacher_logits = max(total - teacher_logits.live_seconds, 0.0), None
+            else:
+                total = max(total - teacher_logits.spared, 0.0)
+        images = sum(job.recipe.epochs * self._images_of(job) for job in jobs)
+        start_up = self._start_up(len(jobs))
+        seconds = start_up + self._in_parallel(total, len(jobs), workers)
+        return StagePlan(
+            name,
+            len(jobs) + done,
+            done,
+            images,
+            total,
+            seconds,
+            teacher_logits,
+            start_up=start_up,
+        )
+
+    def _images_of(self, job: Job) -> int:
+        """The images that a job trains on in an epoch."""
+        unlabelled = job.data.unlabelled
+        return len(self.dataset.train) + (0 if unlabelled is None else unlabelled.images)
 
     def screen_stage(self) -> StagePlan:
         """The stage that measures augmentations."""
         screenings, train = self.state.screenings, len(self.dataset.train)
-        missing = [each for each in screenings if self.state.screened(each) is None]
+        missing = [asked for asked in screenings if self.state.screened(asked) is None]
         images, total = 0, 0.0
         for screening in missing:
-            shown = screening.epochs * min(screening.images or train, train)
+            answered = screening.epochs * min(screening.images or train, train)
             teachers = self.answering(screening.teachers)
-            total += shown * _measured_seconds(screening, self.dataset, teachers, self.worker)
-            images += shown
-        done, seconds = len(screenings) - len(missing), self._with_start_up(total, len(missing), 1)
+            seconds_of_image = _measured_seconds(screening, self.dataset, teachers, self.worker)
+            total += answered * seconds_of_image * self.scale
+            images += answered
+        done = len(screenings) - len(missing)
+        seconds = self._start_up(len(missing)) + self._in_parallel(total, len(missing))
         return StagePlan(SCREEN, len(screenings), done, images, total, seconds)
 
-    def _with_start_up(self, total: float, jobs: int, workers: int) -> float:
-        """The time of a stage whose jobs take `total` one after the other.
+    def answer_stage(self, asked: list[Answers]) -> StagePlan:
+        """The stage in which teachers answer for versions, ahead of the students."""
+        pieces, missing, images, total = 0, 0, 0, 0.0
+        for answers in asked:
+            left = answers.missing(self.state.store)
+            pieces, missing = pieces + len(answers.pieces), missing + len(left)
+            if left:
+                images += answers.images_of(left)
+                total += answers.images_of(left) * self._answering_seconds(answers)
+        seconds = self._start_up(missing) + self._in_parallel(total, missing)
+        return StagePlan(ANSWER, pieces, pieces - missing, images, total, seconds)
 
-        As many as fit run in parallel. Ray starts once, with processes that later stages take over;
-        those of a stage load what is new in it.
+    def _answering_seconds(self, answers: Answers) -> float:
+        """The time in which the teachers answer for an image."""
+        if self.bench is not None:
+            return self.bench.teachers / self.bench.batch_size
+        teachers = self.answering(answers.key.teachers)
+        few = some_of(self.dataset, TIMED_IMAGES)
+        for _ in range(2):  # the first warms up
+            begun = time.perf_counter()
+            compute_teacher_logits(answers.key, 1, teachers, few, self.worker.device)
+        return (time.perf_counter() - begun) / len(few.train)
+
+    def _in_parallel(self, total: float, jobs: int, workers: int = 1) -> float:
+        """The time of jobs that take `total` one after the other, with as many in parallel as fit,
+        each on so many `workers`.
+        """
+        return total / max(1, min(self.places // workers, jobs))
+
+    def _start_up(self, jobs: int) -> float:
+        """The time until a stage with so many jobs trains: Ray starts once, with processes that
+        later stages take over; those of a stage load what is new in it.
         """
         if not jobs:
             return 0.0
         starts = 1 if self.ray_runs else 3
         self.ray_runs = True
-        return total / max(1, min(self.places // workers, jobs)) + starts * self.start_up
+        return starts * self.start_up
+
+
+def _timed_form(recipe: Recipe) -> Recipe:
+    """The recipe as it is timed: for two epochs, the second of which counts. With a small learning
+    rate it cannot diverge by what it learns from teachers that are not trained yet.
+    """
+    return dataclasses.replace(
+        recipe, epochs=2, warmup_epochs=0.0, milestones=(), lr=TIMED_LR, final_lr=0.0
+    )
 
 
 def _start_up_seconds() -> float:
@@ -223,7 +362,9 @@ def _start_up_seconds() -> float:
     return age if age < LONGEST_START_UP_S else TYPICAL_START_UP_S
 
 
-def _benched_seconds(bench: Bench, job: Job, study: Study, dataset: Dataset) -> float | None:
+def _benched_seconds(
+    bench: Bench, job: Job, study: StudyDefinition, dataset: Dataset
+) -> float | None:
     """An epoch's time by the steps that were measured, with live teachers where there are any; None
     for another network.
 
@@ -243,6 +384,8 @@ def _measured_seconds(
     screening: Screening, dataset: Dataset, teachers: LiveTeachers, worker: Worker
 ) -> float:
     """The time that a screening takes for an image, judged from two groups."""
+    if screening.augmentation.crops_whole and dataset.strips is not None:
+        dataset.strips()  # decoding is done once, and is not what is timed
     images = min(len(dataset.train), 2 * GROUP * screening.batch_size)
     epochs = -(-2 * GROUP // -(-images // screening.batch_size))
     begun = time.perf_counter()

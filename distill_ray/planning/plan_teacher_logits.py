@@ -30,7 +30,8 @@ class TeacherLogitsPlan:
     `stored` says what the stage will do. Stored teacher logits take `bytes` and are computed once,
     in `seconds`; live teachers take `live_seconds` over all jobs. Both are times on one worker, and
     early stopping makes both shorter. Storing is cheaper from `pays_from` jobs on, infinitely many
-    where no two of them use the same teacher logits.
+    where no two of them use the same teacher logits. `live_for` names the method where it takes
+    more from teachers than their logits, so that nothing can be stored.
     """
 
     stored: bool
@@ -38,6 +39,7 @@ class TeacherLogitsPlan:
     seconds: float
     live_seconds: float
     pays_from: float
+    live_for: str = ""
 
     @property
     def spared(self) -> float:
@@ -74,12 +76,11 @@ def plan_teacher_logits(
     size = len(to_arrow(teacher_logits, "")) / share
     kinds = max(1.0, len(jobs) / max(sharing.sharers, 1.0)) * recipe.epochs
     epochs = sum(job.recipe.epochs for job in jobs)
-    stored = sharing.stores(recipe.augmentation) and not recipe.method.live_teachers(
-        recipe.augmentation
-    )
+    stored = sharing.stores_for(recipe)
     pays_from = math.inf
-    if sharing.sharers and not recipe.method.live_teachers(recipe.augmentation):
+    live_for = recipe.method.name if recipe.method.live_teachers(recipe.augmentation) else ""
+    if sharing.sharers and not live_for:
         pays_from = math.floor(stored_share(recipe.augmentation) * len(jobs) / sharing.sharers) + 1
     return TeacherLogitsPlan(
-        stored, int(kinds * size), kinds * stored_epoch, epochs * live_epoch, pays_from
+        stored, int(kinds * size), kinds * stored_epoch, epochs * live_epoch, pays_from, live_for
     )

@@ -12,7 +12,7 @@ import pytest
 from distill_ray.cli import main
 from distill_ray.planning import bench as module
 from distill_ray.planning.bench import LIVE, STUDENT, TEACHER_LOGITS, Bench, bench_study
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 
 REFERENCE = "plain reference"
 
@@ -57,7 +57,7 @@ def test_ratios_are_those_within_a_round() -> None:
 
 
 def test_a_bench_of_everything(
-    tiny_study: Callable[..., Study],
+    tiny_study: Callable[..., StudyDefinition],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,

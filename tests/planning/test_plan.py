@@ -16,18 +16,20 @@ import pytest
 import torch
 
 from distill_ray.cli import main
+from distill_ray.errors import RequestError
+from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import Sharing
 from distill_ray.job import Job
 from distill_ray.methods import METHODS
 from distill_ray.planning import plan
 from distill_ray.planning.bench import LIVE, STUDENT, TEACHER_LOGITS, Bench
-from distill_ray.planning.bench_record import keep_bench, kept_bench
+from distill_ray.planning.bench_record import bench_elsewhere, keep_bench, kept_bench
 from distill_ray.planning.plan import StagePlan, plan_study
 from distill_ray.planning.plan_teacher_logits import plan_teacher_logits
 from distill_ray.resolve import data_of
 from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
-from distill_ray.study import Study, load_study
+from distill_ray.study import StudyDefinition, load_study
 from distill_ray.training import Dataset, LiveTeachers, Worker
 
 BENCH = Bench(
@@ -47,8 +49,42 @@ BENCH = Bench(
 )
 
 
-def planned(study: Study, store: Store) -> list[StagePlan]:
+def planned(study: StudyDefinition, store: Store) -> list[StagePlan]:
     return plan_study(StudyState(study, data_of(study), store))
+
+
+def test_it_says_when_this_machine_is_too_small(
+    finished_study: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["plan", str(finished_study.file), "--store", finished_study.store.uri]
+    assert main([*asked, "--set", "resources.cpus_per_worker=1000"]) == 0
+    printed = capsys.readouterr().out.splitlines()[-1]
+    assert printed.startswith("it needs a cluster (`run --address`): ")
+    assert "resources.cpus_per_worker: a worker of 1000 CPU and 0 GPU does not fit" in printed
+
+
+def test_jobs_are_timed_with_the_threads_of_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with those of all cores, as torch would by itself; afterwards these are back."""
+    timed: list[int] = []
+
+    def seconds(*_: Any) -> float:
+        timed.append(torch.get_num_threads())
+        return 1.0
+
+    monkeypatch.setattr(plan, "_epoch_seconds", seconds)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        (tmp_path / "study.yaml").write_text(
+            "name: x\nteachers: {model: wrn-10-1}\nstudent: {model: wrn-10-1}\n"
+        )
+        planned(load_study(tmp_path / "study.yaml"), Store.open(str(tmp_path / "store")))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert timed and set(timed) == {1}
 
 
 def test_a_finished_study_costs_nothing_more(
@@ -77,7 +113,7 @@ def test_a_plan_makes_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_the_plan_knows_the_teacher_logits(
-    tiny_study: Callable[..., Study], tmp_path: Path
+    tiny_study: Callable[..., StudyDefinition], tmp_path: Path
 ) -> None:
     stages = {stage.stage: stage for stage in planned(tiny_study(), Store.at(str(tmp_path)))}
     search = stages["search"].teacher_logits
@@ -101,8 +137,25 @@ def test_the_plan_knows_the_teacher_logits(
     assert live["search"].teacher_logits is not None and not live["search"].teacher_logits.stored
 
 
+def test_a_plan_for_features_of_teachers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says what live teachers cost, and does not diverge by a learning rate that is too high for
+    what teachers without training teach.
+    """
+    settings = ("student.method=fitnet", "student.lr=1e9", "search.space={hint: {log: [1, 20]}}",
+                "search.try_first=[]", "resources.teacher_logits.mode=cached")  # fmt: skip
+    tiny = str(Path(__file__).parents[1] / "tiny.yaml")
+    words = [word for setting in settings for word in ("--set", setting)]
+    assert main(["plan", tiny, "--store", str(tmp_path), *words]) == 0
+    output = capsys.readouterr().out
+    for stage in ("search", "confirm"):
+        assert f"{stage}: teachers run in every step, as fitnet takes more from them" in output
+    assert "no two jobs share them" not in output
+
+
 def test_a_plan_lets_teachers_answer_in_their_own_precision(
-    tiny_study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_study: Callable[..., StudyDefinition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
 
@@ -117,7 +170,7 @@ def test_a_plan_lets_teachers_answer_in_their_own_precision(
 
 
 def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(
-    tiny_study: Callable[..., Study],
+    tiny_study: Callable[..., StudyDefinition],
 ) -> None:
     """600 classes: 75 logits of 2 bytes, whose they are in 2 more, and 4 for the others; 1200 bytes
     for all of them.
@@ -148,7 +201,7 @@ def test_the_plan_knows_that_of_many_classes_an_eighth_is_stored(
 
 
 def test_the_plan_counts_with_what_bench_has_measured(
-    tiny_study: Callable[..., Study], tmp_path: Path
+    tiny_study: Callable[..., StudyDefinition], tmp_path: Path
 ) -> None:
     study, store = tiny_study(), Store.open(str(tmp_path))
     assert kept_bench(store, study) is None
@@ -175,7 +228,7 @@ def test_the_plan_counts_with_what_bench_has_measured(
 
 
 def test_start_up_counts_once_for_ray_and_once_for_each_stage(
-    tiny_study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_study: Callable[..., StudyDefinition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a machine where a process is ready after 1000 s, training tiny networks is nothing."""
     monkeypatch.setattr(plan, "_start_up_seconds", lambda: 1000.0)
@@ -185,7 +238,7 @@ def test_start_up_counts_once_for_ray_and_once_for_each_stage(
 
 
 def test_timing_ends_and_the_rest_is_judged_by_what_is_alike(
-    tiny_study: Callable[..., Study], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_study: Callable[..., StudyDefinition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timed: list[str] = []
 
@@ -211,3 +264,116 @@ def test_start_up_is_what_this_process_took() -> None:
     begun = time.monotonic()
     seconds = float(subprocess.check_output([sys.executable, "-c", code], text=True))
     assert 1.5 < seconds < time.monotonic() - begun + 0.1
+
+
+SLOWER = replace(
+    BENCH,
+    batch_size=32,
+    steps={STUDENT: 60.0, LIVE: 100.0, TEACHER_LOGITS: 66.0},
+    teachers=40.0,
+)
+
+
+def test_a_plan_for_machines_elsewhere(
+    tiny_study: Callable[..., StudyDefinition],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The student takes the time of the record; teachers, timed here, the same multiple of it as
+    the student alone; and there are as many places as those machines have.
+    """
+    study, store = tiny_study("search.scheduler=none"), Store.open(str(tmp_path))
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    keep_bench(store, study, SLOWER, "far")
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    assert kept_bench(store, study) is None, "it is no record of this machine"
+    monkeypatch.setattr(plan, "_start_up_seconds", lambda: 0.0)
+    monkeypatch.setattr(plan, "_epoch_seconds", lambda *arguments: 2.0)
+    state = StudyState(study, data_of(study), store)
+    one, two = (plan_study(state, bench_elsewhere(store, study, on)) for on in ("far", "2xfar"))
+    alone = (96 * 60.0 + 100 * 60.0 / 3) / 32
+    assert one[0].job_seconds == pytest.approx(2 * 2.0 * alone / 2.0)
+    assert one[0].seconds == pytest.approx(one[0].job_seconds / 2), "two teachers on three cores"
+    assert one[1].seconds == pytest.approx(one[1].job_seconds / 3)
+    assert two[1].seconds == pytest.approx(two[1].job_seconds / 4), "four trials on six"
+
+
+@pytest.mark.parametrize(
+    ("on", "kept", "message"),
+    [
+        ("8x", {}, "must be a name that bench kept"),
+        ("0xfar", {}, "must be a name that bench kept"),
+        ("8xh100", {}, "no machine is called h100"),
+        ("8xfra", {"far": BENCH}, "did you mean 'far'"),
+        ("far", {"far": replace(BENCH, device="NVIDIA H100")}, "gpus_per_worker: 0"),
+    ],
+)
+def test_machines_that_are_not_known(
+    tiny_study: Callable[..., StudyDefinition],
+    tmp_path: Path,
+    on: str,
+    kept: dict[str, Bench],
+    message: str,
+) -> None:
+    study, store = tiny_study(), Store.open(str(tmp_path))
+    for name, bench in kept.items():
+        keep_bench(store, study, bench, name)
+    with pytest.raises(RequestError, match=message):
+        bench_elsewhere(store, study, on)
+
+
+def test_a_record_of_another_student_is_refused(
+    tiny_study: Callable[..., StudyDefinition], tmp_path: Path
+) -> None:
+    store = Store.open(str(tmp_path))
+    keep_bench(store, tiny_study(), BENCH, "far")
+    with pytest.raises(RequestError, match="far was measured with another student"):
+        bench_elsewhere(store, tiny_study("student.model=wrn-10-2"), "far")
+
+
+def test_gpus_are_counted_one_by_one(
+    tiny_study: Callable[..., StudyDefinition], tmp_path: Path
+) -> None:
+    study, store = tiny_study("resources.gpus_per_worker=0.5"), Store.open(str(tmp_path))
+    keep_bench(store, study, replace(BENCH, device="NVIDIA H100"), "h100")
+    far = bench_elsewhere(store, study, "8xh100")
+    resources = WorkerResources.of(study, Sharing())
+    assert far.on_gpus and far.workers(resources) == 16
+
+
+def test_the_command_says_hours_and_money(
+    tiny_study: Callable[..., StudyDefinition],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = Store.open(str(tmp_path / "store"))
+    keep_bench(store, tiny_study(), SLOWER, "far")
+    monkeypatch.setattr(plan, "_epoch_seconds", lambda *arguments: 360.0)
+    arguments = ["plan", str(Path(__file__).parents[1] / "tiny.yaml"), "--store", store.uri]
+    assert main([*arguments, "--on", "4xfar", "--price", "0.5"]) == 0
+    *_, early, total, money = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"early stopping: probably \d\d % of the search's epochs .+", early)
+    assert re.fullmatch(r"about .+ on 4 x far, without early stopping .+", total)
+    hours, price = re.fullmatch(r"(\S+) machine hours, (\S+) at 0.5 an hour", money).groups()  # type: ignore[union-attr]
+    assert float(price) == pytest.approx(0.5 * float(hours), abs=0.02)
+    assert main([*arguments, "--on", "far", "--price", "-1"]) == 2
+
+
+def test_networks_that_are_searched_share_the_trials(
+    tiny_study: Callable[..., StudyDefinition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What exceeds a limit is left out: it is not trained."""
+    seconds = {"mlp-8": 1.0, "mlp-16": 3.0, "mlp-64-64": 100.0}
+    monkeypatch.setattr(
+        plan, "_epoch_seconds", lambda job, *others: seconds.get(job.recipe.model, 0.0)
+    )
+    study = tiny_study(
+        "search.space={model: {choice: [mlp-8, mlp-16, mlp-64-64]}}",
+        "search.try_first=[]",
+        "search.limits={parameters: 2k}",
+        "search.scheduler=none",
+        "resources.teacher_logits.mode=live",
+    )
+    search = {stage.stage: stage for stage in planned(study, Store.at(str(tmp_path)))}["search"]
+    assert search.job_seconds == pytest.approx(2 * (2 * 1.0 + 2 * 3.0))
