@@ -14,7 +14,7 @@ from distill_ray.errors import RequestError
 from distill_ray.events import JobState
 from distill_ray.execution.teacher_cache import IN_USE, ROOT
 from distill_ray.records import find_job, job_key
-from distill_ray.search.history import JOB_STATES, journal_path
+from distill_ray.search.history import job_state, journal_path
 from distill_ray.search.journal import journal
 from distill_ray.search.storage import open_database
 from distill_ray.stages.lock import is_running
@@ -76,32 +76,34 @@ def garbage(
     files = store.tree("")
     now = time.time()  # what a clock since set back has written in the future stays
     sizes = _Sizes(files)
-    found = [
+    garbage = [
         *_checkpoints(store, names, running, references, search_storage, sizes),
         *(_teacher_logits(store, own, sizes, now) if not running else ()),
         *_strays(store, files, now, writing=bool(running)),
     ]
     if own is not None:
-        found = [
-            each for each in found if each.why == TEACHER_LOGITS or set(each.path.split("/")) & own
+        garbage = [
+            leftover
+            for leftover in garbage
+            if leftover.why == TEACHER_LOGITS or set(leftover.path.split("/")) & own
         ]
     if unreferenced:
-        found += _unreferenced(store, running, references, sizes)
-    return _outermost([each for each in found if not _is_link(store, each.path)])
+        garbage += _unreferenced(store, running, references, sizes)
+    return _outermost([leftover for leftover in garbage if not _is_link(store, leftover.path)])
 
 
 def _is_link(store: Store, path: str) -> bool:
     return store.is_local and store.local_path(path).is_symlink()
 
 
-def remove(store: Store, found: Iterable[Garbage]) -> None:
-    """Remove what was found. The manifest of a record goes first, so that none is ever without its
+def remove(store: Store, garbage: Iterable[Garbage]) -> None:
+    """Remove garbage. The manifest of a record goes first, so that none is ever without its
     files.
     """
-    for each in found:
-        if not _is_link(store, each.path):
-            store.delete(posixpath.join(each.path, MANIFEST))
-        store.delete(each.path)
+    for item in garbage:
+        if not _is_link(store, item.path):
+            store.delete(posixpath.join(item.path, MANIFEST))
+        store.delete(item.path)
 
 
 class _Sizes:
@@ -153,9 +155,7 @@ def _trial_states(
             for trial in optuna.load_study(study_name=name, storage=storage).get_trials(
                 deepcopy=False
             ):
-                states.setdefault(trial.user_attrs.get("job_id", ""), set()).add(
-                    JOB_STATES[trial.state]
-                )
+                states.setdefault(trial.user_attrs.get("job_id", ""), set()).add(job_state(trial))
     return states
 
 
@@ -167,9 +167,9 @@ def _teacher_logits(
         if now - sizes.last_change(path) < IN_USE:
             continue
         manifests = (
-            store.read(posixpath.join(path, epoch, MANIFEST)) or b""
-            for epoch in store.names(path)
-            if epoch.isdecimal()
+            store.read(name) or b""
+            for name, _, _ in store.tree(path)
+            if posixpath.basename(name) == MANIFEST
         )
         if own is None or any(job.encode() in manifest for manifest in manifests for job in own):
             yield Garbage(path, sizes.of(path), TEACHER_LOGITS)
@@ -224,8 +224,8 @@ def _unreferenced(
         new = {
             teacher
             for job in new
-            if (found := find_job(store, job))
-            for teacher in found.job.teachers
+            if (record := find_job(store, job))
+            for teacher in record.job.teachers
         } - kept
     for folder in ("jobs", "work"):
         for job in store.names(folder):
@@ -238,11 +238,11 @@ def _unreferenced(
             yield Garbage(path, sizes.of(path), UNREFERENCED)
 
 
-def _outermost(found: list[Garbage]) -> list[Garbage]:
+def _outermost(garbage: list[Garbage]) -> list[Garbage]:
     """Each thing once: not what lies in a folder that goes as a whole."""
-    by_path = {each.path: each for each in sorted(found, key=lambda each: each.path)}
+    by_path = {item.path: item for item in sorted(garbage, key=lambda item: item.path)}
     return [
-        each
-        for path, each in by_path.items()
+        leftover
+        for path, leftover in by_path.items()
         if not any(path[:end] in by_path for end in range(len(path)) if path[end] == "/")
     ]

@@ -68,7 +68,7 @@ def study_lock(store: Store, name: str) -> Iterator[None]:
     _wait_until_free(store, name, busy)
     own = {"host": socket.gethostname(), "pid": os.getpid()}
     with _known_as_driver(
-        own, busy, lambda: _read(store, path), lambda sign: _write(store, path, sign)
+        own, busy, lambda: store.read_json(path), lambda sign: _write(store, path, sign)
     ):
         yield
 
@@ -83,20 +83,20 @@ def search_lock(history: optuna.Study, store: Store) -> Iterator[None]:
     The same folder on two machines counts as two stores.
     """
     own = {"store": store.shown, "host": socket.gethostname(), "place": _place(store)}
-    found = _driver_of(history)
+    holder = _driver_of(history)
     busy = RequestError(
-        f"search {history.study_name} is being run on store {found.get('store')} by another "
-        f"process on {found.get('host')}; wait for it, or give the study another name"
+        f"search {history.study_name} is being run on store {holder.get('store')} by another "
+        f"process on {holder.get('host')}; wait for it, or give the study another name"
     )
-    if found and found.get("place") != own["place"]:
+    if holder and holder.get("place") != own["place"]:
         logger.info(
             "waiting for the last driver of the search, on %s with store %s, to be gone",
-            found.get("host"),
-            found.get("store"),
+            holder.get("host"),
+            holder.get("store"),
         )
         limit = time.monotonic() + EXPIRY
         while (now := _driver_of(history)) and time.monotonic() < limit:
-            if now != found:
+            if now != holder:
                 raise busy
             time.sleep(1)
     with _known_as_driver(
@@ -160,9 +160,9 @@ def _known_as_driver(
             if done.wait(BEAT):
                 return
             with contextlib.suppress(RunError):
-                found = read()
-                if found.get("token", own["token"]) != own["token"]:
-                    usurper.update(found)
+                holder = read()
+                if holder.get("token", own["token"]) != own["token"]:
+                    usurper.update(holder)
                     if in_main:
                         os.kill(os.getpid(), signal.SIGINT)
                     return
@@ -202,20 +202,20 @@ def _driver_of(history: optuna.Study) -> dict[str, Any]:
 
 
 def _wait_until_free(store: Store, name: str, busy: RequestError) -> None:
-    said, since = False, time.monotonic()  # the store's clock may go back, this one does not
-    first = _read(store, lock_path(name))
+    announced, since = False, time.monotonic()  # the store's clock may go back, this one does not
+    first = store.read_json(lock_path(name))
     while (
         (age := _age(store, name)) is not None
         and age < EXPIRY
         and time.monotonic() - since < EXPIRY
     ):
-        now = _read(store, lock_path(name))
+        now = store.read_json(lock_path(name))
         if now and (now.get("token"), now.get("beat")) != (first.get("token"), first.get("beat")):
             raise busy
-        if not said:
+        if not announced:
             host = now.get("host", "another machine")
             logger.info("waiting for the last driver of the study, on %s, to be gone", host)
-            said = True
+            announced = True
         time.sleep(1)
 
 
@@ -248,11 +248,3 @@ def _write(store: Store, path: str, content: dict[str, Any]) -> None:
         store.write(path, json.dumps(content).encode())
     else:
         store.delete(path)
-
-
-def _read(store: Store, path: str) -> dict[str, Any]:
-    try:
-        content = json.loads(store.read(path) or b"{}")
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import re
 import secrets
@@ -15,16 +16,20 @@ from distill_ray.events import JobState, Measurement, Metrics, Observer, StudyJo
 from distill_ray.export import find_champion
 from distill_ray.job import Data
 from distill_ray.report.comparison import comparisons
+from distill_ray.report.conformal import conformal_rows
+from distill_ray.report.health import findings
 from distill_ray.report.markdown import answer_in_markdown
 from distill_ray.report.results import Contender, StudyResults
+from distill_ray.report.summary import calibrated_sentence
 from distill_ray.report.table import Row, as_markdown
+from distill_ray.report.uncertainty import ForeignRow, foreign_as_markdown, foreign_rows
 from distill_ray.store import Store
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 from distill_ray.tracking import DataSet, Tracker, study_run_lists
 
 
 def study_tracker(
-    study: Study,
+    study: StudyDefinition,
     data: Data,
     store: Store,
     uri: str,
@@ -47,22 +52,22 @@ def study_tracker(
     )
 
 
-def _identity(study: Study, store: Store) -> str:
+def _identity(study: StudyDefinition, store: Store) -> str:
     """What tells a study on this store from the same study on others. It goes with the search: a
     study whose folder was removed, to begin anew, gets another one.
     """
     path = posixpath.join("studies", study.name, "mlflow-id")
-    found = (store.read(path) or b"").decode(errors="replace")
-    if not re.fullmatch(r"[0-9a-f]{8}", found):
-        found = secrets.token_hex(4)
-        store.write(path, found.encode(), durable=True)
-    return found
+    identity = (store.read(path) or b"").decode(errors="replace")
+    if not re.fullmatch(r"[0-9a-f]{8}", identity):
+        identity = secrets.token_hex(4)
+        store.write(path, identity.encode(), durable=True)
+    return identity
 
 
 class MlflowObserver(Observer):
     """Tells the tracker of everything that happens, as an observer of the stages."""
 
-    def __init__(self, tracker: Tracker, study: Study, data: Data) -> None:
+    def __init__(self, tracker: Tracker, study: StudyDefinition, data: Data) -> None:
         self._tracker = tracker
         self._study = study
         self._data = data
@@ -82,11 +87,11 @@ class MlflowObserver(Observer):
             tags={"study": study.name, "study_digest": study.digest, "store": store.shown},
             study_file=study.source_text,
         )
-        self._tracker.log_dataset(_datasets(self._data))
+        self._tracker.log_dataset(data_sets(self._data))
         self._tracker.save_views(
             study_run_lists(
                 study.search.objectives,
-                [each.name for each in study.search.space.dimensions],
+                [dimension.name for dimension in study.search.space.dimensions],
                 self._tracker.variant,
             )
         )
@@ -105,7 +110,7 @@ class MlflowObserver(Observer):
             self._start(run, begun)
             for record in records:
                 self.epoch(run, record)
-            self._end(run, state, reason, ended)
+            self._end(run, state, metrics, reason, ended)
 
     def started(self, run: StudyJob) -> None:
         self._start(run, None)
@@ -123,6 +128,8 @@ class MlflowObserver(Observer):
             "seed": str(run.job.seed),
         }
         params = recipe.params() | {"seed": run.job.seed, "workers": run.job.workers}
+        if run.job.calibrated:
+            params["calibrated_teachers"] = len(run.job.calibrated)
         key = _key(run.key, run.job.id)
         self._tracker.start_job(key, describe(run), params, tags, started=begun)
 
@@ -133,12 +140,15 @@ class MlflowObserver(Observer):
         )
 
     def ended(self, run: StudyJob, state: JobState, metrics: Metrics, reason: str) -> None:
-        self._end(run, state, reason, None)
+        self._end(run, state, metrics, reason, None)
 
-    def _end(self, run: StudyJob, state: JobState, reason: str, ended: float | None) -> None:
-        self._tracker.finish_job(
-            _key(run.key, run.job.id), state, {}, {"reason": reason} if reason else {}, ended=ended
-        )
+    def _end(
+        self, run: StudyJob, state: JobState, metrics: Metrics, reason: str, ended: float | None
+    ) -> None:
+        """Other metrics than costs were logged with their epochs."""
+        costs = {name: value for name, value in metrics.items() if name.startswith("cost/")}
+        tags = {"reason": reason} if reason else {}
+        self._tracker.finish_job(_key(run.key, run.job.id), state, costs, tags, ended=ended)
 
     def measured(self, measurement: Measurement) -> None:
         if not self._tracker.has_job(measurement.key):
@@ -163,7 +173,17 @@ class MlflowObserver(Observer):
         the champion as a model.
         """
         rows = results.rows
+        sets = {
+            row_sets.row.contender.name: row_sets
+            for row_sets in conformal_rows(rows, results.coverage)
+        }
         self._tracker.set_description(_description(results, rows))
+        self._tracker.set_tags(
+            {
+                f"health.{finding.check}": finding.sentence
+                for finding in findings(results, rows, comparisons(rows))
+            }
+        )
         self._tracker.log_results(
             {
                 f"{row.contender.name}/{row.split}/{metric}": cell.mean
@@ -171,12 +191,34 @@ class MlflowObserver(Observer):
                 for metric, cell in row.cells.items()
             }
         )
+        self._tracker.log_results(
+            {f"teacher_images/{stage}": images for stage, images in results.teacher_images.items()}
+        )
+        foreign = foreign_rows(results)
+        self._tracker.log_results(
+            {
+                f"{foreign_row.contender}/{_group(foreign_row)}/{measure}": cell.mean
+                for foreign_row in foreign
+                for measure, cell in foreign_row.cells.items()
+            }
+        )
         for row in rows:
             if row.split == "test" and not row.contender.averaged:
-                for key, metrics in zip(_keys(row.contender), row.runs, strict=True):
-                    self._tracker.log_results(
-                        {f"test/{name}": value for name, value in metrics.items()}, key
-                    )
+                for run, key in enumerate(_keys(row.contender)):
+                    metrics = dict(row.runs[run])
+                    if row.contender.name in sets:
+                        metrics |= sets[row.contender.name].metrics(run)
+                    named = {f"test/{name}": value for name, value in metrics.items()}
+                    for foreign_row in foreign:
+                        if foreign_row.contender == row.contender.name:
+                            of_set = foreign_row.runs[run].items()
+                            named |= {
+                                f"{_group(foreign_row)}/{name}": value for name, value in of_set
+                            }
+                    self._tracker.log_results(named, key)
+        for teacher in results.calibrated:
+            key = f"teach/{teacher.job_id}"
+            self._tracker.log_results({"calibration/temperature": teacher.temperature}, key)
         self._tracker.log_artifacts({f"report/{name}": file for name, file in files.items()})
         # There is no format for exporting others
         if results.champion and results.best and results.task == "classification":
@@ -184,6 +226,11 @@ class MlflowObserver(Observer):
             key = f"confirm/{results.best.name}/{student.job.seed}"
             self._tracker.log_champion(_key(key, student.job.id), student)
         self._tracker.finish_study(JobState.FINISHED)
+
+
+def _group(row: ForeignRow) -> str:
+    """The metrics of a foreign set, in characters that MLflow takes."""
+    return f"foreign/{re.sub(r'[^A-Za-z0-9_. -]', '_', row.on)}"
 
 
 def _times(records: Sequence[Metrics]) -> tuple[float | None, float | None]:
@@ -206,10 +253,12 @@ def _description(results: StudyResults, rows: list[Row]) -> str:
         f"## Study {for_markdown(results.name)}",
         answer_in_markdown(results, rows, comparisons(rows)),
         as_markdown(rows, gap="&nbsp;" * 3),
+        for_markdown(calibrated_sentence(results)),
+        foreign_as_markdown(foreign_rows(results)),
         f"See also: {model}`report/report.html` under *Artifacts*; lists of trials, students and "
         "jobs under *Views* above the experiment's runs.",
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def _key(key: str, job_id: str) -> str:
@@ -229,12 +278,13 @@ def _keys(contender: Contender) -> list[str]:
     ]
 
 
-def _datasets(data: Data) -> list[DataSet]:
-    source = open_source(data.location, label=data.label)
+def data_sets(data: Data) -> list[DataSet]:
+    """The splits as MLflow lists them."""
+    source = open_source(data.location, label=data.label, cuts_test=data.cuts_test)
     channels, height, width = image_shape(source, data.size)
     shape, dtype = (height, width, channels), "float32" if source.real_valued else "uint8"
-    rows = source.rows("train")
-    training = data.split.train or rows - data.split.validation
+    labels = functools.partial(source.labels, "train")
+    training = data.split.training_images(source.rows("train"), labels)
 
     def split(context: Literal["training", "validation", "test"], count: int) -> DataSet:
         return DataSet(
@@ -244,5 +294,5 @@ def _datasets(data: Data) -> list[DataSet]:
     return [
         split("training", training),
         split("validation", data.split.validation),
-        split("test", source.rows("test")),
+        split("test", data.split.test or source.rows("test")),
     ]

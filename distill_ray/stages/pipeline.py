@@ -11,6 +11,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from distill_ray.errors import RunError
 from distill_ray.events import JobState, Observer, Observers, StudyJob, stage
@@ -19,13 +20,17 @@ from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import confirm_sharing, trial_sharing
 from distill_ray.report.cautions import cautions
 from distill_ray.report.table import row_of
-from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH
-from distill_ray.search.history import JOB_STATES
-from distill_ray.search.warm_start import note_of_trials_set_aside, warm_start
+from distill_ray.resolve import ANSWER, CONFIRM, SCREEN, SEARCH, TEACH
+from distill_ray.search.history import COSTS, job_state
+from distill_ray.search.warm_start import note_of_earlier_versions, warm_start
+from distill_ray.stages.answer import answer_tasks, run_answers
 from distill_ray.stages.contenders import teacher_contenders
 from distill_ray.stages.lock import search_lock
 from distill_ray.stages.screen import measurement, run_screenings, screening_sharing
 from distill_ray.stages.state import StudyState
+
+if TYPE_CHECKING:
+    from distill_ray.execution.runner import JobsBeside  # Ray
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +55,7 @@ class RunContext:
 
     def connect(self) -> None:
         """Start Ray or join the cluster, once, and check that the study fits."""
+        self.cluster.check_machine(self.state.study)
         self.cluster.connect()
         self.cluster.check(self.state.study)
 
@@ -60,20 +66,37 @@ def run_stages(context: RunContext) -> None:
     """
     _teach(context)
     _screen(context)
-    _search(context)
-    _confirm(context)
+    _answer(context)
+    begun = _search(context)
+    _confirm(context, begun)
+    context.cluster.end_processes()
 
 
 def _teach(context: RunContext) -> None:
     state = context.state
     untrained = not state.is_taught
     with stage(context.observer, TEACH, len(state.teachers)):
-        _train(context, state.teachers, next_stage=SEARCHING)
+        # Those that somebody trained first: a wrong file shows before anything is trained
+        given = [run for run in state.teachers if run.job.takes_weights]
+        unmeasured = any(state.record(run) is None for run in given)
+        _train(context, given, next_stage=SEARCHING)
+        if unmeasured:
+            _tell_of_given(state)
+        others = [run for run in state.teachers if not run.job.takes_weights]
+        _train(context, others, next_stage=SEARCHING)
     if untrained:
         records = state.finished(state.teachers)
         contenders = teacher_contenders(state.study, state.teachers, records)
         for caution in cautions([row_of(contender, "validation") for contender in contenders]):
             logger.warning("caution: %s", caution)
+
+
+def _tell_of_given(state: StudyState) -> None:
+    from distill_ray.stages.given_teachers import given_teachers
+
+    for teacher in given_teachers(state.study, state.data, state.store, state.record_of):
+        for line in teacher.lines():
+            logger.log(logging.WARNING if teacher.doubts else logging.INFO, "%s", line)
 
 
 def _screen(context: RunContext) -> None:
@@ -82,10 +105,11 @@ def _screen(context: RunContext) -> None:
         return
     with stage(context.observer, SCREEN, len(state.screenings)):
         tell_of_screenings(state, context.observer)
-        missing = [each for each in state.screenings if state.screened(each) is None]
+        missing = [screening for screening in state.screenings if state.screened(screening) is None]
         if missing:
             context.connect()
             run_screenings(
+                context.cluster,
                 state.store,
                 missing,
                 context.resources,
@@ -94,7 +118,19 @@ def _screen(context: RunContext) -> None:
             )
 
 
-def _search(context: RunContext) -> None:
+def _answer(context: RunContext, beside: JobsBeside | None = None) -> None:
+    """Let teachers answer for the versions that the store does not have, ahead of the students."""
+    state = context.state
+    resources = replace(context.resources, sharing=confirm_sharing(state.study))
+    tasks = answer_tasks(state.answers(), state.store, resources)
+    if tasks:
+        with stage(context.observer, ANSWER, len(tasks)):
+            context.connect()
+            run_answers(context.cluster, tasks, resources, context.observer, beside)
+
+
+def _search(context: RunContext) -> JobsBeside | None:
+    """Search, and return the baselines that were begun beside it."""
     state, history = context.state, context.state.history
     assert history is not None
     in_database = state.search_storage is not None and not state.search_is_over
@@ -104,16 +140,19 @@ def _search(context: RunContext) -> None:
     ):
         if not state.search_is_over:
             place = state.store, state.search_storage
-            note = note_of_trials_set_aside(state.study, state.data, state.teacher_ids, *place)
+            note = note_of_earlier_versions(state.study, state.data, state.teacher_ids, *place)
             if note:
                 logger.info("%s", note)
-            warm_start(history, state.study, *place)
+            warm_start(history, state.study, state.data, *place)
         tell_of_trials(state, context.observer)
         _train_lost(context)
-        if not state.search_is_over:
+        if state.search_is_over:
+            beside = None
+        else:
             from distill_ray.search.search import run_search
 
             context.connect()
+            beside = _baselines_beside(context)
             run_search(
                 state.study,
                 state.data,
@@ -122,7 +161,23 @@ def _search(context: RunContext) -> None:
                 state.store,
                 context.cluster,
                 context.observer,
+                beside,
             )
+    return beside
+
+
+def _baselines_beside(context: RunContext) -> JobsBeside | None:
+    """The baselines that the store does not have, for the places that trials leave free. Those of
+    several workers would need more than one.
+    """
+    from distill_ray.execution.runner import JobsBeside
+
+    state = context.state
+    if state.study.resources.workers_per_trial > 1:
+        return None
+    missing = [run for run in state.baselines if state.record(run) is None]
+    baselines = _longest_first(state, _distinct(missing))
+    return JobsBeside(state.store, baselines, context.resources, context.observer)
 
 
 def _train_lost(context: RunContext) -> None:
@@ -130,7 +185,7 @@ def _train_lost(context: RunContext) -> None:
     away, have no place here.
     """
     state = context.state
-    finished = [run for run, trial in state.trials if JOB_STATES[trial.state] == JobState.FINISHED]
+    finished = [run for run, trial in state.trials if job_state(trial) == JobState.FINISHED]
     places = set(state.store.names("jobs")) if finished else set()
     _train(
         context,
@@ -141,20 +196,21 @@ def _train_lost(context: RunContext) -> None:
     )
 
 
-def _confirm(context: RunContext) -> None:
+def _confirm(context: RunContext, begun: JobsBeside | None) -> None:
     state = context.state
     if state.best_trial is None:
         raise RunError(
             f"the search of study {state.study.name} found nothing: no trial came to its end"
         )
+    _answer(context, begun)  # what the search's best sees beyond the trials
     with stage(context.observer, CONFIRM, len(state.confirmations)):
-        _train(context, state.confirmations, next_stage=REPORTING, read_test=True)
         _train(
             context,
-            state.teachers,
+            state.confirmations,
             next_stage=REPORTING,
             read_test=True,
-            observer=Observers(()),
+            unheard=state.teachers,
+            begun=begun,
         )
 
 
@@ -164,37 +220,66 @@ def _train(
     *,
     next_stage: str,
     read_test: bool = False,
+    unheard: Sequence[StudyJob] = (),
     resources: WorkerResources | None = None,
     observer: Observer | None = None,
+    begun: JobsBeside | None = None,
 ) -> None:
-    """Train those of the jobs that are not in the store, and tell the observer of the others.
+    """Train those of the jobs that are not in the store, those first that have most to compute, and
+    tell the observer of the others.
 
-    With `read_test` their networks also predict the test split.
+    With `read_test` their networks also predict the test split and judge foreign sets. The same is
+    done with jobs `unheard`, of which the observer does not hear. Those that have `begun` already
+    are waited for.
     """
     state, observer = context.state, observer or context.observer
-    missing = []
-    for run in runs:
-        if state.record(run) is None or (read_test and not state.has_read_test(run)):
-            missing.append(run)
-        else:
-            tell_of_finished(state, [run], observer)
-    if missing:
+    under_way = begun.running if begun is not None else set()
+    untrained = [run for run in runs if run.job.id in under_way or state.record(run) is None]
+    trained = [run for run in runs if run not in untrained]
+    tell_of_finished(state, trained, observer)
+
+    def is_missing(run: StudyJob) -> bool:
+        return state.record(run) is None or (read_test and not state.is_evaluated(run))
+
+    unheard = [run for run in (*trained, *unheard) if is_missing(run)]
+    if untrained or unheard:
         from distill_ray.execution.runner import run_jobs
 
         context.connect()
         # What the next stage needs takes seconds to import: they pass while jobs are training.
         threading.Thread(target=importlib.import_module, args=(next_stage,), daemon=True).start()
-        first = {run.job.id: run for run in reversed(missing)}
+        first = _distinct(untrained)
+        ids = {run.job.id for run in first}
         run_jobs(
+            context.cluster,
             state.store,
-            [run for run in missing if run is first[run.job.id]],
+            _longest_first(state, first),
             resources or context.resources,
             observer,
+            unheard=[run for run in _distinct(unheard) if run.job.id not in ids],
             read_test=read_test,
+            foreign=state.foreign,
+            begun=begun,
         )
         # A candidate that is another one under a second name: one training serves both
-        seconds = [run for run in missing if run is not first[run.job.id]]
-        tell_of_finished(state, seconds, observer)
+        tell_of_finished(state, [run for run in untrained if run not in first], observer)
+
+
+def _distinct(runs: Sequence[StudyJob]) -> list[StudyJob]:
+    """The first run of each job."""
+    first = {run.job.id: run for run in reversed(runs)}
+    return [run for run in runs if run is first[run.job.id]]
+
+
+def _longest_first(state: StudyState, runs: Sequence[StudyJob]) -> list[StudyJob]:
+    """The runs that have most to compute first."""
+    return sorted(runs, key=lambda run: _work_left(state, run), reverse=True)
+
+
+def _work_left(state: StudyState, run: StudyJob) -> int:
+    """How much a job has to compute, roughly: its epochs, for itself and each of its teachers."""
+    job = run.job
+    return 0 if state.record(run) is not None else job.recipe.epochs * (1 + len(job.teachers))
 
 
 def tell_of_finished(state: StudyState, runs: Sequence[StudyJob], observer: Observer) -> None:
@@ -207,8 +292,8 @@ def tell_of_finished(state: StudyState, runs: Sequence[StudyJob], observer: Obse
 def tell_of_screenings(state: StudyState, observer: Observer) -> None:
     """Report the screenings that are in the store to `observer`."""
     for screening in state.screenings:
-        if (metrics := state.screened(screening)) is not None:
-            observer.measured(measurement(screening, metrics, reused=True))
+        if (screened := state.screened(screening)) is not None:
+            observer.measured(measurement(screening, screened.metrics, reused=True))
 
 
 def tell_of_trials(state: StudyState, observer: Observer) -> None:
@@ -225,8 +310,8 @@ def tell_of_trials(state: StudyState, observer: Observer) -> None:
         ]
         observer.past(
             run,
-            JOB_STATES[trial.state],
+            job_state(trial),
             record.epochs if record else functools.partial(list, values),
-            record.metrics if record else {},
+            (record.metrics if record else {}) | trial.user_attrs.get(COSTS, {}),
             trial.user_attrs.get("reason", ""),
         )

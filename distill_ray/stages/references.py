@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from distill_ray.events import JobState, Metrics, Observer, StudyJob
 from distill_ray.resolve import CONFIRM
 from distill_ray.store import DAMAGED, Store
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 
 _PREFIX = "jobs-"
 
@@ -22,7 +22,7 @@ however many there are.
 class References(Observer):
     """Records the jobs of a study, before they are trained, as an observer of its stages."""
 
-    def __init__(self, study: Study, store: Store) -> None:
+    def __init__(self, study: StudyDefinition, store: Store) -> None:
         self._store = store
         self._folder = posixpath.join("studies", study.name)
         self._name = f"{_PREFIX}{study.digest}"
@@ -79,9 +79,9 @@ def referenced(store: Store, name: str) -> set[str] | None:
     the study has been run again.
     """
     folder = posixpath.join("studies", name)
-    found = [_jobs(store, path) for path in _lists(store, folder, _PREFIX)]
-    known = [jobs for jobs in found if jobs is not None]
-    return set().union(*known) if known and not _damaged(store, folder, _PREFIX) else None
+    lists = [_jobs(store, path) for path in _lists(store, folder, _PREFIX)]
+    readable = [jobs for jobs in lists if jobs is not None]
+    return set().union(*readable) if readable and not _damaged(store, folder, _PREFIX) else None
 
 
 def is_list(path: str) -> bool:

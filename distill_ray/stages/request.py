@@ -6,24 +6,27 @@ import os
 from pathlib import Path
 
 from distill_ray.addresses import masked
-from distill_ray.data import open_source
 from distill_ray.errors import RequestError
 from distill_ray.imported_weights import check_weights
-from distill_ray.resolve import data_of
+from distill_ray.resolve import data_of, source_of
+from distill_ray.search.costs import CostMeter
 from distill_ray.search.history import check_storage
 from distill_ray.search.warm_start import earlier_trials
 from distill_ray.stages.locations import Locations
 from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 from distill_ray.tracking import check_tracking, sqlite_file
 
 
-def check_request(study: Study, locations: Locations, *, running: bool = False) -> StudyState:
+def check_request(
+    study: StudyDefinition, locations: Locations, *, running: bool = False
+) -> StudyState:
     """Check that the study can be run with these addresses, and return its state.
 
-    Its data set is there and fits, its store, MLflow and the search storage can be used, and the
-    studies that it is warm-started from have been searched.
+    Its data set is there and fits, its store, MLflow and the search storage can be used, the
+    studies that it is warm-started from have been searched, and some student keeps within the
+    limits.
 
     Args:
         study: The study.
@@ -48,9 +51,10 @@ def check_request(study: Study, locations: Locations, *, running: bool = False) 
         _check_can_be_made(database, f"tracking URI {masked(tracking_uri)!r}", "--tracking-uri")
     data = data_of(study)
     if study.weight_files:
-        check_weights(study, open_source(study.data.source, label=study.data.label))
+        check_weights(study, source_of(study))
     check_storage(store, locations.search_storage)
     earlier_trials(study, store, locations.search_storage)
+    CostMeter(study, data, store).check(measuring=running)
     return StudyState(study, data, store, locations.search_storage, advancing=running)
 
 

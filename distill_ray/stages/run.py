@@ -29,7 +29,7 @@ from distill_ray.stages.request import check_request
 from distill_ray.stages.stage_log import StageLog
 from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class TrackingIncompleteError(RunError):
 
 
 def run_study(
-    study: Study, places: Locations, console: Console, *, verbose: bool = False
+    study: StudyDefinition, locations: Locations, console: Console, *, verbose: bool = False
 ) -> StudyResults:
     """Run `study`, or what is missing of it, and return its results.
 
@@ -59,13 +59,13 @@ def run_study(
     something fails while it runs; what was finished by then is kept, and the same call resumes from
     there. `TrackingIncompleteError` is one of these, with the results.
     """
-    state = check_request(study, places, running=True)
-    tracking_uri, store, data = places.tracking_uri(), state.store, state.data
+    state = check_request(study, locations, running=True)
+    tracking_uri, store, data = locations.tracking_uri(), state.store, state.data
     with (
         Progress(console, study.search.objectives) as progress,
         study_lock(store, study.name),
         study_tracker(study, data, store, tracking_uri) as tracker,
-        Cluster(places.address, verbose=verbose) as cluster,
+        Cluster(locations.address, verbose=verbose) as cluster,
     ):
         record = MlflowObserver(tracker, study, data)
         record.study_started(store)
@@ -74,10 +74,10 @@ def run_study(
         for left in reversed(range(REPAIRS + 1)):
             try:
                 # A new state each time: what it has read may be what was found damaged
-                state = StudyState(study, data, store, places.search_storage, advancing=True)
+                state = StudyState(study, data, store, locations.search_storage, advancing=True)
                 run_stages(RunContext(state, cluster, observer))
                 with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
-                    results = collect(state, places)
+                    results = collect(state, locations)
                     for line in results.computed_differently:
                         logger.warning("jobs of this study were computed differently: %s", line)
                     record.study_ended(
@@ -88,37 +88,40 @@ def run_study(
                 if not left:
                     raise
                 logger.warning("%s now", error)
+                cluster.end_processes()  # and what went on beside the stage
     if not tracker.complete:
         raise TrackingIncompleteError(
-            f"study {study.name} is finished, but MLflow at {places.shown_tracking()} does not "
+            f"study {study.name} is finished, but MLflow at {locations.shown_tracking()} does not "
             "have all of it; `distill-ray sync` completes it",
             results,
         )
     return results
 
 
-def report_path(study: Study, name: str = "report.html") -> str:
+def report_path(study: StudyDefinition, name: str = "report.html") -> str:
     """The path of a file of the study's report in the store."""
     return posixpath.join("studies", study.name, "report", name)
 
 
-def write_files(study: Study, store: Store, results: StudyResults, folder: Path) -> dict[str, Path]:
+def write_files(
+    study: StudyDefinition, store: Store, results: StudyResults, folder: Path
+) -> dict[str, Path]:
     """The files of the report by name, in the store and in `folder`; made only when there is
     something new to report.
     """
-    said: list[object] = [
+    facts: list[object] = [
         results.digest,
         results.command,
         results.status,
         results.git_commit,
         dict(results.versions),
     ]
-    said += [None if results.published is None else dataclasses.asdict(results.published)]
-    said += [[trial.number, trial.state, trial.job_id] for trial in results.trials]
-    said += [[contender.name, *contender.job_ids] for contender in results.contenders]
-    fingerprint = hashlib.sha256(canonical_json(said).encode()).hexdigest()
-    found = _files_made_for(fingerprint, study, store)
-    if found is None:
+    facts += [None if results.published is None else dataclasses.asdict(results.published)]
+    facts += [[trial.number, trial.state, trial.job_id] for trial in results.trials]
+    facts += [[contender.name, *contender.job_ids] for contender in results.contenders]
+    fingerprint = hashlib.sha256(canonical_json(facts).encode()).hexdigest()
+    made = _files_made_for(fingerprint, study, store)
+    if made is None:
         from distill_ray.report.write import write_report
 
         names = [file.relative_to(folder).as_posix() for file in write_report(results, folder)]
@@ -127,14 +130,16 @@ def write_files(study: Study, store: Store, results: StudyResults, folder: Path)
             store.write(report_path(study, name), (folder / name).read_bytes())
         store.write(report_path(study, MADE_FOR), "\n".join([fingerprint, *names]).encode())
     else:
-        names = list(found)
+        names = list(made)
         (folder / "plots").mkdir()
-        for name, content in found.items():
+        for name, content in made.items():
             (folder / name).write_bytes(content)
     return {name: folder / name for name in names}
 
 
-def _files_made_for(fingerprint: str, study: Study, store: Store) -> dict[str, bytes] | None:
+def _files_made_for(
+    fingerprint: str, study: StudyDefinition, store: Store
+) -> dict[str, bytes] | None:
     """The report in the store by file, when it was made for these results and nobody has removed
     any of it.
     """
@@ -143,9 +148,9 @@ def _files_made_for(fingerprint: str, study: Study, store: Store) -> dict[str, b
     )
     if made_for != fingerprint or not names:
         return None
-    found = {
+    contents = {
         name: content
         for name in names
         if (content := store.read(report_path(study, name))) is not None
     }
-    return found if len(found) == len(names) else None
+    return contents if len(contents) == len(names) else None

@@ -7,33 +7,49 @@ soon as what comes before it is complete. `run` advances it; `status`, `plan`, `
 
 from __future__ import annotations
 
-import json
 import posixpath
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from distill_ray.augmentation import Augmentation
+from distill_ray.data.foreign import TEST
 from distill_ray.events import JobState, Metrics, StudyJob
-from distill_ray.job import Data
-from distill_ray.records import JobRecord, find_job, last_epoch_path, log_path
-from distill_ray.resolve import confirm_runs, data_of, learned_from, teacher_runs, trial_run
+from distill_ray.execution.sharing import confirm_sharing
+from distill_ray.job import Data, Job
+from distill_ray.metrics.augmentation import Deviation
+from distill_ray.records import TEACHER_IMAGES, JobRecord, find_job, last_epoch, log_path
+from distill_ray.resolve import (
+    ANSWER,
+    CONFIRM,
+    SCREEN,
+    SEARCH,
+    confirm_runs,
+    data_of,
+    foreign_sets,
+    learned_from,
+    source_of,
+    teacher_runs,
+    trial_run,
+)
 from distill_ray.search.history import (
-    JOB_STATES,
     begun,
     best_recipes,
     best_trials,
     find_history,
     is_over,
+    job_state,
     open_history,
 )
+from distill_ray.stages.answer import Answers, answers_for, answers_for_search, joined
 from distill_ray.stages.locations import Locations
 from distill_ray.stages.lock import is_running
-from distill_ray.stages.screen import T_STDDEV, Screening, found_metrics, narrowed, screenings
+from distill_ray.stages.screen import Screened, Screening, find_screening, narrowed, screenings
+from distill_ray.stages.stage_log import images_answered_ahead
 from distill_ray.store import Store
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 
 
 @dataclass(frozen=True)
@@ -61,11 +77,12 @@ class StudyState:
         teachers: The jobs of the ensemble, in order.
         teacher_ids: Their ids.
         screenings: The measurements that the study asks for, in order.
+        foreign: The sets of foreign images that confirmed networks judge.
     """
 
     def __init__(
         self,
-        study: Study,
+        study: StudyDefinition,
         data: Data,
         store: Store,
         search_storage: str | None = None,
@@ -79,17 +96,18 @@ class StudyState:
         self.teachers = tuple(teacher_runs(study, data))
         self.teacher_ids = [run.job.id for run in self.teachers]
         self.screenings = tuple(screenings(study, data, learned_from(study, self.teacher_ids)))
+        self.foreign = foreign_sets(study, source_of(study)) if study.confirm.foreign else ()
         self._advancing = advancing
         self._study = study
-        self._narrowed: Study | None = None
+        self._narrowed: StudyDefinition | None = None
         self._history: optuna.Study | None = None
         self._records: dict[str, JobRecord] = {}
-        self._screened: dict[Screening, dict[str, float]] = {}
+        self._screened: dict[Screening, Screened] = {}
         self._trial_runs: dict[int, StudyJob] = {}
         self._confirmations: tuple[StudyJob, ...] = ()
 
     @classmethod
-    def at(cls, study: Study, locations: Locations) -> StudyState:
+    def at(cls, study: StudyDefinition, locations: Locations) -> StudyState:
         """The state of a study to look at, in a store that is only read.
 
         Raises `RequestError` when its data or its store is not there.
@@ -98,7 +116,7 @@ class StudyState:
         return cls(study, data, store, locations.search_storage)
 
     @property
-    def asked(self) -> Study:
+    def asked(self) -> StudyDefinition:
         """The study as its file has it."""
         return self._study
 
@@ -106,10 +124,13 @@ class StudyState:
 
     def record(self, run: StudyJob) -> JobRecord | None:
         """What a finished job has left in the store, or None."""
-        job_id = run.job.id
-        if job_id not in self._records and (record := find_job(self.store, job_id)) is not None:
-            self._records[job_id] = record
-        return self._records.get(job_id)
+        return self.record_of(run.job)
+
+    def record_of(self, job: Job) -> JobRecord | None:
+        """What a finished job has left in the store, or None."""
+        if job.id not in self._records and (record := find_job(self.store, job.id)) is not None:
+            self._records[job.id] = record
+        return self._records.get(job.id)
 
     def finished(self, runs: Iterable[StudyJob]) -> list[JobRecord]:
         """The records of those of the jobs that are finished."""
@@ -123,30 +144,42 @@ class StudyState:
 
     # --- Screenings ---
 
-    def screened(self, screening: Screening) -> Mapping[str, float] | None:
+    def screened(self, screening: Screening) -> Screened | None:
         """The result of a screening, or None."""
         if screening not in self._screened:
-            metrics = found_metrics(self.store, screening)
-            if metrics is not None:
-                self._screened[screening] = metrics
+            result = find_screening(self.store, screening)
+            if result is not None:
+                self._screened[screening] = result
         return self._screened.get(screening)
 
     @property
-    def deviation(self) -> dict[Augmentation, float]:
+    def deviation(self) -> dict[Augmentation, Deviation]:
         """T. stddev of the augmentations that have been screened."""
         results = {screening: self.screened(screening) for screening in self.screenings}
         return {
-            screening.augmentation: metrics[T_STDDEV]
-            for screening, metrics in results.items()
-            if metrics is not None
+            screening.augmentation: result.deviation
+            for screening, result in results.items()
+            if result is not None
         }
 
     @property
-    def study(self) -> Study:
+    def study(self) -> StudyDefinition:
         """The study, with the search space that a complete screening leaves."""
         if self._narrowed is None and self.screenings and self.can_search:
             self._narrowed = narrowed(self._study, self.deviation)
         return self._narrowed or self._study
+
+    # --- Answers ---
+
+    def answers(self) -> list[Answers]:
+        """What teachers are asked ahead of the students, as far as it is known: for the trials
+        while the search is under way, and for the confirmations that are not finished.
+        """
+        trials = []
+        if not self.search_is_over:
+            trials = answers_for_search(self.study, self.data, self.teacher_ids)
+        waiting = [run.job for run in self.known_confirmations if self.record(run) is None]
+        return joined([*trials, *answers_for(waiting, confirm_sharing(self.study), self.data)])
 
     # --- Search ---
 
@@ -208,16 +241,31 @@ class StudyState:
             self._confirmations = tuple(confirm_runs(study, self.data, self.teacher_ids, recipes))
         return self._confirmations
 
-    def has_read_test(self, run: StudyJob) -> bool:
-        """Whether a job is finished and its network has predicted the test split."""
+    @property
+    def baselines(self) -> tuple[StudyJob, ...]:
+        """Those of the confirmations that do not depend on the search, and may be trained beside
+        it.
+        """
+        return tuple(confirm_runs(self.study, self.data, self.teacher_ids, []))
+
+    @property
+    def known_confirmations(self) -> tuple[StudyJob, ...]:
+        """The confirmations: while the search is under way the baselines, then all."""
+        return self.confirmations or (self.baselines if self.can_search else ())
+
+    def is_evaluated(self, run: StudyJob) -> bool:
+        """Whether a job is finished, and its network has predicted the test split and judged the
+        foreign sets.
+        """
         record = self.record(run)
-        return record is not None and record.has_read_test
+        judged = [TEST, *(images.key for images in self.foreign)] if self.foreign else []
+        return record is not None and record.has_read_test and all(map(record.has_judged, judged))
 
     @property
     def is_finished(self) -> bool:
-        """Whether every stage has ended, and teachers and students have read the test split."""
+        """Whether every stage has ended, and teachers and students are evaluated."""
         return self.search_is_over and all(
-            self.has_read_test(run) for run in (*self.teachers, *self.confirmations)
+            self.is_evaluated(run) for run in (*self.teachers, *self.confirmations)
         )
 
     # --- What runs ---
@@ -229,7 +277,7 @@ class StudyState:
 
     def jobs(self) -> list[JobStatus]:
         """All jobs that are known so far, with what has become of each: trials only when they have
-        begun, confirmations only when the search is over.
+        begun, and of the confirmations until the search is over only the baselines.
         """
         has_driver, logs = self.has_driver, set(self.store.names("logs"))
 
@@ -243,21 +291,31 @@ class StudyState:
         def unfinished(run: StudyJob) -> JobStatus:
             if not has_driver:
                 return JobStatus(run, JobState.INTERRUPTED)
-            return JobStatus(run, JobState.RUNNING, last_epoch=self._last_epoch(run))
+            return JobStatus(run, JobState.RUNNING, last_epoch=last_epoch(self.store, run.job.id))
 
         jobs = [status(run) for run in self.teachers]
         for run, trial in self.trials:
-            state = JOB_STATES[trial.state]
+            state = job_state(trial)
             if state.has_ended:
                 jobs.append(JobStatus(run, state, trial.user_attrs.get("reason", "")))
             else:
                 jobs.append(unfinished(run))
-        return jobs + [status(run) for run in self.confirmations]
+        return jobs + [status(run) for run in self.known_confirmations]
 
-    def _last_epoch(self, run: StudyJob) -> Metrics:
-        """The last metrics of a job that runs, as it keeps them beside its log."""
-        try:
-            record = json.loads(self.store.read(last_epoch_path(run.job.id)) or b"{}")
-            return {str(name): float(value) for name, value in record.items()}
-        except (ValueError, AttributeError, TypeError):  # overwritten at this moment
-            return {}
+    def teacher_images(self) -> dict[str, int]:
+        """How many images teachers have answered for, by stage: ahead of the students, in
+        screenings, and in the jobs of one worker, by whichever study they were run.
+        """
+        screened = [self.store.get(screening.key) for screening in self.screenings]
+        images = {
+            SCREEN: sum(
+                int(record.info.get(TEACHER_IMAGES, 0)) for record in screened if record is not None
+            ),
+            ANSWER: images_answered_ahead(self._study, self.store),
+        }
+        runs = {SEARCH: [run for run, _ in self.trials], CONFIRM: list(self.known_confirmations)}
+        for stage, of_stage in runs.items():
+            ids = {run.job.id for run in of_stage if run.job.teachers}
+            answered = (last_epoch(self.store, job_id).get(TEACHER_IMAGES, 0) for job_id in ids)
+            images[stage] = int(sum(answered))
+        return images

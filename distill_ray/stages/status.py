@@ -10,7 +10,7 @@ import optuna
 
 from distill_ray.events import JobState, Metrics, StudyJob, describe
 from distill_ray.report.format import duration
-from distill_ray.resolve import CONFIRM, SCREEN, SEARCH, TEACH
+from distill_ray.resolve import ANSWER, CONFIRM, SCREEN, SEARCH, TEACH
 from distill_ray.search.history import counted
 from distill_ray.stages.state import JobStatus, StudyState
 
@@ -32,9 +32,9 @@ class StudyStatus:
     """A study at one moment.
 
     `driver` says whether a process is running it. `jobs` holds those known so far: trials only when
-    they have begun, confirmations only when the search is over. `best` is the trial that leads,
-    with its first objective. `finished` says that every stage has ended and that teachers and
-    students have read the test split.
+    they have begun, and until the search is over only the baselines of the confirmations. `best` is
+    the trial that leads, with its first objective. `finished` says that every stage has ended and
+    that teachers and students have read the test split.
     """
 
     name: str
@@ -56,6 +56,10 @@ def study_status(state: StudyState) -> StudyStatus:
     stages = [_stage(TEACH, by_stage[TEACH], len(state.teachers))]
     if state.screenings:
         stages.append(StageStatus(SCREEN, len(state.screenings), len(state.deviation)))
+    if asked := state.answers():
+        pieces = sum(len(answers.pieces) for answers in asked)
+        missing = sum(len(answers.missing(state.store)) for answers in asked)
+        stages.append(StageStatus(ANSWER, pieces, pieces - missing))
     search = _stage(SEARCH, by_stage[SEARCH], study.search.trials)
     if over:
         search = replace(search, jobs=search.ended)
@@ -86,7 +90,7 @@ def status_lines(now: StudyStatus, objective: str, store: str) -> Iterator[str]:
     for stage in now.stages:
         jobs = [job for job in now.jobs if job.run.stage == stage.stage]
         parts = [f"{stage.ended}/{stage.jobs}"]
-        for state in (JobState.RUNNING, JobState.INTERRUPTED, JobState.PRUNED, JobState.FAILED):
+        for state in SHOWN_STATES:
             if count := sum(job.state == state for job in jobs):
                 parts.append(f"{count} {state}")
         if stage.seconds_left is not None:
@@ -116,7 +120,18 @@ def _epoch(record: Metrics, objective: str) -> str:
 
 
 def _stage(stage: str, jobs: Sequence[JobStatus], total: int) -> StageStatus:
-    return StageStatus(stage, total, sum(job.state.has_ended for job in jobs))
+    ended = [job for job in jobs if job.state.has_ended and job.state != JobState.INFEASIBLE]
+    return StageStatus(stage, total, len(ended))
+
+
+SHOWN_STATES = (
+    JobState.RUNNING,
+    JobState.INTERRUPTED,
+    JobState.PRUNED,
+    JobState.INFEASIBLE,
+    JobState.FAILED,
+)
+"""The states whose jobs are counted on a stage's line."""
 
 
 def _seconds_left(history: optuna.Study, trials: int, recent: int = 20) -> float | None:

@@ -6,37 +6,39 @@ The networks are loaded from the store and evaluated in this process; nothing is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import nn
 
-from distill_ray.augmentation.kernels.shifts import LEVELS, shifted
-from distill_ray.data import load_images, open_source
-from distill_ray.errors import RequestError, StoreError
-from distill_ray.execution.train_job import cached_dataset
-from distill_ray.job import Data
-from distill_ray.methods import EnDD
-from distill_ray.methods.mixture import MeanPrediction
-from distill_ray.metrics import mean_log_probabilities, score
-from distill_ray.metrics.regression import mixture
-from distill_ray.metrics.uncertainty import (
-    Uncertainty,
-    auroc,
-    decompose,
-    decompose_dirichlet,
-    total_variation,
+from distill_ray.augmentation.kernels.corruptions import (
+    CORRUPTIONS,
+    SEVERITIES,
+    corrupted,
+    refusal,
 )
+from distill_ray.augmentation.kernels.shifts import LEVELS, shifted
+from distill_ray.data import open_source
+from distill_ray.data.foreign import TEST, Kind, find_foreign, frame_of
+from distill_ray.errors import RequestError, StoreError
+from distill_ray.execution.judging import JudgingNetwork
+from distill_ray.job import Data
+from distill_ray.metrics import score
+from distill_ray.metrics.judgement import Judgement, pooled, separations
+from distill_ray.metrics.uncertainty import Uncertainty, total_variation
 from distill_ray.records import find_job
-from distill_ray.report.results import ENSEMBLE, Contender
+from distill_ray.report.results import ENSEMBLE, SCRATCH, Contender
 from distill_ray.report.table import Cell
+from distill_ray.report.uncertainty import UncertaintyRow
+from distill_ray.stages.shifted_sets import shifted_sets
 from distill_ray.store import Store
-from distill_ray.task import Task
-from distill_ray.training import Worker, load_network, load_split, predict
+from distill_ray.training import Worker, load_split
 
-TEST = "test"
+CORRUPTED = "corruptions"
+"""The mean over all corruptions; `corruptions/fog` is one of them."""
+
+_SEED = 0  # of what is random in corruptions: every study's images are corrupted alike
 
 
 @dataclass(frozen=True)
@@ -44,34 +46,14 @@ class ImageSet:
     """Images (N, H, W, C) to evaluate networks on, with their labels (N,), or None where they
     belong to no class.
 
-    `name` says what they are; the levels of one shift have the same name.
+    `name` says what they are; the levels of one shift have the same name. `kind` is what a foreign
+    set was declared as.
     """
 
     name: str
     images: np.ndarray
     labels: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class UncertaintyRow:
-    """One contender on one set of images: mean and spread of every measure over its runs.
-
-    - accuracy, nll, ece and the other scores, where images have labels;
-    - total, aleatoric, epistemic: means over the images. In nats for classification, where the
-      first is the entropy of the prediction; standard deviations for regression. A network without
-      members, heads or samples has no epistemic uncertainty;
-    - auroc: how well the total uncertainty separates these images from the test split;
-      epistemic-auroc: the epistemic one;
-    - total-tv, epistemic-tv: total-variation distance, 0 to 1, of the histograms over images from
-      those of the ensemble.
-
-    With several levels of a shift, a run's value is the mean over them.
-    """
-
-    contender: str
-    label: str
-    on: str
-    cells: Mapping[str, Cell]
+    kind: Kind = ""
 
 
 def uncertainties(
@@ -79,161 +61,162 @@ def uncertainties(
     store: Store,
     data: Data,
     *,
-    foreign: Sequence[str] = (),
+    foreign: Mapping[str, Kind] | None = None,
     shifts: bool = False,
+    corruptions: bool = False,
+    shifted_from: Sequence[str] = (),
     resize: bool = False,
 ) -> list[UncertaintyRow]:
-    """A row for each contender and set of images: the test split, the shifted test images, each of
-    the `foreign` data sets.
+    """A row for each contender and set of images: the test split, the shifted and the corrupted
+    test images, each of the `foreign` data sets.
 
     The ensemble of teachers comes first; means of students are left out. `foreign` names data sets
-    as `data.source` does; `resize` brings their images to the size and channels of the study's,
-    where they differ.
+    as `data.source` does, each with its kind; `resize` brings their images to the size and channels
+    of the study's, where they differ. `shifted_from` names labelled images under a shift, see
+    `shifted_sets`.
 
     Raises `RequestError` for a data set that cannot be shown to the networks, `StoreError` for a
     network that is gone.
     """
-    evaluated = [each for each in contenders if each.name == ENSEMBLE or each.members == 1]
-    networks = {job: _Network.of(store, job) for each in evaluated for job in each.job_ids}
+    evaluated = [
+        contender
+        for contender in contenders
+        if contender.name == ENSEMBLE or contender.members == 1
+    ]
+    networks = {job: _network(store, job) for contender in evaluated for job in contender.job_ids}
     # Of every contender its uncertainty on the test split, run by run
-    familiar: dict[str, list[Uncertainty]] = {}
+    familiar: dict[str, list[Judgement]] = {}
     # Of every set of images and contender, for each level of a shift, the measures run by run
     measures: dict[tuple[str, str], list[list[dict[str, float]]]] = {}
-    for images in _sets(data, foreign, shifts, resize):
-        predictions = {job: network.predict(images.images) for job, network in networks.items()}
+    kinds: dict[str, Kind] = {}
+    for images in _sets(data, foreign or {}, shifts, corruptions, shifted_from, resize):
+        kinds[images.name] = images.kind
+        judged = {job: network.judge(images.images) for job, network in networks.items()}
         reference: Uncertainty | None = None
         for contender in evaluated:
             network = networks[contender.job_ids[0]]
-            runs = _judge_runs(contender, network, predictions, images.labels)
-            uncertainty = [each for _, each in runs]
+            runs = [judged[job] for job in contender.job_ids]
+            if contender.name == ENSEMBLE:  # one run of all its members
+                runs = [pooled(runs)]
             if images.name == TEST:
-                familiar[contender.name] = uncertainty
+                familiar[contender.name] = runs
             if contender.name == ENSEMBLE:
-                reference = uncertainty[0]
+                reference = runs[0].uncertainty
             measured = []
-            for (scores, found), before in zip(runs, familiar[contender.name], strict=True):
-                values = scores | _means(found)
+            for run, before in zip(runs, familiar[contender.name], strict=True):
+                values = {} if images.labels is None else score(run.prediction, images.labels)
+                values |= _means(run.uncertainty)
                 if images.name != TEST:
-                    values |= _separation(before, found)
+                    values |= separations(before, run)
                 if contender.name != ENSEMBLE and reference is not None:
-                    values |= _fidelity(found, reference, network)
+                    values |= _fidelity(run.uncertainty, reference, network)
                 measured.append(values)
             measures.setdefault((images.name, contender.name), []).append(measured)
     labels = {contender.name: contender.label for contender in evaluated}
-    return [
-        UncertaintyRow(name, labels[name], on, _cells(levels))
+    rows = [
+        UncertaintyRow(name, labels[name], on, _cells(levels), kinds[on])
         for (on, name), levels in measures.items()
     ]
+    if corruptions:
+        relative = _mean_corruption_errors(measures, list(labels))
+        for name, label in labels.items():
+            levels = [
+                level for kind in CORRUPTIONS for level in measures[f"{CORRUPTED}/{kind}", name]
+            ]
+            rows.append(
+                UncertaintyRow(name, label, CORRUPTED, _cells(levels) | relative.get(name, {}))
+            )
+    return rows
 
 
-def _judge_runs(
-    contender: Contender,
-    network: _Network,
-    predictions: Mapping[str, np.ndarray],
-    labels: np.ndarray | None,
-) -> list[tuple[dict[str, float], Uncertainty]]:
-    """The scores and the uncertainty of every run; an ensemble is one run of all its members."""
-    jobs = contender.job_ids
-    runs = [list(jobs)] if contender.name == ENSEMBLE else [[job] for job in jobs]
-    return [_judge([predictions[job] for job in run], network, labels) for run in runs]
+def _mean_corruption_errors(
+    measures: Mapping[tuple[str, str], Sequence[Sequence[Mapping[str, float]]]],
+    contenders: Sequence[str],
+) -> dict[str, dict[str, Cell]]:
+    """The mean corruption error (mCE) of every contender, 1 for the reference: the student from
+    scratch, or the ensemble where there is none.
+
+    For each run and corruption the sum of its errors over the severities is divided by that of the
+    reference, its mean over runs; the mean over corruptions. Source: Hendrycks & Dietterich 2019,
+    section 4.2. Nothing where there is no reference, no accuracy, or a corruption under which the
+    reference makes no error.
+    """
+    reference = SCRATCH if SCRATCH in contenders else ENSEMBLE
+    if reference not in contenders:
+        return {}
+    if "accuracy" not in measures[f"{CORRUPTED}/{CORRUPTIONS[0]}", reference][0][0]:
+        return {}
+    errors = {
+        # (corruptions, severities, runs), the mean over severities
+        name: np.array(
+            [
+                [
+                    [1 - run["accuracy"] for run in level]
+                    for level in measures[f"{CORRUPTED}/{kind}", name]
+                ]
+                for kind in CORRUPTIONS
+            ]
+        ).mean(axis=1)
+        for name in contenders
+    }
+    of_reference = errors[reference].mean(axis=1, keepdims=True)
+    if not of_reference.all():
+        return {}
+    return {
+        name: {f"mce-{reference}": Cell.of((of_contender / of_reference).mean(axis=0).tolist())}
+        for name, of_contender in errors.items()
+    }
 
 
-def _sets(data: Data, foreign: Sequence[str], shifts: bool, resize: bool) -> Iterator[ImageSet]:
+def _network(store: Store, job_id: str) -> JudgingNetwork:
+    record = find_job(store, job_id)
+    if record is None:
+        raise StoreError(f"store {store.shown}: job {job_id} is gone; run the study again")
+    return JudgingNetwork.of(record, Worker.here().device)
+
+
+def _sets(
+    data: Data,
+    foreign: Mapping[str, Kind],
+    shifts: bool,
+    corruptions: bool,
+    shifted_from: Sequence[str],
+    resize: bool,
+) -> Iterator[ImageSet]:
     test = load_split(data, "test")
     images, labels = test.images[:], test.labels  # a test split fits into memory
-    others = [(name, _foreign(name, images, resize)) for name in foreign]
-    if shifts and images.dtype != np.uint8:
+    others = [(name, _foreign(name, kind, data, resize)) for name, kind in foreign.items()]
+    if (shifts or corruptions) and images.dtype != np.uint8:
         raise RequestError(
             f"{data.name}: its inputs are real numbers, which cannot be shifted or turned as "
             "images can"
         )
+    refused = refusal(images.shape[1:]) if corruptions else None
+    if refused is not None:
+        raise RequestError(f"--corruptions: {data.name}: {refused}")
+    classes = tuple(test.class_names)
+    imported = [shifted_sets(place, images.shape[1:], classes) for place in shifted_from]
     yield ImageSet(TEST, images, labels)
     for kind, amounts in LEVELS.items() if shifts else ():
         for amount in amounts:
             yield ImageSet(kind, shifted(images, kind, amount), labels)
+    for kind in CORRUPTIONS if corruptions else ():
+        for severity in SEVERITIES:
+            pixels = corrupted(images, kind, severity, _SEED)
+            yield ImageSet(f"{CORRUPTED}/{kind}", pixels, labels)
+    for name, pixels, truth in itertools.chain(*imported):
+        yield ImageSet(name, pixels, truth)
     for name, pixels in others:
-        yield ImageSet(name, pixels, None)
+        yield ImageSet(name, pixels, None, foreign[name])
 
 
-def _foreign(name: str, like: np.ndarray, resize: bool) -> np.ndarray:
-    source = open_source(name)
-    pixels = load_images(source, "test" if source.rows("test") else "train").images[:]
-    if pixels.dtype != like.dtype:
-        kinds = (
-            ("pixels", "real numbers") if pixels.dtype == np.uint8 else ("real numbers", "pixels")
-        )
-        raise RequestError(
-            f"--foreign {name}: its inputs are {kinds[0]}, those of the study {kinds[1]}"
-        )
-    if pixels.shape[1:] == like.shape[1:]:
-        return pixels
-    if not resize or pixels.dtype != np.uint8:
-        shapes = f"its images are {pixels.shape[1:]}, those of the study {like.shape[1:]}"
-        raise RequestError(
-            f"--foreign {name}: {shapes} (height, width, channels); --resize makes them alike"
-        )
-    height, width, channels = like.shape[1:]
-    images = torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
-    if images.shape[1] != channels:
-        images = images.float().mean(1, keepdim=True).round().byte().expand(-1, channels, -1, -1)
-    resized = nn.functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
-    return np.ascontiguousarray(resized.permute(0, 2, 3, 1).numpy())
-
-
-@dataclass(frozen=True, eq=False)
-class _Network:
-    """The network of a finished job, opened to its members, heads or samples if it has some."""
-
-    module: nn.Module
-    dirichlet: bool
-    task: Task
-    classes: int
-
-    @classmethod
-    def of(cls, store: Store, job_id: str) -> _Network:
-        record = find_job(store, job_id)
-        if record is None:
-            raise StoreError(f"store {store.shown}: job {job_id} is gone; run the study again")
-        dataset, worker = cached_dataset(record.job.data), Worker.here()
-        network = load_network(record.job, record.weights(), dataset).to(worker.device)
-        module = network.members if isinstance(network, MeanPrediction) else network
-        method = record.job.recipe.method
-        return cls(module, isinstance(method, EnDD), dataset.task, dataset.num_classes)
-
-    def predict(self, images: np.ndarray) -> np.ndarray:
-        """Log-probabilities, or means and log-variances, of each member (M, N, K); raw logits of a
-        Dirichlet distribution. In float32, as the network is deployed.
-        """
-        worker = Worker(Worker.here().device)
-        raw: Task = "regression" if self.dirichlet else self.task
-        outputs = predict(
-            self.module,
-            images,
-            np.arange(len(images)),
-            worker=worker,
-            task=raw,
-            batch_size=250,
-        )
-        return outputs.transpose(1, 0, 2) if outputs.ndim == 3 else outputs[None]
-
-
-def _judge(
-    outputs: Sequence[np.ndarray], network: _Network, labels: np.ndarray | None
-) -> tuple[dict[str, float], Uncertainty]:
-    """The scores of the mean prediction, none without labels, and the uncertainty (N,) with its
-    sources.
-    """
-    members = np.concatenate(outputs).astype(np.float64)
-    if network.task == "regression":
-        mean, deviations = mixture(members[..., 0], np.exp(members[..., 1]))
-        prediction = np.stack([mean, 2 * np.log(deviations.total)], axis=1)
-        return {} if labels is None else score(prediction, labels), deviations
-    if network.dirichlet:
-        uncertainty = decompose_dirichlet(np.exp(members[0]))
-        members = members - np.logaddexp.reduce(members, axis=-1, keepdims=True)
-    else:
-        uncertainty = decompose(members)
-    return {} if labels is None else score(mean_log_probabilities(members), labels), uncertainty
+def _foreign(name: str, kind: Kind, data: Data, resize: bool) -> np.ndarray:
+    source = open_source(data.location, label=data.label, cuts_test=data.cuts_test)
+    frame = frame_of(source, data.size, data.resize)
+    try:
+        return find_foreign(name, frame, resize=resize).load()
+    except RequestError as error:
+        raise RequestError(f"--{kind or 'foreign'} {name}: {error}") from None
 
 
 def _means(uncertainty: Uncertainty) -> dict[str, float]:
@@ -243,16 +226,8 @@ def _means(uncertainty: Uncertainty) -> dict[str, float]:
     }
 
 
-def _separation(before: Uncertainty, uncertainty: Uncertainty) -> dict[str, float]:
-    """How well the uncertainty tells these images from the test split."""
-    values = {"auroc": auroc(before.total, uncertainty.total)}
-    if uncertainty.epistemic.any():
-        values["epistemic-auroc"] = auroc(before.epistemic, uncertainty.epistemic)
-    return values
-
-
 def _fidelity(
-    uncertainty: Uncertainty, reference: Uncertainty, network: _Network
+    uncertainty: Uncertainty, reference: Uncertainty, network: JudgingNetwork
 ) -> dict[str, float]:
     """How far the histograms over images are from those of the ensemble; nothing for regression."""
     if network.task != "classification":

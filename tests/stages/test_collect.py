@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from distill_ray.report.search import best_trial
 from distill_ray.stages.collect import git_commit, load_results
 from distill_ray.stages.locations import Locations
 from distill_ray.stages.run import write_files
@@ -73,3 +74,14 @@ def test_a_report_is_made_again_when_some_of_it_is_gone(
         assert report(f"again {number}").keys() == first.keys()
         assert {name for name in first if store.read(f"studies/tiny/report/{name}")} == first.keys()
         assert store.read("studies/tiny/report/report.md") == first["report.md"]
+
+
+def test_the_best_found_knows_its_trial(finished_study: Any) -> None:
+    study = load_study(finished_study.file)
+    results, _, _ = load_results(study, Locations(finished_study.store.uri))
+    best, leader = results.best, best_trial(results)
+    assert best is not None and leader is not None
+    assert best.trial == leader.number
+    assert [each.trial for each in results.contenders if not each.found] == [None] * (
+        len(results.contenders) - 1
+    )

@@ -12,7 +12,7 @@ from distill_ray.report.arrow import runs
 from distill_ray.report.results import Contender
 from distill_ray.report.table import Row
 from distill_ray.stages.contenders import ensemble_contenders
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 
 # five networks' probabilities for one image, and their means: all alike, and 5:1:5:1:1 (the
 # "calibrated ensemble" system)
@@ -29,14 +29,14 @@ def contender(name: str, *runs: list[float]) -> Contender:
     return Contender(name, name, {}, 100, tuple(range(len(runs))), said(*runs), said(*runs), jobs)
 
 
-def means(study: Study, others: list[Contender]) -> list[list[float]]:
+def means(study: StudyDefinition, others: list[Contender]) -> list[list[float]]:
     (found,) = ensemble_contenders(study, others)
     return [np.exp(run.log_probabilities[0]).tolist() for run in found.test]
 
 
 @pytest.mark.parametrize(("shares", "expected"), [("[]", EQUAL), ("[5, 1, 5, 1, 1]", WEIGHTED)])
 def test_several_contenders_are_averaged_run_by_run(
-    tiny_study: Callable[..., Study], shares: str, expected: list[float]
+    tiny_study: Callable[..., StudyDefinition], shares: str, expected: list[float]
 ) -> None:
     names = ["none", "cutmix", "cutout", "mixup", "augmix"]
     baselines = ", ".join(f"{name}: {{}}" for name in names)
@@ -58,7 +58,7 @@ def test_several_contenders_are_averaged_run_by_run(
     }
 
 
-def test_the_runs_of_one_contender_are_averaged(tiny_study: Callable[..., Study]) -> None:
+def test_the_runs_of_one_contender_are_averaged(tiny_study: Callable[..., StudyDefinition]) -> None:
     study = tiny_study("confirm.seeds=5", "confirm.baselines=[student-ensemble]")
     (found,) = ensemble_contenders(study, [contender("best", *MEMBERS)])
     assert np.exp(found.test[0].log_probabilities[0]).tolist() == pytest.approx(EQUAL)
@@ -71,6 +71,6 @@ def test_the_runs_of_one_contender_are_averaged(tiny_study: Callable[..., Study]
     )
 
 
-def test_an_ensemble_waits_for_its_members(tiny_study: Callable[..., Study]) -> None:
+def test_an_ensemble_waits_for_its_members(tiny_study: Callable[..., StudyDefinition]) -> None:
     study = tiny_study("confirm.baselines=[student-ensemble]")
     assert ensemble_contenders(study, [contender("scratch", *MEMBERS)]) == []

@@ -81,6 +81,26 @@ def test_a_finished_study_is_told_of_and_read_once(
     assert {key: reads[key] for key in finished} == finished
 
 
+def test_confirmations_that_take_longest_begin_first(
+    finished_study: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A student has its teachers' answers to compute, a baseline from scratch only itself."""
+    study, begun = load_study(finished_study.file), []
+    state = StudyState(study, data_of(study), store, advancing=True)
+    assert [run.role for run in state.confirmations] == ["scratch", "scratch", "best", "best"]
+    for run in state.confirmations:
+        shutil.rmtree(store.local_path(f"jobs/{run.job.id}"))
+
+    def run_jobs(cluster: Any, store: Any, runs: list[StudyJob], *_: Any, **__: Any) -> None:
+        begun.extend(run.role for run in runs)
+
+    monkeypatch.setattr("distill_ray.execution.runner.run_jobs", run_jobs)
+    monkeypatch.setattr(RunContext, "connect", lambda context: None)
+    state = StudyState(study, data_of(study), store, advancing=True)
+    run_stages(RunContext(state, Cluster(), Recorder()))
+    assert begun == ["best", "best", "scratch", "scratch"]
+
+
 def test_looking_makes_no_search(finished_study: Any, store: Store) -> None:
     """One with other objectives would be a new one in Optuna's storage."""
     study = load_study(finished_study.file, ["search.objectives={val/accuracy: max}"])

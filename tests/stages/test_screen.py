@@ -20,13 +20,13 @@ from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.run_job import run_job
 from distill_ray.execution.sharing import trial_sharing
 from distill_ray.job import Data, Job, Recipe
+from distill_ray.metrics.augmentation import Deviation
 from distill_ray.records import Predictions, save_job
 from distill_ray.resolve import confirm_runs, data_of, search_name, teacher_runs, trial_run
 from distill_ray.stages.screen import (
     T_STDDEV,
     Screening,
-    deviations,
-    found_metrics,
+    find_screening,
     kept_choices,
     measure,
     narrowed,
@@ -35,7 +35,7 @@ from distill_ray.stages.screen import (
     screenings,
 )
 from distill_ray.store import Store
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 from distill_ray.training import Dataset, load_dataset, train
 
 CPU = torch.device("cpu")
@@ -83,8 +83,8 @@ def test_it_is_the_published_measure_of_the_batches_of_the_training_loader(
     means = [
         np.eye(3)[np.concatenate(labels[first : first + 5])].mean(0) for first in range(0, 30, 5)
     ]
-    assert found["screen/groups"] == 6
-    assert found[T_STDDEV] == pytest.approx(np.std(means, axis=0, ddof=1).mean(), rel=1e-6)
+    assert found.metrics["screen/groups"] == 6
+    assert found.metrics[T_STDDEV] == pytest.approx(np.std(means, axis=0, ddof=1).mean(), rel=1e-6)
 
 
 def test_images_and_copies_stand_in_one_group(small_dataset: Dataset, small_data: Data) -> None:
@@ -98,8 +98,8 @@ def test_images_and_copies_stand_in_one_group(small_dataset: Dataset, small_data
         Confident(),
         CPU,
     )
-    assert doubled["screen/groups"] == plain["screen/groups"] == 6
-    assert doubled[T_STDDEV] == pytest.approx(plain[T_STDDEV], rel=1e-6)
+    assert doubled.metrics["screen/groups"] == plain.metrics["screen/groups"] == 6
+    assert doubled.metrics[T_STDDEV] == pytest.approx(plain.metrics[T_STDDEV], rel=1e-6)
 
 
 def test_several_teachers_count_by_their_mean_prediction(
@@ -111,9 +111,9 @@ def test_several_teachers_count_by_their_mean_prediction(
             return torch.cat([sure, torch.zeros_like(sure)])
 
     asked = screening(Identity(), small_data)
-    whole = measure(asked, small_dataset, Confident(), CPU)[T_STDDEV]
-    assert measure(asked, small_dataset, Confident(3), CPU)[T_STDDEV] == pytest.approx(whole)
-    assert measure(asked, small_dataset, Divided(), CPU)[T_STDDEV] == pytest.approx(
+    whole = measure(asked, small_dataset, Confident(), CPU).deviation.value
+    assert measure(asked, small_dataset, Confident(3), CPU).deviation.value == pytest.approx(whole)
+    assert measure(asked, small_dataset, Divided(), CPU).deviation.value == pytest.approx(
         whole / 2, rel=1e-6
     )
 
@@ -140,7 +140,7 @@ def test_fewer_images_are_the_same_in_every_epoch(small_dataset: Dataset, small_
 
 
 def test_the_result_is_stored_under_all_that_decides_it_and_never_measured_twice(
-    tmp_path: object, small_data: Data, tiny_study: Callable[..., Study]
+    tmp_path: object, small_data: Data, tiny_study: Callable[..., StudyDefinition]
 ) -> None:
     study = tiny_study("teachers.members=1", "screen={epochs: 6}")
     data = data_of(study)
@@ -150,10 +150,9 @@ def test_the_result_is_stored_under_all_that_decides_it_and_never_measured_twice
     (wanted, other) = screenings(study, data, [run.job.id])
     save_job(store, run.job, **_trained(run.job, dataset))
     run_screening(store, wanted, WorkerResources())
-    first = found_metrics(store, wanted)
-    assert first is not None and first[T_STDDEV] > 0
-    assert found_metrics(store, other) is None
-    assert deviations([wanted, other], store) == {Identity(): first[T_STDDEV]}
+    first = find_screening(store, wanted)
+    assert first is not None and first.deviation.value > 0
+    assert find_screening(store, other) is None
     written = store.names(wanted.key)
     run_screening(store, wanted, WorkerResources())
     assert store.names(wanted.key) == written
@@ -161,7 +160,7 @@ def test_the_result_is_stored_under_all_that_decides_it_and_never_measured_twice
 
 
 def test_it_shares_the_teacher_logits_of_the_trials(
-    tmp_path: Path, small_data: Data, tiny_study: Callable[..., Study]
+    tmp_path: Path, small_data: Data, tiny_study: Callable[..., StudyDefinition]
 ) -> None:
     study = tiny_study(
         "teachers.members=1",
@@ -174,7 +173,7 @@ def test_it_shares_the_teacher_logits_of_the_trials(
     (wanted, _) = screenings(study, data, [teacher.job.id])
     sharing = screening_sharing(study, wanted)
     run_screening(store, wanted, WorkerResources(sharing=sharing))
-    shared = found_metrics(store, wanted)
+    shared = find_screening(store, wanted)
     made = [path for path, *_ in store.tree("teacher_logits") if path.endswith("manifest.json")]
     assert len(made) == 2
     trial = trial_run(
@@ -191,9 +190,9 @@ def test_it_shares_the_teacher_logits_of_the_trials(
     ] == made
     store.delete(wanted.key)
     run_screening(store, wanted, WorkerResources())
-    live = found_metrics(store, wanted)
+    live = find_screening(store, wanted)
     assert shared is not None and live is not None
-    assert shared[T_STDDEV] == pytest.approx(live[T_STDDEV], rel=1e-3)
+    assert shared.deviation.value == pytest.approx(live.deviation.value, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +204,7 @@ def test_it_shares_the_teacher_logits_of_the_trials(
     ],
 )
 def test_what_no_trial_asks_for_is_not_stored(
-    override: str, tiny_study: Callable[..., Study], small_data: Data
+    override: str, tiny_study: Callable[..., StudyDefinition], small_data: Data
 ) -> None:
     study = tiny_study(override, "resources.teacher_logits.mode=cached")
     assert not screening_sharing(study, screenings(study, small_data, ["t" * 20])[-1]).stores(
@@ -253,15 +252,15 @@ def test_where_the_data_lie_does_not_change_the_identity(small_data: Data) -> No
     )
 
 
-def test_the_best_choices_stay_in_the_search(tiny_study: Callable[..., Study]) -> None:
+def test_the_best_choices_stay_in_the_search(tiny_study: Callable[..., StudyDefinition]) -> None:
     study = tiny_study(
         SPACE,
         "screen={keep: 2, epochs: 6}",
         "search.try_first=[{augmentation: cutout, augmentation.size: 2}, {augmentation: crop}]",
     )
-    values = {Identity(): 0.3, Crop(): 0.1, Cutout(): 0.2}
+    values = {Identity(): Deviation(0.3), Crop(): Deviation(0.1), Cutout(): Deviation(0.2)}
     assert kept_choices(study, values) == [Crop(), Cutout()]
-    less = narrowed(study, values | {Cutout(): 0.4})
+    less = narrowed(study, values | {Cutout(): Deviation(0.4)})
     assert [dimension.name for dimension in less.search.space.dimensions] == [
         "augmentation",
         "temperature",
@@ -269,7 +268,7 @@ def test_the_best_choices_stay_in_the_search(tiny_study: Callable[..., Study]) -
     assert less.search.space["augmentation"].limits == (Identity(), Crop())
     assert less.search.try_first == ({"augmentation": "crop"},)
     data = data_of(study)
-    assert search_name(less, data, ["a"]) != search_name(study, data, ["a"])
+    assert search_name(less, data, ["a", "b"]) != search_name(study, data, ["a", "b"])
     assert (
         trial_run(less, data, ["a", "b"], 0, {"augmentation": "crop"}).job.recipe.augmentation
         == Crop()
@@ -277,7 +276,7 @@ def test_the_best_choices_stay_in_the_search(tiny_study: Callable[..., Study]) -
 
 
 def test_a_choice_that_needs_a_student_stays_and_is_not_measured(
-    tiny_study: Callable[..., Study],
+    tiny_study: Callable[..., StudyDefinition],
 ) -> None:
     space = (
         "search.space={augmentation: {choice: [identity, cutmix, {name: additional, pick: kl}]}}"
@@ -287,19 +286,21 @@ def test_a_choice_that_needs_a_student_stays_and_is_not_measured(
         Identity(),
         CutMix(),
     ]
-    assert kept_choices(study, {Identity(): 0.3, CutMix(): 0.1}) == [
+    assert kept_choices(study, {Identity(): Deviation(0.3), CutMix(): Deviation(0.1)}) == [
         CutMix(),
         Additional(pick="kl"),
     ]
 
 
-def test_without_keep_the_search_is_left_as_it_was(tiny_study: Callable[..., Study]) -> None:
+def test_without_keep_the_search_is_left_as_it_was(
+    tiny_study: Callable[..., StudyDefinition],
+) -> None:
     study = tiny_study("screen={epochs: 6}")
-    assert narrowed(study, {Identity(): 0.1, Crop(): 0.2}) is study
+    assert narrowed(study, {Identity(): Deviation(0.1), Crop(): Deviation(0.2)}) is study
 
 
 def test_recipes_of_students_know_their_groups_of_teachers(
-    tiny_study: Callable[..., Study],
+    tiny_study: Callable[..., StudyDefinition],
 ) -> None:
     group = (
         "{members: 1, model: wrn-10-1, epochs: 1, batch_size: 32, augmentation: identity, name: %s}"
@@ -316,3 +317,47 @@ def test_recipes_of_students_know_their_groups_of_teachers(
         "b": (ids[1],),
         "best": (ids[0], ids[2]),
     }
+
+
+def test_only_what_is_behind_beyond_chance_is_left_out(
+    tiny_study: Callable[..., StudyDefinition],
+) -> None:
+    """Crop is lowest; Cutout varies with it from image to image, Identity is far behind."""
+    study = tiny_study(SPACE, "search.try_first=[]", "screen={drop_behind: true, epochs: 6}")
+    blocks = np.linspace(-0.001, 0.001, 20)
+    values = {
+        Identity(): Deviation(0.3, tuple(0.3 + blocks)),
+        Crop(): Deviation(0.1, tuple(0.1 + blocks)),
+        Cutout(): Deviation(0.105, tuple(0.105 - blocks)),
+    }
+    assert kept_choices(study, values) == [Crop(), Cutout()]
+    # The same values where nothing is known of their errors: nobody is left out
+    unknown = {augmentation: Deviation(each.value) for augmentation, each in values.items()}
+    assert kept_choices(study, unknown) == [Identity(), Crop(), Cutout()]
+
+
+def test_errors_over_images_and_teachers(small_dataset: Dataset, small_data: Data) -> None:
+    """Teachers that agree have no error over teachers; those that do not have one, which is that of
+    leaving each of them out. The groups of images are the same for each augmentation.
+    """
+
+    class Divided(Confident):
+        def __call__(self, part: Part) -> Tensor:
+            sure = super().__call__(part)
+            return torch.cat([sure, sure / 1000, torch.zeros_like(sure)])
+
+    asked = replace(screening(Identity(), small_data), teachers=("a", "b", "c"))
+    alike = measure(asked, small_dataset, Confident(3), CPU)
+    assert len(alike.deviation.without_images) == 20
+    assert alike.deviation.over_teachers == pytest.approx(0)
+    found = measure(asked, small_dataset, Divided(), CPU)
+    alone = [
+        measure(screening(Identity(), small_data), small_dataset, teachers, CPU).deviation.value
+        for teachers in (Confident(), Confident())
+    ]
+    assert found.deviation.without_teachers[2] > found.deviation.without_teachers[0]
+    assert found.metrics["screen/t-stddev-error-teachers"] == found.deviation.over_teachers
+    assert alone[0] == alone[1]
+    one = measure(screening(Identity(), small_data), small_dataset, Confident(), CPU)
+    assert one.deviation.over_teachers is None
+    assert "screen/t-stddev-error-teachers" not in one.metrics

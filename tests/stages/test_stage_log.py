@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from distill_ray.events import JobState, StudyJob, stage
-from distill_ray.resolve import TEACH, data_of, teacher_runs
+from distill_ray.resolve import CONFIRM, SEARCH, TEACH, confirm_runs, data_of, teacher_runs
 from distill_ray.stages.stage_log import StageLog, stage_rows
 from distill_ray.store import Store
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def store(tmp_path: Path) -> Store:
     return Store.open(str(tmp_path))
 
 
-def teach(study: Study, store: Store, runs: list[StudyJob], joules: float | None) -> None:
+def teach(study: StudyDefinition, store: Store, runs: list[StudyJob], joules: float | None) -> None:
     log = StageLog(study, store)
     with stage(log, TEACH, 2):
         for run in runs:
@@ -31,7 +31,7 @@ def teach(study: Study, store: Store, runs: list[StudyJob], joules: float | None
 
 
 def test_energy_is_summed_over_epochs_and_runs(
-    tiny_study: Callable[..., Study], store: Store
+    tiny_study: Callable[..., StudyDefinition], store: Store
 ) -> None:
     study = tiny_study()
     first, second = teacher_runs(study, data_of(study))
@@ -42,7 +42,7 @@ def test_energy_is_summed_over_epochs_and_runs(
 
 
 def test_energy_that_no_device_reports_is_unknown(
-    tiny_study: Callable[..., Study], store: Store
+    tiny_study: Callable[..., StudyDefinition], store: Store
 ) -> None:
     study = tiny_study()
     teach(study, store, list(teacher_runs(study, data_of(study))), None)
@@ -51,7 +51,7 @@ def test_energy_that_no_device_reports_is_unknown(
 
 
 def test_jobs_that_another_study_had_trained_are_reused(
-    tiny_study: Callable[..., Study], store: Store
+    tiny_study: Callable[..., StudyDefinition], store: Store
 ) -> None:
     """In the first run and in all later ones, which find the study's own as well."""
     study = tiny_study()
@@ -69,7 +69,7 @@ def test_jobs_that_another_study_had_trained_are_reused(
 
 
 def test_what_a_killed_driver_had_trained_is_known(
-    tiny_study: Callable[..., Study], store: Store, monkeypatch: pytest.MonkeyPatch
+    tiny_study: Callable[..., StudyDefinition], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("distill_ray.stages.stage_log.PACE", 0.0)
     study = tiny_study()
@@ -87,8 +87,29 @@ def test_what_a_killed_driver_had_trained_is_known(
     assert [(row.done, row.reused) for row in stage_rows(study, store)] == [(2, 0)]
 
 
+def test_jobs_beside_a_stage_count_in_their_own(
+    tiny_study: Callable[..., StudyDefinition], store: Store
+) -> None:
+    """Where they are found later as what this study has trained."""
+    study = tiny_study()
+    data = data_of(study)
+    first, second = confirm_runs(study, data, ["a", "b"], [])
+    log = StageLog(study, store)
+    with stage(log, SEARCH, 4):
+        for run in (first, second):
+            log.epoch(run, {"epoch": 1, "time": time.time(), "system/energy_joules": 10.0})
+        log.ended(first, JobState.FINISHED, {}, "")
+    with stage(log, CONFIRM, 2):
+        log.past(first, JobState.FINISHED, list, {}, "")
+        log.epoch(second, {"epoch": 1, "time": time.time(), "system/energy_joules": 10.0})
+        log.ended(second, JobState.FINISHED, {}, "")
+    search, confirm = stage_rows(study, store)
+    assert (search.done, search.reused, search.joules) == (0, 0, None)
+    assert (confirm.done, confirm.reused, confirm.joules) == (2, 0, 20.0)
+
+
 def test_epochs_that_are_told_of_again_use_no_energy(
-    tiny_study: Callable[..., Study], store: Store
+    tiny_study: Callable[..., StudyDefinition], store: Store
 ) -> None:
     """By a job that goes on from a checkpoint: one of this run, or one of the run before."""
     study = tiny_study()

@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
 
-from support.studies import TINY, command, job_folders, only_search
+from support.studies import TINY, command, job_folders, kill_in_the_search, only_search
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    "stage",
-    ["teach", "search", "confirm"],
-)
-def test_killed_and_run_again(stage: str, tmp_path: Path) -> None:
-    """`kill -9` of the driver in a stage; the same command then finishes without training a
-    finished job again.
+def test_killed_in_the_search_and_run_again(tmp_path: Path) -> None:
+    """`kill -9` of the driver; the same command then finishes without training a finished job
+    again. `tests/faults` has the other stages.
     """
     store = tmp_path / "store"
-    with subprocess.Popen(
-        [sys.executable, "-m", "distill_ray", "run", str(TINY), "--store", str(store)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as driver:
-        assert driver.stdout is not None
-        for line in driver.stdout:
-            if line.startswith(f"[{stage} 1/"):
-                os.kill(driver.pid, signal.SIGKILL)
-                break
-        driver.wait()
+    kill_in_the_search("run", str(TINY), "--store", str(store))
     before = {folder: (store / folder).stat().st_mtime_ns for folder in job_folders(store)}
-    ended = []
-    if (store / "studies" / "tiny" / "search.journal").exists():
-        ended = [trial.number for trial in only_search(store).trials if trial.state.is_finished()]
+    ended = [trial.number for trial in only_search(store).trials if trial.state.is_finished()]
     time.sleep(2)
     again = command("run", str(TINY), "--store", str(store))
     assert again.returncode == 0, again.stdout + again.stderr

@@ -7,6 +7,7 @@ done.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,6 @@ from distill_ray.data import load_images, open_source
 from distill_ray.records import EPOCHS, WEIGHTS, find_job
 from distill_ray.store import Store
 from support.studies import TINY, command, job_folders, only_search
-
-pytestmark = pytest.mark.timeout(900)
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,13 @@ def test_it_ends_with_the_table(finished: Finished) -> None:
     lines = [line for line in finished.printed.splitlines() if "waiting for Ray" not in line]
     printed = "\n".join(lines).lower()
     assert "ray" not in printed.replace("distill-ray", "").replace("distill_ray", "")
+
+
+def test_baselines_alone_may_begin_beside_the_search(finished: Finished) -> None:
+    beside, confirm = re.split(r"^search .*$", finished.printed, flags=re.MULTILINE)
+    early, late = (re.findall(r"\[confirm\] (\w+) .* begins", part) for part in (beside, confirm))
+    assert set(early) <= {"scratch"}
+    assert sorted(early + late) == ["best", "best", "scratch", "scratch"]
 
 
 def test_the_report_for_machines_has_everything(finished: Finished) -> None:
@@ -145,6 +151,7 @@ def test_running_it_again_trains_nothing_and_doubles_nothing(finished: Finished)
     test_mlflow_has_one_run_for_each_job(finished)
 
 
+@pytest.mark.slow
 def test_more_trials_keep_those_there_are(finished: Finished) -> None:
     """And one whose record was damaged is trained again, to the same bytes."""
     before, store = job_folders(finished.store), Store(str(finished.store))

@@ -9,12 +9,12 @@ import pytest
 
 from distill_ray.records import find_job
 from distill_ray.resolve import data_of, teacher_runs
-from distill_ray.stages.screen import found_metrics, screenings
+from distill_ray.stages.screen import find_screening, screenings
 from distill_ray.store import Store
 from distill_ray.study import load_study
 from support.studies import TINY, command, only_search
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
@@ -54,11 +54,10 @@ def check_screening(folder: Path, overrides: tuple[str, ...]) -> None:
     study = load_study(TINY, overrides)
     store, data = Store(str(folder)), data_of(study)
     (teacher,) = teacher_runs(study, data)
-    measured = {
-        each.label: found_metrics(store, each) for each in screenings(study, data, [teacher.job.id])
-    }
+    asked = screenings(study, data, [teacher.job.id])
+    measured = {each.label: found for each in asked if (found := find_screening(store, each))}
     assert set(measured) == {"identity", "crop"}
-    kept = min(measured, key=lambda label: measured[label]["screen/t-stddev"])
+    kept = min(measured, key=lambda label: measured[label].deviation.value)
     assert {trial.params["augmentation"] for trial in only_search(folder).trials} == {kept}
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
@@ -66,10 +65,11 @@ def check_screening(folder: Path, overrides: tuple[str, ...]) -> None:
     runs = client.search_runs([experiment.experiment_id], "tags.stage = 'screen'")
     recorded = {run.info.run_name: run.data.metrics for run in runs}
     assert recorded == {
-        f"screening · {label}": pytest.approx(metrics) for label, metrics in measured.items()
+        f"screening · {label}": pytest.approx(screened.metrics)
+        for label, screened in measured.items()
     }
     assert {run.info.status for run in runs} == {"FINISHED"}
 
     shown = (folder / "studies" / "tiny" / "report" / "report.md").read_text()
-    assert f"{measured[kept]['screen/t-stddev']:.6f} | searched" in shown
+    assert f"{measured[kept].deviation.value:.6f} | " in shown
     assert shown.count(" | left out") == 1

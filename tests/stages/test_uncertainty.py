@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import logsumexp
 from sklearn.metrics import roc_auc_score
 
+from distill_ray.augmentation.kernels.corruptions import CORRUPTIONS, corrupted
 from distill_ray.augmentation.kernels.shifts import LEVELS, shifted
 from distill_ray.cli import main
 from distill_ray.data import load_images, open_source
 from distill_ray.errors import RequestError
 from distill_ray.events import StudyJob
+from distill_ray.execution.judging import JudgingNetwork
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.run_job import run_job
 from distill_ray.execution.train_job import cached_dataset
@@ -38,8 +41,9 @@ from distill_ray.stages.contenders import student_contenders, teacher_contenders
 from distill_ray.stages.state import StudyState
 from distill_ray.stages.uncertainty import UncertaintyRow, uncertainties
 from distill_ray.store import Store
-from distill_ray.study import Study, load_study
+from distill_ray.study import StudyDefinition, load_study
 from distill_ray.training import Worker, load_network, predict
+from support.pictures import pictures
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 BASELINES = (
@@ -52,7 +56,7 @@ class Confirmed(StudyState):
     """A study without a search, whose confirmations are given."""
 
     def __init__(
-        self, study: Study, data: Data, store: Store, confirmations: Sequence[StudyJob]
+        self, study: StudyDefinition, data: Data, store: Store, confirmations: Sequence[StudyJob]
     ) -> None:
         super().__init__(study, data, store, None)
         self._confirmations = tuple(confirmations)
@@ -161,12 +165,68 @@ def test_shifts_are_the_mean_of_their_levels(trained: Trained, digits: np.ndarra
         )
 
 
-def pictures(folder: Path, images: np.ndarray) -> str:
-    """A data set of these images as its test split."""
-    (folder / "test" / "things").mkdir(parents=True)
-    for number, pixels in enumerate(images):
-        Image.fromarray(pixels).save(folder / "test" / "things" / f"{number:02}.png")
-    return str(folder)
+def test_what_is_wrong_is_said_before_anything_is_judged(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Judging the images before may take an hour."""
+
+    def judge(*arguments: object) -> None:
+        raise AssertionError("judged")
+
+    monkeypatch.setattr(JudgingNetwork, "judge", judge)
+    np.save(tmp_path / "labels.npy", np.zeros(10, int))
+    np.save(tmp_path / "fog.npy", np.zeros((10, 9, 9, 1), np.uint8))
+    for wrong, settings in {
+        "--corruptions: digits: its images have 8x8": {"corruptions": True},
+        "fog.npy: must be uint8": {"shifts": True, "shifted_from": [str(tmp_path)]},
+        "its classes are .* those of the study": {"shifted_from": ["digits", "toy-spiral"]},
+        "--far toy-spiral: its inputs are real": {"foreign": {"toy-spiral": "far"}},
+    }.items():
+        with pytest.raises(RequestError, match=wrong):
+            trained.ask(**settings)
+
+
+def test_corruptions_and_their_mean_error(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="--corruptions: digits: its images have 8x8 pixels"):
+        trained.ask(corruptions=True)
+    # Digits 3, 8 and 9 of twice the size, which a small network confuses
+    folder = tmp_path / "digits"
+    for split, count in (("train", 20), ("test", 8)):
+        source = load_images(open_source("digits"), split)
+        for label in (3, 8, 9):
+            (folder / split / str(label)).mkdir(parents=True)
+            for row in np.flatnonzero(source.labels == label)[:count]:
+                pixels = np.kron(source.images[row][..., 0], np.ones((2, 2), np.uint8))
+                Image.fromarray(pixels).save(folder / split / str(label) / f"{row}.png")
+    large = Trained.of(
+        tmp_path / "store",
+        TINY,
+        f"data={{source: '{folder}', train: 40, validation: 20}}",
+        "teachers.model=mlp-8",  # others take seconds for 71 sets of images
+        "student.model=mlp-8",
+        "confirm={seeds: 1, baselines: [scratch]}",
+    )
+    rows = large.ask(corruptions=True)
+    sets = [f"corruptions/{name}" for name in CORRUPTIONS]
+    assert list(dict.fromkeys(on for on, _ in rows)) == ["test", *sets, "corruptions"]
+    # One of them anew, and the means from the rest
+    test = load_images(open_source(str(folder)), "test")
+    levels = [corrupted(test.images[:], "contrast", severity, 0) for severity in range(1, 6)]
+    scores = [score(large.outputs("scratch", images), test.labels) for images in levels]
+    assert rows["corruptions/contrast", "scratch"].cells["nll"].mean == pytest.approx(
+        np.mean([each["nll"] for each in scores]), rel=1e-3
+    )
+    for name in ("ensemble", "scratch"):
+        for metric in ("accuracy", "nll", "ece"):
+            expected = np.mean([rows[on, name].cells[metric].mean for on in sets])
+            assert rows["corruptions", name].cells[metric].mean == pytest.approx(expected)
+    error = {
+        name: np.array([1 - rows[on, name].cells["accuracy"].mean for on in sets])
+        for name in ("ensemble", "scratch")
+    }
+    mce = rows["corruptions", "ensemble"].cells["mce-scratch"].mean
+    assert mce == pytest.approx(np.mean(error["ensemble"] / error["scratch"]))
+    assert rows["corruptions", "scratch"].cells["mce-scratch"].mean == pytest.approx(1)
 
 
 def test_foreign_images_have_no_labels(trained: Trained, tmp_path: Path) -> None:
@@ -178,17 +238,19 @@ def test_foreign_images_have_no_labels(trained: Trained, tmp_path: Path) -> None
         match=r"--foreign .*: its images are \(12, 10, 3\), "
         r"those of the study \(8, 8, 1\).*--resize",
     ):
-        trained.ask(foreign=[noise])
+        trained.ask(foreign={noise: ""})
     with pytest.raises(
         RequestError, match="its inputs are real numbers, those of the study pixels"
     ):
-        trained.ask(foreign=["toy-spiral"])
-    rows = trained.ask(foreign=[noise, "digits"], resize=True)
+        trained.ask(foreign={"toy-spiral": ""})
+    rows = trained.ask(foreign={noise: "far", "digits": "near"}, resize=True)
     for name in ("ensemble", "kd", "hydra"):
         assert "accuracy" not in rows[noise, name].cells
         assert 0 <= rows[noise, name].cells["auroc"].mean <= 1
         # The test split itself
-        assert rows["digits", name].cells["auroc"].mean == pytest.approx(0.5)
+        for doubt in ("", "msp-", "energy-"):
+            assert rows["digits", name].cells[f"{doubt}auroc"].mean == pytest.approx(0.5)
+        assert (rows[noise, name].kind, rows["digits", name].kind) == ("far", "near")
     assert rows[noise, "kd"].cells["auroc"].mean != pytest.approx(0.5)
     assert "epistemic-auroc" not in rows["digits", "kd"].cells
     assert rows["digits", "hydra"].cells["epistemic-auroc"].mean == pytest.approx(0.5)
@@ -197,13 +259,19 @@ def test_foreign_images_have_no_labels(trained: Trained, tmp_path: Path) -> None
 def test_auroc_is_that_of_the_predictive_entropy(
     trained: Trained, digits: np.ndarray, tmp_path: Path
 ) -> None:
+    """And those of the energy and of the largest probability theirs."""
     dark = np.random.default_rng(0).integers(0, 40, (30, 8, 8), dtype=np.uint8)
     folder = pictures(tmp_path, dark)
-    found = trained.ask(foreign=[folder])[folder, "kd"].cells["auroc"].mean
-    scores = [entropy(trained.outputs("kd", images)) for images in (digits, dark[..., None])]
-    assert found == pytest.approx(
-        roc_auc_score(np.repeat([0, 1], [500, 30]), np.concatenate(scores)), abs=1e-3
-    )
+    cells = trained.ask(foreign={folder: ""})[folder, "kd"].cells
+    both, is_dark = (digits, dark[..., None]), np.repeat([0, 1], [500, 30])
+    logs = np.concatenate([trained.outputs("kd", images) for images in both])
+    raw = np.concatenate([trained.outputs("kd", images, task="regression") for images in both])
+    for name, doubts in {
+        "auroc": entropy(logs),
+        "msp-auroc": -logs.max(axis=1),
+        "energy-auroc": -logsumexp(raw, axis=1),
+    }.items():
+        assert cells[name].mean == pytest.approx(roc_auc_score(is_dark, doubts), abs=1e-3)
 
 
 def test_the_command(trained: Trained, capsys: pytest.CaptureFixture[str]) -> None:
@@ -215,7 +283,7 @@ def test_the_command(trained: Trained, capsys: pytest.CaptureFixture[str]) -> No
         BASELINES,
         "--store",
         trained.store.uri,
-        "--foreign",
+        "--near",
         "digits",
     ]
     assert main(arguments) == 0
@@ -233,9 +301,12 @@ def test_the_command(trained: Trained, capsys: pytest.CaptureFixture[str]) -> No
         "epist.",
         "TV",
     ]
+    assert foreign.splitlines()[0] == "digits (near)"
     assert foreign.splitlines()[1].split()[:4] == ["total", "aleatoric", "epistemic", "AUROC"]
     assert "0.500" in foreign.splitlines()[2] and foreign.splitlines()[2].startswith("ensemble")
     assert "sample standard deviation" in legend
+    assert main([*arguments, "--far", "digits"]) == 2
+    assert "named twice" in capsys.readouterr().err
     assert main([*arguments, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["on"], row["contender"]) for row in rows][:2] == [
@@ -258,7 +329,7 @@ def test_regression_has_deviations(tmp_path: Path) -> None:
         ),
         "confirm={seeds: 1, baselines: {hydra: {}}}",
     )
-    rows = trained.ask(foreign=["toy-regression-outside"])
+    rows = trained.ask(foreign={"toy-regression-outside": ""})
     for contender in trained.contenders:
         cells = rows["test", contender.name].cells
         expected = [score(run.log_probabilities, run.labels)["nll"] for run in contender.test]
@@ -268,3 +339,41 @@ def test_regression_has_deviations(tmp_path: Path) -> None:
         assert "auroc" in rows["toy-regression-outside", contender.name].cells
     with pytest.raises(RequestError, match="cannot be shifted"):
         trained.ask(shifts=True)
+
+
+def test_labelled_shifted_images(trained: Trained, digits: np.ndarray, tmp_path: Path) -> None:
+    """As CIFAR-10-C has them: five levels in one array. The first are the images themselves."""
+    labels = trained.contenders[0].test[0].labels
+    levels = [np.roll(digits, columns, axis=2) for columns in range(5)]
+    np.save(tmp_path / "moved.npy", np.concatenate(levels))
+    np.save(tmp_path / "labels.npy", np.tile(labels, 5))
+    cells = trained.ask(shifted_from=[str(tmp_path)])["moved", "kd"].cells
+    answers = [score(trained.outputs("kd", images), labels) for images in levels]
+    for metric in ("accuracy", "nll", "ece"):
+        expected = np.mean([scores[metric] for scores in answers])
+        assert cells[metric].mean == pytest.approx(expected, rel=1e-3)
+    same = trained.ask(shifted_from=["digits"])
+    assert same["digits", "kd"].cells["nll"] == same["test", "kd"].cells["nll"]
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("labels", np.full(10, 10), "has labels 10 to 10, the study has 10 classes"),
+        ("fog", np.zeros((10, 8, 8, 3), np.uint8), "must be uint8 of shape .10, 8, 8, 1., found"),
+        ("fog", np.zeros((10, 8, 8, 1)), "found float64"),
+        ("fog", np.array([{}], object), "cannot be read as an array"),
+    ],
+)
+def test_wrong_shifted_images(
+    trained: Trained, tmp_path: Path, name: str, array: np.ndarray, message: str
+) -> None:
+    files = {"labels": np.zeros(10, int), "fog": np.zeros((10, 8, 8, 1), np.uint8), name: array}
+    for stem, content in files.items():
+        np.save(tmp_path / f"{stem}.npy", content, allow_pickle=True)
+    with pytest.raises(RequestError, match=f"--shifted .*{name}.npy: .*{message}"):
+        trained.ask(shifted_from=[str(tmp_path)])
+    with pytest.raises(
+        RequestError, match=r"its classes are arm 0, .* \(3\), those of the study 0, 1"
+    ):
+        trained.ask(shifted_from=["toy-spiral"])

@@ -1,0 +1,132 @@
+"""Teachers' answers go out of a store and into another, and only into the right place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from distill_ray.errors import RequestError
+from distill_ray.execution.resources import WorkerResources
+from distill_ray.execution.sharing import STORED
+from distill_ray.resolve import data_of
+from distill_ray.stages.answer import answer_tasks
+from distill_ray.stages.exchange import METADATA, export_answers, import_answers
+from distill_ray.stages.state import StudyState
+from distill_ray.store import Store
+from distill_ray.study import load_study
+from distill_ray.training import LiveTeachers
+
+HERE = WorkerResources(sharing=STORED)
+
+
+@pytest.fixture
+def state(finished_study: Any, tmp_path: Path) -> StudyState:
+    """A study with trained teachers, whose students see two versions of cropped images."""
+    shutil.copytree(finished_study.store.uri, tmp_path / "store")
+    overrides = ["student.versions=2", "student.augmentation=crop", "search.try_first=[]"]
+    overrides += ["search.space={temperature: {log: [1, 20]}}"]
+    study = load_study(finished_study.file, overrides)
+    return StudyState(study, data_of(study), Store.open(str(tmp_path / "store")))
+
+
+@pytest.fixture
+def folder(state: StudyState, tmp_path: Path) -> Path:
+    """The answers, exported and no longer in the store."""
+    for task in answer_tasks(state.answers(), state.store, HERE):
+        list(task.work())
+    assert export_answers(state, tmp_path / "answers", with_images=True) == 4
+    state.store.delete("teacher_logits")
+    return tmp_path / "answers" / "crop-0"
+
+
+def test_what_was_exported_is_imported_and_not_computed_again(
+    state: StudyState, folder: Path, tmp_path: Path
+) -> None:
+    before = LiveTeachers.images
+    assert import_answers(state, folder.parent) == 2 * 96
+    assert answer_tasks(state.answers(), state.store, HERE) == []
+    assert export_answers(state, tmp_path / "again") == 2 and LiveTeachers.images == before
+    first = pq.read_table(folder / "version-00002.parquet")
+    again = pq.read_table(tmp_path / "again" / "crop-0" / "version-00002.parquet")
+    assert first.equals(again) and len(first) == 96 * 2
+    images = pq.read_table(folder / "version-00002.images.parquet")
+    assert images.column_names == ["row", "version", "part", "copy", "image"]
+    pixels = np.stack(images["image"].to_numpy())
+    assert pixels.shape == (96, 64) and 0 <= pixels.min() < pixels.max() <= 1
+
+
+def rewritten(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def described(name: str, value: Any) -> Callable[[pa.Table], pa.Table]:
+    def change(table: pa.Table) -> pa.Table:
+        metadata = json.loads(table.schema.metadata[METADATA]) | {name: value}
+        return table.replace_schema_metadata({METADATA: json.dumps(metadata)})
+
+    return change
+
+
+def another_row(table: pa.Table) -> pa.Table:
+    rows = table["row"].to_numpy().copy()
+    rows[0] = 10_000
+    return table.set_column(0, "row", pa.array(rows))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (described("class_names", ["a", "b"]), "answers for other class names"),
+        (described("data", {}), "answers for other data"),
+        (described("teachers", ["a"]), "answers for other teachers"),
+        (described("augmentation_seed", 3), "answers for other augmentation seed"),
+        (described("version", 7), "version 2 is missing"),
+        (lambda table: table.slice(1), "member 0 is missing"),
+        (lambda table: pa.concat_tables([table, table.slice(0, 1)]), "member 0 is there twice"),
+        (another_row, "row 10000 is no image of the training split"),
+        (lambda table: table.replace_schema_metadata({}), "not a file of teachers' answers"),
+    ],
+)
+def test_answers_for_something_else_are_refused_and_nothing_is_stored(
+    change: Callable[[pa.Table], pa.Table], message: str, state: StudyState, folder: Path
+) -> None:
+    rewritten(folder / "version-00002.parquet", change)
+    with pytest.raises(RequestError, match=message):
+        import_answers(state, folder)
+    assert state.store.names("teacher_logits") == []
+
+
+def test_a_folder_with_something_in_it_is_left_alone(
+    state: StudyState, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    for taken in (folder, tmp_path / "file"):
+        with pytest.raises(RequestError, match="is there already and not empty"):
+            export_answers(state, taken)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_what_is_not_there_yet_is_not_exported(state: StudyState, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="teachers have not answered for crop yet: 2 of 2"):
+        export_answers(state, tmp_path / "answers")
+    with pytest.raises(RequestError, match="found no files"):
+        import_answers(state, tmp_path / "answers")
+
+
+def test_methods_that_take_features_exchange_no_answers(state: StudyState, tmp_path: Path) -> None:
+    overrides = [*state.asked.overrides, "student.method=fitnet"]
+    overrides += ["search.space={hint: {log: [1, 20]}}"]
+    study = load_study(state.asked.path, overrides)
+    live = StudyState(study, state.data, state.store)
+    for exchange in (export_answers, import_answers):
+        with pytest.raises(RequestError, match="method: found fitnet, which takes more from teach"):
+            exchange(live, tmp_path / "answers")
