@@ -11,6 +11,9 @@ import numpy as np
 from distill_ray.escaping import for_terminal
 from distill_ray.report.comparison import Gain, comparisons
 from distill_ray.report.format import parameter_count
+from distill_ray.report.ranks import Ranks, ranks_of
+from distill_ray.report.ranks import as_json as ranks_as_json
+from distill_ray.report.ranks import table as ranks_table
 from distill_ray.report.results import StudyResults
 from distill_ray.report.table import Row, cell_texts, column_title, columns
 from distill_ray.report.text_table import PLUS_MINUS, text_table
@@ -39,11 +42,12 @@ class StudyRow:
 @dataclass(frozen=True)
 class StudyComparison:
     """The contenders of several studies, and the one that all others are compared with: the first
-    best student there is.
+    best student there is. `ranks` are those of the students that all studies have.
     """
 
     rows: tuple[StudyRow, ...]
     reference: StudyRow | None
+    ranks: tuple[Ranks, ...] = ()
 
 
 def compare_studies(studies: Mapping[str, StudyResults]) -> StudyComparison:
@@ -66,7 +70,9 @@ def compare_studies(studies: Mapping[str, StudyResults]) -> StudyComparison:
                 gains[comparison.other.name] = comparison.gains
         compared += [StudyRow(study, row, gains.get(row.contender.name, {})) for row in rows]
     return StudyComparison(
-        tuple(compared), next((row for row in compared if row.row is reference), None)
+        tuple(compared),
+        next((row for row in compared if row.row is reference), None),
+        tuple(ranks_of(tables)),
     )
 
 
@@ -95,7 +101,13 @@ def as_text(compared: StudyComparison) -> str:
         ]
         lines.append([line.study, contender.label, *marked, parameter_count(contender.parameters)])
     header = ["", "", *map(column_title, metrics), "params"]
-    return "\n".join([*text_table(header, lines), "", *_legend(compared), ""])
+    text = [*text_table(header, lines), "", *_legend(compared), ""]
+    if compared.ranks:
+        ranks_header, ranks_lines = ranks_table(compared.ranks)
+        text += ["Students that all studies have:", ""]
+        text += [*text_table(ranks_header, ranks_lines), ""]
+        text += [*(for_terminal(ranks.sentence) for ranks in compared.ranks), ""]
+    return "\n".join(text)
 
 
 def as_json(compared: StudyComparison) -> dict[str, Any]:
@@ -103,7 +115,11 @@ def as_json(compared: StudyComparison) -> dict[str, Any]:
     reference = compared.reference
     named = reference and {"study": reference.study, "name": reference.row.contender.name}
     answer: dict[str, Any] = plain(
-        {"reference": named, "rows": [_row_as_json(line) for line in compared.rows]}
+        {
+            "reference": named,
+            "rows": [_row_as_json(line) for line in compared.rows],
+            "ranks": ranks_as_json(compared.ranks),
+        }
     )
     return answer
 

@@ -49,7 +49,7 @@ class Gain:
         """`clear` when every interval that there is lies on one side of zero, `partial` when only
         one does.
         """
-        intervals = [each for each in (self.over_seeds, self.over_samples) if each is not None]
+        intervals = [over for over in (self.over_seeds, self.over_samples) if over is not None]
         sure = [interval.excludes_zero for interval in intervals]
         if not any(sure):
             return "none"
@@ -58,10 +58,13 @@ class Gain:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The best student against `other`: one gain per metric that both have."""
+    """The best student against `other`: one gain per metric that both have. `same` says that both
+    are the very same training runs: the search chose the other's settings.
+    """
 
     other: Contender
     gains: dict[str, Gain]
+    same: bool = False
 
 
 def comparisons(rows: Sequence[Row], *, seed: int = 0) -> list[Comparison]:
@@ -88,6 +91,7 @@ def comparisons(rows: Sequence[Row], *, seed: int = 0) -> list[Comparison]:
                 for name in METRICS
                 if name in row.cells
             },
+            same=row.contender.job_ids == best.contender.job_ids and not row.contender.averaged,
         )
         for row in others
     ]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from distill_ray.metric import is_percent, title_of
+from distill_ray.metric import METRICS, is_percent, title_of
 from distill_ray.report.results import Value
 
 _SPLITS = {"val": "validation", "test": "test", "train": "training"}
 
 
 def objective_title(name: str) -> str:
-    """`val/nll` as `validation NLL`; other names as they are."""
+    """`val/nll` as `validation NLL`, `cost/macs` as `multiply-adds`; other names as they are."""
     split, _, metric = name.partition("/")
+    if split == "cost":
+        return title_of(metric)
     return f"{_SPLITS[split]} {title_of(metric)}" if split in _SPLITS and metric else name
 
 
@@ -25,13 +27,12 @@ def setting(value: Value) -> str:
 
 
 def metric_text(metric: str, value: float, *, sign: bool = False) -> str:
-    """`value` of `metric` as people read it, without unit: two decimals of a percent for accuracy,
-    one for ECE, three else.
-    """
-    plus = "+" if sign else ""
-    if not is_percent(metric):
-        return f"{value:{plus}.3f}"
-    return f"{100 * value:{plus}.{2 if metric == 'accuracy' else 1}f}"
+    """`value` of `metric` as people read it, without unit, with the metric's `decimals`."""
+    percent = is_percent(metric)
+    decimals = METRICS[metric].decimals if metric in METRICS else None
+    if decimals is None:
+        decimals = 1 if percent else 3
+    return f"{100 * value if percent else value:{'+' if sign else ''}.{decimals}f}"
 
 
 def parameter_count(parameters: int) -> str:

@@ -79,7 +79,7 @@ def last_value(trial: TrialRow, objective: str) -> float | None:
 
 def curve(trial: TrialRow, metric: str) -> list[tuple[float, float]]:
     """The finite values of `metric` that a trial reported, as (epoch, value)."""
-    reported = ((each["epoch"], each.get(metric)) for each in trial.epochs)
+    reported = ((record["epoch"], record.get(metric)) for record in trial.epochs)
     return [
         (epoch, value) for epoch, value in reported if value is not None and math.isfinite(value)
     ]
@@ -132,18 +132,18 @@ def influence(results: StudyResults) -> list[Influence]:
     if not ranks.any():
         return []
     shuffled = np.random.default_rng(0).permuted(np.tile(ranks, (PERMUTATIONS, 1)), axis=1)
-    found = []
+    influences = []
     for name in searched(results):
         basis = _basis([trial.params.get(name) for trial in complete], name in results.log_scale)
         if basis.shape[1]:
             explained = ((ranks @ basis) ** 2).sum() / (ranks @ ranks)
             chance = ((shuffled @ basis) ** 2).sum(axis=1) / (ranks @ ranks)
-            found.append(
+            influences.append(
                 Influence(
                     name, float(min(explained, 1.0)), float(min(np.quantile(chance, 0.95), 1.0))
                 )
             )
-    return found
+    return influences
 
 
 def _basis(values: Sequence[Value | None], logarithmic: bool) -> NDArray[np.float64]:

@@ -18,7 +18,13 @@ from distill_ray.report.format import (
     parameter_count,
     settings,
 )
-from distill_ray.report.results import DEFAULT_KD, ENSEMBLE, SCRATCH, StudyResults
+from distill_ray.report.results import (
+    ENSEMBLE,
+    FINE_TUNED,
+    SCRATCH,
+    CalibratedTeacher,
+    StudyResults,
+)
 from distill_ray.report.search import best_trial
 from distill_ray.report.table import Row
 
@@ -77,8 +83,8 @@ def headline(
     )
     if best is None:
         return [_so_far(results)]
-    by_name = {each.other.name: each for each in compared}
-    baseline = by_name.get(DEFAULT_KD) or by_name.get(SCRATCH)
+    by_name = {comparison.other.name: comparison for comparison in compared}
+    baseline = next((by_name[name] for name in results.baselines if name in by_name), None)
     ensemble = by_name.get(ENSEMBLE)
     return [
         *([] if baseline is None else [_against_baseline(baseline)]),
@@ -90,6 +96,11 @@ def headline(
 def _against_baseline(comparison: Comparison) -> str:
     """Whether the search was worth it, with the intervals that decide."""
     label = comparison.other.label
+    if comparison.same:
+        return (
+            f"The search found nothing better than {label}: it chose the same settings, so the two "
+            "are the same training runs."
+        )
     differences = f"best student minus {label}: {differences_text(comparison)}"
     judged = verdict(comparison)
     if judged.better:
@@ -131,6 +142,33 @@ def _against_ensemble(comparison: Comparison) -> str:
     return (
         f"It is behind the {comparison.other.label} by {listed(behind)}, and ahead of it by "
         f"{listed(ahead)}."
+    )
+
+
+def calibrated_sentence(results: StudyResults) -> str:
+    """By what temperatures the logits of which teachers are divided; empty where none are."""
+    groups: dict[str, list[CalibratedTeacher]] = {}
+    for teacher in results.calibrated:
+        groups.setdefault(teacher.group, []).append(teacher)
+    if not groups:
+        return ""
+    texts = []
+    for name, teachers in groups.items():
+        temperatures = [f"{teacher.temperature:.3g}" for teacher in teachers]
+        texts.append(f"{name} (T {listed(temperatures)})")
+    prior = [
+        f"{undetermined.group} of seed {undetermined.seed}"
+        for undetermined in results.calibrated
+        if undetermined.from_prior
+    ]
+    kept = (
+        f" Validation predictions of {listed(prior)} determine none; a prior keeps it near 1."
+        if prior
+        else ""
+    )
+    return (
+        "Students learn from calibrated teachers, with logits divided by temperatures that were "
+        f"fitted on the validation split: {listed(texts)}.{kept}"
     )
 
 
@@ -196,9 +234,10 @@ def facts(rows: Sequence[Row]) -> list[Fact]:
         for metric in ("accuracy", "nll", "ece", "rmse", "mae")
         if metric in best.cells
     ]
-    ensemble, scratch = by_name.get(ENSEMBLE), by_name.get(SCRATCH)
-    if ensemble is not None and scratch is not None and best.task == "classification":
-        numbers += _share_of_lead(best, ensemble, scratch)
+    ensemble = by_name.get(ENSEMBLE)
+    alone = next((by_name[name] for name in (FINE_TUNED, SCRATCH) if name in by_name), None)
+    if ensemble is not None and alone is not None and best.task == "classification":
+        numbers += _share_of_lead(best, ensemble, alone)
     remark = ""
     if ensemble is not None:
         times = ensemble.contender.parameters / best.contender.parameters
@@ -206,20 +245,22 @@ def facts(rows: Sequence[Row]) -> list[Fact]:
     return [*numbers, Fact(parameter_count(best.contender.parameters), "parameters", "", remark)]
 
 
-def _share_of_lead(best: Row, ensemble: Row, scratch: Row) -> list[Fact]:
-    """How much of the ensemble's lead over the student from scratch the best student has, if both
-    are ahead of it.
+def _share_of_lead(best: Row, ensemble: Row, alone: Row) -> list[Fact]:
+    """How much of the ensemble's lead over the student without teachers the best student has, if
+    both are ahead of it.
     """
-    student, teachers, alone = (row.cells["accuracy"].mean for row in (best, ensemble, scratch))
-    whole, kept = teachers - alone, student - alone
+    student, teachers, least = (row.cells["accuracy"].mean for row in (best, ensemble, alone))
+    whole, kept = teachers - least, student - least
     if not (whole > 0 and kept > 0):
         return []
-    remark = "in accuracy over the student from scratch"
+    remark = f"in accuracy over the {alone.contender.label}"
     return [Fact(f"{100 * kept / whole:.0f} %", "of the ensemble's lead", remark=remark)]
 
 
 def verdict(comparison: Comparison) -> Verdict:
     """Better or worse, in what, and whether beyond the spread of seeds and of test samples."""
+    if comparison.same:
+        return Verdict((), (), "the same training runs")
     titles: dict[tuple[str, bool], list[str]] = {}
     for gain in judged_gains(comparison):
         titles.setdefault((gain.evidence, gain.improves), []).append(title_of(gain.metric))

@@ -12,10 +12,10 @@ from typing import Literal
 from distill_ray.escaping import for_markdown
 from distill_ray.metric import METRICS, is_percent, title_of
 from distill_ray.metrics import (
+    detailed_score,
     determines_temperature,
     final_score,
     fit_temperature,
-    score,
 )
 from distill_ray.records import Predictions
 from distill_ray.report.format import counted, metric_text, parameter_count
@@ -111,7 +111,9 @@ def row_of(contender: Contender, split: Literal["test", "validation"]) -> Row:
         fit_temperature(run.log_probabilities, run.labels) for run in contender.validation
     )
     if split == "validation":
-        runs = tuple(score(run.log_probabilities, run.labels) for run in contender.validation)
+        runs = tuple(
+            detailed_score(run.log_probabilities, run.labels) for run in contender.validation
+        )
     else:
         runs = tuple(
             final_score(run.log_probabilities, run.labels, temperature)
@@ -123,7 +125,16 @@ def row_of(contender: Contender, split: Literal["test", "validation"]) -> Row:
 def columns(rows: Sequence[Row]) -> tuple[str, ...]:
     """The columns that these rows need, whether or not their metrics are there yet."""
     tasks = {row.task for row in rows} or {"classification"}
-    return tuple(name for name in METRICS if tasks & set(METRICS[name].tasks))
+    return tuple(
+        name for name in METRICS if tasks & set(METRICS[name].tasks) and not METRICS[name].detail
+    )
+
+
+def details(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The metrics of these rows that stand beside the table."""
+    return tuple(
+        name for name in METRICS if METRICS[name].detail and any(name in row.cells for row in rows)
+    )
 
 
 def as_text(rows: Sequence[Row], width: int = 100) -> str:

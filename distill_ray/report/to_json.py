@@ -11,10 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from distill_ray.report import conformal, ranks
 from distill_ray.report.comparison import Comparison, comparisons
+from distill_ray.report.front import fronts
+from distill_ray.report.health import findings
 from distill_ray.report.results import StudyResults, TrialRow
 from distill_ray.report.screening import TITLES, relations
+from distill_ray.report.selection import selection
 from distill_ray.report.table import Row
+from distill_ray.report.uncertainty import foreign_as_json, foreign_rows
 
 FORMAT = 1
 """Raised when a field changes its meaning or goes away."""
@@ -56,9 +61,24 @@ def as_json(
                 "file": results.study_file,
             },
             "stages": [asdict(stage) for stage in results.stages],
+            "teacher_images": results.teacher_images,
             "table": [row_as_json(row) for row in rows],
-            "comparisons": [_comparison(each) for each in compared],
+            "calibrated_teachers": [asdict(teacher) for teacher in results.calibrated],
+            "conformal": {
+                "asked": results.coverage,
+                "by_contender": {
+                    sets.row.contender.name: conformal.as_json(sets)
+                    for sets in conformal.conformal_rows(rows, results.coverage)
+                },
+            },
+            "foreign": foreign_as_json(foreign_rows(results)),
+            "comparisons": [_comparison(comparison) for comparison in compared],
+            "ranks": ranks.as_json(ranks.ranks_of({results.name: rows})),
+            "loss_or_weight": ranks.loss_or_weight(results, rows),
             "warm_start": results.warm_start,
+            "health": [asdict(finding) for finding in findings(results, rows, compared)],
+            "selection": _selection(results),
+            "fronts": [asdict(front) for front in fronts(results)],
             "trials": [_trial(trial) for trial in results.trials],
             "screening": _screening(results, rows),
             "published": None if results.published is None else asdict(results.published),
@@ -94,6 +114,22 @@ def _comparison(compared: Comparison) -> dict[str, Any]:
     }
 
 
+def _selection(results: StudyResults) -> dict[str, Any] | None:
+    """How lucky the best trial was: its first objective, and that of the same trained again; then
+    each configuration that was trained again.
+    """
+    selected = selection(results)
+    if not selected:
+        return None
+    first = selected[0]
+    return {
+        "best_of_trials": first.in_search,
+        "trained_again": first.again,
+        "std": first.std,
+        "configurations": [asdict(candidate) for candidate in selected],
+    }
+
+
 def _trial(trial: TrialRow) -> dict[str, Any]:
     return {
         "number": trial.number,
@@ -105,6 +141,7 @@ def _trial(trial: TrialRow) -> dict[str, Any]:
         "job": trial.job_id,
         "reason": trial.reason,
         "t_stddev": trial.t_stddev,
+        "costs": trial.costs,
     }
 
 
@@ -115,9 +152,9 @@ def _screening(results: StudyResults, rows: Sequence[Row]) -> dict[str, Any] | N
     return {
         "augmentations": [asdict(row) for row in results.screening],
         "correlations": [
-            {"of": each.of, "n": len(each.points), "with": TITLES[each.of]}
-            | ({} if each.correlation is None else asdict(each.correlation))
-            for each in relations(results, rows)
+            {"of": relation.of, "n": len(relation.points), "with": TITLES[relation.of]}
+            | ({} if relation.correlation is None else asdict(relation.correlation))
+            for relation in relations(results, rows)
         ],
     }
 

@@ -39,6 +39,25 @@ def test_nothing_to_doubt(study: StudyResults, young_study: StudyResults) -> Non
     assert cautions(study.rows) == cautions(young_study.rows) == cautions([]) == []
 
 
+def test_given_teachers_are_said_once_with_where_they_are_from(study: StudyResults) -> None:
+    ensemble, teacher, *others = study.contenders
+    given = replace(teacher, params={**teacher.params, "weights": "a.pt@0", "epochs": 0})
+    parts = []
+    for place, (name, source) in enumerate({"own": "", "older": "older@STORE"}.items()):
+        part = replace(given, name=f"teacher-{name}", label=f"single teacher {name}")
+        part = replace(part, job_ids=given.job_ids[place : place + 1], source=source)
+        parts.append(replace(part, test=part.test[:1], validation=part.validation[:1]))
+    everyone = replace(given, job_ids=given.job_ids[:2])
+    results = replace(study, contenders=(ensemble, everyone, *parts, *others))
+    earlier, elsewhere = cautions(results.rows)
+    assert earlier.startswith(
+        "Trained by earlier studies: single teacher older (from older@STORE). Unless those held out"
+    )
+    assert elsewhere.startswith("Trained elsewhere: single teacher own, perhaps with images")
+    alone = replace(study, contenders=(ensemble, given, *others))
+    assert cautions(alone.rows)[0].startswith("Trained elsewhere: single teacher, perhaps")
+
+
 def test_a_teacher_at_chance_and_an_ensemble_that_it_spoils(study: StudyResults) -> None:
     chance, *ensemble = cautions(with_bad_teacher(study).rows)
     assert chance.startswith("No better than guessing: single teacher (1 of 3 runs: accuracy ")
@@ -54,6 +73,18 @@ def test_a_student_at_chance(study: StudyResults) -> None:
     lost = replace(best, test=tuple(guessing(run, 1) for run in best.test))
     (line,) = cautions(replace(study, contenders=(*study.contenders[:4], lost)).rows)
     assert "best found (3 of 3 runs: accuracy " in line
+
+
+def test_seeds_that_share_versions_of_the_images(study: StudyResults) -> None:
+    best = study.contenders[4]
+    shared = replace(best, params={**best.params, "versions": 8})
+    (line,) = cautions(replace(study, contenders=(*study.contenders[:4], shared)).rows)
+    assert line.startswith("The seeds of best found share the versions of the images")
+    alone = replace(
+        shared,
+        **{name: getattr(shared, name)[:1] for name in ("seeds", "validation", "test", "job_ids")},
+    )
+    assert cautions(replace(study, contenders=(*study.contenders[:4], alone)).rows) == []
 
 
 def test_a_single_class_is_no_reason(study: StudyResults) -> None:

@@ -83,7 +83,9 @@ def test_compare_command(
     assert "best found" in capsys.readouterr().out
     Store.open(str(tmp_path / "empty"))
     assert main(["compare", f"{file}@{store}", f"{file}@{tmp_path / 'empty'}", "--json"]) == 0
-    compared = json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    assert f"tiny@{tmp_path / 'empty'}: no results yet in {tmp_path / 'empty'};" in captured.err
+    compared = json.loads(captured.out)
     assert compared["reference"] == {"study": f"tiny@{store}", "name": "best"}
     rows = {(row["study"], row["name"]): row for row in compared["rows"]}
     assert set(rows) == {
@@ -94,3 +96,6 @@ def test_compare_command(
     )
     assert main(["compare", file, file, "--store", store]) == 2
     assert "named twice" in capsys.readouterr().err
+    assert main(["compare", file, "--store", store, "--set", "confirm.seeds=1"]) == 0
+    assert main(["compare", file, "--store", store, "--set", "confirm.sedes=1"]) == 2
+    assert "--set: confirm.sedes: unknown field" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from distill_ray.events import JobState
 from distill_ray.report.markdown import markdown
 from distill_ray.report.published import side_by_side
 from distill_ray.report.results import ScreenRow, StudyResults, TrialRow
-from distill_ray.report.screening import relation_sentence, relations
+from distill_ray.report.screening import relation_sentence, relations, tie_sentence
 from distill_ray.report.to_json import as_json
 from distill_ray.report.write import write_report
 from distill_ray.study import Published, PublishedRow
@@ -97,7 +97,7 @@ def test_the_published_correlations_come_out(screened: StudyResults) -> None:
         pytest.approx(0.88888889),
         pytest.approx(2.42504409e-4),
     )
-    assert "Pearson 0.958 (p 4.8e-05)" in relation_sentence(of_augmentations)
+    assert "Pearson 0.958 (0.81 to 0.99, p 4.8e-05)" in relation_sentence(of_augmentations)
 
 
 def test_trials_with_an_augmentation_count_once_by_their_mean(screened: StudyResults) -> None:
@@ -183,3 +183,24 @@ def test_a_study_without_them_has_neither(study: StudyResults) -> None:
     assert report["screening"] is None
     assert report["published"] is None
     assert "Screening" not in markdown(study, study.rows, [])
+
+
+def test_what_cannot_be_told_apart_is_said(screened: StudyResults) -> None:
+    def row(name: str, value: float, behind: bool, teachers: float | None = 0.001) -> ScreenRow:
+        interval = (value - 0.002, value + 0.002)
+        return ScreenRow(name, value, 1.0, True, "", interval, 0.001, teachers, behind)
+
+    rows = [row("crop", 0.004, False), row("cutout", 0.0041, False), row("flip", 0.009, True)]
+    assert tie_sentence(rows) == (
+        "Not told apart from crop, the lowest: cutout (95 % for all together, over images and "
+        "teachers)."
+    )
+    alone = [row("crop", 0.004, False, None), row("flip", 0.009, True, None)]
+    assert tie_sentence(alone).startswith("crop has a lower T. stddev than all others (95 % for")
+    assert tie_sentence(alone).endswith("over images, with one teacher).")
+    assert tie_sentence(rows[:2]).startswith("No augmentation can be told apart from crop")
+    assert tie_sentence(screened.screening) == ""
+    shown = replace(screened, screening=tuple(rows))
+    assert "0.002000 to 0.006000" in markdown(shown, shown.rows, [])
+    assert "Not told apart from crop" in markdown(shown, shown.rows, [])
+    assert as_json(shown)["screening"]["augmentations"][2]["behind"] is True

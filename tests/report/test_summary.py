@@ -14,6 +14,7 @@ from distill_ray.report.format import (
     objective_title,
     setting,
 )
+from distill_ray.report.health import findings
 from distill_ray.report.markdown import markdown
 from distill_ray.report.results import StudyResults
 from distill_ray.report.summary import best_settings, facts, headline, verdict
@@ -79,6 +80,24 @@ def test_a_search_that_found_nothing_better_says_so(study: StudyResults) -> None
     text = answer(replace(study, contenders=(*study.contenders[:4], twin)))
     assert text.startswith("The search found nothing clearly better than default KD (")
     assert "accuracy +0.00 points" in text
+
+
+def test_a_search_that_chose_the_default_settings_says_so(study: StudyResults) -> None:
+    """Then the best student and default KD are the same jobs, with differences of nothing."""
+    default, best = study.contenders[3:]
+    same = replace(default, name=best.name, label=best.label)
+    mean = replace(same, name="student-ensemble", averaged=True)
+    results = replace(study, contenders=(*study.contenders[:4], same, mean))
+    chosen = "The search found nothing better than default KD: it chose the same settings"
+    assert answer(results).startswith(f"{chosen}, so the two are the same training runs. The best")
+    compared = comparisons(results.rows)
+    assert [each.other.name for each in compared if each.same] == ["default-kd"]
+    assert "**the same training runs**" in markdown(results, results.rows, compared)
+    evidence = [each.evidence for each in findings(results, results.rows, compared)]
+    assert (
+        "The search chose the settings of default KD, so the two are the same training runs."
+        in evidence
+    )
 
 
 def test_without_default_kd_the_student_from_scratch_is_the_measure(study: StudyResults) -> None:

@@ -48,7 +48,7 @@ def class_panel(class_names: Sequence[str], rows: Sequence[Row]) -> Panel | None
         f"Classes from the hardest to the easiest for {label} (large points). Where a student "
         "stands far to the right of its teachers, distillation did not carry that class over. "
         f"{worst}{_confusion_sentence(subject, names)}{note}",
-        (_errors(evaluated, subject, order, [cut(names[each], 16) for each in order], worst),),
+        (_errors(evaluated, subject, order, [cut(names[number], 16) for number in order], worst),),
     )
 
 
@@ -98,9 +98,9 @@ def class_errors(row: Row) -> NDArray[np.float64]:
     """Share of each class's samples that are classified wrong, over all runs, (K,); NaN for a class
     without samples.
     """
-    found = confusion(row)
+    counts = confusion(row)
     with np.errstate(invalid="ignore"):
-        return np.asarray(1 - np.diag(found) / found.sum(axis=1))
+        return np.asarray(1 - np.diag(counts) / counts.sum(axis=1))
 
 
 def confusion(row: Row) -> NDArray[np.int64]:
@@ -120,7 +120,8 @@ def _confusion_sentence(row: Row, names: Sequence[str]) -> str:
     errors = confusion(row)
     np.fill_diagonal(errors, 0)
     most = [
-        divmod(int(each), len(errors)) for each in np.argsort(-errors, axis=None, kind="stable")[:3]
+        divmod(int(place), len(errors))
+        for place in np.argsort(-errors, axis=None, kind="stable")[:3]
     ]
     pairs = [
         f"{names[i]} for {names[j]} ({errors[i, j] / len(row.runs):.3g})"

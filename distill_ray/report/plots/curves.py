@@ -36,20 +36,20 @@ def curve_panel(results: StudyResults) -> Panel | None:
         if best is None
         else f" The best, trial {best.number} ({settings(best.params)}), is drawn strong."
     )
-    total, shown = len(results.trials), results.trials[-MOST_CURVES:]
+    total, drawn = len(results.trials), results.trials[-MOST_CURVES:]
     fewer = (
         ""
-        if len(shown) == total
+        if len(drawn) == total
         else f" Of {total} trials the last {MOST_CURVES} are shown, and the best."
     )
-    if best is not None and best not in shown:
-        shown = (best, *shown)
+    if best is not None and best not in drawn:
+        drawn = (best, *drawn)
     return Panel(
         "Training curves of the trials",
         "One line per trial; grey ones that end in a cross were pruned, red ones failed. Pruned "
         "trials should have been on the way to a bad value: many that were cut while still "
         f"closing in on the best say that pruning is too eager.{strong}{fewer}",
-        tuple(_curves(shown, best, metric, size_of(len(metrics))) for metric in metrics),
+        tuple(_curves(drawn, best, metric, size_of(len(metrics))) for metric in metrics),
     )
 
 

@@ -49,11 +49,11 @@ def diversity_panels(rows: Sequence[Row]) -> list[Panel]:
     teachers pair by pair.
     """
     evaluated = [row for row in rows if row.runs]
-    found = spreads(evaluated)
-    if not found:
+    networks = spreads(evaluated)
+    if not networks:
         return []
     colors = contender_colors(tuple(row.contender for row in rows))
-    inside = any(each.inside for each in found)
+    inside = any(network.inside for network in networks)
     heads = (
         " Diamonds are the members or heads inside one network on the validation split, before "
         "they are made one; near zero they have become copies of each other."
@@ -69,8 +69,8 @@ def diversity_panels(rows: Sequence[Row]) -> list[Panel]:
             "ensemble no better than one of them; distilled students usually agree more with each "
             f"other than students from scratch, since they were told the same.{heads}",
             (
-                _dots(found, "disagreement", "% of samples on which two disagree", 100, colors),
-                _dots(found, "information", "mutual information in nats", 1, colors),
+                _dots(networks, "disagreement", "% of samples on which two disagree", 100, colors),
+                _dots(networks, "information", "mutual information in nats", 1, colors),
             ),
         )
     ]
@@ -84,12 +84,12 @@ def spreads(rows: Sequence[Row]) -> list[Spread]:
     """Of every contender with several runs, and of every one with several members or heads inside
     its networks.
     """
-    found = []
+    result = []
     for row in rows:
         contender = row.contender
         if len(row.runs) > 1 and not contender.averaged:
             between = diversity(_stacked(row))
-            found.append(
+            result.append(
                 Spread(
                     contender.name,
                     contender.label,
@@ -103,7 +103,7 @@ def spreads(rows: Sequence[Row]) -> list[Spread]:
                 name: mean(run[name] for run in contender.diversity)
                 for name in ("disagreement", "information")
             }
-            found.append(
+            result.append(
                 Spread(
                     contender.name,
                     f"inside {contender.label}",
@@ -112,7 +112,7 @@ def spreads(rows: Sequence[Row]) -> list[Spread]:
                     average["information"],
                 )
             )
-    return found
+    return result
 
 
 def _stacked(row: Row) -> NDArray[np.float64]:
@@ -120,26 +120,30 @@ def _stacked(row: Row) -> NDArray[np.float64]:
 
 
 def _dots(
-    found: Sequence[Spread], measure: str, title: str, unit: float, colors: dict[str, str]
+    networks: Sequence[Spread], measure: str, title: str, unit: float, colors: dict[str, str]
 ) -> Plot:
-    values = [unit * getattr(each, measure) for each in found]
-    with figure((NARROW[0], 84 + 26 * len(found))) as canvas:
+    values = [unit * getattr(network, measure) for network in networks]
+    with figure((NARROW[0], 84 + 26 * len(networks))) as canvas:
         axes = axes_in(canvas, left=168, top=10)
-        for place, (each, value) in enumerate(zip(reversed(found), reversed(values), strict=True)):
+        for place, (network, value) in enumerate(
+            zip(reversed(networks), reversed(values), strict=True)
+        ):
             axes.hlines(place, 0, value, color=color("grid"), lw=4)
             axes.plot(
                 value,
                 place,
-                "D" if each.inside else "o",
-                ms=7 if each.inside else 9,
-                color=colors[each.contender],
+                "D" if network.inside else "o",
+                ms=7 if network.inside else 9,
+                color=colors[network.contender],
             )
-        axes.set_yticks(range(len(found)), [cut(each.label, 22) for each in reversed(found)])
-        axes.set(xlim=(0, 1.08 * max(values) or 1), ylim=(-0.6, len(found) - 0.4), xlabel=title)
+        axes.set_yticks(
+            range(len(networks)), [cut(network.label, 22) for network in reversed(networks)]
+        )
+        axes.set(xlim=(0, 1.08 * max(values) or 1), ylim=(-0.6, len(networks) - 0.4), xlabel=title)
         axes.locator_params(axis="x", nbins=5)
         axes.grid(False, axis="y")
     words = "; ".join(
-        f"{each.label} {value:.3g}" for each, value in zip(found, values, strict=True)
+        f"{network.label} {value:.3g}" for network, value in zip(networks, values, strict=True)
     )
     return Plot(f"diversity-{measure}", title, words, canvas)
 
@@ -171,8 +175,8 @@ def _matrix(teachers: Row, names: Sequence[str]) -> Panel:
         axes.grid(False)
         for side in axes.spines.values():
             side.set_visible(False)
-    said = f"{names[alike[0]]} and {names[alike[1]]} disagree least ({least:.1f} %)"
-    words = f"{said}, {names[apart[0]]} and {names[apart[1]]} most ({most:.1f} %)."
+    least_words = f"{names[alike[0]]} and {names[alike[1]]} disagree least ({least:.1f} %)"
+    words = f"{least_words}, {names[apart[0]]} and {names[apart[1]]} most ({most:.1f} %)."
     return Panel(
         "Which teachers are alike",
         "In percent, how often two teachers name different classes. A pair that stands out by a "

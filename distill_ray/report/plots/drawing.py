@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +44,9 @@ page puts variables there.
 
 WIDE, NARROW, SMALL = (900, 330), (440, 320), (290, 320)
 """Sizes of figures in pixels of the page: one to a row, two to a row, three to a row."""
+
+LEAST_GAP = 8
+"""Pixels between two numbers along an axis."""
 
 _STYLE: Any = {
     "axes.axisbelow": True,
@@ -144,10 +148,38 @@ def size_of(plots: int) -> tuple[int, int]:
 @contextmanager
 def figure(size: tuple[int, int] = WIDE) -> Iterator[Figure]:
     """A new empty figure of `size` pixels in the report's style; what is drawn within the context
-    has it too.
+    has it too. In the end, labels that do not fit are given room.
     """
     with matplotlib.rc_context(_STYLE):
-        yield Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72)
+        canvas = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72)
+        yield canvas
+        for axes in canvas.axes:
+            _spread_ticks(axes)
+            _make_room_left(axes)
+
+
+def _spread_ticks(axes: Axes) -> None:
+    """Have fewer numbers along x where they would touch: how long they are is known only now."""
+    locator = axes.xaxis.get_major_locator()
+    if not isinstance(locator, MaxNLocator):
+        return
+    for most in (6, 5, 4, 3, 2):
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels() if label.get_text()]
+        boxes.sort(key=lambda box: box.x0)
+        gaps = [right.x0 - left.x1 for left, right in itertools.pairwise(boxes)]
+        if not gaps or min(gaps) >= LEAST_GAP:
+            return
+        locator.set_params(nbins=most)
+
+
+def _make_room_left(axes: Axes) -> None:
+    """Narrow the axes where the labels to their left would be cut off."""
+    box = axes.yaxis.get_tightbbox()
+    missing = 0 if box is None else 1 - box.x0
+    if missing > 0:
+        left, bottom, width, height = axes.get_position().bounds
+        share = missing / axes.figure.bbox.width
+        axes.set_position((left + share, bottom, width - share, height))
 
 
 def axes_in(
@@ -208,7 +240,7 @@ def for_page(svg: str, name: str) -> str:
 
 
 def _prefixed(name: str, ids: str) -> str:
-    return " ".join(f"{name}-{each}" for each in ids.split())
+    return " ".join(f"{name}-{identifier}" for identifier in ids.split())
 
 
 def _described(svg: str, plot: Plot) -> str:

@@ -38,7 +38,7 @@ def gain_panel(compared: Sequence[Comparison], contenders: tuple[Contender, ...]
         tuple(
             _gains(compared, metric, colors)
             for metric in SHOWN
-            if any(metric in each.gains for each in compared)
+            if any(metric in comparison.gains for comparison in compared)
         ),
     )
 
@@ -46,13 +46,13 @@ def gain_panel(compared: Sequence[Comparison], contenders: tuple[Contender, ...]
 def _gains(compared: Sequence[Comparison], metric: str, colors: dict[str, str]) -> Plot:
     percent = is_percent(metric)
     unit = 100 if percent else 1
-    ordered = [each for each in reversed(compared) if metric in each.gains]
+    ordered = [comparison for comparison in reversed(compared) if metric in comparison.gains]
     plate = {"facecolor": color("surface"), "edgecolor": "none", "pad": 1.0}
     with figure((SMALL[0], 96 + 40 * len(ordered))) as canvas:
         axes = axes_in(canvas, left=16, bottom=48, right=16)
         axes.axvline(0, color=color("ink"), lw=1)
-        for place, each in enumerate(ordered):
-            gain, shade = each.gains[metric], colors[each.other.name]
+        for place, comparison in enumerate(ordered):
+            gain, shade = comparison.gains[metric], colors[comparison.other.name]
             for interval, width, alpha in (
                 (gain.over_samples, 6.0, 0.45),
                 (gain.over_seeds, 1.6, 1.0),
@@ -66,7 +66,7 @@ def _gains(compared: Sequence[Comparison], metric: str, colors: dict[str, str]) 
                         alpha=alpha,
                     )
             axes.plot(unit * gain.difference, place, "o", color=shade, ms=7)
-            label = f"vs {cut(each.other.label, 26)}"
+            label = f"vs {cut(comparison.other.label, 26)}"
             axes.annotate(
                 label,
                 (0.0, place + 0.24),
@@ -81,8 +81,8 @@ def _gains(compared: Sequence[Comparison], metric: str, colors: dict[str, str]) 
         better = "better →" if ordered[0].gains[metric].better_up else "← better"
         axes.set_xlabel(f"difference{' in points' if percent else ''}, {better}")
     words = "; ".join(
-        f"against {each.other.label} "
-        f"{metric_text(metric, each.gains[metric].difference, sign=True)}"
-        for each in ordered
+        f"against {comparison.other.label} "
+        f"{metric_text(metric, comparison.gains[metric].difference, sign=True)}"
+        for comparison in ordered
     )
     return Plot(f"gain-{metric}", f"Difference in {title_of(metric)}", words, canvas)

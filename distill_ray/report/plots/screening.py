@@ -11,10 +11,10 @@ from distill_ray.report.plots.drawing import Panel, Plot, axes_in, color, figure
 from distill_ray.report.screening import TITLES, Relation, relation_sentence
 
 
-def screen_panel(found: Sequence[Relation]) -> Panel | None:
+def screen_panel(relations: Sequence[Relation]) -> Panel | None:
     """Trials with their means by augmentation, and confirmed students; None without either."""
-    by_kind = {relation.of: relation for relation in found}
-    drawn = [relation for relation in found if relation.of != "augmentations"]
+    by_kind = {relation.of: relation for relation in relations}
+    drawn = [relation for relation in relations if relation.of != "augmentations"]
     if not drawn:
         return None
     size = size_of(len(drawn))
@@ -22,7 +22,7 @@ def screen_panel(found: Sequence[Relation]) -> Panel | None:
         "Did the teachers tell which augmentation helps?",
         "One point per trial (small) with the mean by augmentation (large), or per confirmed "
         "student. A good proxy rises from left to right: a lower T. stddev goes with a lower "
-        "loss. " + " ".join(relation_sentence(relation) for relation in found),
+        "loss. " + " ".join(relation_sentence(relation) for relation in relations),
         tuple(
             _scatter(
                 relation, by_kind.get("augmentations") if relation.of == "trials" else None, size

@@ -22,6 +22,7 @@ from distill_ray.report.plots.drawing import (
     size_of,
     whole_numbers,
 )
+from distill_ray.report.plots.front import front_panel
 from distill_ray.report.plots.influence import influence_panel
 from distill_ray.report.plots.pareto import pareto_panel
 from distill_ray.report.results import StudyResults, TrialRow, Value
@@ -39,6 +40,7 @@ def search_panels(results: StudyResults) -> list[Panel]:
         _slices(results),
         influence_panel(results),
         pareto_panel(results),
+        front_panel(results),
         curve_panel(results),
     )
     return [panel for panel in panels if panel is not None]
@@ -48,7 +50,7 @@ def _history(results: StudyResults) -> Panel:
     best = best_trial(results)
     objective = next(iter(results.objectives))
     if best is None:
-        found = "No trial is complete yet."
+        outcome = "No trial is complete yet."
     else:
         later = sum(
             trial.number > best.number and trial.state != JobState.RUNNING
@@ -59,12 +61,12 @@ def _history(results: StudyResults) -> Panel:
             if later
             else "No trial came after it: more may do better."
         )
-        found = f"The best, trial {best.number}, reached {best.values[objective]:.4g}. {after}"
+        outcome = f"The best, trial {best.number}, reached {best.values[objective]:.4g}. {after}"
     return Panel(
         "Search history",
         "Every trial in the order in which it was started, and the best value so far as a line: "
         "where it has long been flat, the search had settled. Crosses are pruned trials at their "
-        f"last value, red marks failed ones; {EDGE} {found}",
+        f"last value, red marks failed ones; {EDGE} {outcome}",
         tuple(_history_of(results, objective) for objective in results.objectives),
     )
 
@@ -139,7 +141,7 @@ def _draw_trials(
     }
     for trial, place in zip(trials, places, strict=True):
         value = low if trial.state == JobState.FAILED else last_value(trial, objective)
-        if value is not None:
+        if value is not None and trial.state in groups:
             groups[trial.state].append((place, min(max(value, low), high)))
     looks: dict[str, Any] = {
         JobState.FINISHED: {
