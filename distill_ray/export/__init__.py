@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from distill_ray.export.champion import Exported, export_champion, find_champion
     from distill_ray.export.load import Model, open_model
 
-FORMATS = ("safetensors", "torch-export", "onnx", "mlflow")
+FORMATS = ("safetensors", "torch-export", "onnx", "onnx-int8", "mlflow")
 """The formats in which a champion is exported."""
 
 __all__ = ["FORMATS", "Exported", "Model", "export_champion", "find_champion", "open_model"]

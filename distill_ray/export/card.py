@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from distill_ray.escaping import code_span, for_markdown
+from distill_ray.export.int8 import Quantised, changes_table
 from distill_ray.extensions import extensions_for_inference, extensions_of
 from distill_ray.metric import METRICS, title_of
 from distill_ray.metrics import calibrated_score, determines_temperature, score
+from distill_ray.metrics.calibration import with_temperature
+from distill_ray.metrics.conformal import Score, conformal
+from distill_ray.records import Predictions
 from distill_ray.report.cautions import cautions
-from distill_ray.report.format import listed, metric_text, parameter_count, setting
+from distill_ray.report.conformal import TITLES, ConformalRow
+from distill_ray.report.format import counted, listed, metric_text, parameter_count, setting
 from distill_ray.report.per_sample import bootstrap, calibrated_nll, sample_scores
 from distill_ray.report.results import ENSEMBLE, StudyResults
-from distill_ray.report.table import markdown_table
+from distill_ray.report.table import Cell, Row, markdown_table
 from distill_ray.study.reference import method_in_brief
 from distill_ray.tracking.champion import StudentModel
 
@@ -32,6 +38,11 @@ model = torch.export.load("FOLDER/model.pt2").module()
 with torch.inference_mode():
     probabilities = model(torch.from_numpy(images)).numpy()""",
     "onnx": """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("FOLDER/model.onnx")
+(probabilities,) = session.run(None, {"images": images})""",
+    "onnx-int8": """\
 import onnxruntime
 
 session = onnxruntime.InferenceSession("FOLDER/model.onnx")
@@ -60,6 +71,12 @@ image = image.resize(({width}, {height}), Image.Resampling.BILINEAR, box=box)
 """
 
 
+MIDDLE = """\
+left, top = (image.width - {width}) // 2, (image.height - {height}) // 2
+image = image.crop((left, top, left + {width}, top + {height}))
+"""
+
+
 def model_card(
     results: StudyResults,
     champion: StudentModel,
@@ -69,6 +86,7 @@ def model_card(
     license: str,
     difference: float,
     images: int,
+    quantised: Quantised | None = None,
 ) -> str:
     """The card in Markdown, with the front matter that model hubs read.
 
@@ -80,6 +98,7 @@ def model_card(
         license: the licence to name.
         difference: the largest difference of a probability that the check found.
         images: over how many images it looked.
+        quantised: how it was measured in int8, if it is.
     """
     import jinja2
 
@@ -94,7 +113,14 @@ def model_card(
     # Everything that others have named is written by one of these
     environment.filters |= {"words": for_markdown, "code": code_span, "yaml": _yaml_text}
     brief, source = method_in_brief(job.recipe.method.name)
-    metrics = list(_metrics(results, champion))
+    metrics: list[tuple[str, str, str, str]] = []
+    sets: dict[str, list[str]] = {}
+    if (row := _best_row(results, champion)) is not None:
+        trained = row.predictions[row.contender.job_ids.index(champion.job.id)]
+        test = _scaled(trained, champion.temperature if calibrated else 1.0)
+        test = quantised.test if quantised else test
+        metrics = list(_metrics(row, champion, test, calibrated))
+        sets = _sets(row, champion, test) if calibrated else {}
     settings = job.recipe.params() | {"seed": job.seed}
     return environment.from_string(template).render(
         results=results,
@@ -108,13 +134,28 @@ def model_card(
         calibrated=calibrated,
         temperature=champion.temperature,
         temperature_from_prior=_from_prior(results, champion),
+        conformal=champion.conformal if calibrated else None,
+        sets=sets,
+        titles=TITLES,
         license=license,
         difference=difference,
         images=images,
+        quantised=quantised
+        and markdown_table(
+            ("on the test split", "float32", "int8"), *changes_table(quantised.changes)
+        ),
         split=results.split,
         runs=len(best.seeds) if best else 0,
         metrics=metrics
-        and markdown_table(("metric", "this model", "95 % interval", "over seeds"), *metrics),
+        and markdown_table(
+            (
+                "metric",
+                "this model",
+                "95 % interval",
+                "over seeds, float32" if quantised else "over seeds",
+            ),
+            *metrics,
+        ),
         teachers=_teachers(results, champion),
         cautions=cautions(results.rows),
         brief=brief,
@@ -143,34 +184,61 @@ def _reading(champion: StudentModel) -> str:
     if steps.real_valued:
         return ""
     sizes = {"height": steps.height, "width": steps.width}
-    fit = FITTING.format(**sizes) if steps.fit else ""
+    square = sizes if steps.resize is None else dict.fromkeys(sizes, steps.resize)
+    fit = FITTING.format(**square) if steps.fit else ""
+    if steps.resize is not None:
+        fit += MIDDLE.format(**sizes)
     mode = "L" if steps.channels == 1 else "RGB"
     return READING.format(mode=mode, fit=fit, channels=steps.channels, **sizes)
 
 
-def _metrics(results: StudyResults, champion: StudentModel) -> Iterator[tuple[str, str, str, str]]:
+def _best_row(results: StudyResults, champion: StudentModel) -> Row | None:
+    """The runs that this model is one of, evaluated."""
+    for row in results.rows:
+        if row.contender.found and champion.job.id in row.contender.job_ids and row.runs:
+            return row
+    return None
+
+
+def _scaled(predictions: Predictions, temperature: float) -> Predictions:
+    scaled = with_temperature(predictions.log_probabilities, temperature)
+    return Predictions(scaled, predictions.labels)
+
+
+def _metrics(
+    row: Row, champion: StudentModel, test: Predictions, calibrated: bool
+) -> Iterator[tuple[str, str, str, str]]:
     """A line per metric: its name, this model's value, the interval over test samples, mean and
-    spread over seeds.
+    spread over seeds. All are after temperature scaling where the model is.
     """
-    row = next((row for row in results.rows if row.contender.found), None)
-    if row is None or champion.job.id not in row.contender.job_ids or not row.runs:
-        return
-    predictions = row.predictions[row.contender.job_ids.index(champion.job.id)]
-    values = score(predictions.log_probabilities, predictions.labels)
-    values |= calibrated_score(
-        predictions.log_probabilities, predictions.labels, champion.temperature
-    )
-    calibrated = {"cnll": calibrated_nll(predictions, champion.temperature)}
-    intervals = bootstrap(sample_scores(predictions) | calibrated)
+    values = score(test.log_probabilities, test.labels)
+    intervals = bootstrap(sample_scores(test))
+    runs: Sequence[Mapping[str, float]] = row.runs
+    if calibrated:
+        scaled = map(_scaled, row.predictions, row.temperatures)
+        runs = [score(run.log_probabilities, run.labels) for run in scaled]
+    else:
+        values |= calibrated_score(test.log_probabilities, test.labels, champion.temperature)
+        intervals |= bootstrap({"cnll": calibrated_nll(test, champion.temperature)})
     for name in METRICS:
-        if name in row.cells:
+        if name in values and name in runs[0]:
             interval = intervals.get(name)
             bounds = ""
             if interval is not None:
                 low, high = metric_text(name, interval.low), metric_text(name, interval.high)
                 bounds = f"{low} to {high}"
             value = metric_text(name, values[name])
-            yield title_of(name), value, bounds, row.cells[name].text(name)
+            yield title_of(name), value, bounds, Cell.of(run[name] for run in runs).text(name)
+
+
+def _sets(row: Row, champion: StudentModel, test: Predictions) -> dict[str, list[str]]:
+    """How this model's sets of classes did on the test split, for each score."""
+    texts = {}
+    for name, threshold in champion.thresholds.items():
+        kind = cast(Score, name)
+        sets = conformal(test.log_probabilities, test.labels, kind, threshold)
+        texts[name] = ConformalRow(row, {kind: (sets,)}).texts(kind)
+    return texts
 
 
 def _teachers(results: StudyResults, champion: StudentModel) -> str:
@@ -180,13 +248,23 @@ def _teachers(results: StudyResults, champion: StudentModel) -> str:
         return "None: this student learned from the labels alone."
     jobs = ", ".join(champion.job.teachers)
     sentences = [f"{count} networks, jobs {jobs}."]
+    if champion.job.calibrated:
+        temperatures = {teacher.job_id: teacher.temperature for teacher in results.calibrated}
+        calibrated = [
+            f"{teacher} by {temperatures[teacher]:.4g}" for teacher in champion.job.calibrated
+        ]
+        sentences.append(
+            "It learned from calibrated logits, divided by a temperature fitted on the validation "
+            f"split: {listed(calibrated)}."
+        )
     rows = [row for row in results.rows if row.runs and "accuracy" in row.cells]
     for row in rows:
         if row.contender.is_teacher:
             params = row.contender.params
             accuracy = metric_text("accuracy", row.cells["accuracy"].mean)
             sentences.append(
-                f"{row.contender.label}: {params['model']}, {params['epochs']} epochs with "
+                f"{row.contender.label}: {params['model']}, "
+                f"{counted(int(params['epochs']), 'epoch')} with "
                 f"augmentation {params['augmentation']}, accuracy {accuracy} % on average."
             )
         elif row.contender.name == ENSEMBLE:
@@ -201,10 +279,12 @@ def _extensions(champion: StudentModel) -> str:
     if not used:
         return ""
     needed = extensions_for_inference(champion.job.recipe)
-    sentence = f"Trained with {listed([each.title for each in used])}. "
+    sentence = f"Trained with {listed([extension.title for extension in used])}. "
     if not needed:
         return for_markdown(sentence + "The model runs without.")
-    return for_markdown(sentence + f"The network needs {listed([each.title for each in needed])}.")
+    return for_markdown(
+        sentence + f"The network needs {listed([extension.title for extension in needed])}."
+    )
 
 
 def _yaml_text(text: str) -> str:

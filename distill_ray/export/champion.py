@@ -16,13 +16,14 @@ import numpy as np
 from distill_ray.errors import RequestError, RunError, first_line
 from distill_ray.escaping import for_terminal
 from distill_ray.export.card import model_card
-from distill_ray.export.load import open_model
+from distill_ray.export.int8 import Change, Quantised
+from distill_ray.export.load import GRAPH, open_model
 from distill_ray.job import Data
 from distill_ray.records import WEIGHTS, find_job
 from distill_ray.report.results import StudyResults
 from distill_ray.report.summary import best_settings
 from distill_ray.store import Store
-from distill_ray.tracking.champion import StudentModel
+from distill_ray.tracking.champion import StudentModel, write_description
 from distill_ray.training.dataset import load_split
 
 TOLERANCE = 1e-4
@@ -37,12 +38,13 @@ IMAGES = 256
 @dataclass(frozen=True)
 class Exported:
     """A checked export: the largest difference of a probability from the trained student's, over so
-    many images.
+    many images; `changes` is what int8 has changed.
     """
 
     folder: Path
     difference: float
     images: int
+    changes: tuple[Change, ...] = ()
 
 
 def find_champion(results: StudyResults, store: Store, data: Data) -> StudentModel:
@@ -55,19 +57,21 @@ def find_champion(results: StudyResults, store: Store, data: Data) -> StudentMod
             "of its champion are in the store, under the champion's job"
         )
     champion = results.champion
-    found = find_job(store, champion.job_id) if champion else None
-    if champion is None or found is None:
+    finished = find_job(store, champion.job_id) if champion else None
+    if champion is None or finished is None:
         raise RequestError(
             f"study {results.name} has no champion yet; finish it with `distill-ray run`"
         )
     images = load_split(data, "test")
     return StudentModel(
-        job=replace(found.job, data=data),
-        weights=found.record.read(WEIGHTS),
+        job=replace(finished.job, data=data),
+        weights=finished.record.read(WEIGHTS),
         class_names=images.class_names,
         examples=images.images[:4],
         temperature=champion.temperature,
         description=f"Best student of study {results.name}: {best_settings(results)}",
+        coverage=results.coverage,
+        thresholds=champion.thresholds,
     )
 
 
@@ -80,13 +84,15 @@ def export_champion(
     format: str,
     calibrated: bool = True,
     license: str = "unknown",
+    most_lost: float | None = None,
 ) -> Exported:
     """Write the best student of a study into the new folder `out`, with its model card.
 
     The model takes uint8 images (N, H, W, C) and returns float32 probabilities (N, K), after
     temperature scaling when `calibrated`. It is loaded again and compared with the trained student
     on images of the test split; `out` is made only when no probability differs by more than
-    `TOLERANCE`.
+    `TOLERANCE`. In int8 they do, and are compared on the whole test split instead; `most_lost` is
+    how many points of accuracy that may cost.
 
     Raises `RequestError` when there is no champion, `out` is taken or a package is missing,
     `RunError` when the check fails.
@@ -95,14 +101,19 @@ def export_champion(
 
     _check_free(out)
     champion = find_champion(results, store, data)
-    exported = champion if calibrated else replace(champion, temperature=1.0)
+    exported = champion if calibrated else replace(champion, temperature=1.0, thresholds={})
     with _explained(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export-") as staging:
             folder = Path(staging, "model")
             folder.mkdir()
             WRITERS[format](exported, folder)
-            check = _check(exported, folder, format)
+            within = 1.0 if format == "onnx-int8" else TOLERANCE
+            check = _check(exported, folder, format, within=within)
+            quantised = None
+            if format == "onnx-int8":
+                quantised = _quantised(exported, folder, Path(staging, "float32"), most_lost)
+                champion = replace(champion, thresholds=quantised.thresholds)
             card = model_card(
                 results,
                 champion,
@@ -111,10 +122,35 @@ def export_champion(
                 license=license,
                 difference=check.difference,
                 images=check.images,
+                quantised=quantised,
             )
             (folder / "README.md").write_text(card, encoding="utf-8")
             folder.rename(out)  # an empty folder may be there
-    return replace(check, folder=out)
+    return replace(check, folder=out, changes=quantised.changes if quantised else ())
+
+
+def _quantised(
+    champion: StudentModel, folder: Path, plain: Path, most_lost: float | None
+) -> Quantised:
+    """What int8 has changed; the thresholds in `champion.json` become those of the student in int8.
+    Raises `RunError` where the change is more than the user allows.
+    """
+    from distill_ray.export.formats import WRITERS
+    from distill_ray.export.int8 import measure
+
+    plain.mkdir()
+    WRITERS["onnx"](champion, plain)
+    quantised = measure(champion, plain, folder)
+    accuracy = quantised.changes[0]
+    lost = accuracy.before - accuracy.after
+    if most_lost is not None and lost > most_lost:
+        raise RunError(
+            f"int8 costs {lost:.2f} points of accuracy on the test split ({accuracy.before:.2f} % "
+            f"to {accuracy.after:.2f} %), and --most-lost allows {most_lost:g}; nothing was "
+            "written"
+        )
+    write_description(replace(champion, thresholds=quantised.thresholds), folder, GRAPH)
+    return quantised
 
 
 def _check_free(out: Path) -> None:
@@ -145,17 +181,17 @@ def _explained(out: Path) -> Iterator[None]:
         ) from None
 
 
-def _check(champion: StudentModel, folder: Path, format: str) -> Exported:
+def _check(champion: StudentModel, folder: Path, format: str, *, within: float) -> Exported:
     """Load the model again and compare it with the trained student. Raises `RunError` when a
-    probability differs by more than `TOLERANCE`.
+    probability differs by more than `within`.
     """
     images, expected = _trained(champion)
     probabilities = open_model(folder, device="cpu").predict(images)
     difference = float(np.abs(probabilities - expected).max())
-    if not difference <= TOLERANCE:
+    if not difference <= within:
         raise RunError(
             f"the model in format {format} gives other probabilities than the trained student: "
-            f"one differs by {difference:.2g} over {len(images)} test images, {TOLERANCE:g} is "
+            f"one differs by {difference:.2g} over {len(images)} test images, {within:g} is "
             "allowed; nothing was written"
         )
     return Exported(folder, difference, len(images))

@@ -69,11 +69,28 @@ def write_onnx(champion: StudentModel, folder: Path) -> None:
     """
     check_installed("onnx", "onnxscript", "onnxruntime")
     classifier, examples = _classifier(champion, folder)
+    write_graph(classifier, examples, folder / GRAPH)
+    _finish_graph(champion, folder / GRAPH)
+    write_description(champion, folder, GRAPH)
+
+
+def write_onnx_int8(champion: StudentModel, folder: Path) -> None:
+    """The same with weights and activations in int8, by onnxruntime's static quantisation."""
+    from distill_ray.export.int8 import quantise
+
+    write_onnx(champion, folder)
+    quantise(champion, folder)
+    _finish_graph(champion, folder / GRAPH)
+    write_description(champion, folder, GRAPH)
+
+
+def write_graph(classifier: Classifier, examples: Tensor, file: Path) -> None:
+    """Write the graph of a classifier of images like `examples`, in ONNX."""
     with quietly():
         torch.onnx.export(
             classifier,
             (examples,),
-            folder / GRAPH,
+            file,
             input_names=["images"],
             output_names=["probabilities"],
             dynamic_shapes=({0: torch.export.Dim("n", min=1)},),
@@ -81,8 +98,6 @@ def write_onnx(champion: StudentModel, folder: Path) -> None:
             dynamo=True,
             verbose=False,
         )
-    _finish_graph(champion, folder / GRAPH)
-    write_description(champion, folder, GRAPH)
 
 
 def _finish_graph(champion: StudentModel, file: Path) -> None:
@@ -106,13 +121,15 @@ def _finish_graph(champion: StudentModel, file: Path) -> None:
 
 def write_mlflow(champion: StudentModel, folder: Path) -> None:
     """The model as the registry has it, with its code."""
-    save_champion(champion, folder)
+    with quietly():
+        save_champion(champion, folder)
 
 
 WRITERS: dict[str, Callable[[StudentModel, Path], None]] = {
     "safetensors": write_safetensors,
     "torch-export": write_torch_export,
     "onnx": write_onnx,
+    "onnx-int8": write_onnx_int8,
     "mlflow": write_mlflow,
 }
 """What writes a champion into an empty folder, by the name of the format."""

@@ -20,7 +20,7 @@ from distill_ray.escaping import for_terminal
 from distill_ray.tracking.champion import DESCRIPTION, WEIGHTS
 from distill_ray.tracking.description import read_description
 from distill_ray.tracking.environment import prepare, registry_uri
-from distill_ray.tracking.preprocessing import Preprocessing
+from distill_ray.tracking.preprocessing import ImagePreparation
 
 PROGRAM, GRAPH = "model.pt2", "model.onnx"
 """The model's file in the formats torch-export and onnx."""
@@ -36,7 +36,7 @@ class Model:
     """An exported student: its class names, what its images must go through, and `predict`."""
 
     class_names: tuple[str, ...]
-    preprocessing: Preprocessing
+    preprocessing: ImagePreparation
     run: Runner
 
     @property
@@ -176,18 +176,25 @@ def _program(folder: Path) -> Runner:
     return run
 
 
-def _graph(folder: Path) -> Runner:
+def graph_session(file: Path, *, threads: int = 0) -> Any:
+    """The graph in an ONNX file, as onnxruntime runs it on so many threads; 0: as many as it likes.
+
+    Raises `RequestError` when onnxruntime is not installed or cannot load the file.
+    """
     check_installed("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what is wrong with the file is in the exception
+    options.intra_op_num_threads = threads
     try:
-        session = onnxruntime.InferenceSession(
-            str(folder / GRAPH), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's are not derived from each other
-        raise _unreadable(folder / GRAPH, error) from None
+        raise _unreadable(file, error) from None
+
+
+def _graph(folder: Path) -> Runner:
+    session = graph_session(folder / GRAPH)
 
     def run(images: np.ndarray) -> np.ndarray:
         (probabilities,) = session.run(["probabilities"], {"images": images})
@@ -209,7 +216,7 @@ def _open_mlflow(location: str, tracking_uri: str | None, device: str | None) ->
     if tracking_uri is not None:
         mlflow.set_tracking_uri(tracking_uri)
         mlflow.set_registry_uri(registry_uri(tracking_uri))
-    shown = for_terminal(location)
+    place = for_terminal(location)
     config = {"device": device} if device else None
     try:
         model: Any = mlflow.pyfunc.load_model(location, model_config=config)
@@ -218,15 +225,15 @@ def _open_mlflow(location: str, tracking_uri: str | None, device: str | None) ->
     except (MlflowException, OSError, ValueError, ImportError) as error:
         reason = masked_text(" ".join(str(error).split()), mlflow.get_tracking_uri())
         raise RequestError(
-            f"{shown}: MLflow cannot load this model ({for_terminal(reason[:300])})"
+            f"{place}: MLflow cannot load this model ({for_terminal(reason[:300])})"
         ) from None
     metadata = model.metadata.metadata or {}
     try:
-        preprocessing = Preprocessing.from_dict(metadata["preprocessing"])
+        preprocessing = ImagePreparation.from_dict(metadata["preprocessing"])
         class_names = tuple(map(str, metadata["class_names"]))
     except (KeyError, TypeError, ValueError):
         raise RequestError(
-            f"{shown}: this MLflow model is not one of ours: it does not name its classes and "
+            f"{place}: this MLflow model is not one of ours: it does not name its classes and "
             "image size"
         ) from None
     return Model(class_names, preprocessing, model.predict)

@@ -83,7 +83,7 @@ def _same_database(uri: str, other: str) -> bool:
         return files[0].absolute() == files[1].absolute()
     parts = [urlsplit(address) for address in (uri, other)]
     places = [
-        (each.scheme.partition("+")[0], each.hostname, each.port, each.path) for each in parts
+        (part.scheme.partition("+")[0], part.hostname, part.port, part.path) for part in parts
     ]
     return places[0] == places[1] and places[0][0] in DATABASES
 

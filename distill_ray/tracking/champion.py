@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from distill_ray.extensions import extensions_for_inference, shapes_network
 from distill_ray.job import Job, Recipe
 from distill_ray.tracking.environment import prepare
-from distill_ray.tracking.preprocessing import Preprocessing
+from distill_ray.tracking.preprocessing import ImagePreparation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +47,11 @@ class StudentModel:
     """A trained student, ready to be exported.
 
     `weights` are those of its deployed network as safetensors; `temperature` divides the logits
-    before the softmax, 1 leaves them as they are; `examples` are a few images (N, H, W, C), of the
-    shape that the network takes: uint8, or float32 where inputs are real numbers.
+    before the softmax, 1 leaves them as they are; `thresholds`, by conformal score, give sets of
+    its probabilities that hold the right class with probability `coverage`, as
+    `metrics.conformal.prediction_sets` makes them (none where it is not calibrated); `examples` are
+    a few images (N, H, W, C), of the shape that the network takes: uint8, or float32 where inputs
+    are real numbers.
     """
 
     job: Job
@@ -55,17 +60,28 @@ class StudentModel:
     examples: np.ndarray
     temperature: float = 1.0
     description: str = ""
+    coverage: float = 0.9
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def preprocessing(self) -> Preprocessing:
+    def conformal(self) -> dict[str, Any]:
+        """The thresholds as JSON values; null where the validation split is too small for one."""
+        finite = {
+            name: value if math.isfinite(value) else None for name, value in self.thresholds.items()
+        }
+        return {"coverage": self.coverage, "thresholds": finite}
+
+    @property
+    def preprocessing(self) -> ImagePreparation:
         """What its inputs must go through before, as the images did that it was trained on."""
         height, width, channels = self.examples.shape[1:]
-        return Preprocessing(
+        return ImagePreparation(
             height,
             width,
             channels,
             fit=self.job.data.size is not None,
             real_valued=self.examples.dtype != "uint8",
+            resize=self.job.data.resize,
         )
 
 
@@ -79,6 +95,9 @@ def save_champion(champion: StudentModel, folder: Path, **about: Any) -> None:
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
+    required = [*REQUIRED]
+    if champion.job.recipe.model.startswith("timm/"):
+        required.append("timm")
     _, *shape = champion.examples.shape
     inputs = Schema([TensorSpec(champion.examples.dtype, (-1, *shape))])
     outputs = Schema([TensorSpec(np.dtype(np.float32), (-1, len(champion.class_names)))])
@@ -92,13 +111,14 @@ def save_champion(champion: StudentModel, folder: Path, **about: Any) -> None:
             code_paths=[str(path) for path in _code(champion.job.recipe, Path(staging))],
             signature=ModelSignature(inputs, outputs),
             input_example=champion.examples,
-            pip_requirements=[f"{name}=={version(name)}" for name in REQUIRED],
+            pip_requirements=[f"{name}=={version(name)}" for name in required],
             # Only what is named here can be replaced when the model is loaded
             model_config={"device": AUTO},
             metadata={
                 "job_id": champion.job.id,
                 "class_names": list(champion.class_names),
                 "preprocessing": champion.preprocessing.to_dict(),
+                "conformal": champion.conformal,
             },
             mlflow_model=Model(**about),
         )
@@ -121,19 +141,24 @@ def write_description(champion: StudentModel, folder: Path, file: str) -> None:
     """
     job = champion.job
     method = job.recipe.method
+    preprocessing = job.recipe.prepared(champion.examples.shape[-1])
     description = {
         "format": FORMAT,
         "network": {
             "model": job.recipe.model,
             "method": method.to_dict() if shapes_network(method) else None,
             "seed": job.seed,
-            "extensions": [each.to_dict() for each in extensions_for_inference(job.recipe)],
+            "extensions": [
+                extension.to_dict() for extension in extensions_for_inference(job.recipe)
+            ],
+            **({} if preprocessing is None else {"preprocessing": preprocessing.to_dict()}),
         },
         "image_shape": list(champion.examples.shape[1:]),
         "dtype": champion.examples.dtype.name,
         "preprocessing": champion.preprocessing.to_dict(),
         "class_names": list(champion.class_names),
         "temperature": champion.temperature,
+        "conformal": champion.conformal,
         "file": file,
         "sha256": hashlib.sha256((folder / file).read_bytes()).hexdigest(),
         "job_id": job.id,
@@ -147,8 +172,13 @@ def _code(recipe: Recipe, staging: Path) -> list[Path]:
     would take compiled files and whatever else lies in the folder along.
     """
     sources = [Path(__file__).parents[1]]
-    sources += [extension.code() for extension in extensions_for_inference(recipe)]
     copies: list[str | Path] = []
+    for extension in extensions_for_inference(recipe):
+        if (file := extension.module_file) is None:
+            sources.append(extension.code())
+        else:
+            copies.append(staging / f"{extension.top_module}.py")
+            Path(copies[-1]).write_text(file.text, encoding="utf-8")
     for source in dict.fromkeys(sources):
         if source.is_dir():
             ignored = shutil.ignore_patterns("__pycache__", ".*")

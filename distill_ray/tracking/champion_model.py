@@ -18,6 +18,7 @@ from distill_ray.escaping import for_terminal
 from distill_ray.extensions import require
 from distill_ray.methods import METHODS
 from distill_ray.models import build_model
+from distill_ray.models.preprocessing import Preprocessing
 from distill_ray.tracking.champion import AUTO
 from distill_ray.tracking.description import Description, read_description
 
@@ -87,7 +88,7 @@ def load_student(
     extension that is neither installed nor, with `load_extensions`, importable.
     """
     description = read_description(folder)
-    shown = for_terminal(str(folder))
+    location = for_terminal(str(folder))
     try:
         for extension in description.network["extensions"]:
             require(extension, load=load_extensions)
@@ -96,22 +97,24 @@ def load_student(
         target = torch.device(_device(device))
         return ChampionModel(network, description.temperature, target)
     except RequestError as error:
-        raise RequestError(f"{shown}: {error}") from None
+        raise RequestError(f"{location}: {error}") from None
     except (ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = for_terminal(first_line(error))
         raise RequestError(
-            f"{shown}: this model cannot be loaded ({reason}); export it again"
+            f"{location}: this model cannot be loaded ({reason}); export it again"
         ) from None
 
 
 def _network(description: Description) -> nn.Module:
     height, width, channels = description.image_shape
     # Mean and standard deviation of the images are among the weights
+    prepared = description.network.get("preprocessing")
     plain = build_model(
         description.network["model"],
         num_classes=len(description.class_names),
         image_shape=(channels, height, width),
         seed=description.network["seed"],
+        preprocessing=prepared and Preprocessing.from_dict(prepared),
     )
     settings = description.network["method"]
     if settings is None:

@@ -112,7 +112,7 @@ class MlflowRun:
     @property
     def done(self) -> bool:
         """Whether the job behind it ended for good, so that it is not to be run again."""
-        return self.state in (JobState.FINISHED, JobState.PRUNED)
+        return self.state in (JobState.FINISHED, JobState.PRUNED, JobState.INFEASIBLE)
 
     @property
     def logged(self) -> dict[str, str]:
@@ -212,7 +212,11 @@ class RunUpdate:
                 for name, value in self.results.items()
                 if not _same(value, run.metrics.get(name))
             },
-            datasets=[each for each in self.datasets if of_study and f"{each.context} data" in new],
+            datasets=[
+                dataset
+                for dataset in self.datasets
+                if of_study and f"{dataset.context} data" in new
+            ],
             files={name: content for name, content in self.files.items() if name in new},
             views={name: runs for name, runs in self.views.items() if f"view {name}" in new},
             champion=self.champion if "champion" in new else None,

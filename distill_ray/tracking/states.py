@@ -1,8 +1,9 @@
 """The states of jobs in MLflow's words: the one place that knows them.
 
-MLflow has no status of its own for a job that was pruned or interrupted. A pruned job has done what
-it was to do, and MLflow's page shows `KILLED` as a red cross, so it is `FINISHED`; an interrupted
-one is `KILLED`. Every run also has a tag with the state itself.
+MLflow has no status of its own for a job that was pruned, infeasible or interrupted. A pruned job
+has done what it was to do, an infeasible one had nothing to do, and MLflow's page shows `KILLED` as
+a red cross, so they are `FINISHED`; an interrupted one is `KILLED`. Every run also has a tag with
+the state itself.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ _STATUSES = {
     JobState.RUNNING: "RUNNING",
     JobState.FINISHED: "FINISHED",
     JobState.PRUNED: "FINISHED",
+    JobState.INFEASIBLE: "FINISHED",
     JobState.FAILED: "FAILED",
     JobState.INTERRUPTED: "KILLED",
 }

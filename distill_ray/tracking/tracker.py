@@ -211,6 +211,10 @@ class Tracker:
         """Replace the text that MLflow shows on top of the study's run."""
         self._outbox.put(RunUpdate(STUDY_KEY, tags=_tags(_note(markdown))))
 
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Tag the study's run."""
+        self._outbox.put(RunUpdate(STUDY_KEY, tags=_tags(tags)))
+
     def finish_study(self, state: JobState) -> None:
         """End the study's run. Runs of jobs that are still open then are marked as interrupted."""
         self._ended = True

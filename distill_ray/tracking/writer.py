@@ -87,17 +87,17 @@ class RunWriter:
         page = None
         with _explained():
             while True:
-                found = self.client.search_runs(
+                batch = self.client.search_runs(
                     [self.experiment_id],
                     f"tags.`{KEY_TAG}` LIKE '{self.study.key}/%'",
                     max_results=1000,
                     page_token=page,
                 )
-                for run in found:
+                for run in batch:
                     key = self.study.run_key(run.data.tags[KEY_TAG])
                     if key is not None:
                         runs[key] = _mlflow_run(run)
-                page = found.token
+                page = batch.token
                 if not page:
                     return runs
 

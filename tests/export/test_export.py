@@ -66,7 +66,7 @@ def expected(finished_study: Any, folder: Path, *, calibrated: bool = True) -> n
     return np.exp(with_temperature(test.log_probabilities, temperature))
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", [name for name in FORMATS if name != "onnx-int8"])
 def test_every_format_gives_the_probabilities_of_the_trained_student(
     finished_study: Any, tmp_path: Path, format: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -112,6 +112,24 @@ def test_the_check_compares_on_one_device(
     """
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert run_export(finished_study, tmp_path / "model", "--format", format) == 0
+
+
+def test_the_metrics_of_the_card_are_those_of_the_model(
+    finished_study: Any, tmp_path: Path
+) -> None:
+    labels = load_images(open_source("digits"), "test").labels
+    for calibrated in (True, False):
+        out = tmp_path / str(calibrated)
+        assert run_export(finished_study, out, *([] if calibrated else ["--uncalibrated"])) == 0
+        probabilities = expected(finished_study, out, calibrated=calibrated)
+        of_label = probabilities[np.arange(len(labels)), labels]
+        brier = (probabilities**2).sum(axis=1) - 2 * of_label + 1
+        card = (out / "README.md").read_text()
+        lines = [line.split(" | ") for line in card.splitlines() if line.startswith("| ")]
+        values = {line[0].removeprefix("| "): line[1] for line in lines if len(line) == 4}
+        assert float(values["NLL"]) == pytest.approx(-np.log(of_label).mean(), abs=6e-4)
+        assert float(values["Brier"]) == pytest.approx(brier.mean(), abs=6e-4)
+        assert ("cNLL" in values) != calibrated
 
 
 def test_uncalibrated_is_the_plain_softmax(finished_study: Any, tmp_path: Path) -> None:
@@ -283,6 +301,7 @@ def change_network(**values: Any) -> Callable[[Path], None]:
 UNKNOWN = {"family": "model", "name": "no", "value": "no_such:X", "package": "no", "version": "1"}
 TAMPERED = {
     "temperature 0": change(temperature=0),
+    "temperature of 400 digits": change(temperature=10**400),
     "temperature NaN": change(temperature=float("nan")),
     "temperature text": change(temperature="1"),
     "temperature missing": change(temperature=None),

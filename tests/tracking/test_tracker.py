@@ -562,7 +562,7 @@ def test_closing_waits_for_as_long_as_runs_get_written(
     monkeypatch.setattr(MlflowClient, "create_run", slow)
     for number in range(1, 5):
         tell_job(tracker, number)
-    assert tracker.close(timeout=60)
+    assert tracker.close(timeout=1500)
     assert len(database.runs()) == 5
 
 
