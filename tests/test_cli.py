@@ -55,7 +55,6 @@ def imported_by(*arguments: str) -> set[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
     )
     return {name.partition(".")[0] for name in done.stdout.rpartition("|")[2].split()}
 
@@ -95,8 +94,65 @@ def test_validate_says_what_it_understood(capsys: pytest.CaptureFixture[str]) ->
     assert main(["validate", QUICKSTART, "--set", "search.trials=7"]) == 0
     out = capsys.readouterr().out
     assert f"{QUICKSTART}: valid\n" in out
-    assert "7 trials by tpe, val/nll min" in out
+    assert "7 trials by tpe, asha, val/nll min" in out
     assert "temperature: log [1, 20]" in out
+
+
+def test_validate_reads_the_weights_of_students_before_it_says_valid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --deep: a quick look leaves torch out."""
+    import safetensors.torch
+    import torch
+
+    file = tmp_path / "other.safetensors"
+    safetensors.torch.save_file({"fc.weight": torch.zeros(10, 3)}, file)
+    command = ["validate", str(Path(__file__).with_name("tiny.yaml"))]
+    command += ["--set", f"student.weights={file}", "--set", "student.freeze=1"]
+    command += ["--set", "student.epochs=2"]
+    assert main(command) == 0
+    assert ", 2 epochs, from weights other.safetensors@" in (out := capsys.readouterr().out)
+    assert ", frozen for 1 epoch" in out
+    assert main([*command, "--deep"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "weights other.safetensors do not fit model" in captured.err
+
+
+def test_validate_says_all_that_bounds_and_guides_the_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {
+        "data.train": "96",
+        "student.versions": "2",
+        "student.epochs": "1",
+        "confirm.seeds": "1",
+        "search.for_each": "augmentation",
+        "search.scheduler": "none",
+        "search.trials": "4",
+        "search.space.augmentation": "{choice: [crop, identity]}",
+        "search.limits": "{parameters: 500k}",
+        "search.prior": "{temperature: 4}",
+        "search.stop": "{patience: 9}",
+        "search.budget": "{epochs: 30}",
+        "search.time_limit": "2h",
+    }
+    overrides = [word for item in options.items() for word in ("--set", "=".join(item))]
+    assert main(["validate", str(Path(__file__).with_name("tiny.yaml")), *overrides]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "96 training, 100 validation, 500 test and 1,101 unused images",
+        ", 1 epoch, 2 versions of each image",
+        "4 trials by tpe, no early stopping,",
+        "a search of its own for each augmentation",
+        "at most parameters 500000",
+        "around temperature 4 at first",
+        "until 9 trials in a row improve nothing",
+        "until 30 epochs are spent",
+        "until 2 h 0 min are over",
+        "1 seed each",
+    ):
+        assert words in out, words
 
 
 def test_a_wrong_study_is_exit_code_2_and_only_its_problems(
@@ -189,8 +245,11 @@ def test_looking_at_a_study_that_was_never_run(
         capsys.readouterr().out.splitlines()[0]
         == f"quickstart: not begun in {tmp_path}/distill-ray-store"
     )
-    assert main(["report", QUICKSTART]) == 0
-    assert capsys.readouterr().out == "quickstart: no results yet in ./distill-ray-store\n"
+    for command, place in (("report", f"{tmp_path}/"), ("compare", "./")):
+        assert main([command, QUICKSTART, "--set", "search.trials=7"]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        nothing = f"quickstart: no results yet in {place}distill-ray-store; run it, or name"
+        assert error.startswith(nothing)
 
 
 def test_mlflow_is_looked_for_in_the_store_however_that_is_written(
@@ -217,16 +276,16 @@ def test_mlflow_is_looked_for_in_the_store_however_that_is_written(
 def test_reports_are_the_same_however_the_store_is_written(
     finished_study: FinishedStudy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = []
+    reports = []
     for store in (finished_study.store.uri, f"file://{finished_study.store.uri}"):
         assert main(["report", str(finished_study.file), "--store", store, "--json"]) == 0
-        said.append(json.loads(capsys.readouterr().out))
-    assert (
-        said[0]
-        == said[1]
-        == as_json(Study.load(finished_study.file).results(store=store).collected)
-    )
-    assert said[0]["study"]["tracking_uri"] == f"sqlite:///{finished_study.store.uri}/mlflow.db"
+        reports.append(json.loads(capsys.readouterr().out))
+    reports.append(as_json(Study.load(finished_study.file).results(store=store).collected))
+    for report in reports:
+        report["study"].pop("created")  # the minute in which it was asked for
+    assert reports[0] == reports[1] == reports[2]
+    tracking_uri = reports[0]["study"]["tracking_uri"]
+    assert tracking_uri == f"sqlite:///{finished_study.store.uri}/mlflow.db"
 
 
 class TrackingIncompleteError(RunError):
@@ -382,8 +441,8 @@ def test_options_reach_the_engine(
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def run_study(study: Any, places: Any, console: Any, *, verbose: bool) -> None:
-        seen.update(trials=study.search.trials, places=places, verbose=verbose)
+    def run_study(study: Any, locations: Any, console: Any, *, verbose: bool) -> None:
+        seen.update(trials=study.search.trials, locations=locations, verbose=verbose)
         raise RunError("enough")
 
     engine(run_study)
@@ -397,7 +456,7 @@ def test_options_reach_the_engine(
     )
     assert seen == {
         "trials": 5,
-        "places": Locations("s3://bucket/x", None, None, "head:6379"),
+        "locations": Locations("s3://bucket/x", None, None, "head:6379"),
         "verbose": True,
     }
 

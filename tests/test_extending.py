@@ -65,7 +65,6 @@ def said(installed: Path, environment: dict[str, str]) -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
     )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -114,6 +113,7 @@ def test_reading_a_study_imports_the_extensions_and_nothing_heavy(said: dict[str
     assert said["light"] == ["my_lab"]
 
 
+@pytest.mark.slow
 def test_the_package_passes_the_tests_of_its_families(
     installed: Path, environment: dict[str, str]
 ) -> None:

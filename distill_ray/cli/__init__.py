@@ -14,11 +14,15 @@ import click
 
 from distill_ray.cli.bench import bench
 from distill_ray.cli.data import data
+from distill_ray.cli.init import init
 from distill_ray.cli.inspect import compare, logs, report, status, ui
 from distill_ray.cli.model import export, predict
+from distill_ray.cli.repeat import repeat
 from distill_ray.cli.run import plan, run, validate
 from distill_ray.cli.schema import schema
 from distill_ray.cli.store import gc, sync
+from distill_ray.cli.teacher_logits import teacher_logits
+from distill_ray.cli.teachers import teachers
 from distill_ray.cli.uncertainty import uncertainty
 from distill_ray.errors import DistillRayError, RequestError
 from distill_ray.log_printing import log_printed, printable
@@ -38,7 +42,7 @@ class Commands(click.Group):
             with log_printed(lambda line: click.echo(line, err=True)):
                 return super().invoke(context)
         except KeyboardInterrupt:
-            resumes = context.invoked_subcommand == "run"
+            resumes = context.invoked_subcommand in ("run", "repeat")
             again = "; the same command again goes on from here" if resumes else ""
             raise Interrupted(f"interrupted{again}") from None
 
@@ -122,15 +126,19 @@ def commands() -> None:
 
     \b
     Begin with:
-      distill-ray validate studies/quickstart.yaml
-      distill-ray run studies/quickstart.yaml
+      distill-ray init
+      distill-ray validate quickstart.yaml
+      distill-ray run quickstart.yaml
     """
 
 
 for command in (
+    init,
     run,
+    repeat,
     validate,
     plan,
+    teachers,
     bench,
     status,
     logs,
@@ -144,5 +152,6 @@ for command in (
     gc,
     schema,
     data,
+    teacher_logits,
 ):
     commands.add_command(command)

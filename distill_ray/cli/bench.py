@@ -19,8 +19,15 @@ if TYPE_CHECKING:
 @click.option(
     "--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs."
 )
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Keep it by this name, for `plan --on NAME` on other machines.",
+)
 @options.verbose(expose_value=False)
-def bench(study: str, overrides: tuple[str, ...], store: str, as_machine: bool) -> None:
+def bench(
+    study: str, overrides: tuple[str, ...], store: str, as_machine: bool, name: str | None
+) -> None:
     """Measure what training a student costs on this machine.
 
     Times a few steps each, in turn, of the student alone, with live teachers and with cached
@@ -31,21 +38,24 @@ def bench(study: str, overrides: tuple[str, ...], store: str, as_machine: bool) 
     Examples:
       distill-ray bench studies/quickstart.yaml
       distill-ray bench my.yaml --json | jq .ratios
+      distill-ray bench my.yaml --name h100 --store s3://bucket/store
     """
     loaded = options.load(study, overrides)
     from distill_ray.planning.bench import bench_study
-    from distill_ray.planning.bench_record import keep_bench
+    from distill_ray.planning.bench_record import check_name, keep_bench
     from distill_ray.store import Store
 
+    if name is not None:
+        check_name(name)
     opened = Store.open(store)
-    found = bench_study(loaded)
-    keep_bench(opened, loaded, found)
+    measured = bench_study(loaded)
+    keep_bench(opened, loaded, measured, name)
     if as_machine:
         import json
 
-        click.echo(json.dumps(found.to_dict(), indent=1, allow_nan=False))
+        click.echo(json.dumps(measured.to_dict(), indent=1, allow_nan=False))
     else:
-        for line in lines(found):
+        for line in lines(measured):
             click.echo(line)
 
 

@@ -145,7 +145,7 @@ def _job_called(words: Sequence[str], jobs: Sequence[JobStatus], study: str) -> 
 
 @click.command()
 @options.study
-@options.places
+@options.locations
 @click.option(
     "--json", "as_machine", is_flag=True, help="Print everything as one JSON object, for programs."
 )
@@ -169,7 +169,9 @@ def report(
     from distill_ray.stages.collect import load_results
     from distill_ray.stages.locations import Locations
 
-    results, _, _ = load_results(loaded, Locations(store, tracking_uri, search_storage))
+    results, _, opened = load_results(loaded, Locations(store, tracking_uri, search_storage))
+    if not (results.rows or results.trials or results.screening):
+        raise RequestError(_no_results(results.name, opened.shown))
     if as_machine:
         import json
 
@@ -182,6 +184,7 @@ def report(
 
 @click.command()
 @click.argument("studies", metavar="STUDY[@STORE]...", nargs=-1, required=True)
+@options.overrides
 @options.store
 @options.search_storage
 @click.option(
@@ -189,13 +192,17 @@ def report(
 )
 @options.verbose(expose_value=False)
 def compare(
-    studies: tuple[str, ...], store: str, search_storage: str | None, as_machine: bool
+    studies: tuple[str, ...],
+    overrides: tuple[str, ...],
+    store: str,
+    search_storage: str | None,
+    as_machine: bool,
 ) -> None:
     """Show the results of several studies in one table.
 
     Of several studies, or of one in several stores. The best student of the first is compared with
     all others that were evaluated on the same test images, and differences beyond chance are
-    marked. A study without @STORE is read from --store.
+    marked. A study without @STORE is read from --store. --set overrides a field of all of them.
 
     \b
     Examples:
@@ -207,25 +214,38 @@ def compare(
     from distill_ray.stages.collect import load_results
     from distill_ray.stages.locations import Locations
 
-    found = [_place(each, store) for each in studies]
+    placed = [_place(study, store) for study in studies]
     results = [
-        load_results(options.load(file, ()), Locations(place, None, search_storage))[0]
-        for file, place in found
+        load_results(options.load(file, overrides), Locations(place, None, search_storage))[0]
+        for file, place in placed
     ]
-    names = [each.name for each in results]
-    shown = [
+    names = [study_results.name for study_results in results]
+    labels = [
         name if names.count(name) == 1 else f"{name}@{masked(place)}"
-        for name, (_, place) in zip(names, found, strict=True)
+        for name, (_, place) in zip(names, placed, strict=True)
     ]
-    if len(set(shown)) < len(shown):
+    if len(set(labels)) < len(labels):
         raise RequestError("the same study in the same store is named twice")
-    compared = compare_studies(dict(zip(shown, results, strict=True)))
+    empty = [
+        _no_results(name, masked(place))
+        for name, study_results, (_, place) in zip(labels, results, placed, strict=True)
+        if not study_results.rows
+    ]
+    if len(empty) == len(results):
+        raise RequestError("\n".join(empty))
+    for line in empty:
+        click.echo(for_terminal(line), err=True)
+    compared = compare_studies(dict(zip(labels, results, strict=True)))
     if as_machine:
         import json
 
         click.echo(json.dumps(as_json(compared), indent=1, allow_nan=False))
     else:
-        click.echo(as_text(compared) if compared.rows else "no results yet")
+        click.echo(as_text(compared))
+
+
+def _no_results(study: str, store: str) -> str:
+    return f"{study}: no results yet in {store}; run it, or name the store that has them"
 
 
 def _place(given: str, store: str) -> tuple[str, str]:

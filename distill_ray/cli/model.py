@@ -44,6 +44,13 @@ from distill_ray.export import FORMATS
     show_default=True,
     help="Licence to name in the model card, such as mit.",
 )
+@click.option(
+    "--most-lost",
+    metavar="POINTS",
+    type=click.FloatRange(0, 100),
+    help="Points of accuracy on the test split that onnx-int8 may cost; beyond, nothing is "
+    "written. Without it the change is only told.",
+)
 @options.verbose(expose_value=False)
 def export(
     study: str,
@@ -54,6 +61,7 @@ def export(
     out: Path,
     calibrated: bool,
     license: str,
+    most_lost: float | None,
 ) -> None:
     """Write the best student into a folder, with a model card.
 
@@ -69,7 +77,9 @@ def export(
       distill-ray export studies/quickstart.yaml --format onnx --license mit --out champion-onnx
     """
     loaded = options.load(study, overrides)
-    if format == "onnx":
+    if most_lost is not None and format != "onnx-int8":
+        raise RequestError(f"--most-lost is for --format onnx-int8, and the format is {format}")
+    if format in ("onnx", "onnx-int8"):
         from distill_ray.export.load import check_installed
 
         check_installed("onnx", "onnxscript", "onnxruntime")
@@ -79,7 +89,14 @@ def export(
 
     results, data, opened = load_results(loaded, Locations(store, None, search_storage))
     exported = export_champion(
-        results, opened, data, out, format=format, calibrated=calibrated, license=license
+        results,
+        opened,
+        data,
+        out,
+        format=format,
+        calibrated=calibrated,
+        license=license,
+        most_lost=most_lost,
     )
     kind = "calibrated" if calibrated else "uncalibrated"
     click.echo(f"{for_terminal(str(out))}: {format}, {kind}; README.md describes it")
@@ -87,6 +104,10 @@ def export(
         f"checked: on {exported.images} test images no probability differs by more than "
         f"{exported.difference:.1g} from the trained student's"
     )
+    for change in exported.changes:
+        unit = f" {change.unit}" if change.unit else ""
+        before, after = f"{change.before:.4g}{unit}", f"{change.after:.4g}{unit}"
+        click.echo(f"int8:    {change.name} {after}, in float32 {before}")
     click.echo(f"try it:  distill-ray predict {shlex.quote(for_terminal(str(out)))} IMAGE...")
 
 
@@ -114,6 +135,7 @@ def export(
     is_flag=True,
     help="Print all classes of all images as one JSON list, for programs.",
 )
+@options.extension
 @options.store
 @options.tracking
 @options.verbose(expose_value=False)

@@ -6,7 +6,7 @@ import functools
 import shlex
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,7 +16,7 @@ from distill_ray.stages import DEFAULT_STORE as DEFAULT_STORE
 
 if TYPE_CHECKING:
     from distill_ray.report.results import StudyResults
-    from distill_ray.study import Study
+    from distill_ray.study import StudyDefinition
 
 SILENCE_S = 2.0
 """Seconds after which a command that is still loading says so."""
@@ -63,27 +63,58 @@ search_storage = click.option(
     help="Optuna storage of the search, such as postgresql://host/db.  "
     "[default: a journal in the store]",
 )
-overrides = click.option(
-    "--set",
-    "overrides",
-    metavar="FIELD=VALUE",
+extension = click.option(
+    "--extension",
+    metavar="FILE",
     multiple=True,
-    help="Override a field of the study file, in YAML; may be repeated. "
-    "Example: --set search.trials=4",
+    expose_value=False,
+    is_eager=True,
+    callback=lambda context, parameter, value: _load_module_files(value),
+    help="A Python file whose networks the study names, those of nets.py as nets/NAME; it is run. "
+    "May be repeated.",
+)
+overrides = several(
+    click.option(
+        "--set",
+        "overrides",
+        metavar="FIELD=VALUE",
+        multiple=True,
+        help="Override a field of the study file, in YAML; may be repeated. "
+        "Example: --set search.trials=4",
+    ),
+    extension,
 )
 study = several(click.argument("study", metavar="STUDY"), overrides)
-places = several(store, tracking, search_storage)
+locations = several(store, tracking, search_storage)
 
 
-def load(path: str, overrides: tuple[str, ...]) -> Study:
+def _load_module_files(paths: tuple[str, ...]) -> None:
+    from distill_ray.models.own_modules import load_module_files, read_module_file
+
+    load_module_files([read_module_file(path) for path in paths])
+
+
+def load(path: str, overrides: tuple[str, ...]) -> StudyDefinition:
     """The study that `study` and `--set` stand for. Raises `RequestError` listing all that is wrong
     with it.
     """
     from distill_ray.study import load_study
 
-    study = load_study(path, overrides)
+    study = load_study(path, overrides, earlier_networks())
     announce_loading()
     return study
+
+
+def earlier_networks() -> Callable[[str], Mapping[str, Any]]:
+    """What finds the networks that a study takes `from` the store of this command."""
+    store = click.get_current_context().params.get("store", DEFAULT_STORE)
+
+    def find(source: str) -> Mapping[str, Any]:
+        from distill_ray.imported_weights import network_from
+
+        return network_from(source, store)
+
+    return find
 
 
 def announce_loading() -> None:
@@ -112,7 +143,7 @@ def show(results: StudyResults, store: str) -> None:
     from distill_ray.escaping import for_terminal
     from distill_ray.report.cautions import cautions
     from distill_ray.report.comparison import comparisons
-    from distill_ray.report.summary import headline
+    from distill_ray.report.summary import calibrated_sentence, headline
     from distill_ray.report.table import as_text
 
     rows = results.rows
@@ -121,10 +152,17 @@ def show(results: StudyResults, store: str) -> None:
         click.echo(as_text(rows, width))
         answer = " ".join(headline(results, rows, comparisons(rows)))
         click.echo(click.wrap_text(for_terminal(answer), width) + "\n")
+        if taught := calibrated_sentence(results):
+            click.echo(click.wrap_text(for_terminal(taught), width) + "\n")
         for caution in cautions(rows):
             click.echo(click.wrap_text(for_terminal(f"caution: {caution}"), width))
     else:
         click.echo(f"{results.name}: no results yet in {masked(store)}")
+    if results.foreign:
+        from distill_ray.report import uncertainty
+
+        table = uncertainty.as_text(uncertainty.foreign_rows(results), uncertainty.SEPARATION)
+        click.echo(f"{table}\n\n{click.wrap_text(uncertainty.LEGEND, width)}\n")
     if results.screening:
         from distill_ray.report.screening import as_text as screening_text
 

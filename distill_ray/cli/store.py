@@ -9,7 +9,7 @@ from distill_ray.cli import options
 
 @click.command()
 @options.study
-@options.places
+@options.locations
 @options.verbose(expose_value=False)
 def sync(
     study: str,
@@ -27,10 +27,10 @@ def sync(
     from distill_ray.stages.locations import Locations
     from distill_ray.stages.sync import sync_study
 
-    places = Locations(store, tracking_uri, search_storage)
-    finished = sync_study(loaded, places)
+    locations = Locations(store, tracking_uri, search_storage)
+    finished = sync_study(loaded, locations)
     state = "" if finished else ", which is not finished"
-    click.echo(f"MLflow at {places.shown_tracking()} has all of study {loaded.name}{state}")
+    click.echo(f"MLflow at {locations.shown_tracking()} has all of study {loaded.name}{state}")
 
 
 @click.command()
@@ -72,14 +72,16 @@ def gc(
     from distill_ray.store import Store
 
     opened = Store.open(store, make=False)
-    found = garbage(opened, study=name, search_storage=search_storage, unreferenced=unreferenced)
-    if not found:
+    leftovers = garbage(
+        opened, study=name, search_storage=search_storage, unreferenced=unreferenced
+    )
+    if not leftovers:
         click.echo("nothing to remove")
         return
-    for why in dict.fromkeys(each.why for each in found):
-        sizes = [each.bytes for each in found if each.why == why]
+    for why in dict.fromkeys(leftover.why for leftover in leftovers):
+        sizes = [leftover.bytes for leftover in leftovers if leftover.why == why]
         click.echo(f"{len(sizes):>6}  {sum(sizes) / 1e6:>10,.1f} MB  {why}")
     if yes:
-        remove(opened, found)
-    total = sum(each.bytes for each in found) / 1e6
+        remove(opened, leftovers)
+    total = sum(leftover.bytes for leftover in leftovers) / 1e6
     click.echo(f"{total:,.1f} MB {'freed' if yes else 'to free; --yes removes it'}")

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING
 import click
 
 from distill_ray.cli import options
+from distill_ray.errors import RequestError
 
 if TYPE_CHECKING:
-    from distill_ray.stages.uncertainty import UncertaintyRow
+    from distill_ray.data.foreign import Kind
+
+LEGEND = "Mean ± sample standard deviation over runs; shifts are the mean of their levels."
 
 
 @click.command(short_help="Measure predictive uncertainty.")
@@ -25,9 +28,34 @@ if TYPE_CHECKING:
     help="An out-of-distribution data set, name or folder; may be repeated.",
 )
 @click.option(
+    "--near",
+    metavar="SOURCE",
+    multiple=True,
+    help="The same, of images much like those of the study: other classes of the same kind.",
+)
+@click.option(
+    "--far",
+    metavar="SOURCE",
+    multiple=True,
+    help="The same, of images unlike those of the study.",
+)
+@click.option(
     "--shifts",
     is_flag=True,
     help="Also measure on shifted, rotated and brightened test images, at five levels each.",
+)
+@click.option(
+    "--corruptions",
+    is_flag=True,
+    help="Also measure under fourteen corruptions of the test images (noise, blur, weather, "
+    "compression) at five severities each, and their mean.",
+)
+@click.option(
+    "--shifted",
+    metavar="SOURCE",
+    multiple=True,
+    help="Labelled test images under a shift: a data set, or a folder of .npy files, as of "
+    "CIFAR-10-C.",
 )
 @click.option(
     "--resize", is_flag=True, help="Convert foreign images to the size and channels of the study's."
@@ -42,7 +70,11 @@ def uncertainty(
     store: str,
     search_storage: str | None,
     foreign: tuple[str, ...],
+    near: tuple[str, ...],
+    far: tuple[str, ...],
     shifts: bool,
+    corruptions: bool,
+    shifted: tuple[str, ...],
     resize: bool,
     as_machine: bool,
 ) -> None:
@@ -50,66 +82,46 @@ def uncertainty(
     images from the test split (AUROC).
 
     Total uncertainty is the entropy of a prediction; the part due to disagreement of members, heads
-    or samples is epistemic, the rest aleatoric. An AUROC of 0.5 is chance, 1 is perfect separation.
+    or samples is epistemic, the rest aleatoric. An AUROC of 0.5 is chance, 1 is perfect separation;
+    FPR95 is the share of foreign images taken for familiar when 95 % of the test split are. MSP
+    goes by the probability of the most probable class, energy by the logits. --json has the areas
+    under the precision-recall curves too.
     TV is the total-variation distance between the histograms of uncertainties of a student and of
-    the ensemble.
+    the ensemble. mCE is the mean corruption error over the fourteen corruptions, relative to that
+    of the student from scratch, or of the ensemble where there is none.
 
     \b
     Examples:
       distill-ray uncertainty studies/quickstart.yaml --shifts
-      distill-ray uncertainty my.yaml --foreign data/svhn
+      distill-ray uncertainty my.yaml --corruptions
+      distill-ray uncertainty my.yaml --near data/cifar100 --far data/svhn
       distill-ray uncertainty studies/toy-spiral.yaml --foreign toy-spiral-grid
     """
     loaded = options.load(study, overrides)
+    from distill_ray.report.uncertainty import COLUMNS, as_text
     from distill_ray.stages.collect import load_results
     from distill_ray.stages.locations import Locations
     from distill_ray.stages.uncertainty import uncertainties
 
+    sets: dict[str, Kind] = dict.fromkeys(foreign, "")
+    sets |= dict.fromkeys(near, "near")
+    sets |= dict.fromkeys(far, "far")
+    if len(sets) < len((*foreign, *near, *far)):
+        raise RequestError("a foreign data set is named twice; name each once")
     results, data, opened = load_results(loaded, Locations(store, None, search_storage))
     rows = uncertainties(
-        results.contenders, opened, data, foreign=foreign, shifts=shifts, resize=resize
+        results.contenders,
+        opened,
+        data,
+        foreign=sets,
+        shifts=shifts,
+        corruptions=corruptions,
+        shifted_from=shifted,
+        resize=resize,
     )
+    if not rows:
+        raise RequestError(f"{results.name}: no results yet in {opened.shown}; run the study")
     if as_machine:
         click.echo(json.dumps([dataclasses.asdict(row) for row in rows], indent=1))
-    elif not rows:
-        click.echo(f"{results.name}: no results yet in {opened.shown}")
     else:
-        click.echo(_as_text(rows))
-
-
-_COLUMNS = {
-    "accuracy": "accuracy %",
-    "nll": "NLL",
-    "ece": "ECE",
-    "rmse": "RMSE",
-    "total": "total",
-    "aleatoric": "aleatoric",
-    "epistemic": "epistemic",
-    "auroc": "AUROC",
-    "epistemic-auroc": "epist. AUROC",
-    "total-tv": "TV",
-    "epistemic-tv": "epist. TV",
-}
-
-
-def _as_text(rows: list[UncertaintyRow]) -> str:
-    """One table for each set of images."""
-    from distill_ray.escaping import for_terminal
-    from distill_ray.report.text_table import PLUS_MINUS, text_table
-
-    blocks = []
-    for images in dict.fromkeys(row.on for row in rows):
-        of_images = [row for row in rows if row.on == images]
-        names = [name for name in _COLUMNS if any(name in row.cells for row in of_images)]
-        lines = []
-        for row in of_images:
-            cells = [row.cells.get(name) for name in names]
-            texts = [
-                "-" if cell is None else cell.text(name, PLUS_MINUS)
-                for name, cell in zip(names, cells, strict=True)
-            ]
-            lines.append([row.label, *texts])
-        header = ["", *(_COLUMNS[name] for name in names)]
-        blocks.append("\n".join([for_terminal(images), *text_table(header, lines, rule=False)]))
-    legend = "Mean ± sample standard deviation over runs; shifts are the mean of their five levels."
-    return "\n\n".join([*blocks, legend])
+        click.echo(f"{as_text(rows, COLUMNS)}\n\n{LEGEND}")
