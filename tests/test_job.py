@@ -14,7 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distill_ray.augmentation import AUGMENTATIONS, CropFlip, Flip, Identity
-from distill_ray.job import SCHEMA_VERSION, Data, Job, Recipe, Split, canonical_json
+from distill_ray.job import (
+    FOR_WEIGHTS,
+    SCHEMA_VERSION,
+    Data,
+    Job,
+    Recipe,
+    Split,
+    Unlabelled,
+    canonical_json,
+)
 from distill_ray.methods import METHODS, EnsembleKD, Supervised
 from distill_ray.models.preprocessing import Preprocessing
 from distill_ray.settings import plain_type, setting_fields
@@ -62,16 +71,22 @@ def another_value(value: Any, type_: Any) -> Any:
     return value / 2 + 0.125 if isinstance(value, float) else value + "x"
 
 
+UNLABELLED: dict[str, Any] = {"digest": "ee", "location": "more", "images": 10, "seed": 0}
+
 EVERY_CHANGE = {
     **{
         name: with_recipe(
             **{name: another_value(getattr(JOB.recipe, name), plain_type(field.type))}
         )
         for name, field in setting_fields(Recipe).items()
-        if name not in ("method", "augmentation", "weights", "classes", "preprocessing")
+        if name not in ("method", "augmentation", "augmentation_seed", *FOR_WEIGHTS)
     },
+    "augmentation_seed": with_recipe(versions=3, augmentation_seed=1),
     "weights": with_weights(),
     "other weights": with_weights(weights="mine.pt@0000000000000000"),
+    "freeze": with_weights(freeze=1),
+    "layer_decay": with_weights(layer_decay=0.5),
+    "preprocessing of drawn weights": with_recipe(preprocessing=Preprocessing(size=64)),
     "classes": with_weights(classes=("a", "b")),
     "preprocessing": with_weights(preprocessing=Preprocessing()),
     "preprocessing.size": with_weights(preprocessing=Preprocessing(size=64)),
@@ -92,12 +107,24 @@ EVERY_CHANGE = {
     "data.digest": with_data(digest="ffff"),
     "data.label": with_data(label="coarse_label"),
     "data.size": with_data(size=32),
+    "data.resize": with_data(size=32, resize=48),
     **{
         f"split.{name}": with_data(split=dataclasses.replace(SPLIT, **{name: value}))
         for name, value in {"validation": 100, "train": None, "rule": "last", "seed": 4}.items()
     },
+    **{
+        f"unlabelled, {name}": with_data(
+            unlabelled=dataclasses.replace(Unlabelled(**UNLABELLED), **{name: value})
+        )
+        for name, value in {"digest": "ff", "images": 9, "seed": 1}.items()
+    },
+    "data.unlabelled": with_data(unlabelled=Unlabelled(**UNLABELLED)),
+    "data.class_weights": with_data(class_weights="balanced"),
+    "split.imbalance": with_data(split=dataclasses.replace(SPLIT, imbalance=100.0)),
+    "split.test": with_data(split=dataclasses.replace(SPLIT, test=100)),
     "seed": dataclasses.replace(JOB, seed=2),
     "teachers": dataclasses.replace(JOB, teachers=("aaa",)),
+    "calibrated": dataclasses.replace(JOB, calibrated=("aaa",)),
     "order of teachers": dataclasses.replace(JOB, teachers=("bbb", "aaa")),
     "workers": dataclasses.replace(JOB, workers=2),
 }
@@ -126,7 +153,7 @@ def test_weights_are_the_same_whatever_their_file_is_called() -> None:
     [
         ({"epochs": 0}, "epochs must be at least 1, found 0"),
         ({"classes": ("a",)}, "classes is for trained weights"),
-        ({"preprocessing": Preprocessing()}, "preprocessing is for trained weights"),
+        ({"freeze": 1}, "freeze is for trained weights"),
     ],
 )
 def test_settings_of_weights_where_there_are_none(changes: Any, message: str) -> None:
@@ -149,12 +176,14 @@ def test_equal_jobs_are_one() -> None:
 def test_the_identity_is_the_documented_hash() -> None:
     identity = json.loads(json.dumps(JOB.to_dict())) | {"schema": SCHEMA_VERSION}
     identity["data"] = {name: identity["data"][name] for name in ("digest", "label", "split")}
+    for name in ("test", "imbalance"):  # told only where they are set
+        assert identity["data"]["split"].pop(name) is None
     text = (
         json.dumps(identity, sort_keys=True, separators=(",", ":"))
         .replace("6.0", "6")
         .replace("1.0,2.0", "1,2")
     )
-    for name in ("warmup_epochs", "final_lr"):
+    for name in ("warmup_epochs", "final_lr", "label_smoothing"):
         text = text.replace(f'"{name}":0.0', f'"{name}":0')
     assert JOB.id == hashlib.sha256(text.encode()).hexdigest()[:20]
 

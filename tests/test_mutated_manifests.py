@@ -89,7 +89,7 @@ def seen(store: Store, job: Job) -> dict[str, Any] | None:
     return said
 
 
-@settings(LIKE_ANYWHERE, max_examples=1000)
+@settings(LIKE_ANYWHERE, max_examples=200)
 @given(data=st.data())
 def test_changed_bytes_are_noticed(
     written: tuple[Store, bytes], job: Job, data: st.DataObject
@@ -113,7 +113,7 @@ def test_changed_bytes_are_noticed(
     assert seen(store, job) == expected
 
 
-@settings(LIKE_ANYWHERE, max_examples=1000)
+@settings(LIKE_ANYWHERE, max_examples=200)
 @given(data=st.data())
 def test_values_of_any_kind_do_no_harm(
     written: tuple[Store, bytes], job: Job, data: st.DataObject
@@ -140,7 +140,7 @@ def test_values_of_any_kind_do_no_harm(
     seen(store, job)
 
 
-@settings(LIKE_ANYWHERE, max_examples=500)
+@settings(LIKE_ANYWHERE, max_examples=150)
 @given(
     content=st.binary(max_size=40)
     | VALUES.map(lambda value: json.dumps(value).encode())

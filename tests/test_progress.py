@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -47,6 +48,27 @@ def test_on_a_terminal_it_shows_what_runs_and_the_best_so_far(
     assert "left   best val/nll 0.2500" in shown
     assert "epoch 3/8" in shown and "nll 0.7000  accuracy 0.7500" in shown
     assert "2 runs, 1 found in the store, 1 pruned, best val/nll 0.2500 (trial 001" in shown
+
+
+def test_jobs_beside_a_stage_are_shown_and_counted_in_their_own(
+    run_of: Callable[[int], StudyJob],
+) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120, color_system=None)
+    first, second = (replace(run_of(number), stage="confirm") for number in (1, 2))
+    with Progress(console, {"val/nll": "min"}) as progress:
+        progress.stage_started("search", 1)
+        for run in (run_of(0), first, second):
+            progress.started(run)
+        for run in (first, run_of(0)):
+            progress.ended(run, JobState.FINISHED, {"val/nll": 0.5}, "")
+        progress.stage_ended("search")
+        progress.stage_started("confirm", 2)
+        progress.past(first, JobState.FINISHED, list, {"val/nll": 0.5}, "")
+        console.print(progress._view())
+    shown = screen.getvalue()
+    assert "1 run, 1 beside it, best val/nll 0.5000 (trial 000" in shown
+    assert "confirm 1/2 done, 1 running" in shown
 
 
 def test_elsewhere_it_writes_a_line_for_each_beginning_and_end(

@@ -219,13 +219,17 @@ def test_paths_on_disk_are_for_local_stores(tmp_path: Path) -> None:
         Store.open("mock:///b").local_path("studies/x")
 
 
-@pytest.mark.parametrize("uri", ["nosuch://bucket/prefix", "file://relative/path"])
-def test_a_store_that_is_not_understood(uri: str) -> None:
-    with pytest.raises(
-        RequestError, match=f"store {uri}: not understood .*choose another with --store"
-    ):
+@pytest.mark.parametrize(
+    ("uri", "reason"),
+    [
+        ("nosuch://bucket/prefix", "'nosuch' is not a kind of address that can be used here"),
+        ("file://relative/path", r"not understood \(.*\); choose another with --store"),
+    ],
+)
+def test_a_store_that_is_not_understood(uri: str, reason: str) -> None:
+    with pytest.raises(RequestError, match=f"store '?{uri}'?: {reason}"):
         Store.open(uri)
-    with pytest.raises(RequestError, match=f"store {uri}: not understood"):
+    with pytest.raises(RequestError, match=f"store '?{uri}'?: {reason}"):
         Store.at(uri).names("jobs")
 
 
@@ -244,9 +248,11 @@ def test_a_store_that_is_not_there_yet_is_empty(tmp_path: Path) -> None:
 
 def test_a_store_that_cannot_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    for path in (tmp_path / "file", tmp_path / "file" / "store"):
-        with pytest.raises(RequestError, match="cannot be written"):
-            Store.open(str(path))
+    for make in (True, False):
+        with pytest.raises(RequestError, match="file: it is a file, and a store is a folder"):
+            Store.open(str(tmp_path / "file"), make=make)
+    with pytest.raises(RequestError, match="cannot be written"):
+        Store.open(str(tmp_path / "file" / "store"))
 
 
 def test_a_full_disk_is_named_and_leaves_the_old_content(
@@ -448,3 +454,17 @@ def test_a_mistyped_address_is_no_folder(
 def test_the_home_of_nobody() -> None:
     with pytest.raises(RequestError, match="store ~nosuchuser/x: "):
         Store.at("~nosuchuser/x")
+
+
+def test_a_store_may_be_named_by_its_way_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "studies" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "studies" / "deep")
+    monkeypatch.chdir(tmp_path / "studies")
+    for name, folder in (("../a", "a"), ("../link/../b", "studies/b")):
+        store = Store.open(name, make=True)
+        assert store.uri == str(tmp_path / folder)
+        store.write("x/y", b"1")
+        store.delete("x")
+        assert not (tmp_path / folder / "x").exists()

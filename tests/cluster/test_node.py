@@ -20,7 +20,7 @@ from PIL import Image
 SIDE = 64
 PIXELS = SIDE * SIDE * 3
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.slow
 
 
 def write_data(folder: Path, images: int) -> Path:

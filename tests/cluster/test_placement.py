@@ -17,7 +17,7 @@ from distill_ray.stages.state import StudyState
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 TRIALS = 5
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.slow
 
 
 def test_everything_is_given_back(machines: Any, tmp_path: Path) -> None:

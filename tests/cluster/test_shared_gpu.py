@@ -35,7 +35,6 @@ def test_a_part_of_a_gpu_does_not_spread_over_two(gpus: float, places: int) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("gpus", "together"), [(0.5, 2), (1, 1)])
 def test_trials_on_one_gpu(gpus: float, together: int, tmp_path: Path) -> None:
     """With four CPUs, only the GPU decides how many trials run at the same time."""

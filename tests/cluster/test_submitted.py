@@ -19,7 +19,7 @@ from distill_ray.store import Store
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = pytest.mark.slow
 
 
 def test_submitted_followed_stopped_and_submitted_again(

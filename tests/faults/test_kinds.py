@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from distill_ray.errors import DamagedError, RunError, StoreError
-from distill_ray.events import JobState, Measurement, Metrics, Observer, StudyJob
+from distill_ray.events import Answered, JobState, Measurement, Metrics, Observer, StudyJob
 from distill_ray.execution.cluster import Cluster
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.runner import run_jobs
@@ -20,11 +20,12 @@ from distill_ray.execution.sharing import LIVE
 from distill_ray.resolve import confirm_runs, data_of, teacher_runs
 from distill_ray.search.history import open_history
 from distill_ray.search.search import run_search
+from distill_ray.stages.answer import answer_tasks, answers_for_search, run_answers
 from distill_ray.stages.screen import run_screenings, screenings
 from distill_ray.store import Store
-from distill_ray.study import Study
+from distill_ray.study import StudyDefinition
 
-KINDS = ("teacher", "screening", "trial", "confirmation")
+KINDS = ("teacher", "screening", "answers", "trial", "confirmation")
 
 
 class Ends(Observer):
@@ -42,6 +43,9 @@ class Ends(Observer):
     def measured(self, measurement: Measurement) -> None:
         self.finished += 1
 
+    def answered(self, answered: Answered) -> None:
+        self.finished += 1
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[Cluster]:
@@ -52,7 +56,10 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def run(
-    tiny_study: Callable[..., Study], finished_study: Any, tmp_path: Path, cluster: Cluster
+    tiny_study: Callable[..., StudyDefinition],
+    finished_study: Any,
+    tmp_path: Path,
+    cluster: Cluster,
 ) -> Callable[..., tuple[Ends, list[Any]]]:
     """Runs a job of a kind on a store that meets an error on workers; returns trials' states."""
 
@@ -68,19 +75,24 @@ def run(
             "search.warm_start=[]",
             "screen={epochs: 6}",
             "student.epochs=1",
+            "student.versions=1",
             "teachers.lr=0.05" if kind == "teacher" else "student.lr=0.05",
         )
         data = data_of(study)
         teachers = [job.job.id for job in teacher_runs(study, data)]
         resources = WorkerResources.of(study, LIVE)
         if kind == "teacher":
-            run_jobs(store, teacher_runs(study, data)[:1], resources, ends)
+            run_jobs(cluster, store, teacher_runs(study, data)[:1], resources, ends)
         elif kind == "confirmation":
             runs = confirm_runs(study, data, teachers, [study.student])[-1:]
-            run_jobs(store, runs, resources, ends, read_test=True)
+            run_jobs(cluster, store, runs, resources, ends, read_test=True)
         elif kind == "screening":
             missing = screenings(study, data, teachers)[:1]
-            run_screenings(store, missing, resources, ends, sharing=lambda screening: LIVE)
+            run_screenings(cluster, store, missing, resources, ends, sharing=lambda screening: LIVE)
+        elif kind == "answers":
+            asked = answers_for_search(study, data, teachers)
+            tasks = answer_tasks(asked, store, resources)[:1]
+            run_answers(cluster, tasks, resources, ends)
         else:
             history = open_history(study, data, teachers, store, None)
             try:
@@ -136,7 +148,7 @@ def test_one_that_stays_has_failed_with_the_reason(kind: str, run: Any) -> None:
     ends = Ends()
     with pytest.raises(RunError, match="Input/output error; tried 2 times"):
         run(kind, OSError(5, "Input/output error"), ALWAYS, ends)
-    if kind != "screening":
+    if kind not in ("screening", "answers"):
         assert len(ends.failed) == 1 and "Input/output error; tried 2 times" in ends.failed[0]
 
 
@@ -146,7 +158,7 @@ def test_what_a_job_does_wrong_itself_is_not_tried_again(kind: str, run: Any) ->
     with pytest.raises(RunError, match="shapes differ"):
         run(kind, ValueError("shapes differ"), 1, ends)
     assert ends.finished == 0
-    if kind != "screening":
+    if kind not in ("screening", "answers"):
         assert ends.failed == ["shapes differ"]
 
 

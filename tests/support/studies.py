@@ -18,6 +18,22 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(whole, capture_output=True, text=True, timeout=1500, check=False)
 
 
+def kill_in_the_search(*arguments: str) -> None:
+    """Run `distill-ray` and kill it, and it alone, as soon as its first trial has ended."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "distill_ray", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as driver:
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            if line.startswith("[search 1/"):
+                driver.kill()
+                break
+        driver.wait()
+
+
 def only_search(store: Path) -> optuna.Study:
     """The search of the tiny study in a store."""
     storage = JournalStorage(JournalFileBackend(str(store / "studies" / "tiny" / "search.journal")))

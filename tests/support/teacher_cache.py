@@ -1,5 +1,5 @@
 """A small cache of teacher logits, and the programs of processes that use it at the same time:
-`python teacher_cache.py same URI` and `python teacher_cache.py two URI SEED`.
+`python teacher_cache.py same URI`, with `versions` in place of `same`, and `two URI SEED`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from distill_ray.training import (
     TeacherLogitsKey,
     Worker,
     compute_teacher_logits,
+    teacher_logits_key,
 )
 
 HERE = Worker(torch.device("cpu"))
@@ -31,6 +32,8 @@ DATA = Data(
 KEY = TeacherLogitsKey(
     teachers=("a", "b"), data=DATA, augmentation=Crop(), seed=3, batch_size=None, precision="fp32"
 )
+
+VERSIONS = replace(KEY, versioned=True, seed=0)
 
 
 def noise() -> Dataset:
@@ -81,6 +84,16 @@ def fill_four_epochs(store: Store) -> int:
     return teachers.asked
 
 
+def fill_two_versions(store: Store) -> int:
+    """Go through the shards of two versions; how often the teachers were asked."""
+    teacher_logits_key.SHARD = 16
+    teachers = CountingTeachers()
+    cache = cache_of(store, teachers, VERSIONS, epochs=2)
+    for version in (1, 2):
+        assert cache.shards_of(version) is not None
+    return teachers.asked
+
+
 def fill_two_keys(store: Store, seed: int) -> int:
     """Go through the epochs of `KEY` and of a key with that seed, with room for about half of them,
     and check each; how often the teachers were asked.
@@ -99,4 +112,7 @@ def fill_two_keys(store: Store, seed: int) -> int:
 if __name__ == "__main__":
     program, uri, *seed = sys.argv[1:]
     shared = Store.open(uri)
-    print(fill_four_epochs(shared) if program == "same" else fill_two_keys(shared, int(seed[0])))
+    if program == "two":
+        print(fill_two_keys(shared, int(seed[0])))
+    else:
+        print(fill_four_epochs(shared) if program == "same" else fill_two_versions(shared))
