@@ -397,6 +397,9 @@ def machines(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Machines]
         "OMP_NUM_THREADS": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DISTILL_RAY_CACHE": str(tmp_path / "cache"),
+        # Under `uv run` Ray would give every process an environment of its own, in a folder that
+        # nodes on one machine share and take from each other
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     }
     folder = Path(tempfile.mkdtemp(prefix="dr", dir="/tmp"))  # sockets have short names
     head = (

@@ -126,12 +126,12 @@ def naming_its_process(path: Path, wait: Callable[[], Any] | None = None) -> Hea
     return doing(work)
 
 
-def test_processes_are_kept_for_the_next_list(cluster: Cluster, tmp_path: Path) -> None:
-    files = [tmp_path / "first", tmp_path / "second"]
+def test_processes_are_kept_for_later_lists(cluster: Cluster, tmp_path: Path) -> None:
+    """There is room for two, either of which may get a task that is alone."""
+    files = [tmp_path / f"{number}" for number in range(4)]
     for file in files:
         run_in_parallel(cluster, [naming_its_process(file)], WorkerResources())
-    first, second = (file.read_text() for file in files)
-    assert first == second
+    assert len({file.read_text() for file in files}) <= 2
 
 
 def test_one_that_has_died_since_is_no_fault_of_a_task(cluster: Cluster, tmp_path: Path) -> None:
