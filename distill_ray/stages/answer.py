@@ -50,6 +50,8 @@ class Answers:
     versions: tuple[int, ...]
     images: int
     """Images in the training split."""
+    precision: str = ""
+    """In which students look for the answers; empty where that is known to workers alone."""
 
     @property
     def name(self) -> str:
@@ -68,9 +70,11 @@ class Answers:
         return sum(shards[shard][1] - shards[shard][0] for _, shard in pieces)
 
     def missing(self, store: Store) -> list[Piece]:
-        """The pieces that the store does not have in any precision."""
+        """The pieces that the store does not have in the precision of these answers, or in any
+        where that is not known.
+        """
         there: set[str] = set()
-        for precision in PRECISIONS:
+        for precision in [self.precision] if self.precision else PRECISIONS:
             folder = posixpath.join("teacher_logits", replace_precision(self.key, precision).id)
             paths = (path for path, _, _ in store.tree(folder))
             there.update("/".join(path.split("/")[-3:-1]) for path in paths if _is_manifest(path))

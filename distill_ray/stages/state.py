@@ -8,8 +8,8 @@ soon as what comes before it is complete. `run` advances it; `status`, `plan`, `
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -17,7 +17,8 @@ from optuna.trial import FrozenTrial
 from distill_ray.augmentation import Augmentation
 from distill_ray.data.foreign import TEST
 from distill_ray.events import JobState, Metrics, StudyJob
-from distill_ray.execution.sharing import confirm_sharing
+from distill_ray.execution.resources import WorkerResources
+from distill_ray.execution.sharing import LIVE, confirm_sharing
 from distill_ray.job import Data, Job
 from distill_ray.metrics.augmentation import Deviation
 from distill_ray.records import TEACHER_IMAGES, JobRecord, find_job, last_epoch, log_path
@@ -179,7 +180,25 @@ class StudyState:
         if not self.search_is_over:
             trials = answers_for_search(self.study, self.data, self.teacher_ids)
         waiting = [run.job for run in self.known_confirmations if self.record(run) is None]
-        return joined([*trials, *answers_for(waiting, confirm_sharing(self.study), self.data)])
+        asked = joined([*trials, *answers_for(waiting, confirm_sharing(self.study), self.data)])
+        return [
+            replace(answers, precision=self._answering_precision(answers.key.teachers))
+            for answers in asked
+        ]
+
+    def _answering_precision(self, teachers: Sequence[str]) -> str:
+        """The precision in which these teachers answer on workers, whose processors are taken to be
+        like this machine's; empty where workers have GPUs and this machine has none.
+        """
+        from distill_ray.training import precision_of_teachers  # torch
+
+        recipes = [run.job.recipe for run in self.teachers if run.job.id in teachers]
+        resources = WorkerResources.of(self._study, LIVE)
+        device = resources.worker().device
+        on_other_devices = resources.gpus > 0 and device.type == "cpu"
+        if on_other_devices and any(recipe.precision == "auto" for recipe in recipes):
+            return ""
+        return precision_of_teachers(recipes, device)
 
     # --- Search ---
 

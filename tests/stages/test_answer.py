@@ -13,14 +13,22 @@ from distill_ray.execution.messages import Finished
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.run_job import run_job
 from distill_ray.execution.sharing import STORED
+from distill_ray.execution.train_job import cached_teachers
 from distill_ray.planning.plan import plan_study
 from distill_ray.resolve import confirm_runs, data_of, trial_run
-from distill_ray.stages.answer import AnswerTask, answer_tasks, answers_for, answers_for_search
+from distill_ray.stages.answer import (
+    AnswerTask,
+    answer_tasks,
+    answers_for,
+    answers_for_search,
+    replace_precision,
+)
 from distill_ray.stages.state import StudyState
 from distill_ray.stages.status import study_status
 from distill_ray.store import MANIFEST, Store
 from distill_ray.study import StudyDefinition, load_study
 from distill_ray.training import LiveTeachers, teacher_logits_key
+from distill_ray.training.device import AUTO_PRECISION
 
 HERE = WorkerResources(sharing=STORED)
 
@@ -104,6 +112,30 @@ def test_only_what_is_missing_is_asked_for(finished_study: Any, store: Store) ->
     store.delete(manifest)
     (again,) = answer_tasks(state_of(study, store).answers(), store, HERE)
     assert images_of(again) == 96
+
+
+def test_answers_in_another_precision_are_not_those_asked_for(
+    finished_study: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Students look for theirs in the precision of this machine, so that the stage, its status and
+    the plan go by that too. Where workers have GPUs and this machine has none, whose precision it
+    is cannot be told, and answers in any count.
+    """
+    state = state_of(study_with(finished_study), store)
+    for precision in ("fp32", "bf16"):
+        monkeypatch.setenv(AUTO_PRECISION, precision)
+        cached_teachers.cache_clear()
+        tasks = answer_tasks(state.answers(), store, HERE)
+        assert study_status(state).stages[1].ended == 0
+        assert sum(map(images_of, tasks)) == 4 * 96
+        assert answer_tasks(state.answers(), store, HERE) == []
+        assert study_status(state).stages[1].ended == 4
+    monkeypatch.setenv(AUTO_PRECISION, "fp32")
+    for answers in state.answers():
+        store.delete(f"teacher_logits/{replace_precision(answers.key, 'fp32').id}")
+    assert len(answer_tasks(state.answers(), store, HERE)) == 4
+    on_gpus = state_of(study_with(finished_study, "resources.gpus_per_worker=1"), store)
+    assert answer_tasks(on_gpus.answers(), store, HERE) == []
 
 
 def test_baselines_have_their_answers_before_the_search(finished_study: Any, store: Store) -> None:
