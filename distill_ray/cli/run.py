@@ -193,8 +193,9 @@ def plan(
         counts = f"{stage.stage:<8} {stage.jobs:>6} {stage.done:>6} {stage.images:>12,}"
         click.echo(f"{counts} {duration(stage.seconds):>9}")
     for stage in stages:
-        if stage.teacher_logits is not None:
-            click.echo(f"{stage.stage}: {_teacher_logits(stage.teacher_logits)}")
+        for logits in stage.teacher_logits:
+            methods = f" ({', '.join(logits.methods)})" if len(stage.teacher_logits) > 1 else ""
+            click.echo(f"{stage.stage}{methods}: {_teacher_logits(logits)}")
     if any(run.job.takes_weights and state.record(run) for run in state.teachers):
         from distill_ray.stages.given_teachers import given_teachers
 

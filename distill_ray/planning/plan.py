@@ -17,7 +17,12 @@ import torch
 from distill_ray.execution.machines import Machines
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import LIVE as LIVE_TEACHERS
-from distill_ray.execution.sharing import Sharing, confirm_sharing, trial_sharing
+from distill_ray.execution.sharing import (
+    Sharing,
+    confirm_sharing,
+    distinct_augmentations,
+    trial_sharing,
+)
 from distill_ray.job import Job, Recipe
 from distill_ray.methods import Supervised
 from distill_ray.planning.bench import LIVE, STUDENT, Bench, some_of
@@ -26,6 +31,7 @@ from distill_ray.planning.early_stopping import trained_share
 from distill_ray.planning.plan_teacher_logits import (
     TIMED_IMAGES,
     TeacherLogitsPlan,
+    jobs_by_logits,
     plan_teacher_logits,
 )
 from distill_ray.resolve import (
@@ -84,7 +90,7 @@ class StagePlan:
     images: int
     job_seconds: float
     seconds: float
-    teacher_logits: TeacherLogitsPlan | None = None
+    teacher_logits: tuple[TeacherLogitsPlan, ...] = ()
     trained_share: float | None = None
     start_up: float = 0.0
 
@@ -129,7 +135,8 @@ def _stages(state: StudyState, elsewhere: Elsewhere | None) -> list[StagePlan]:
     left = 0 if state.search_is_over else study.search.trials - ended
     kinds = _kinds_of_trials(state) if left else []
     trials = list(itertools.islice(itertools.cycle(kinds), left))
-    search = plan.stage(SEARCH, trials, ended, wanted.workers_per_trial, trial_sharing(study))
+    sharing, drawn = trial_sharing(study), distinct_augmentations(study)
+    search = plan.stage(SEARCH, trials, ended, wanted.workers_per_trial, sharing, drawn)
     at_once = max(1, plan.places // wanted.workers_per_trial)
     share = trained_share(study, left, at_once)
     stages.append(dataclasses.replace(search, trained_share=share))
@@ -253,22 +260,20 @@ class _Plan:
         return max(alike, default=max(self.timed.values(), default=None))
 
     def stage(
-        self, name: str, jobs: list[Job], done: int, workers: int, sharing: Sharing | None = None
+        self,
+        name: str,
+        jobs: list[Job],
+        done: int,
+        workers: int,
+        sharing: Sharing | None = None,
+        drawn: float = 1.0,
     ) -> StagePlan:
-        """A stage that trains `jobs`, of which `done` others are finished."""
+        """A stage that trains `jobs`, of which `done` others are finished; each has `drawn` one of
+        so many augmentations.
+        """
         total = sum(map(self.seconds, jobs))
-        teacher_logits = None
-        learning = [job for job in jobs if job.teachers]
-        if sharing and learning:
-            teachers = self.answering(learning[0].teachers)
-            teacher_logits = plan_teacher_logits(
-                learning, sharing, self.dataset, teachers, self.worker, self.bench
-            )
-            if learning[0].recipe.versions is not None and teacher_logits.stored:
-                # The answer stage has them
-                total, teacher_logits = max(total - teacher_logits.live_seconds, 0.0), None
-            else:
-                total = max(total - teacher_logits.spared, 0.0)
+        teacher_logits = [] if sharing is None else self._teacher_logits(jobs, sharing, drawn)
+        total = max(total - sum(logits.spared for logits in teacher_logits), 0.0)
         images = sum(job.recipe.epochs * self._images_of(job) for job in jobs)
         start_up = self._start_up(len(jobs))
         seconds = start_up + self._in_parallel(total, len(jobs), workers)
@@ -279,9 +284,27 @@ class _Plan:
             images,
             total,
             seconds,
-            teacher_logits,
+            # What is stored of versions is the answer stage's
+            tuple(logits for logits in teacher_logits if not (logits.versioned and logits.stored)),
             start_up=start_up,
         )
+
+    def _teacher_logits(
+        self, jobs: list[Job], sharing: Sharing, drawn: float
+    ) -> list[TeacherLogitsPlan]:
+        """What those of the jobs that learn from teachers need of them."""
+        return [
+            plan_teacher_logits(
+                alike,
+                sharing,
+                self.dataset,
+                self.answering(alike[0].teachers),
+                self.worker,
+                self.bench,
+                drawn,
+            )
+            for alike in jobs_by_logits(jobs, sharing, self.dataset.num_classes)
+        ]
 
     def _images_of(self, job: Job) -> int:
         """The images that a job trains on in an epoch."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+from collections.abc import Iterable
 
 from distill_ray.execution.sharing import Sharing, stored_share
 from distill_ray.job import Job
@@ -25,26 +26,44 @@ TIMED_IMAGES = 128
 
 @dataclasses.dataclass(frozen=True)
 class TeacherLogitsPlan:
-    """The teacher logits that the jobs of a stage need.
+    """The teacher logits that jobs of a stage need which ask teachers alike, of these `methods`.
 
     `stored` says what the stage will do. Stored teacher logits take `bytes` and are computed once,
     in `seconds`; live teachers take `live_seconds` over all jobs. Both are times on one worker, and
     early stopping makes both shorter. Storing is cheaper from `pays_from` jobs on, infinitely many
     where no two of them use the same teacher logits. `live_for` names the method where it takes
-    more from teachers than their logits, so that nothing can be stored.
+    more from teachers than their logits, so that nothing can be stored. With `versioned` images
+    what is stored is computed ahead of the stage.
     """
 
+    methods: tuple[str, ...]
     stored: bool
     bytes: int
     seconds: float
     live_seconds: float
     pays_from: float
     live_for: str = ""
+    versioned: bool = False
 
     @property
     def spared(self) -> float:
         """Seconds that the stage takes less than with live teachers."""
-        return self.live_seconds - self.seconds if self.stored else 0.0
+        if not self.stored:
+            return 0.0
+        return self.live_seconds - (0.0 if self.versioned else self.seconds)
+
+
+def jobs_by_logits(jobs: Iterable[Job], sharing: Sharing, classes: int) -> list[list[Job]]:
+    """The jobs that learn from teachers, those together which ask them alike: the same teachers
+    about the same augmentation, stored in the same form or, for methods that take more from
+    teachers than their logits, not at all.
+    """
+    groups: dict[object, list[Job]] = {}
+    for job in jobs:
+        if job.teachers:
+            key = dataclasses.replace(_key(job, sharing, classes), seed=0)
+            groups.setdefault((key, _live_for(job)), []).append(job)
+    return list(groups.values())
 
 
 def plan_teacher_logits(
@@ -54,18 +73,18 @@ def plan_teacher_logits(
     teachers: LiveTeachers,
     worker: Worker,
     bench: Bench | None = None,
+    augmentations: float = 1.0,
 ) -> TeacherLogitsPlan:
-    """The plan for `jobs`, which all learn from `teachers`, by the first job's recipe.
+    """The plan for `jobs`, which all ask `teachers` alike.
 
     The time that teachers take is that of `bench`, where there is one, and judged from one timed
-    batch otherwise.
+    batch otherwise. Of so many `augmentations` each job has drawn one, infinitely many where no two
+    draw the same.
     """
     recipe = jobs[0].recipe
     few = some_of(dataset, TIMED_IMAGES)
     share = len(few.train) / len(dataset.train)
-    key = TeacherLogitsKey.of(
-        jobs[0], "fp32", sharing.exact, sharing.largest(recipe, dataset.num_classes)
-    )
+    key = _key(jobs[0], sharing, dataset.num_classes)
     compute_teacher_logits(key, 1, teachers, some_of(dataset, 2), worker.device)
     begun = time.perf_counter()
     teacher_logits = compute_teacher_logits(key, 1, teachers, few, worker.device)
@@ -74,13 +93,30 @@ def plan_teacher_logits(
         stored_epoch = bench.teachers * len(dataset.train) / bench.batch_size
     live_epoch = stored_epoch / stored_share(recipe.augmentation)
     size = len(to_arrow(teacher_logits, "")) / share
-    kinds = max(1.0, len(jobs) / max(sharing.sharers, 1.0)) * recipe.epochs
+    distinct = len({job.seed for job in jobs}) * augmentations
+    passes = min(len(jobs), distinct) * max(job.recipe.epochs for job in jobs)
     epochs = sum(job.recipe.epochs for job in jobs)
-    stored = sharing.stores_for(recipe)
+    live_for = _live_for(jobs[0])
     pays_from = math.inf
-    live_for = recipe.method.name if recipe.method.live_teachers(recipe.augmentation) else ""
-    if sharing.sharers and not live_for:
-        pays_from = math.floor(stored_share(recipe.augmentation) * len(jobs) / sharing.sharers) + 1
+    if math.isfinite(distinct) and not live_for:
+        pays_from = math.floor(stored_share(recipe.augmentation) * distinct) + 1
     return TeacherLogitsPlan(
-        stored, int(kinds * size), kinds * stored_epoch, epochs * live_epoch, pays_from, live_for
+        tuple(dict.fromkeys(job.recipe.method.name for job in jobs)),
+        sharing.stores_for(recipe),
+        int(passes * size),
+        passes * stored_epoch,
+        epochs * live_epoch,
+        pays_from,
+        live_for,
+        recipe.versions is not None,
     )
+
+
+def _key(job: Job, sharing: Sharing, classes: int) -> TeacherLogitsKey:
+    return TeacherLogitsKey.of(job, "fp32", sharing.exact, sharing.largest(job.recipe, classes))
+
+
+def _live_for(job: Job) -> str:
+    """The method of a job if it takes more from teachers than their logits."""
+    method = job.recipe.method
+    return method.name if method.live_teachers(job.recipe.augmentation) else ""

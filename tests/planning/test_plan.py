@@ -116,8 +116,8 @@ def test_the_plan_knows_the_teacher_logits(
     tiny_study: Callable[..., StudyDefinition], tmp_path: Path
 ) -> None:
     stages = {stage.stage: stage for stage in planned(tiny_study(), Store.at(str(tmp_path)))}
-    search = stages["search"].teacher_logits
-    assert search is not None and search.stored
+    (search,) = stages["search"].teacher_logits
+    assert search.stored
     epochs, augmentations = 2, 2
     assert (
         epochs * augmentations * 96 * 2 * 10 * 2
@@ -125,16 +125,49 @@ def test_the_plan_knows_the_teacher_logits(
         < 2 * epochs * augmentations * 96 * 2 * 10 * 2
     )
     assert 0 < search.seconds < search.live_seconds
-    assert stages["teach"].teacher_logits is None
-    confirm = stages["confirm"].teacher_logits
-    assert confirm is not None and not confirm.stored
+    assert stages["teach"].teacher_logits == ()
+    (confirm,) = stages["confirm"].teacher_logits
+    assert not confirm.stored
     live = {
         stage.stage: stage
         for stage in planned(
             tiny_study("resources.teacher_logits.mode=live"), Store.at(str(tmp_path))
         )
     }
-    assert live["search"].teacher_logits is not None and not live["search"].teacher_logits.stored
+    assert [logits.stored for logits in live["search"].teacher_logits] == [False]
+
+
+@pytest.mark.parametrize("methods", ["kd, dkd, fitnet", "fitnet, dkd, kd"])
+def test_methods_that_take_features_have_a_line_of_their_own(
+    methods: str,
+    tiny_study: Callable[..., StudyDefinition],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whichever comes first. What the others share is stored, once for each augmentation, and only
+    their teachers are spared.
+    """
+    settings = [
+        f"search.space.method={{choice: [{methods}]}}",
+        "search.try_first=[]",
+        "search.trials=6",
+        "resources.teacher_logits.mode=cached",
+    ]
+    stages = planned(tiny_study(*settings), Store.at(str(tmp_path)))
+    search = {tuple(sorted(logits.methods)): logits for logits in stages[1].teacher_logits}
+    assert search.keys() == {("dkd", "kd"), ("fitnet",)}
+    stored, live = search["dkd", "kd"], search["fitnet",]
+    assert (stored.stored, stored.live_for, stored.pays_from) == (True, "", 3)
+    assert (live.stored, live.live_for) == (False, "fitnet")
+    assert stored.spared == stored.live_seconds - stored.seconds and live.spared == 0
+    trials, augmentations = 4, 2
+    assert stored.seconds / stored.live_seconds == pytest.approx(augmentations / trials)
+    words = [word for setting in settings for word in ("--set", setting)]
+    tiny = str(Path(__file__).parents[1] / "tiny.yaml")
+    assert main(["plan", tiny, "--store", str(tmp_path), *words]) == 0
+    output = capsys.readouterr().out
+    assert "\nsearch (fitnet): teachers run in every step" in output
+    assert re.search(r"\nsearch \((kd, dkd|dkd, kd)\): teacher logits cached", output)
 
 
 def test_a_plan_for_features_of_teachers(
@@ -215,8 +248,7 @@ def test_the_plan_counts_with_what_bench_has_measured(
     assert kept_bench(store, study) == bench
     assert kept_bench(store, tiny_study("student.model=wrn-10-2")) is None
     stages = {stage.stage: stage for stage in planned(study, store)}
-    teacher_logits = stages["search"].teacher_logits
-    assert teacher_logits is not None
+    (teacher_logits,) = stages["search"].teacher_logits
     images, trials, epochs, augmentations = 96, 4, 2, 2
     live = trials * epochs * (images * 100.0 + 100 * 60.0 / 3) / 32
     assert teacher_logits.live_seconds == trials * epochs * images * 40.0 / 32

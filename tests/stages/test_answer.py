@@ -94,7 +94,7 @@ def test_the_plan_has_a_line_for_it(finished_study: Any, store: Store) -> None:
     study = study_with(finished_study, "search.trials=8")
     plan = {stage.stage: stage for stage in plan_study(state_of(study, store))}
     assert (plan["answer"].jobs, plan["answer"].done, plan["answer"].images) == (4, 0, 4 * 96)
-    assert plan["answer"].job_seconds > 0 and plan["search"].teacher_logits is None
+    assert plan["answer"].job_seconds > 0 and plan["search"].teacher_logits == ()
 
 
 def test_only_what_is_missing_is_asked_for(finished_study: Any, store: Store) -> None:
