@@ -26,9 +26,8 @@ def machine_offers() -> dict[str, float]:
 
 
 def no_uv_environments() -> None:
-    """Workers share this process's environment, though Ray may have been imported before its
-    variable for that was set. Under `uv run` each would otherwise make one of its own, which takes
-    minutes.
+    """Workers use the environment of their machine, though Ray may have been imported before its
+    variable for that was set.
     """
     from ray._private import ray_constants
 

@@ -39,6 +39,9 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # what asks for no GPU sees none
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "0",
+    # Machines have the package: under `uv run` Ray would give every process an environment of its
+    # own, and several on one machine would take it from each other while they start
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_TRAIN_ENABLE_STATE_TRACKING": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -106,6 +109,9 @@ class Cluster:
         """
         if self._connected:
             return
+        from distill_ray.execution._ray_internals import no_uv_environments
+
+        no_uv_environments()
         # Ray puts a handler of its own in the place of ours
         with _termination_handler_kept():
             if _is_in_use():

@@ -14,7 +14,6 @@ from distill_ray.errors import RunError, first_line
 from distill_ray.execution._ray_internals import (
     end_processes,
     job_config,
-    no_uv_environments,
     on_loopback,
     patient_start,
     processes_of_ray,
@@ -39,8 +38,6 @@ NOTICE_S = 10.0
 """Seconds after which it is said what is being waited for."""
 
 _SETTINGS = {
-    # Processes started here have this environment already, without another `uv run` for each
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # A busy machine needs longer than Ray allows its own processes
     "RAY_agent_register_timeout_ms": "1800000",
     "RAY_gcs_rpc_server_connect_timeout_s": "60",
@@ -67,7 +64,6 @@ def start_ray(*, verbose: bool = False) -> Iterator[None]:
         cleanup.callback(read_token_again)
         cleanup.enter_context(_variables())
         read_token_again()
-        no_uv_environments()
         on_loopback()
         notice = threading.Timer(NOTICE_S, logger.info, [_WAITING])
         notice.daemon = True

@@ -40,15 +40,16 @@ def test_a_start_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> 
     assert starts == ["local"] * STARTS
 
 
+@pytest.mark.parametrize("address", [None, "auto"], ids=["here", "elsewhere"])
 def test_no_process_makes_an_environment_of_its_own_though_ray_was_imported_first(
-    monkeypatch: pytest.MonkeyPatch,
+    address: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under `uv run` Ray would have each process do so, which takes minutes; it reads the variable
     when it is imported.
     """
     failing(0, monkeypatch)
     monkeypatch.setattr(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", True)
-    with Cluster() as cluster:
+    with Cluster(address) as cluster:
         cluster.connect()
     assert not ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
 
