@@ -34,7 +34,7 @@ from support import small
 # Extensions that are installed beside the package are no part of what is tested.
 registry.entry_points = lambda *, group: EntryPoints()  # type: ignore[assignment]
 
-# Tests run side by side, one on each core: more threads than that would only wait for each other.
+# Tests run side by side on all cores: more threads than that would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # What trains must not wait for the tests on the other core
@@ -53,6 +53,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Processes that tests start, Ray's among them, take it from here.
     os.environ[AUTO_PRECISION] = config.getoption("--precision")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: a third of the time tests wait for processes to start."""
+    return (os.cpu_count() or 1) + 1
 
 
 LONGEST = (
@@ -397,9 +402,6 @@ def machines(tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Machines]
         "OMP_NUM_THREADS": "1",
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DISTILL_RAY_CACHE": str(tmp_path / "cache"),
-        # Under `uv run` Ray would give every process an environment of its own, in a folder that
-        # nodes on one machine share and take from each other
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     }
     folder = Path(tempfile.mkdtemp(prefix="dr", dir="/tmp"))  # sockets have short names
     head = (
