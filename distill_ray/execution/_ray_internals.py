@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import os
 import pickle
+import random
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -82,6 +85,64 @@ def patient_start(seconds: float) -> Iterator[None]:
         services.get_node = impatient
 
 
+AGENT_PORTS = (
+    "metrics_agent_port",
+    "metrics_export_port",
+    "dashboard_agent_listen_port",
+    "runtime_env_agent_port",
+)
+"""Ports of the raylet's agents, as Ray's function that starts it calls them."""
+
+
+@contextlib.contextmanager
+def given_agent_ports() -> Iterator[None]:
+    """While Ray starts, give the raylet's agents free ports.
+
+    Where they choose their own, the raylet waits for the files in which they write them down, and
+    ends after 15 seconds without, which no setting changes (ray-project/ray#65983): a busy machine
+    needs longer.
+    """
+    from ray import _raylet
+    from ray._private import services
+
+    compiled: Any = _raylet  # its stubs leave these out
+    start = services.start_raylet
+    parameters = inspect.signature(start)
+
+    @functools.wraps(start)
+    def start_raylet(*arguments: Any, **options: Any) -> Any:
+        ports = dict(zip(AGENT_PORTS, _free_ports(len(AGENT_PORTS)), strict=True))
+        given = parameters.bind(*arguments, **(options | ports)).arguments
+        # This one is passed to its agent alone
+        compiled.persist_port(
+            given["session_dir"],
+            given["node_id"],
+            compiled.DASHBOARD_AGENT_LISTEN_PORT_NAME,
+            ports["dashboard_agent_listen_port"],
+        )
+        return start(*arguments, **(options | ports))
+
+    services.start_raylet = start_raylet
+    try:
+        yield
+    finally:
+        services.start_raylet = start
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nobody listens on, drawn from below those that systems
+    give to outgoing connections, so that none is taken before its process gets to it.
+    """
+    with contextlib.ExitStack() as probes:
+        ports: list[int] = []
+        while len(ports) < count:
+            probe = probes.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", random.randint(20_000, 32_000)))
+                ports.append(probe.getsockname()[1])
+        return ports
+
+
 @contextlib.contextmanager
 def without_dashboard() -> Iterator[None]:
     """While Ray starts, leave out its dashboard's process. Ray starts it even where no dashboard is
@@ -128,7 +189,7 @@ def _is_raylet(process: Any) -> bool:
     import psutil
 
     with contextlib.suppress(psutil.Error):
-        return bool(process.name() == "raylet")
+        return bool(process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE)
     return False
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from distill_ray.errors import RunError, first_line
 from distill_ray.execution._ray_internals import (
     end_processes,
+    given_agent_ports,
     job_config,
     on_loopback,
     patient_start,
@@ -43,7 +44,6 @@ _SETTINGS = {
     "RAY_gcs_rpc_server_connect_timeout_s": "60",
     "RAY_gcs_server_port_wait_time_s": "600",
     "RAY_gcs_server_request_timeout_seconds": "600",
-    "RAY_raylet_start_wait_time_s": "600",
     "RAY_worker_register_timeout_seconds": "1800",
     # Only holders of this token are served, whatever other users of the machine try
     "RAY_AUTH_MODE": "token",
@@ -84,7 +84,7 @@ def _start(level: int, verbose: bool) -> None:
     for attempt in range(1, STARTS + 1):
         before = processes_of_ray()
         try:
-            with patient_start(START_TIMEOUT_S), without_dashboard():
+            with patient_start(START_TIMEOUT_S), given_agent_ports(), without_dashboard():
                 ray.init(
                     address="local",
                     include_dashboard=False,

@@ -74,6 +74,63 @@ def test_a_raylet_that_hangs_is_given_up(
     assert raylet.poll() is None
 
 
+def test_agents_of_the_raylet_have_ports_before_they_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = inspect.getsource(node.Node.start_raylet)
+    assert all(f"{name}=self._ray_params.{name}," in passed for name in internals.AGENT_PORTS)
+    parameters = inspect.signature(services.start_raylet)
+    asked: list[dict[str, Any]] = []
+
+    def start_raylet(*arguments: Any, **options: Any) -> None:
+        asked.append(parameters.bind(*arguments, **options).arguments)
+
+    start_raylet.__signature__ = parameters  # type: ignore[attr-defined]
+    monkeypatch.setattr(services, "start_raylet", start_raylet)
+    needed: dict[str, Any] = {
+        name: str(tmp_path)
+        for name, parameter in parameters.parameters.items()
+        if parameter.default is parameter.empty
+    }
+    for identity in ("1a" * 28, "2b" * 28):
+        with internals.given_agent_ports():
+            services.start_raylet(**(needed | {"node_id": identity}), metrics_agent_port=0)
+    assert services.start_raylet is start_raylet
+    ports = [options[name] for options in asked for name in internals.AGENT_PORTS]
+    assert len(set(ports)) == 8
+    assert all(20_000 <= port <= 32_000 for port in ports)
+    for options in asked:
+        file = tmp_path / f"dashboard_agent_listen_port_{options['node_id']}"
+        assert int(file.read_text()) == options["dashboard_agent_listen_port"]
+
+
+@pytest.mark.slow
+def test_agents_may_take_longer_than_the_raylet_would_wait(tmp_path: Path) -> None:
+    """As on a busy machine. It waits for 15 seconds where they choose their own ports."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, time\n"
+        "if any('agent.py' in word or 'runtime_env/agent' in word for word in sys.orig_argv):\n"
+        "    time.sleep(40)\n"
+    )
+    program = (
+        "from distill_ray.execution.cluster import Cluster\n"
+        "with Cluster() as cluster:\n"
+        "    cluster.connect()\n"
+        "    import ray\n"
+        "    print(ray.get(ray.remote(lambda: 'done').remote()))\n"
+    )
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.endswith("done\n"), done.stderr
+    assert "starting it again" not in done.stderr
+
+
 def test_the_constants_are_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_constants, "RAY_ENABLE_UV_RUN_RUNTIME_ENV", True)
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
