@@ -27,11 +27,12 @@ def test_every_study_is_valid_and_named_like_its_file(path: Path) -> None:
     assert load_study(path).name == path.stem
 
 
+@pytest.mark.parametrize("size", ["small", "cifar"])
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_every_system_has_its_published_table_at_both_sizes(system: str) -> None:
-    full, small = ready(system), ready(f"{system}-small")
+def test_every_system_has_its_published_table_at_every_size(system: str, size: str) -> None:
+    full, small = ready(system), ready(f"{system}-{size}")
     assert full.published is not None and small.published is not None
-    assert small.data.source == "digits"
+    assert small.data.source == {"small": "digits", "cifar": full.data.source}[size]
     values = {row.name: row.values for row in full.published.rows}
     for row in small.published.rows:
         assert all(
