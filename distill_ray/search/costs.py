@@ -149,7 +149,7 @@ class CostMeter:
             network, (channels, height, width) = self._network(recipe)
             images = _images((wanted.batch_size, height, width, channels), self._source.real_valued)
             with _answering(wanted, network, images) as run:
-                timing = _timed(run)
+                timing = _timed(run, wanted.threads)
             about = self._identity(architecture) | {"model": recipe.model}
             record = self._store.put(key, {}, about | {"timing": asdict(timing)})
             logger.info(
@@ -161,6 +161,12 @@ class CostMeter:
                 wanted.precision,
                 wanted.batch_size,
             )
+            if timing.disturbed == 1:
+                logger.warning(
+                    "this machine is so busy that hardly any of these runs was left alone; the "
+                    "latency of %s is probably lower",
+                    recipe.model,
+                )
         return _median(record)
 
     def _identity(self, architecture: str) -> dict[str, Any]:
@@ -228,10 +234,10 @@ def _images(shape: tuple[int, int, int, int], real_valued: bool) -> np.ndarray:
     return generator.integers(0, 256, shape).astype(np.uint8)
 
 
-def _timed(run: Callable[[], object]) -> Timing:
+def _timed(run: Callable[[], object], threads: int) -> Timing:
     from distill_ray.cost.timing import time_runs
 
-    return time_runs(run)
+    return time_runs(run, threads)
 
 
 @contextmanager
