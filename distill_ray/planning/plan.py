@@ -273,7 +273,7 @@ class _Plan:
         """
         total = sum(map(self.seconds, jobs))
         teacher_logits = [] if sharing is None else self._teacher_logits(jobs, sharing, drawn)
-        total = max(total - sum(logits.spared for logits in teacher_logits), 0.0)
+        total = self._without(sum(logits.spared for logits in teacher_logits), total, jobs)
         images = sum(job.recipe.epochs * self._images_of(job) for job in jobs)
         start_up = self._start_up(len(jobs))
         seconds = start_up + self._in_parallel(total, len(jobs), workers)
@@ -288,6 +288,21 @@ class _Plan:
             tuple(logits for logits in teacher_logits if not (logits.versioned and logits.stored)),
             start_up=start_up,
         )
+
+    def _without(self, spared: float, total: float, jobs: list[Job]) -> float:
+        """The time of jobs that take `total` with live teachers, without what is `spared` of these.
+        The two were timed one after the other: where they leave little, as on a machine that was
+        less busy first, the students are timed alone.
+        """
+        if spared <= total / 2:
+            return total - spared
+        alone = [
+            dataclasses.replace(
+                job, recipe=dataclasses.replace(job.recipe, method=Supervised()), teachers=()
+            )
+            for job in jobs
+        ]
+        return max(total - spared, min(total, sum(map(self.seconds, alone))))
 
     def _teacher_logits(
         self, jobs: list[Job], sharing: Sharing, drawn: float

@@ -25,7 +25,7 @@ from distill_ray.planning import plan
 from distill_ray.planning.bench import LIVE, STUDENT, TEACHER_LOGITS, Bench
 from distill_ray.planning.bench_record import bench_elsewhere, keep_bench, kept_bench
 from distill_ray.planning.plan import StagePlan, plan_study
-from distill_ray.planning.plan_teacher_logits import plan_teacher_logits
+from distill_ray.planning.plan_teacher_logits import TeacherLogitsPlan, plan_teacher_logits
 from distill_ray.resolve import data_of
 from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
@@ -85,6 +85,22 @@ def test_jobs_are_timed_with_the_threads_of_a_worker(
     finally:
         torch.set_num_threads(before)
     assert timed and set(timed) == {1}
+
+
+def test_teachers_that_seem_to_take_all_of_the_time_leave_the_students(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two timings may have it on a busy machine: a trial then takes what its student does."""
+    monkeypatch.setattr(plan, "_epoch_seconds", lambda job, *others: 1.0 if job.teachers else 0.25)
+    answers = TeacherLogitsPlan(("kd",), True, 0, seconds=3.0, live_seconds=1e6, pays_from=1)
+    monkeypatch.setattr(plan, "plan_teacher_logits", lambda *of: answers)
+    (tmp_path / "study.yaml").write_text(
+        "name: x\nteachers: {model: wrn-10-1}\nstudent: {model: wrn-10-1, epochs: 8}\n"
+        "search: {trials: 5}\n"
+    )
+    stages = planned(load_study(tmp_path / "study.yaml"), Store.open(str(tmp_path / "store")))
+    (search,) = (stage for stage in stages if stage.stage == "search")
+    assert search.job_seconds == 5 * 8 * 0.25
 
 
 def test_a_finished_study_costs_nothing_more(
