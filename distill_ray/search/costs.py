@@ -248,6 +248,7 @@ def _answering(
     import torch
 
     from distill_ray.export.formats import Classifier, write_graph
+    from distill_ray.training.device import autocast
 
     classifier = Classifier(network, 1.0).eval()
     if wanted.engine == "onnxruntime":
@@ -265,7 +266,7 @@ def _answering(
     before = torch.get_num_threads()
     torch.set_num_threads(wanted.threads)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(torch.device("cpu"), wanted.precision):
             batch = torch.from_numpy(images)
             yield lambda: classifier(batch)
     finally:

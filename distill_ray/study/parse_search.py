@@ -173,6 +173,9 @@ def _check_latency(search: Search, written: bool, problems: Problems) -> None:
     if search.latency.precision == "int8" and search.latency.engine == "torch":
         message = "int8 runs in onnxruntime, and the engine is torch; set engine: onnxruntime"
         problems.add((*path, "precision"), message, about=[(*path, "engine")])
+    if search.latency.precision == "bf16" and search.latency.engine == "onnxruntime":
+        message = "onnxruntime computes nothing in bf16 on processors; set engine: torch, or int8"
+        problems.add((*path, "precision"), message, about=[(*path, "engine")])
     if search.asks_for_latency and search.latency.engine == "onnxruntime":
         missing = [
             package

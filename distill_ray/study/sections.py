@@ -299,8 +299,11 @@ class Latency:
 
     engine: Annotated[Literal["torch", "onnxruntime"], Doc("what runs the network")] = "torch"
     precision: Annotated[
-        Literal["fp32", "int8"],
-        Doc("what it computes in; int8, as `export --format onnx-int8` has it, is for onnxruntime"),
+        Literal["fp32", "bf16", "int8"],
+        Doc(
+            "what it computes in; bf16, by torch's autocast, is for torch, and int8, as `export "
+            "--format onnx-int8` has it, for onnxruntime"
+        ),
     ] = "fp32"
     batch_size: Annotated[int, Ge(1), Doc("images that are answered together")] = 1
     threads: Annotated[int, Ge(1), Doc("threads of the engine")] = 1

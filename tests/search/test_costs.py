@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 
 from distill_ray.cli import main
@@ -150,6 +151,35 @@ def test_latency_is_measured_once_and_kept(
     )
     CostMeter(batch, data_of(batch), store).of(drawn)
     assert len(store.names("latencies")) == 4
+
+
+def test_bfloat16_is_measured_in_torch(
+    tiny_study: Callable[..., StudyDefinition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By autocast, and kept apart from float32."""
+    monkeypatch.setattr(timing, "TIMED_S", 0.0)
+    computed: dict[str, set[torch.dtype]] = {"fp32": set(), "bf16": set()}
+    store = Store.open(str(tmp_path / "store"))
+    for precision, dtypes in computed.items():
+        study = tiny_study(
+            MODELS,
+            NOTHING_FIRST,
+            "search.limits={latency-ms: 1000}",
+            f"search.latency.precision={precision}",
+        )
+
+        def note(module: Any, images: Any, output: Any, to: Any = dtypes) -> None:
+            if isinstance(module, torch.nn.Linear):
+                to.add(output.dtype)
+
+        hook = torch.nn.modules.module.register_module_forward_hook(note)
+        try:
+            CostMeter(study, data_of(study), store).of({"model": "mlp-8", "temperature": 4.0})
+        finally:
+            hook.remove()
+    # Counting operations, which comes first, is in float32
+    assert computed == {"fp32": {torch.float32}, "bf16": {torch.float32, torch.bfloat16}}
+    assert len(store.names("latencies")) == 2
 
 
 def test_int8_is_measured_as_it_is_exported(

@@ -386,6 +386,11 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
             "latency.engine: found 'tvm', must be one of torch, onnxruntime",
         ),
         (
+            "limits: {latency-ms: 5}, latency: {engine: onnxruntime, precision: bf16}",
+            "latency.precision: onnxruntime computes nothing in bf16 on processors; set engine: "
+            "torch",
+        ),
+        (
             "limits: {latency-ms: 5}, latency: {precision: int8}",
             "latency.precision: int8 runs in onnxruntime, and the engine is torch; set engine: "
             "onnxruntime",
