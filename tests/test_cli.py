@@ -136,6 +136,7 @@ def test_validate_says_all_that_bounds_and_guides_the_study(
         "search.stop": "{patience: 9}",
         "search.budget": "{epochs: 30}",
         "search.time_limit": "2h",
+        "search.study_time_limit": "3h",
     }
     overrides = [word for item in options.items() for word in ("--set", "=".join(item))]
     assert main(["validate", str(Path(__file__).with_name("tiny.yaml")), *overrides]) == 0

@@ -341,3 +341,5 @@ def _about_search(study: StudyDefinition) -> Iterator[str]:
         yield f"until {budget.kwh:g} kWh are spent"
     if search.time_limit is not None:
         yield f"until {duration(search.time_limit)} are over"
+    if search.study_time_limit is not None:
+        yield f"so that the study ends within {duration(search.study_time_limit)}"

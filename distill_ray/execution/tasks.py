@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 
 from ray.tune.schedulers import TrialScheduler
 
@@ -24,7 +25,7 @@ def run_tasks(
     workers: int,
     scheduler: TrialScheduler | None = None,
     max_concurrent: float = math.inf,
-    deadline: float = math.inf,
+    deadline: Callable[[], float] = lambda: math.inf,
     beside: TaskSource | None = None,
 ) -> None:
     """Run the tasks of `source` until there are no more, its `error` ends them, or time is up.
@@ -42,8 +43,8 @@ def run_tasks(
             the head, which is no spot machine, and in a process of its own.
         scheduler: decides after epochs which tasks go on; without one all do.
         max_concurrent: how many tasks may run or be submitted at once.
-        deadline: the end by the monotonic clock, which is nobody's to set. Tasks that are under way
-            then are stopped without a word to the source.
+        deadline: tells the end by the monotonic clock, which is nobody's to set, and may change its
+            mind. Tasks that are under way then are stopped without a word to the source.
         beside: tasks of one worker that nobody waits for here. They get the places that those of
             `source` leave free, and go on after the call, in later ones; one of these may have
             them as its `source` and wait for them. Not for several `workers`.

@@ -57,7 +57,7 @@ class Stage:
     source: TaskSource
     scheduler: TrialScheduler | None
     max_concurrent: float
-    deadline: float
+    deadline: Callable[[], float]
     beside: TaskSource | None
     places: Callable[[], float]
     drained: set[TaskSource] = field(default_factory=set)
@@ -68,7 +68,7 @@ class Stage:
     @property
     def is_cut_short(self) -> bool:
         """Whether tasks that still run are to be stopped."""
-        return self.source.error is not None or time.monotonic() > self.deadline
+        return self.source.error is not None or time.monotonic() > self.deadline()
 
     @property
     def has_idle_processes(self) -> bool:

@@ -16,7 +16,6 @@ from distill_ray.data.survey import sampled_sizes
 from distill_ray.errors import RequestError
 from distill_ray.escaping import for_terminal
 from distill_ray.planning.within import (
-    Fitting,
     Measured,
     measured_text,
     networks_within,
@@ -125,7 +124,7 @@ class _Draft:
     out: str
     latency_ms: float | None = None
     networks: tuple[Measured, ...] = ()
-    fitting: Fitting | None = None
+    trials: int = 20
     budget: float | None = None
 
     @property
@@ -147,21 +146,22 @@ class _Draft:
             networks = networks_within(draft.checked(), self.data.shape, latency_ms)
             draft = replace(draft, networks=tuple(networks))
         if budget is not None:
-            fitting = trials_within(draft.checked(), budget)
-            draft = replace(draft, fitting=fitting, budget=budget)
+            draft = replace(draft, trials=trials_within(draft.checked(), budget), budget=budget)
         draft.checked()
         return draft
 
 
 def _caps(draft: _Draft) -> str:
     """How long the search may be."""
-    if draft.fitting is None or draft.budget is None:
+    if draft.budget is None:
         return "  trials: 20"
-    minutes = max(1, int(draft.fitting.search_seconds / 60))
+    seconds = round(draft.budget)
+    limit = f"{seconds}s" if seconds % 60 else f"{seconds // 60}m"
     return (
-        f"  trials: {draft.fitting.trials:<22}# as many as fit on this machine into "
+        f"  trials: {draft.trials:<22}# as many as fit on this machine into "
         f"{duration(draft.budget)}, by `plan`\n"
-        f"  time_limit: {f'{minutes}m':<18}# what teachers and confirmations leave of that"
+        f"  study_time_limit: {limit:<12}# the search ends when confirming needs "
+        "what is left of it"
     )
 
 

@@ -15,6 +15,7 @@ from distill_ray.planning.plan import plan_study
 from distill_ray.report.format import duration, listed
 from distill_ray.resolve import SEARCH, data_of
 from distill_ray.search.costs import LATENCY, CostMeter
+from distill_ray.search.deadline import KEPT_BACK
 from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
 from distill_ray.study import StudyDefinition
@@ -58,9 +59,6 @@ KEPT = 2
 TRIALS, MOST_TRIALS = 20, 1000
 """Trials that are planned to know what one takes, and the most that are proposed."""
 
-RESERVE = 0.05
-"""The part of the budget that is kept back, since a plan is an estimate."""
-
 
 @dataclass(frozen=True)
 class Measured:
@@ -95,7 +93,6 @@ def networks_within(
                 if not _takes(model, shape):
                     continue
                 measured = Measured(model, meter.of_model(model)[f"cost/{LATENCY}"])
-                logger.info("%s answers in %.3g ms", model, measured.milliseconds)
                 timed.append(measured)
                 if measured.milliseconds > limit:
                     break  # those after it are slower
@@ -119,17 +116,7 @@ def _takes(model: str, shape: tuple[int, int, int]) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class Fitting:
-    """What fits into a budget: how many trials, and how many seconds of search teachers and
-    confirmations leave.
-    """
-
-    trials: int
-    search_seconds: float
-
-
-def trials_within(study: StudyDefinition, budget: float) -> Fitting:
+def trials_within(study: StudyDefinition, budget: float) -> int:
     """As many trials as fit into `budget` seconds on this machine, for a study whose search has
     `TRIALS` of them and whose store is empty.
 
@@ -140,15 +127,15 @@ def trials_within(study: StudyDefinition, budget: float) -> Fitting:
     (search,) = (stage for stage in stages if stage.stage == SEARCH)
     others = sum(stage.seconds for stage in stages if stage.stage != SEARCH)
     seconds = (search.likely_seconds - search.start_up) / study.search.trials
-    left = (1 - RESERVE) * budget - others - search.start_up
+    left = (1 - KEPT_BACK) * budget - others - search.start_up
     trials = min(MOST_TRIALS, int(left / seconds))
     if trials < 1:
         raise RequestError(
             f"--budget {duration(budget)}: is too short; teachers and confirmations alone take "
             f"about {duration(others + search.start_up)} on this machine, and a trial "
-            f"{duration(seconds)}"
+            f"{duration(seconds)}; raise it"
         )
-    return Fitting(trials, left)
+    return trials
 
 
 def measured_text(networks: Sequence[Measured]) -> str:

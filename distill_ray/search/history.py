@@ -40,6 +40,11 @@ SECONDS = "seconds"
 been.
 """
 
+STUDY_TIME = "study_time"
+"""The user attribute of a search that ended for the time limit of its study: that limit, in
+seconds.
+"""
+
 COMPARABLE = "comparable"
 """The user attribute of the search that says with what other searches of the study its trials can
 be compared.
@@ -222,9 +227,11 @@ def is_over(history: optuna.Study, search: Search) -> bool:
 
 
 def why_over(history: optuna.Study, search: Search) -> str:
-    """Why the search ends before it has had its trials: its budget or its patience; empty when it
-    does not.
+    """Why the search ends before it has had its trials: its budget, its patience or the time of its
+    study; empty when it does not.
     """
+    if (limit := search.study_time_limit) and limit <= history.user_attrs.get(STUDY_TIME, 0.0):
+        return "confirmations and report need what is left of the study's time"
     budget, ended = search.budget, counted(history) if search.budget or search.stop else []
     epochs = sum(trial.user_attrs.get(EPOCHS, 0) for trial in ended)
     hours = sum(_gpu_hours(trial) for trial in ended)

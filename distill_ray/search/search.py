@@ -24,10 +24,12 @@ from distill_ray.execution.tasks import run_tasks
 from distill_ray.job import Data
 from distill_ray.resolve import trial_run
 from distill_ray.search.costs import CostMeter, excess_text
+from distill_ray.search.deadline import Deadline, StudyDeadline
 from distill_ray.search.history import (
     GPUS,
     JOB_STATES,
     SECONDS,
+    STUDY_TIME,
     best_trials,
     counted,
     time_left,
@@ -52,8 +54,10 @@ def run_search(
     cluster: Cluster,
     observer: Observer,
     beside: TaskSource | None = None,
+    study_begun: float | None = None,
 ) -> None:
     """Run trials until the search is over, and tasks `beside` them in places that they leave free.
+    The study has begun at `study_begun` by the monotonic clock, by default now.
 
     Raises `RunError` when no trial completed.
     """
@@ -64,13 +68,24 @@ def run_search(
     fits = max(1, cluster.capacity(wanted.workers_per_trial, resources))
     history.sampler = make_sampler(search, len(history.get_trials(deepcopy=False)))
     begun, spent = time.monotonic(), time_spent(history)
-    deadline = begun + time_left(history, search)
+    deadline = Deadline(begun + time_left(history, search))
+    if search.study_time_limit is not None:
+        deadline = StudyDeadline(
+            study,
+            data,
+            teachers,
+            store,
+            history,
+            begun=(begun if study_begun is None else study_begun) - spent,
+            time_limit=deadline.time_limit,
+            places=fits,
+        )
 
     def note_time() -> None:
         history.set_user_attr(SECONDS, spent + time.monotonic() - begun)
 
     meter = CostMeter(study, data, store)
-    trials = _Trials(study, data, teachers, store, resources, observer, note_time, meter)
+    trials = _Trials(study, data, teachers, store, resources, observer, note_time, meter, deadline)
     searcher = OptunaSearcher(history, search, trials, deadline)
     try:
         run_tasks(
@@ -80,7 +95,7 @@ def run_search(
             workers=wanted.workers_per_trial,
             scheduler=make_scheduler(study, history, searcher.number_of),
             max_concurrent=min(fits, search.max_concurrent or fits),
-            deadline=deadline,
+            deadline=deadline.at,
             beside=beside,
         )
         if not searcher.error:
@@ -91,6 +106,8 @@ def run_search(
             note_time()
     if searcher.error:
         raise searcher.error
+    if deadline.is_spent:
+        history.set_user_attr(STUDY_TIME, search.study_time_limit)
     if reason := why_over(history, search):
         logger.info("search: ends after %d trials, as %s", len(counted(history)), reason)
     if not best_trials(history, search):
@@ -118,6 +135,7 @@ class _Trials:
         observer: Observer,
         note_time: Callable[[], None],
         meter: CostMeter,
+        deadline: Deadline,
     ) -> None:
         self._study = study
         self._data = data
@@ -128,6 +146,7 @@ class _Trials:
         self._note_time = note_time
         self._stops = rungs(study)
         self._meter = meter
+        self._deadline = deadline
         self._runs: dict[int, StudyJob] = {}
         self._started: set[int] = set()
 
@@ -158,10 +177,12 @@ class _Trials:
         """A process begins the trial, for the first time or again."""
         if number not in self._started:
             self._started.add(number)
+            self._deadline.begin(number)
             self._observer.started(self._runs[number])
 
     def epochs(self, number: int, records: Sequence[Record]) -> None:
         """A trial has finished some epochs."""
+        self._deadline.epochs(number, records)
         for record in records:
             self._observer.epoch(self._runs[number], record)
 
@@ -172,4 +193,6 @@ class _Trials:
         self._note_time()  # now, since the driver may be killed
         self.start(number)  # for one that was still waiting for its process
         self._started.remove(number)
-        self._observer.ended(self._runs.pop(number), JOB_STATES[state], metrics, reason)
+        run = self._runs.pop(number)
+        self._deadline.end(number, run.job, complete=state == TrialState.COMPLETE)
+        self._observer.ended(run, JOB_STATES[state], metrics, reason)

@@ -21,6 +21,7 @@ from distill_ray.execution.messages import Finished, Record, Task
 from distill_ray.execution.task_source import TaskSource
 from distill_ray.search._optuna_internals import running_trial
 from distill_ray.search.costs import constraints, exceeded
+from distill_ray.search.deadline import Deadline
 from distill_ray.search.history import (
     ABANDONED,
     COSTS,
@@ -83,7 +84,7 @@ class OptunaSearcher(TaskSource):
         study: the history, with its sampler.
         search: the limits and objectives.
         trials: makes the tasks of the trials, and hears of them.
-        deadline: when the search ends, by the monotonic clock.
+        deadline: when the search ends.
     """
 
     def __init__(
@@ -91,12 +92,12 @@ class OptunaSearcher(TaskSource):
         study: optuna.Study,
         search: Search,
         trials: Trials,
-        deadline: float = math.inf,
+        deadline: Deadline | None = None,
     ) -> None:
         self._study = study
         self._search = search
         self._trials = trials
-        self._deadline = deadline
+        self._deadline = deadline or Deadline()
         self._running: dict[str, Trial] = {}
         self._last_epoch: dict[str, int] = {}
         self._joules: dict[str, float] = {}
@@ -140,7 +141,7 @@ class OptunaSearcher(TaskSource):
             or self._failed >= self._search.max_failed_trials
             or self._infeasible_left <= 0
             or why_over(self._study, self._search) != ""
-            or time.monotonic() > self._deadline
+            or time.monotonic() > self._deadline.last_begin()
         )
 
     def _note_costs(self, trial: Trial, costs: Mapping[str, float]) -> None:
@@ -186,7 +187,7 @@ class OptunaSearcher(TaskSource):
                 self._settle(trial, TrialState.FAIL, reason)
             case Finished():
                 self._finish(trial, Finished({**end.metrics, **costs}, end.seconds))
-            case None if time.monotonic() > self._deadline:
+            case None if self._deadline.passed():
                 self._settle(trial, TrialState.FAIL, OUT_OF_TIME)
             case None:
                 self._settle(trial, TrialState.PRUNED, f"stopped after epoch {epoch}")

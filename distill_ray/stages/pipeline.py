@@ -8,9 +8,10 @@ import functools
 import importlib
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from distill_ray.errors import RunError
@@ -47,6 +48,8 @@ class RunContext:
     state: StudyState
     cluster: Cluster
     observer: Observer
+    begun: float = field(default_factory=time.monotonic)
+    """When the run of the study began, by the monotonic clock."""
 
     @property
     def resources(self) -> WorkerResources:
@@ -162,6 +165,7 @@ def _search(context: RunContext) -> JobsBeside | None:
                 context.cluster,
                 context.observer,
                 beside,
+                context.begun,
             )
     return beside
 

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import posixpath
 import tempfile
+import time
 from pathlib import Path
 
 from rich.console import Console
@@ -59,6 +60,7 @@ def run_study(
     something fails while it runs; what was finished by then is kept, and the same call resumes from
     there. `TrackingIncompleteError` is one of these, with the results.
     """
+    begun = time.monotonic()
     state = check_request(study, locations, running=True)
     tracking_uri, store, data = locations.tracking_uri(), state.store, state.data
     with (
@@ -75,7 +77,7 @@ def run_study(
             try:
                 # A new state each time: what it has read may be what was found damaged
                 state = StudyState(study, data, store, locations.search_storage, advancing=True)
-                run_stages(RunContext(state, cluster, observer))
+                run_stages(RunContext(state, cluster, observer, begun))
                 with stage(progress, REPORT, 0), tempfile.TemporaryDirectory() as folder:
                     results = collect(state, locations)
                     for line in results.computed_differently:

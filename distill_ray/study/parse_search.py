@@ -53,7 +53,8 @@ def read_search(
         study_seed: the default of the sampler's seed.
     """
     fields = section(values, SEARCH, problems)
-    special = ("objectives", "limits", "scheduler", "time_limit", "prior", "try_first", "space")
+    times = ("time_limit", "study_time_limit")
+    special = ("objectives", "limits", "scheduler", *times, "prior", "try_first", "space")
     read = read_fields(Search, values, SEARCH, problems, elsewhere=special)
     space = SearchSpace(dimensions=_dimensions(fields, problems, reach), fixed=fixed)
     objectives = _objectives(fields, problems)
@@ -78,7 +79,8 @@ def read_search(
             space,
             len(objectives),
         ),
-        time_limit=_time_limit(fields, problems),
+        time_limit=_time_limit("time_limit", fields, problems),
+        study_time_limit=_time_limit("study_time_limit", fields, problems),
         space=space,
         prior=_configuration(fields.get("prior"), (*SEARCH, "prior"), problems, space, reach),
         try_first=_try_first(fields, problems, space, reach, trials),
@@ -301,13 +303,13 @@ def _grid(
             yield from _grid(space, left[1:], {**drawn, left[0].name: value})
 
 
-def _time_limit(fields: Mapping[str, Any], problems: Problems) -> float | None:
-    text = fields.get("time_limit")
+def _time_limit(name: str, fields: Mapping[str, Any], problems: Problems) -> float | None:
+    text = fields.get(name)
     if text is None:
         return None
     seconds = seconds_of(text)
     if seconds is None:
-        problems.refuse((*SEARCH, "time_limit"), text, f"must be {DURATION_FORM}")
+        problems.refuse((*SEARCH, name), text, f"must be {DURATION_FORM}")
     return seconds
 
 

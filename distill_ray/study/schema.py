@@ -43,6 +43,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 Schema = dict[str, Any]
 
 _AUGMENTATION: Schema = {"$ref": "#/$defs/augmentation"}
+_DURATION: Schema = {"anyOf": [{"type": "string", "pattern": f"^{DURATION}$"}, {"type": "null"}]}
 _NAME: Schema = {"type": "string", "pattern": f"^{NAME.pattern}$"}
 _NAMES: Schema = {"type": "array", "items": {"type": "string"}, "minItems": 1}
 
@@ -142,9 +143,8 @@ def sections() -> list[Section]:
                     declared("", EarlyStopping).schema(),
                 ]
             },
-            time_limit={
-                "anyOf": [{"type": "string", "pattern": f"^{DURATION}$"}, {"type": "null"}]
-            },
+            time_limit=_DURATION,
+            study_time_limit=_DURATION,
             prior=_trial(settings),
             try_first={"type": "array", "items": _trial(settings)},
             space=_object(_space(settings)) | {"minProperties": 1},

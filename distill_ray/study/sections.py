@@ -406,6 +406,14 @@ class Search:
         Doc("limit for the whole search"),
         Form("a length of time with its unit: 90s, 45m, 2h, 1h30m", "none"),
     ]
+    study_time_limit: Annotated[
+        float | None,  # in seconds
+        Doc(
+            "limit for a run of the whole study: the search ends when confirmations and report "
+            "need what is left of it"
+        ),
+        Form("a length of time with its unit: 90s, 45m, 2h, 1h30m", "none"),
+    ]
     stop: Annotated[Stop | None, Doc("when the search ends early; unset: never")] = None
     budget: Annotated[Budget | None, Doc("what the search may spend; unset: no limit")] = None
     max_concurrent: Annotated[
@@ -476,7 +484,7 @@ class Search:
         such.
         """
         written = {name: to_file(value) for name, value in vars(self).items()}
-        for name in ("limits", "stop", "budget", "prior"):
+        for name in ("limits", "stop", "budget", "prior", "study_time_limit"):
             if not getattr(self, name):
                 del written[name]
         if self.prior:
@@ -487,6 +495,8 @@ class Search:
             written["scheduler"] = "none"
         if self.time_limit is not None:
             written["time_limit"] = f"{self.time_limit:.3f}s"
+        if self.study_time_limit is not None:
+            written["study_time_limit"] = f"{self.study_time_limit:.3f}s"
         written["try_first"] = [
             {name: to_file(value) for name, value in self.space.values(trial).items()}
             for trial in self.try_first

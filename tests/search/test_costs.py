@@ -28,6 +28,7 @@ from distill_ray.methods import METHODS
 from distill_ray.metric import COSTS
 from distill_ray.resolve import data_of
 from distill_ray.search.costs import CostMeter
+from distill_ray.search.deadline import Deadline
 from distill_ray.search.history import (
     INFEASIBLE_PER_TRIAL,
     begun,
@@ -65,7 +66,8 @@ def search(tiny_study: Callable[..., StudyDefinition], tmp_path: Path) -> Callab
         history = open_history(study, data, ["a", "b"], store, None)
         resources = WorkerResources.of(study, trial_sharing(study))
         meter = CostMeter(study, data, store)
-        trials = _Trials(study, data, ["a", "b"], store, resources, heard, lambda: None, meter)
+        end = Deadline()
+        trials = _Trials(study, data, ["a", "b"], store, resources, heard, lambda: None, meter, end)
         history.sampler = make_sampler(study.search, len(history.trials))
         return study, history, OptunaSearcher(history, study.search, trials), heard
 

@@ -12,7 +12,14 @@ from optuna.trial import TrialState
 
 from distill_ray.execution.messages import Finished
 from distill_ray.job import Data, Split
-from distill_ray.search.history import SOURCE, counted, is_over, open_history, why_over
+from distill_ray.search.history import (
+    SOURCE,
+    STUDY_TIME,
+    counted,
+    is_over,
+    open_history,
+    why_over,
+)
 from distill_ray.search.samplers import make_sampler
 from distill_ray.search.searcher import OptunaSearcher, queue_first
 from distill_ray.search.warm_start import note_of_earlier_versions, warm_start
@@ -101,6 +108,17 @@ def test_a_budget_of_energy_that_nothing_counts_ends_the_search(opened: Callable
     study, history, _ = opened("search.budget={kwh: 0.5}")
     assert run(study, history, [0.5] * 9) == 1
     assert "no device here counts its energy" in why_over(history, study.search)
+
+
+def test_a_search_that_ended_for_the_time_of_its_study_is_over(opened: Callable[..., Any]) -> None:
+    study, history, _ = opened("search.study_time_limit=1h")
+    assert run(study, history, [0.5] * 2) == 2 and not is_over(history, study.search)
+    history.set_user_attr(STUDY_TIME, 3600.0)
+    assert "what is left of the study's time" in why_over(history, study.search)
+    assert is_over(history, study.search) and run(study, history, [0.5]) == 0
+    for more in ("search.study_time_limit=2h", "search.study_time_limit=null"):
+        longer, same, _ = opened(more)
+        assert same.study_name == history.study_name and not is_over(same, longer.search)
 
 
 def test_the_first_trials_are_drawn_around_the_prior(opened: Callable[..., Any]) -> None:

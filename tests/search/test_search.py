@@ -19,7 +19,7 @@ from distill_ray.execution.cluster import Cluster
 from distill_ray.execution.messages import Task
 from distill_ray.execution.task_source import TaskSource
 from distill_ray.resolve import data_of, teacher_runs
-from distill_ray.search import search, searcher
+from distill_ray.search import deadline, search, searcher
 from distill_ray.search.history import is_over, open_history
 from distill_ray.search.search import run_search
 from distill_ray.search.searcher import OUT_OF_TIME
@@ -97,7 +97,7 @@ def test_trials_that_the_time_limit_stops_have_failed(
     teachers = [run.job.id for run in teacher_runs(study, data)]
     history, observer = open_history(study, data, teachers, store, None), HurriedClock()
     clock = SimpleNamespace(monotonic=observer.monotonic, sleep=time.sleep, time=time.time)
-    for module in (tune_run, search, searcher):
+    for module in (tune_run, search, searcher, deadline):
         monkeypatch.setattr(module, "time", clock, raising=False)
     beside = OneTask()
     with Cluster() as cluster:

@@ -30,6 +30,7 @@ from distill_ray.errors import Failure, StoreError
 from distill_ray.execution._ray_internals import forget_ended
 from distill_ray.execution.messages import Finished, Record
 from distill_ray.job import Data, Split
+from distill_ray.search.deadline import Deadline
 from distill_ray.search.history import (
     ABANDONED,
     SOURCE,
@@ -114,7 +115,7 @@ class Heard:
 
 
 def searcher(
-    study: StudyDefinition, history: optuna.Study, deadline: float = math.inf
+    study: StudyDefinition, history: optuna.Study, deadline: Deadline | None = None
 ) -> tuple[OptunaSearcher, list[Any]]:
     heard = Heard()
     history.sampler = make_sampler(study.search, 0)
@@ -193,9 +194,10 @@ def test_too_many_failures_end_the_search(history: Any) -> None:
 
 def test_a_time_limit_fails_what_was_running(history: Any) -> None:
     study, past = history("search.time_limit=1s")
-    made, _ = searcher(study, past, deadline=time.monotonic() + 3600)
+    deadline = Deadline(time.monotonic() + 3600)
+    made, _ = searcher(study, past, deadline)
     made.next_task("x")
-    made._deadline = time.monotonic() - 1
+    deadline.time_limit = time.monotonic() - 1
     ends(made, "x", {1: 1.0})
     assert past.trials[0].state == TrialState.FAIL
     assert past.trials[0].user_attrs["reason"] == "the time limit of the search was reached"

@@ -456,6 +456,10 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
             "time_limit: found 90, must be a length of time with its unit: 90s, 45m, 2h, 1h30m",
         ),
         ("time_limit: 0s", "time_limit: found '0s', must be a length of time"),
+        (
+            "study_time_limit: 4",
+            "study_time_limit: found 4, must be a length of time with its unit: 90s, 45m, 2h",
+        ),
         ("time_limit: soon", "time_limit: found 'soon', must be a length of time"),
         (f"time_limit: {'9' * 400}d", "time_limit: found '999"),
         ("max_failed_trials: 0", "max_failed_trials: found 0, must be at least 1"),

@@ -55,6 +55,7 @@ VALID: dict[str, Any] = {
         "sampler": "tpe",
         "scheduler": {"name": "asha", "grace_epochs": 2, "reduction": 2},
         "time_limit": "2h",
+        "study_time_limit": "4h",
         "try_first": [{"temperature": 4, "method": "kd", "augmentation": "flip"}],
         "space": {
             "method": {"choice": ["kd", "supervised"]},
