@@ -15,7 +15,7 @@ from distill_ray.errors import RequestError
 from distill_ray.events import StudyJob
 from distill_ray.job import Data, Job, Recipe, Unlabelled, canonical_json
 from distill_ray.study import StudyDefinition, check_against_data, members
-from distill_ray.study.space import Choice, Label
+from distill_ray.study.space import Label
 
 TEACH, SCREEN, ANSWER, SEARCH, CONFIRM = "teach", "screen", "answer", "search", "confirm"
 REPORT = "report"
@@ -284,11 +284,7 @@ def _calibrated_if_any(study: StudyDefinition, teachers: Sequence[str]) -> dict[
 
 def _whole_if_so(study: StudyDefinition) -> dict[str, bool]:
     """Whether students crop from what lies outside the squares that images are made to."""
-    augmentations = [study.student.augmentation]
-    for dimension in study.search.space.dimensions:
-        if isinstance(dimension, Choice) and dimension.name == "augmentation":
-            augmentations += dimension.values
-    whole = any(augmentation.crops_whole for augmentation in augmentations)
+    whole = any(augmentation.crops_whole for augmentation in study.student_augmentations)
     return {"whole": True} if whole and study.data.size is not None else {}
 
 

@@ -116,7 +116,11 @@ def validate(study: str, overrides: tuple[str, ...], deep: bool) -> None:
 
             CostMeter(loaded, data_of(loaded), Store.at(".")).check(measuring=False)
         counts = image_counts(loaded, source)
-        sentences = survey(source, loaded.data.size, loaded.data.resize, counts)
+        crops_whole = {
+            augmentation.name: augmentation.crops_whole
+            for augmentation in loaded.trained_augmentations
+        }
+        sentences = survey(source, loaded.data.size, loaded.data.resize, counts, crops_whole)
         if loaded.data.unlabelled is not None:
             images = unlabelled_images(loaded, source)
             sentences.append(f"{images:,} images without labels, from {loaded.data.unlabelled}")

@@ -24,6 +24,7 @@ def survey(
     size: int | None,
     resize: int | None = None,
     counts: Mapping[str, int] | None = None,
+    crops_whole: Mapping[str, bool] | None = None,
 ) -> list[str]:
     """Sentences about the images of `source`, of which a few are opened and none decoded.
 
@@ -32,6 +33,7 @@ def survey(
         size: the side of the squares that are made of images.
         resize: their side before networks see their middle.
         counts: how many images a study has for what; by default, how many there are.
+        crops_whole: whether augmentations of a study, by name, crop from whole images.
 
     Raises:
         RequestError: an image that was opened cannot be used, or they differ in size and `size` is
@@ -82,6 +84,14 @@ def survey(
         sentences.append(
             f"{smallest[0]}x{smallest[1]}{to} pixels, {colours}{made} ({opened} images opened)"
         )
+        whole = [name for name, crops in (crops_whole or {}).items() if crops]
+        if whole and size is not None and any(width != height for width, height in sizes):
+            others = [name for name, crops in (crops_whole or {}).items() if not crops]
+            rest = f"; {' and '.join(others)} from these squares" if others else ""
+            sentences.append(
+                f"training crops of {' and '.join(whole)} come from whole images, also from what "
+                f"the squares leave out{rest}"
+            )
     if turned:
         sentences.append(
             f"{turned} of {opened} images opened are turned upright, as their EXIF orientation says"

@@ -81,6 +81,22 @@ class StudyDefinition:
         asked = {name: section for name, section in self.to_dict().items() if name != "published"}
         return hashlib.sha256(canonical_json(asked).encode()).hexdigest()[:16]
 
+    @property
+    def student_augmentations(self) -> list[Augmentation]:
+        """The student's augmentation, and those that the search chooses from."""
+        augmentations = [self.student.augmentation]
+        for dimension in self.search.space.dimensions:
+            if isinstance(dimension, Choice) and dimension.name == "augmentation":
+                augmentations += dimension.values
+        return augmentations
+
+    @property
+    def trained_augmentations(self) -> list[Augmentation]:
+        """The augmentations of all networks that the study trains."""
+        groups = [group.recipe for group in self.teachers if group.recipe.epochs]
+        others = [recipe.augmentation for recipe in (*groups, *self.confirm.baselines.values())]
+        return [*self.student_augmentations, *others]
+
     @cached_property
     def augmentation_texts(self) -> Mapping[Augmentation, str]:
         """What people read for the augmentations that the search chooses from or the screening

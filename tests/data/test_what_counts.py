@@ -285,8 +285,40 @@ def test_validate_looks_at_the_data(
     assert code == 0
     assert "5x6 to 9x7 pixels, in colour, resized and cropped to 8x8" in text
     assert "1 of 5 images opened are turned upright" in text
+    assert "whole images" not in text
     code, text = validated(tree, capsys, "size: 6, resize: 8")
     assert "resized and cropped to 8x8, of which networks see 6x6" in text
+
+
+def test_validate_says_what_random_resized_crops_come_from(
+    tree: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of squares there is nothing to say, nor of images that stay as they are."""
+
+    def said(*settings: str, more: str = "size: 8") -> str:
+        file = tree.parent / "study.yaml"
+        file.write_text(STUDY.format(tree=tree, more=more))
+        words = [word for setting in settings for word in ("--set", setting)]
+        assert main(["validate", str(file), *words]) == 0
+        (line,) = re.findall(
+            r"^  training crops of .*$", capsys.readouterr().out, re.MULTILINE
+        ) or [""]
+        return line.strip()
+
+    of_students = "student.augmentation=random-resized-crop"
+    of_teachers = "teachers.augmentation=crop-flip"
+    ends = "come from whole images, also from what the squares leave out"
+    assert said() == said(of_students, more="") == ""
+    assert said(of_students).startswith(f"training crops of random-resized-crop {ends}; ")
+    assert said(of_students, of_teachers).endswith(f"{ends}; crop-flip from these squares")
+    searched = "search.space.augmentation={choice: [photo, random-resized-crop]}"
+    assert said(of_students, searched, of_teachers.replace("crop-flip", "photo")) == (
+        f"training crops of random-resized-crop and photo {ends}"
+    )
+    for path in tree.rglob("*.png"):
+        with Image.open(path) as image:
+            image.crop((0, 0, 5, 5)).save(path)
+    assert said(of_students) == ""
 
 
 def test_validate_refuses_a_single_class(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
