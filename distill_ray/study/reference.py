@@ -74,7 +74,8 @@ _DATA = """\
   member `.cls`, a number or text, or `.json`, in which the label is a value; uncompressed.
 - **Image folders**: `train/<class>/*.png`, at any depth below the class, or `<class>/*.png` alone,
   which are training images all; also .jpg, .jpeg, .jfif, .webp, .avif, .ppm, .pgm, .bmp, .gif,
-  .tif and .tiff. Files with other endings, hidden files and folders,
+  .tif and .tiff (grey AVIF images are grey from Pillow 13 on, which reads them as colour before).
+  Files with other endings, hidden files and folders,
   folders of tools such as `__MACOSX`, and class folders without images are left out, and `validate`
   and `run` say how many. Links to files are followed; of folders only `train` and `test` themselves
   may be links, all others are left out.

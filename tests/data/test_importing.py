@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import struct
@@ -16,6 +17,7 @@ from PIL import Image
 
 from distill_ray.data import import_dataset, load_images, open_source
 from distill_ray.data.importing import ROWS_PER_SHARD
+from distill_ray.data.survey import survey
 from distill_ray.errors import RequestError, RunError
 
 
@@ -234,6 +236,34 @@ def test_listed_images_are_imported(
 def test_parquet_is_left_as_it_is(small: Path, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="is Parquet already; a study reads it as it is"):
         import_dataset(str(small), tmp_path / "out")
+
+
+GREY_AVIF = io.BytesIO()
+Image.linear_gradient("L").resize((8, 8)).save(GREY_AVIF, "AVIF", quality=100)
+
+
+@pytest.mark.skipif(
+    Image.open(io.BytesIO(GREY_AVIF.getvalue())).mode != "L",
+    reason="Pillow before 13 writes and reads AVIF in colour",
+)
+def test_grey_avif_images_are_grey(tmp_path: Path) -> None:
+    """One channel, as validate says; beside an image in colour three alike."""
+    for name in ("cat", "dog"):
+        path = tmp_path / "train" / name / "1.avif"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(GREY_AVIF.getvalue())
+    grey = load_images(open_source(str(tmp_path)), "train").images
+    expected = np.asarray(Image.linear_gradient("L").resize((8, 8))).astype(int)
+    assert grey.shape == (2, 8, 8, 1)
+    assert np.abs(grey[0, ..., 0].astype(int) - expected).max() <= 8
+    assert "8x8 pixels, grey (2 images opened)" in survey(open_source(str(tmp_path)), None)
+    Image.new("RGB", (8, 8), (200, 40, 40)).save(tmp_path / "train" / "dog" / "2.avif")
+    colour = load_images(open_source(str(tmp_path)), "train").images
+    assert colour.shape == (3, 8, 8, 3)
+    assert (colour[0] == grey[0]).all()
+    assert "8x8 pixels, grey and in colour (3 images opened)" in survey(
+        open_source(str(tmp_path)), None
+    )
 
 
 def test_avif_images_are_read_and_imported(tmp_path: Path, pictures: Callable[..., Any]) -> None:
