@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from distill_ray.errors import RequestError, first_line
+from distill_ray.models.download import download
 from distill_ray.models.timm_names import PREFIX
 from distill_ray.models.timm_preprocessing import configuration_of
 
@@ -49,8 +50,8 @@ def _downloaded(url: str) -> Path:
     digest = _DIGEST.search(name)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(file), digest and digest[1], progress=False)
-    except (OSError, RuntimeError) as error:  # no network, and another digest
+        download(url, file, digest[1] if digest else "")
+    except (OSError, ValueError) as error:  # no network, and another digest
         raise RequestError(
             f"weights pretrained: {url} cannot be downloaded ({first_line(error)}); put it at "
             f"{file}, or name a file that is here"
