@@ -46,7 +46,7 @@ class InMemory:
     def __init__(
         self, job: Job, live: LiveTeachers, dataset: Dataset, device: torch.device
     ) -> None:
-        key = TeacherLogitsKey.of(job, precision_of(job.recipe, device))
+        key = TeacherLogitsKey.of(job, precision_of(job.recipe, dataset.image_shape, device))
         self._device = device
         self._teacher_logits = {
             epoch: compute_teacher_logits(key, epoch, live, dataset, device)
@@ -137,14 +137,12 @@ def main() -> None:
         )
         for seed in range(chosen.teachers)
     ]
-    live = LiveTeachers(networks, worker.device, precision_of(recipe, worker.device))
+    precision = precision_of(recipe, dataset.image_shape, worker.device)
+    live = LiveTeachers(networks, worker.device, precision)
     student = make_network(Job(recipe=recipe, data=data, seed=0), dataset)
     operations = 3 * 2 * count_operations(student, dataset.image_shape).multiply_adds
     device = torch.cuda.get_device_name() if worker.device.type == "cuda" else "CPU"
-    print(
-        f"{device}, torch {torch.__version__}, {precision_of(recipe, worker.device)}, compile "
-        f"{chosen.compile}"
-    )
+    print(f"{device}, torch {torch.__version__}, {precision}, compile {chosen.compile}")
     print(
         f"{chosen.student}, {operations / 1e9:.3f} GFLOP a training image; {chosen.teachers} "
         f"x {chosen.teacher} teach"

@@ -125,7 +125,8 @@ class Recipe:
         Literal["auto", "fp32", "bf16"],
         Doc(
             "precision of forward passes in training; auto: bf16 where the device is faster in it "
-            "with such a network, or what the environment variable DISTILL_RAY_PRECISION says"
+            "with such a network and images of that size, or what the environment variable "
+            "DISTILL_RAY_PRECISION says"
         ),
     ] = "auto"
     weights: Annotated[

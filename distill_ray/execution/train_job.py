@@ -110,7 +110,7 @@ def train_here(
             kept_epoch=outcome.kept_epoch,
             predictions=Predictions(outcome.log_probabilities, outcome.labels),
             parameters=outcome.parameters,
-            computation=computation_of(job.recipe, worker),
+            computation=computation_of(job.recipe, dataset.image_shape, worker),
         )
         store.delete(posixpath.dirname(path))
 
@@ -138,12 +138,14 @@ def teachers_of(
     """
     recipe = job.recipe
     _check_classes(store, job)
-    live = functools.partial(cached_teachers, store, job.teachers, worker)
+    dataset = cached_dataset(job.data)
+    shape = dataset.image_shape
+    live = functools.partial(cached_teachers, store, job.teachers, shape, worker)
     if not sharing.stores_for(recipe):
         return live()
-    dataset = cached_dataset(job.data)
     largest = sharing.largest(recipe, dataset.num_classes)
-    key = TeacherLogitsKey.of(job, _precision(store, job.teachers, worker), sharing.exact, largest)
+    precision = _precision(store, job.teachers, shape, worker)
+    key = TeacherLogitsKey.of(job, precision, sharing.exact, largest)
     versions = recipe.image_versions
     count = recipe.epochs if versions is None else versions.count
     teacher_logits = TeacherCache(
@@ -191,7 +193,7 @@ def teachers_of_augmentation(
     augmentations that draw once per batch.
     """
     dataset = cached_dataset(data)
-    live = functools.partial(cached_teachers, store, teachers, worker)
+    live = functools.partial(cached_teachers, store, teachers, dataset.image_shape, worker)
     returning = versions is not None and sharing.mode != "live"
     if (
         not (returning or sharing.stores(augmentation))
@@ -205,7 +207,7 @@ def teachers_of_augmentation(
         seed=seed if versions is None else versions.seed,
         versioned=versions is not None,
         batch_size=batch_size if augmentation.by_batch else None,
-        precision=_precision(store, teachers, worker),
+        precision=_precision(store, teachers, dataset.image_shape, worker),
         exact=sharing.exact,
     )
     count = epochs if versions is None else versions.count
@@ -228,10 +230,11 @@ def answer_ahead(
     """Let the teachers answer for versions and shards that are not stored yet, in this process, in
     the precision that its device has. Ends early where there is no room for more.
     """
-    live = functools.partial(cached_teachers, store, key.teachers, worker)
-    key = replace(key, precision=_precision(store, key.teachers, worker))
-    count = max(version for version, _ in pieces)
     dataset = cached_dataset(key.data)
+    shape = dataset.image_shape
+    live = functools.partial(cached_teachers, store, key.teachers, shape, worker)
+    key = replace(key, precision=_precision(store, key.teachers, shape, worker))
+    count = max(version for version, _ in pieces)
     cache = TeacherCache(store, key, dataset, live, worker=worker, epochs=count, limit=limit)
     for version, shard in pieces:
         if not cache.is_full:
@@ -244,7 +247,8 @@ def stored_answers(
     """The shards of a version that is stored, in whatever precision. Raises `RunError` where one
     was damaged.
     """
-    for precision in (_precision(store, key.teachers, worker), "fp32", "bf16"):
+    shape = cached_dataset(key.data).image_shape
+    for precision in (_precision(store, key.teachers, shape, worker), "fp32", "bf16"):
         cache = _answers_cache(store, replace(key, precision=precision), worker)
         shards = cache.opened_shards_of(version)
         if shards is not None:
@@ -262,8 +266,10 @@ def keep_answers(
     """Put answers that were computed elsewhere, by part (images, copies, N, K), in the place of
     those of this machine's teachers.
     """
-    key = replace(key, precision=_precision(store, key.teachers, worker))
-    cache, dataset = _answers_cache(store, key, worker), cached_dataset(key.data)
+    dataset = cached_dataset(key.data)
+    precision = _precision(store, key.teachers, dataset.image_shape, worker)
+    key = replace(key, precision=precision)
+    cache = _answers_cache(store, key, worker)
     for shard, (first, last) in enumerate(key.shards(len(dataset.train))):
         some = [part[first:last] for part in parts]
         cache.keep(version, shard, given_teacher_logits(key, version, shard, some, dataset), 0.0)
@@ -272,8 +278,8 @@ def keep_answers(
 
 
 def _answers_cache(store: Store, key: TeacherLogitsKey, worker: Worker) -> TeacherCache:
-    live = functools.partial(cached_teachers, store, key.teachers, worker)
     dataset = cached_dataset(key.data)
+    live = functools.partial(cached_teachers, store, key.teachers, dataset.image_shape, worker)
     return TeacherCache(store, key, dataset, live, worker=worker, epochs=1, limit=math.inf)
 
 
@@ -284,22 +290,28 @@ def cached_dataset(data: Data) -> Dataset:
 
 
 @functools.lru_cache(maxsize=2)
-def cached_teachers(store: Store, job_ids: tuple[str, ...], worker: Worker) -> LiveTeachers:
-    """Finished teachers from the store, kept in this process for the next job. Raises
-    `DamagedError` when one is gone.
+def cached_teachers(
+    store: Store, job_ids: tuple[str, ...], image_shape: tuple[int, int, int], worker: Worker
+) -> LiveTeachers:
+    """Finished teachers from the store, to answer for images (C, H, W), kept in this process for
+    the next job. Raises `DamagedError` when one is gone.
     """
     networks = []
     for job_id in job_ids:
         teacher = _teacher(store, job_id)
         dataset = cached_dataset(teacher.job.data)
         networks.append(load_network(teacher.job, teacher.weights(), dataset))
-    return LiveTeachers(networks, worker.device, _precision(store, job_ids, worker))
+    return LiveTeachers(networks, worker.device, _precision(store, job_ids, image_shape, worker))
 
 
-def _precision(store: Store, teachers: tuple[str, ...], worker: Worker) -> str:
-    return precision_of_teachers(
-        (_teacher(store, job_id).job.recipe for job_id in teachers), worker.device
-    )
+def _precision(
+    store: Store,
+    teachers: tuple[str, ...],
+    image_shape: tuple[int, int, int],
+    worker: Worker,
+) -> str:
+    recipes = [_teacher(store, job_id).job.recipe for job_id in teachers]
+    return precision_of_teachers(recipes, image_shape, worker.device)
 
 
 @functools.lru_cache(maxsize=64)

@@ -73,10 +73,12 @@ def check_multi_head(name: str, depth: int = 0) -> None:
         )
 
 
-def is_dense(name: str) -> bool:
-    """Whether the network called `name` spends its time in products of large matrices."""
+def is_dense(name: str, side: int) -> bool:
+    """Whether the network called `name` spends its time in products of large matrices, where `side`
+    is the shorter side of its images in pixels.
+    """
     family, arguments = family_of(name)
-    return family.dense(**arguments)
+    return family.dense(side=side, **arguments)
 
 
 def unit_count(name: str) -> int:

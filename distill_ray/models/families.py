@@ -221,6 +221,7 @@ FAMILIES.register("vgg8, vgg13")(
         arguments=_vgg,
         check_images=_vgg_images,
         units=lambda depth: {8: 5, 13: 10}[depth],
+        dense=lambda side, depth: side >= 16,
         help="VGG with batch normalisation and a single linear layer.\n\n"
         "Five blocks, 64, 128, 256, 512 and 512 channels wide, of one convolution each "
         "(`vgg8`) or two (`vgg13`). The map is "
@@ -256,7 +257,6 @@ FAMILIES.register("shuffle-v1")(
         examples=("shuffle-v1",),
         builder="distill_ray.models.shufflenet_v1:shufflenet_v1",
         units=lambda: 17,
-        dense=never,
         help="ShuffleNet V1 with three groups: grouped 1x1 convolutions, whose channels are "
         "shuffled.\n\n"
         "The stem keeps the size of the map; three stages, 240, 480 and 960 channels wide, "
@@ -293,7 +293,7 @@ FAMILIES.register("mlp-w1-w2-...")(
         builder="distill_ray.models.mlp:mlp",
         arguments=_mlp,
         units=lambda widths: len(widths),
-        dense=lambda widths: max(widths) >= 512,
+        dense=lambda side, widths: max(widths) >= 512,
         help="Fully connected network: a linear layer and ReLU for each width w1, w2, ...\n\n"
         "Inputs are flattened, so that it also takes points. Hydra+ has the first example for "
         "`toy-spiral`, the second for "
@@ -335,7 +335,7 @@ FAMILIES.register("timm/name")(
         builder="distill_ray.models.timm_classifier:timm_classifier",
         arguments=timm_names.architecture,
         plain_layers=never,
-        dense=never,
+        dense=timm_names.dense,
         help="Any classification network of timm, which comes with `distill-ray[timm]`.\n\n"
         "Names are timm's, `timm.list_models()`, perhaps with a tag; weights come from a file or "
         "are drawn. Networks that are made for one size of images, such as vision transformers, "

@@ -65,8 +65,9 @@ class ModelFamily:
     these and a `layers.HeadwiseOperation`, so that heads can be computed side by side.
 
     `dense` tells whether networks spend their time in products of large matrices, which half
-    precision speeds up on a CPU, and not in grouped or depthwise convolutions. It takes the
-    arguments.
+    precision speeds up on a CPU, and not in grouped or depthwise convolutions, nor in converting
+    weights that images are too small to use often. It takes `side`, the shorter side of the images
+    in pixels, and the arguments.
 
     What `docs/models.md` says, in Markdown: `help` tells what the family is, its first paragraph in
     one sentence for the overview, the others in detail; `source` names the paper, or the code that

@@ -31,6 +31,13 @@ def architecture(name: str) -> dict[str, Any]:
     return {"architecture": name}
 
 
+def dense(side: int, architecture: str) -> bool:
+    """Whether the architecture spends its time in large products: of the many, those that
+    torchvision has too and that were measured there.
+    """
+    return _DENSE.match(architecture) is not None
+
+
 @functools.cache
 def _names() -> frozenset[str]:
     """Every network that timm registers, read from its source; empty where it is not installed."""
@@ -43,4 +50,5 @@ def _names() -> frozenset[str]:
     return frozenset(names)
 
 
+_DENSE = re.compile(r"(?:wide_)?resnet\d|vgg\d|densenet\d|vit_|deit|swin_")
 _REGISTERED = re.compile(r"^@register_model\s*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)

@@ -66,11 +66,19 @@ def check_images(image_shape: tuple[int, int, int], architecture: str) -> None:
         )
 
 
-def dense(architecture: str) -> bool:
-    """Whether the architecture spends its time in large products.
+_PAYS_FROM = {"mobilenet_v2": 128, "regnet": 64}
+"""Sides of images from which on half precision pays for these, measured in BENCHMARKS.md."""
 
-    Those for mobile devices convolve each channel, or each group of a few, for itself.
+
+def dense(side: int, architecture: str) -> bool:
+    """Whether the architecture spends its time in large products, for images of that `side`.
+
+    Those for mobile devices convolve each channel, or each group of a few, for itself. Where such
+    convolutions have three by three weights and large maps, half precision pays all the same.
     """
+    for prefix, smallest in _PAYS_FROM.items():
+        if architecture.startswith(prefix):
+            return side >= smallest
     return not architecture.startswith(("efficientnet", "mnasnet", "mobilenet", "shufflenet"))
 
 

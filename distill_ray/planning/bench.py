@@ -151,7 +151,9 @@ def bench_study(study: StudyDefinition, others: Mapping[str, Loop] | None = None
         dataset, (ON_A_GPU if worker.device.type == "cuda" else BATCHES) * recipe.batch_size
     )
     batches = max(1, len(few.train) // recipe.batch_size)
-    answering = precision_of_teachers([jobs[each].recipe for each in learned], worker.device)
+    answering = precision_of_teachers(
+        [jobs[each].recipe for each in learned], dataset.image_shape, worker.device
+    )
     teachers = LiveTeachers(
         [make_network(jobs[each], dataset) for each in learned], worker.device, answering
     )

@@ -216,7 +216,7 @@ class _Plan:
     def answering(self, teachers: Sequence[str]) -> LiveTeachers:
         """The teachers with these ids, untrained."""
         recipes = (self.recipes[teacher] for teacher in teachers)
-        precision = precision_of_teachers(recipes, self.worker.device)
+        precision = precision_of_teachers(recipes, self.dataset.image_shape, self.worker.device)
         networks = [self.networks[teacher] for teacher in teachers]
         return LiveTeachers(networks, self.worker.device, precision)
 

@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from distill_ray.augmentation import Augmentation
+from distill_ray.data import image_shape
 from distill_ray.data.foreign import TEST
 from distill_ray.events import JobState, Metrics, StudyJob
 from distill_ray.execution.resources import WorkerResources
@@ -198,7 +199,8 @@ class StudyState:
         on_other_devices = resources.gpus > 0 and device.type == "cpu"
         if on_other_devices and any(recipe.precision == "auto" for recipe in recipes):
             return ""
-        return precision_of_teachers(recipes, device)
+        shape = image_shape(source_of(self._study), self._study.data.size)
+        return precision_of_teachers(recipes, shape, device)
 
     # --- Search ---
 

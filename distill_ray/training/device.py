@@ -26,14 +26,17 @@ AUTO_PRECISION = "DISTILL_RAY_PRECISION"
 """The environment variable that says what `precision: auto` is, on every kind of machine alike."""
 
 
-def precision_of(recipe: Recipe, device: torch.device) -> Precision:
-    """The precision of the recipe's forward passes in training.
+def precision_of(
+    recipe: Recipe, image_shape: tuple[int, int, int], device: torch.device
+) -> Precision:
+    """The precision of the recipe's forward passes in training on images (C, H, W).
 
     `auto` is what the environment variable `DISTILL_RAY_PRECISION` says, fp32 or bf16. Where it is
     unset, it is bf16 if `device` multiplies matrices faster in it, as CUDA devices since Ampere and
-    CPUs with AMX or AVX512-BF16 do; on a CPU only for networks that mainly do that, since grouped
-    and depthwise convolutions are slower in it (ShuffleNetV2 x0.5 at 224 pixels by a quarter).
-    Raises `RequestError` if the variable has another value.
+    CPUs with AMX or AVX512-BF16 do; on a CPU only for networks that mainly do that on images of
+    such a size, since most grouped and depthwise convolutions are slower in it, and the conversion
+    of weights takes longer than what few pixels gain (BENCHMARKS.md). Raises `RequestError` if the
+    variable has another value.
     """
     if recipe.precision != "auto":
         return recipe.precision
@@ -49,18 +52,27 @@ def precision_of(recipe: Recipe, device: torch.device) -> Precision:
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     faster = _torch_internals.cpu_has_amx() or _torch_internals.cpu_has_avx512_bf16()
-    return "bf16" if faster and is_dense(recipe.model) else "fp32"
+    resized = recipe.preprocessing.size if recipe.preprocessing else None
+    side = resized or min(image_shape[1:])
+    return "bf16" if faster and is_dense(recipe.model, side) else "fp32"
 
 
-def precision_of_teachers(recipes: Iterable[Recipe], device: torch.device) -> Precision:
-    """The precision of the teachers' forward passes: bf16 if all of them are trained in it."""
-    return "bf16" if {precision_of(recipe, device) for recipe in recipes} == {"bf16"} else "fp32"
+def precision_of_teachers(
+    recipes: Iterable[Recipe], image_shape: tuple[int, int, int], device: torch.device
+) -> Precision:
+    """The precision of the teachers' forward passes for images (C, H, W): bf16 if all of them are
+    trained in it on such images.
+    """
+    precisions = {precision_of(recipe, image_shape, device) for recipe in recipes}
+    return "bf16" if precisions == {"bf16"} else "fp32"
 
 
-def computation_of(recipe: Recipe, worker: Worker) -> Computation:
-    """What computes a job in this process."""
+def computation_of(
+    recipe: Recipe, image_shape: tuple[int, int, int], worker: Worker
+) -> Computation:
+    """What computes a job on images (C, H, W) in this process."""
     return Computation(
-        precision=precision_of(recipe, worker.device),
+        precision=precision_of(recipe, image_shape, worker.device),
         device=device_name(worker.device),
         threads=torch.get_num_threads(),
         workers=worker.world_size,

@@ -126,7 +126,7 @@ def train(
     recipe = job.recipe
     method = recipe.method
     worker = worker or Worker.here()
-    precision = precision_of(recipe, worker.device)
+    precision = precision_of(recipe, dataset.image_shape, worker.device)
 
     # ---- The student: the recipe's network, shaped by the method (given heads, say) --------------
     setup = Setup(

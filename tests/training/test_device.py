@@ -14,6 +14,7 @@ from distill_ray.augmentation import CropFlip
 from distill_ray.errors import RequestError
 from distill_ray.job import Data, Job, Recipe
 from distill_ray.methods import METHODS
+from distill_ray.models.preprocessing import Preprocessing
 from distill_ray.training import (
     Dataset,
     LiveTeachers,
@@ -26,6 +27,7 @@ from distill_ray.training.device import AUTO_PRECISION
 from distill_ray.training.loop import make_network
 
 CPU = torch.device("cpu")
+SHAPE = 3, 32, 32
 RECIPE = Recipe(
     model="wrn-10-1",
     method=METHODS["kd"](),
@@ -49,31 +51,44 @@ def fast_bf16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_auto_takes_bf16_where_the_cpu_is_faster_in_it(fast_bf16: bool) -> None:
-    assert precision_of(RECIPE, CPU) == ("bf16" if fast_bf16 else "fp32")
+    assert precision_of(RECIPE, SHAPE, CPU) == ("bf16" if fast_bf16 else "fp32")
     for precision in ("fp32", "bf16"):
-        assert precision_of(replace(RECIPE, precision=precision), CPU) == precision
+        assert precision_of(replace(RECIPE, precision=precision), SHAPE, CPU) == precision
 
 
 @pytest.mark.parametrize(
-    ("model", "precision"),
+    ("model", "side", "precision"),
     [
-        ("torchvision/resnet18", "bf16"),
-        ("torchvision/vit_b_16", "bf16"),
-        ("torchvision/convnext_tiny", "bf16"),
-        ("mlp-1024-1024", "bf16"),
-        ("mlp-100-100-100-100", "fp32"),
-        ("shuffle-v1", "fp32"),
-        ("shuffle-v2", "fp32"),
-        ("mobilenet-v2", "fp32"),
-        ("torchvision/shufflenet_v2_x0_5", "fp32"),
-        ("torchvision/mobilenet_v3_small", "fp32"),
-        ("torchvision/efficientnet_b0", "fp32"),
+        ("torchvision/resnet18", 224, "bf16"),
+        ("torchvision/vit_b_16", 224, "bf16"),
+        ("torchvision/convnext_tiny", 224, "bf16"),
+        ("timm/resnet26d", 224, "bf16"),
+        ("mlp-1024-1024", 32, "bf16"),
+        ("mlp-100-100-100-100", 32, "fp32"),
+        ("shuffle-v1", 32, "bf16"),
+        ("shuffle-v2", 32, "fp32"),
+        ("mobilenet-v2", 32, "fp32"),
+        ("vgg13", 8, "fp32"),
+        ("vgg13", 16, "bf16"),
+        ("torchvision/shufflenet_v2_x0_5", 224, "fp32"),
+        ("torchvision/mobilenet_v3_small", 224, "fp32"),
+        ("torchvision/efficientnet_b0", 224, "fp32"),
+        ("timm/efficientnet_lite0", 224, "fp32"),
+        ("torchvision/mobilenet_v2", 224, "bf16"),
+        ("torchvision/mobilenet_v2", 96, "fp32"),
+        ("torchvision/regnet_x_400mf", 224, "bf16"),
+        ("torchvision/regnet_x_400mf", 32, "fp32"),
     ],
 )
-def test_on_a_cpu_auto_goes_by_the_architecture(
-    fast_bf16: bool, model: str, precision: str
+def test_on_a_cpu_auto_goes_by_the_architecture_and_the_size_of_images(
+    fast_bf16: bool, model: str, side: int, precision: str
 ) -> None:
-    assert precision_of(replace(RECIPE, model=model), CPU) == (precision if fast_bf16 else "fp32")
+    if model.startswith("timm/"):
+        pytest.importorskip("timm")
+    recipe = replace(RECIPE, model=model)
+    assert precision_of(recipe, (3, side, side), CPU) == (precision if fast_bf16 else "fp32")
+    resized = replace(recipe, preprocessing=Preprocessing(size=side))
+    assert precision_of(resized, SHAPE, CPU) == (precision if fast_bf16 else "fp32")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -81,21 +96,21 @@ def test_the_environment_says_what_auto_is(
     fast_bf16: bool, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(AUTO_PRECISION, precision)
-    assert precision_of(RECIPE, CPU) == precision
-    assert precision_of(replace(RECIPE, precision="fp32"), CPU) == "fp32"
+    assert precision_of(RECIPE, SHAPE, CPU) == precision
+    assert precision_of(replace(RECIPE, precision="fp32"), SHAPE, CPU) == "fp32"
     monkeypatch.setenv(AUTO_PRECISION, "half")
     with pytest.raises(
         RequestError, match=r"DISTILL_RAY_PRECISION must be fp32 or bf16, not 'half'"
     ):
-        precision_of(RECIPE, CPU)
+        precision_of(RECIPE, SHAPE, CPU)
 
 
 def test_teachers_answer_in_bf16_if_all_are_trained_so(fast_bf16: bool) -> None:
     exact, half = (replace(RECIPE, precision=precision) for precision in ("fp32", "bf16"))
-    assert precision_of_teachers([RECIPE, RECIPE], CPU) == ("bf16" if fast_bf16 else "fp32")
-    assert precision_of_teachers([half, half], CPU) == "bf16"
-    assert precision_of_teachers([half, exact], CPU) == "fp32"
-    assert precision_of_teachers([], CPU) == "fp32"
+    assert precision_of_teachers([RECIPE, RECIPE], SHAPE, CPU) == ("bf16" if fast_bf16 else "fp32")
+    assert precision_of_teachers([half, half], SHAPE, CPU) == "bf16"
+    assert precision_of_teachers([half, exact], SHAPE, CPU) == "fp32"
+    assert precision_of_teachers([], SHAPE, CPU) == "fp32"
 
 
 def test_training_runs_in_what_auto_takes(
@@ -109,7 +124,7 @@ def test_training_runs_in_what_auto_takes(
         recipe = replace(RECIPE, precision=precision)
         job = Job(recipe=recipe, data=small_data, seed=3, teachers=("a", "b"))
         networks = [make_network(replace(job, seed=seed), small_dataset) for seed in range(2)]
-        teachers = LiveTeachers(networks, CPU, precision_of_teachers([recipe] * 2, CPU))
+        teachers = LiveTeachers(networks, CPU, precision_of_teachers([recipe] * 2, SHAPE, CPU))
         return [
             record["train/loss"]
             for record in train(job, small_dataset, teachers, worker=Worker(CPU))
