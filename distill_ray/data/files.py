@@ -55,7 +55,9 @@ class Folder:
                 f"data set {path_or_uri!r}: hf:// is read by huggingface_hub; pip install "
                 "'distill-ray[hf]'"
             ) from None
-        except (pa.ArrowException, OSError, ValueError, RuntimeError) as error:
+        except RequestError:
+            raise
+        except Exception as error:  # hf:// has those of the packages that it is read by
             raise RequestError(
                 f"data set {path_or_uri!r} cannot be reached: {one_line(error)}"
             ) from error

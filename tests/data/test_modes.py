@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import builtins
 import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import fs
 
 from distill_ray.data import load_images, open_source
 from distill_ray.data.checking import check_data
@@ -88,14 +89,20 @@ def test_a_repository_of_the_hub(
 
 
 def test_hf_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = builtins.__import__
-
-    def without(name: str, *arguments: Any, **options: Any) -> Any:
-        if name.partition(".")[0] == "huggingface_hub":
-            raise ImportError(name)
-        return original(name, *arguments, **options)
-
-    monkeypatch.delitem(sys.modules, "huggingface_hub", raising=False)
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(RequestError, match=r"pip install 'distill-ray\[hf\]'"):
+        open_source("hf://datasets/ylecun/mnist")
+
+
+def test_hf_that_does_not_answer_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its errors are those of the package that asks it, which need not be OSErrors."""
+
+    class UnreachableError(Exception):
+        pass
+
+    def from_uri(uri: str) -> None:
+        raise UnreachableError("Name or service not known")
+
+    monkeypatch.setattr(fs, "FileSystem", SimpleNamespace(from_uri=from_uri))
+    with pytest.raises(RequestError, match=r"'hf://datasets/ylecun/mnist' cannot be reached: Name"):
         open_source("hf://datasets/ylecun/mnist")
