@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from distill_ray.errors import first_line
+
 # Starting Ray on this machine
 
 
@@ -267,6 +269,27 @@ def forget_ended(controller: Any) -> None:
     for trial in ended:
         getattr(holder, "_trial_metadata", {}).pop(trial.trial_id, None)
     _drop_orders_to_nobody(getattr(holder, "_actor_manager", None))
+
+
+def expect_any_death(controller: Any) -> None:
+    """Let Tune try a trial again whatever ended its process.
+
+    Tune knows processes that died and tasks that raised. Any other error of Ray, such as that of a
+    process killed as the machine ran out of memory, would end the whole run.
+    """
+    from ray.exceptions import RayActorError, RayError, RayTaskError
+
+    manager = _tune_controller(controller)._actor_manager
+    failed = manager._actor_task_failed
+
+    def actor_task_failed(tracked_actor_task: Any, exception: Exception) -> None:
+        is_known = isinstance(exception, RayActorError | RayTaskError)
+        if isinstance(exception, RayError) and not is_known:
+            text = f"its process was killed: {first_line(exception)}"
+            exception = RayActorError(error_msg=text)
+        failed(tracked_actor_task, exception)
+
+    manager._actor_task_failed = actor_task_failed
 
 
 def keep_processes(controller: Any, resources: Any, keep: bool) -> None:

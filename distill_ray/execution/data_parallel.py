@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from ray.exceptions import RayActorError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.exceptions import RayError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.queue import Empty, Queue
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from distill_ray.errors import DistillRayError, Failure, RequestError, RunError
+from distill_ray.errors import DistillRayError, Failure, RequestError, RunError, first_line
 from distill_ray.execution.checkpoint_writer import RecordBatches
 from distill_ray.execution.cluster import ON_THE_HEAD
 from distill_ray.execution.messages import Epochs
@@ -94,20 +94,30 @@ def train_on_workers(store: Store, job: Job, resources: WorkerResources) -> Reco
                 epoch = record["epoch"]
                 yield [record]
             answers.put(GO_ON)
-    except RayActorError as error:
+    except RayError as error:
         raise ChildProcessError("the queue of the workers died") from error
     finally:
         # Stop the workers, and wait until they have freed what they hold
-        with contextlib.suppress(RayActorError):
+        with contextlib.suppress(RayError):
             answers.put(STOP)
         thread.join()
         for queue in (messages, answers):
             queue.shutdown(force=True)
         shutil.rmtree(folder, ignore_errors=True)
-    if failure and isinstance(failure[0], RayActorError):
-        raise ChildProcessError("the process that leads the workers died") from failure[0]
     if failure:
-        raise RunError(f"training on {job.workers} workers failed: {failure[0]}")
+        raise explained(failure[0], job.workers) from failure[0]
+
+
+def explained(error: BaseException, workers: int) -> Exception:
+    """What it means that the trainer ended with an error.
+
+    Workers say of themselves what goes wrong in the job. So it is either that they died too often,
+    or the machine's fault, as where the process that leads them was killed.
+    """
+    cause = error.controller_failure if isinstance(error, ControllerError) else error
+    if isinstance(error, ControllerError | RayError):
+        return ChildProcessError(f"a process that leads the workers died: {first_line(cause)}")
+    return RunError(f"training on {workers} workers failed: {error}")
 
 
 def _queues() -> tuple[Queue, Queue]:

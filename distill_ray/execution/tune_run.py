@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from ray import tune
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from distill_ray.errors import Failure
+from distill_ray.errors import Failure, first_line
 from distill_ray.execution import _ray_internals as ray_internals
 from distill_ray.execution.job_runner import JobRunner, PackedTask, leave_vanished_directory
 from distill_ray.execution.messages import Finished, Task
@@ -251,6 +251,8 @@ class TuneRun:
 
     def on_step(self, controller: Any) -> None:
         """Tune, of which this is the controller, looks for what to run in a step."""
+        if self._controller is None:
+            ray_internals.expect_any_death(controller)
         self._controller = controller
         ray_internals.forget_ended(controller)
         if self._reuse:
@@ -416,4 +418,6 @@ def _reason(trial: Any) -> str:
         return f"{type(error.cause).__name__}: {error.cause}"
     if isinstance(error, ActorDiedError) and "creation task" in str(error):
         return f"its process could not begin: {str(error).strip().splitlines()[-1]}"
+    if isinstance(error, RayActorError) and not isinstance(error, ActorDiedError):
+        return first_line(error)
     return "its process died (is there enough memory?)"

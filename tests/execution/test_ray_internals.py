@@ -13,12 +13,17 @@ import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import psutil
 import pytest
 import ray
 from ray._private import node, ray_constants, services
+from ray.air.execution._internal import RayActorManager, TrackedActor
+from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayActorError
 from ray.train._internal.storage import StorageContext
 from ray.tune.experiment import Trial
 
@@ -129,6 +134,25 @@ def test_agents_may_take_longer_than_the_raylet_would_wait(tmp_path: Path) -> No
     )
     assert done.stdout.endswith("done\n"), done.stderr
     assert "starting it again" not in done.stderr
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("low\non memory"), NodeDiedError("low")])
+def test_a_process_killed_for_want_of_memory_is_a_dead_process(error: Exception) -> None:
+    manager = RayActorManager(resource_manager=MagicMock())
+    manager._cleanup_actor = lambda tracked_actor: None  # it has no process
+    actor = TrackedActor(actor_id=1)
+    reports: list[Any] = []
+    task = TrackedActorTask(actor, on_error=lambda actor, error: reports.append(error))
+    with pytest.raises(RuntimeError, match="Caught unexpected exception"):
+        manager._actor_task_failed(task, error)
+    internals.expect_any_death(SimpleNamespace(_actor_manager=manager))
+    manager._actor_task_failed(task, error)
+    died = ActorDiedError()
+    manager._actor_task_failed(task, died)
+    report, other = reports
+    assert type(report) is RayActorError
+    assert str(report) == "its process was killed: low"
+    assert other is died
 
 
 def test_the_constants_are_where_they_were(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from unittest.mock import MagicMock
 
 import psutil
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from distill_ray.errors import DamagedError, RunError, StoreError
 from distill_ray.execution import tune_run
@@ -288,6 +288,12 @@ def test_a_process_that_cannot_begin_says_why(trial: Any) -> None:
     """Ray's own text is long; what its process ran into comes last."""
     reason = "its process could not begin: ModuleNotFoundError: No module named 'torch'"
     assert tune_run._reason(trial) == reason
+
+
+def test_a_process_that_was_killed_says_why(trial: Any, tmp_path: Path) -> None:
+    error = RayActorError(error_msg="its process was killed: low on memory")
+    (tmp_path / "error").write_bytes(pickle.dumps(error))
+    assert tune_run._reason(trial) == "its process was killed: low on memory"
 
 
 def test_what_could_not_begin_is_tried_again_after_a_pause(trial: Any) -> None:
