@@ -6,8 +6,8 @@
 One thread, random weights, which cost the same, random images with crop and flip. A pass is all of
 `compute_teacher_logits`. The engines take turns for some rounds; what is printed is the median,
 what it takes to get an engine ready, how far its logits are from those of eager torch in float32,
-and the mean total variation between its predictions and those. `eager, bf16` is what teachers do
-where `precision: auto` is bf16, `eager` what they do elsewhere.
+and the mean total variation between its predictions and those. `program, bf16` is what teachers do
+where `precision: auto` is bf16, `program` what they do elsewhere.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from distill_ray.job import Data, Split
 from distill_ray.models import build_model
 from distill_ray.training import Dataset, TeacherLogits, TeacherLogitsKey, compute_teacher_logits
 from distill_ray.training.device import autocast
+from distill_ray.training.fused import FusedForward
 from distill_ray.training.teacher_logits import BATCH
 from distill_ray.training.top_k import total_variation
 
@@ -86,6 +87,18 @@ def onnx_runtime(network: nn.Module, images: Tensor) -> Engine:
     return lambda batch: torch.from_numpy(session.run(None, {name: batch.numpy()})[0])
 
 
+def program(network: nn.Module, images: Tensor) -> Engine:
+    """One program of oneDNN's graph compiler: what teachers are on a CPU in passes over many
+    images.
+    """
+    return FusedForward(network, "fp32")
+
+
+def program_bf16(network: nn.Module, images: Tensor) -> Engine:
+    """The same in bfloat16."""
+    return FusedForward(network, "bf16")
+
+
 def openvino(network: nn.Module, images: Tensor) -> Engine:
     """OpenVINO, told to compute in float32."""
     return _openvino(network, images, "f32")
@@ -102,8 +115,10 @@ ENGINES = {
     "compiled": compiled,
     "onnxruntime": onnx_runtime,
     "openvino": openvino,
+    "program": program,
     "eager, bf16": bf16,
     "folded, bf16": folded_bf16,
+    "program, bf16": program_bf16,
     "openvino, bf16": openvino_bf16,
 }
 

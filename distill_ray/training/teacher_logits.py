@@ -28,23 +28,21 @@ from distill_ray.training.dataset import Dataset
 from distill_ray.training.on_device import fits, on_device
 from distill_ray.training.teacher_logits_key import TeacherLogitsKey
 from distill_ray.training.teachers import LiveTeachers
-from distill_ray.training.top_k import Tail, top_k, total_variation, with_even_tail
+from distill_ray.training.top_k import TAIL_BOUND, Tail, top_k, total_variation, with_even_tail
 
 ERROR_BOUND = 2.0**-6
 """The largest rounding error of a logit in half precision, met up to a magnitude of 64; beyond
 that, float32 is kept.
 """
 
-TAIL_BOUND = 2.0**-6
-"""The largest change of predictions by an even tail: total variation at temperature 1, averaged
-over images and teachers.
-
-Beyond it all classes are kept.
-"""
-
 BATCH = 128
 """Images at a time, where the augmentation does not depend on it; fixed, so that teacher logits do
 not depend on who computes them.
+"""
+
+MANY = 2048
+"""Images of an epoch or a shard from which on teachers become programs, which pays back after some
+ten batches. Whoever computes a piece does the same, so that its logits are too.
 """
 
 PROBED, GRID = 8, 4
@@ -107,6 +105,8 @@ def compute_teacher_logits(
     augmentation whose images cannot be told apart by position.
     """
     batches = _batches(key, number, dataset, device, shard)
+    first, last = _places(key, dataset, shard)
+    many = last - first >= MANY and not key.exact
     pieces: dict[int, list[np.ndarray]] = {}
     tails: dict[int, list[Tail]] = {}
     error, moved, answered = 0.0, 0.0, 0
@@ -120,7 +120,8 @@ def compute_teacher_logits(
                     f"augmentation {key.augmentation.name!r} does not show every image "
                     "equally often, so nothing can be stored"
                 )
-            answers = teachers(part)
+            is_full = len(batch.positions) == (key.batch_size or BATCH)
+            answers = teachers.of_many(part) if many and is_full else teachers(part)
             copies = len(part.images) // len(batch.positions)
             rows = answers.unflatten(1, (copies, -1)).permute(2, 1, 0, 3).contiguous().cpu()
             if key.top_k is not None and key.top_k < rows.shape[-1]:
@@ -168,6 +169,12 @@ def given_teacher_logits(
     return TeacherLogits(tuple(kept), error, probe=_probe(first))
 
 
+def _places(key: TeacherLogitsKey, dataset: Dataset, shard: int | None) -> tuple[int, int]:
+    """Where the images of a shard begin and end, or those of all."""
+    count = len(dataset.train)
+    return (0, count) if shard is None else key.shards(count)[shard]
+
+
 def _batches(
     key: TeacherLogitsKey,
     number: int,
@@ -178,7 +185,7 @@ def _batches(
 ) -> Iterator[Batch]:
     """The images that teachers answer for, or the first `images` of them."""
     count = len(dataset.train)
-    first, last = (0, count) if shard is None else key.shards(count)[shard]
+    first, last = _places(key, dataset, shard)
     last = last if images is None else min(last, first + images)
     where = on_device(dataset, device)
     settings: dict[str, Any] = {"rows": dataset.train, "mean": dataset.mean}

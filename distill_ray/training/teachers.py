@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distill_ray.augmentation.augmentation import Part
 from distill_ray.methods.method import Teachers
 from distill_ray.training.device import autocast
+from distill_ray.training.fused import FusedTeachers
 
 
 class EpochTeachers(Protocol):
@@ -43,6 +44,7 @@ class LiveTeachers:
         ]
         self._device = device
         self._precision = precision
+        self._fused: FusedTeachers | None = None
 
     def __len__(self) -> int:
         return len(self.networks)
@@ -50,6 +52,17 @@ class LiveTeachers:
     def of_epoch(self, epoch: int) -> LiveTeachers:
         """These."""
         return self
+
+    def of_many(self, part: Part) -> Tensor:
+        """The same within rounding, for a pass over many batches of one size: on a CPU the networks
+        become programs with the first.
+        """
+        if self._device.type != "cpu":
+            return self(part)
+        if self._fused is None:
+            self._fused = FusedTeachers(self.networks, self._precision)
+        LiveTeachers.images += len(part.images)
+        return self._fused(part.images)
 
     def __call__(self, part: Part) -> Tensor:
         LiveTeachers.images += len(part.images)

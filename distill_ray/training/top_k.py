@@ -19,6 +19,13 @@ from torch import Tensor
 
 from distill_ray.device import to_device
 
+TAIL_BOUND = 2.0**-6
+"""The largest change of predictions by an even tail: total variation at temperature 1, averaged
+over images and teachers.
+
+Beyond it all classes are kept.
+"""
+
 
 @dataclass(frozen=True, eq=False)
 class Tail:

@@ -29,8 +29,7 @@ from distill_ray.training import (
     load_network,
     to_arrow,
 )
-from distill_ray.training.teacher_logits import TAIL_BOUND
-from distill_ray.training.top_k import total_variation
+from distill_ray.training.top_k import TAIL_BOUND, total_variation
 
 HERE = Worker(torch.device("cpu"))
 SEEDS = range(20)

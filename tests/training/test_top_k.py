@@ -29,8 +29,7 @@ from distill_ray.training import (
     to_arrow,
     train,
 )
-from distill_ray.training.teacher_logits import TAIL_BOUND
-from distill_ray.training.top_k import Tail, top_k, total_variation, with_even_tail
+from distill_ray.training.top_k import TAIL_BOUND, Tail, top_k, total_variation, with_even_tail
 from support.logits import logits_of_part
 
 CPU = torch.device("cpu")
