@@ -161,7 +161,7 @@ def _limits(fields: Mapping[str, Any], problems: Problems) -> dict[str, float]:
         if number and 0 < value < math.inf:
             limits[name] = float(value)
             continue
-        unit = f" of {COSTS[name].unit}" if COSTS[name].unit else ", or such as 500k, 2M or 1.5G"
+        unit = f", in {COSTS[name].unit}" if COSTS[name].unit else ", or such as 500k, 2M or 1.5G"
         problems.refuse((*path, name), written, f"must be a number above 0{unit}")
     return limits
 
@@ -256,7 +256,7 @@ def _check_sampler(
         )
         problems.add(path, message, about=about)
     elif sampler == "cmaes" and choices:
-        message = f"cmaes searches numbers, and {', '.join(choices)} are choices; use tpe or gp"
+        message = f"cmaes searches numbers, not choices ({', '.join(choices)}); use tpe or gp"
         problems.add(path, message, about=about)
     if sampler == "cmaes" and len(space.dimensions) < 2:
         problems.add(path, "cmaes needs two settings or more; use tpe or gp", about=about)
@@ -270,8 +270,8 @@ def _check_sampler(
         return None
     if endless:
         message = (
-            f"a grid needs choices, or numbers in steps, and {', '.join(endless)} are neither; "
-            "add a step"
+            "a grid needs choices, or numbers in steps, and of these it has neither: "
+            f"{', '.join(endless)}; add a step"
         )
         problems.add(path, message, about=about)
         return None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from distill_ray.study import StudyDefinition
+from distill_ray.study import StudyDefinition, parse_search
 
 Refusal = Callable[..., list[str]]
 
@@ -367,7 +367,10 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
             "limits: {parameters: 500 kB}",
             "limits.parameters: found '500 kB', must be a number above 0, or such as 500k, 2M",
         ),
-        ("limits: {latency-ms: 5s}", "limits.latency-ms: found '5s', must be a number above 0 of"),
+        (
+            "limits: {latency-ms: 5s}",
+            "limits.latency-ms: found '5s', must be a number above 0, in ms",
+        ),
         ("limits: {macs: 0}", "limits.macs: found 0, must be a number above 0"),
         ("limits: {latency: 5}", "limits.latency: unknown cost 'latency'; did you mean 'latency-m"),
         ("limits: 5", "limits: found 5, must be a section with fields"),
@@ -423,7 +426,7 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
         ("sampler: cmaes, space: {lr: {log: [0.1, 1]}}", "sampler: cmaes needs two settings"),
         (
             "sampler: cmaes, space: {lr: {log: [0.1, 1]}, model: {choice: [mlp-8, mlp-9]}}",
-            "sampler: cmaes searches numbers, and model are choices; use tpe or gp",
+            "sampler: cmaes searches numbers, not choices (model); use tpe or gp",
         ),
         (
             "sampler: gp, space: {method: {choice: [kd, hydra]}, alpha: {uniform: [0, 1]}}",
@@ -434,7 +437,11 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
             "sampler: cmaes has one objective, and there are 2; use tpe or nsga2",
         ),
         ("sampler: nsga3", "sampler: nsga3 is for several objectives, and there is one; use tpe"),
-        ("sampler: grid", "sampler: a grid needs choices, or numbers in steps, and temperature"),
+        (
+            "sampler: grid",
+            "sampler: a grid needs choices, or numbers in steps, and of these it has neither: "
+            "temperature",
+        ),
         (
             "sampler: grid, trials: 9, space: {epochs: {int: [5, 9]}}",
             "trials: found 9, but the grid has only 5 configurations; leave it out to try each",
@@ -492,6 +499,18 @@ def test_search(refusal: Refusal, search: str, message: str) -> None:
     lines = refusal(HEAD + TEACHERS + STUDENT + "search:\n  {" + search + "}\n")
     assert len(lines) == 1
     assert lines[0].startswith(f"study.yaml:5: search.{message}")
+
+
+def test_an_engine_that_is_not_installed(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        parse_search.importlib.util, "find_spec", lambda name: None if name == "onnx" else name
+    )
+    search = "limits: {latency-ms: 5}, latency: {engine: onnxruntime}"
+    (line,) = refusal(HEAD + TEACHERS + STUDENT + f"search:\n  {{{search}}}\n")
+    assert line == (
+        "study.yaml:5: search.latency.engine: found onnxruntime, which needs onnx, "
+        "not installed here; pip install 'distill-ray[onnx]'"
+    )
 
 
 @pytest.mark.parametrize(
