@@ -85,7 +85,9 @@ def write_onnx_int8(champion: StudentModel, folder: Path) -> None:
 
 
 def write_graph(classifier: Classifier, examples: Tensor, file: Path) -> None:
-    """Write the graph of a classifier of images like `examples`, in ONNX."""
+    """Write the graph of a classifier of any number of images like `examples`, in ONNX."""
+    if len(examples) == 1:  # torch.export takes a batch of one for a constant
+        examples = torch.cat([examples, examples])
     with quietly():
         torch.onnx.export(
             classifier,

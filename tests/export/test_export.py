@@ -23,9 +23,11 @@ from PIL import Image
 from distill_ray.cli import main
 from distill_ray.data import load_images, open_source
 from distill_ray.export import FORMATS, open_model
-from distill_ray.export.formats import Classifier
+from distill_ray.export.formats import Classifier, write_graph
+from distill_ray.export.load import graph_session
 from distill_ray.metrics import fit_temperature
 from distill_ray.metrics.calibration import with_temperature
+from distill_ray.models import build_model
 from distill_ray.records import find_job
 
 
@@ -456,3 +458,15 @@ def test_predict_refuses_other_sizes_unless_told_to_resize(
         assert f"{file}: {message}" in capsys.readouterr().err
     assert main(["predict", str(model), str(large), "--resize"]) == 0
     assert capsys.readouterr().out.count("%") == 3
+
+
+def test_a_graph_made_from_one_image_takes_any_number(tmp_path: Path) -> None:
+    """As one image is what a latency is measured of unless the study says otherwise."""
+    pytest.importorskip("onnxruntime")
+    network = build_model("lenet-4-8-mlp-16", num_classes=3, image_shape=(3, 16, 16), seed=0)
+    images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    write_graph(Classifier(network, 1.0).eval(), torch.from_numpy(images[:1]), tmp_path / "x.onnx")
+    session = graph_session(tmp_path / "x.onnx")
+    (all_five,) = session.run(["probabilities"], {"images": images})
+    (one,) = session.run(["probabilities"], {"images": images[:1]})
+    assert all_five.shape == (5, 3) and one == pytest.approx(all_five[:1], abs=1e-5)
