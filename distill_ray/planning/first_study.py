@@ -36,6 +36,11 @@ LARGEST_SIDE = 224
 SMALL, MEDIUM = 16, 64
 """Sides up to which the smallest and the medium networks are proposed."""
 
+SPARE = 2
+"""Trials within a budget, as a multiple of what a plan says fit: where the machine is faster, the
+rest of the time is for more of them.
+"""
+
 BATCH_SIZES = (64, 32, 16, 8, 4)
 
 
@@ -158,7 +163,7 @@ def _caps(draft: _Draft) -> str:
     seconds = round(draft.budget)
     limit = f"{seconds}s" if seconds % 60 else f"{seconds // 60}m"
     return (
-        f"  trials: {draft.trials:<22}# as many as fit on this machine into "
+        f"  trials: {SPARE * draft.trials:<22}# at most; {draft.trials} fit on this machine into "
         f"{duration(draft.budget)}, by `plan`\n"
         f"  study_time_limit: {limit:<12}# the search ends when confirming needs "
         "what is left of it"

@@ -144,8 +144,11 @@ def test_as_many_trials_as_fit_into_a_budget(
     assert main(["init", "my photos", "--budget", "2h"]) == 0
     search = load_study("my photos.yaml").search
     left = 0.95 * 7200 - 1200 - 60
-    assert (search.trials, search.study_time_limit) == (int(left / 60), 7200)
-    assert "into 2 h 0 min, by `plan`" in (tmp_path / "my photos.yaml").read_text()
+    assert (search.trials, search.study_time_limit) == (2 * int(left / 60), 7200)
+    assert (
+        f"at most; {int(left / 60)} fit on this machine into 2 h 0 min, by `plan`"
+        in (tmp_path / "my photos.yaml").read_text()
+    )
     assert main(["init", "my photos", "--budget", "20m", "--out", "less.yaml"]) == 2
     assert "is too short; teachers and confirmations alone take" in capsys.readouterr().err
 
