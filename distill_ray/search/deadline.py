@@ -33,9 +33,6 @@ class Deadline:
     `time_limit`. It hears of the trials, which may move it.
     """
 
-    is_spent = False
-    """Whether the search has ended, or ends, for the time of its study."""
-
     def __init__(self, time_limit: float = math.inf) -> None:
         self.time_limit = time_limit
 
@@ -158,12 +155,6 @@ class StudyDeadline(Deadline):
 
     def last_begin(self) -> float:
         return self.at() - self._longest
-
-    @property
-    def is_spent(self) -> bool:  # type: ignore[override]
-        return self.reserve is not None and time.monotonic() > (
-            self._ends - self.reserve - self._longest
-        )
 
     def begin(self, number: int) -> None:
         self._begun.setdefault(number, time.monotonic())

@@ -32,6 +32,7 @@ from distill_ray.search.history import (
     STUDY_TIME,
     best_trials,
     counted,
+    is_over,
     time_left,
     time_spent,
     why_over,
@@ -106,8 +107,8 @@ def run_search(
             note_time()
     if searcher.error:
         raise searcher.error
-    if deadline.is_spent:
-        history.set_user_attr(STUDY_TIME, search.study_time_limit)
+    if search.study_time_limit is not None and not is_over(history, search):
+        history.set_user_attr(STUDY_TIME, search.study_time_limit)  # nothing else has ended it
     if reason := why_over(history, search):
         logger.info("search: ends after %d trials, as %s", len(counted(history)), reason)
     if not best_trials(history, search):

@@ -89,7 +89,7 @@ def searching(
 def test_confirmations_get_what_they_need(searching: Callable[..., Searching]) -> None:
     """Two seeds of three contenders, ten epochs each; 5 % is kept for the report."""
     search = searching()
-    assert search.end.at() == math.inf and not search.end.is_spent
+    assert search.end.at() == math.inf
     search.trial(2.0, epochs=3)  # stopped early: nothing to confirm yet
     assert search.end.at() == math.inf
     search.trial(2.0)
@@ -97,10 +97,10 @@ def test_confirmations_get_what_they_need(searching: Callable[..., Searching]) -
     assert search.end.at() == pytest.approx(BEGUN + 0.95 * LIMIT - 120)
     # None begins that would probably not come to its end
     assert search.end.last_begin() == pytest.approx(search.end.at() - 20)
-    search.now = search.end.last_begin() - 1
-    assert not search.end.is_spent
+    search.now = search.end.at() - 1
+    assert not search.end.passed()
     search.now += 2
-    assert search.end.is_spent and not search.end.passed()
+    assert search.end.passed()
 
 
 def test_a_machine_that_becomes_slower_ends_the_search_sooner(
