@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from distill_ray.execution.messages import Task
 from distill_ray.execution.task_source import TaskSource
 from distill_ray.resolve import data_of, teacher_runs
 from distill_ray.search import deadline, search, searcher
+from distill_ray.search.deadline import StudyDeadline
 from distill_ray.search.history import is_over, open_history
 from distill_ray.search.search import run_search
 from distill_ray.search.searcher import OUT_OF_TIME
@@ -112,3 +114,29 @@ def test_trials_that_the_time_limit_stops_have_failed(
     assert is_over(history, study.search)
     assert observer.started_runs > 0
     assert observer.ends == [("failed", OUT_OF_TIME)] * observer.started_runs
+
+
+def test_a_search_that_the_time_of_its_study_ends_is_over(
+    tiny_study: Callable[..., StudyDefinition],
+    finished_study: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where a trial that ended meanwhile has shown that there would have been time."""
+    store = Store(str(shutil.copytree(finished_study.store.uri, tmp_path / "store")))
+    study = tiny_study("search.trials=50", "search.study_time_limit=1h", "search.scheduler=none")
+    data = data_of(study)
+    teachers = [run.job.id for run in teacher_runs(study, data)]
+    history = open_history(study, data, teachers, store, None)
+    asked: list[float] = []
+
+    def last_begin(self: StudyDeadline) -> float:
+        asked.append(self.at())
+        return -math.inf if len(asked) == 4 else math.inf
+
+    monkeypatch.setattr(StudyDeadline, "last_begin", last_begin)
+    with Cluster() as cluster:
+        cluster.connect()
+        run_search(study, data, teachers, history, store, cluster, HurriedClock())
+    assert 0 < len(history.trials) < 50 and is_over(history, study.search)
+    assert asked[0] == math.inf
