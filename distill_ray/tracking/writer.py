@@ -242,14 +242,18 @@ def _entity(dataset: DataSet) -> Any:
 @contextmanager
 def _explained() -> Iterator[None]:
     """Turn every error inside into `Unavailable` or `Refused`."""
+    from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackError
+
+    # Of a database that went away MLflow knows only what happens while it asks: not what happens
+    # while it rolls back, nor that a transaction is no longer one.
+    passing = OSError, OperationalError, InterfaceError, PendingRollbackError
     try:
         yield
-    except OSError as error:
-        raise Unavailable(first_line(error)) from error
     except Exception as error:
         status = getattr(error, "get_http_status_code", lambda: 400)()
-        kind = Refused if 400 <= status < 500 and status not in TRY_AGAIN else Unavailable
-        raise kind(first_line(error)) from error
+        may_pass = isinstance(error, passing) or isinstance(error.__cause__, passing)
+        is_final = 400 <= status < 500 and status not in TRY_AGAIN and not may_pass
+        raise (Refused if is_final else Unavailable)(first_line(error)) from error
 
 
 def _mlflow_run(run: Run) -> MlflowRun:

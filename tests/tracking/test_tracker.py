@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import InterfaceError, OperationalError, PendingRollbackError
 
 from distill_ray.events import JobState
 from distill_ray.tracking import DataSet, Tracker, check_tracking, default_uri, outbox
@@ -519,7 +520,18 @@ def test_stores_with_special_characters_in_their_path(name: str, tmp_path: Path)
     assert Path(copy).read_text() == "<p>"
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        TimeoutError("no answer"),
+        OperationalError("ROLLBACK", {}, RuntimeError("terminating connection")),
+        InterfaceError("ROLLBACK", {}, RuntimeError("connection already closed")),
+        PendingRollbackError("invalid transaction"),
+    ],
+    ids=["server", "database", "connection", "transaction"],
+)
 def test_a_run_that_was_made_though_the_answer_got_lost_is_found(
+    error: Exception,
     database: Database,
     track: Callable[..., Tracker],
     said: list[str],
@@ -533,7 +545,7 @@ def test_a_run_that_was_made_though_the_answer_got_lost_is_found(
     def create_run(client: MlflowClient, *args: Any, **kwargs: Any) -> Any:
         run = real(client, *args, **kwargs)
         if next(lost, False):
-            raise TimeoutError("no answer")
+            raise error
         return run
 
     monkeypatch.setattr(MlflowClient, "create_run", create_run)
