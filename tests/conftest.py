@@ -55,8 +55,10 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[AUTO_PRECISION] = config.getoption("--precision")
 
 
-def pytest_xdist_auto_num_workers() -> int:
+def pytest_xdist_auto_num_workers() -> int | None:
     """One more than there are cores: a third of the time tests wait for processes to start."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist takes that
     return (os.cpu_count() or 1) + 1
 
 
