@@ -34,7 +34,7 @@ from support import small
 # Extensions that are installed beside the package are no part of what is tested.
 registry.entry_points = lambda *, group: EntryPoints()  # type: ignore[assignment]
 
-# Tests run side by side on all cores: more threads than that would only wait for each other.
+# Tests run side by side, one on each core: more threads than that would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 # What trains must not wait for the tests on the other core
@@ -53,13 +53,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Processes that tests start, Ray's among them, take it from here.
     os.environ[AUTO_PRECISION] = config.getoption("--precision")
-
-
-def pytest_xdist_auto_num_workers() -> int | None:
-    """One more than there are cores: a third of the time tests wait for processes to start."""
-    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
-        return None  # xdist takes that
-    return (os.cpu_count() or 1) + 1
 
 
 LONGEST = (
