@@ -29,9 +29,9 @@ def download(url: str, file: Path, digest: str = "") -> None:
             if not any(_receive(url, target) for _ in range(ATTEMPTS)):
                 raise OSError(f"the connection broke {ATTEMPTS} times")
         with partial.open("rb") as received:
-            found = hashlib.file_digest(received, "sha256").hexdigest()
-        if not found.startswith(digest):
-            raise ValueError(f"its SHA-256 begins with {found[: len(digest)]}, not {digest}")
+            sha256 = hashlib.file_digest(received, "sha256").hexdigest()
+        if not sha256.startswith(digest):
+            raise ValueError(f"its SHA-256 begins with {sha256[: len(digest)]}, not {digest}")
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
