@@ -34,6 +34,7 @@ from distill_ray.planning.plan_teacher_logits import (
     jobs_by_logits,
     plan_teacher_logits,
 )
+from distill_ray.planning.programs import Programs, time_programs
 from distill_ray.resolve import (
     ANSWER,
     CONFIRM,
@@ -60,6 +61,7 @@ from distill_ray.training import (
     load_dataset,
     make_network,
     precision_of_teachers,
+    share_as_programs,
     train,
 )
 
@@ -206,8 +208,12 @@ class _Plan:
         gpus = torch.cuda.device_count() if self.worker.device.type == "cuda" else 0
         machine = Machines({"CPU": os.cpu_count() or 1, "GPU": gpus})
         self.places = int(elsewhere.workers(resources) if elsewhere else machine.workers(resources))
-        self.networks = {run.job.id: make_network(run.job, self.dataset) for run in state.teachers}
+        # Teachers of one recipe take the same time, whatever their weights
+        of_recipe = {run.job.recipe: run.job for run in state.teachers}
+        made = {recipe: make_network(job, self.dataset) for recipe, job in of_recipe.items()}
+        self.networks = {run.job.id: made[run.job.recipe] for run in state.teachers}
         self.recipes = {run.job.id: run.job.recipe for run in state.teachers}
+        self.programs_of: dict[tuple[str, ...], Programs] = {}
         self.start_up = _start_up_seconds()
         self.ray_runs = False
         self.timed: dict[tuple[Recipe, tuple[str, ...]], float] = {}
@@ -219,6 +225,15 @@ class _Plan:
         precision = precision_of_teachers(recipes, self.dataset.image_shape, self.worker.device)
         networks = [self.networks[teacher] for teacher in teachers]
         return LiveTeachers(networks, self.worker.device, precision)
+
+    def programs(self, teachers: tuple[str, ...]) -> Programs:
+        """What these teachers take as programs, timed once. A GPU has none."""
+        if self.bench is not None and self.bench.device != "cpu":
+            return Programs()
+        if teachers not in self.programs_of:
+            answering, shape = self.answering(teachers), self.dataset.image_shape
+            self.programs_of[teachers] = time_programs(answering, shape, self.worker.device)
+        return self.programs_of[teachers]
 
     def seconds(self, job: Job) -> float:
         """The time of a job on one worker, its teachers live."""
@@ -317,6 +332,7 @@ class _Plan:
                 self.worker,
                 self.bench,
                 drawn,
+                functools.partial(self.programs, alike[0].teachers),
             )
             for alike in jobs_by_logits(jobs, sharing, self.dataset.num_classes)
         ]
@@ -344,17 +360,25 @@ class _Plan:
     def answer_stage(self, asked: list[Answers]) -> StagePlan:
         """The stage in which teachers answer for versions, ahead of the students."""
         pieces, missing, images, total = 0, 0, 0, 0.0
+        making: dict[tuple[str, ...], float] = {}
         for answers in asked:
             left = answers.missing(self.state.store)
             pieces, missing = pieces + len(answers.pieces), missing + len(left)
             if left:
                 images += answers.images_of(left)
-                total += answers.images_of(left) * self._answering_seconds(answers)
+                as_programs = share_as_programs(answers.key, answers.images)
+                teachers = answers.key.teachers
+                programs = self.programs(teachers) if as_programs else Programs()
+                making[teachers] = max(programs.making, making.get(teachers, 0.0))
+                seconds = programs.seconds(self._answering_seconds(answers), as_programs)
+                total += answers.images_of(left) * seconds
+        # Each process makes programs of its own
+        total += sum(making.values()) * min(self.places, missing)
         seconds = self._start_up(missing) + self._in_parallel(total, missing)
         return StagePlan(ANSWER, pieces, pieces - missing, images, total, seconds)
 
     def _answering_seconds(self, answers: Answers) -> float:
-        """The time in which the teachers answer for an image."""
+        """The time in which the teachers answer for an image, layer by layer."""
         if self.bench is not None:
             return self.bench.teachers / self.bench.batch_size
         teachers = self.answering(answers.key.teachers)

@@ -7,17 +7,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from distill_ray.execution.sharing import Sharing, stored_share
 from distill_ray.job import Job
 from distill_ray.planning.bench import Bench, some_of
+from distill_ray.planning.programs import Programs
 from distill_ray.training import (
     Dataset,
     LiveTeachers,
     TeacherLogitsKey,
     Worker,
     compute_teacher_logits,
+    share_as_programs,
     to_arrow,
 )
 
@@ -29,11 +31,12 @@ class TeacherLogitsPlan:
     """The teacher logits that jobs of a stage need which ask teachers alike, of these `methods`.
 
     `stored` says what the stage will do. Stored teacher logits take `bytes` and are computed once,
-    in `seconds`; live teachers take `live_seconds` over all jobs. Both are times on one worker, and
-    early stopping makes both shorter. Storing is cheaper from `pays_from` jobs on, infinitely many
-    where no two of them use the same teacher logits. `live_for` names the method where it takes
-    more from teachers than their logits, so that nothing can be stored. With `versioned` images
-    what is stored is computed ahead of the stage.
+    in `seconds`, with the time until teachers are programs if they become some; live teachers take
+    `live_seconds` over all jobs. Both are times on one worker, and early stopping makes both
+    shorter. Storing is cheaper from `pays_from` jobs on, infinitely many where no two of them use
+    the same teacher logits. `live_for` names the method where it takes more from teachers than
+    their logits, so that nothing can be stored. With `versioned` images what is stored is computed
+    ahead of the stage.
     """
 
     methods: tuple[str, ...]
@@ -74,12 +77,13 @@ def plan_teacher_logits(
     worker: Worker,
     bench: Bench | None = None,
     augmentations: float = 1.0,
+    programs: Callable[[], Programs] = Programs,
 ) -> TeacherLogitsPlan:
     """The plan for `jobs`, which all ask `teachers` alike.
 
-    The time that teachers take is that of `bench`, where there is one, and judged from one timed
-    batch otherwise. Of so many `augmentations` each job has drawn one, infinitely many where no two
-    draw the same.
+    The time that teachers take layer by layer is that of `bench`, where there is one, and judged
+    from one timed batch otherwise. What they take as `programs` is asked where they become some. Of
+    so many `augmentations` each job has drawn one, infinitely many where no two draw the same.
     """
     recipe = jobs[0].recipe
     few = some_of(dataset, TIMED_IMAGES)
@@ -88,10 +92,14 @@ def plan_teacher_logits(
     compute_teacher_logits(key, 1, teachers, some_of(dataset, 2), worker.device)
     begun = time.perf_counter()
     teacher_logits = compute_teacher_logits(key, 1, teachers, few, worker.device)
-    stored_epoch = (time.perf_counter() - begun) / share
+    all_live = (time.perf_counter() - begun) / share
+    images = len(dataset.train)
     if bench is not None:
-        stored_epoch = bench.teachers * len(dataset.train) / bench.batch_size
-    live_epoch = stored_epoch / stored_share(recipe.augmentation)
+        all_live = bench.teachers * images / bench.batch_size
+    live_epoch = all_live / stored_share(recipe.augmentation)
+    as_programs = share_as_programs(key, images)
+    times = programs() if as_programs else Programs()
+    stored_epoch = images * times.seconds(all_live / images, as_programs)
     size = len(to_arrow(teacher_logits, "")) / share
     distinct = len({job.seed for job in jobs}) * augmentations
     passes = min(len(jobs), distinct) * max(job.recipe.epochs for job in jobs)
@@ -104,7 +112,7 @@ def plan_teacher_logits(
         tuple(dict.fromkeys(job.recipe.method.name for job in jobs)),
         sharing.stores_for(recipe),
         int(passes * size),
-        passes * stored_epoch,
+        times.making + passes * stored_epoch,
         epochs * live_epoch,
         pays_from,
         live_for,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         compute_teacher_logits,
         from_arrow,
         given_teacher_logits,
+        share_as_programs,
         shows_the_same,
         to_arrow,
     )
@@ -46,6 +47,7 @@ __all__ = [
     "precision_of",
     "precision_of_teachers",
     "predict",
+    "share_as_programs",
     "shows_the_same",
     "to_arrow",
     "train",
@@ -75,6 +77,7 @@ __getattr__ = names_from(
         "precision_of": "device",
         "precision_of_teachers": "device",
         "predict": "prediction",
+        "share_as_programs": "teacher_logits",
         "shows_the_same": "teacher_logits",
         "to_arrow": "teacher_logits",
         "train": "loop",

@@ -65,10 +65,13 @@ class FusedForward:
 
 
 class FusedTeachers:
-    """Frozen networks as programs, which give their raw logits, (N, B, K)."""
+    """Frozen networks as programs, which give their raw logits, (N, B, K). A network that is there
+    twice is one program.
+    """
 
     def __init__(self, networks: Sequence[nn.Module], precision: str) -> None:
-        self._programs = [FusedForward(network, precision) for network in networks]
+        made = {network: FusedForward(network, precision) for network in networks}
+        self._programs = [made[network] for network in networks]
 
     def __call__(self, images: Tensor) -> Tensor:
         """The logits for images (B, C, H, W)."""

@@ -106,7 +106,7 @@ def compute_teacher_logits(
     """
     batches = _batches(key, number, dataset, device, shard)
     first, last = _places(key, dataset, shard)
-    many = last - first >= MANY and not key.exact
+    many = _as_programs(key, last - first)
     pieces: dict[int, list[np.ndarray]] = {}
     tails: dict[int, list[Tail]] = {}
     error, moved, answered = 0.0, 0.0, 0
@@ -167,6 +167,19 @@ def given_teacher_logits(
         kept.append(part.astype(np.float32) if exact else halves)
     first = next(_batches(key, number, dataset, torch.device("cpu"), shard, PROBED))
     return TeacherLogits(tuple(kept), error, probe=_probe(first))
+
+
+def share_as_programs(key: TeacherLogitsKey, images: int) -> float:
+    """The share of so many images, in an epoch or a version, for which teachers on a CPU become
+    programs.
+    """
+    pieces = [last - first for first, last in key.shards(images)]
+    return sum(piece for piece in pieces if _as_programs(key, piece)) / images
+
+
+def _as_programs(key: TeacherLogitsKey, images: int) -> bool:
+    """Whether teachers become programs for a piece of so many images."""
+    return images >= MANY and not key.exact
 
 
 def _places(key: TeacherLogitsKey, dataset: Dataset, shard: int | None) -> tuple[int, int]:

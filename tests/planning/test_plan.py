@@ -31,22 +31,7 @@ from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
 from distill_ray.study import StudyDefinition, load_study
 from distill_ray.training import Dataset, LiveTeachers, Worker
-
-BENCH = Bench(
-    machine="a machine",
-    device="cpu",
-    threads=2,
-    batch_size=64,
-    rounds=5,
-    steps={STUDENT: 0.1, LIVE: 0.4, TEACHER_LOGITS: 0.104},
-    cpu={STUDENT: 0.1},
-    ratios={},
-    teachers=0.3,
-    augmentations={"of the student": 0.005, "identity": 0.0, "mixup": 0.005, "augmix": 0.095},
-    per_trial=0.05,
-    memory=10**9,
-    teacher_logits=10**7,
-)
+from support.bench import BENCH
 
 
 def planned(study: StudyDefinition, store: Store) -> list[StagePlan]:
