@@ -47,8 +47,9 @@ LEGEND = "Mean ± sample standard deviation over runs; shifts are the mean of th
 @click.option(
     "--corruptions",
     is_flag=True,
-    help="Also measure under fourteen corruptions of the test images (noise, blur, weather, "
-    "compression) at five severities each, and their mean.",
+    help="Also measure under fifteen corruptions of the test images (noise, blur, weather, "
+    "compression) at five severities each, and their mean; fourteen without photographs of frost, "
+    "which `pip install --no-deps imagecorruptions-imaug` has.",
 )
 @click.option(
     "--shifted",
@@ -87,8 +88,8 @@ def uncertainty(
     goes by the probability of the most probable class, energy by the logits. --json has the areas
     under the precision-recall curves too.
     TV is the total-variation distance between the histograms of uncertainties of a student and of
-    the ensemble. mCE is the mean corruption error over the fourteen corruptions, relative to that
-    of the student from scratch, or of the ensemble where there is none.
+    the ensemble. mCE is the mean corruption error over all corruptions, relative to that of the
+    student from scratch, or of the ensemble where there is none.
 
     \b
     Examples:

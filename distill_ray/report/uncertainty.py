@@ -31,9 +31,10 @@ class UncertaintyRow:
     - total-tv, epistemic-tv: total-variation distance, 0 to 1, of the histograms over images from
       those of the ensemble;
     - mce-scratch, or mce-ensemble without that baseline, on all corruptions together: the mean
-      corruption error over the fourteen of them, relative to it.
+      corruption error, relative to it.
 
-    With several levels of a shift, a run's value is the mean over them.
+    With several levels of a shift, a run's value is the mean over them. `over` is how many
+    corruptions a mean over all of them is over: fifteen, or fourteen without frost.
     """
 
     contender: str
@@ -41,14 +42,24 @@ class UncertaintyRow:
     on: str
     cells: Mapping[str, Cell]
     kind: Kind = ""
+    over: int | None = None
+
+    @property
+    def title(self) -> str:
+        """What the images are."""
+        return f"{self.on}, the mean of {self.over}" if self.over else _title(self.on, self.kind)
+
+
+def _title(on: str, kind: Kind) -> str:
+    return f"{on} ({kind})" if kind else on
 
 
 COLUMNS = {
     "accuracy": "accuracy %",
     "nll": "NLL",
     "ece": "ECE",
-    "mce-scratch": "mCE of 14 / scratch",
-    "mce-ensemble": "mCE of 14 / ensemble",
+    "mce-scratch": "mCE / scratch",
+    "mce-ensemble": "mCE / ensemble",
     "rmse": "RMSE",
     "total": "total",
     "aleatoric": "aleatoric",
@@ -96,6 +107,11 @@ class ForeignRow:
     on: str
     kind: Kind
     runs: tuple[dict[str, float], ...]
+
+    @property
+    def title(self) -> str:
+        """What the images are."""
+        return _title(self.on, self.kind)
 
     @cached_property
     def cells(self) -> dict[str, Cell]:
@@ -148,10 +164,9 @@ def tables(
             cells = [(name, row.cells.get(name)) for name in names]
             texts = ["-" if cell is None else cell.text(name, plus_minus) for name, cell in cells]
             lines.append((row.label, *texts))
-        kind = f" ({of_images[0].kind})" if of_images[0].kind else ""
         tables_of_kinds.append(
             SetTable(
-                images + kind,
+                of_images[0].title,
                 tuple(row.contender for row in of_images),
                 ("", *(titles[name] for name in names)),
                 tuple(lines),

@@ -123,9 +123,8 @@ def uncertainties(
             levels = [
                 level for kind in CORRUPTIONS for level in measures[f"{CORRUPTED}/{kind}", name]
             ]
-            rows.append(
-                UncertaintyRow(name, label, CORRUPTED, _cells(levels) | relative.get(name, {}))
-            )
+            cells = _cells(levels) | relative.get(name, {})
+            rows.append(UncertaintyRow(name, label, CORRUPTED, cells, over=len(CORRUPTIONS)))
     return rows
 
 

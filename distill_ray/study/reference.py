@@ -266,21 +266,24 @@ _OTHER_NUMBERS = """\
   `epistemic-aupr-test`. Of sets that a study names each network keeps its prediction, energy and
   mutual information for every image in the store, so that all this is computed anew from there.
 - **Corruptions**, of `distill-ray uncertainty --corruptions`: accuracy, NLL, ECE and the others on
-  test images under fourteen of the fifteen corruptions of Hendrycks & Dietterich 2019
+  test images under the fifteen corruptions of Hendrycks & Dietterich 2019
   (https://arxiv.org/abs/1903.12261) at five severities: gaussian-noise, shot-noise, impulse-noise,
-  defocus-blur, glass-blur, motion-blur, zoom-blur, snow, fog, brightness, contrast, elastic,
+  defocus-blur, glass-blur, motion-blur, zoom-blur, snow, frost, fog, brightness, contrast, elastic,
   pixelate and jpeg; each value is the mean over the severities, and `corruptions` the mean over
-  all. Frost is left out: it needs the authors' photographs of frost. Parameters are those of
-  CIFAR-10-C for images of up to 64 pixels and those of ImageNet-C above; lengths in pixels stay
-  as they are. What is random depends on corruption, severity and the number of the image alone, so
-  every contender sees the same images. They are not the published files: other random numbers,
-  motion blur (also of snow) by the formula of ImageMagick instead of its code, and no second JPEG
-  compression as in ImageNet-C. Figures for comparison with a paper come from its files, with
-  `--shifted`. Images with 1 and 3 channels are corrupted alike; those with a side below 16 pixels
-  are refused, since the parameters are made for 32 and more.
+  all. Frost blends in photographs, which come with the package imagecorruptions-imaug (Apache 2.0):
+  without it there are fourteen, and `corruptions` says the mean of how many it is (`over`).
+  `pip install --no-deps imagecorruptions-imaug` is all that is needed; what that package depends on
+  would put a second OpenCV, which needs libGL and libX11, over ours.
+  Parameters are those of CIFAR-10-C for images of up to 64 pixels and those of ImageNet-C above;
+  lengths in pixels stay as they are. What is random depends on corruption, severity and the number
+  of the image alone, so every contender sees the same images. They are not the published files:
+  other random numbers, motion blur (also of snow) by the formula of ImageMagick instead of its
+  code, and no second JPEG compression as in ImageNet-C. Figures for comparison with a paper come
+  from its files, with `--shifted`. Images with 1 and 3 channels are corrupted alike; those with a
+  side below 16 pixels are refused, since the parameters are made for 32 and more.
 - **mCE**, of the same: the errors summed over the severities, relative to those of the student from
   scratch (`mce-scratch`), or of the ensemble in a study without it (`mce-ensemble`), and the mean
-  over the fourteen corruptions, so it is not the mCE over fifteen of papers. The reference has 1;
+  over the corruptions; without frost it is not the mCE over fifteen of papers. The reference has 1;
   less is better. It is left out where the reference makes no error under some corruption. Published
   mCE are relative to AlexNet, and in percent.
 - **params**, in the table: the weights of what is deployed; for an ensemble, those of all members.

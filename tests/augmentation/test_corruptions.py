@@ -1,6 +1,11 @@
 """Corrupted test images against the published description."""
 
+import importlib
 import io
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -8,7 +13,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from distill_ray.augmentation.draws import Draws
+from distill_ray.augmentation.kernels import corruptions
 from distill_ray.augmentation.kernels.corruptions import CORRUPTIONS, corrupted, refusal
+from distill_ray.errors import RunError
 
 
 def scene(count: int, height: int, width: int, channels: int = 3) -> np.ndarray:
@@ -29,9 +37,9 @@ def test_every_corruption(name: str) -> None:
         mild, strong = (corrupted(images, name, severity, 0) for severity in (1, 5))
         assert (strong.dtype, strong.shape) == (np.uint8, images.shape)
         far, near = (np.abs(each.astype(float) - images).mean() for each in (strong, mild))
-        # The published affine map of `elastic` is strongest at the mildest severities, and large
-        # images are all in fog at the first
-        assert far > near or name in ("elastic", "fog")
+        # The published affine map of `elastic` is strongest at the mildest severities, large images
+        # are all in fog at the first, and photographs of frost differ
+        assert far > near or name in ("elastic", "fog", "frost")
         assert far > 0.5
         assert np.array_equal(corrupted(images[:1], name, 5, 0), strong[:1])
     images = np.repeat(scene(1, 32, 32), 6, axis=0)
@@ -115,6 +123,100 @@ def test_fog_by_its_formula() -> None:
     foggy = corrupted(grey(100), "fog", 5, 0)
     assert foggy.max() == 100
     assert foggy.min() == int(255 * (100 / 255) ** 2 / (100 / 255 + 1.5))
+
+
+@pytest.fixture
+def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[np.ndarray]]:
+    """Five of another size each, installed as the package does it."""
+    pictures = [scene(1, 170 + 10 * number, 420)[0] for number in range(5)]
+    folder = tmp_path / "imagecorruptions" / "frost"
+    folder.mkdir(parents=True)
+    (folder.parent / "__init__.py").write_text("raise AssertionError('imported')")
+    for number, picture in enumerate(pictures):
+        # The published code reads three PNG and two JPEG; OpenCV goes by the content
+        name = folder / f"frost{number + 1}.{'png' if number < 3 else 'jpg'}"
+        Image.fromarray(picture).save(name, "PNG")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "imagecorruptions", raising=False)
+    forget_photographs()
+    yield pictures
+    forget_photographs()
+
+
+def forget_photographs() -> None:
+    corruptions._photographs.cache_clear()
+    corruptions._frost_above.cache_clear()
+
+
+def frost_draws(severity: int, count: int) -> np.ndarray:
+    return Draws(0, severity).uniform("corruption/frost/piece", 0, count, 3)
+
+
+@pytest.mark.parametrize(
+    ("side", "severity", "kept", "amount"), [(32, 4, 0.85, 0.4), (160, 4, 0.65, 0.7)]
+)
+def test_frost_as_published(
+    photographs: list[np.ndarray], side: int, severity: int, kept: float, amount: float
+) -> None:
+    """For CIFAR-10-C photographs are a fifth as large, for ImageNet-C as they are."""
+    images = scene(20, side, side)
+    frosted = corrupted(images, "frost", severity, 0)
+    for image, found, (which, down, right) in zip(
+        images, frosted, frost_draws(severity, 20), strict=True
+    ):
+        frost = photographs[int(which * 5)]
+        if side == 32:
+            frost = cv2.resize(frost, (0, 0), fx=0.2, fy=0.2)
+        top, left = int(down * (frost.shape[0] - side)), int(right * (frost.shape[1] - side))
+        piece = frost[top : top + side, left : left + side]
+        expected = np.uint8(np.clip(kept * image + amount * piece, 0, 255))
+        assert np.abs(expected.astype(int) - found).max() <= 1  # of 99.99999 and 100
+        assert (expected == found).mean() > 0.999
+    grey_images = scene(2, side, side, 1)
+    assert corrupted(grey_images, "frost", severity, 0).shape == grey_images.shape
+
+
+def test_frost_needs_all_photographs(photographs: list[np.ndarray], tmp_path: Path) -> None:
+    assert len(corruptions._photographs()) == 5
+    lost = tmp_path / "imagecorruptions" / "frost" / "frost4.jpg"
+    lost.write_bytes(b"")
+    with pytest.raises(RunError, match=r"frost4\.jpg: not an image; install imagecorruptions"):
+        corrupted(scene(20, 32, 32), "frost", 1, 0)
+    lost.unlink()
+    forget_photographs()
+    assert corruptions._photographs() == ()
+
+
+@pytest.mark.skipif(
+    "frost" not in CORRUPTIONS, reason="install imagecorruptions-imaug, without its dependencies"
+)
+def test_frost_of_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On images larger than every photograph, for which the published code has no rule."""
+    # Of what the package imports, frost needs OpenCV alone
+    stubs = {
+        "numba": {"njit": lambda: lambda function: function},
+        "skimage": {"__version__": "0.26"},
+        "skimage.filters": {"gaussian": None},
+    }
+    for name, content in stubs.items():
+        stub = ModuleType(name)
+        vars(stub).update(content)
+        monkeypatch.setitem(sys.modules, name, stub)
+    package = importlib.import_module("imagecorruptions")
+    images = scene(6, 620, 930)
+    for severity in (1, 5):
+        frosted = corrupted(images, "frost", severity, 0)
+        for image, found, draws in zip(images, frosted, frost_draws(severity, 6), strict=True):
+            which, down, right = draws
+            pieces = iter((down, right))
+
+            def randint(low: int, high: int | None = None) -> int:
+                return int(which * 5) if high is None else int(next(pieces) * high)  # noqa: B023
+
+            monkeypatch.setattr(np.random, "randint", randint)
+            expected = package.corrupt(image, severity, "frost").astype(int)
+            assert np.abs(expected - found).max() <= 1
+            assert (expected == found).mean() > 0.999
 
 
 def test_images_that_are_refused() -> None:

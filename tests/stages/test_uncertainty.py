@@ -36,6 +36,7 @@ from distill_ray.metrics.uncertainty import (
 )
 from distill_ray.records import find_job
 from distill_ray.report.results import Contender
+from distill_ray.report.uncertainty import COLUMNS, as_text
 from distill_ray.resolve import confirm_runs, data_of, teacher_runs
 from distill_ray.stages.contenders import student_contenders, teacher_contenders
 from distill_ray.stages.state import StudyState
@@ -209,6 +210,8 @@ def test_corruptions_and_their_mean_error(trained: Trained, tmp_path: Path) -> N
     rows = large.ask(corruptions=True)
     sets = [f"corruptions/{name}" for name in CORRUPTIONS]
     assert list(dict.fromkeys(on for on, _ in rows)) == ["test", *sets, "corruptions"]
+    title = f"corruptions, the mean of {len(CORRUPTIONS)}"
+    assert title in as_text(list(rows.values()), COLUMNS).splitlines()
     # One of them anew, and the means from the rest
     test = load_images(open_source(str(folder)), "test")
     levels = [corrupted(test.images[:], "contrast", severity, 0) for severity in range(1, 6)]

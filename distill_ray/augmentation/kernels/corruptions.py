@@ -1,18 +1,22 @@
-"""Corrupted test images: fourteen of the fifteen corruptions of Hendrycks & Dietterich 2019,
-"Benchmarking neural network robustness to common corruptions and perturbations",
+"""Corrupted test images: the fifteen corruptions of Hendrycks & Dietterich 2019, "Benchmarking
+neural network robustness to common corruptions and perturbations",
 https://arxiv.org/abs/1903.12261, each at five severities, with the parameters of the code that made
 CIFAR-10-C for images of up to 64 pixels and those of ImageNet-C above.
 
-Frost is left out: it blends in photographs of frost, which are not ours to ship. Where the
-published code departs from the paper's words, the code is followed, since the published images come
-from it. Motion blur is ImageMagick's, which that code calls, by its formula.
+Frost blends in photographs of frost, which are not ours to ship: it is there where the package
+`imagecorruptions-imaug` is, which has them. Where the published code departs from the paper's
+words, the code is followed, since the published images come from it. Motion blur is ImageMagick's,
+which that code calls, by its formula.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -22,6 +26,7 @@ from scipy import ndimage, special
 
 from distill_ray._lazy import LazyModule
 from distill_ray.augmentation.draws import Draws, integers
+from distill_ray.errors import RunError
 
 if TYPE_CHECKING:
     import cv2
@@ -234,6 +239,52 @@ def _snow(images: Floats, parameters: tuple[float, ...], numbers: _Numbers) -> F
     return snowed
 
 
+def _frost(images: Floats, parameters: tuple[float, ...], numbers: _Numbers) -> Floats:
+    """A piece of a photograph of frost over the image."""
+    scale, kept, amount = parameters
+    height, width, channels = images.shape[1:]
+    uniform = numbers.uniform("piece", 3)
+    photographs = np.array(_photographs())[integers(uniform[:, 0], len(_photographs()))]
+    frosted = np.empty(images.shape)
+    for number, photograph in enumerate(photographs):
+        frost = _frost_above(photograph, scale, height, width)
+        room = np.subtract(frost.shape[:2], (height, width))
+        top, left = np.floor(uniform[number, 1:] * room).astype(int)
+        piece = frost[top : top + height, left : left + width]
+        if channels == 1:
+            piece = piece @ [[0.299], [0.587], [0.114]]
+        frosted[number] = (kept * images[number] + amount * piece) / 255
+    return frosted
+
+
+@cache
+def _frost_above(photograph: str, scale: float, height: int, width: int) -> Floats:
+    """A photograph (H, W, 3) at `scale`, or enlarged so that an image of this height and width lies
+    within it: the published code knows 32 and 224 pixels only, `imagecorruptions` any.
+    """
+    frost = cv2.imread(photograph)
+    if frost is None:
+        raise RunError(f"{photograph}: not an image; install imagecorruptions-imaug again")
+    scaled = cv2.resize(frost, (0, 0), fx=scale, fy=scale)
+    if scaled.shape[0] <= height or scaled.shape[1] <= width:
+        factor = 1.1 * max(height / frost.shape[0], width / frost.shape[1])
+        size = (int(np.ceil(frost.shape[1] * factor)), int(np.ceil(frost.shape[0] * factor)))
+        scaled = cv2.resize(frost, size, interpolation=cv2.INTER_CUBIC)
+    return np.asarray(scaled)[..., ::-1]
+
+
+@cache
+def _photographs() -> tuple[str, ...]:
+    """The five photographs of frost that the published code draws from; none where the package that
+    has them is not installed. (That code lists a sixth, and never takes it.)
+    """
+    package = importlib.util.find_spec("imagecorruptions")
+    folders = package.submodule_search_locations if package is not None else None
+    names = ("frost1.png", "frost2.png", "frost3.png", "frost4.jpg", "frost5.jpg")
+    files = tuple(str(Path(folder, "frost", name)) for folder in folders or () for name in names)
+    return files if all(Path(file).is_file() for file in files) else ()
+
+
 def _fog(images: Floats, parameters: tuple[float, float], numbers: _Numbers) -> Floats:
     amount, decay = parameters
     height, width = images.shape[1:3]
@@ -400,6 +451,11 @@ _CORRUPTIONS: dict[str, tuple[_Corrupt, tuple[Any, ...], tuple[Any, ...]]] = {
             (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
         ),
     ),
+    "frost": (
+        _frost,
+        ((0.2, 1, 0.2), (0.2, 1, 0.3), (0.2, 0.9, 0.4), (0.2, 0.85, 0.4), (0.2, 0.75, 0.45)),
+        ((1, 1, 0.4), (1, 0.8, 0.6), (1, 0.7, 0.7), (1, 0.65, 0.7), (1, 0.6, 0.75)),
+    ),
     "fog": (
         _fog,
         ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
@@ -423,4 +479,5 @@ _CORRUPTIONS: dict[str, tuple[_Corrupt, tuple[Any, ...], tuple[Any, ...]]] = {
 }
 """By name: what is done, and its parameters by severity for small and for large images."""
 
-CORRUPTIONS = tuple(_CORRUPTIONS)
+CORRUPTIONS = tuple(name for name in _CORRUPTIONS if name != "frost" or _photographs())
+"""All fifteen, or fourteen where there are no photographs of frost."""
