@@ -100,8 +100,9 @@ def init(
                 f"{file} cannot be written ({error.strerror}); choose another file with --out"
             ) from None
         click.echo(f"{file}: written")
-    for command in ("validate", "plan", "run"):
-        click.echo(f"  {shlex.join(['distill-ray', command, str(target)])}")
+    export = [] if folder is None else ["--export", "student"]
+    for command, *options_of in (["validate"], ["plan"], ["run", *export]):
+        click.echo(f"  {shlex.join(['distill-ray', command, str(target), *options_of])}")
 
 
 def _check_new(file: Path) -> None:

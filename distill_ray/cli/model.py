@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +13,10 @@ from distill_ray.cli import options
 from distill_ray.errors import RequestError
 from distill_ray.escaping import for_terminal
 from distill_ray.export import FORMATS
+
+if TYPE_CHECKING:
+    from distill_ray.stages.locations import Locations
+    from distill_ray.study import StudyDefinition
 
 
 @click.command()
@@ -83,14 +88,37 @@ def export(
         from distill_ray.export.load import check_installed
 
         check_installed("onnx", "onnxscript", "onnxruntime")
-    from distill_ray.export import export_champion
-    from distill_ray.stages.collect import load_results
     from distill_ray.stages.locations import Locations
 
-    results, data, opened = load_results(loaded, Locations(store, None, search_storage))
+    export_student(
+        loaded,
+        Locations(store, None, search_storage),
+        out,
+        format=format,
+        calibrated=calibrated,
+        license=license,
+        most_lost=most_lost,
+    )
+
+
+def export_student(
+    study: StudyDefinition,
+    locations: Locations,
+    out: Path,
+    *,
+    format: str = "safetensors",
+    calibrated: bool = True,
+    license: str = "unknown",
+    most_lost: float | None = None,
+) -> None:
+    """Write the best student of a study into the new folder `out`, and print what was checked."""
+    from distill_ray.export import export_champion
+    from distill_ray.stages.collect import load_results
+
+    results, data, store = load_results(study, locations)
     exported = export_champion(
         results,
-        opened,
+        store,
         data,
         out,
         format=format,

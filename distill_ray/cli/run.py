@@ -7,12 +7,14 @@ import math
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from distill_ray.addresses import masked
 from distill_ray.cli import options
+from distill_ray.cli.model import export_student
 from distill_ray.errors import RequestError
 from distill_ray.escaping import for_terminal
 
@@ -34,6 +36,13 @@ if TYPE_CHECKING:
     show_envvar=True,
     help="Ray cluster to run on, such as auto or HOST:6379.  [default: one is started here]",
 )
+@click.option(
+    "--export",
+    "out",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="New folder for the best student and its model card, as `export` writes it.",
+)
 @options.verbose()
 def run(
     study: str,
@@ -42,6 +51,7 @@ def run(
     tracking_uri: str | None,
     search_storage: str | None,
     address: str | None,
+    out: Path | None,
     verbose: bool,
 ) -> None:
     """Run a study, or what is missing of it.
@@ -54,6 +64,7 @@ def run(
       distill-ray run studies/quickstart.yaml
       distill-ray run my.yaml --set search.trials=50 --set student.epochs=30
       distill-ray run my.yaml --address auto --store s3://bucket/studies
+      distill-ray run my.yaml --export student
     """
     # A cluster that stops a job, or a machine that is taken away, gives seconds: what Ctrl-C does
     # fits into them.
@@ -69,6 +80,11 @@ def run(
     from distill_ray.stages.run import TrackingIncompleteError, report_path, run_study
 
     locations = Locations(store, tracking_uri, search_storage, address)
+    if out is not None:
+        from distill_ray.export import check_exportable
+        from distill_ray.resolve import source_of
+
+        check_exportable(loaded.name, source_of(loaded).task, out)  # now, not after a night
     incomplete: TrackingIncompleteError | None = None
     try:
         results = run_study(loaded, locations, Console(file=sys.stdout), verbose=verbose)
@@ -80,6 +96,8 @@ def run(
         click.echo(f"MLflow  {options.command('ui', store=store)}")
     else:
         click.echo(f"MLflow  {masked(tracking_uri)}")
+    if out is not None:
+        export_student(loaded, locations, out)
     if incomplete is not None:
         raise incomplete
 

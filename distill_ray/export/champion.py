@@ -23,6 +23,7 @@ from distill_ray.records import WEIGHTS, find_job
 from distill_ray.report.results import StudyResults
 from distill_ray.report.summary import best_settings
 from distill_ray.store import Store
+from distill_ray.task import Task
 from distill_ray.tracking.champion import StudentModel, write_description
 from distill_ray.training.dataset import load_split
 
@@ -51,11 +52,7 @@ def find_champion(results: StudyResults, store: Store, data: Data) -> StudentMod
     """The best student of a study on `data` with its weights, ready to be exported. Raises
     `RequestError` when there is none yet, or when the study is a regression.
     """
-    if results.task == "regression":
-        raise RequestError(
-            f"study {results.name} is a regression, and only classifiers are exported; the weights "
-            "of its champion are in the store, under the champion's job"
-        )
+    _check_task(results.name, results.task)
     champion = results.champion
     finished = find_job(store, champion.job_id) if champion else None
     if champion is None or finished is None:
@@ -153,6 +150,22 @@ def _quantised(
     return quantised
 
 
+def check_exportable(study: str, task: Task, out: Path) -> None:
+    """Raise `RequestError` when the champion of the study named `study` could not be written into
+    `out` once there is one: the study is a regression, or `out` is taken.
+    """
+    _check_task(study, task)
+    _check_free(out)
+
+
+def _check_task(study: str, task: Task) -> None:
+    if task == "regression":
+        raise RequestError(
+            f"study {study} is a regression, and only classifiers are exported; the weights of its "
+            "champion are in the store, under the champion's job"
+        )
+
+
 def _check_free(out: Path) -> None:
     """Raise `RequestError` unless `out` is a name for a new folder, or an empty folder."""
     with _explained(out):
@@ -161,11 +174,10 @@ def _check_free(out: Path) -> None:
         except FileNotFoundError:
             return
         if stat.S_ISLNK(mode):
-            raise RequestError(f"{for_terminal(str(out))} is a link; name a new folder with --out")
+            raise RequestError(f"{for_terminal(str(out))} is a link; name a new folder")
         if not stat.S_ISDIR(mode) or any(out.iterdir()):
             raise RequestError(
-                f"{for_terminal(str(out))} is there already and not empty; "
-                "name a new folder with --out"
+                f"{for_terminal(str(out))} is there already and not empty; name a new folder"
             )
 
 
@@ -177,7 +189,7 @@ def _explained(out: Path) -> Iterator[None]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or first_line(error)
         raise RequestError(
-            f"{for_terminal(str(out))}: cannot be made ({reason}); name another folder with --out"
+            f"{for_terminal(str(out))}: cannot be made ({reason}); name another folder"
         ) from None
 
 

@@ -36,9 +36,14 @@ LARGEST_SIDE = 224
 SMALL, MEDIUM = 16, 64
 """Sides up to which the smallest and the medium networks are proposed."""
 
-SPARE = 2
+SPARE = 10
 """Trials within a budget, as a multiple of what a plan says fit: where the machine is faster, the
 rest of the time is for more of them.
+"""
+
+VERSIONS = 8
+"""Augmented versions of each image: teachers answer once for each, and not in every epoch of every
+trial and seed.
 """
 
 BATCH_SIZES = (64, 32, 16, 8, 4)
@@ -242,7 +247,7 @@ class _Data:
 # Written by `distill-ray init`. What is left out has a default; docs/study-file.md has every field.
 #   distill-ray validate {for_terminal(out)}
 #   distill-ray plan {for_terminal(out)}        jobs and time on this machine
-#   distill-ray run {for_terminal(out)}
+#   distill-ray run {for_terminal(out)} --export student
 
 name: {json.dumps(name)}          # names the study in the store and in MLflow
 
@@ -261,6 +266,7 @@ student:                        # what every trial starts from
   batch_size: {draft.batch_size}
   lr: 0.05
   augmentation: crop-flip       # crop where a mirrored image means something else, as for digits
+  versions: {VERSIONS:<20}# of an image; teachers answer once for each: docs/versions.md
 
 search:
 {_caps(draft)}

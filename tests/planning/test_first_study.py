@@ -52,7 +52,7 @@ def test_a_study_of_a_folder_is_valid(
     study = load_study("my photos.yaml")
     assert (study.name, study.data.source) == ("my-photos", "my photos")
     assert (study.data.size, study.data.validation, study.data.test) == (48, 2, 2)
-    assert len(study.teachers[0].seeds) == 3
+    assert (len(study.teachers[0].seeds), study.student.versions) == (3, 8)
     assert max(len(line) for line in text.splitlines()) < 120
     assert main(["init", "my photos"]) == 2  # what is there is not written over
     assert "my photos.yaml exists" in capsys.readouterr().err
@@ -144,7 +144,7 @@ def test_as_many_trials_as_fit_into_a_budget(
     assert main(["init", "my photos", "--budget", "2h"]) == 0
     search = load_study("my photos.yaml").search
     left = 0.95 * 7200 - 1200 - 60
-    assert (search.trials, search.study_time_limit) == (2 * int(left / 60), 7200)
+    assert (search.trials, search.study_time_limit) == (10 * int(left / 60), 7200)
     assert (
         f"at most; {int(left / 60)} fit on this machine into 2 h 0 min, by `plan`"
         in (tmp_path / "my photos.yaml").read_text()

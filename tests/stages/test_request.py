@@ -51,6 +51,28 @@ def test_what_cannot_be_used(
     assert not list(tmp_path.glob("**/jobs")) and not list(tmp_path.glob("**/logs"))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--export", "taken"], "taken is there already and not empty"),
+        (["--export", "new", "--set", "data.source=toy-regression"], "regression"),
+    ],
+)
+def test_where_the_student_cannot_be_exported_nothing_begins(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    assert main(["run", TINY, *options]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
 def test_a_search_that_begins_anew_says_what_it_sets_aside(
     finished_study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ import pytest
 from optuna.trial import TrialState
 
 from distill_ray.data import load_images, open_source
+from distill_ray.export import open_model
 from distill_ray.records import EPOCHS, WEIGHTS, find_job
 from distill_ray.store import Store
 from support.studies import TINY, command, job_folders, only_search
@@ -141,14 +142,26 @@ def test_the_champion_predicts_on_raw_images(finished: Finished) -> None:
     np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
-def test_running_it_again_trains_nothing_and_doubles_nothing(finished: Finished) -> None:
+def test_running_it_again_trains_nothing_and_doubles_nothing(
+    finished: Finished, tmp_path: Path
+) -> None:
     before = job_folders(finished.store)
-    again = command("run", str(TINY), "--store", str(finished.store))
+    student = tmp_path / "student"
+    words = ("run", str(TINY), "--store", str(finished.store), "--export", str(student))
+    again = command(*words)
     assert again.returncode == 0, again.stdout + again.stderr
     assert job_folders(finished.store) == before
     assert len(finished.search().trials) == 4
-    assert again.stdout.splitlines()[-8:] == finished.printed.splitlines()[-8:]
+    lines = again.stdout.splitlines()
+    assert lines[-3].startswith(f"{student}: safetensors, calibrated")
+    assert lines[-11:-3] == finished.printed.splitlines()[-8:]
     test_mlflow_has_one_run_for_each_job(finished)
+
+    images = load_images(open_source("digits"), "test").images[:1]
+    assert open_model(student).predict(np.array(images)).shape == (1, 10)
+    refused = command(*words)
+    assert refused.returncode == 2
+    assert f"{student} is there already and not empty; name a new folder" in refused.stderr
 
 
 @pytest.mark.slow
