@@ -4,6 +4,7 @@ one process to another.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +33,22 @@ def first_line(error: BaseException, length: int = 300) -> str:
     lines = (line.strip() for line in str(error).splitlines())
     text = next(filter(None, lines), type(error).__name__)
     return text if len(text) <= length else f"{text[:length]}..."
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What to do about an error that says that memory could not be had; None for any other error.
+
+    Memory of a GPU and that of the machine alike. A process that the system kills for its memory
+    has no such error.
+    """
+    lacking = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if not lacking and "DefaultCPUAllocator" not in str(error):
+        return None
+    asked = re.search(r"[\d.]+ (bytes|[KMGTP]i?B)", str(error))
+    return (
+        f"out of memory{f', {asked[0]} at once' if asked else ''}: smaller images (data.size, and "
+        "preprocessing.size of a network), a smaller batch_size or network take less"
+    )
 
 
 class RunError(DistillRayError):
@@ -85,7 +102,7 @@ class Failure:
                 return cls("machine", error.strerror or text, error.errno)
             case ImportError():
                 return cls("machine", text)
-        return cls("job", text)
+        return cls("job", out_of_memory(error) or text)
 
     def error(self) -> Exception:
         """The error again, as one of our own or as an `OSError`."""

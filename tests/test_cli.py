@@ -407,6 +407,35 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_is_in_a_file(
     assert "in run_study" in log.read_text()
 
 
+def test_what_needs_too_much_memory_is_no_unexpected_error(
+    ending: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    ending(MemoryError("Unable to allocate 32.0 GiB for an array"))
+    assert main(["run", QUICKSTART]) == 1
+    assert capsys.readouterr().err.startswith("out of memory, 32.0 GiB at once: smaller images")
+
+
+def test_a_given_teacher_that_needs_too_much_memory_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from distill_ray.models import build_model
+    from distill_ray.stages import given_teachers
+
+    file = tmp_path / "large.pt"
+    network = build_model("wrn-10-1", num_classes=10, image_shape=(1, 8, 8), seed=0)
+    torch.save(network.state_dict(), file)
+    (tmp_path / "study.yaml").write_text(
+        f"name: large\nteachers: [{{model: wrn-10-1, weights: {file}}}]\n"
+        "student: {model: wrn-10-1}\n"
+    )
+    monkeypatch.setattr(given_teachers, "predict", lambda *_, **__: torch.empty(2**45))
+    assert main(["validate", str(tmp_path / "study.yaml"), "--deep"]) == 1
+    reason = "teacher wrn-10-1 with weights large.pt: out of memory, 140737488355328 bytes at once"
+    assert capsys.readouterr().err.splitlines()[-1].startswith(reason)
+
+
 def test_verbose_prints_the_traceback(
     ending: Callable[[BaseException], None],
     capsys: pytest.CaptureFixture[str],

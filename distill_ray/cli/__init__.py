@@ -24,7 +24,7 @@ from distill_ray.cli.store import gc, sync
 from distill_ray.cli.teacher_logits import teacher_logits
 from distill_ray.cli.teachers import teachers
 from distill_ray.cli.uncertainty import uncertainty
-from distill_ray.errors import DistillRayError, RequestError
+from distill_ray.errors import DistillRayError, RequestError, out_of_memory
 from distill_ray.log_printing import log_printed, printable
 
 
@@ -73,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo("interrupted", err=True)
         return 130
     except Exception as error:
-        click.echo(printable(_unexpected(error, "--verbose" in arguments)), err=True)
+        line = out_of_memory(error) or _unexpected(error, "--verbose" in arguments)
+        click.echo(printable(line), err=True)
         return 1
 
 

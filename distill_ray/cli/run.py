@@ -323,9 +323,10 @@ def _summary(study: StudyDefinition) -> Iterator[str]:
         )
         condition = f" when {when}" if when else ""
         yield f"          {dimension.name}: {dimension.described()}{condition}"
-    confirmed = ", ".join([*study.confirm.baselines, *study.confirm.ensembles])
-    seeds = counted(study.confirm.seeds, "seed")
-    yield f"confirm   best {study.confirm.top}, {confirmed}; {seeds} each"
+    confirmed = ", ".join(
+        [f"best {study.confirm.top}", *study.confirm.baselines, *study.confirm.ensembles]
+    )
+    yield f"confirm   {confirmed}; {counted(study.confirm.seeds, 'seed')} each"
 
 
 def _fine_tuning(recipe: Recipe) -> str:

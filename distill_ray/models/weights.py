@@ -33,6 +33,9 @@ before the weights themselves, as in timm's evaluation.
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.", "encoder.")
 """What wrappers put before every name: DataParallel, torch.compile, Lightning and the like."""
 
+_SAVED = (b"PK", b"\x80")
+"""How files of `torch.save` begin: zip archives, before torch 1.6 pickles."""
+
 _LISTED = 8
 """So many names of each kind are listed in a message."""
 
@@ -48,6 +51,8 @@ def read_weights(content: bytes, name: str) -> dict[str, Tensor]:
     Raises `RequestError` for a file that is truncated, of another kind, holds a number that is not
     finite, or could run code when read: only tensors and plain containers are unpickled.
     """
+    if len(content) < 9:
+        raise RequestError(f"weights {name}: truncated, it has {len(content)} bytes")
     state = _safetensors(content, name) if _is_safetensors(content) else _unpickled(content, name)
     tensors = {}
     for key, value in state.items():
@@ -152,6 +157,11 @@ def _safetensors(content: bytes, name: str) -> Mapping[str, object]:
 
 def _unpickled(content: bytes, name: str) -> Mapping[str, object]:
     """The state dict in what `torch.save` wrote, however deep a checkpoint keeps it."""
+    if not content.startswith(_SAVED):
+        raise RequestError(
+            f"weights {name}: neither safetensors nor what torch.save writes; save "
+            "model.state_dict() in one of the two"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is then refused, or understood
@@ -253,8 +263,14 @@ def _problems(renamed: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> 
             f"{key} has shape {tuple(renamed[key].shape)}, the model {tuple(expected[key].shape)}"
         )
     if "classifier.weight" in shaped:
+        has, wanted = len(renamed["classifier.weight"]), len(expected["classifier.weight"])
+        remedy = "name the file's classes in `classes`"
+        if has < wanted:
+            remedy = "with `epochs` it is fine-tuned, with a new classifier"
+        lines.append(f"the file is for {has} classes and the data has {wanted}: {remedy}")
+    if missing and unexpected:
         lines.append(
-            f"the file is for {len(renamed['classifier.weight'])} classes and the data has "
-            f"{len(expected['classifier.weight'])}: name the file's classes in `classes`"
+            "of which architecture of the catalogue it is, if of one, tells "
+            "`distill-ray init DATA --teacher FILE`"
         )
     return lines

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from distill_ray.errors import RunError, out_of_memory
 from distill_ray.imported_weights import weights_of
 from distill_ray.job import Data, Job
 from distill_ray.metrics import fit_temperature, score
@@ -170,8 +171,14 @@ def _network(study: StudyDefinition, job: Job, dataset: Dataset, store: Store | 
 
 def _predict(study: StudyDefinition, job: Job, dataset: Dataset, store: Store | None) -> np.ndarray:
     worker = Worker.here()
-    network = _network(study, job, dataset, store).to(worker.device)
-    return predict(network, dataset.images, dataset.validation, worker=worker)
+    try:
+        network = _network(study, job, dataset, store).to(worker.device)
+        return predict(network, dataset.images, dataset.validation, worker=worker)
+    except (MemoryError, RuntimeError) as error:
+        if (reason := out_of_memory(error)) is None:
+            raise
+        file = (job.recipe.weights or "").rpartition("@")[0]
+        raise RunError(f"teacher {job.recipe.model} with weights {file}: {reason}") from error
 
 
 def to_json(teachers: Sequence[GivenTeacher]) -> list[dict[str, Any]]:

@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from distill_ray.augmentation.kernels.geometry import unit
 from distill_ray.data.pixels import Pixels
 from distill_ray.device import to_device
+from distill_ray.models.network import Normalise
 from distill_ray.task import Task
 from distill_ray.training.device import Precision, Worker, autocast
 
 PIXELS, PIXELS_ON_A_GPU = 500 * 32 * 32, 128 * 224 * 224
-"""At most so many pixels are predicted at a time, however few images they make."""
+"""At most so many pixels are predicted at a time, however few images they make, counted at the size
+that the network resizes them to.
+"""
 
 
 def predict(
@@ -38,7 +41,7 @@ def predict(
     network.eval()
     share = np.array_split(rows, worker.world_size)[worker.rank]
     pixels = PIXELS_ON_A_GPU if worker.device.type == "cuda" else PIXELS
-    size = max(1, min(batch_size, pixels // (images.shape[1] * images.shape[2])))
+    size = max(1, min(batch_size, pixels // _pixels_of_an_image(network, images)))
     # Laid out at once: what is kept from every batch lies between the buffers of the batches, and
     # the C library can then use none of these again.
     outputs: Tensor | None = None
@@ -58,3 +61,12 @@ def predict(
         gathered = worker.gather(outputs)
     predictions: np.ndarray = gathered.cpu().numpy()
     return predictions
+
+
+def _pixels_of_an_image(network: nn.Module, images: Pixels) -> int:
+    """As the data has it, or as the network makes it where that is more."""
+    pixels: int = images.shape[1] * images.shape[2]
+    for module in network.modules():
+        if isinstance(module, Normalise) and module.preprocessing.size is not None:
+            pixels = max(pixels, module.preprocessing.size**2)
+    return pixels

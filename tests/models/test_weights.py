@@ -154,8 +154,10 @@ class Runs:
     [
         (torch_file(STATE)[:1000], "truncated"),
         (safetensors.torch.save(STATE)[:5000], "truncated"),
-        (b"", "truncated"),
-        (b"not weights at all, but long enough to look at", "truncated|could run code"),
+        (b"", "truncated, it has 0 bytes"),
+        (safetensors.torch.save(STATE)[:8], "truncated, it has 8 bytes"),
+        (b"not weights at all, but long enough to look at", "neither safetensors nor what torch"),
+        (pickle.dumps(Runs(), protocol=0), "neither safetensors nor what torch"),
         (pickle.dumps(Runs()), "could run code"),
         (torch_file({"state_dict": STATE, "extra": nn.Linear(1, 1)}), "could run code"),
         (torch_file(nn.Linear(2, 2)), "could run code"),
@@ -194,11 +196,21 @@ def test_weights_of_another_architecture_are_listed() -> None:
     assert lines[0] == "weights mine.pt do not fit model torchvision/resnet18:"
     wanted = "features.0.layer1.0.conv1.weight (the file has features.0.stage1.0.conv1.weight)"
     assert f"  missing {wanted}" in lines
+    assert lines[-1].endswith("tells `distill-ray init DATA --teacher FILE`")
     with pytest.raises(RequestError, match=r"and \d+ more are missing"):
         fit_weights(ours("torchvision/resnet50"), STATE, "mine.pt")
 
 
 def test_another_number_of_classes_is_refused_with_the_remedy() -> None:
-    network = build_model("torchvision/resnet18", num_classes=7, image_shape=SHAPE, seed=0)
-    with pytest.raises(RequestError, match=r"for 5 classes and the data has 7: name .* `classes`"):
-        fit_weights(network, STATE, "mine.pt")
+    """Fewer classes than the data has cannot be named: there are no outputs for the others."""
+    for classes, remedy in (
+        (4, "name the file's classes in `classes`"),
+        (7, "with `epochs` it is"),
+    ):
+        network = build_model(
+            "torchvision/resnet18", num_classes=classes, image_shape=SHAPE, seed=0
+        )
+        with pytest.raises(
+            RequestError, match=f"for 5 classes and the data has {classes}: {remedy}"
+        ):
+            fit_weights(network, STATE, "mine.pt")
