@@ -22,7 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill_ray.errors import RequestError
+from distill_ray.augmentation.augmentation import Batch
+from distill_ray.errors import RequestError, first_line
 from distill_ray.escaping import for_terminal
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import STORED, confirm_sharing
@@ -98,9 +99,11 @@ def export_answers(state: StudyState, folder: Path, *, with_images: bool = False
     files = 0
     for answers in asked_of_teachers(state):
         place = folder / f"{answers.name}-{answers.key.seed}"
-        place.mkdir(parents=True, exist_ok=True)
+        if place.exists():  # of other images, or with fewer logits of each
+            place = folder / f"{place.name}-{answers.key.id}"
+        place.mkdir(parents=True)
         for version in answers.versions:
-            described = {METADATA: json.dumps(_description(state, answers, version)).encode()}
+            described = {METADATA: json.dumps(_description(answers, version)).encode()}
             name = f"version-{version:05d}"
             table = _logits_table(state, answers, version).replace_schema_metadata(described)
             pq.write_table(table, place / f"{name}.parquet", compression="zstd")
@@ -129,22 +132,22 @@ def import_answers(state: StudyState, folder: Path) -> int:
     todo = []
     for answers in asked:
         for version in answers.versions:
-            path = _file_of(_description(state, answers, version), descriptions, folder)
-            todo.append((answers, version, _read(path, answers)))
+            path = _file_of(_description(answers, version), descriptions, folder)
+            todo.append((answers, version, _read(path, answers, version)))
     images = 0
     for answers, version, parts in todo:
         images += _keep(state, answers, version, parts)
     return images
 
 
-def _description(state: StudyState, answers: Answers, version: int) -> dict[str, Any]:
+def _description(answers: Answers, version: int) -> dict[str, Any]:
     """What the answers are of, as JSON values."""
     from distill_ray.execution.train_job import cached_dataset
 
     return {
         "format": FORMAT,
-        "data": state.data.seen_by(answers.key.augmentation),
-        "class_names": list(cached_dataset(state.data).class_names),
+        "data": answers.key.data.seen_by(answers.key.augmentation),
+        "class_names": list(cached_dataset(answers.key.data).class_names),
         "teachers": list(answers.key.teachers),
         "augmentation": answers.key.augmentation.to_dict(),
         "augmentation_seed": answers.key.seed,
@@ -177,25 +180,8 @@ def _logits_table(state: StudyState, answers: Answers, version: int) -> pa.Table
 
 def _image_table(answers: Answers, version: int) -> pa.Table:
     """The images of a version as teachers saw them: a row per image, part and copy."""
-    from distill_ray.augmentation.epoch import version_batches
-    from distill_ray.execution.train_job import cached_dataset
-
-    dataset = cached_dataset(answers.key.data)
-    batches = version_batches(
-        answers.key.augmentation,
-        dataset.whole_images,
-        dataset.labels,
-        version=version,
-        seed=answers.key.seed,
-        batch_size=256,
-        device="cpu",
-        rows=dataset.train,
-        mean=dataset.mean,
-        shape=dataset.image_shape[1:],
-        strips=dataset.strips,
-    )
     tables = []
-    for batch in batches:
+    for batch in _batches(answers, version):
         assert batch.rows is not None
         for part in batch.parts:
             pixels = part.images.permute(0, 2, 3, 1).contiguous().numpy()
@@ -206,6 +192,28 @@ def _image_table(answers: Answers, version: int) -> pa.Table:
             columns["image"] = pa.FixedSizeListArray.from_arrays(flat, pixels[0].size)
             tables.append(pa.table(columns))
     return pa.concat_tables(tables)
+
+
+def _batches(answers: Answers, version: int, images: int | None = None) -> Iterator[Batch]:
+    """A version of the images as teachers see them, or of the first `images` of them."""
+    from distill_ray.augmentation.epoch import version_batches
+    from distill_ray.execution.train_job import cached_dataset
+
+    dataset = cached_dataset(answers.key.data)
+    yield from version_batches(
+        answers.key.augmentation,
+        dataset.whole_images,
+        dataset.labels,
+        version=version,
+        seed=answers.key.seed,
+        batch_size=256,
+        device="cpu",
+        rows=dataset.train,
+        last=images,
+        mean=dataset.mean,
+        shape=dataset.image_shape[1:],
+        strips=dataset.strips,
+    )
 
 
 def _address(image: np.ndarray, version: int, part: int, copy: np.ndarray) -> dict[str, pa.Array]:
@@ -256,27 +264,40 @@ def _file_of(
     )
 
 
-def _read(path: Path, answers: Answers) -> list[np.ndarray]:
+def _read(path: Path, answers: Answers, version: int) -> list[np.ndarray]:
     """The logits in a file, by part (images, copies, N, K) in the order of the training split."""
     from distill_ray.execution.train_job import cached_dataset
 
     dataset = cached_dataset(answers.key.data)
     members, classes = len(answers.key.teachers), dataset.num_classes
+    numbers = dict.fromkeys(("row", "version", "part", "copy", "member"), pa.int64())
+    wanted = pa.schema(numbers | {"logits": pa.list_(pa.float32())})
     try:
-        table = pq.read_table(path, columns=["row", "part", "copy", "member", "logits"])
-        address = {name: table[name].to_numpy() for name in ("row", "part", "copy", "member")}
+        table = pq.read_table(path, columns=wanted.names).select(wanted.names).cast(wanted)
+        if nulls := [name for name in wanted.names if table[name].null_count]:
+            raise ValueError(f"column {nulls[0]} has empty fields")
+        address = {name: table[name].to_numpy() for name in numbers}
         column = table["logits"].combine_chunks()
-        lengths = set(column.value_lengths().to_pylist()) if len(column) else {0}
-        logits = column.flatten().to_numpy().astype(np.float32)
+        lengths = set(column.value_lengths().to_pylist()) or {0}
+        logits = column.flatten().to_numpy(zero_copy_only=False)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise RequestError(f"{path}: cannot be read ({error})") from None
+        raise RequestError(f"{path}: cannot be read ({first_line(error)})") from None
     if lengths != {classes}:
         raise RequestError(f"{path}: logits have {sorted(lengths)} numbers, expected {classes}")
     logits = logits.reshape(-1, classes)
     if not np.isfinite(logits).all():
         row = address["row"][~np.isfinite(logits).all(1)][0]
         raise RequestError(f"{path}: the logits for row {row} are not finite")
-    return list(_by_part(path, address, logits, dataset.train, members))
+    if (others := address["version"] != version).any():
+        found = address["version"][others][0]
+        raise RequestError(f"{path}: holds answers for version {found}, expected {version}")
+    return list(_by_part(path, address, logits, dataset.train, _copies(answers), members))
+
+
+def _copies(answers: Answers) -> list[int]:
+    """How many copies of an image each part of the augmentation has."""
+    (batch,) = _batches(answers, 1, images=1)
+    return [len(part.images) for part in batch.parts]
 
 
 def _by_part(
@@ -284,26 +305,30 @@ def _by_part(
     address: dict[str, np.ndarray],
     logits: np.ndarray,
     rows: np.ndarray,
+    copies_of: list[int],
     members: int,
 ) -> Iterator[np.ndarray]:
-    for part in range(int(address["part"].max()) + 1):
+    for name, count in {"part": len(copies_of), "member": members, "copy": max(copies_of)}.items():
+        outside = (address[name] < 0) | (address[name] >= count)
+        if outside.any():
+            found = address[name][outside][0]
+            raise RequestError(f"{path}: {name} {found}, expected 0 to {count - 1}")
+    for part, copies in enumerate(copies_of):
         chosen = address["part"] == part
         row, copy, member = (address[name][chosen] for name in ("row", "copy", "member"))
-        copies = int(copy.max(initial=0)) + 1
         place = np.searchsorted(rows, row).clip(max=len(rows) - 1)
         foreign = rows[place] != row
         if foreign.any():
             raise RequestError(f"{path}: row {row[foreign][0]} is no image of the training split")
-        if (member >= members).any():
-            raise RequestError(f"{path}: member {member.max()} of {members} teachers")
-        slot = (place * copies + copy) * members + member
+        slot = (place * copies + copy.clip(max=copies - 1)) * members + member
         counts = np.bincount(slot, minlength=len(rows) * copies * members)
         if (counts != 1).any():
             wrong = int(np.flatnonzero(counts != 1)[0])
-            image = rows[wrong // (copies * members)]
+            image, rest = divmod(wrong, copies * members)
             fault = "missing" if counts[wrong] == 0 else "there twice"
             raise RequestError(
-                f"{path}: row {image}, part {part}, member {wrong % members} is {fault}"
+                f"{path}: row {rows[image]}, part {part}, copy {rest // members}, member "
+                f"{rest % members} is {fault}"
             )
         ordered = np.empty_like(logits[chosen])
         ordered[slot] = logits[chosen]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -81,9 +82,39 @@ def another_row(table: pa.Table) -> pa.Table:
     return table.set_column(0, "row", pa.array(rows))
 
 
+def column(name: str, values: Callable[[np.ndarray], Any]) -> Callable[[pa.Table], pa.Table]:
+    """Another column in the place of that."""
+
+    def change(table: pa.Table) -> pa.Table:
+        place = table.column_names.index(name)
+        return table.set_column(place, name, pa.array(values(table[name].to_numpy().copy())))
+
+    return change
+
+
+def first(value: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """That value in the first row."""
+    return lambda values: np.concatenate([[value], values[1:]])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (column("member", first(2)), "version-00002.parquet: member 2, expected 0 to 1"),
+        (column("part", first(1)), "part 1, expected 0 to 0"),
+        (column("copy", first(-1)), "copy -1, expected 0 to 0"),
+        (column("version", first(1)), "holds answers for version 1, expected 2"),
+        (column("row", lambda rows: [None, *rows[1:]]), "cannot be read .column row has empty"),
+        (column("member", lambda members: members + 0.5), "cannot be read"),
+        (column("logits", lambda logits: np.zeros(len(logits))), "cannot be read"),
+        (column("logits", lambda logits: [row[:3] for row in logits]), r"logits have \[3\] numb"),
+        (column("logits", lambda logits: [None, *logits[1:]]), "column logits has empty fields"),
+        (
+            column("logits", lambda logits: [[np.nan] * 10, *logits[1:]]),
+            r"logits for row \d+ are not finite",
+        ),
+        (lambda table: table.drop_columns("member"), "cannot be read"),
+        (lambda table: table.slice(0, 0), r"logits have \[0\] numbers, expected 10"),
         (described("class_names", ["a", "b"]), "answers for other class names"),
         (described("data", {}), "answers for other data"),
         (described("teachers", ["a"]), "answers for other teachers"),
@@ -130,3 +161,21 @@ def test_methods_that_take_features_exchange_no_answers(state: StudyState, tmp_p
     for exchange in (export_answers, import_answers):
         with pytest.raises(RequestError, match="method: found fitnet, which takes more from teach"):
             exchange(live, tmp_path / "answers")
+
+
+def test_parts_and_copies_that_are_missing_are_said(state: StudyState, tmp_path: Path) -> None:
+    """`additional` shows every image twice, in two parts."""
+    overrides = [*state.asked.overrides[:1], "search.try_first=[]"]
+    overrides += ["student.augmentation={name: additional, per: image}"]
+    overrides += ["search.space={temperature: {log: [1, 20]}}"]
+    study = load_study(state.asked.path, overrides)
+    state = StudyState(study, state.data, state.store)
+    for task in answer_tasks(state.answers(), state.store, HERE):
+        list(task.work())
+    export_answers(state, tmp_path / "answers")
+    state.store.delete("teacher_logits")
+    (file,) = (tmp_path / "answers").rglob("version-00001.parquet")
+    rewritten(file, lambda table: table.filter(pc.equal(table["part"], 0)))
+    with pytest.raises(RequestError, match="part 1, copy 0, member 0 is missing"):
+        import_answers(state, tmp_path / "answers")
+    assert state.store.names("teacher_logits") == []
