@@ -71,7 +71,7 @@ class Cost:
 COSTS = {
     "parameters": Cost("parameters", "trained numbers of the deployed network", "", whole=True),
     "macs": Cost("multiply-adds", "multiplications with an addition for one image", "", whole=True),
-    "megabytes": Cost("megabytes", "size of the weights in float32", "MB"),
+    "megabytes": Cost("size", "size of the weights in float32", "MB"),
     "latency-ms": Cost("latency", "median time of one batch on this machine", "ms"),
 }
 """What a search can minimise as `cost/<name>`, beside a metric, or limit. All are known before a

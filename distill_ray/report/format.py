@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from distill_ray.metric import METRICS, is_percent, title_of
+from distill_ray.metric import COSTS, METRICS, is_percent, title_of
 from distill_ray.report.results import Value
 
 _SPLITS = {"val": "validation", "test": "test", "train": "training"}
@@ -17,6 +17,13 @@ def objective_title(name: str) -> str:
     if split == "cost":
         return title_of(metric)
     return f"{_SPLITS[split]} {title_of(metric)}" if split in _SPLITS and metric else name
+
+
+def axis_title(name: str) -> str:
+    """An objective along an axis: `validation NLL`, `latency in ms`."""
+    split, _, cost = name.partition("/")
+    unit = COSTS[cost].unit if split == "cost" else ""
+    return f"{objective_title(name)} in {unit}" if unit else objective_title(name)
 
 
 def setting(value: Value) -> str:

@@ -63,7 +63,7 @@ def front_sentences(results: StudyResults) -> list[str]:
     trial, error = best_trial(results), standard_error(results)
     if trial is None:
         return []
-    sentences = []
+    sentences: list[str] = []
     quality = next(iter(results.objectives))
     if results.limits:
         limits = listed(
@@ -82,7 +82,9 @@ def front_sentences(results: StudyResults) -> list[str]:
 def _smallest(
     results: StudyResults, of_quality: Sequence[Front], best: TrialRow, error: float
 ) -> Iterator[str]:
-    """A sentence for each trial that is the smallest in some cost and not the best itself."""
+    """A sentence for each trial that is the smallest in some cost and not the best itself; one if
+    there is none.
+    """
     gains: dict[tuple[int, float], list[str]] = {}
     for front in of_quality:
         sign = 1 if results.objectives[front.quality] == "min" else -1
@@ -96,6 +98,13 @@ def _smallest(
             gain = f"{texts[0]}{counted} instead of {texts[1]}"
             gains.setdefault((smallest.trial, smallest.quality), []).append(gain)
     quality = next(iter(results.objectives))
+    if of_quality and not gains:
+        yield (
+            f"It is also the smallest student within one standard error ({error:.2g}) of the best."
+            if results.limits
+            else f"The best student, trial {best.number}, is also the smallest within one standard "
+            f"error ({error:.2g})."
+        )
     for (number, value), of_trial in gains.items():
         yield (
             f"The smallest student within one standard error ({error:.2g}) of the best is trial "

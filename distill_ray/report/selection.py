@@ -4,6 +4,7 @@ also a lucky one (the winner's curse).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +30,11 @@ class Selected:
 
     @property
     def again_text(self) -> str:
-        """`0.131 ± 0.004`."""
-        spread = "" if self.std is None else f" ± {self.std:.2g}"
-        return f"{self.again:.4g}{spread}"
+        """`0.1310 ± 0.0042`, both to the second figure of the deviation."""
+        if not self.std:
+            return f"{self.again:.4g}"
+        decimals = max(0, 1 - math.floor(math.log10(self.std)))
+        return f"{self.again:.{decimals}f} ± {self.std:.{decimals}f}"
 
 
 def selection(results: StudyResults) -> list[Selected]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from distill_ray.report.comparison import comparisons
 from distill_ray.report.front import front_sentences, fronts, standard_error
 from distill_ray.report.health import HealthFinding, findings
 from distill_ray.report.page import Report
+from distill_ray.report.plots.front import front_panel
+from distill_ray.report.plots.trials import search_panels
 from distill_ray.report.results import StudyResults, TrialRow
 from distill_ray.report.to_json import as_json
 
@@ -76,6 +79,46 @@ def test_the_smallest_within_one_standard_error(sized: StudyResults) -> None:
     assert smallest in html and "Quality against cost" in html
     assert "mathdefault" not in html, "the scale is written in what the page shows as it is"
     assert data["fronts"][0]["points"][0]["label"] == "trial 0"
+
+
+def test_names_in_the_picture_touch_nothing_and_are_whole(sized: StudyResults) -> None:
+    """The ensemble is the largest, at the right edge, and contenders are close to trials."""
+    panel = front_panel(sized)
+    assert panel is not None
+    canvas = panel.plots[0].figure
+    (axes,) = canvas.axes
+    names = [text for text in axes.texts if text.get_text()]
+    assert {text.get_text() for text in names} >= {each.label for each in sized.contenders}
+    boxes = [text.get_window_extent() for text in names]
+    assert all(box.x0 >= 0 and box.x1 <= canvas.bbox.x1 for box in boxes)
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+
+
+def test_the_best_may_be_the_smallest(sized: StudyResults) -> None:
+    error = standard_error(sized)
+    assert error is not None
+    rows = (trial(0, "small", 0.5), trial(1, "large", 0.5 + error))
+    _, smallest = front_sentences(replace(sized, trials=rows))
+    assert smallest.startswith("It is also the smallest student within one standard error")
+    (alone,) = front_sentences(replace(sized, trials=rows, limits={}))
+    assert alone.startswith("The best student, trial 0, is also the smallest within one")
+
+
+def test_trials_beyond_a_limit_are_in_the_pictures(sized: StudyResults) -> None:
+    """And costs are never cut off, however far apart they are."""
+    beyond = TrialRow(4, JobState.INFEASIBLE, {"model": "huge"}, {}, ())
+    costs = [
+        replace(t, values={**t.values, "cost/parameters": t.costs["cost/parameters"]})
+        for t in (*sized.trials, *(trial(n, "small", 0.5) for n in range(5, 12)))
+    ]
+    objectives = {"val/nll": "min", "cost/parameters": "min"}
+    results = replace(sized, trials=(*costs[:4], beyond, *costs[4:]), objectives=objectives)
+    history, *_ = search_panels(results)
+    assert "grey ones those beyond a limit" in history.caption
+    for plot in history.plots:
+        labels = plot.figure.axes[0].get_legend_handles_labels()[1]
+        assert "infeasible" in labels
+    assert history.plots[1].figure.axes[0].get_ylim()[1] > SIZES["large"]
 
 
 def test_without_costs_there_is_no_front(study: StudyResults) -> None:

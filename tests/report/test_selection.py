@@ -64,11 +64,11 @@ def test_every_form_of_the_report_has_the_numbers(two: StudyResults) -> None:
     luck, order = selection_sentences(two)
     assert luck == (
         "The best of 3 complete trials, trial 5, has a validation NLL of 0.1; trained again over "
-        f"3 seeds it has {first.again:.4g} ± {first.std:.2g}, {first.again - 0.1:.2g} worse."
+        f"3 seeds it has {first.again:.3f} ± {first.std:.3f}, {first.again - 0.1:.2g} worse."
     )
     assert order == (
         "Trial 2 is the first of the 2 that were trained again, with "
-        f"{second.again:.4g} ± {second.std:.2g}."
+        f"{second.again:.3f} ± {second.std:.3f}."
     )
     text = markdown(two, two.rows, comparisons(two.rows))
     page = Report.of(two).html()

@@ -8,7 +8,7 @@ import base64
 import io
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,6 +17,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from distill_ray.escaping import for_html, without_controls
 from distill_ray.report.results import BEST, DEFAULT_KD, ENSEMBLE, SCRATCH, TEACHER, Contender
@@ -195,6 +196,35 @@ def axes_in(
             (height - bottom - top) / height,
         )
     )
+
+
+_BESIDE = tuple(
+    ((right * reach, up * reach - up), (across, along))
+    for reach in (6, 14)
+    for up, along in ((1, "bottom"), (-1, "top"))
+    for right, across in ((1, "left"), (-1, "right"))
+)
+"""Places of a name beside its point: pixels to the right and up, and the corner of it there."""
+
+
+def name_points(axes: Axes, names: Sequence[tuple[str, tuple[float, float]]]) -> None:
+    """Write a name beside each point where it touches no point and no name before it and the figure
+    does not cut it off; to the right and above where no place is free. Scales and ranges of the
+    axes must be final.
+    """
+    axes.get_xlim(), axes.get_ylim()  # matplotlib works them out only when they are asked for
+    places = [axes.transData.transform(point) for _, point in names]
+    taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in places]
+    for name, point in names:
+        label = axes.annotate(name, point, (0, 0), textcoords="offset points", fontsize=10)
+        for offset, (across, along) in (*_BESIDE, _BESIDE[0]):
+            label.xyann = offset
+            label.set(ha=across, va=along)
+            box = label.get_window_extent()
+            within = box.x0 >= 0 and box.x1 <= axes.figure.bbox.x1 and box.y0 >= axes.bbox.y0
+            if within and not box.count_overlaps(taken):
+                break
+        taken.append(box)
 
 
 def whole_numbers(axes: Axes) -> None:

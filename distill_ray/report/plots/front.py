@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from distill_ray.metric import title_of
-from distill_ray.report.format import counted, file_name, objective_title
+from distill_ray.metric import COSTS
+from distill_ray.report.format import (
+    axis_title,
+    counted,
+    cut,
+    file_name,
+    objective_title,
+    parameter_count,
+)
 from distill_ray.report.front import Front, fronts
-from distill_ray.report.plots.drawing import Panel, Plot, axes_in, color, figure, size_of
+from distill_ray.report.plots.drawing import (
+    Panel,
+    Plot,
+    axes_in,
+    color,
+    contender_colors,
+    figure,
+    name_points,
+    size_of,
+)
 from distill_ray.report.results import StudyResults
 
 NAMED = 8
@@ -19,24 +38,31 @@ def front_panel(results: StudyResults) -> Panel | None:
     drawn = fronts(results)
     if not drawn:
         return None
+    shades = contender_colors(results.contenders)
+    by_label = {each.label: shades[each.name] for each in results.contenders}
     return Panel(
         "Quality against cost",
         "Students of the search (dots), and the mean over seeds of teachers, ensemble, baselines "
         "and confirmed students (diamonds), on the validation split. The line joins those that no "
         "other one beats in both. Costs are on a logarithmic scale.",
-        tuple(_drawn(front, len(drawn)) for front in drawn),
+        tuple(_drawn(front, by_label, len(drawn)) for front in drawn),
     )
 
 
-def _drawn(front: Front, count: int) -> Plot:
+def _drawn(front: Front, shades: Mapping[str, str], count: int) -> Plot:
     chosen = [point for point in front.points if point.on_front]
     students = [point for point in front.points if point.trial is not None]
     others = [point for point in front.points if point.trial is None]
     with figure(size_of(count)) as canvas:
         axes = axes_in(canvas, left=70, top=10)
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=8))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda cost, _: f"{cost:g}"))
+        costs = [point.cost for point in front.points]
+        narrow = math.log10(max(costs) / min(costs)) < 2
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if narrow else (1,), numticks=8))
+        whole = COSTS[front.cost.removeprefix("cost/")].whole
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda cost, _: parameter_count(round(cost)) if whole else f"{cost:g}")
+        )
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.plot([p.cost for p in chosen], [p.quality for p in chosen], "-", color=color("best"))
         axes.plot(
@@ -48,18 +74,19 @@ def _drawn(front: Front, count: int) -> Plot:
             color=color("best"),
             alpha=0.7,
         )
-        axes.plot(
-            [p.cost for p in others], [p.quality for p in others], "D", ms=6, color=color("muted")
-        )
-        named = [point for point in chosen if point.trial is not None][:NAMED] + others
-        for point in named:
-            text = point.label if point.trial is None else str(point.trial)
-            where = (point.cost, point.quality)
-            axes.annotate(text, where, (6, 5), textcoords="offset points", fontsize=10)
-        cost = title_of(front.cost.removeprefix("cost/"))
-        axes.set(xlabel=cost, ylabel=objective_title(front.quality))
+        for point in others:
+            axes.plot(point.cost, point.quality, "D", ms=6, color=shades[point.label])
+        axes.set(xlabel=axis_title(front.cost), ylabel=objective_title(front.quality))
         axes.margins(0.12)
-    title = f"{objective_title(front.quality)} against {cost}"
+        named = others + [point for point in chosen if point.trial is not None][:NAMED]
+        name_points(
+            axes,
+            [
+                (cut(p.label, 24) if p.trial is None else str(p.trial), (p.cost, p.quality))
+                for p in named
+            ],
+        )
+    title = f"{objective_title(front.quality)} against {objective_title(front.cost)}"
     return Plot(
         f"front-{file_name(front.quality)}-{file_name(front.cost)}",
         title,

@@ -5,8 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from distill_ray.report.format import counted, file_name, objective_title
-from distill_ray.report.plots.drawing import Panel, Plot, axes_in, color, figure, size_of
+from distill_ray.report.format import axis_title, counted, file_name, objective_title
+from distill_ray.report.plots.drawing import (
+    Panel,
+    Plot,
+    axes_in,
+    color,
+    figure,
+    name_points,
+    size_of,
+)
 from distill_ray.report.results import StudyResults, TrialRow
 from distill_ray.report.search import finished, pareto_front
 
@@ -51,9 +59,7 @@ def _trade_off(results: StudyResults, front: Sequence[TrialRow], first: str, sec
             lw=1.2,
             color=color("best"),
         )
-        for trial, where in list(zip(front, line, strict=True))[:NAMED]:
-            axes.annotate(str(trial.number), where, (6, 5), textcoords="offset points", fontsize=11)
-        axes.set(xlabel=objective_title(first), ylabel=objective_title(second))
+        axes.set(xlabel=axis_title(first), ylabel=axis_title(second))
         x, y = (0.02 if results.objectives[name] == "min" else 0.98 for name in (first, second))
         away = (x + math.copysign(0.05, 0.5 - x), y + math.copysign(0.1, 0.5 - y))
         arrow = {"arrowstyle": "->", "color": color("ink"), "lw": 1.6}
@@ -61,6 +67,9 @@ def _trade_off(results: StudyResults, front: Sequence[TrialRow], first: str, sec
             "", (x, y), away, xycoords="axes fraction", textcoords="axes fraction", arrowprops=arrow
         )
         axes.margins(0.12)
+        name_points(
+            axes, [(str(t.number), at) for t, at in list(zip(front, line, strict=True))[:NAMED]]
+        )
     title = f"{objective_title(second)} against {objective_title(first)}"
     return Plot(
         f"pareto-{file_name(second)}",

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from distill_ray.events import JobState
-from distill_ray.report.format import counted, cut, file_name, objective_title, setting
+from distill_ray.report.format import axis_title, counted, cut, file_name, objective_title, setting
 from distill_ray.report.plots.curves import curve_panel
 from distill_ray.report.plots.drawing import (
     Panel,
@@ -62,11 +62,13 @@ def _history(results: StudyResults) -> Panel:
             else "No trial came after it: more may do better."
         )
         outcome = f"The best, trial {best.number}, reached {best.values[objective]:.4g}. {after}"
+    infeasible = any(trial.state == JobState.INFEASIBLE for trial in results.trials)
+    untrained = ", grey ones those beyond a limit, which were not trained" if infeasible else ""
     return Panel(
         "Search history",
         "Every trial in the order in which it was started, and the best value so far as a line: "
         "where it has long been flat, the search had settled. Crosses are pruned trials at their "
-        f"last value, red marks failed ones; {EDGE} {outcome}",
+        f"last value, red marks failed ones{untrained}; {EDGE} {outcome}",
         tuple(_history_of(results, objective) for objective in results.objectives),
     )
 
@@ -99,7 +101,8 @@ def _history_of(results: StudyResults, objective: str) -> Plot:
                 lw=1.4,
                 label="best so far",
             )
-        axes.set(xlabel="trial", ylabel=f"{title} ({'lower' if minimise else 'higher'} is better)")
+        better = "lower" if minimise else "higher"
+        axes.set(xlabel="trial", ylabel=f"{axis_title(objective)} ({better} is better)")
         whole_numbers(axes)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(
@@ -125,8 +128,8 @@ def _draw_trials(
     places: Sequence[float],
     objective: str,
 ) -> None:
-    """Trials at `places` along x, by state: dots when complete, crosses when pruned, failed ones on
-    the lower edge.
+    """Trials at `places` along x, by state: dots when complete, crosses when pruned, those that
+    failed and those that were infeasible on the lower edge.
 
     The vertical axis covers what the complete trials of the study reached; what lies beyond is put
     on its edge.
@@ -137,10 +140,12 @@ def _draw_trials(
         JobState.FINISHED: [],
         JobState.PRUNED: [],
         JobState.FAILED: [],
+        JobState.INFEASIBLE: [],
         JobState.RUNNING: [],
     }
     for trial, place in zip(trials, places, strict=True):
-        value = low if trial.state == JobState.FAILED else last_value(trial, objective)
+        without = trial.state in (JobState.FAILED, JobState.INFEASIBLE)
+        value = low if without else last_value(trial, objective)
         if value is not None and trial.state in groups:
             groups[trial.state].append((place, min(max(value, low), high)))
     looks: dict[str, Any] = {
@@ -165,6 +170,13 @@ def _draw_trials(
             "color": color("bad"),
             "linewidths": 2.4,
             "label": "failed",
+        },
+        JobState.INFEASIBLE: {
+            "marker": "|",
+            "s": 160,
+            "color": color("muted"),
+            "linewidths": 2.4,
+            "label": "infeasible",
         },
         JobState.RUNNING: {
             "marker": "o",
@@ -194,6 +206,8 @@ def _range(results: StudyResults, objective: str) -> tuple[float, float]:
         )
     first, third = np.quantile(complete, [0.25, 0.75])
     reach = max(2.5 * (third - first), 0.1 * np.ptp(complete))
+    if objective.startswith("cost/"):
+        reach = math.inf  # costs are few, and none is an outlier
     low, high = max(complete.min(), first - reach), min(complete.max(), third + reach)
     pad = 0.12 * (high - low) or 0.1 * abs(high) or 1.0
     return float(low - pad), float(high + pad)
