@@ -58,7 +58,8 @@ def _show(checked: DataCheck) -> None:
     from distill_ray.report.text_table import text_table
 
     names = checked.class_names
-    click.echo(for_terminal(f"{checked.location}: {len(names):,} classes by {checked.label}"))
+    classes = "class" if len(names) == 1 else "classes"
+    click.echo(for_terminal(f"{checked.location}: {len(names):,} {classes} by {checked.label}"))
     header = ["split", "images", "classes", "per class", "pixels", "modes", "files"]
     rows = [_line(look, len(names)) for look in checked.looks.values()]
     click.echo("\n".join(text_table(header, rows)))

@@ -43,7 +43,7 @@ def open_source(
     if name_or_path in SOURCES:
         return SOURCES[name_or_path](label)
     from distill_ray.data.files import Folder
-    from distill_ray.data.image_folder import ImageTree, holds_classes
+    from distill_ray.data.image_folder import ENDINGS, ImageTree, holds_classes
     from distill_ray.data.listed_images import ListedImages, tables_of
     from distill_ray.data.parquet import ParquetSource, holds_parquet
     from distill_ray.data.tar_shards import TarShards, shards_of
@@ -71,6 +71,12 @@ def open_source(
     if named or holds_classes(folder):
         return ImageTree(folder, label, cuts_test)
     content = ", ".join(sorted(names)[:8]) or "nothing"
+    if any(name.lower().endswith(ENDINGS) for name in names):
+        raise RequestError(
+            f"{place}{folder.location} has images without labels (found: {content}); put those of "
+            "each class into a folder train/CLASS, or write a table train/metadata.csv. Images "
+            "that teachers are to label belong to `data: {unlabelled: FOLDER}`, beside a source"
+        )
     raise RequestError(
         f"{place}{folder.location} holds neither train-*.parquet and test-*.parquet nor the "
         f"folders train and test, nor folders of images (found: {content}); name the folder that "

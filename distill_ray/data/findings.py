@@ -134,8 +134,8 @@ def _classes(check: DataCheck) -> Iterator[DataFinding]:
         if few and split == "train":
             yield DataFinding(
                 "warning",
-                f"{few:,} classes have fewer than {FEW} images to train on, the fewest {fewest} "
-                f"({rare!r})",
+                f"{few:,} {'class has' if few == 1 else 'classes have'} fewer than {FEW} images to "
+                f"train on, the fewest {fewest} ({rare!r})",
             )
 
 

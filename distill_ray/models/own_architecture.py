@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill_ray.errors import first_line
+from distill_ray.errors import first_line, out_of_memory
 from distill_ray.models.network import Architecture
 from distill_ray.models.own_modules import factory_of
 
@@ -56,13 +56,15 @@ def _made(make: Callable[..., Any], factory: str, offered: dict[str, Any]) -> nn
         network = make(**arguments)
     except Exception as error:  # whatever the user's code does
         given = ", ".join(f"{name}={value}" for name, value in arguments.items())
-        raise ValueError(
-            f"{factory}({given}) failed: {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise ValueError(f"{factory}({given}) failed: {_reason(error)}") from error
     if not isinstance(network, nn.Module):
         kind = type(network).__name__
         raise ValueError(f"{factory} returns {kind}, and must return a torch.nn.Module")
     return network
+
+
+def _reason(error: Exception) -> str:
+    return out_of_memory(error) or f"{type(error).__name__}: {first_line(error)}"
 
 
 @torch.no_grad()
@@ -72,8 +74,7 @@ def _check_logits(network: nn.Module, factory: str, probe: Tensor, num_classes: 
         logits = network(probe)
     except Exception as error:  # whatever the user's code does
         raise ValueError(
-            f"{factory}: images of shape {tuple(probe.shape)} fail {when}: "
-            f"{type(error).__name__}: {first_line(error)}"
+            f"{factory}: images of shape {tuple(probe.shape)} fail {when}: {_reason(error)}"
         ) from error
     if not isinstance(logits, Tensor):
         kind = type(logits).__name__

@@ -139,6 +139,7 @@ def test_classes_that_are_rare_missing_or_contradicted(
         for finding in findings(check_data(open_source(str(write_tree(tmp_path / "t", files)))))
     ]
     assert any("22 images of 'common', 2 of 'rare'" in text for text in texts)
+    assert any("1 class has fewer than 10 images to train on, the fewest 2" in t for t in texts)
     assert any("1 images of train are there under another class too" in text for text in texts)
     assert any("test has no image of 1 of the 2 classes: 'rare'" in text for text in texts)
 

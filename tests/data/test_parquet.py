@@ -277,6 +277,13 @@ def test_folders_that_hold_no_data_set(tmp_path: Path, small: Path) -> None:
     (tmp_path / "empty").mkdir()
     refused(r"holds neither train-\*.parquet .* \(found: nothing\)", tmp_path / "empty")
     refused("found: .*small", tmp_path)
+    (tmp_path / "loose").mkdir()
+    (tmp_path / "loose" / "a.PNG").touch()
+    refused(
+        r"loose has images without labels \(found: a.PNG\); put those of each class into a folder "
+        r"train/CLASS, .*unlabelled: FOLDER",
+        tmp_path / "loose",
+    )
     (small / "train-00001-of-00002.parquet").unlink()
     refused(r"train files are not one complete set \(train-00000-of-00002.parquet\)", small)
     (small / "train-00000-of-00002.parquet").unlink()

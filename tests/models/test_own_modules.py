@@ -57,6 +57,16 @@ def features(num_classes):
 def wide_images():
     return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
 
+def vast():
+    return nn.Linear(1, 2**45)
+
+class Greedy(nn.Flatten):
+    def forward(self, images):
+        return super().forward(images.repeat(1, 2**40, 1, 1))
+
+def vast_maps():
+    return Greedy()
+
 def nothing():
     return None
 
@@ -104,6 +114,8 @@ def test_a_last_linear_layer_is_the_classifier() -> None:
         ("Pair", "Pair returns a tuple in training; return the logits alone"),
         ("features", r"features returns \(2, 512\) for 2 images in training, .* 10 classes"),
         ("wide_images", r"images of shape \(2, 1, 8, 8\) fail in training: RuntimeError"),
+        ("vast", r"vast\(\) failed: out of memory, 140737488355328 bytes at once: smaller im"),
+        ("vast_maps", r"shape \(2, 1, 8, 8\) fail in training: out of memory, \d+ bytes at once"),
         ("nothing", "nothing returns NoneType, and must return a torch.nn.Module"),
         ("broken", r"broken\(\) failed: KeyError: 'depth'"),
         ("none", r"nets.py makes no 'none' \(it has: linear, fixed, .*\)"),

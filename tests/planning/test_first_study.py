@@ -69,7 +69,7 @@ def test_class_folders_alone_are_training_images(
     assert main(["init", "birds/gull", "--out", "x.yaml"]) == 2
     assert main(["data", "check", "nowhere/x"]) == 2
     errors = capsys.readouterr().err
-    assert "DATA: " in errors and "birds/gull holds neither" in errors
+    assert "DATA: " in errors and "birds/gull has images without labels" in errors
     assert "PATH: there is no folder nowhere/x" in errors and "data.source" not in errors
 
 
