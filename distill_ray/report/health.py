@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from distill_ray.events import JobState
-from distill_ray.metric import title_of
+from distill_ray.metric import is_percent, title_of
 from distill_ray.report.comparison import Comparison
-from distill_ray.report.format import counted, listed, objective_title, setting
+from distill_ray.report.format import counted, listed, metric_text, objective_title, setting
 from distill_ray.report.results import StudyResults, TrialRow
 from distill_ray.report.search import best_trial, curve, finished, influence, searched
 from distill_ray.report.selection import luck, selection
@@ -214,10 +214,13 @@ def _few_seeds(
             if needed <= len(best.runs):
                 continue
             enough = f"about {needed} seeds" if needed <= MOST_SEEDS else "more than 100 seeds"
+            unit = " points" if is_percent(gain.metric) else ""
+            difference = metric_text(gain.metric, gain.difference, sign=True)
             yield HealthFinding(
                 "few-seeds",
                 f"Against {comparison.other.label} the difference in {title_of(gain.metric)} is "
-                f"{gain.difference:+.2g}, and varies by {deviation:.2g} from seed to seed; "
+                f"{difference}{unit}, and varies by {metric_text(gain.metric, deviation)} from "
+                f"seed to seed; "
                 f"{len(best.runs)} seeds cannot tell it from chance, {enough} could.",
                 f"Set confirm.seeds: {needed}." if needed <= MOST_SEEDS else "Take it for none.",
             )

@@ -200,4 +200,4 @@ def test_too_few_seeds_for_the_difference(
     variance, mean = np.var(shifts, ddof=1), np.mean(shifts)
     needed = math.ceil((1.96 + 0.84) ** 2 * variance / mean**2)
     assert needed > 3 and found.advice == advice.format(needed)
-    assert f"varies by {variance**0.5:.2g} from seed to seed; 3 seeds cannot" in found.evidence
+    assert f"varies by {variance**0.5:.3f} from seed to seed; 3 seeds cannot" in found.evidence
