@@ -29,7 +29,7 @@ from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.data import open_source
 from distill_ray.job import Data, Split
 from distill_ray.planning.bench import machine_name
-from distill_ray.training import Dataset, load_dataset
+from distill_ray.training import Dataset, Worker, load_dataset
 
 FILES, BATCH, EPOCHS = 512, 64, 3
 END = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
@@ -86,6 +86,7 @@ def speed(epoch: Callable[[], int]) -> float:
 def main() -> None:
     """Print a line for each case."""
     torch.set_num_threads(1)
+    device = Worker.here(gpu=False).device
     print(machine_name())
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["DISTILL_RAY_CACHE"] = f"{temporary}/cache"
@@ -105,7 +106,7 @@ def main() -> None:
                     seed=0,
                     epoch=epoch,
                     batch_size=BATCH,
-                    device="cpu",
+                    device=device,
                     shape=dataset.image_shape[1:],
                 )
                 theirs = speed(lambda loader=loader: sum(len(images) for images, _ in loader))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +58,31 @@ print("torch._dynamo" in sys.modules)
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stdout == "False\n"
+
+
+def test_large_tensors_are_in_huge_pages() -> None:
+    """Linux lists of each stretch of memory whether such pages were asked for (`hg`)."""
+    if not Path("/sys/kernel/mm/transparent_hugepage").exists():
+        pytest.skip("this kernel has no huge pages")
+    code = """
+import torch
+from distill_ray.training import Worker
+Worker.here(gpu=False)
+address = (tensor := torch.empty(2**24)).data_ptr()
+inside = False
+for line in open("/proc/self/smaps"):
+    first, _, rest = line.partition(" ")
+    if "-" in first:
+        begin, end = (int(number, 16) for number in first.split("-"))
+        inside = begin <= address < end
+    elif inside and first == "VmFlags:":
+        print("hg" in rest.split())
+"""
+    environment = {name: value for name, value in os.environ.items() if "THP" not in name}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert ended.stdout == "True\n"
 
 
 def test_processors_say_what_they_have_for_bfloat16() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -98,7 +99,10 @@ def resized(
         top, left, tall, wide = window
         image = originals[number][None, :, top : top + tall, left : left + wide]
         if (tall, wide) != shape:
-            exact = image if image.device.type == "cpu" else image.float()
+            # A crop has gaps between its rows, for which torch would put the result channels first,
+            # and copying that into the batch would take as long as resizing
+            dense = image.contiguous(memory_format=torch.channels_last)
+            exact = dense if dense.device.type == "cpu" else dense.float()
             exact = interpolate(exact, shape, mode=interpolation, antialias=True)
             image = exact.round_().clamp_(0, 255) if exact.is_floating_point() else exact
         result[number] = image[0].flip(2) if turned else image[0]
