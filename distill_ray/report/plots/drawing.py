@@ -221,8 +221,8 @@ def name_points(axes: Axes, names: Sequence[tuple[str, tuple[float, float]]]) ->
             label.xyann = offset
             label.set(ha=across, va=along)
             box = label.get_window_extent()
-            within = box.x0 >= 0 and box.x1 <= axes.figure.bbox.x1 and box.y0 >= axes.bbox.y0
-            if within and not box.count_overlaps(taken):
+            across_fits = axes.bbox.x0 <= box.x0 and box.x1 <= axes.figure.bbox.x1
+            if across_fits and box.y0 >= axes.bbox.y0 and not box.count_overlaps(taken):
                 break
         taken.append(box)
 
