@@ -1,5 +1,5 @@
 """Trains every trial of a study to its last epoch, in one process, and writes down the course of
-each: what `replay.py` replays.
+each, and all metrics of its last epoch: what `replay.py` replays.
 
     uv run python benchmarks/record_trials.py benchmarks/replay/digits.yaml digits.json
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
@@ -48,13 +49,15 @@ def main() -> None:
     for number in range(study.search.trials):
         drawn = study.search.space.suggest(history.ask())
         job = trial_run(study, data, teachers, number, drawn).job
-        values: list[float] = []
+        course: list[Mapping[str, float]] = []
         try:
             for records in run_job(store, job, resources):
-                values += [record[objective] for record in records]
+                course += records
         except DivergedError:  # it has fewer epochs than the others, and no result
             pass
-        trials.append({"params": drawn, "values": values})
+        values = [record[objective] for record in course]
+        ended = dict(course[-1]) if course else {}
+        trials.append({"params": drawn, "values": values, "ended": ended})
         print(number, len(values), values[-1:], flush=True)
     table = {"study": study.name, "objective": objective, "trials": trials}
     chosen.table.write_text(json.dumps(table) + "\n")

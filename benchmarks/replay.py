@@ -6,8 +6,10 @@
 A scheduler meets the recorded trials in random order, four at a time, as a search on four workers
 would; nothing is trained. Regret is the value of the configuration it ends with less that of the
 best one among those it met. A sampler is answered by the recorded trial that is nearest to what it
-suggests, at full length; its regret is against the best recorded trial. Both are the package's own
-classes. (`grid` needs steps, which these spaces have not; `nsga3` several objectives.)
+suggests, at full length; its regret is against the best recorded trial. With two objectives, the
+loss and the calibration error, samplers are judged by the area that their front dominates, as a
+share of that of all recorded trials. Schedulers and samplers are the package's own classes. `grid`
+has the ends and the middle of every range.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,10 +32,16 @@ from ray.tune.schedulers import TrialScheduler
 from distill_ray.search.history import quiet
 from distill_ray.search.samplers import make_sampler
 from distill_ray.search.scheduler import make_scheduler, rungs
-from distill_ray.study import Choice, StudyDefinition, load_study
+from distill_ray.study import Choice, Dimension, Range, StudyDefinition, load_study
 
 SCHEDULERS = ("none", "asha", "hyperband", "median", "paired")
-SAMPLERS = ("random", "qmc", "tpe", "gp", "cmaes", "nsga2")
+SAMPLERS = ("random", "qmc", "tpe", "gp", "cmaes", "grid", "nsga2")
+SAMPLERS_OF_FRONTS = ("random", "tpe", "nsga2", "nsga3")
+SECOND = "val/ece"
+"""The second objective."""
+AFTER = (15, 30, 60)
+"""Trials after which samplers are judged."""
+
 WORKERS = 4
 
 GP_REPLAYS = 6
@@ -94,44 +102,83 @@ def replay_scheduler(
 
 
 def replay_sampler(
-    study: StudyDefinition, trials: Sequence[dict[str, Any]], seed: int, steps: int
-) -> list[float]:
-    """The best value so far after each suggestion."""
-    history = optuna.create_study(direction="minimize")
-    search = study.search
-    history.sampler = make_sampler(search, seed * 1000)
-    points = np.array([_point(study, trial["params"]) for trial in trials])
-    best, course = math.inf, []
+    study: StudyDefinition,
+    recorded: StudyDefinition,
+    trials: Sequence[dict[str, Any]],
+    seed: int,
+    steps: int,
+) -> list[int]:
+    """The `trials` of the `recorded` study, by place, that answer the suggestions one after the
+    other: the nearest ones.
+    """
+    names = [dimension.name for dimension in study.search.space.dimensions]
+    points = np.array(
+        [_point(recorded, {name: trial["params"][name] for name in names}) for trial in trials]
+    )
+    search = replace(study.search, seed=seed)
+    history = optuna.create_study(directions=["minimize"] * len(search.objectives))
+    history.sampler = make_sampler(search, 0)
+    met = []
     for _ in range(steps):
         asked = history.ask()
         drawn = search.space.suggest(asked)
-        place = int(np.square(points - _point(study, drawn)).sum(axis=1).argmin())
-        values = trials[place]["values"]
-        if len(values) == study.student.epochs:
-            history.tell(asked, values[-1])
-            best = min(best, values[-1])
+        place = int(np.square(points - _point(recorded, drawn)).sum(axis=1).argmin())
+        if _complete(study, trials[place]):
+            history.tell(asked, [trials[place]["ended"][name] for name in search.objectives])
         else:
             history.tell(asked, state=TrialState.FAIL)
-        course.append(best)
-    return course
+        met.append(place)
+    return met
 
 
-def _sampled(path: str, sampler: str, trials: int) -> StudyDefinition:
-    """The study with that sampler; for `cmaes`, which draws no choices, without these."""
-    overrides = [f"search.trials={trials}"]
-    if sampler != "cmaes":
-        return load_study(path, [*overrides, f"search.sampler={sampler}"])
-    study = load_study(path, overrides)
-    dimensions = study.search.space.dimensions
-    numbers = tuple(one for one in dimensions if not isinstance(one, Choice))
-    space = replace(study.search.space, dimensions=numbers)
-    return replace(study, search=replace(study.search, sampler="cmaes", space=space))
+def _complete(study: StudyDefinition, trial: dict[str, Any]) -> bool:
+    return len(trial["values"]) == study.student.epochs
 
 
-def _point(study: StudyDefinition, drawn: dict[str, Any]) -> np.ndarray:
-    """A configuration in a cube of side 1; choices that differ are a side apart."""
+def _sampled(path: str, sampler: str, trials: int, *overrides: str) -> StudyDefinition:
+    """The study with that sampler; for `cmaes`, which draws no choices, without these; for `grid`
+    with three values of every number.
+    """
+    study = load_study(path, [f"search.trials={trials}", *overrides])
+    if sampler not in ("cmaes", "grid"):
+        return load_study(
+            path, [f"search.trials={trials}", *overrides, f"search.sampler={sampler}"]
+        )
+    dimensions: list[Dimension] = []
+    for dimension in study.search.space.dimensions:
+        if isinstance(dimension, Choice) and sampler == "grid":
+            dimensions.append(dimension)
+        elif isinstance(dimension, Range):
+            dimensions.append(_three(dimension) if sampler == "grid" else dimension)
+    space = replace(study.search.space, dimensions=tuple(dimensions))
+    return replace(study, search=replace(study.search, sampler=sampler, space=space))
+
+
+def _three(numbers: Range) -> Choice:
+    """The ends and the middle of a range."""
+    low, high = numbers.low, numbers.high
+    values = (low, math.sqrt(low * high) if numbers.log else (low + high) / 2, high)
+    return Choice(name=numbers.name, values=values)
+
+
+def dominated(costs: np.ndarray, corner: np.ndarray) -> float:
+    """The area between the front of points (N, 2) and a corner that is worse."""
+    area, height = 0.0, corner[1]
+    for first, second in sorted(costs[(costs < corner).all(axis=1)].tolist()):
+        if second < height:
+            area += (corner[0] - first) * (height - second)
+            height = second
+    return area
+
+
+def _point(study: StudyDefinition, drawn: Mapping[str, Any]) -> np.ndarray:
+    """A configuration in a cube of side 1, by the settings of the study that it has; choices that
+    differ are a side apart.
+    """
     place: list[float] = []
     for dimension in study.search.space.dimensions:
+        if dimension.name not in drawn:
+            continue
         if isinstance(dimension, Choice):
             place += [
                 math.sqrt(0.5) * (drawn[dimension.name] == label) for label in dimension.labels
@@ -153,6 +200,7 @@ def main() -> None:
     parser.add_argument("--replays", type=int, default=200)
     parser.add_argument("--trials", type=int, default=60, help="trials of one replay")
     parser.add_argument("--samplers", nargs="*", default=SAMPLERS)
+    parser.add_argument("--samplers-of-fronts", nargs="*", default=SAMPLERS_OF_FRONTS)
     parser.add_argument("--schedulers", nargs="*", default=SCHEDULERS)
     chosen = parser.parse_args()
     quiet()
@@ -185,22 +233,46 @@ def main() -> None:
             f"{np.quantile(regrets, 0.9):.5f} | {found:.0%} |",
             flush=True,
         )
+    steps = chosen.trials
+    values = np.array(
+        [trial["values"][-1] if _complete(plain, trial) else math.inf for trial in trials]
+    )
     print("\n| sampler | replays | regret after 15 | after 30 | after 60 | seconds per search |")
     print("|---|---|---|---|---|---|")
     for name in chosen.samplers:
-        study = _sampled(chosen.study, name, chosen.trials)
+        study = _sampled(chosen.study, name, steps)
         replays = min(chosen.replays, GP_REPLAYS) if name == "gp" else chosen.replays
         begun = time.process_time()
-        courses = np.array(
-            [replay_sampler(study, trials, seed, chosen.trials) for seed in range(replays)]
-        )
+        met = [replay_sampler(study, plain, trials, seed, steps) for seed in range(replays)]
         seconds = (time.process_time() - begun) / replays
-        after = [
-            f"{np.mean(courses[:, place - 1] - min(full)):.5f}"
-            for place in (15, 30, 60)
-            if place <= chosen.trials
-        ]
+        regrets = np.minimum.accumulate(values[np.array(met)], axis=1) - min(full)
+        after = [f"{regrets[:, n - 1].mean():.5f}" for n in AFTER if n <= steps]
         print(f"| {name} | {replays} | {' | '.join(after)} | {seconds:.2f} |", flush=True)
+
+    (first,) = plain.search.objectives
+    two = f"search.objectives={{{first}: min, {SECOND}: min}}"
+    costs = np.array(
+        [
+            [
+                trial["ended"][metric] if _complete(plain, trial) else math.inf
+                for metric in (first, SECOND)
+            ]
+            for trial in trials
+        ]
+    )
+    corner = np.median(costs, axis=0)
+    everything = dominated(costs, corner)
+    print(f"\n| {first} and {SECOND} | replays | area after 15 | after 30 | after 60 |")
+    print("|---|---|---|---|---|")
+    for name in chosen.samplers_of_fronts:
+        study = _sampled(chosen.study, name, steps, two)
+        met = [replay_sampler(study, plain, trials, seed, steps) for seed in range(chosen.replays)]
+        after = [
+            f"{np.mean([dominated(costs[places[:n]], corner) for places in met]) / everything:.1%}"
+            for n in AFTER
+            if n <= steps
+        ]
+        print(f"| {name} | {chosen.replays} | {' | '.join(after)} |", flush=True)
 
 
 if __name__ == "__main__":
