@@ -109,11 +109,6 @@ def network_from(source: str, store: str) -> dict[str, Any]:
     """
     what, _, place = source.partition("@")
     opened = Store.open(place or store, make=False)
-    if not opened.is_local:
-        raise RequestError(
-            f"{source}: store {opened.shown} is no folder; copy the job's weights.safetensors here "
-            "and name it by `weights`, with its model"
-        )
     job_id = what.removeprefix("job ").strip()
     if not what.startswith("job "):
         job_id = _job_of(opened, what)
@@ -128,7 +123,7 @@ def network_from(source: str, store: str) -> dict[str, Any]:
         )
     settings: dict[str, Any] = {
         "model": recipe.model,
-        "weights": str(opened.local_path(record.record.files[WEIGHTS]["path"])),
+        "weights": str(record.record.local(WEIGHTS)),
     }
     preprocessing = recipe.preprocessing
     if recipe.model.startswith(PREFIX) and recipe.weights is None:

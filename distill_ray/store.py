@@ -129,6 +129,30 @@ class Record:
                 return pa.py_buffer(fetched)
         return pa.py_buffer(self.read(name))
 
+    def local(self, name: str) -> Path:
+        """The file on this machine, by its own name: a copy in the node's cache where the store is
+        no local folder.
+
+        Raises `DamagedError` as `read` does, and `StoreError` where there is no room for a copy.
+        """
+        entry = self.files[name]
+        if self.store.is_local:
+            return self.store.local_path(entry["path"])
+        from distill_ray.data.cache import cache_root
+
+        kind = posixpath.dirname(self.key).split("/")[0]
+        copy: Path = cache_root() / kind / entry["sha256"] / posixpath.basename(entry["path"])
+        try:
+            if not copy.exists() or _digest(copy) != entry["sha256"]:
+                Store._write_locally(copy, self.read(name), durable=False)
+        except OSError as error:
+            raise StoreError(f"{copy}: no copy of {self.store.shown} ({error.strerror})") from None
+        return copy
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(_mapped(path)).hexdigest()
+
 
 def _seal(manifest: Mapping[str, Any]) -> str:
     """What tells whether a manifest is as it was written."""

@@ -93,6 +93,27 @@ def test_it_is_the_network_that_the_older_study_has(
     assert later(f"tiny@{older.store.uri}").digest == later("tiny").digest
 
 
+def test_a_store_that_is_no_folder_is_copied_from(
+    later: Any, older: Older, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, and again where the copy is damaged; the teacher is the same one."""
+    monkeypatch.setenv("DISTILL_RAY_CACHE", str(tmp_path / "cache"))
+    local = later("tiny")
+    remote = Store("file://" + older.store.uri)
+    assert not remote.is_local
+    monkeypatch.setattr(Store, "open", lambda uri, make: remote)
+    study = later("tiny@s3://bucket/studies")
+    (copy,) = (tmp_path / "cache" / "jobs").rglob("*.safetensors")
+    assert study.weight_files == {study.teachers[0].recipe.weights: str(copy)}
+    assert study.digest == local.digest
+    content, changed = copy.read_bytes(), copy.stat().st_mtime_ns
+    later("tiny@s3://bucket/studies")
+    assert copy.stat().st_mtime_ns == changed
+    copy.write_bytes(content[:-8])
+    later("tiny@s3://bucket/studies")
+    assert copy.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
