@@ -109,7 +109,7 @@ def requirement(declared: Any) -> str:
     elif get_origin(plain) is tuple:
         kind = f"a list{null}, each item {requirement(get_args(plain)[0])}"
     elif dataclasses.is_dataclass(plain):
-        kind = "a section with fields"
+        kind = f"a section with fields {', '.join(setting_fields(plain))}"
     else:
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         kind = names.get(plain, str(plain)) + null

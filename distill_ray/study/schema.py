@@ -71,7 +71,7 @@ class Entry:
             schema["default"] = to_file(field.default)
         takes = requirement(field.type)
         if dataclasses.is_dataclass(plain_type(field.type)):
-            takes += f" {', '.join(setting_fields(plain_type(field.type)))}; see below"
+            takes += "; see below"
         return cls(field.name, takes, shown_default(field), field.help, schema)
 
 

@@ -375,7 +375,7 @@ def test_other_sections(refusal: Refusal, section: str, message: str) -> None:
         ("limits: {latency: 5}", "limits.latency: unknown cost 'latency'; did you mean 'latency-m"),
         ("limits: 5", "limits: found 5, must be a section with fields"),
         ("stop: {patience: 0}", "stop.patience: found 0, must be at least 1"),
-        ("stop: 10", "stop: found 10, must be a section with fields"),
+        ("stop: 10", "stop: found 10, must be a section with fields patience"),
         ("budget: {}", "budget: found {}, must have epochs, gpu_hours or kwh"),
         ("budget: {gpu_hours: 3}", "budget.gpu_hours: trials have no GPUs here (resources.gpus_p"),
         (
