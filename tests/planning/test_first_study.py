@@ -172,7 +172,7 @@ def test_an_architecture_is_told_from_tensors_alone() -> None:
         (("my photos", "--teacher", "none.pt"), "--teacher none.pt: No such file"),
         (
             ("my photos", "--teacher", "my photos/train/gull/0.png"),
-            "weights 0.png: reading it could run code",
+            "weights 0.png: neither safetensors nor what torch.save writes",
         ),
         (("my photos", "--study", "quickstart"), "DATA cannot be given"),
         (("--teacher", "a.pt"), "--teacher needs DATA"),
