@@ -214,7 +214,7 @@ class _Plan:
         self.networks = {run.job.id: made[run.job.recipe] for run in state.teachers}
         self.recipes = {run.job.id: run.job.recipe for run in state.teachers}
         self.programs_of: dict[tuple[str, ...], Programs] = {}
-        self.start_up = _start_up_seconds()
+        self.start_up = LOADING_S
         self.ray_runs = False
         self.timed: dict[tuple[Recipe, tuple[str, ...]], float] = {}
         self.timing = 0.0
@@ -415,13 +415,19 @@ def _timed_form(recipe: Recipe) -> Recipe:
 
 
 def _start_up_seconds() -> float:
-    """The time in which a process loads torch and what training needs, as this one just has."""
+    """The time in which a process loads torch and what training needs, for one that just has."""
     status = Path("/proc/self/stat")
     if not status.exists():
         return TYPICAL_START_UP_S
     begun = int(status.read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - begun
     return age if age < LONGEST_START_UP_S else TYPICAL_START_UP_S
+
+
+LOADING_S = _start_up_seconds()
+"""What this process took until here; later its age has more in it, such as networks that `init`
+times.
+"""
 
 
 def _benched_seconds(
