@@ -1,7 +1,7 @@
 """Training images at 224 pixels from the decoded cache, against torchvision's ImageFolder and a
 DataLoader on the same JPEG files:
 
-python benchmarks/photographs.py
+THP_MEM_ALLOC_ENABLE=1 python benchmarks/photographs.py
 
 512 files cut from the two photographs that scikit-learn ships, 500 by 375 and 375 by 420 pixels.
 Images per second of CPU time on one core, medians of epochs in turn; the first of each is left out.
@@ -29,7 +29,7 @@ from distill_ray.augmentation.epoch import epoch_batches
 from distill_ray.data import open_source
 from distill_ray.job import Data, Split
 from distill_ray.planning.bench import machine_name
-from distill_ray.training import Dataset, Worker, load_dataset
+from distill_ray.training import Dataset, load_dataset
 
 FILES, BATCH, EPOCHS = 512, 64, 3
 END = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
@@ -86,7 +86,6 @@ def speed(epoch: Callable[[], int]) -> float:
 def main() -> None:
     """Print a line for each case."""
     torch.set_num_threads(1)
-    device = Worker.here(gpu=False).device
     print(machine_name())
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["DISTILL_RAY_CACHE"] = f"{temporary}/cache"
@@ -106,7 +105,7 @@ def main() -> None:
                     seed=0,
                     epoch=epoch,
                     batch_size=BATCH,
-                    device=device,
+                    device="cpu",
                     shape=dataset.image_shape[1:],
                 )
                 theirs = speed(lambda loader=loader: sum(len(images) for images, _ in loader))

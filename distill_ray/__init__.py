@@ -2,7 +2,12 @@
 imported at first use.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# A large tensor is new memory each time, and Linux maps it faster in pages of 2 MB (BENCHMARKS.md).
+# torch reads the variable at its first tensor, so it is set before anything imports torch.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if TYPE_CHECKING:
     from distill_ray.notebook import Results, Study

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -24,15 +23,6 @@ def cpu_has_avx512_bf16() -> bool:
     float32.
     """
     return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def use_huge_pages() -> None:
-    """Have torch ask Linux for pages of 2 MB for tensors of that size and more, as it does where
-    the environment variable `THP_MEM_ALLOC_ENABLE` is 1; it reads that at the first such tensor. A
-    large tensor is new memory each time, and mapping it in pages of 4 KB takes longer than filling
-    it with pixels (BENCHMARKS.md). What the user has set stays.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def keep_compiled_programs(count: int) -> None:

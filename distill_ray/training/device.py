@@ -126,7 +126,6 @@ class Worker:
         """The place as torch and its process group, if there is one, see it: on a GPU if there is
         one and `gpu` allows it.
         """
-        _torch_internals.use_huge_pages()
         on_gpu = gpu and torch.cuda.is_available()
         device = (
             torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")

@@ -65,9 +65,7 @@ def test_large_tensors_are_in_huge_pages() -> None:
     if not Path("/sys/kernel/mm/transparent_hugepage").exists():
         pytest.skip("this kernel has no huge pages")
     code = """
-import torch
-from distill_ray.training import Worker
-Worker.here(gpu=False)
+import distill_ray.training, torch, torchvision.datasets
 address = (tensor := torch.empty(2**24)).data_ptr()
 inside = False
 for line in open("/proc/self/smaps"):
