@@ -108,7 +108,7 @@ def requirement(declared: Any) -> str:
         kind = f"one of {', '.join(map(str, get_args(plain)))}{null}"
     elif get_origin(plain) is tuple:
         kind = f"a list{null}, each item {requirement(get_args(plain)[0])}"
-    elif dataclasses.is_dataclass(plain):
+    elif isinstance(plain, type) and dataclasses.is_dataclass(plain):
         kind = f"a section with fields {', '.join(setting_fields(plain))}"
     else:
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
