@@ -100,9 +100,10 @@ def init(
                 f"{file} cannot be written ({error.strerror}); choose another file with --out"
             ) from None
         click.echo(f"{file}: written")
-    export = [] if folder is None else ["--export", "student"]
-    for command, *options_of in (["validate"], ["plan"], ["run", *export]):
-        click.echo(f"  {shlex.join(['distill-ray', command, str(target), *options_of])}")
+    study = str(target)
+    run = ["run", study] if folder is None else ["run", study, "--export", "student"]
+    for words in (["validate", study], ["plan", study], run):
+        click.echo(f"  {shlex.join(['distill-ray', *words])}")
 
 
 def _check_new(file: Path) -> None:

@@ -220,8 +220,7 @@ def _few_seeds(
                 "few-seeds",
                 f"Against {comparison.other.label} the difference in {title_of(gain.metric)} is "
                 f"{difference}{unit}, and varies by {metric_text(gain.metric, deviation)} from "
-                f"seed to seed; "
-                f"{len(best.runs)} seeds cannot tell it from chance, {enough} could.",
+                f"seed to seed; {len(best.runs)} seeds cannot tell it from chance, {enough} could.",
                 f"Set confirm.seeds: {needed}." if needed <= MOST_SEEDS else "Take it for none.",
             )
 
