@@ -25,7 +25,7 @@ from distill_ray.execution.sharing import (
 )
 from distill_ray.job import Job, Recipe
 from distill_ray.methods import Supervised
-from distill_ray.planning.bench import LIVE, STUDENT, Bench, some_of
+from distill_ray.planning.bench import LIVE, STUDENT, TEACHER_LOGITS, Bench, some_of
 from distill_ray.planning.bench_record import Elsewhere, kept_bench
 from distill_ray.planning.early_stopping import trained_share
 from distill_ray.planning.plan_teacher_logits import (
@@ -33,8 +33,10 @@ from distill_ray.planning.plan_teacher_logits import (
     TeacherLogitsPlan,
     jobs_by_logits,
     plan_teacher_logits,
+    teacher_logits_key,
 )
 from distill_ray.planning.programs import Programs, time_programs
+from distill_ray.planning.timed_epoch import epoch_seconds, timed_form
 from distill_ray.resolve import (
     ANSWER,
     CONFIRM,
@@ -56,16 +58,14 @@ from distill_ray.study.compatibility import combinations
 from distill_ray.training import (
     Dataset,
     LiveTeachers,
+    TeacherLogitsKey,
     Worker,
     compute_teacher_logits,
     load_dataset,
     make_network,
     precision_of_teachers,
     share_as_programs,
-    train,
 )
-
-TIMED_BATCHES, TIMED_LR = 4, 1e-3
 
 TIMING_S = 15.0
 """Seconds of timing after which what was not timed yet is judged by similar jobs."""
@@ -194,6 +194,24 @@ def _to_confirm(state: StudyState) -> tuple[list[Job], int]:
     return missing, len(runs) - len(missing)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Timed:
+    """What the time of an epoch depends on: the recipe, and whether these teachers answer live in
+    each step or have their logits stored.
+    """
+
+    recipe: Recipe
+    teachers: tuple[str, ...]
+    live: bool
+
+    @property
+    def step(self) -> str:
+        """The step of `bench` that this is made of."""
+        if self.live:
+            return LIVE
+        return TEACHER_LOGITS if self.teachers else STUDENT
+
+
 class _Plan:
     """What is needed to estimate the stages of a study, and the timings so far."""
 
@@ -216,7 +234,7 @@ class _Plan:
         self.programs_of: dict[tuple[str, ...], Programs] = {}
         self.start_up = LOADING_S
         self.ray_runs = False
-        self.timed: dict[tuple[Recipe, tuple[str, ...]], float] = {}
+        self.timed: dict[_Timed, float] = {}
         self.timing = 0.0
 
     def answering(self, teachers: Sequence[str]) -> LiveTeachers:
@@ -235,22 +253,26 @@ class _Plan:
             self.programs_of[teachers] = time_programs(answering, shape, self.worker.device)
         return self.programs_of[teachers]
 
-    def seconds(self, job: Job) -> float:
-        """The time of a job on one worker, its teachers live."""
-        recipe = _timed_form(job.recipe)
-        kind = recipe, job.teachers
+    def seconds(self, job: Job, sharing: Sharing) -> float:
+        """The time of a job on one worker. Where teacher logits are stored all of them are there
+        already; teachers that answer live are part of it.
+        """
+        live = bool(job.teachers) and not sharing.stores_for(job.recipe)
+        kind = _Timed(timed_form(job.recipe), job.teachers, live)
         if kind not in self.timed:
             seconds = None
             if self.bench is not None:
-                seconds = _benched_seconds(self.bench, job, self.study, self.dataset)
-            self.timed[kind] = seconds or self._alike(recipe) or self._timed(job, recipe)
+                seconds = _benched_seconds(self.bench, kind.step, job, self.study, self.dataset)
+            self.timed[kind] = seconds or self._alike(kind) or self._time(kind, job, sharing)
         return self.timed[kind] * job.recipe.epochs
 
-    def _timed(self, job: Job, recipe: Recipe) -> float:
+    def _time(self, kind: _Timed, job: Job, sharing: Sharing) -> float:
         begun = time.perf_counter()
-        few_epochs = dataclasses.replace(job, recipe=recipe)
-        teachers = self.answering(job.teachers)
-        seconds = _epoch_seconds(few_epochs, self.dataset, teachers, self.worker)
+        teachers: LiveTeachers | TeacherLogitsKey = self.answering(job.teachers)
+        if not kind.live:
+            teachers = teacher_logits_key(job, sharing, self.dataset.num_classes)
+        few_epochs = dataclasses.replace(job, recipe=kind.recipe)
+        seconds = epoch_seconds(few_epochs, self.dataset, teachers, self.worker)
         self.timing += time.perf_counter() - begun
         return seconds * self.scale
 
@@ -259,20 +281,26 @@ class _Plan:
         """How long the student alone takes where the plan is for, as a multiple of here."""
         if self.elsewhere is None:
             return 1.0
-        recipe = _timed_form(dataclasses.replace(self.study.student, method=Supervised()))
+        recipe = timed_form(dataclasses.replace(self.study.student, method=Supervised()))
         alone = Job(recipe=recipe, data=self.state.data.labelled, seed=self.study.trial_seed)
-        there = _benched_seconds(self.elsewhere.bench, alone, self.study, self.dataset)
-        here = _epoch_seconds(alone, self.dataset, self.answering(()), self.worker)
+        there = _benched_seconds(self.elsewhere.bench, STUDENT, alone, self.study, self.dataset)
+        here = epoch_seconds(alone, self.dataset, self.answering(()), self.worker)
         return 1.0 if there is None else there / here
 
-    def _alike(self, recipe: Recipe) -> float | None:
-        """An epoch's time by the most similar job so far; None while there is time for timing."""
+    def _alike(self, kind: _Timed) -> float | None:
+        """An epoch's time by the most similar job so far: one of the same network, with live
+        teachers or without as this, or else one that gets its teachers' logits as this does. None
+        while there is time for timing, and where there is no such job.
+        """
         if self.timing < TIMING_S:
             return None
-        alike = [
-            seconds for (other, _), seconds in self.timed.items() if other.model == recipe.model
+        of_network = [
+            seconds
+            for other, seconds in self.timed.items()
+            if (other.recipe.model, other.live) == (kind.recipe.model, kind.live)
         ]
-        return max(alike, default=max(self.timed.values(), default=None))
+        others = [seconds for other, seconds in self.timed.items() if other.step == kind.step]
+        return max(of_network, default=max(others, default=None))
 
     def stage(
         self,
@@ -280,15 +308,15 @@ class _Plan:
         jobs: list[Job],
         done: int,
         workers: int,
-        sharing: Sharing | None = None,
+        sharing: Sharing = LIVE_TEACHERS,
         drawn: float = 1.0,
     ) -> StagePlan:
         """A stage that trains `jobs`, of which `done` others are finished; each has `drawn` one of
         so many augmentations.
         """
-        total = sum(map(self.seconds, jobs))
-        teacher_logits = [] if sharing is None else self._teacher_logits(jobs, sharing, drawn)
-        total = self._without(sum(logits.spared for logits in teacher_logits), total, jobs)
+        teacher_logits = self._teacher_logits(jobs, sharing, drawn)
+        total = sum(self.seconds(job, sharing) for job in jobs)
+        total += sum(logits.seconds for logits in teacher_logits if logits.stored)
         images = sum(job.recipe.epochs * self._images_of(job) for job in jobs)
         start_up = self._start_up(len(jobs))
         seconds = start_up + self._in_parallel(total, len(jobs), workers)
@@ -299,31 +327,20 @@ class _Plan:
             images,
             total,
             seconds,
-            # What is stored of versions is the answer stage's
-            tuple(logits for logits in teacher_logits if not (logits.versioned and logits.stored)),
+            teacher_logits,
             start_up=start_up,
         )
 
-    def _without(self, spared: float, total: float, jobs: list[Job]) -> float:
-        """The time of jobs that take `total` with live teachers, without what is `spared` of these.
-        The two were timed one after the other: where they leave little, as on a machine that was
-        less busy first, the students are timed alone.
-        """
-        if spared <= total / 2:
-            return total - spared
-        alone = [
-            dataclasses.replace(
-                job, recipe=dataclasses.replace(job.recipe, method=Supervised()), teachers=()
-            )
-            for job in jobs
-        ]
-        return max(total - spared, min(total, sum(map(self.seconds, alone))))
-
     def _teacher_logits(
         self, jobs: list[Job], sharing: Sharing, drawn: float
-    ) -> list[TeacherLogitsPlan]:
-        """What those of the jobs that learn from teachers need of them."""
-        return [
+    ) -> tuple[TeacherLogitsPlan, ...]:
+        """What those of the jobs that learn from teachers need of them in their stage: what is
+        stored of versions is the answer stage's.
+        """
+        asking = [
+            job for job in jobs if job.recipe.versions is None or not sharing.stores_for(job.recipe)
+        ]
+        return tuple(
             plan_teacher_logits(
                 alike,
                 sharing,
@@ -334,8 +351,8 @@ class _Plan:
                 drawn,
                 functools.partial(self.programs, alike[0].teachers),
             )
-            for alike in jobs_by_logits(jobs, sharing, self.dataset.num_classes)
-        ]
+            for alike in jobs_by_logits(asking, sharing, self.dataset.num_classes)
+        )
 
     def _images_of(self, job: Job) -> int:
         """The images that a job trains on in an epoch."""
@@ -405,15 +422,6 @@ class _Plan:
         return starts * self.start_up
 
 
-def _timed_form(recipe: Recipe) -> Recipe:
-    """The recipe as it is timed: for two epochs, the second of which counts. With a small learning
-    rate it cannot diverge by what it learns from teachers that are not trained yet.
-    """
-    return dataclasses.replace(
-        recipe, epochs=2, warmup_epochs=0.0, milestones=(), lr=TIMED_LR, final_lr=0.0
-    )
-
-
 def _start_up_seconds() -> float:
     """The time in which a process loads torch and what training needs, for one that just has."""
     status = Path("/proc/self/stat")
@@ -431,20 +439,18 @@ times.
 
 
 def _benched_seconds(
-    bench: Bench, job: Job, study: StudyDefinition, dataset: Dataset
+    bench: Bench, step: str, job: Job, study: StudyDefinition, dataset: Dataset
 ) -> float | None:
-    """An epoch's time by the steps that were measured, with live teachers where there are any; None
-    for another network.
+    """An epoch's time by one of the steps that were measured; None for another network.
 
     Validation was not measured: to predict takes about a third of a training step.
     """
     recipe = dataclasses.replace(study.student, epochs=job.recipe.epochs, method=job.recipe.method)
     known = job.recipe == recipe and recipe.method in (study.student.method, Supervised())
-    if not known:
+    if not known or step not in bench.steps:
         return None
-    step = bench.steps[LIVE if job.teachers else STUDENT]
     return (
-        step * len(dataset.train) + bench.steps[STUDENT] / 3 * len(dataset.validation)
+        bench.steps[step] * len(dataset.train) + bench.steps[STUDENT] / 3 * len(dataset.validation)
     ) / bench.batch_size
 
 
@@ -464,16 +470,3 @@ def _measured_seconds(
         worker.device,
     )
     return (time.perf_counter() - begun) / (images * epochs)
-
-
-def _epoch_seconds(job: Job, dataset: Dataset, teachers: LiveTeachers, worker: Worker) -> float:
-    """An epoch's time, judged from the second of two epochs over a few batches."""
-    rows = min(len(dataset.train), TIMED_BATCHES * job.recipe.batch_size)
-    share = rows / len(dataset.train)
-    few = dataclasses.replace(
-        dataset,
-        train=dataset.train[:: len(dataset.train) // rows][:rows],
-        validation=dataset.validation[: max(1, round(share * len(dataset.validation)))],
-    )
-    *_, last = train(job, few, teachers if job.teachers else None, worker=worker)
-    return last["seconds"] / share

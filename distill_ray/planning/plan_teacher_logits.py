@@ -35,8 +35,7 @@ class TeacherLogitsPlan:
     `live_seconds` over all jobs. Both are times on one worker, and early stopping makes both
     shorter. Storing is cheaper from `pays_from` jobs on, infinitely many where no two of them use
     the same teacher logits. `live_for` names the method where it takes more from teachers than
-    their logits, so that nothing can be stored. With `versioned` images what is stored is computed
-    ahead of the stage.
+    their logits, so that nothing can be stored.
     """
 
     methods: tuple[str, ...]
@@ -46,14 +45,6 @@ class TeacherLogitsPlan:
     live_seconds: float
     pays_from: float
     live_for: str = ""
-    versioned: bool = False
-
-    @property
-    def spared(self) -> float:
-        """Seconds that the stage takes less than with live teachers."""
-        if not self.stored:
-            return 0.0
-        return self.live_seconds - (0.0 if self.versioned else self.seconds)
 
 
 def jobs_by_logits(jobs: Iterable[Job], sharing: Sharing, classes: int) -> list[list[Job]]:
@@ -64,7 +55,7 @@ def jobs_by_logits(jobs: Iterable[Job], sharing: Sharing, classes: int) -> list[
     groups: dict[object, list[Job]] = {}
     for job in jobs:
         if job.teachers:
-            key = dataclasses.replace(_key(job, sharing, classes), seed=0)
+            key = dataclasses.replace(teacher_logits_key(job, sharing, classes), seed=0)
             groups.setdefault((key, _live_for(job)), []).append(job)
     return list(groups.values())
 
@@ -88,7 +79,7 @@ def plan_teacher_logits(
     recipe = jobs[0].recipe
     few = some_of(dataset, TIMED_IMAGES)
     share = len(few.train) / len(dataset.train)
-    key = _key(jobs[0], sharing, dataset.num_classes)
+    key = teacher_logits_key(jobs[0], sharing, dataset.num_classes)
     compute_teacher_logits(key, 1, teachers, some_of(dataset, 2), worker.device)
     begun = time.perf_counter()
     teacher_logits = compute_teacher_logits(key, 1, teachers, few, worker.device)
@@ -116,11 +107,11 @@ def plan_teacher_logits(
         epochs * live_epoch,
         pays_from,
         live_for,
-        recipe.versions is not None,
     )
 
 
-def _key(job: Job, sharing: Sharing, classes: int) -> TeacherLogitsKey:
+def teacher_logits_key(job: Job, sharing: Sharing, classes: int) -> TeacherLogitsKey:
+    """The key by which the teacher logits that `job` needs are stored, where they are."""
     return TeacherLogitsKey.of(job, "fp32", sharing.exact, sharing.largest(job.recipe, classes))
 
 

@@ -25,7 +25,7 @@ from distill_ray.planning import plan
 from distill_ray.planning.bench import LIVE, STUDENT, TEACHER_LOGITS, Bench
 from distill_ray.planning.bench_record import bench_elsewhere, keep_bench, kept_bench
 from distill_ray.planning.plan import StagePlan, plan_study
-from distill_ray.planning.plan_teacher_logits import TeacherLogitsPlan, plan_teacher_logits
+from distill_ray.planning.plan_teacher_logits import plan_teacher_logits
 from distill_ray.resolve import data_of
 from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
@@ -58,7 +58,7 @@ def test_jobs_are_timed_with_the_threads_of_a_worker(
         timed.append(torch.get_num_threads())
         return 1.0
 
-    monkeypatch.setattr(plan, "_epoch_seconds", seconds)
+    monkeypatch.setattr(plan, "epoch_seconds", seconds)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -72,20 +72,26 @@ def test_jobs_are_timed_with_the_threads_of_a_worker(
     assert timed and set(timed) == {1}
 
 
-def test_teachers_that_seem_to_take_all_of_the_time_leave_the_students(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_students_of_stored_answers_do_not_wait_for_their_teachers(
+    tiny_study: Callable[..., StudyDefinition], tmp_path: Path
 ) -> None:
-    """As two timings may have it on a busy machine: a trial then takes what its student does."""
-    monkeypatch.setattr(plan, "_epoch_seconds", lambda job, *others: 1.0 if job.teachers else 0.25)
-    answers = TeacherLogitsPlan(("kd",), True, 0, seconds=3.0, live_seconds=1e6, pays_from=1)
-    monkeypatch.setattr(plan, "plan_teacher_logits", lambda *of: answers)
-    (tmp_path / "study.yaml").write_text(
-        "name: x\nteachers: {model: wrn-10-1}\nstudent: {model: wrn-10-1, epochs: 8}\n"
-        "search: {trials: 5}\n"
+    """Two wide teachers and a student of a few hundred weights: what it takes itself, and the
+    teachers' answers once for each seed or, with versions, ahead of the stage.
+    """
+    settings = ("teachers.model=wrn-10-8", "student.model=mlp-8", "confirm.baselines=[]")
+    stored, live, versions = (
+        planned(tiny_study(*settings, *more), Store.at(str(tmp_path)))[-1]
+        for more in (
+            ("resources.teacher_logits.mode=cached",),
+            ("resources.teacher_logits.mode=live",),
+            ("student.versions=2",),
+        )
     )
-    stages = planned(load_study(tmp_path / "study.yaml"), Store.open(str(tmp_path / "store")))
-    (search,) = (stage for stage in stages if stage.stage == "search")
-    assert search.job_seconds == 5 * 8 * 0.25
+    (logits,) = stored.teacher_logits
+    assert logits.stored and versions.teacher_logits == ()
+    students = stored.job_seconds - logits.seconds
+    assert 0 < students < logits.live_seconds / 3 < live.job_seconds
+    assert 0 < versions.job_seconds < logits.live_seconds / 3
 
 
 def test_a_finished_study_costs_nothing_more(
@@ -145,9 +151,7 @@ def test_methods_that_take_features_have_a_line_of_their_own(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Whichever comes first. What the others share is stored, once for each augmentation, and only
-    their teachers are spared.
-    """
+    """Whichever comes first. What the others share is stored, once for each augmentation."""
     settings = [
         f"search.space.method={{choice: [{methods}]}}",
         "search.try_first=[]",
@@ -160,7 +164,6 @@ def test_methods_that_take_features_have_a_line_of_their_own(
     stored, live = search["dkd", "kd"], search["fitnet",]
     assert (stored.stored, stored.live_for, stored.pays_from) == (True, "", 3)
     assert (live.stored, live.live_for) == (False, "fitnet")
-    assert stored.spared == stored.live_seconds - stored.seconds and live.spared == 0
     trials, augmentations = 4, 2
     assert stored.seconds / stored.live_seconds == pytest.approx(augmentations / trials)
     words = [word for setting in settings for word in ("--set", setting)]
@@ -251,13 +254,13 @@ def test_the_plan_counts_with_what_bench_has_measured(
     stages = {stage.stage: stage for stage in planned(study, store)}
     (teacher_logits,) = stages["search"].teacher_logits
     images, trials, epochs, augmentations = 96, 4, 2, 2
-    live = trials * epochs * (images * 100.0 + 100 * 60.0 / 3) / 32
     assert teacher_logits.live_seconds == trials * epochs * images * 40.0 / 32
     assert teacher_logits.seconds == augmentations * epochs * images * 40.0 / 32
-    assert stages["search"].job_seconds == pytest.approx(
-        live - teacher_logits.live_seconds + teacher_logits.seconds
-    )
+    students = trials * epochs * (images * 66.0 + 100 * 60.0 / 3) / 32
+    assert stages["search"].job_seconds == pytest.approx(students + teacher_logits.seconds)
     assert teacher_logits.pays_from == 3
+    live = planned(tiny_study("resources.teacher_logits.mode=live"), store)[1]
+    assert live.job_seconds == trials * epochs * (images * 100.0 + 100 * 60.0 / 3) / 32
 
 
 def test_start_up_counts_once_for_ray_and_once_for_each_stage(
@@ -273,22 +276,38 @@ def test_start_up_counts_once_for_ray_and_once_for_each_stage(
 def test_timing_ends_and_the_rest_is_judged_by_what_is_alike(
     tiny_study: Callable[..., StudyDefinition], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timed: list[str] = []
+    """The first students whose teachers answer live, and the first whose are stored, are timed all
+    the same: neither is judged by the other, nor by a teacher.
+    """
+    timed: list[tuple[str, bool]] = []
 
-    def epoch_seconds(job: Job, *others: Any) -> float:
-        timed.append(job.recipe.model)
-        return 7.0
+    def epoch_seconds(job: Job, dataset: Dataset, teachers: Any, worker: Worker) -> float:
+        live = bool(job.teachers) and isinstance(teachers, LiveTeachers)
+        timed.append((job.recipe.model, live))
+        return {"wrn-10-2": 500.0}.get(job.recipe.model, 1000.0 if live else 7.0)
 
-    monkeypatch.setattr(plan, "_epoch_seconds", epoch_seconds)
-    study = tiny_study("teachers.model=wrn-10-2")
+    monkeypatch.setattr(plan, "epoch_seconds", epoch_seconds)
+    study = tiny_study(
+        "teachers.model=wrn-10-2",
+        "search.space.method={choice: [kd, dkd, fitnet]}",
+        "search.try_first=[]",
+        "search.trials=6",
+        "resources.teacher_logits.mode=cached",
+    )
     stages = planned(study, Store.at(str(tmp_path)))
-    assert timed == ["wrn-10-2", "wrn-10-1", "wrn-10-1"]
+    assert len(timed) > 4
+    assert set(timed) == {("wrn-10-2", False), ("wrn-10-1", False), ("wrn-10-1", True)}
     timed.clear()
     monkeypatch.setattr(plan, "TIMING_S", 0.0)
     bounded = planned(study, Store.at(str(tmp_path)))
-    assert timed == ["wrn-10-2"]
+    assert timed == [("wrn-10-2", False), ("wrn-10-1", False), ("wrn-10-1", True)]
     assert [stage.images for stage in bounded] == [stage.images for stage in stages]
-    assert bounded[0].job_seconds == stages[0].job_seconds == 2 * 7.0
+    assert bounded[0].job_seconds == stages[0].job_seconds == 2 * 500.0
+    assert bounded[2].job_seconds == pytest.approx(stages[2].job_seconds, rel=0.01)
+    for stage in (bounded[1], stages[1]):
+        (logits,) = (logits for logits in stage.teacher_logits if logits.stored)
+        students = stage.job_seconds - logits.seconds
+        assert students == pytest.approx(2 * (4 * 7.0 + 2 * 1000.0))
 
 
 def test_start_up_is_what_this_process_took_to_load() -> None:
@@ -322,7 +341,7 @@ def test_a_plan_for_machines_elsewhere(
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     assert kept_bench(store, study) is None, "it is no record of this machine"
     monkeypatch.setattr(plan, "LOADING_S", 0.0)
-    monkeypatch.setattr(plan, "_epoch_seconds", lambda *arguments: 2.0)
+    monkeypatch.setattr(plan, "epoch_seconds", lambda *arguments: 2.0)
     state = StudyState(study, data_of(study), store)
     one, two = (plan_study(state, bench_elsewhere(store, study, on)) for on in ("far", "2xfar"))
     alone = (96 * 60.0 + 100 * 60.0 / 3) / 32
@@ -383,7 +402,7 @@ def test_the_command_says_hours_and_money(
 ) -> None:
     store = Store.open(str(tmp_path / "store"))
     keep_bench(store, tiny_study(), SLOWER, "far")
-    monkeypatch.setattr(plan, "_epoch_seconds", lambda *arguments: 360.0)
+    monkeypatch.setattr(plan, "epoch_seconds", lambda *arguments: 360.0)
     arguments = ["plan", str(Path(__file__).parents[1] / "tiny.yaml"), "--store", store.uri]
     assert main([*arguments, "--on", "4xfar", "--price", "0.5"]) == 0
     *_, early, total, money = capsys.readouterr().out.splitlines()
@@ -400,7 +419,7 @@ def test_networks_that_are_searched_share_the_trials(
     """What exceeds a limit is left out: it is not trained."""
     seconds = {"mlp-8": 1.0, "mlp-16": 3.0, "mlp-64-64": 100.0}
     monkeypatch.setattr(
-        plan, "_epoch_seconds", lambda job, *others: seconds.get(job.recipe.model, 0.0)
+        plan, "epoch_seconds", lambda job, *others: seconds.get(job.recipe.model, 0.0)
     )
     study = tiny_study(
         "search.space={model: {choice: [mlp-8, mlp-16, mlp-64-64]}}",

@@ -119,7 +119,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(plan, "time_programs", times)
     monkeypatch.setattr(plan, "LOADING_S", 0.0)
-    monkeypatch.setattr(plan, "_epoch_seconds", lambda *_: 1000.0)
+    monkeypatch.setattr(plan, "epoch_seconds", lambda *_: 1000.0)
     monkeypatch.setattr(teacher_logits, "MANY", IMAGES)
     return asked
 
