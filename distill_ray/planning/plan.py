@@ -257,6 +257,8 @@ class _Plan:
         """The time of a job on one worker. Where teacher logits are stored all of them are there
         already; teachers that answer live are part of it.
         """
+        if not job.recipe.epochs:
+            return 0.0  # weights as they are: to time a network that is not trained takes a while
         live = bool(job.teachers) and not sharing.stores_for(job.recipe)
         kind = _Timed(timed_form(job.recipe), job.teachers, live)
         if kind not in self.timed:

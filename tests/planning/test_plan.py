@@ -21,6 +21,7 @@ from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import Sharing
 from distill_ray.job import Job
 from distill_ray.methods import METHODS
+from distill_ray.models import build_model
 from distill_ray.planning import plan
 from distill_ray.planning.bench import LIVE, STUDENT, TEACHER_LOGITS, Bench
 from distill_ray.planning.bench_record import bench_elsewhere, keep_bench, kept_bench
@@ -308,6 +309,29 @@ def test_timing_ends_and_the_rest_is_judged_by_what_is_alike(
         (logits,) = (logits for logits in stage.teacher_logits if logits.stored)
         students = stage.job_seconds - logits.seconds
         assert students == pytest.approx(2 * (4 * 7.0 + 2 * 1000.0))
+
+
+def test_teachers_that_are_taken_as_they_are_are_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would take the time that there is for students."""
+    timed: list[str] = []
+
+    def epoch_seconds(job: Job, *others: Any) -> float:
+        timed.append(job.recipe.model)
+        return 7.0
+
+    monkeypatch.setattr(plan, "epoch_seconds", epoch_seconds)
+    network = build_model("wrn-10-2", num_classes=10, image_shape=(1, 8, 8), seed=0)
+    torch.save(network.state_dict(), tmp_path / "teacher.pt")
+    (tmp_path / "study.yaml").write_text(
+        f"name: x\ndata: {{source: digits}}\n"
+        f"teachers: [{{name: t, model: wrn-10-2, weights: {tmp_path / 'teacher.pt'}}}]\n"
+        "student: {model: wrn-10-1}\n"
+    )
+    stages = planned(load_study(tmp_path / "study.yaml"), Store.open(str(tmp_path / "store")))
+    assert (stages[0].jobs, stages[0].job_seconds) == (1, 0.0)
+    assert set(timed) == {"wrn-10-1"}
 
 
 def test_start_up_is_what_this_process_took_to_load() -> None:
