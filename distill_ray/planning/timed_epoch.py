@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -24,6 +26,11 @@ from distill_ray.training import (
 
 TIMED_BATCHES, TIMED_LR = 4, 1e-3
 
+TIMED_S = 0.25
+"""Seconds that the timed batches take at least, if the epoch has so many: in a few milliseconds,
+what an epoch takes once and not for each image would count for too much.
+"""
+
 EVEN = 0.02
 """Spread of the logits that stand for stored ones: so even that half precision holds them, that the
 largest of them and an even tail do, and that no method diverges by what it learns from them.
@@ -31,24 +38,30 @@ largest of them and an even tail do, and that no method diverges by what it lear
 
 
 def timed_form(recipe: Recipe) -> Recipe:
-    """The recipe as it is timed: for two epochs, the second of which counts. With a small learning
-    rate it cannot diverge by what it learns from teachers that are not trained yet.
+    """The recipe as it is timed: in the second of three epochs, which is like those between the
+    first and the last. With a small learning rate it cannot diverge by what it learns from teachers
+    that are not trained yet.
     """
-    return replace(recipe, epochs=2, warmup_epochs=0.0, milestones=(), lr=TIMED_LR, final_lr=0.0)
+    return replace(recipe, epochs=3, warmup_epochs=0.0, milestones=(), lr=TIMED_LR, final_lr=0.0)
 
 
 def epoch_seconds(
     job: Job, dataset: Dataset, teachers: LiveTeachers | TeacherLogitsKey, worker: Worker
 ) -> float:
-    """An epoch's time, judged from the second of two epochs over a few batches.
+    """An epoch's time, judged from `TIMED_BATCHES`, or from as many as take `TIMED_S`.
 
     The teachers of the job are those that answer live, or the key by which their logits are stored:
     then it is timed as when all of them are, and no teacher runs.
     """
-    few = some_of(dataset, TIMED_BATCHES * job.recipe.batch_size)
-    answering = _answering(teachers, few, worker) if job.teachers else None
-    *_, last = train(job, few, answering, worker=worker)
-    return last["seconds"] * len(dataset.train) / len(few.train)
+    batches = TIMED_BATCHES
+    while True:
+        few = some_of(dataset, batches * job.recipe.batch_size)
+        share = len(few.train) / len(dataset.train)
+        answering = _answering(teachers, few, worker) if job.teachers else None
+        _, timed = itertools.islice(train(job, few, answering, worker=worker), 2)
+        if timed["seconds"] >= TIMED_S or share == 1:
+            return timed["seconds"] / share
+        batches *= max(2, math.ceil(TIMED_S / timed["seconds"]))
 
 
 def _answering(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from distill_ray.study import StudyDefinition
 from distill_ray.testing.methods import fitting
 from distill_ray.training import (
     Dataset,
+    LiveTeachers,
     StoredTeachers,
     TeacherLogits,
     Worker,
@@ -40,6 +41,35 @@ def dataset_of(classes: int, images: int = 96) -> Dataset:
 def job_of(study: StudyDefinition, **changes: Any) -> Job:
     recipe = timed_form(replace(study.student, **changes))
     return Job(recipe=recipe, data=data_of(study), seed=3, teachers=("a", "b"))
+
+
+def test_an_epoch_of_many_images_is_judged_by_as_many_as_take_a_while(
+    tiny_study: Callable[..., StudyDefinition], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each epoch takes 10 ms, and 0.1 ms for each image, when it is neither the first nor the
+    last.
+    """
+    shown: list[int] = []
+
+    def train(job: Job, dataset: Dataset, *_: Any, **__: Any) -> Iterator[dict[str, float]]:
+        shown.append(len(dataset.train))
+        for epoch in range(1, job.recipe.epochs + 1):
+            between = 1 < epoch < job.recipe.epochs
+            yield {"seconds": 0.01 + 1e-4 * len(dataset.train) if between else 100.0}
+
+    monkeypatch.setattr(timed_epoch, "train", train)
+    job = replace(job_of(tiny_study()), teachers=())
+    live = LiveTeachers((), HERE.device, "fp32")
+    few, many = dataset_of(10, 1200), dataset_of(10, 60000)
+    assert epoch_seconds(job, few, live, HERE) == pytest.approx(0.01 + 0.1)
+    assert shown[0] == 4 * 32 and shown[-1] == 1000, "all of them, as they take no longer"
+    shown.clear()
+    assert epoch_seconds(job, many, live, HERE) == pytest.approx(0.01 + 5.0, rel=0.05)
+    assert 2400 <= shown[-1] < 10000
+    monkeypatch.setattr(timed_epoch, "TIMED_S", 0.02)
+    shown.clear()
+    epoch_seconds(job, many, live, HERE)
+    assert shown == [4 * 32], "what takes longer is not timed twice"
 
 
 @pytest.mark.parametrize("classes", [10, 600])
