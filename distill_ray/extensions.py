@@ -76,6 +76,8 @@ class Extension:
 
 def extensions_of(recipe: Recipe) -> tuple[Extension, ...]:
     """Every extension that training by `recipe` uses."""
+    if recipe.answers_alone:
+        return ()
     family, _ = family_of(recipe.model)
     file = module_file_of(recipe.model)
     own = () if file is None else (_named(file),)

@@ -37,6 +37,8 @@ def check_weights(study: StudyDefinition, source: Source) -> None:
     recipes += [study.student, *study.confirm.baselines.values()]
     checked = set[tuple[object, ...]]()
     for recipe in recipes:
+        if recipe.answers_alone:
+            continue
         file = study.weight_files.get(recipe.weights or "")
         key = (
             recipe.weights,
@@ -76,8 +78,8 @@ def keep_weights(store: Store, files: Mapping[str, str]) -> None:
     `RequestError` when a file cannot be read any more.
     """
     for name, path in files.items():
-        if store.get(_key(name)) is not None:
-            continue
+        if Path(path).is_dir() or store.get(_key(name)) is not None:
+            continue  # a folder of answers is read when it is needed
         store.put(_key(name), {FILE: _content(path)}, {"name": name})
 
 
@@ -116,6 +118,8 @@ def network_from(source: str, store: str) -> dict[str, Any]:
     if record is None:
         raise RequestError(f"{source}: store {opened.shown} has no finished job {job_id}")
     recipe = record.job.recipe
+    if recipe.answers_alone:
+        raise RequestError(f"{source}: job {job_id} is known by its answers alone; name a network")
     if type(recipe.method).deployed_like is not Method.deployed_like:
         raise RequestError(
             f"{source}: job {job_id} was trained by {recipe.method.name}, which gives a network "

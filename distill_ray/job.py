@@ -32,6 +32,9 @@ SCHEMA_VERSION = 3
 FOR_WEIGHTS = ("weights", "freeze", "layer_decay", "classes", "preprocessing")
 """The fields of a recipe that are about trained weights."""
 
+ANSWERS = "answers"
+"""In the place of an architecture: a teacher whose network is not here, known by its answers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -177,6 +180,13 @@ class Recipe:
         if self.weights is None:
             return self.preprocessing
         return completed(self.preprocessing, self.model, channels)
+
+    @property
+    def answers_alone(self) -> bool:
+        """Whether it stands for a teacher that is known by its answers alone. These are pinned in
+        `weights`, and have no network here.
+        """
+        return self.model == ANSWERS
 
     @property
     def image_versions(self) -> Versions | None:
@@ -366,7 +376,7 @@ class Job:
 
     @property
     def takes_weights(self) -> bool:
-        """Whether it takes trained weights as they are, and trains nothing."""
+        """Whether it takes trained weights as they are, or answers, and trains nothing."""
         return self.recipe.weights is not None and self.recipe.epochs == 0
 
     @property

@@ -351,7 +351,7 @@ def test_only_a_run_goes_on_after_an_interrupt(
 ) -> None:
     """Whatever stands in the arguments: the command is what click has found."""
 
-    def interrupted(*arguments: Any) -> None:
+    def interrupted(*arguments: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("distill_ray.study.load_study", interrupted)

@@ -94,13 +94,13 @@ def _load_module_files(paths: tuple[str, ...]) -> None:
     load_module_files([read_module_file(path) for path in paths])
 
 
-def load(path: str, overrides: tuple[str, ...]) -> StudyDefinition:
-    """The study that `study` and `--set` stand for. Raises `RequestError` listing all that is wrong
-    with it.
+def load(path: str, overrides: tuple[str, ...], *, is_asking: bool = False) -> StudyDefinition:
+    """The study that `study` and `--set` stand for; see `load_study`. Raises `RequestError` listing
+    all that is wrong with it.
     """
     from distill_ray.study import load_study
 
-    study = load_study(path, overrides, earlier_networks())
+    study = load_study(path, overrides, earlier_networks(), is_asking=is_asking)
     announce_loading()
     return study
 

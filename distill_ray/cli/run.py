@@ -296,8 +296,10 @@ def _summary(study: StudyDefinition) -> Iterator[str]:
             start = "as it is" if recipe.epochs == 0 else f"fine-tuned, {training}"
             training = f"from {group.source or recipe.weights}, {start}"
         calibrated = ", calibrated" if group.calibrate else ""
-        line = f"teachers  {len(group.seeds)} x {recipe.model}, {training}{calibrated}"
-        yield line + _fine_tuning(recipe)
+        known = f"{recipe.model}, {training}"
+        if recipe.answers_alone:
+            known = f"known by the answers of {recipe.weights}"
+        yield f"teachers  {len(group.seeds)} x {known}{calibrated}{_fine_tuning(recipe)}"
     student = study.student
     start = "" if student.weights is None else f", from weights {student.weights}"
     versions = "" if student.versions is None else f", {student.versions} versions of each image"

@@ -1,4 +1,4 @@
-"""Commands around teachers' answers: export and import."""
+"""Commands around teachers' answers: ask, export and import."""
 
 from __future__ import annotations
 
@@ -15,6 +15,42 @@ def teacher_logits() -> None:
 
 
 _folder = click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+
+
+@teacher_logits.command()
+@options.study
+@_folder
+@options.store
+@options.search_storage
+@click.option("--with-images", is_flag=True, help="Also the images as teachers are to see them.")
+@options.verbose(expose_value=False)
+def ask(
+    study: str,
+    overrides: tuple[str, ...],
+    folder: Path,
+    store: str,
+    search_storage: str | None,
+    with_images: bool,
+) -> None:
+    """Write what a study asks of teachers that are not here into FOLDER, as Parquet.
+
+    For a study whose teachers are a folder of `answers`, which need not be there yet, and whose
+    student has versions. There is a file for each version and for the validation and the test
+    split, with a row per image; docs/versions.md says how to answer.
+
+    \b
+    Example:
+      distill-ray teacher-logits ask my.yaml answers --with-images
+    """
+    loaded = options.load(study, overrides, is_asking=True)
+    from distill_ray.resolve import data_of
+    from distill_ray.stages.absent_teachers import ask as ask_teachers
+    from distill_ray.stages.state import StudyState
+    from distill_ray.store import Store
+
+    state = StudyState(loaded, data_of(loaded), Store.at(store), search_storage)
+    files = ask_teachers(state, folder, with_images=with_images)
+    click.echo(f"{folder}: {files} files")
 
 
 @teacher_logits.command("export")

@@ -294,11 +294,17 @@ def cached_teachers(
     store: Store, job_ids: tuple[str, ...], image_shape: tuple[int, int, int], worker: Worker
 ) -> LiveTeachers:
     """Finished teachers from the store, to answer for images (C, H, W), kept in this process for
-    the next job. Raises `DamagedError` when one is gone.
+    the next job. Raises `DamagedError` when one is gone, and where they have no networks: the study
+    then takes what is missing from the folder of their answers.
     """
     networks = []
     for job_id in job_ids:
         teacher = _teacher(store, job_id)
+        if teacher.job.recipe.answers_alone:
+            raise DamagedError(
+                f"store {store.shown}: answers of {teacher.job.recipe.weights} are gone; running "
+                "the study takes them from their folder again"
+            )
         dataset = cached_dataset(teacher.job.data)
         networks.append(load_network(teacher.job, teacher.weights(), dataset))
     return LiveTeachers(networks, worker.device, _precision(store, job_ids, image_shape, worker))

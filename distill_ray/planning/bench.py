@@ -19,6 +19,7 @@ import torch
 
 from distill_ray.augmentation import AUGMENTATIONS, Augmentation
 from distill_ray.augmentation.epoch import epoch_batches
+from distill_ray.errors import RequestError
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.run_job import run_job
 from distill_ray.execution.sharing import LIVE as LIVE_TEACHERS
@@ -136,6 +137,11 @@ def bench_study(study: StudyDefinition, others: Mapping[str, Loop] | None = None
     if compile == "auto" and worker.device.type == "cuda" and steps >= PAYS_BACK_STEPS:
         compile = "always"  # as the study's own jobs are, which have more steps than these
     runs = teacher_runs(study, data)
+    if any(run.job.recipe.answers_alone for run in runs):
+        raise RequestError(
+            "bench times teachers, and some of this study are known by their answers alone; `plan` "
+            "does without"
+        )
     jobs = {run.job.id: run.job for run in runs}
     learned = learned_from(study, [run.job.id for run in runs])
     recipe = replace(study.student, epochs=ROUNDS + 1, warmup_epochs=0.0, milestones=(), lr=1e-3)

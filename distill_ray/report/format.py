@@ -42,8 +42,10 @@ def metric_text(metric: str, value: float, *, sign: bool = False) -> str:
     return f"{100 * value if percent else value:{'+' if sign else ''}.{decimals}f}"
 
 
-def parameter_count(parameters: int) -> str:
-    """A number of weights in three figures: `77.9k`, `2.24M`."""
+def parameter_count(parameters: int | None) -> str:
+    """A number of weights in three figures: `77.9k`, `2.24M`; a dash where it is not known."""
+    if parameters is None:
+        return "-"
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if parameters >= size:
             return f"{parameters / size:.3g}{unit}"

@@ -70,24 +70,25 @@ class Contender:
 
     `name` is one of the names above, or another baseline's; `label` is what people read. `params`
     are the settings of its recipe, `parameters` counts the weights of what is deployed (of all
-    members for the ensemble). `seeds`, `validation`, `test` and `job_ids` go together by position;
-    `test` is empty as long as the test split has not been read. `judged` has, by foreign set and
-    for `test`, what each run says of those images beyond the class. An ensemble is one run, with
-    the seed and the jobs of its members in `seeds` and `job_ids`. `members` counts the networks
-    behind one run, and `averaged` says that it is a mean of what other contenders predict, of one
-    alone perhaps: no job of its own. `t_stddev` is what the screening measured of the augmentation
-    it was trained with, if it did, and it learned from teachers. `diversity` says, run by run, how
-    much the members or heads inside one network disagree on the validation split (see
-    `metrics.diversity`), for methods whose students have such. `costs` are those of one run, as
-    far as they are known, as `cost/<name>`, summed over the members of an ensemble. `trial` is the
-    number of the trial whose configuration the search found, `source` names the earlier studies
-    that given teachers were taken from, where all of them were.
+    members for the ensemble), None where a teacher is known by its answers alone. `seeds`,
+    `validation`, `test` and `job_ids` go together by position; `test` is empty as long as the test
+    split has not been read. `judged` has, by foreign set and for `test`, what each run says of
+    those images beyond the class. An ensemble is one run, with the seed and the jobs of its members
+    in `seeds` and `job_ids`. `members` counts the networks behind one run, and `averaged` says that
+    it is a mean of what other contenders predict, of one alone perhaps: no job of its own.
+    `t_stddev` is what the screening measured of the augmentation it was trained with, if it did,
+    and it learned from teachers. `diversity` says, run by run, how much the members or heads inside
+    one network disagree on the validation split (see `metrics.diversity`), for methods whose
+    students have such. `costs` are those of one run, as far as they are known, as `cost/<name>`,
+    summed over the members of an ensemble. `trial` is the number of the trial whose configuration
+    the search found, `source` names the earlier studies that given teachers were taken from, where
+    all of them were.
     """
 
     name: str
     label: str
     params: Mapping[str, Value]
-    parameters: int
+    parameters: int | None
     seeds: tuple[int, ...]
     validation: tuple[Predictions, ...]
     test: tuple[Predictions, ...] = ()

@@ -239,8 +239,9 @@ def facts(rows: Sequence[Row]) -> list[Fact]:
     if ensemble is not None and alone is not None and best.task == "classification":
         numbers += _share_of_lead(best, ensemble, alone)
     remark = ""
-    if ensemble is not None:
-        times = ensemble.contender.parameters / best.contender.parameters
+    weights = None if ensemble is None else ensemble.contender.parameters
+    if weights and best.contender.parameters:
+        times = weights / best.contender.parameters
         remark = f"the ensemble has {times:.3g} times as many"
     return [*numbers, Fact(parameter_count(best.contender.parameters), "parameters", "", remark)]
 

@@ -62,7 +62,7 @@ class CostMeter:
         """The costs of a network as far as they are known without measuring now; none where the
         search asks for none.
         """
-        if not self._study.search.asks_for_costs:
+        if not self._study.search.asks_for_costs or recipe.answers_alone:
             return {}
         costs = self._of(recipe, latency=False)
         if self._study.search.asks_for_latency:
@@ -97,7 +97,8 @@ class CostMeter:
                 )
                 raise study.error([(f"search.limits.{name}", message)])
         if measuring and search.asks_for_latency:  # what students are compared with
-            others = [group.recipe for group in study.teachers]
+            teachers = [group.recipe for group in study.teachers]
+            others = [recipe for recipe in teachers if not recipe.answers_alone]
             for recipe in [*others, *study.confirm.baselines.values()]:
                 self._of(recipe)
         if all(exceeded(cost, limits) for cost in costs):

@@ -252,7 +252,9 @@ def _with_costs(state: StudyState, contenders: Sequence[Contender]) -> Iterator[
     recipes = {run.job.id: run.job.recipe for run in (*state.teachers, *state.confirmations)}
     for contender in contenders:
         known = [meter.known(recipes[job]) for job in contender.job_ids if job in recipes]
-        costs: dict[str, float] = {"cost/parameters": contender.parameters}
+        costs: dict[str, float] = {}
+        if contender.parameters is not None:
+            costs["cost/parameters"] = contender.parameters
         for name in set.intersection(*map(set, known)) if known else ():
             costs[name] = contender.members * sum(cost[name] for cost in known) / len(known)
         yield replace(contender, costs=costs)

@@ -47,7 +47,7 @@ def teacher_contenders(
         everyone,
         name=ENSEMBLE,
         label=LABELS[ENSEMBLE],
-        parameters=sum(record.parameters for record in records),
+        parameters=_sum([_parameters(record) for record in records]),
         validation=_pooled([everyone.validation]),
         test=_pooled([everyone.test]),
         judged=_pooled_judgements([everyone.judged]),
@@ -164,9 +164,11 @@ def ensemble_contenders(study: StudyDefinition, others: Sequence[Contender]) -> 
                 first,
                 name=name,
                 label=LABELS.get(name, name),
-                parameters=sum(contender.parameters for contender in of)
-                if together
-                else members * first.parameters,
+                parameters=_sum(
+                    [contender.parameters for contender in of]
+                    if together
+                    else [first.parameters] * members
+                ),
                 validation=_pooled([contender.validation for contender in of], mean.shares),
                 test=_pooled([contender.test for contender in of], mean.shares),
                 judged=_pooled_judgements([contender.judged for contender in of], mean.shares),
@@ -229,13 +231,24 @@ def _contender(
         name=name,
         label=LABELS.get(name, name),
         params=runs[0].job.recipe.params(),
-        parameters=records[0].parameters,
+        parameters=_parameters(records[0]),
         seeds=tuple(run.job.seed for run in runs),
         validation=validation,
         test=test if len(test) == len(records) else (),
         judged=_judged(records, foreign),
         job_ids=tuple(run.job.id for run in runs),
     )
+
+
+def _parameters(record: JobRecord) -> int | None:
+    """The weights of a network, if it is here."""
+    return None if record.job.recipe.answers_alone else record.parameters
+
+
+def _sum(counts: Sequence[int | None]) -> int | None:
+    """Their sum, if all are known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def _judged(

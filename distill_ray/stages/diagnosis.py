@@ -75,7 +75,7 @@ def diagnose(
         f"validation images are right, {100 * attempt.before:.1f} % without"
         for attempt, remedy, _ in explanations[:3]
     ]
-    sentences += _permuted(log_probabilities, labels, dataset.class_names)
+    sentences += permuted(log_probabilities, labels, dataset.class_names)
     slow = ", ".join(map(str, sorted(measured.too_slow)))
     untried = f" (sizes {slow} would take too long here to be tried)" if slow else ""
     return sentences or [
@@ -195,7 +195,7 @@ def _takes(model: str, image_shape: tuple[int, int, int]) -> bool:
     return True
 
 
-def _permuted(
+def permuted(
     log_probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
 ) -> list[str]:
     """Whether the outputs are for the classes in another order.

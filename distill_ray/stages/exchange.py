@@ -7,16 +7,17 @@ A folder has a file for each augmentation and version, with a row per image, par
 
 `row` is that of the image in the data set's training file, `logits` float32 (K,), `image` float32
 (H * W * C,) in [0, 1]. The metadata of each file's schema has, under `distill_ray`, a JSON object
-with what the answers are of: data, class names, teachers, augmentation, its seed, and the version.
+with what the answers are of: data, class names, teachers, augmentation, its seed, and the version;
+and of images their shape and some pixels.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,10 +29,13 @@ from distill_ray.escaping import for_terminal
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import STORED, confirm_sharing
 from distill_ray.report.format import listed
-from distill_ray.stages.answer import Answers, answers_for, answers_for_search
+from distill_ray.stages.answer import Answers, answers_for, answers_for_search, joined
 from distill_ray.stages.state import StudyState
 from distill_ray.study import StudyDefinition
 from distill_ray.study.compatibility import combinations
+
+if TYPE_CHECKING:
+    from distill_ray.training import Dataset
 
 FORMAT = 1
 METADATA = b"distill_ray"
@@ -41,14 +45,10 @@ def asked_of_teachers(state: StudyState) -> list[Answers]:
     """All that trials and confirmations ask, as far as it is known. Raises `RequestError` where
     students have no versions, or no method that answers are enough for.
     """
-    jobs = [run.job for run in state.confirmations]
+    jobs = [run.job for run in state.confirmations or state.baselines]
     asked = answers_for_search(state.study, state.data, state.teacher_ids)
     asked += answers_for(jobs, confirm_sharing(state.study), state.data)
-    merged: dict[Any, Answers] = {}
-    for answers in asked:
-        known = merged.get(answers.key, answers)
-        versions = tuple(sorted({*known.versions, *answers.versions}))
-        merged[answers.key] = dataclasses.replace(answers, versions=versions)
+    merged = joined(asked)
     if not merged:
         methods = _live_methods(state.study)
         if methods:
@@ -62,7 +62,7 @@ def asked_of_teachers(state: StudyState) -> list[Answers]:
             "teachers belong to one seed; set student.versions"
         )
         raise state.study.error([("student.versions", message)])
-    return list(merged.values())
+    return merged
 
 
 def _live_methods(study: StudyDefinition) -> list[str]:
@@ -85,10 +85,7 @@ def export_answers(state: StudyState, folder: Path, *, with_images: bool = False
     Raises `RequestError` where teachers have not answered for all versions yet, or `folder` is
     there already and not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RequestError(
-            f"{for_terminal(str(folder))} is there already and not empty; name a new folder"
-        )
+    check_new(folder)
     for answers in asked_of_teachers(state):
         if missing := answers.missing(state.store):
             raise RequestError(
@@ -98,21 +95,46 @@ def export_answers(state: StudyState, folder: Path, *, with_images: bool = False
             )
     files = 0
     for answers in asked_of_teachers(state):
-        place = folder / f"{answers.name}-{answers.key.seed}"
-        if place.exists():  # of other images, or with fewer logits of each
-            place = folder / f"{place.name}-{answers.key.id}"
-        place.mkdir(parents=True)
+        place = new_place(folder, answers)
         for version in answers.versions:
-            described = {METADATA: json.dumps(_description(answers, version)).encode()}
+            described = description(answers, version) | shown_in(answers, version)
             name = f"version-{version:05d}"
-            table = _logits_table(state, answers, version).replace_schema_metadata(described)
-            pq.write_table(table, place / f"{name}.parquet", compression="zstd")
+            table = _logits_table(state, answers, version)
+            write_tables(place / f"{name}.parquet", described, [table])
             files += 1
             if with_images:
-                images = _image_table(answers, version).replace_schema_metadata(described)
-                pq.write_table(images, place / f"{name}.images.parquet", compression="zstd")
+                images = image_tables(answers, version)
+                write_tables(place / f"{name}.images.parquet", described, images)
                 files += 1
     return files
+
+
+def check_new(folder: Path) -> None:
+    """Raise `RequestError` unless `folder` is not there yet, or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RequestError(
+            f"{for_terminal(str(folder))} is there already and not empty; name a new folder"
+        )
+
+
+def new_place(folder: Path, answers: Answers) -> Path:
+    """A new folder for the versions of these answers."""
+    place = folder / f"{answers.name}-{answers.key.seed}"
+    if place.exists():  # of other images, or with fewer logits of each
+        place = folder / f"{place.name}-{answers.key.id}"
+    place.mkdir(parents=True)
+    return place
+
+
+def write_tables(path: Path, described: Mapping[str, Any], tables: Iterable[pa.Table]) -> None:
+    """Write tables of one schema, at least one, into a file, with what it is of as metadata."""
+    metadata = {METADATA: json.dumps(described).encode()}
+    remaining = iter(tables)
+    first = next(remaining).replace_schema_metadata(metadata)
+    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+        writer.write_table(first)
+        for table in remaining:
+            writer.write_table(table.replace_schema_metadata(metadata))
 
 
 def import_answers(state: StudyState, folder: Path) -> int:
@@ -123,24 +145,32 @@ def import_answers(state: StudyState, folder: Path) -> int:
     or another augmentation, for rows that are missing or there twice, and for missing versions.
     """
     asked = asked_of_teachers(state)
-    descriptions = {}
-    for path in sorted(folder.rglob("version-*.parquet")):
-        if not path.name.endswith(".images.parquet"):
-            descriptions[path] = _described(path)
-    if not descriptions:
-        raise RequestError(f"{folder}: found no files version-*.parquet of teachers' answers")
+    descriptions = descriptions_in(folder)
     todo = []
     for answers in asked:
         for version in answers.versions:
-            path = _file_of(_description(answers, version), descriptions, folder)
-            todo.append((answers, version, _read(path, answers, version)))
+            path = file_of(description(answers, version), descriptions, folder)
+            members = len(answers.key.teachers)
+            todo.append((answers, version, read_logits(path, answers, version, members)))
     images = 0
     for answers, version, parts in todo:
-        images += _keep(state, answers, version, parts)
+        keep(state, answers, version, parts)
+        images += answers.images
     return images
 
 
-def _description(answers: Answers, version: int) -> dict[str, Any]:
+def descriptions_in(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The files of answers for versions in `folder`, with what they are of. Raises `RequestError`
+    where there are none.
+    """
+    paths = sorted(folder.rglob("version-*.parquet"))
+    answered = [path for path in paths if not path.name.endswith(".images.parquet")]
+    if not answered:
+        raise RequestError(f"{folder}: found no files version-*.parquet of teachers' answers")
+    return {path: description_in(path) for path in answered}
+
+
+def description(answers: Answers, version: int) -> dict[str, Any]:
     """What the answers are of, as JSON values."""
     from distill_ray.execution.train_job import cached_dataset
 
@@ -153,6 +183,40 @@ def _description(answers: Answers, version: int) -> dict[str, Any]:
         "augmentation_seed": answers.key.seed,
         "version": version,
     }
+
+
+def shown_in(answers: Answers, version: int) -> dict[str, Any]:
+    """How the images of a version are, as JSON values: their shape, and some pixels, by which it is
+    known that the augmentation still makes the same ones when the answers come.
+    """
+    from distill_ray.execution.train_job import cached_dataset
+    from distill_ray.training import probe_of
+
+    dataset = cached_dataset(answers.key.data)
+    pixels = probe_of(answers.key, version, dataset)
+    return image_shape_in(dataset) | {"probe": base64.b64encode(pixels.tobytes()).decode()}
+
+
+def image_shape_in(dataset: Dataset) -> dict[str, list[int]]:
+    """Height, width and channels of the images, as a JSON value."""
+    channels, height, width = dataset.image_shape
+    return {"image_shape": [height, width, channels]}
+
+
+def _check_images(path: Path, answers: Answers, version: int) -> None:
+    """Raise `RequestError` where the augmentation made other images than it does now."""
+    from distill_ray.execution.train_job import cached_dataset
+    from distill_ray.training import shows_the_same
+
+    probe = description_in(path).get("probe")
+    if probe is None:  # of a version that wrote none
+        return
+    pixels = np.frombuffer(base64.b64decode(probe), np.float16)
+    if not shows_the_same(answers.key, version, 0, pixels, cached_dataset(answers.key.data)):
+        raise RequestError(
+            f"{path}: augmentation {answers.key.augmentation.name} made other images then than "
+            "now; ask the teachers again"
+        )
 
 
 def _logits_table(state: StudyState, answers: Answers, version: int) -> pa.Table:
@@ -171,27 +235,27 @@ def _logits_table(state: StudyState, answers: Answers, version: int) -> pa.Table
             image, copy, member = np.meshgrid(
                 rows[first:last], np.arange(copies), np.arange(members), indexing="ij"
             )
-            columns = _address(image, version, part, copy)
+            columns = address_columns(image, version, part, copy)
             columns["member"] = pa.array(member.ravel(), pa.int16())
-            columns["logits"] = pa.FixedSizeListArray.from_arrays(pa.array(logits.ravel()), classes)
+            columns["logits"] = vectors(logits.reshape(-1, classes))
             tables.append(pa.table(columns))
     return pa.concat_tables(tables)
 
 
-def _image_table(answers: Answers, version: int) -> pa.Table:
-    """The images of a version as teachers saw them: a row per image, part and copy."""
-    tables = []
+def image_tables(answers: Answers, version: int, *, with_images: bool = True) -> Iterator[pa.Table]:
+    """The images of a version as teachers see them, or their addresses alone: a row per image, part
+    and copy.
+    """
     for batch in _batches(answers, version):
         assert batch.rows is not None
         for part in batch.parts:
-            pixels = part.images.permute(0, 2, 3, 1).contiguous().numpy()
-            copies = len(pixels) // len(batch.rows)
+            copies = len(part.images) // len(batch.rows)
             copy, image = np.meshgrid(np.arange(copies), batch.rows.numpy(), indexing="ij")
-            columns = _address(image, version, part.number, copy)
-            flat = pa.array(pixels.ravel())
-            columns["image"] = pa.FixedSizeListArray.from_arrays(flat, pixels[0].size)
-            tables.append(pa.table(columns))
-    return pa.concat_tables(tables)
+            columns = address_columns(image, version, part.number, copy)
+            if with_images:
+                pixels = part.images.permute(0, 2, 3, 1).contiguous().numpy()
+                columns["image"] = vectors(pixels)
+            yield pa.table(columns)
 
 
 def _batches(answers: Answers, version: int, images: int | None = None) -> Iterator[Batch]:
@@ -216,7 +280,14 @@ def _batches(answers: Answers, version: int, images: int | None = None) -> Itera
     )
 
 
-def _address(image: np.ndarray, version: int, part: int, copy: np.ndarray) -> dict[str, pa.Array]:
+def vectors(values: np.ndarray) -> pa.FixedSizeListArray:
+    """A column of vectors, from (rows, ...)."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values[0].size)
+
+
+def address_columns(
+    image: np.ndarray, version: int, part: int, copy: np.ndarray
+) -> dict[str, pa.Array]:
     """The columns that say which image a row is about."""
     return {
         "row": pa.array(image.ravel(), pa.int64()),
@@ -226,7 +297,7 @@ def _address(image: np.ndarray, version: int, part: int, copy: np.ndarray) -> di
     }
 
 
-def _described(path: Path) -> dict[str, Any]:
+def description_in(path: Path) -> dict[str, Any]:
     """The description in a file. Raises `RequestError` where there is none."""
     try:
         metadata = pq.read_schema(path).metadata or {}
@@ -238,9 +309,7 @@ def _described(path: Path) -> dict[str, Any]:
     return dict(described)
 
 
-def _file_of(
-    wanted: dict[str, Any], descriptions: dict[Path, dict[str, Any]], folder: Path
-) -> Path:
+def file_of(wanted: dict[str, Any], descriptions: dict[Path, dict[str, Any]], folder: Path) -> Path:
     """The file with the answers that are described so. Raises `RequestError` where there is none,
     with what the nearest has instead.
     """
@@ -264,13 +333,31 @@ def _file_of(
     )
 
 
-def _read(path: Path, answers: Answers, version: int) -> list[np.ndarray]:
-    """The logits in a file, by part (images, copies, N, K) in the order of the training split."""
+def read_logits(path: Path, answers: Answers, version: int, members: int) -> list[np.ndarray]:
+    """The logits in a file, by part (images, copies, N, K) in the order of the training split.
+
+    Raises `RequestError` where some are missing, there twice, or of something else.
+    """
     from distill_ray.execution.train_job import cached_dataset
 
+    _check_images(path, answers, version)
     dataset = cached_dataset(answers.key.data)
-    members, classes = len(answers.key.teachers), dataset.num_classes
-    numbers = dict.fromkeys(("row", "version", "part", "copy", "member"), pa.int64())
+    names = ("row", "version", "part", "copy", "member")
+    address, logits = read_columns(path, names, dataset.num_classes)
+    if (others := address["version"] != version).any():
+        found = address["version"][others][0]
+        raise RequestError(f"{path}: holds answers for version {found}, expected {version}")
+    return list(_by_part(path, address, logits, dataset.train, _copies(answers), members))
+
+
+def read_columns(
+    path: Path, names: Sequence[str], classes: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The whole numbers in the columns of these names, and the logits, float32 (rows, classes).
+
+    Raises `RequestError` where they are not there, or no numbers.
+    """
+    numbers = dict.fromkeys(names, pa.int64())
     wanted = pa.schema(numbers | {"logits": pa.list_(pa.float32())})
     try:
         table = pq.read_table(path, columns=wanted.names).select(wanted.names).cast(wanted)
@@ -288,10 +375,7 @@ def _read(path: Path, answers: Answers, version: int) -> list[np.ndarray]:
     if not np.isfinite(logits).all():
         row = address["row"][~np.isfinite(logits).all(1)][0]
         raise RequestError(f"{path}: the logits for row {row} are not finite")
-    if (others := address["version"] != version).any():
-        found = address["version"][others][0]
-        raise RequestError(f"{path}: holds answers for version {found}, expected {version}")
-    return list(_by_part(path, address, logits, dataset.train, _copies(answers), members))
+    return address, logits
 
 
 def _copies(answers: Answers) -> list[int]:
@@ -335,9 +419,9 @@ def _by_part(
         yield ordered.reshape(len(rows), copies, members, -1)
 
 
-def _keep(state: StudyState, answers: Answers, version: int, parts: list[np.ndarray]) -> int:
+def keep(state: StudyState, answers: Answers, version: int, parts: list[np.ndarray]) -> None:
+    """Put answers for a version, by part (images, copies, N, K), into the store."""
     from distill_ray.execution.train_job import keep_answers
 
     worker = WorkerResources(sharing=STORED).worker()
     keep_answers(state.store, answers.key, version, parts, worker)
-    return answers.images

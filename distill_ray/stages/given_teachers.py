@@ -19,7 +19,8 @@ from distill_ray.models.preprocessing import Preprocessing
 from distill_ray.records import JobRecord
 from distill_ray.report.cautions import guesses
 from distill_ray.resolve import teacher_runs
-from distill_ray.stages.diagnosis import diagnose
+from distill_ray.stages.absent_teachers import answers_folder, split_predictions
+from distill_ray.stages.diagnosis import diagnose, permuted
 from distill_ray.store import Store
 from distill_ray.study import StudyDefinition, TeacherGroup
 from distill_ray.training import Worker, load_dataset, make_network, predict
@@ -102,11 +103,15 @@ def given_teachers(
         return []
     labels = dataset.labels[dataset.validation]
     predictions: list[np.ndarray] = []
-    for _, job in given:
+    for group, job in given:
         earlier = record_of(job)
         kept = None if earlier is None else earlier.predictions("validation")
-        answers = _predict(study, job, dataset, store) if kept is None else kept.log_probabilities
-        predictions.append(answers)
+        if kept is not None:
+            predictions.append(kept.log_probabilities)
+        elif job.recipe.answers_alone:
+            predictions.append(_answered(study, data, group, job))
+        else:
+            predictions.append(_predict(study, job, dataset, store))
     # The teachers that are trained here, as far as they are
     trained = [record for job in jobs if not job.takes_weights and (record := record_of(job))]
     best = max(
@@ -119,7 +124,11 @@ def given_teachers(
     for (group, job), answers in zip(given, predictions, strict=True):
         teacher = _teacher(group, job, answers, labels)
         doubts = _doubts(teacher, answers, labels, best)
-        if doubts:
+        if doubts and job.recipe.answers_alone:
+            doubts += permuted(answers, labels, dataset.class_names) or [
+                "the order of classes does not explain it; were rows and classes those of the data?"
+            ]
+        elif doubts:
             network = _network(study, job, dataset, store)
             doubts += diagnose(network, job.recipe, dataset, answers)
         teachers.append(replace(teacher, doubts=tuple(doubts)))
@@ -132,7 +141,7 @@ def _teacher(
     recipe, scores = job.recipe, score(answers, labels)
     file, _, digest = (recipe.weights or "").rpartition("@")
     return GivenTeacher(
-        name=group.name or recipe.model,
+        name=group.name or (file if recipe.answers_alone else recipe.model),
         model=recipe.model,
         weights=file,
         digest=digest,
@@ -162,6 +171,12 @@ def _doubts(
             f"{100 * best:.1f} %"
         ]
     return []
+
+
+def _answered(study: StudyDefinition, data: Data, group: TeacherGroup, job: Job) -> np.ndarray:
+    """What a teacher whose network is not here has answered for the validation split."""
+    of_group = split_predictions(answers_folder(study, group), data, "validation", group)
+    return of_group[group.seeds.index(job.seed)].log_probabilities
 
 
 def _network(study: StudyDefinition, job: Job, dataset: Dataset, store: Store | None) -> Any:

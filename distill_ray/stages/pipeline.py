@@ -82,6 +82,7 @@ def _teach(context: RunContext) -> None:
         # Those that somebody trained first: a wrong file shows before anything is trained
         given = [run for run in state.teachers if run.job.takes_weights]
         unmeasured = any(state.record(run) is None for run in given)
+        _take_absent(state)
         _train(context, given, next_stage=SEARCHING)
         if unmeasured:
             _tell_of_given(state)
@@ -92,6 +93,14 @@ def _teach(context: RunContext) -> None:
         contenders = teacher_contenders(state.study, state.teachers, records)
         for caution in cautions([row_of(contender, "validation") for contender in contenders]):
             logger.warning("caution: %s", caution)
+
+
+def _take_absent(state: StudyState) -> None:
+    """Put the teachers that are known by their answers alone into the store."""
+    if any(run.job.recipe.answers_alone for run in state.teachers):
+        from distill_ray.stages.absent_teachers import take_teachers
+
+        take_teachers(state)
 
 
 def _tell_of_given(state: StudyState) -> None:
@@ -122,10 +131,19 @@ def _screen(context: RunContext) -> None:
 
 
 def _answer(context: RunContext, beside: JobsBeside | None = None) -> None:
-    """Let teachers answer for the versions that the store does not have, ahead of the students."""
+    """Let teachers answer for the versions that the store does not have, ahead of the students.
+    Those that are not here have answered already.
+    """
     state = context.state
     resources = replace(context.resources, sharing=confirm_sharing(state.study))
-    tasks = answer_tasks(state.answers(), state.store, resources)
+    asked = state.answers()
+    elsewhere = [answers for answers in asked if state.is_answered_elsewhere(answers)]
+    if elsewhere:
+        from distill_ray.stages.absent_teachers import take_answers
+
+        take_answers(state, elsewhere)
+    here = [answers for answers in asked if answers not in elsewhere]
+    tasks = answer_tasks(here, state.store, resources)
     if tasks:
         with stage(context.observer, ANSWER, len(tasks)):
             context.connect()

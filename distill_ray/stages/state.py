@@ -173,6 +173,11 @@ class StudyState:
 
     # --- Answers ---
 
+    def is_answered_elsewhere(self, answers: Answers) -> bool:
+        """Whether the networks of these teachers are not here."""
+        absent = {run.job.id for run in self.teachers if run.job.recipe.answers_alone}
+        return bool(absent.intersection(answers.key.teachers))
+
     def answers(self) -> list[Answers]:
         """What teachers are asked ahead of the students, as far as it is known: for the trials
         while the search is under way, and for the confirmations that are not finished.

@@ -27,7 +27,7 @@ from distill_ray.job import Data
 from distill_ray.metrics import score
 from distill_ray.metrics.judgement import Judgement, pooled, separations
 from distill_ray.metrics.uncertainty import Uncertainty, total_variation
-from distill_ray.records import find_job
+from distill_ray.records import JobRecord, find_job
 from distill_ray.report.results import ENSEMBLE, SCRATCH, Contender
 from distill_ray.report.table import Cell
 from distill_ray.report.uncertainty import UncertaintyRow
@@ -70,7 +70,8 @@ def uncertainties(
     """A row for each contender and set of images: the test split, the shifted and the corrupted
     test images, each of the `foreign` data sets.
 
-    The ensemble of teachers comes first; means of students are left out. `foreign` names data sets
+    The ensemble of teachers comes first; means of students are left out, and teachers whose
+    networks are not here. `foreign` names data sets
     as `data.source` does, each with its kind; `resize` brings their images to the size and channels
     of the study's, where they differ. `shifted_from` names labelled images under a shift, see
     `shifted_sets`.
@@ -83,7 +84,13 @@ def uncertainties(
         for contender in contenders
         if contender.name == ENSEMBLE or contender.members == 1
     ]
-    networks = {job: _network(store, job) for contender in evaluated for job in contender.job_ids}
+    # Teachers that are known by their answers alone cannot be shown images
+    records = {job: _record(store, job) for contender in evaluated for job in contender.job_ids}
+    absent = {job for job, record in records.items() if record.job.recipe.answers_alone}
+    evaluated = [contender for contender in evaluated if not absent & set(contender.job_ids)]
+    device = Worker.here().device
+    shown = {job for contender in evaluated for job in contender.job_ids}
+    networks = {job: JudgingNetwork.of(records[job], device) for job in shown}
     # Of every contender its uncertainty on the test split, run by run
     familiar: dict[str, list[Judgement]] = {}
     # Of every set of images and contender, for each level of a shift, the measures run by run
@@ -167,11 +174,11 @@ def _mean_corruption_errors(
     }
 
 
-def _network(store: Store, job_id: str) -> JudgingNetwork:
+def _record(store: Store, job_id: str) -> JobRecord:
     record = find_job(store, job_id)
     if record is None:
         raise StoreError(f"store {store.shown}: job {job_id} is gone; run the study again")
-    return JudgingNetwork.of(record, Worker.here().device)
+    return record
 
 
 def _sets(

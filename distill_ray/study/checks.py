@@ -425,7 +425,12 @@ def _inputs(
 
     for index, group in enumerate(study.teachers):
         place = f"teachers.{index}" if listed else "teachers"
-        check(group.recipe, place, place, {})
+        if group.recipe.answers_alone:
+            if task != "classification":
+                message = f"is for classes, and this data set is for {task}"
+                places.setdefault((place, message), f"{place}.answers")
+        else:
+            check(group.recipe, place, place, {})
         if group.calibrate and task != "classification":
             message = f"found True, and a temperature is for classes; this data set is for {task}"
             places.setdefault((place, message), f"{place}.calibrate")

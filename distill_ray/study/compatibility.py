@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from distill_ray.augmentation.versions import check_versions
 from distill_ray.job import Recipe
 from distill_ray.settings import setting_fields
+from distill_ray.study.absent_teachers import check_learnable
 from distill_ray.study.problems import Path, Problems
 from distill_ray.study.recipes import COMMON
 from distill_ray.study.sections import Resources, TeacherGroup
@@ -113,6 +114,7 @@ def _check_fit(recipe: Recipe, teachers: Sequence[str]) -> None:
     if recipe.versions is not None:
         check_versions(recipe.augmentation)
     method.check_fit(model=recipe.model, augmentation=recipe.augmentation, teachers=len(teachers))
+    check_learnable(recipe, teachers)
     method.check_teachers(teachers)
 
 

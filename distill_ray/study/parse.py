@@ -15,6 +15,7 @@ from distill_ray.errors import RequestError
 from distill_ray.job import FOR_WEIGHTS, Recipe
 from distill_ray.methods import METHODS
 from distill_ray.settings import setting_fields
+from distill_ray.study.absent_teachers import answering_group, check_absent_teachers
 from distill_ray.study.checks import check_recipe, check_teachers
 from distill_ray.study.compatibility import (
     check_baselines_fit,
@@ -65,24 +66,33 @@ perhaps `preprocessing`. Raises `RequestError` when there is none.
 
 
 def load_study(
-    path: str | pathlib.Path, overrides: Sequence[str] = (), earlier: Earlier | None = None
+    path: str | pathlib.Path,
+    overrides: Sequence[str] = (),
+    earlier: Earlier | None = None,
+    *,
+    is_asking: bool = False,
 ) -> StudyDefinition:
     """The study in file `path`, with overrides such as `"search.trials=4"` applied.
 
     `earlier` finds the teachers that the file takes from earlier studies, where it is known which
-    store has them.
+    store has them. Who `is_asking` absent teachers for answers has no folders of them yet.
 
     Raises `RequestError` with one line for everything that is wrong: file and line, field, what was
     found, what is allowed.
     """
-    return read_study(read_document(path, overrides), tuple(overrides), earlier)
+    document = read_document(path, overrides)
+    return read_study(document, tuple(overrides), earlier, is_asking=is_asking)
 
 
 def read_study(
-    document: Document, overrides: tuple[str, ...] = (), earlier: Earlier | None = None
+    document: Document,
+    overrides: tuple[str, ...] = (),
+    earlier: Earlier | None = None,
+    *,
+    is_asking: bool = False,
 ) -> StudyDefinition:
-    """The study that `document` describes. Raises `RequestError` with a line for everything that is
-    wrong with it.
+    """The study that `document` describes; see `load_study`. Raises `RequestError` with a line for
+    everything that is wrong with it.
     """
     values, problems = document.values, document.problems
     # Every section for itself
@@ -100,7 +110,7 @@ def read_study(
     resources = Resources(
         **read_fields(Resources, values.get("resources"), ("resources",), problems)
     )
-    groups = _teachers(values, seed, problems, earlier)
+    groups = _teachers(values, seed, problems, earlier, is_asking=is_asking)
     student, fixed, reach = _student(values, problems)
     search = read_search(values.get("search"), problems, student, fixed, reach, seed)
     screen = read_screen(values.get("screen"), problems, student, search.space)
@@ -130,6 +140,7 @@ def read_study(
         path = ("confirm", "baselines", baseline)
         check_recipe(recipe, path, resources.workers_per_trial, problems, about=[("student",)])
     check_teachers_fit(groups, problems)
+    check_absent_teachers(groups, learns_from, search, screen, confirm, resources, problems)
     check_students_fit(student, search.space, _models(ensemble, learns_from), problems)
     teachers = {
         name: _models(ensemble, confirm.learns_from.get(name, learns_from))
@@ -200,7 +211,12 @@ def _name(values: Mapping[str, Any], problems: Problems) -> str:
 
 
 def _teachers(
-    values: Mapping[str, Any], seed: int, problems: Problems, earlier: Earlier | None
+    values: Mapping[str, Any],
+    seed: int,
+    problems: Problems,
+    earlier: Earlier | None,
+    *,
+    is_asking: bool,
 ) -> dict[Path, TeacherGroup]:
     content = values.get("teachers")
     if content is None or content == []:
@@ -211,6 +227,9 @@ def _teachers(
     groups: dict[Path, TeacherGroup] = {}
     for index, group in enumerate(content if isinstance(content, list) else [content]):
         path: Path = ("teachers", index) if isinstance(content, list) else ("teachers",)
+        if isinstance(group, dict) and "answers" in group:
+            groups[path] = answering_group(group, path, problems, is_asking=is_asking)
+            continue
         first = seed + sum(len(group.seeds) for group in groups.values())
         taken = _taken_from(group, path, problems, earlier)
         read = _teacher_group(taken, path, first, problems)

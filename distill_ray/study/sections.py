@@ -193,12 +193,20 @@ class GroupFields:
             " or job ID[@STORE], such as older, older/scratch or older@s3://bucket/studies"
         ),
     ] = None
+    answers: Annotated[
+        str | None,
+        Doc(
+            "in place of model and weights, a folder with what teachers that are not here have "
+            "answered, in the layout of `teacher-logits ask`; docs/versions.md"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherGroup:
     """Members of the ensemble that are trained alike, one per seed. A `name` tells several groups
-    apart; `source` is what `from` names, empty where it names nothing.
+    apart; `source` is what `from` names, empty where it names nothing. Of teachers that are known
+    by their answers alone, `seeds` are the numbers that these give the members.
     """
 
     recipe: Recipe
@@ -210,8 +218,11 @@ class TeacherGroup:
     def to_file(self) -> dict[str, Any]:
         """The group as the study file writes it."""
         name = {"name": self.name} if self.name else {}
-        seeds = {"members": len(self.seeds), "seeds": list(self.seeds)}
         calibrate = {"calibrate": True} if self.calibrate else {}
+        if self.recipe.answers_alone:
+            members = {"members": len(self.seeds)}
+            return {**name, **members, **calibrate, "answers": self.recipe.weights}
+        seeds = {"members": len(self.seeds), "seeds": list(self.seeds)}
         settings = to_file(flatten(self.recipe))
         if self.recipe.epochs == 0:  # weights that are taken as they are
             del settings["epochs"]

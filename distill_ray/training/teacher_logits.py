@@ -229,6 +229,11 @@ def shows_the_same(
     return now.shape == probe.shape and bool(np.abs(now - probe).max() <= PROBE_BOUND)
 
 
+def probe_of(key: TeacherLogitsKey, number: int, dataset: Dataset) -> np.ndarray:
+    """Some pixels of a version's first images, for `shows_the_same` of its first shard."""
+    return _probe(next(_batches(key, number, dataset, torch.device("cpu"), 0, PROBED)))
+
+
 def _probe(batch: Batch) -> np.ndarray:
     """Some pixels of the first images of a batch, float16 (parts * images * channels * pixels,)."""
     images = min(PROBED, len(batch.positions))

@@ -1,0 +1,254 @@
+"""Teachers whose networks are not here, in a study: what they are asked, written as Parquet, and
+their answers, put into the store in the place of what networks would leave there.
+
+A folder of their answers has the files that `exchange` describes, in which metadata name no
+teachers, and those for the splits:
+
+    validation.parquet, test.parquet                 row, member, logits
+    validation.images.parquet, test.images.parquet   row, image
+
+`row` is that of the image in the data set's test file for a test split of its own, else in the
+training file. In the place of augmentation and version, metadata have the `split`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from scipy.special import log_softmax
+
+from distill_ray.data import Images
+from distill_ray.data.split import cut_rows
+from distill_ray.errors import RequestError, RunError
+from distill_ray.escaping import for_terminal
+from distill_ray.job import Data
+from distill_ray.metrics import validation_score
+from distill_ray.records import Predictions, save_job, save_test_predictions
+from distill_ray.stages.answer import Answers
+from distill_ray.stages.exchange import (
+    FORMAT,
+    asked_of_teachers,
+    check_new,
+    description,
+    description_in,
+    descriptions_in,
+    file_of,
+    image_shape_in,
+    image_tables,
+    keep,
+    new_place,
+    read_columns,
+    read_logits,
+    shown_in,
+    vectors,
+    write_tables,
+)
+from distill_ray.stages.state import StudyState
+from distill_ray.study import StudyDefinition, TeacherGroup
+from distill_ray.training import load_dataset, load_split
+
+logger = logging.getLogger(__name__)
+
+SplitName = Literal["validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("validation", "test")
+
+BATCH = 256
+"""Images that are written at a time."""
+
+
+def ask(state: StudyState, folder: Path, *, with_images: bool = False) -> int:
+    """Write what a study asks of teachers elsewhere: the addresses that they are to answer for, and
+    with them the images; how many files there are.
+
+    Raises `RequestError` where nothing can be asked beforehand, or `folder` is there already and
+    not empty.
+    """
+    check_new(folder)
+    asked = asked_of_teachers(state)
+    files = 0
+    for answers in asked:
+        place = new_place(folder, answers)
+        for version in answers.versions:
+            tables = image_tables(answers, version, with_images=with_images)
+            described = _unnamed(description(answers, version)) | shown_in(answers, version)
+            write_tables(place / f"version-{version:05d}.images.parquet", described, tables)
+            files += 1
+    for split in SPLITS:
+        described = _of_split(state.data, split) | image_shape_in(load_dataset(state.data.labelled))
+        tables = _split_tables(state.data, split, with_images=with_images)
+        write_tables(folder / f"{split}.images.parquet", described, tables)
+        files += 1
+    return files
+
+
+def take_teachers(state: StudyState) -> None:
+    """Put a record of each absent teacher into the store, unless it has one: no weights, and what
+    it has answered for the validation and the test split.
+
+    Raises `RequestError` where answers are not those that the study asks for, or missing.
+    """
+    runs = iter(state.teachers)
+    for group in state.study.teachers:
+        of_group = [next(runs) for _ in group.seeds]
+        if not group.recipe.answers_alone or all(map(state.is_evaluated, of_group)):
+            continue
+        folder = answers_folder(state.study, group)
+        validation, test = (split_predictions(folder, state.data, split, group) for split in SPLITS)
+        for run, own, on_test in zip(of_group, validation, test, strict=True):
+            scores = validation_score(own.log_probabilities, own.labels)
+            epoch = {"epoch": 0, "time": time.time(), "seconds": 0.0}
+            epoch |= {f"val/{name}": value for name, value in scores.items()}
+            if state.record(run) is None:
+                save_job(
+                    state.store,
+                    run.job,
+                    weights={},
+                    epochs=[epoch],
+                    kept_epoch=0,
+                    predictions=own,
+                    parameters=0,
+                )
+            if not state.is_evaluated(run):
+                save_test_predictions(state.store, run.job.id, on_test)
+
+
+def take_answers(state: StudyState, asked: Sequence[Answers]) -> None:
+    """Put answers of absent teachers for versions of the images into the store, each version once
+    all of it has been checked.
+
+    Raises `RequestError` as `take_teachers` does.
+    """
+    for answers in asked:
+        versions = sorted({version for version, _ in answers.missing(state.store)})
+        folders = _folders_of(state, answers) if versions else []
+        descriptions = [descriptions_in(folder) for folder, _ in folders]
+        for version in versions:
+            wanted = _unnamed(description(answers, version))
+            by_group = []
+            for (folder, members), described in zip(folders, descriptions, strict=True):
+                path = file_of(wanted, described, folder)
+                by_group.append(read_logits(path, answers, version, members))
+            parts = [np.concatenate(groups, axis=2) for groups in zip(*by_group, strict=True)]
+            keep(state, answers, version, parts)
+        if versions:
+            places = ", ".join(for_terminal(str(folder)) for folder, _ in folders)
+            logger.info("%s: %d versions taken from %s", answers.name, len(versions), places)
+
+
+def _folders_of(state: StudyState, answers: Answers) -> list[tuple[Path, int]]:
+    """The folders that these teachers have answered in, in their order, and how many in each."""
+    folders = []
+    runs = iter(state.teachers)
+    for group in state.study.teachers:
+        ids = [next(runs).job.id for _ in group.seeds]
+        if answers.key.teachers and set(ids) <= set(answers.key.teachers):
+            folders.append((answers_folder(state.study, group), len(ids)))
+    return folders
+
+
+def answers_folder(study: StudyDefinition, group: TeacherGroup) -> Path:
+    """The folder that the teachers of a group have answered in. Raises `RunError` where the study
+    names only whose answers they are.
+    """
+    name = group.recipe.weights or ""
+    if name not in study.weight_files:
+        raise RunError(
+            f"answers of {name} are not all in the store; name their folder in the study file again"
+        )
+    return Path(study.weight_files[name])
+
+
+def _unnamed(description: dict[str, Any]) -> dict[str, Any]:
+    """A description of answers, whosever they are."""
+    return {name: value for name, value in description.items() if name != "teachers"}
+
+
+# --- The splits that nobody trains on ---
+
+
+def _of_split(data: Data, split: SplitName) -> dict[str, Any]:
+    """What the answers for a split are of, as JSON values."""
+    names = list(load_split(data, "train").class_names)
+    identity = data.labelled.identity
+    return {"format": FORMAT, "data": identity, "class_names": names, "split": split}
+
+
+def _images_of(data: Data, split: SplitName) -> tuple[np.ndarray, Images, np.ndarray]:
+    """The rows of a split in its file, images among which it is, and its rows there."""
+    if split == "validation":
+        dataset = load_dataset(data.labelled)
+        rows = dataset.validation
+        images = load_split(data, "train")
+        return rows, images, rows
+    test = load_split(data, "test")
+    there = np.arange(len(test.labels))
+    if not data.cuts_test:
+        return there, test, there
+    labels = load_split(data, "train").labels
+    return cut_rows(labels, **asdict(data.split)).test, test, there
+
+
+def _split_tables(data: Data, split: SplitName, *, with_images: bool) -> Iterator[pa.Table]:
+    rows, images, there = _images_of(data, split)
+    for first in range(0, len(rows), BATCH):
+        some = slice(first, first + BATCH)
+        columns = {"row": pa.array(rows[some], pa.int64())}
+        if with_images:
+            pixels = images.images[there[some]]
+            whole = pixels.dtype == np.uint8
+            columns["image"] = vectors(pixels.astype(np.float32) / 255 if whole else pixels)
+        yield pa.table(columns)
+
+
+def split_predictions(
+    folder: Path, data: Data, split: SplitName, group: TeacherGroup
+) -> list[Predictions]:
+    """What each teacher of a group has answered for a split. Raises `RequestError` as
+    `take_teachers` does.
+    """
+    path = folder / f"{split}.parquet"
+    if not path.is_file():
+        raise RequestError(f"{folder}: {path.name} is missing, the answers for the {split} split")
+    wanted, found = _of_split(data, split), description_in(path)
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise RequestError(
+                f"{path}: these are answers for other {name.replace('_', ' ')}: found "
+                f"{found.get(name)}, the study has {value}"
+            )
+    rows, images, there = _images_of(data, split)
+    address, logits = read_columns(path, ("row", "member"), len(images.class_names))
+    slots = _slots(path, address, rows, len(group.seeds))
+    ordered = np.empty_like(logits)
+    ordered[slots] = logits
+    of_members = log_softmax(ordered.reshape(len(rows), len(group.seeds), -1), axis=2)
+    labels = images.labels[there]
+    return [Predictions(of_members[:, member], labels) for member in group.seeds]
+
+
+def _slots(
+    path: Path, address: dict[str, np.ndarray], rows: np.ndarray, members: int
+) -> np.ndarray:
+    """The place of each answer by row and member. Raises `RequestError` unless each has one."""
+    row, member = address["row"], address["member"]
+    outside = (member < 0) | (member >= members)
+    if outside.any():
+        found = member[outside][0]
+        raise RequestError(f"{path}: member {found}, expected 0 to {members - 1}")
+    place = np.searchsorted(rows, row).clip(max=len(rows) - 1)
+    if (foreign := rows[place] != row).any():
+        raise RequestError(f"{path}: row {row[foreign][0]} is no image of the split")
+    slots: np.ndarray = place * members + member
+    counts = np.bincount(slots, minlength=len(rows) * members)
+    if (counts != 1).any():
+        wrong, member_number = divmod(int(np.flatnonzero(counts != 1)[0]), members)
+        fault = "missing" if counts[wrong * members + member_number] == 0 else "there twice"
+        raise RequestError(f"{path}: row {rows[wrong]}, member {member_number} is {fault}")
+    return slots
