@@ -130,7 +130,8 @@ def _stages(state: StudyState, elsewhere: Elsewhere | None) -> list[StagePlan]:
     if state.screenings:
         stages.append(plan.screen_stage())
 
-    if asked := state.answers():
+    asked = [answers for answers in state.answers() if not state.is_answered_elsewhere(answers)]
+    if asked:
         stages.append(plan.answer_stage(asked))
 
     ended = len(counted(state.history)) if state.history else 0
@@ -143,10 +144,10 @@ def _stages(state: StudyState, elsewhere: Elsewhere | None) -> list[StagePlan]:
     share = trained_share(study, left, at_once)
     stages.append(dataclasses.replace(search, trained_share=share))
 
-    to_confirm, confirmed = _to_confirm(state)
-    stages.append(
-        plan.stage(CONFIRM, to_confirm, confirmed, wanted.workers_per_trial, confirm_sharing(study))
-    )
+    sharing = confirm_sharing(study)
+    slowest = max(kinds, key=lambda job: plan.seconds(job, sharing)).recipe if kinds else None
+    to_confirm, confirmed = _to_confirm(state, slowest or study.student)
+    stages.append(plan.stage(CONFIRM, to_confirm, confirmed, wanted.workers_per_trial, sharing))
     return stages
 
 
@@ -179,15 +180,16 @@ def _kinds_of_trials(state: StudyState) -> list[Job]:
     ]
 
 
-def _to_confirm(state: StudyState) -> tuple[list[Job], int]:
+def _to_confirm(state: StudyState, best: Recipe) -> tuple[list[Job], int]:
     """The jobs that confirm is missing, and the number of those that are finished.
 
-    What the search will find is not known, nor whether the store has it: it counts as the student.
+    What the search will find is not known, nor whether the store has it: it counts as `best`, the
+    one of its kinds that takes longest, as larger networks tend to win.
     """
     study, runs = state.study, list(state.confirmations)
     confirmed_roles = set[str]()
     if not state.search_is_over:
-        recipes = [study.student] * study.confirm.top
+        recipes = [best] * study.confirm.top
         runs = confirm_runs(study, state.data, state.teacher_ids, recipes)
         confirmed_roles = {run.role for run in runs} - set(study.confirm.baselines)
     missing = [run.job for run in runs if run.role in confirmed_roles or state.record(run) is None]
@@ -227,9 +229,10 @@ class _Plan:
         machine = Machines({"CPU": os.cpu_count() or 1, "GPU": gpus})
         self.places = int(elsewhere.workers(resources) if elsewhere else machine.workers(resources))
         # Teachers of one recipe take the same time, whatever their weights
-        of_recipe = {run.job.recipe: run.job for run in state.teachers}
+        here = [run.job for run in state.teachers if not run.job.recipe.answers_alone]
+        of_recipe = {job.recipe: job for job in here}
         made = {recipe: make_network(job, self.dataset) for recipe, job in of_recipe.items()}
-        self.networks = {run.job.id: made[run.job.recipe] for run in state.teachers}
+        self.networks = {job.id: made[job.recipe] for job in here}
         self.recipes = {run.job.id: run.job.recipe for run in state.teachers}
         self.programs_of: dict[tuple[str, ...], Programs] = {}
         self.start_up = LOADING_S
@@ -270,8 +273,10 @@ class _Plan:
 
     def _time(self, kind: _Timed, job: Job, sharing: Sharing) -> float:
         begun = time.perf_counter()
-        teachers: LiveTeachers | TeacherLogitsKey = self.answering(job.teachers)
-        if not kind.live:
+        teachers: LiveTeachers | TeacherLogitsKey
+        if kind.live:
+            teachers = self.answering(job.teachers)
+        else:
             teachers = teacher_logits_key(job, sharing, self.dataset.num_classes)
         few_epochs = dataclasses.replace(job, recipe=kind.recipe)
         seconds = epoch_seconds(few_epochs, self.dataset, teachers, self.worker)
