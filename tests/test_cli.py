@@ -506,3 +506,32 @@ def test_data_import_writes_a_data_set_that_a_study_can_name(
     assert main(["data", "import", str(tmp_path / "tree"), str(out)]) == 0
     assert f"{out}: 8 training and 4 test images of 2 classes" in capsys.readouterr().out
     assert main(["data", "import", str(tmp_path / "tree"), str(out)]) == 2
+
+
+def test_a_command_ends_without_taking_apart_what_it_has_loaded() -> None:
+    """What is registered for the end is called, all is printed, and the code is that of `main`."""
+    program = """
+import atexit, sys
+from distill_ray import cli
+
+class Torch:
+    def __del__(self):
+        print("taken apart", flush=True)
+
+sys.modules["loaded"] = Torch()
+
+def main():
+    atexit.register(lambda: print("registered"))
+    return CODE
+
+cli.main = main
+from distill_ray.__main__ import run
+run()
+"""
+    for code in (0, 2):
+        command = [sys.executable, "-c", program.replace("CODE", str(code))]
+        ended = subprocess.run(command, capture_output=True, text=True)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (code, "registered\n", "")
+    broken = program.replace("CODE", "1 / 0")
+    ended = subprocess.run([sys.executable, "-c", broken], capture_output=True, text=True)
+    assert ended.returncode == 1 and "ZeroDivisionError" in ended.stderr

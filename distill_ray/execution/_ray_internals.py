@@ -215,6 +215,21 @@ def job_config() -> Any:
     return Ours()
 
 
+@contextlib.contextmanager
+def tune_takes_any_process() -> Iterator[None]:
+    """Let Tune's actors be processes that Ray has started already. Tune asks for ones with a
+    variable for Lightning, which none of these has.
+    """
+    from ray.tune.execution import class_cache
+
+    variables = dict(class_cache.DEFAULT_ENV_VARS)
+    class_cache.DEFAULT_ENV_VARS.clear()
+    try:
+        yield
+    finally:
+        class_cache.DEFAULT_ENV_VARS.update(variables)
+
+
 # A cluster's autoscaler
 
 

@@ -151,7 +151,8 @@ class TuneRun:
         folder = tempfile.mkdtemp(prefix="distill-ray-tune-")
         try:
             leave_vanished_directory()
-            self._tuner(folder).fit()
+            with ray_internals.tune_takes_any_process():
+                self._tuner(folder).fit()
         except BaseException as error:
             self._failure = error
         finally:

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,10 +26,14 @@ from ray.air.execution._internal import RayActorManager, TrackedActor
 from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
 from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayActorError
 from ray.train._internal.storage import StorageContext
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 
 from distill_ray.execution import _ray_internals as internals
 from distill_ray.execution.cluster import Cluster
+from distill_ray.execution.messages import Finished, Task
+from distill_ray.execution.resources import WorkerResources
+from distill_ray.execution.runner import run_in_parallel
 
 
 @pytest.fixture
@@ -161,6 +166,11 @@ def test_the_constants_are_where_they_were(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     internals.no_uv_environments()
     internals.on_loopback()
+    variables = dict(class_cache.DEFAULT_ENV_VARS)
+    assert variables, "Tune asks for processes of its own"
+    with internals.tune_takes_any_process():
+        assert not class_cache.DEFAULT_ENV_VARS
+    assert variables == class_cache.DEFAULT_ENV_VARS
     assert not ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV
     assert services.get_node_ip_address() in ("127.0.0.1", "::1")
 
@@ -230,6 +240,60 @@ def test_a_cluster_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     while internals.processes_of_ray() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not internals.processes_of_ray()
+
+
+def test_jobs_run_in_the_processes_that_ray_has_started() -> None:
+    """And once more, after a cluster was left and connected anew."""
+    with Cluster() as cluster:
+        for _ in range(2):
+            cluster.connect()
+            waited = time.monotonic()
+            while not (there := idle_processes()) and time.monotonic() < waited + 60:
+                time.sleep(0.1)
+
+            class Telling(Task):
+                name = "something"
+                epochs = 0
+
+                def work(self) -> Any:
+                    import os
+
+                    from distill_ray.execution.messages import Finished
+
+                    yield from ()
+                    return Finished({"pid": float(os.getpid())})
+
+            told = Heard(Telling())
+            run_in_parallel(cluster, [told], WorkerResources())
+            assert told.metrics["pid"] in there
+            cluster.leave()
+            assert not cluster._connected
+    assert not internals.processes_of_ray()
+
+
+def idle_processes() -> set[int]:
+    """Those that wait for work."""
+    processes = internals.processes_of_ray()
+    return {process.pid for process in processes if process.cmdline()[0].startswith("ray::IDLE")}
+
+
+@dataclass
+class Heard:
+    """An assignment that keeps its result."""
+
+    task: Any
+    log: str = ""
+    metrics: Any = None
+
+    def on_start(self) -> None: ...
+
+    def on_epochs(self, records: Any) -> None: ...
+
+    def on_finish(self, result: Finished) -> None:
+        self.metrics = result.metrics
+
+    def on_failure(self, reason: str) -> None:
+        raise AssertionError(reason)
 
 
 def test_a_notebook_keeps_its_own_ray(tmp_path: Path) -> None:
