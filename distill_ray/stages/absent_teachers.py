@@ -71,7 +71,7 @@ def ask(state: StudyState, folder: Path, *, with_images: bool = False) -> int:
     not empty.
     """
     check_new(folder)
-    asked = asked_of_teachers(state)
+    asked = asked_of_teachers(state, all_versions=True)
     files = 0
     for answers in asked:
         place = new_place(folder, answers)

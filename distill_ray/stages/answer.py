@@ -90,8 +90,12 @@ def _is_manifest(path: str) -> bool:
     return posixpath.basename(path) == MANIFEST
 
 
-def answers_for(jobs: Iterable[Job], sharing: Sharing, data: Data) -> list[Answers]:
-    """What the teachers of those jobs are asked about versions; nothing for jobs without."""
+def answers_for(
+    jobs: Iterable[Job], sharing: Sharing, data: Data, *, all_versions: bool = False
+) -> list[Answers]:
+    """What the teachers of those jobs are asked about versions; nothing for jobs without. Jobs of
+    fewer epochs than versions do not see all, unless `all_versions` are asked for.
+    """
     source = None
     versions: dict[TeacherLogitsKey, set[int]] = {}
     for job in jobs:
@@ -101,9 +105,8 @@ def answers_for(jobs: Iterable[Job], sharing: Sharing, data: Data) -> list[Answe
         source = source or open_source(data.location, label=data.label, cuts_test=data.cuts_test)
         largest = sharing.largest(job.recipe, source.num_classes)
         key = TeacherLogitsKey.of(job, "", sharing.exact, largest)
-        versions.setdefault(key, set()).update(
-            image_versions.shown_to(job.recipe.epochs, [job.seed])
-        )
+        epochs = max(job.recipe.epochs, image_versions.count if all_versions else 0)
+        versions.setdefault(key, set()).update(image_versions.shown_to(epochs, [job.seed]))
     if source is None:
         return []
     labels = functools.partial(source.labels, "train")
@@ -116,10 +119,10 @@ def answers_for(jobs: Iterable[Job], sharing: Sharing, data: Data) -> list[Answe
 
 
 def answers_for_search(
-    study: StudyDefinition, data: Data, teachers: Sequence[str]
+    study: StudyDefinition, data: Data, teachers: Sequence[str], *, all_versions: bool = False
 ) -> list[Answers]:
     """What the trials of a study ask; nothing where a number of the augmentation is drawn, so that
-    it is known only with the trial.
+    it is known only with the trial. `all_versions` as in `answers_for`.
     """
     searched = {dimension.name for dimension in study.search.space.dimensions}
     if study.student.versions is None and "versions" not in searched:
@@ -136,7 +139,7 @@ def answers_for_search(
         learned = tuple(learned_from(study, teachers))
         learned_data = data_for(longest, data)
         jobs.append(Job(recipe=longest, data=learned_data, seed=study.trial_seed, teachers=learned))
-    return answers_for(jobs, trial_sharing(study), data)
+    return answers_for(jobs, trial_sharing(study), data, all_versions=all_versions)
 
 
 def joined(asked: Iterable[Answers]) -> list[Answers]:

@@ -41,13 +41,16 @@ FORMAT = 1
 METADATA = b"distill_ray"
 
 
-def asked_of_teachers(state: StudyState) -> list[Answers]:
-    """All that trials and confirmations ask, as far as it is known. Raises `RequestError` where
-    students have no versions, or no method that answers are enough for.
+def asked_of_teachers(state: StudyState, *, all_versions: bool = False) -> list[Answers]:
+    """All that trials and confirmations ask, as far as it is known: what the search will find is
+    not, and of fewer epochs than versions its seeds may see any, so that who asks once asks for
+    `all_versions`. Raises `RequestError` where students have no versions, or no method that answers
+    are enough for.
     """
+    study, data = state.study, state.data
     jobs = [run.job for run in state.confirmations or state.baselines]
-    asked = answers_for_search(state.study, state.data, state.teacher_ids)
-    asked += answers_for(jobs, confirm_sharing(state.study), state.data)
+    asked = answers_for_search(study, data, state.teacher_ids, all_versions=all_versions)
+    asked += answers_for(jobs, confirm_sharing(study), data, all_versions=all_versions)
     merged = joined(asked)
     if not merged:
         methods = _live_methods(state.study)

@@ -159,6 +159,30 @@ def test_augmentations_of_one_image_several_and_two(augmentation: str, tmp_path:
                 np.testing.assert_allclose(stored, pixels @ teachers[0], atol=2**-6)
 
 
+def test_all_versions_are_asked_that_a_student_may_see(tmp_path: Path) -> None:
+    """Those of few epochs do not see all, and which the search's best sees follows from its
+    seeds.
+    """
+    file = write_study(tmp_path)
+    few = "student.versions=7", "student.epochs=2", "confirm.baselines=[scratch]"
+    ask(state_of(file, tmp_path / "none", *few, is_asking=True), tmp_path / "asked")
+    assert len(list((tmp_path / "asked" / "crop-0").iterdir())) == 7
+
+
+def test_all_that_is_damaged_is_taken_again_at_once(study: str, tmp_path: Path) -> None:
+    """A worker finds one piece, and each ends a run."""
+    state = state_of(study, tmp_path / "store")
+    take_teachers(state)
+    (asked,) = state.answers()
+    take_answers(state, [asked])
+    files = [tmp_path / "store" / path for path, _, _ in state.store.tree("teacher_logits")]
+    first, second = sorted(path for path in files if path.suffix == ".arrow")
+    first.with_name("logits.arrow").write_bytes(first.read_bytes()[:-100])
+    shutil.rmtree(second.parent.parent)
+    take_answers(state, [asked])
+    assert stored_answers(state.store, asked.key, 1, HERE.worker())
+
+
 def test_answers_that_are_gone_are_taken_again(study: str, tmp_path: Path) -> None:
     """A worker cannot compute them; it says so in a way that makes `run` go through its stages."""
     state = state_of(study, tmp_path / "store")
