@@ -358,7 +358,8 @@ def read_columns(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The whole numbers in the columns of these names, and the logits, float32 (rows, classes).
 
-    Raises `RequestError` where they are not there, or no numbers.
+    Raises `RequestError` where they are not there, no numbers, or probabilities: the softmax of
+    these is a teacher that is sure of nothing, which no accuracy shows.
     """
     numbers = dict.fromkeys(names, pa.int64())
     wanted = pa.schema(numbers | {"logits": pa.list_(pa.float32())})
@@ -377,7 +378,15 @@ def read_columns(
     logits = logits.reshape(-1, classes)
     if not np.isfinite(logits).all():
         row = address["row"][~np.isfinite(logits).all(1)][0]
-        raise RequestError(f"{path}: the logits for row {row} are not finite")
+        raise RequestError(
+            f"{path}: the logits for row {row} are not finite; a probability of 0 needs a floor, "
+            "such as 1e-6, before its logarithm"
+        )
+    if classes > 1 and (logits >= 0).all() and np.allclose(logits.sum(1), 1, atol=0.01):
+        raise RequestError(
+            f"{path}: the logits of each row add up to 1, as probabilities do; answer with logits "
+            "or the logarithms of probabilities"
+        )
     return address, logits
 
 
