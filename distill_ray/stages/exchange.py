@@ -170,7 +170,15 @@ def descriptions_in(folder: Path) -> dict[Path, dict[str, Any]]:
     answered = [path for path in paths if not path.name.endswith(".images.parquet")]
     if not answered:
         raise RequestError(f"{folder}: found no files version-*.parquet of teachers' answers")
-    return {path: description_in(path) for path in answered}
+    described = {path: description_in(path) for path in answered}
+    for path, of_version in described.items():
+        known = of_version.get("version"), of_version.get("augmentation")
+        if not isinstance(known[0], int) or not isinstance(known[1], dict):
+            raise RequestError(
+                f"{path}: not a file of teachers' answers for a version (its metadata says of "
+                "which version and augmentation in no way that is known)"
+            )
+    return described
 
 
 def description(answers: Answers, version: int) -> dict[str, Any]:
@@ -214,7 +222,10 @@ def _check_images(path: Path, answers: Answers, version: int) -> None:
     probe = description_in(path).get("probe")
     if probe is None:  # of a version that wrote none
         return
-    pixels = np.frombuffer(base64.b64decode(probe), np.float16)
+    try:
+        pixels = np.frombuffer(base64.b64decode(probe), np.float16)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{path}: its metadata's probe is damaged ({error})") from None
     if not shows_the_same(answers.key, version, 0, pixels, cached_dataset(answers.key.data)):
         raise RequestError(
             f"{path}: augmentation {answers.key.augmentation.name} made other images then than "
@@ -304,6 +315,11 @@ def description_in(path: Path) -> dict[str, Any]:
     """The description in a file. Raises `RequestError` where there is none."""
     try:
         metadata = pq.read_schema(path).metadata or {}
+        if METADATA not in metadata:
+            raise ValueError(
+                f"its metadata has no {METADATA.decode()!r}; write that of the file that was asked "
+                "with the answers"
+            )
         described = json.loads(metadata[METADATA])
         if described["format"] != FORMAT:
             raise ValueError(f"format {described['format']}, known is {FORMAT}")
@@ -322,7 +338,7 @@ def file_of(wanted: dict[str, Any], descriptions: dict[Path, dict[str, Any]], fo
         path for path in near if descriptions[path].get("augmentation", {}).get("name") == name
     ] or near
     if not near:
-        there = sorted({int(described["version"]) for described in descriptions.values()})
+        there = sorted({described["version"] for described in descriptions.values()})
         raise RequestError(f"{folder}: version {version} is missing (there are {there})")
     differing: list[str] = []
     for path in near:
@@ -369,7 +385,9 @@ def read_columns(
             raise ValueError(f"column {nulls[0]} has empty fields")
         address = {name: table[name].to_numpy() for name in numbers}
         column = table["logits"].combine_chunks()
-        lengths = set(column.value_lengths().to_pylist()) or {0}
+        if not len(column):
+            raise ValueError("it has no rows")
+        lengths = set(column.value_lengths().to_pylist())
         logits = column.flatten().to_numpy(zero_copy_only=False)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise RequestError(f"{path}: cannot be read ({first_line(error)})") from None

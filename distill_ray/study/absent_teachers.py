@@ -83,10 +83,12 @@ def members_in(folder: FilePath) -> int:
     try:
         # Read as a file, without pyarrow's data sets, a second to import
         with pq.ParquetFile(file) as opened:
-            last = pc.max(opened.read(["member"])["member"]).as_py()
+            last = pc.max(opened.read(["member"])["member"].cast(pa.int64())).as_py()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise RequestError(f"{file}: cannot be read ({first_line(error)})") from None
-    if not isinstance(last, int) or not 0 <= last < 100:
+    if last is None:
+        raise RequestError(f"{file}: it has no rows")
+    if not 0 <= last < 100:
         raise RequestError(f"{file}: member {last}, expected numbers from 0 to at most 99")
     return last + 1
 

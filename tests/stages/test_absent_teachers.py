@@ -288,6 +288,48 @@ def test_what_is_missing_of_a_folder_is_said(study: str, tmp_path: Path) -> None
         load_study(study)
 
 
+def of_member(change: Callable[[pa.Array], pa.Array]) -> Callable[[pa.Table], pa.Table]:
+    def changed(table: pa.Table) -> pa.Table:
+        place = table.column_names.index("member")
+        return table.set_column(place, "member", change(table["member"]))
+
+    return changed
+
+
+def test_numbers_of_members_are_whole(study: str, tmp_path: Path) -> None:
+    """Of whatever type, as in all other files; what they are of is said where there are none."""
+    file = tmp_path / "answers" / "validation.parquet"
+    rewritten(file, of_member(lambda member: member.cast(pa.float64())))
+    take_teachers(state_of(study, tmp_path / "store"))
+    rewritten(file, lambda table: table.slice(0, 0))
+    with pytest.raises(RequestError, match=r"validation.parquet: it has no rows"):
+        load_study(study)
+    rewritten(file, of_member(lambda member: pa.nulls(0, pa.list_(pa.int8()))))
+    with pytest.raises(RequestError, match=r"validation.parquet: cannot be read"):
+        load_study(study)
+
+
+def test_classes_in_another_order_are_found(study: str, tmp_path: Path) -> None:
+    """And said of which member, with what can be done: there is no network to name classes for."""
+
+    def rolled(table: pa.Table) -> pa.Table:
+        logits = np.stack(table["logits"].to_numpy())
+        logits[table["member"].to_numpy() == 1] = np.roll(logits, 1, axis=1)[
+            table["member"].to_numpy() == 1
+        ]
+        return table.set_column(table.column_names.index("logits"), "logits", list_of(logits))
+
+    rewritten(tmp_path / "answers" / "validation.parquet", rolled)
+    state = state_of(study, tmp_path / "store")
+    right, wrong = given_teachers(state.study, state.data)
+    assert (right.name, wrong.name) == ("answers, member 0", "answers, member 1")
+    assert not right.doubts and "are to be answered in that of class_names" in wrong.doubts[1]
+
+
+def list_of(logits: np.ndarray) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(logits.ravel()), logits.shape[1])
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

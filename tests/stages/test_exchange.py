@@ -130,10 +130,17 @@ def first(value: Any) -> Callable[[np.ndarray], np.ndarray]:
         (described("teachers", ["a"]), "answers for other teachers"),
         (described("augmentation_seed", 3), "answers for other augmentation seed"),
         (described("version", 7), "version 2 is missing"),
+        (described("version", None), "not a file of teachers' answers for a version"),
+        (described("augmentation", "crop"), "not a file of teachers' answers for a version"),
+        (described("probe", 3), "its metadata's probe is damaged"),
+        (described("probe", "AAAA"), "its metadata's probe is damaged"),
         (lambda table: table.slice(1), "member 0 is missing"),
         (lambda table: pa.concat_tables([table, table.slice(0, 1)]), "member 0 is there twice"),
         (another_row, "row 10000 is no image of the training split"),
-        (lambda table: table.replace_schema_metadata({}), "not a file of teachers' answers"),
+        (
+            lambda table: table.replace_schema_metadata({}),
+            r"metadata has no 'distill_ray'; write that of the file that was asked",
+        ),
     ],
 )
 def test_answers_for_something_else_are_refused_and_nothing_is_stored(
