@@ -134,7 +134,9 @@ def write_tables(path: Path, described: Mapping[str, Any], tables: Iterable[pa.T
     metadata = {METADATA: json.dumps(described).encode()}
     remaining = iter(tables)
     first = next(remaining).replace_schema_metadata(metadata)
-    with pq.ParquetWriter(path, first.schema, compression="zstd") as writer:
+    with pq.ParquetWriter(
+        path, first.schema, compression="zstd", write_page_checksum=True
+    ) as writer:
         writer.write_table(first)
         for table in remaining:
             writer.write_table(table.replace_schema_metadata(metadata))
@@ -380,7 +382,8 @@ def read_columns(
     numbers = dict.fromkeys(names, pa.int64())
     wanted = pa.schema(numbers | {"logits": pa.list_(pa.float32())})
     try:
-        table = pq.read_table(path, columns=wanted.names).select(wanted.names).cast(wanted)
+        table = pq.read_table(path, columns=wanted.names, page_checksum_verification=True)
+        table = table.select(wanted.names).cast(wanted)
         if nulls := [name for name in wanted.names if table[name].null_count]:
             raise ValueError(f"column {nulls[0]} has empty fields")
         address = {name: table[name].to_numpy() for name in numbers}

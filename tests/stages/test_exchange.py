@@ -152,6 +152,25 @@ def test_answers_for_something_else_are_refused_and_nothing_is_stored(
     assert state.store.names("teacher_logits") == []
 
 
+def test_answers_with_flipped_bytes_are_refused(state: StudyState, folder: Path) -> None:
+    """Those that were exported have checksums of their pages."""
+    path = folder / "version-00002.parquet"
+    start = pq.ParquetFile(path).metadata.row_group(0).column(5).data_page_offset + 100
+    content = bytearray(path.read_bytes())
+    content[start] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match=r"version-00002.parquet: cannot be read .*CRC"):
+        import_answers(state, folder)
+
+
+def test_logits_beyond_half_precision_are_kept_as_they_are(
+    state: StudyState, folder: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    rewritten(folder / "version-00002.parquet", column("logits", lambda all: list(all * 1e9)))
+    assert import_answers(state, folder)
+    assert not [warning for warning in recwarn if "overflow" in str(warning.message)]
+
+
 def test_a_folder_with_something_in_it_is_left_alone(
     state: StudyState, folder: Path, tmp_path: Path
 ) -> None:
