@@ -133,13 +133,25 @@ def take_answers(state: StudyState, asked: Sequence[Answers]) -> None:
             wanted = _unnamed(description(answers, version))
             by_group = []
             for (folder, members), described in zip(folders, descriptions, strict=True):
-                path = file_of(wanted, described, folder)
+                path = _asked_file(wanted, described, folder)
                 by_group.append(read_logits(path, answers, version, members))
             parts = [np.concatenate(groups, axis=2) for groups in zip(*by_group, strict=True)]
             keep(state, answers, version, parts)
         if versions:
             places = ", ".join(for_terminal(str(folder)) for folder, _ in folders)
             logger.info("%s: %d versions taken from %s", answers.name, len(versions), places)
+
+
+def _asked_file(
+    wanted: dict[str, Any], descriptions: dict[Path, dict[str, Any]], folder: Path
+) -> Path:
+    """As `file_of`, with what to do where there is none."""
+    try:
+        return file_of(wanted, descriptions, folder)
+    except RequestError as error:
+        raise RequestError(
+            f"{error}; `distill-ray teacher-logits ask` writes all that teachers are asked"
+        ) from None
 
 
 def _folders_of(state: StudyState, answers: Answers) -> list[tuple[Path, int]]:
