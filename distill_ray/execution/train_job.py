@@ -277,6 +277,16 @@ def keep_answers(
         raise StoreError(f"{store.shown}: there is no room for the teacher logits")
 
 
+def set_damaged_aside(
+    store: Store, key: TeacherLogitsKey, pieces: Sequence[tuple[int, int]], worker: Worker
+) -> None:
+    """Set those versions and shards aside that are stored and damaged, so that they are missing."""
+    precision = _precision(store, key.teachers, cached_dataset(key.data).image_shape, worker)
+    cache = _answers_cache(store, replace(key, precision=precision), worker)
+    for version, shard in pieces:
+        cache.opened(version, shard)
+
+
 def _answers_cache(store: Store, key: TeacherLogitsKey, worker: Worker) -> TeacherCache:
     dataset = cached_dataset(key.data)
     live = functools.partial(cached_teachers, store, key.teachers, dataset.image_shape, worker)

@@ -46,6 +46,7 @@ from distill_ray.stages.exchange import (
     new_place,
     read_columns,
     read_logits,
+    set_damaged_aside,
     shown_in,
     vectors,
     write_tables,
@@ -126,7 +127,12 @@ def take_answers(state: StudyState, asked: Sequence[Answers]) -> None:
     Raises `RequestError` as `take_teachers` does.
     """
     for answers in asked:
-        versions = sorted({version for version, _ in answers.missing(state.store)})
+        missing = answers.missing(state.store)
+        if 0 < len(missing) < len(answers.pieces):
+            # Perhaps one that a worker found damaged, and each further one would end a run as well
+            set_damaged_aside(state, answers)
+            missing = answers.missing(state.store)
+        versions = sorted({version for version, _ in missing})
         folders = _folders_of(state, answers) if versions else []
         descriptions = [descriptions_in(folder) for folder, _ in folders]
         for version in versions:

@@ -458,3 +458,11 @@ def keep(state: StudyState, answers: Answers, version: int, parts: list[np.ndarr
 
     worker = WorkerResources(sharing=STORED).worker()
     keep_answers(state.store, answers.key, version, parts, worker)
+
+
+def set_damaged_aside(state: StudyState, answers: Answers) -> None:
+    """Set all that is damaged of stored answers aside at once, so that it is missing."""
+    from distill_ray.execution import train_job
+
+    worker = WorkerResources(sharing=STORED).worker()
+    train_job.set_damaged_aside(state.store, answers.key, answers.pieces, worker)
