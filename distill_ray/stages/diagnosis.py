@@ -196,9 +196,14 @@ def _takes(model: str, image_shape: tuple[int, int, int]) -> bool:
 
 
 def permuted(
-    log_probabilities: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
+    log_probabilities: np.ndarray,
+    labels: np.ndarray,
+    class_names: tuple[str, ...],
+    *,
+    answers_alone: bool = False,
 ) -> list[str]:
-    """Whether the outputs are for the classes in another order.
+    """Whether the outputs are for the classes in another order, which the study can name, unless
+    teachers are known by their `answers_alone`.
 
     The order that makes most answers right is found on one half of the images and judged on the
     other.
@@ -216,8 +221,13 @@ def permuted(
         return []
     names = ", ".join(class_names[place] for place in order[:30])
     rest = f", and {classes - 30} more" if classes > 30 else ""
+    remedy = f"try classes: [{names}{rest}]"
+    if answers_alone:
+        remedy = (
+            f"they seem to be in the order [{names}{rest}], and are to be answered in that of "
+            "class_names, which the metadata of the files that were asked have"
+        )
     return [
         f"class order: {100 * accuracy:.1f} % of {len(labels[judged])} validation images are right "
-        f"where the outputs mean other classes, {100 * now:.1f} % as it is; try classes: "
-        f"[{names}{rest}]"
+        f"where the outputs mean other classes, {100 * now:.1f} % as it is; {remedy}"
     ]

@@ -40,10 +40,11 @@ class GivenTeacher:
     """A teacher with weights from a file that are taken as they are, measured on the validation
     split.
 
-    `name` is that of its group, or its model's; `weights` is the name of the file and `digest` the
-    first digits of its SHA-256; `outputs` are the classes of the file where the study names them.
-    `temperature` is what its logits are divided by for students, None if its group is not
-    calibrated. `doubts` has what is wrong with it, and what would mend it, as sentences.
+    `name` is that of its group, or its model's, with its number among those that have answered
+    together; `weights` is the name of the file and `digest` the first digits of its SHA-256;
+    `outputs` are the classes of the file where the study names them. `temperature` is what its
+    logits are divided by for students, None if its group is not calibrated. `doubts` has what is
+    wrong with it, and what would mend it, as sentences.
     """
 
     name: str
@@ -125,7 +126,7 @@ def given_teachers(
         teacher = _teacher(group, job, answers, labels)
         doubts = _doubts(teacher, answers, labels, best)
         if doubts and job.recipe.answers_alone:
-            doubts += permuted(answers, labels, dataset.class_names) or [
+            doubts += permuted(answers, labels, dataset.class_names, answers_alone=True) or [
                 "the order of classes does not explain it; were rows and classes those of the data?"
             ]
         elif doubts:
@@ -140,8 +141,9 @@ def _teacher(
 ) -> GivenTeacher:
     recipe, scores = job.recipe, score(answers, labels)
     file, _, digest = (recipe.weights or "").rpartition("@")
+    name = group.name or (file if recipe.answers_alone else recipe.model)
     return GivenTeacher(
-        name=group.name or (file if recipe.answers_alone else recipe.model),
+        name=f"{name}, member {job.seed}" if recipe.answers_alone else name,
         model=recipe.model,
         weights=file,
         digest=digest,

@@ -28,6 +28,7 @@ from distill_ray.metrics import mean_prediction, score
 from distill_ray.resolve import confirm_runs, data_of
 from distill_ray.stages.absent_teachers import ask, take_answers, take_teachers
 from distill_ray.stages.exchange import METADATA
+from distill_ray.stages.given_teachers import given_teachers
 from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
 from distill_ray.study import load_study
