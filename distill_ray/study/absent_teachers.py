@@ -10,8 +10,10 @@ from typing import Any
 
 from distill_ray.errors import RequestError, first_line
 from distill_ray.job import ANSWERS, Recipe
+from distill_ray.settings import setting_fields
 from distill_ray.study.fields import read_fields, section
 from distill_ray.study.problems import Path, Problems
+from distill_ray.study.recipes import setting_owners
 from distill_ray.study.sections import (
     Confirm,
     GroupFields,
@@ -35,9 +37,15 @@ def answering_group(
     """The group that names a folder of answers. Who `is_asking` for them has none yet."""
     written = section(content, path, problems)
     for name in written:
-        if name not in FIELDS:
+        if name in FIELDS:
+            continue
+        if name in ("method", "augmentation", *setting_fields(GroupFields)) or setting_owners(
+            name, None
+        ):
             message = "is about networks, and those of `answers` are not here; leave it out"
             problems.add((*path, name), message)
+        else:
+            problems.add_unknown((*path, name), FIELDS)
     own = {name: written[name] for name in FIELDS[1:] if name in written}
     read = read_fields(GroupFields, own, path, problems)
     name = written.get("name", "")
@@ -60,7 +68,7 @@ def answering_group(
                 problems.refuse((*path, "members"), count, f"and {folder} has answers of {there}")
             count = there
     elif not folder and "answers" in read:
-        problems.refuse(place, folder, "must be a folder")
+        problems.refuse(place, written["answers"], "must be a folder")
     recipe = Recipe(model=ANSWERS, weights=folder or "-", epochs=0, precision="fp32")
     calibrate = read.get("calibrate", False)
     return TeacherGroup(
