@@ -43,6 +43,7 @@ from pyarrow import fs
 from distill_ray.addresses import check_scheme, masked, masked_text
 from distill_ray.errors import DamagedError, RequestError, StoreError, first_line
 from distill_ray.folders import remove, walk
+from distill_ray.node_cache import cache_root
 
 logger = logging.getLogger(__name__)
 
@@ -113,8 +114,6 @@ class Record:
                 if hashlib.sha256(content).hexdigest() == entry["sha256"]:
                     return content
         else:
-            from distill_ray.data.cache import cache_root
-
             copy = cache_root() / posixpath.dirname(self.key).split("/")[0] / entry["sha256"]
             with suppress(OSError):
                 content = _mapped(copy)
@@ -138,8 +137,6 @@ class Record:
         entry = self.files[name]
         if self.store.is_local:
             return self.store.local_path(entry["path"])
-        from distill_ray.data.cache import cache_root
-
         kind = posixpath.dirname(self.key).split("/")[0]
         copy: Path = cache_root() / kind / entry["sha256"] / posixpath.basename(entry["path"])
         try:

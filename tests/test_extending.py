@@ -47,7 +47,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def environment(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    from distill_ray.data.cache import VARIABLE
+    from distill_ray.node_cache import VARIABLE
 
     return os.environ | {
         "PYTHONPATH": os.pathsep.join([str(installed), os.environ.get("PYTHONPATH", "")]),

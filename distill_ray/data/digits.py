@@ -57,7 +57,7 @@ class Digits(Source):
     @cached_property
     def digest(self) -> str:
         """Digest of pixels and labels of both splits."""
-        from distill_ray.data.cache import remembered_digest
+        from distill_ray.node_cache import remembered_digest
 
         return remembered_digest(
             f"digits, scikit-learn {version('scikit-learn')}", self._compute_digest

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
-from distill_ray.data.cache import remembered_digest
 from distill_ray.errors import RequestError
 from distill_ray.escaping import for_terminal
 from distill_ray.folders import walk
+from distill_ray.node_cache import remembered_digest
 
 CHUNK = 1 << 20
 

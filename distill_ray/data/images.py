@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from distill_ray.data.cache import cache_root, facts, made_once, new_folder, remembered_digest
 from distill_ray.data.decode_split import IMAGES, LABELS, DecodedRows, decode_split, is_undamaged
 from distill_ray.data.decoding import ColourFoundError, Shape, shape_of
 from distill_ray.data.pixels import Images, PixelsOnDisk
 from distill_ray.data.source import Generated, Source, SplitName
 from distill_ray.data.statistics import PixelSums
 from distill_ray.errors import RequestError
+from distill_ray.node_cache import cache_root, facts, made_once, new_folder, remembered_digest
 
 logger = logging.getLogger(__name__)
 

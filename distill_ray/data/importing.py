@@ -13,7 +13,6 @@ from typing import Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distill_ray.data.cache import new_folder, writing
 from distill_ray.data.decoding import check, decoder
 from distill_ray.data.files import Folder
 from distill_ray.data.finding import open_source
@@ -21,6 +20,7 @@ from distill_ray.data.parquet import SHARD, ParquetSource
 from distill_ray.data.source import EncodedBatch, Part, Source, SplitName
 from distill_ray.data.torchvision_sets import ORIGINALS, Original
 from distill_ray.errors import RequestError
+from distill_ray.node_cache import new_folder, writing
 from distill_ray.registry import unknown_name
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,6 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from distill_ray.data.cache import cache_root, facts, made_once, new_folder, remembered_digest
 from distill_ray.data.decode_split import (
     MARGINS,
     STRIPS,
@@ -30,6 +29,7 @@ from distill_ray.data.decoding import Shape
 from distill_ray.data.images import ABOUT, DAMAGED, SOUND
 from distill_ray.data.source import Source, SplitName
 from distill_ray.errors import RunError
+from distill_ray.node_cache import cache_root, facts, made_once, new_folder, remembered_digest
 
 FORMAT = 1
 """Part of every cache key. Raise it when the files in the cache change their meaning."""

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from distill_ray.data.cache import cache_root
 from distill_ray.data.decoding import decoder
 from distill_ray.data.files import one_line
 from distill_ray.data.source import EncodedBatch, SplitName
 from distill_ray.errors import RequestError, RunError
+from distill_ray.node_cache import cache_root
 
 ROWS_PER_BATCH = 1000
 

@@ -17,7 +17,6 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from distill_ray.data.cache import VARIABLE
 from distill_ray.errors import RequestError, first_line
 from distill_ray.execution.machines import (
     Machines,
@@ -28,6 +27,7 @@ from distill_ray.execution.machines import (
 )
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import LIVE
+from distill_ray.node_cache import VARIABLE
 from distill_ray.study import StudyDefinition
 
 if TYPE_CHECKING:

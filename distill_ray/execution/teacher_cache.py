@@ -21,10 +21,10 @@ from pathlib import Path
 
 from torch import nn
 
-from distill_ray.data.cache import cache_root
 from distill_ray.errors import RunError, StoreError
 from distill_ray.execution.lease import Lease
 from distill_ray.methods.method import Teachers
+from distill_ray.node_cache import cache_root
 from distill_ray.store import MANIFEST, Store
 from distill_ray.training import (
     Dataset,
