@@ -91,7 +91,7 @@ def members_in(folder: FilePath) -> int:
     try:
         # Read as a file, without pyarrow's data sets, a second to import
         with pq.ParquetFile(file) as opened:
-            last = pc.max(opened.read(["member"])["member"].cast(pa.int64())).as_py()
+            last: int | None = pc.max(opened.read(["member"])["member"].cast(pa.int64())).as_py()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise RequestError(f"{file}: cannot be read ({first_line(error)})") from None
     if last is None:
