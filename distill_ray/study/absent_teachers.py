@@ -98,7 +98,7 @@ def members_in(folder: FilePath) -> int:
         raise RequestError(f"{file}: it has no rows")
     if not 0 <= last < 100:
         raise RequestError(f"{file}: member {last}, expected numbers from 0 to at most 99")
-    return last + 1
+    return int(last) + 1
 
 
 def check_absent_teachers(
