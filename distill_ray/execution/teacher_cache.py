@@ -216,21 +216,28 @@ class TeacherCache:
 
     def keep(self, number: int, shard: int, teacher_logits: TeacherLogits, seconds: float) -> None:
         """Put the teacher logits of a piece into the store, unless it has them or has no room."""
+        if lacking := self.put(number, shard, teacher_logits, seconds):
+            self._give_up(lacking)
+
+    def put(self, number: int, shard: int, teacher_logits: TeacherLogits, seconds: float) -> str:
+        """Put the teacher logits of a piece into the store, unless it has them; why there is no
+        room for them, or nothing.
+        """
         identity, path = self._key.identity(number, shard), self._path(number, shard)
         content = to_arrow(teacher_logits, identity)
         info = {"identity": identity, "error": teacher_logits.error, "seconds": seconds}
         if self._store.get(path) is not None:
-            return  # another node, which has leases of its own, was faster
+            return ""  # another node, which has leases of its own, was faster
         try:
-            if make_room(self._store, self._folder, len(content), self._limit):
-                self._store.delete(path)  # what a process that died here left behind
-                self._store.put(path, {FILE: content}, info)
-            else:
-                self._give_up(f"there is no room for {len(content) / 1e6:.0f} MB")
+            if not make_room(self._store, self._folder, len(content), self._limit):
+                return f"there is no room for {len(content) / 1e6:.3g} MB"
+            self._store.delete(path)  # what a process that died here left behind
+            self._store.put(path, {FILE: content}, info)
         except StoreError as error:
             with contextlib.suppress(StoreError):
                 self._store.delete(path)
-            self._give_up(str(error))
+            return str(error)
+        return ""
 
     def _give_up(self, reason: str) -> None:
         self._full = True

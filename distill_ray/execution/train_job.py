@@ -264,7 +264,7 @@ def keep_answers(
     worker: Worker,
 ) -> None:
     """Put answers that were computed elsewhere, by part (images, copies, N, K), in the place of
-    those of this machine's teachers.
+    those of this machine's teachers. Raises `StoreError` where there is no room for them.
     """
     dataset = cached_dataset(key.data)
     precision = _precision(store, key.teachers, dataset.image_shape, worker)
@@ -272,9 +272,12 @@ def keep_answers(
     cache = _answers_cache(store, key, worker)
     for shard, (first, last) in enumerate(key.shards(len(dataset.train))):
         some = [part[first:last] for part in parts]
-        cache.keep(version, shard, given_teacher_logits(key, version, shard, some, dataset), 0.0)
-    if cache.is_full:
-        raise StoreError(f"{store.shown}: there is no room for the teacher logits")
+        answers = given_teacher_logits(key, version, shard, some, dataset)
+        if lacking := cache.put(version, shard, answers, 0.0):
+            raise StoreError(
+                f"store {store.shown}: answers of teachers for version {version} are not kept, "
+                f"since {lacking}; the store needs more space than that to spare"
+            )
 
 
 def set_damaged_aside(

@@ -69,7 +69,7 @@ def _given(rows: Sequence[Row]) -> Iterator[str]:
     if elsewhere := [teacher.label for teacher in given if not teacher.source]:
         yield (
             f"Trained elsewhere: {listed(elsewhere)}, perhaps with images that this study holds "
-            "out. Nothing in a file of weights tells, and accuracies of such teachers, and of the "
+            "out. Nothing in a file tells, and accuracies of such teachers, and of the "
             "ensemble, may then be too high; students compare fairly either way."
         )
 

@@ -19,7 +19,7 @@ import pytest
 from distill_ray.augmentation.augmentation import Part
 from distill_ray.augmentation.standard import Crop
 from distill_ray.cli import main
-from distill_ray.errors import DamagedError, RequestError, RunError
+from distill_ray.errors import DamagedError, RequestError, RunError, StoreError
 from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.run_job import run_job
 from distill_ray.execution.sharing import STORED
@@ -182,6 +182,21 @@ def test_all_that_is_damaged_is_taken_again_at_once(study: str, tmp_path: Path) 
     shutil.rmtree(second.parent.parent)
     take_answers(state, [asked])
     assert stored_answers(state.store, asked.key, 1, HERE.worker())
+
+
+def test_a_full_disk_keeps_no_answers(
+    study: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And nobody is told of teachers that answer live instead."""
+    state = state_of(study, tmp_path / "store")
+    take_teachers(state)
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: full)
+        with pytest.raises(StoreError, match=r"for version 1 are not kept, since there is no room"):
+            take_answers(state, state.answers())
+    assert "live" not in caplog.text
+    take_answers(state, state.answers())
 
 
 def test_answers_that_are_gone_are_taken_again(study: str, tmp_path: Path) -> None:
