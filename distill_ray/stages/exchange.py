@@ -151,6 +151,11 @@ def import_answers(state: StudyState, folder: Path) -> int:
     """
     asked = asked_of_teachers(state)
     descriptions = descriptions_in(folder)
+    if not any("teachers" in described for described in descriptions.values()):
+        raise RequestError(
+            f"{folder}: answers to `teacher-logits ask`, which are of no teachers that are here; "
+            "`run` takes them from the folder that teachers.answers names"
+        )
     todo = []
     for answers in asked:
         for version in answers.versions:

@@ -27,7 +27,7 @@ from distill_ray.execution.train_job import stored_answers
 from distill_ray.metrics import mean_prediction, score
 from distill_ray.resolve import confirm_runs, data_of
 from distill_ray.stages.absent_teachers import ask, take_answers, take_teachers
-from distill_ray.stages.exchange import METADATA
+from distill_ray.stages.exchange import METADATA, import_answers
 from distill_ray.stages.given_teachers import given_teachers
 from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
@@ -168,6 +168,20 @@ def test_all_versions_are_asked_that_a_student_may_see(tmp_path: Path) -> None:
     few = "student.versions=7", "student.epochs=2", "confirm.baselines=[scratch]"
     ask(state_of(file, tmp_path / "none", *few, is_asking=True), tmp_path / "asked")
     assert len(list((tmp_path / "asked" / "crop-0").iterdir())) == 7
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    state = state_of(write_study(tmp_path), tmp_path / "none", is_asking=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RequestError, match=r"crop-0: cannot be written .Not a directory"):
+        ask(state, tmp_path / "file" / "asked")
+
+
+def test_what_was_asked_is_not_imported(study: str, tmp_path: Path) -> None:
+    """It names no teachers, and the study takes it itself."""
+    state = state_of(study, tmp_path / "store")
+    with pytest.raises(RequestError, match=r"answers to .teacher-logits ask.*`run` takes them"):
+        import_answers(state, tmp_path / "answers")
 
 
 def test_all_that_is_damaged_is_taken_again_at_once(study: str, tmp_path: Path) -> None:
