@@ -125,14 +125,34 @@ def new_place(folder: Path, answers: Answers) -> Path:
     place = folder / f"{answers.name}-{answers.key.seed}"
     if place.exists():  # of other images, or with fewer logits of each
         place = folder / f"{place.name}-{answers.key.id}"
-    place.mkdir(parents=True)
+    _make_folder(place)
     return place
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_be_written(folder, error) from None
+
+
+def _cannot_be_written(path: Path, error: OSError) -> RequestError:
+    reason = error.strerror or first_line(error)
+    return RequestError(f"{for_terminal(str(path))}: cannot be written ({reason})")
+
+
 def write_tables(path: Path, described: Mapping[str, Any], tables: Iterable[pa.Table]) -> None:
-    """Write tables of one schema, at least one, into a file, with what it is of as metadata."""
+    """Write tables of one schema, at least one, into a file, with what it is of as metadata. Raises
+    `RequestError` where it cannot be written.
+    """
+    try:
+        _write_tables(path, described, iter(tables))
+    except OSError as error:
+        raise _cannot_be_written(path, error) from None
+
+
+def _write_tables(path: Path, described: Mapping[str, Any], remaining: Iterator[pa.Table]) -> None:
     metadata = {METADATA: json.dumps(described).encode()}
-    remaining = iter(tables)
     first = next(remaining).replace_schema_metadata(metadata)
     with pq.ParquetWriter(
         path, first.schema, compression="zstd", write_page_checksum=True
