@@ -44,7 +44,7 @@ AFTER = (15, 30, 60)
 
 WORKERS = 4
 
-GP_REPLAYS = 6
+GP_REPLAYS = 60
 """Replays of `gp`, which takes a hundred times as long as the others."""
 
 
