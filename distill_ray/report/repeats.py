@@ -58,11 +58,14 @@ class RepeatedGain:
 
 @dataclass(frozen=True)
 class Repeats:
-    """What several repeats of a study say together."""
+    """What several repeats of a study say together. They `share_teachers` where these do not depend
+    on the study's seed, such as those that somebody trained.
+    """
 
     repeats: int
     gains: tuple[RepeatedGain, ...]
     ranks: tuple[Ranks, ...]
+    share_teachers: bool = False
 
 
 def repeats_of(repeats: Mapping[str, StudyResults]) -> Repeats:
@@ -79,7 +82,15 @@ def repeats_of(repeats: Mapping[str, StudyResults]) -> Repeats:
             label = " or ".join(dict.fromkeys(baseline.contender.label for _, baseline in pairs))
             gains.append(RepeatedGain(metric, label, tuple(differences), _interval(differences)))
     ranks = ranks_of(dict(zip(repeats, tables, strict=True)))
-    return Repeats(len(pairs), tuple(gains), tuple(ranks))
+    shared = len(set(map(_teachers, tables))) == 1
+    return Repeats(len(pairs), tuple(gains), tuple(ranks), shared)
+
+
+def _teachers(rows: Sequence[Row]) -> frozenset[str]:
+    """The jobs that trained the teachers."""
+    return frozenset(
+        job for row in rows if row.contender.is_teacher for job in row.contender.job_ids
+    )
 
 
 def _best_and_baseline(results: StudyResults) -> tuple[Row, Row] | None:
@@ -106,8 +117,9 @@ def as_text(repeats: Repeats) -> str:
     """The gains and the ranks as plain text."""
     if not repeats.gains:
         return "No repeat has a confirmed best student beside a baseline yet.\n"
+    teachers = "the same teachers" if repeats.share_teachers else "other teachers"
     lines = [
-        f"What the search gained in {counted(repeats.repeats, 'repeat')}, each with other teachers "
+        f"What the search gained in {counted(repeats.repeats, 'repeat')}, each with {teachers} "
         "and another search:",
         *(f"  {for_terminal(gain.sentence)}" for gain in repeats.gains),
     ]

@@ -44,6 +44,19 @@ def test_gains_are_judged_over_repeats(study: StudyResults) -> None:
     assert "Fewer than three repeats bear no claim." in as_text(two)
 
 
+def test_teachers_that_all_repeats_share_are_said(study: StudyResults) -> None:
+    """Such as those that somebody trained."""
+    retrained = [
+        replace(each, job_ids=tuple(f"{job}-2" for job in each.job_ids))
+        if each.is_teacher
+        else each
+        for each in study.contenders
+    ]
+    other = replace(study, contenders=tuple(retrained))
+    assert "each with the same teachers and" in as_text(repeats_of({"one": study, "two": study}))
+    assert "each with other teachers and" in as_text(repeats_of({"one": study, "two": other}))
+
+
 def test_without_confirmed_students_there_is_no_gain(young_study: StudyResults) -> None:
     assert as_text(repeats_of({"young": young_study})).startswith("No repeat has a confirmed")
 
