@@ -415,7 +415,7 @@ def read_columns(
         column = table["logits"].combine_chunks()
         if not len(column):
             raise ValueError("it has no rows")
-        lengths = set(column.value_lengths().to_pylist())
+        lengths = set(column.value_lengths().unique().to_pylist())
         logits = column.flatten().to_numpy(zero_copy_only=False)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise RequestError(f"{path}: cannot be read ({first_line(error)})") from None

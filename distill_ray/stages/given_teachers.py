@@ -104,13 +104,17 @@ def given_teachers(
         return []
     labels = dataset.labels[dataset.validation]
     predictions: list[np.ndarray] = []
+    answered: dict[str, list[np.ndarray]] = {}  # each file is read once, however many are in it
     for group, job in given:
         earlier = record_of(job)
         kept = None if earlier is None else earlier.predictions("validation")
         if kept is not None:
             predictions.append(kept.log_probabilities)
         elif job.recipe.answers_alone:
-            predictions.append(_answered(study, data, group, job))
+            folder = job.recipe.weights or ""
+            if folder not in answered:
+                answered[folder] = _answered(study, data, group)
+            predictions.append(answered[folder][group.seeds.index(job.seed)])
         else:
             predictions.append(_predict(study, job, dataset, store))
     # The teachers that are trained here, as far as they are
@@ -175,10 +179,10 @@ def _doubts(
     return []
 
 
-def _answered(study: StudyDefinition, data: Data, group: TeacherGroup, job: Job) -> np.ndarray:
-    """What a teacher whose network is not here has answered for the validation split."""
+def _answered(study: StudyDefinition, data: Data, group: TeacherGroup) -> list[np.ndarray]:
+    """What teachers whose networks are not here have answered for the validation split."""
     of_group = split_predictions(answers_folder(study, group), data, "validation", group)
-    return of_group[group.seeds.index(job.seed)].log_probabilities
+    return [of_member.log_probabilities for of_member in of_group]
 
 
 def _network(study: StudyDefinition, job: Job, dataset: Dataset, store: Store | None) -> Any:
