@@ -384,7 +384,8 @@ class Job:
         """Twenty hexadecimal digits, the same on every machine and in every study."""
         data = self.data.seen_by(self.recipe.augmentation)
         identity = self.to_dict() | {"data": data, "schema": SCHEMA_VERSION}
-        if self.recipe.weights is not None:  # by their content, whatever their file is called
+        if self.recipe.weights is not None and not self.recipe.answers_alone:
+            # By their content, whatever their file is called
             content = self.recipe.weights.rpartition("@")[2]
             identity["recipe"] = identity["recipe"] | {"weights": content}
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:20]

@@ -13,10 +13,15 @@ training file. In the place of augmentation and version, metadata have the `spli
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import logging
+import posixpath
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +33,7 @@ from distill_ray.data import Images
 from distill_ray.data.split import cut_rows
 from distill_ray.errors import RequestError, RunError
 from distill_ray.escaping import for_terminal
-from distill_ray.job import Data
+from distill_ray.job import Data, Job
 from distill_ray.metrics import validation_score
 from distill_ray.records import Predictions, save_job, save_test_predictions
 from distill_ray.stages.answer import Answers
@@ -98,7 +103,11 @@ def take_teachers(state: StudyState) -> None:
     runs = iter(state.teachers)
     for group in state.study.teachers:
         of_group = [next(runs) for _ in group.seeds]
-        if not group.recipe.answers_alone or all(map(state.is_evaluated, of_group)):
+        if not group.recipe.answers_alone:
+            continue
+        taken = _Taken(state, group, of_group[0].job)
+        if all(map(state.is_evaluated, of_group)):
+            taken.check("test", taken.named and taken.named / "test.parquet")
             continue
         folder = answers_folder(state.study, group)
         validation, test = (split_predictions(folder, state.data, split, group) for split in SPLITS)
@@ -118,6 +127,7 @@ def take_teachers(state: StudyState) -> None:
                 )
             if not state.is_evaluated(run):
                 save_test_predictions(state.store, run.job.id, on_test)
+        taken.note({"test": folder / "test.parquet"})
 
 
 def take_answers(state: StudyState, asked: Sequence[Answers]) -> None:
@@ -133,42 +143,106 @@ def take_answers(state: StudyState, asked: Sequence[Answers]) -> None:
             set_damaged_aside(state, answers)
             missing = answers.missing(state.store)
         versions = sorted({version for version, _ in missing})
-        folders = _folders_of(state, answers) if versions else []
-        descriptions = [descriptions_in(folder) for folder, _ in folders]
+        groups = _groups_of(state, answers)
+        for taken in groups:
+            taken.check_versions(answers, set(answers.versions) - set(versions))
         for version in versions:
-            wanted = _unnamed(description(answers, version))
-            by_group = []
-            for (folder, members), described in zip(folders, descriptions, strict=True):
-                path = _asked_file(wanted, described, folder)
-                by_group.append(read_logits(path, answers, version, members))
-            parts = [np.concatenate(groups, axis=2) for groups in zip(*by_group, strict=True)]
+            files = [taken.file_of(answers, version) for taken in groups]
+            by_group = [
+                read_logits(file, answers, version, len(taken.group.seeds))
+                for taken, file in zip(groups, files, strict=True)
+            ]
+            parts = [np.concatenate(logits, axis=2) for logits in zip(*by_group, strict=True)]
             keep(state, answers, version, parts)
+            for taken, file in zip(groups, files, strict=True):
+                taken.note({_label(answers, version): file})
         if versions:
-            places = ", ".join(for_terminal(str(folder)) for folder, _ in folders)
+            places = ", ".join(for_terminal(str(taken.folder)) for taken in groups)
             logger.info("%s: %d versions taken from %s", answers.name, len(versions), places)
 
 
-def _asked_file(
-    wanted: dict[str, Any], descriptions: dict[Path, dict[str, Any]], folder: Path
-) -> Path:
-    """As `file_of`, with what to do where there is none."""
-    try:
-        return file_of(wanted, descriptions, folder)
-    except RequestError as error:
+class _Taken:
+    """What has been taken from the folder that a group of teachers has answered in.
+
+    The store keeps the SHA-256 of each file that was taken: students learn from what it held then,
+    and answers that have changed since are those of other teachers.
+    """
+
+    def __init__(self, state: StudyState, group: TeacherGroup, first: Job) -> None:
+        self.group = group
+        self._state = state
+        self._path = posixpath.join("weights", f"answers-{first.id}.json")
+
+    @property
+    def named(self) -> Path | None:
+        """The folder, where the study names it and not only whose answers they are."""
+        named = self._state.study.weight_files.get(self.group.recipe.weights or "")
+        return None if named is None else Path(named)
+
+    @property
+    def folder(self) -> Path:
+        """The folder. Raises `RunError` as `answers_folder` does."""
+        return answers_folder(self._state.study, self.group)
+
+    def file_of(self, answers: Answers, version: int) -> Path:
+        """The file with the answers for a version. Raises `RequestError` where there is none."""
+        try:
+            return file_of(_unnamed(description(answers, version)), self._described, self.folder)
+        except RequestError as error:
+            raise RequestError(
+                f"{error}; `distill-ray teacher-logits ask` writes all that teachers are asked"
+            ) from None
+
+    @cached_property
+    def _described(self) -> dict[Path, dict[str, Any]]:
+        return descriptions_in(self.folder)
+
+    def note(self, files: Mapping[str, Path]) -> None:
+        """Keep what these files are, by what they hold."""
+        noted = self._state.store.read_json(self._path)
+        noted |= {label: _sha256(file) for label, file in files.items()}
+        self._state.store.write(self._path, json.dumps(noted).encode())
+
+    def check(self, label: str, file: Path | None) -> None:
+        """Raise `RequestError` where the file has changed since it was taken."""
+        noted = self._state.store.read_json(self._path).get(label)
+        if noted is None or file is None or not file.is_file() or _sha256(file) == noted:
+            return
         raise RequestError(
-            f"{error}; `distill-ray teacher-logits ask` writes all that teachers are asked"
-        ) from None
+            f"{file}: these answers have changed since students learned from them; teachers that "
+            "answer otherwise are others: give their folder another name"
+        )
+
+    def check_versions(self, answers: Answers, versions: Iterable[int]) -> None:
+        """The same for versions that the store has, as far as their files are still there."""
+        if self.named is None:
+            return
+        for version in sorted(versions):
+            file = None
+            with contextlib.suppress(RequestError):  # it need not be there any more
+                file = self.file_of(answers, version)
+            self.check(_label(answers, version), file)
 
 
-def _folders_of(state: StudyState, answers: Answers) -> list[tuple[Path, int]]:
-    """The folders that these teachers have answered in, in their order, and how many in each."""
-    folders = []
+def _label(answers: Answers, version: int) -> str:
+    """What stands for a version of those images."""
+    return f"{answers.key.id}/{version}"
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _groups_of(state: StudyState, answers: Answers) -> list[_Taken]:
+    """The groups of these teachers, in their order."""
+    groups = []
     runs = iter(state.teachers)
     for group in state.study.teachers:
-        ids = [next(runs).job.id for _ in group.seeds]
-        if answers.key.teachers and set(ids) <= set(answers.key.teachers):
-            folders.append((answers_folder(state.study, group), len(ids)))
-    return folders
+        jobs = [next(runs).job for _ in group.seeds]
+        if {job.id for job in jobs} <= set(answers.key.teachers):
+            groups.append(_Taken(state, group, jobs[0]))
+    return groups
 
 
 def answers_folder(study: StudyDefinition, group: TeacherGroup) -> Path:

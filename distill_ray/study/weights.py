@@ -3,7 +3,8 @@
 A recipe names its weights `NAME@DIGEST`, with the first digits of the SHA-256 of the file, so that
 a job is another one when the file changes, and the same wherever the file lies. Teachers that are
 known by their answers alone are named so too, by what they answer for the validation split: which
-versions of the training images they have answered for besides is no part of who they are.
+versions of the training images they have answered for besides is no part of who they are. With
+them the name counts too, as the content of that file is not all that they have answered.
 """
 
 from __future__ import annotations

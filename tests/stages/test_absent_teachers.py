@@ -264,6 +264,34 @@ def test_versions_are_added_without_other_teachers(study: str, tmp_path: Path) -
     assert again.answers()[0].missing(again.store) == []
 
 
+@pytest.mark.parametrize("name", ["test.parquet", "crop-0/version-00002.parquet"])
+def test_answers_that_change_under_a_study_are_refused(
+    name: str, study: str, tmp_path: Path
+) -> None:
+    """Students have learned from what they were; under another name they are other teachers'."""
+    state = state_of(study, tmp_path / "store")
+    take_teachers(state)
+    take_answers(state, state.answers())
+    shutil.copytree(tmp_path / "answers", tmp_path / "mended")
+    shutil.copyfile(tmp_path / "mended" / name, tmp_path / "answers" / name)
+    again = state_of(study, tmp_path / "store")
+    take_teachers(again)  # written anew, and the same
+    take_answers(again, again.answers())
+
+    def mended(table: pa.Table) -> pa.Table:
+        logits = np.stack(table["logits"].to_numpy()) + np.float32(1)
+        column = pa.FixedSizeListArray.from_arrays(logits.ravel(), 10)
+        return table.set_column(table.column_names.index("logits"), "logits", column)
+
+    rewritten(tmp_path / "answers" / name, mended)
+    changed = state_of(study, tmp_path / "store")
+    with pytest.raises(RequestError, match=f"{name}: these answers have changed since students"):
+        take_teachers(changed)
+        take_answers(changed, changed.answers())
+    renamed = state_of(study, tmp_path / "store", f"teachers.answers={tmp_path / 'mended'}")
+    assert not set(renamed.teacher_ids) & set(state.teacher_ids) and not renamed.is_taught
+
+
 def rewritten(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
     pq.write_table(change(pq.read_table(path)), path)
 
