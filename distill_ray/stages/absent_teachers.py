@@ -19,7 +19,7 @@ import json
 import logging
 import posixpath
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -127,7 +127,7 @@ def take_teachers(state: StudyState) -> None:
                 )
             if not state.is_evaluated(run):
                 save_test_predictions(state.store, run.job.id, on_test)
-        taken.note({"test": folder / "test.parquet"})
+        taken.note("test", folder / "test.parquet")
 
 
 def take_answers(state: StudyState, asked: Sequence[Answers]) -> None:
@@ -148,6 +148,8 @@ def take_answers(state: StudyState, asked: Sequence[Answers]) -> None:
             taken.check_versions(answers, set(answers.versions) - set(versions))
         for version in versions:
             files = [taken.file_of(answers, version) for taken in groups]
+            for taken, file in zip(groups, files, strict=True):
+                taken.check(_label(answers, version), file)
             by_group = [
                 read_logits(file, answers, version, len(taken.group.seeds))
                 for taken, file in zip(groups, files, strict=True)
@@ -155,7 +157,7 @@ def take_answers(state: StudyState, asked: Sequence[Answers]) -> None:
             parts = [np.concatenate(logits, axis=2) for logits in zip(*by_group, strict=True)]
             keep(state, answers, version, parts)
             for taken, file in zip(groups, files, strict=True):
-                taken.note({_label(answers, version): file})
+                taken.note(_label(answers, version), file)
         if versions:
             places = ", ".join(for_terminal(str(taken.folder)) for taken in groups)
             logger.info("%s: %d versions taken from %s", answers.name, len(versions), places)
@@ -197,10 +199,9 @@ class _Taken:
     def _described(self) -> dict[Path, dict[str, Any]]:
         return descriptions_in(self.folder)
 
-    def note(self, files: Mapping[str, Path]) -> None:
-        """Keep what these files are, by what they hold."""
-        noted = self._state.store.read_json(self._path)
-        noted |= {label: _sha256(file) for label, file in files.items()}
+    def note(self, label: str, file: Path) -> None:
+        """Keep what the file holds."""
+        noted = self._state.store.read_json(self._path) | {label: _sha256(file)}
         self._state.store.write(self._path, json.dumps(noted).encode())
 
     def check(self, label: str, file: Path | None) -> None:

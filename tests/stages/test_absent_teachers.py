@@ -288,6 +288,10 @@ def test_answers_that_change_under_a_study_are_refused(
     with pytest.raises(RequestError, match=f"{name}: these answers have changed since students"):
         take_teachers(changed)
         take_answers(changed, changed.answers())
+    changed.store.delete("teacher_logits")  # as when there is no room, or they are damaged
+    with pytest.raises(RequestError, match=f"{name}: these answers have changed since students"):
+        take_teachers(changed)
+        take_answers(changed, changed.answers())
     renamed = state_of(study, tmp_path / "store", f"teachers.answers={tmp_path / 'mended'}")
     assert not set(renamed.teacher_ids) & set(state.teacher_ids) and not renamed.is_taught
 
