@@ -78,7 +78,6 @@ class Cluster:
         self._done = threading.Event()
         self._cleanup = contextlib.ExitStack()
         self._connected = False
-        self._leaving = threading.Thread()
         # Now, since Ray reads some of them while it is imported
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)
@@ -95,11 +94,6 @@ class Cluster:
         self._done.set()
         self.end_processes()
         self._cleanup.close()
-        self._wait_until_left()
-
-    def _wait_until_left(self) -> None:
-        if self._leaving.ident is not None:
-            self._leaving.join()
 
     def end_processes(self) -> None:
         """End the processes that were kept for later tasks, whatever they are doing."""
@@ -115,7 +109,6 @@ class Cluster:
         """
         if self._connected:
             return
-        self._wait_until_left()
         from distill_ray.execution._ray_internals import no_uv_environments
 
         no_uv_environments()
@@ -167,15 +160,6 @@ class Cluster:
                 f"{first_line(error)}"
             ) from None
         self._cleanup.callback(ray.shutdown)
-
-    def leave(self) -> None:
-        """End Ray, or let go of the cluster, while this process goes on with what needs none. A
-        later `connect` waits for that, and connects anew.
-        """
-        self.end_processes()
-        self._leaving = threading.Thread(target=self._cleanup.pop_all().close, name="leave-ray")
-        self._leaving.start()
-        self._connected = self._checked = False
 
     def capacity(self, workers: int, resources: WorkerResources) -> int:
         """How many jobs with that many workers run at once, on the machines that are there or that

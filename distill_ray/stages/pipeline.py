@@ -72,7 +72,7 @@ def run_stages(context: RunContext) -> None:
     _answer(context)
     begun = _search(context)
     _confirm(context, begun)
-    context.cluster.leave()
+    context.cluster.end_processes()
 
 
 def _teach(context: RunContext) -> None:
