@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode, functional
@@ -26,7 +27,7 @@ from distill_ray.errors import RunError
 from distill_ray.job import Data, Job, Recipe, Split, Unlabelled
 from distill_ray.resolve import comparable, search_name
 from distill_ray.stages.answer import Answers
-from distill_ray.stages.exchange import _image_table
+from distill_ray.stages.exchange import image_tables
 from distill_ray.study import load_study
 from distill_ray.training import Dataset, load_dataset
 from distill_ray.training.teacher_logits_key import TeacherLogitsKey
@@ -219,7 +220,7 @@ def test_images_are_exported_as_teachers_saw_them(
     recipe = Recipe(model="wrn-10-1", augmentation=RandomResizedCrop(), versions=1)
     data = data_in(tmp_path / "images")
     key = TeacherLogitsKey.of(Job(recipe=recipe, data=data, seed=0), "fp32")
-    table = _image_table(Answers(key, (1,), 10), 1)
+    table = pa.concat_tables(image_tables(Answers(key, (1,), 10), 1))
     dataset = load_dataset(data)
     seen = shown(RandomResizedCrop(), dataset, versions=Versions(1), rows=dataset.train)
     assert table.num_rows == 10
