@@ -14,14 +14,16 @@ def teacher_logits() -> None:
     """Exchange what teachers answer for the versions of the images."""
 
 
-_folder = click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path))
+_study_and_folder = options.several(
+    options.study,
+    click.argument("folder", metavar="FOLDER", type=click.Path(path_type=Path)),
+    options.store,
+    options.search_storage,
+)
 
 
 @teacher_logits.command()
-@options.study
-@_folder
-@options.store
-@options.search_storage
+@_study_and_folder
 @click.option("--with-images", is_flag=True, help="Also the images as teachers are to see them.")
 @options.verbose(expose_value=False)
 def ask(
@@ -54,10 +56,7 @@ def ask(
 
 
 @teacher_logits.command("export")
-@options.study
-@_folder
-@options.store
-@options.search_storage
+@_study_and_folder
 @click.option("--with-images", is_flag=True, help="Also the images as teachers saw them.")
 @options.verbose(expose_value=False)
 def export_(
@@ -88,10 +87,7 @@ def export_(
 
 
 @teacher_logits.command("import")
-@options.study
-@_folder
-@options.store
-@options.search_storage
+@_study_and_folder
 @options.verbose(expose_value=False)
 def import_(
     study: str,

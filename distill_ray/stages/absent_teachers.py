@@ -1,7 +1,7 @@
 """Teachers whose networks are not here, in a study: what they are asked, written as Parquet, and
 their answers, put into the store in the place of what networks would leave there.
 
-A folder of their answers has the files that `exchange` describes, in which metadata name no
+A folder of their answers has the files that `answer_files` describes, in which metadata name no
 teachers, and those for the splits:
 
     validation.parquet, test.parquet                 row, member, logits
@@ -37,9 +37,8 @@ from distill_ray.job import Data, Job
 from distill_ray.metrics import validation_score
 from distill_ray.records import Predictions, save_job, save_test_predictions
 from distill_ray.stages.answer import Answers
-from distill_ray.stages.exchange import (
+from distill_ray.stages.answer_files import (
     FORMAT,
-    asked_of_teachers,
     check_new,
     description,
     description_in,
@@ -47,15 +46,15 @@ from distill_ray.stages.exchange import (
     file_of,
     image_shape_in,
     image_tables,
-    keep,
+    in_order,
     new_place,
     read_columns,
     read_logits,
-    set_damaged_aside,
     shown_in,
     vectors,
     write_tables,
 )
+from distill_ray.stages.exchange import asked_of_teachers, keep, set_damaged_aside
 from distill_ray.stages.state import StudyState
 from distill_ray.study import StudyDefinition, TeacherGroup
 from distill_ray.training import load_dataset, load_split
@@ -147,17 +146,11 @@ def take_answers(state: StudyState, asked: Sequence[Answers]) -> None:
         for taken in groups:
             taken.check_versions(answers, set(answers.versions) - set(versions))
         for version in versions:
-            files = [taken.file_of(answers, version) for taken in groups]
-            for taken, file in zip(groups, files, strict=True):
-                taken.check(_label(answers, version), file)
-            by_group = [
-                read_logits(file, answers, version, len(taken.group.seeds))
-                for taken, file in zip(groups, files, strict=True)
-            ]
+            by_group = [taken.read(answers, version) for taken in groups]
             parts = [np.concatenate(logits, axis=2) for logits in zip(*by_group, strict=True)]
             keep(state, answers, version, parts)
-            for taken, file in zip(groups, files, strict=True):
-                taken.note(_label(answers, version), file)
+            for taken in groups:
+                taken.note(_label(answers, version), taken.file_of(answers, version))
         if versions:
             places = ", ".join(for_terminal(str(taken.folder)) for taken in groups)
             logger.info("%s: %d versions taken from %s", answers.name, len(versions), places)
@@ -171,20 +164,20 @@ class _Taken:
     """
 
     def __init__(self, state: StudyState, group: TeacherGroup, first: Job) -> None:
-        self.group = group
+        self._group = group
         self._state = state
         self._path = posixpath.join("weights", f"answers-{first.id}.json")
 
     @property
     def named(self) -> Path | None:
         """The folder, where the study names it and not only whose answers they are."""
-        named = self._state.study.weight_files.get(self.group.recipe.weights or "")
+        named = self._state.study.weight_files.get(self._group.recipe.weights or "")
         return None if named is None else Path(named)
 
     @property
     def folder(self) -> Path:
         """The folder. Raises `RunError` as `answers_folder` does."""
-        return answers_folder(self._state.study, self.group)
+        return answers_folder(self._state.study, self._group)
 
     def file_of(self, answers: Answers, version: int) -> Path:
         """The file with the answers for a version. Raises `RequestError` where there is none."""
@@ -198,6 +191,14 @@ class _Taken:
     @cached_property
     def _described(self) -> dict[Path, dict[str, Any]]:
         return descriptions_in(self.folder)
+
+    def read(self, answers: Answers, version: int) -> list[np.ndarray]:
+        """The logits for a version, as `read_logits` gives them. Raises `RequestError` as it does,
+        and where they have changed since they were taken.
+        """
+        file = self.file_of(answers, version)
+        self.check(_label(answers, version), file)
+        return read_logits(file, answers, version, len(self._group.seeds))
 
     def note(self, label: str, file: Path) -> None:
         """Keep what the file holds."""
@@ -318,30 +319,7 @@ def split_predictions(
             )
     rows, images, there = _images_of(data, split)
     address, logits = read_columns(path, ("row", "member"), len(images.class_names))
-    slots = _slots(path, address, rows, len(group.seeds))
-    ordered = np.empty_like(logits)
-    ordered[slots] = logits
+    ordered = in_order(path, address, logits, rows, len(group.seeds))
     of_members = log_softmax(ordered.reshape(len(rows), len(group.seeds), -1), axis=2)
     labels = images.labels[there]
     return [Predictions(of_members[:, member], labels) for member in group.seeds]
-
-
-def _slots(
-    path: Path, address: dict[str, np.ndarray], rows: np.ndarray, members: int
-) -> np.ndarray:
-    """The place of each answer by row and member. Raises `RequestError` unless each has one."""
-    row, member = address["row"], address["member"]
-    outside = (member < 0) | (member >= members)
-    if outside.any():
-        found = member[outside][0]
-        raise RequestError(f"{path}: member {found}, expected 0 to {members - 1}")
-    place = np.searchsorted(rows, row).clip(max=len(rows) - 1)
-    if (foreign := rows[place] != row).any():
-        raise RequestError(f"{path}: row {row[foreign][0]} is no image of the split")
-    slots: np.ndarray = place * members + member
-    counts = np.bincount(slots, minlength=len(rows) * members)
-    if (counts != 1).any():
-        wrong, member_number = divmod(int(np.flatnonzero(counts != 1)[0]), members)
-        fault = "missing" if counts[wrong * members + member_number] == 0 else "there twice"
-        raise RequestError(f"{path}: row {rows[wrong]}, member {member_number} is {fault}")
-    return slots

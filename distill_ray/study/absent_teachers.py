@@ -67,7 +67,7 @@ def answering_group(
             if count not in (None, there):
                 problems.refuse((*path, "members"), count, f"and {folder} has answers of {there}")
             count = there
-    elif not folder and "answers" in read:
+    elif "answers" in read:
         problems.refuse(place, written["answers"], "must be a folder")
     recipe = Recipe(model=ANSWERS, weights=folder or "-", epochs=0, precision="fp32")
     calibrate = read.get("calibrate", False)

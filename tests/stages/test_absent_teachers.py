@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,12 +26,13 @@ from distill_ray.execution.train_job import stored_answers
 from distill_ray.metrics import mean_prediction, score
 from distill_ray.resolve import confirm_runs, data_of
 from distill_ray.stages.absent_teachers import ask, take_answers, take_teachers
-from distill_ray.stages.exchange import METADATA, import_answers
+from distill_ray.stages.exchange import import_answers
 from distill_ray.stages.given_teachers import given_teachers
 from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
 from distill_ray.study import load_study
 from distill_ray.training import LiveTeachers, load_dataset
+from support.answer_files import another_row, described, rewritten
 
 HERE = WorkerResources(sharing=STORED)
 
@@ -148,7 +148,7 @@ def test_augmentations_of_one_image_several_and_two(augmentation: str, tmp_path:
     take_teachers(state)
     asked = state.answers()
     take_answers(state, asked)
-    from distill_ray.stages.exchange import _batches
+    from distill_ray.stages.answer_files import _batches
 
     for answers in asked:
         (shard,) = stored_answers(state.store, answers.key, 2, HERE.worker())
@@ -296,31 +296,13 @@ def test_answers_that_change_under_a_study_are_refused(
     assert not set(renamed.teacher_ids) & set(state.teacher_ids) and not renamed.is_taught
 
 
-def rewritten(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    pq.write_table(change(pq.read_table(path)), path)
-
-
-def described(name: str, value: Any) -> Callable[[pa.Table], pa.Table]:
-    def change(table: pa.Table) -> pa.Table:
-        metadata = json.loads(table.schema.metadata[METADATA]) | {name: value}
-        return table.replace_schema_metadata({METADATA: json.dumps(metadata)})
-
-    return change
-
-
-def first_row(table: pa.Table) -> pa.Table:
-    rows = table["row"].to_numpy().copy()
-    rows[0] = 10_000
-    return table.set_column(0, "row", pa.array(rows))
-
-
 @pytest.mark.parametrize("split", ["validation", "test"])
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda table: table.slice(1), "member 0 is missing"),
         (lambda table: pa.concat_tables([table, table.slice(0, 1)]), "member 0 is there twice"),
-        (first_row, "row 10000 is no image of the split"),
+        (another_row, "row 10000 is no image of the split"),
         (described("class_names", ["a"]), "answers for other class names"),
         (described("data", {}), "answers for other data"),
         (described("split", "train"), "answers for other split"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,11 +19,12 @@ from distill_ray.execution.resources import WorkerResources
 from distill_ray.execution.sharing import STORED
 from distill_ray.resolve import data_of
 from distill_ray.stages.answer import answer_tasks
-from distill_ray.stages.exchange import METADATA, export_answers, import_answers
+from distill_ray.stages.exchange import export_answers, import_answers
 from distill_ray.stages.state import StudyState
 from distill_ray.store import Store
 from distill_ray.study import load_study
 from distill_ray.training import LiveTeachers
+from support.answer_files import another_row, described, rewritten
 
 HERE = WorkerResources(sharing=STORED)
 
@@ -63,24 +63,6 @@ def test_what_was_exported_is_imported_and_not_computed_again(
     assert images.column_names == ["row", "version", "part", "copy", "image"]
     pixels = np.stack(images["image"].to_numpy())
     assert pixels.shape == (96, 64) and 0 <= pixels.min() < pixels.max() <= 1
-
-
-def rewritten(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    pq.write_table(change(pq.read_table(path)), path)
-
-
-def described(name: str, value: Any) -> Callable[[pa.Table], pa.Table]:
-    def change(table: pa.Table) -> pa.Table:
-        metadata = json.loads(table.schema.metadata[METADATA]) | {name: value}
-        return table.replace_schema_metadata({METADATA: json.dumps(metadata)})
-
-    return change
-
-
-def another_row(table: pa.Table) -> pa.Table:
-    rows = table["row"].to_numpy().copy()
-    rows[0] = 10_000
-    return table.set_column(0, "row", pa.array(rows))
 
 
 def column(name: str, values: Callable[[np.ndarray], Any]) -> Callable[[pa.Table], pa.Table]:

@@ -27,7 +27,7 @@ from distill_ray.errors import RunError
 from distill_ray.job import Data, Job, Recipe, Split, Unlabelled
 from distill_ray.resolve import comparable, search_name
 from distill_ray.stages.answer import Answers
-from distill_ray.stages.exchange import image_tables
+from distill_ray.stages.answer_files import image_tables
 from distill_ray.study import load_study
 from distill_ray.training import Dataset, load_dataset
 from distill_ray.training.teacher_logits_key import TeacherLogitsKey
